@@ -1,0 +1,305 @@
+"""The RLHFJob, v1alpha1: what a user writes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
+
+from rlhf_api.fields import (
+    MAX_ITEMS,
+    ApiModel,
+    Count,
+    Fraction,
+    Name,
+    Seed,
+    Whole,
+    exactly_one,
+    some,
+)
+from rlhf_api.stages import STAGE_TYPES, Evaluate, Ppo, Report, Sft
+from rlhf_api.stages.preference import CostModel, RewardModel
+
+API_VERSION = "rlhf.dev/v1alpha1"
+KIND = "RLHFJob"
+
+Quantity = Annotated[str, Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?([eE][0-9]+|[munkKMGTPE]i?)?$")]
+ShortString = Annotated[str, Field(min_length=1, max_length=253)]
+StringMap = Annotated[dict[ShortString, Annotated[str, Field(max_length=1024)]], Field(max_length=64)]
+FreeObject = Annotated[dict[str, Any], Field(max_length=32)]
+
+
+class Input(ApiModel):
+    """Something from outside, named once."""
+
+    name: Name
+    """How stages refer to it."""
+    source: Annotated[str, Field(min_length=1, max_length=1024)]
+    """`hf://org/model@rev`, `hf://datasets/org/name@rev`, `pvc://claim/path`, an fsspec URL such as `s3://bucket/key`,
+    `package://module/file` (a file of an installed Python package), or a path (local runner only)."""
+    format: Literal["safe-rlhf", "prompt-only", "prompt-completion", "preference", "hh-rlhf", "messages"] | None = None
+    """Format of a data set's rows; by default told from its columns."""
+    columns: Annotated[dict[Annotated[str, Field(max_length=80)], Annotated[str, Field(max_length=80)]], Field(max_length=32)] = {}
+    """Renames: the format's column name to the file's."""
+    subset: Annotated[str, Field(max_length=80)] | None = None
+    """Configuration of a hub data set, or a glob of files in a folder."""
+    split: Annotated[str, Field(max_length=80)] | None = None
+    """Split of a hub data set; by default `train`."""
+    heldout: Fraction = 0.0
+    """Share of prompts that references with `split: heldout` get and `split: train` never see."""
+    max_bad_rows: Fraction = 0.0
+    """Share of rows that may be unusable; below it they are counted and left out, beyond it the job fails."""
+    licence: Annotated[str, Field(max_length=200)] | None = None
+    """Licence, for the report, where the source does not tell."""
+
+
+class Execution(ApiModel):
+    """How a stage computes, never what: no field here changes a product's digest."""
+
+    zero: Annotated[int, Field(ge=0, le=3)] = 0
+    """DeepSpeed ZeRO stage: 1 shards the optimizer, 2 gradients too, 3 weights too."""
+    offload_optimizer: bool = False
+    """Keep optimizer states in CPU memory."""
+    gradient_checkpointing: bool = False
+    """Recompute activations instead of keeping them."""
+    micro_batch_tokens: Count | None = None
+    """Most tokens (padding included) of one forward; by default chosen by the stage."""
+    checkpoint_every: Whole = 50
+    """Steps between checkpoints; 0: only when stopped."""
+    keep_checkpoints: Annotated[int, Field(ge=1, le=100)] = 2
+    """Checkpoints kept."""
+
+
+class Resources(ApiModel):
+    """What one pod asks for."""
+
+    requests: Annotated[dict[ShortString, Quantity], Field(max_length=16)] = {}
+    """Kubernetes requests."""
+    limits: Annotated[dict[ShortString, Quantity], Field(max_length=16)] = {}
+    """Kubernetes limits."""
+
+
+class EnvVar(ApiModel):
+    """One environment variable of the trainer's container."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+    """Name."""
+    value: Annotated[str, Field(max_length=4096)]
+    """Value; a Secret's does not belong here."""
+
+
+class Pod(ApiModel):
+    """The closed list of pod fields a job may refine."""
+
+    node_selector: StringMap = {}
+    """Labels a node must have."""
+    tolerations: Annotated[list[FreeObject], Field(max_length=MAX_ITEMS)] = []
+    """Taints that are tolerated; Kubernetes tolerations."""
+    affinity: FreeObject | None = None
+    """Kubernetes affinity."""
+    labels: StringMap = {}
+    """Further labels; none of the operator's own."""
+    annotations: StringMap = {}
+    """Further annotations."""
+    env: Annotated[list[EnvVar], Field(max_length=MAX_ITEMS)] = []
+    """Environment of the trainer."""
+    volumes: Annotated[list[FreeObject], Field(max_length=MAX_ITEMS)] = []
+    """Kubernetes volumes."""
+    volume_mounts: Annotated[list[FreeObject], Field(max_length=MAX_ITEMS)] = []
+    """Where the trainer sees them."""
+    priority_class_name: ShortString | None = None
+    """Priority class."""
+    service_account_name: ShortString | None = None
+    """Service account; its token is not mounted."""
+    image_pull_secrets: Annotated[list[ShortString], Field(max_length=8)] = []
+    """Names of image pull Secrets."""
+    runtime_class_name: ShortString | None = None
+    """Runtime class."""
+    fs_group: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    """Group that owns the storage."""
+
+
+class Placement(ApiModel):
+    """Where a stage runs; set on the job for all stages, or on a stage."""
+
+    profile: Name | None = None
+    """Name of a preset of the platform's; by default the job's, `local` on a laptop."""
+    nodes: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Pods of a stage; by default the profile's."""
+    ranks_per_node: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Processes a pod; by default the profile's GPUs, or 1."""
+    resources: Resources | None = None
+    """Replaces the profile's resources."""
+    pod: Pod | None = None
+    """Refines the profile's pods."""
+
+
+class Stage(Placement):
+    """One step of the job: a name and exactly one type."""
+
+    name: Name
+    """How later stages refer to it."""
+    execution: Execution = Execution()
+    """How it computes."""
+    sft: Sft | None = None
+    """Supervised fine-tuning."""
+    reward_model: RewardModel | None = None
+    """A reward model from preferences."""
+    cost_model: CostModel | None = None
+    """A cost model from preferences with safety labels."""
+    ppo: Ppo | None = None
+    """PPO, or PPO-Lagrangian with costs."""
+    evaluate: Evaluate | None = None
+    """Judge candidates against a baseline."""
+    report: Report | None = None
+    """The report, where its defaults do not do."""
+
+    @model_validator(mode="after")
+    def _one_type(self) -> Self:
+        exactly_one(self, tuple(_FIELDS))
+        return self
+
+    @property
+    def type(self) -> str:
+        """The stage's type, as written: `sft`, `rewardModel`, ..."""
+        return next(alias for field, alias in _FIELDS.items() if getattr(self, field) is not None)
+
+    @property
+    def spec(self) -> ApiModel:
+        """The spec of its type."""
+        return next(getattr(self, field) for field in _FIELDS if getattr(self, field) is not None)
+
+
+_FIELDS = {name: field.alias for name, field in Stage.model_fields.items() if field.alias in STAGE_TYPES}
+
+
+class Credentials(ApiModel):
+    """What `prepare`, and no other stage, may use to fetch inputs."""
+
+    secret_name: ShortString
+    """A Secret in the job's namespace; its keys become environment variables of `prepare`, such as HF_TOKEN."""
+
+
+class ClaimTemplate(ApiModel):
+    """A claim to be made."""
+
+    storage_class_name: ShortString | None = None
+    """Storage class; by default the cluster's."""
+    access_modes: Annotated[
+        list[Literal["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"]], Field(max_length=4), AfterValidator(some)
+    ]
+    """Access modes."""
+    size: Quantity
+    """Size."""
+    delete_with_job: bool = False
+    """By default the claim outlives the job and has no owner."""
+
+
+class Storage(ApiModel):
+    """Where work, products and caches live."""
+
+    claim_name: ShortString | None = None
+    """An existing claim."""
+    claim_template: ClaimTemplate | None = None
+    """A claim to be made."""
+    path: Annotated[str, Field(max_length=512, pattern=r"^[^/].*$")] | None = None
+    """Folder inside the claim."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        exactly_one(self, ("claim_name", "claim_template"))
+        return self
+
+
+class Override(ApiModel):
+    """Changes for a stage's attempts to come."""
+
+    stage: Name
+    """The stage."""
+    resources: Resources | None = None
+    """Replaces its resources."""
+    pod: Pod | None = None
+    """Replaces its pod fields."""
+    nodes: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Refused for a stage that has a checkpoint."""
+
+
+class RunPolicy(ApiModel):
+    """How the job is run; may change while it runs."""
+
+    max_restarts: Annotated[int, Field(ge=0, le=1000)] = 3
+    """Restarts a stage, disruptions not counted."""
+    pending_timeout: Count | None = None
+    """Seconds a pod may stay pending (Kueue's queue not counted) before its attempt fails."""
+    stuck_timeout: Count | None = None
+    """Seconds without a step before the gang is restarted."""
+    lost_node_timeout: Count = 300
+    """Seconds after which a pod on a lost node is taken for dead."""
+    keep: Literal["products", "finished", "everything"] = "products"
+    """What stays: products; with the work directories of failed stages (`finished`); or everything."""
+    delete_after_finished: bool = False
+    """Whether the TTL deletes the RLHFJob itself, not only its children."""
+    overrides: Annotated[list[Override], Field(max_length=MAX_ITEMS)] = []
+    """Changes for attempts to come, keyed by stage."""
+
+
+class JobSpec(Placement):
+    """What to do."""
+
+    inputs: Annotated[list[Input], Field(max_length=MAX_ITEMS)] = []
+    """Everything from outside, named once."""
+    stages: Annotated[list[Stage], Field(max_length=MAX_ITEMS), AfterValidator(some)]
+    """The stages; the graph follows from their references. Ready stages run side by side."""
+    seed: Seed = 0
+    """Seed of every stage that has none of its own."""
+    credentials: Credentials | None = None
+    """For `prepare` alone."""
+    storage: Storage | None = None
+    """Where work, products and caches live; needed on a cluster."""
+    suspend: bool = False
+    """Stop with checkpoints; set back to go on."""
+    active_deadline_seconds: Count | None = None
+    """Active time after which the job fails; time suspended or queued does not count."""
+    ttl_seconds_after_finished: Whole | None = None
+    """Seconds after which a finished job's children are deleted."""
+    run_policy: RunPolicy = RunPolicy()
+    """How the job is run."""
+
+    @model_validator(mode="after")
+    def _graph(self) -> Self:
+        from rlhf_api.graph import check  # the rules that cross stages live in one place
+
+        check(self)
+        return self
+
+
+class Metadata(ApiModel):
+    """Kubernetes metadata; what this project does not use is let through."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+    """Name."""
+    namespace: Annotated[str, Field(max_length=63)] | None = None
+    """Namespace."""
+    labels: StringMap = {}
+    """Labels."""
+    annotations: Annotated[dict[str, str], Field(max_length=256)] = {}
+    """Annotations."""
+    uid: Annotated[str, Field(max_length=64)] | None = None
+    """Given by the API server."""
+
+
+class RLHFJob(ApiModel):
+    """One alignment, from data to evidence."""
+
+    api_version: Literal["rlhf.dev/v1alpha1"]
+    """Version of the schema."""
+    kind: Literal["RLHFJob"]
+    """Kind of the object."""
+    metadata: Metadata
+    """Kubernetes metadata."""
+    spec: JobSpec
+    """What to do."""
+    status: FreeObject | None = None
+    """Written by the operator."""

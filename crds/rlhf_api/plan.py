@@ -1,0 +1,215 @@
+"""The plan: a job's stages, what each takes, and - once resolved - the digest of what each makes. Pure.
+
+A product's digest covers the stage's type and recipe version, its effective spec, its seed, the digests of all it
+takes and the source of user functions. What does not change the result is not in a type's spec but beside it
+(`execution`, `nodes`, `pod`, ...), so that a product is found again whatever it was computed on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pydantic import BaseModel
+
+from rlhf_api.digest import digest_of
+from rlhf_api.fields import ApiModel, Reference, Scorer, references
+from rlhf_api.job import Execution, Input, RLHFJob, Stage
+from rlhf_api.stages import PREPARE, REPORT, STAGE_TYPES, Evaluate, Ppo, Report
+
+NOT_CONTENT = {"name", "source", "licence"}
+"""Fields of an input that do not change what its rows are."""
+
+
+@dataclass(frozen=True)
+class ResolvedInput:
+    """What `prepare` found."""
+
+    digest: str
+    """Digest of the content, 64 hex digits."""
+    path: str
+    """Where it lies now."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What `prepare` reports: compact enough for a 2 KiB termination message at MAX_ITEMS."""
+
+    inputs: dict[str, ResolvedInput]
+    """By the input's name."""
+    functions: dict[str, str] = field(default_factory=dict)
+    """Digest of the source of each `module:function`."""
+    hits: tuple[str, ...] = ()
+    """Stages whose product exists and was verified."""
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage, ready to be turned into pods or processes."""
+
+    name: str
+    type: str
+    needs: tuple[str, ...]
+    """Stages that must be complete first."""
+    takes: tuple[str, ...]
+    """`Reference.key` of all it takes, functions left out, each once."""
+    spec: dict[str, Any]
+    """Effective spec, camelCase, all defaults written out; the whole job for prepare and report."""
+    execution: Execution
+    """How it computes."""
+    seed: int
+    """Effective seed."""
+    profile: str | None
+    """Name of the profile; None: the executor's default."""
+    nodes: int | None
+    """Pods; None: the profile's."""
+    ranks_per_node: int | None
+    """Processes a pod; None: the profile's."""
+    digest: str | None = None
+    """Digest of its product, 64 hex digits, once resolved; None for prepare."""
+    hit: bool = False
+    """Its product exists: nothing to compute."""
+
+    @property
+    def product(self) -> str | None:
+        """Folder of its product below `products/`."""
+        return None if self.digest is None else f"{self.type}-{self.digest}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Stages in an order in which each comes after all it needs: prepare first, report last."""
+
+    job: str
+    stages: tuple[PlannedStage, ...]
+
+    def stage(self, name: str) -> PlannedStage:
+        """The stage of that name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise KeyError(name)
+
+
+def plan(job: RLHFJob, resolved: Resolved | None = None) -> Plan:
+    """Plan a valid job: the structure alone, or with digests and hits.
+
+    Raises:
+        KeyError: `resolved` lacks an input or a function of the job.
+    """
+    written = {stage.name: stage for stage in job.spec.stages}
+    digests: dict[str, str] = {}
+    if resolved is not None:
+        for entry in job.spec.inputs:
+            digests[f"input:{entry.name}"] = _input_digest(entry, resolved.inputs[entry.name])
+        digests.update({f"function:{name}": digest for name, digest in resolved.functions.items()})
+    planned = [_prepare(job)]
+    for stage in job.spec.stages:
+        if stage.type == REPORT:
+            continue
+        spec = effective(stage, written)
+        one = _planned(job, stage, spec)
+        if resolved is not None:
+            content = _content(spec, digests)
+            digest = digest_of(
+                {"type": stage.type, "recipe": STAGE_TYPES[stage.type].recipe, "seed": one.seed, "spec": content}
+            )
+            digests[f"stage:{stage.name}"] = digest
+            one = replace(one, digest=digest, hit=stage.name in resolved.hits)
+        planned.append(one)
+    planned.append(_report(job, tuple(planned[1:]), digests if resolved is not None else None))
+    return Plan(job.metadata.name, tuple(planned))
+
+
+def effective(stage: Stage, stages: dict[str, Stage]) -> ApiModel:
+    """The spec of a stage's type with what is taken from other stages written out.
+
+    An `evaluate` without judges is judged by the rewards and costs its candidates were trained on.
+    """
+    spec = stage.spec
+    if not isinstance(spec, Evaluate) or spec.rewards or spec.costs:
+        return spec
+    rewards: dict[str, Scorer] = {}
+    costs: dict[str, Scorer] = {}
+    for candidate in spec.candidates:
+        trained = stages[candidate.stage].spec if candidate.stage is not None else None
+        if isinstance(trained, Ppo):
+            rewards.update((reward.key, _judge(reward)) for reward in trained.rewards)
+            costs.update((cost.key, _judge(cost)) for cost in trained.costs)
+    return spec.model_copy(update={"rewards": list(rewards.values()), "costs": list(costs.values())})
+
+
+def _judge(scorer: Scorer) -> Scorer:
+    fields = {name: getattr(scorer, name) for name in Scorer.model_fields}
+    return Scorer.model_construct(**fields)
+
+
+def _planned(job: RLHFJob, stage: Stage, spec: ApiModel) -> PlannedStage:
+    keys = tuple(dict.fromkeys(found.key for found in references(spec) if not found.key.startswith("function:")))
+    needs = tuple(key.partition(":")[2] for key in keys if key.startswith("stage:"))
+    own = getattr(spec, "seed", None)
+    return PlannedStage(
+        name=stage.name,
+        type=stage.type,
+        needs=(PREPARE, *needs),
+        takes=keys,
+        spec=spec.model_dump(mode="json"),
+        execution=stage.execution,
+        seed=job.spec.seed if own is None else own,
+        profile=stage.profile or job.spec.profile,
+        nodes=stage.nodes or job.spec.nodes,
+        ranks_per_node=stage.ranks_per_node or job.spec.ranks_per_node,
+    )
+
+
+def _whole(job: RLHFJob) -> dict[str, Any]:
+    return job.model_dump(mode="json", exclude={"status"}, exclude_none=True)
+
+
+def _prepare(job: RLHFJob) -> PlannedStage:
+    takes = tuple(f"input:{entry.name}" for entry in job.spec.inputs)
+    return PlannedStage(PREPARE, PREPARE, (), takes, _whole(job), Execution(), job.spec.seed, "cpu", 1, 1)
+
+
+def _report(job: RLHFJob, others: tuple[PlannedStage, ...], digests: dict[str, str] | None) -> PlannedStage:
+    written = next((stage for stage in job.spec.stages if stage.type == REPORT), None)
+    name = written.name if written is not None else REPORT
+    spec = written.spec if written is not None else Report()
+    takes = tuple(f"stage:{stage.name}" for stage in others)
+    digest = None
+    if digests is not None:
+        digest = digest_of(
+            {
+                "type": REPORT,
+                "recipe": STAGE_TYPES[REPORT].recipe,
+                "job": job.metadata.name,
+                "spec": spec.model_dump(mode="json"),
+                "stages": [[stage.name, stage.digest] for stage in others],
+            }
+        )
+    needs = (PREPARE, *(stage.name for stage in others))
+    execution = written.execution if written is not None else Execution()
+    return PlannedStage(name, REPORT, needs, takes, _whole(job), execution, job.spec.seed, "cpu", 1, 1, digest)
+
+
+def _input_digest(entry: Input, found: ResolvedInput) -> str:
+    meaning = entry.model_dump(mode="json", exclude=NOT_CONTENT)
+    return digest_of({"content": found.digest, **meaning})
+
+
+def _content(value: Any, digests: dict[str, str]) -> Any:
+    """A spec as JSON with every reference replaced by the digest of what it points at; its seed left out."""
+    if isinstance(value, Reference):
+        names = {"input", "stage", "function", "name"}
+        rest = {name: getattr(value, name) for name in type(value).model_fields if name not in names}
+        label = {"label": value.label} if isinstance(value, Scorer) else {}
+        return {"digest": digests[value.key], **label, **rest}
+    if isinstance(value, BaseModel):
+        return {name: _content(getattr(value, name), digests) for name in type(value).model_fields if name != "seed"}
+    if isinstance(value, list):
+        return [_content(item, digests) for item in value]
+    return value

@@ -1,0 +1,44 @@
+"""`manifest.json`: what a product says of itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlhf_api.fields import ApiModel
+
+
+class Manifest(ApiModel):
+    """Inside every product; written last, before the folder is renamed into place."""
+
+    version: str = "1"
+    """Of this format."""
+    type: str
+    """Stage type that made it."""
+    digest: str
+    """Digest that names its folder."""
+    recipe: int
+    """Recipe version of the type."""
+    job: str
+    """Job whose stage made it first."""
+    stage: str
+    """That stage."""
+    spec: dict[str, Any]
+    """Effective spec."""
+    seed: int
+    """Effective seed."""
+    inputs: dict[str, str]
+    """Digests of all it took, by `Reference.key`."""
+    files: dict[str, str]
+    """SHA-256 of every other file, by relative path."""
+    versions: dict[str, str]
+    """Versions of Python and of the libraries that computed it."""
+    image: str | None = None
+    """Image by digest, where there is one."""
+    world: int = 1
+    """Ranks."""
+    counts: dict[str, int] = {}
+    """Rows, tokens, what was cut, rejected or dropped."""
+    metrics: dict[str, Any] = {}
+    """Final metrics: numbers, or an estimate {value, low, high, n}."""
+    notes: list[str] = []
+    """What a reader must know, in sentences."""

@@ -1,0 +1,46 @@
+"""The stage types: one file a family, one entry a type in `STAGE_TYPES`.
+
+A further type is a spec class in a file of its own, an entry here, a field of `rlhf_api.job.Stage`, and its
+computation in `rlhf_trainer.stages`; nothing else knows the types by name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rlhf_api.fields import ApiModel
+from rlhf_api.stages.evaluate import Evaluate
+from rlhf_api.stages.ppo import Ppo
+from rlhf_api.stages.preference import CostModel, RewardModel
+from rlhf_api.stages.report import Report
+from rlhf_api.stages.sft import Sft
+
+Product = Literal["policy", "scorer", "evaluation", "report", "data"]
+
+
+@dataclass(frozen=True)
+class StageType:
+    """What plan and executors need to know of a stage type."""
+
+    spec: type[ApiModel]
+    product: Product
+    """What it makes: decides which references may point at it."""
+    recipe: int
+    """Raised whenever the same spec and inputs would give another result; part of the product's digest."""
+    trains: bool
+    """Whether it needs the job's profile (GPUs); the others use the `cpu` profile."""
+
+
+STAGE_TYPES: dict[str, StageType] = {
+    "sft": StageType(Sft, "policy", 1, True),
+    "rewardModel": StageType(RewardModel, "scorer", 1, True),
+    "costModel": StageType(CostModel, "scorer", 1, True),
+    "ppo": StageType(Ppo, "policy", 1, True),
+    "evaluate": StageType(Evaluate, "evaluation", 1, True),
+    "report": StageType(Report, "report", 1, False),
+}
+PREPARE = "prepare"
+"""Reserved: runs first in every job; no one writes it."""
+REPORT = "report"
+"""Runs last in every job, whether written or not."""

@@ -1,0 +1,65 @@
+"""`evaluate`: candidates against a baseline on the same held-out prompts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rlhf_api.fields import MAX_ITEMS, ApiModel, Count, DataRefs, ModelRef, ModelRefs, NonNegative, Scorer, Seed
+from rlhf_api.stages.common import Dtype
+
+
+class Gate(ApiModel):
+    """A bound that a candidate must keep for the job to go on; a failed one is exit code 3, reason GateFailed."""
+
+    metric: Annotated[str, Field(min_length=1, max_length=80)]
+    """A metric of the evaluation's table, such as `cost.harm`, `harmful_rate`, `win_rate`, `kl`, `length`."""
+    max: float | None = None
+    """Largest value allowed."""
+    min: float | None = None
+    """Smallest value allowed."""
+    compare: Literal["value", "interval", "difference"] = "value"
+    """What must keep the bound: the estimate, its whole interval, or the difference to the baseline."""
+
+
+class Generation(ApiModel):
+    """How answers are sampled."""
+
+    max_new_tokens: Count = 128
+    """Tokens an answer may have."""
+    max_prompt_tokens: Count = 512
+    """Longer prompts lose their start. Counted."""
+    temperature: NonNegative = 1.0
+    """0: greedy."""
+    samples: Annotated[int, Field(ge=1, le=64)] = 1
+    """Answers a prompt."""
+
+
+class Evaluate(ApiModel):
+    """Candidates against a baseline on the same held-out prompts, with bootstrap intervals over prompts."""
+
+    candidates: ModelRefs
+    """The models to judge."""
+    baseline: ModelRef
+    """The model they are compared with."""
+    prompts: DataRefs
+    """Held-out prompts; a column `category` breaks the harmful rate down."""
+    rewards: Annotated[list[Scorer], Field(max_length=MAX_ITEMS)] = []
+    """Judges of helpfulness; with no judge at all, those the candidates were trained with."""
+    costs: Annotated[list[Scorer], Field(max_length=MAX_ITEMS)] = []
+    """Judges of harm: a score above 0 is harmful."""
+    generation: Generation = Generation()
+    """How answers are sampled."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    """Coverage of the intervals."""
+    resamples: Annotated[int, Field(ge=100, le=100000)] = 2000
+    """Bootstrap resamples."""
+    gates: Annotated[list[Gate], Field(max_length=MAX_ITEMS)] = []
+    """Bounds that every candidate must keep."""
+    show: Annotated[int, Field(ge=0, le=64)] = 12
+    """Sample answers kept for the report."""
+    dtype: Dtype = "float32"
+    """Compute type."""
+    seed: Seed | None = None
+    """Seed of sampling and bootstrap; by default `spec.seed`."""

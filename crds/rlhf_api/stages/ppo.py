@@ -1,0 +1,185 @@
+"""`ppo`: PPO, and with costs PPO-Lagrangian."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from rlhf_api.fields import (
+    MAX_ITEMS,
+    ApiModel,
+    Count,
+    DataRefs,
+    Fraction,
+    ModelRef,
+    NonNegative,
+    Positive,
+    Scorer,
+    some,
+)
+from rlhf_api.stages.common import Optimizer
+
+
+class Reward(Scorer):
+    """A reward: R = sum of weight x score."""
+
+    weight: float = 1.0
+    """Weight in the sum; negative: reward shaping by a penalty."""
+
+
+class Cost(Scorer):
+    """A cost with a limit, held by a multiplier of its own."""
+
+    limit: float = 0.0
+    """The mean score an answer may have; 0 is where a cost model's answers turn harmful."""
+
+
+class Rollout(ApiModel):
+    """One step's samples."""
+
+    prompts: Count = 32
+    """Prompts a step, over all ranks."""
+    samples: Annotated[int, Field(ge=1, le=64)] = 1
+    """Answers a prompt."""
+    max_prompt_tokens: Count = 512
+    """Longer prompts lose their start. Counted."""
+    max_new_tokens: Count = 128
+    """Tokens an answer may have, EOS included."""
+    temperature: Positive = 1.0
+    """Sampling temperature; applies to every log-probability."""
+
+
+class Kl(ApiModel):
+    """The penalty that keeps the policy near its reference."""
+
+    coefficient: NonNegative = 0.02
+    """beta, reward a nat."""
+    target: Positive | None = None
+    """Adaptive: beta moves so that the mean KL an answer (nats, summed over its tokens) nears this."""
+    horizon: Positive = 10000.0
+    """Answers over which the adaptive beta moves by a factor of about e at an error of 100 %."""
+
+
+class Lagrange(ApiModel):
+    """How the multipliers follow their costs: log lambda += clip(rate (J - limit), +-maxStep)."""
+
+    rule: Literal["window", "safe-rlhf"] = "window"
+    """`window`: once a rollout. `safe-rlhf`: log lambda += rate (J - d) lambda each micro-step, for comparison."""
+    initial: Positive = 1.0
+    """lambda before the first rollout."""
+    rate: Positive = 0.1
+    """eta, a unit of cost. 0.005 for runs of thousands of steps; short runs need more."""
+    max_step: Positive = 0.3
+    """delta: the most log lambda moves in a rollout."""
+    min: Positive = 1e-3
+    """Lower bound of lambda."""
+    max: Positive = 50.0
+    """Upper bound of lambda."""
+    window: Count = 1
+    """Rollouts whose mean cost is J. Long windows with a large rate make lambda swing."""
+    patience: Count = 20
+    """Rollouts at the upper bound with J above the limit before the stage ends as Infeasible."""
+
+
+class Critics(ApiModel):
+    """Value functions: one head for the reward, one a cost."""
+
+    trunk: Literal["shared", "separate"] = "shared"
+    """One trunk with all heads, or one model a head."""
+    model: ModelRef | None = None
+    """Where the trunk starts; by default the first reward model, else the policy."""
+    learning_rate: Positive = 1e-5
+    """Peak learning rate of the critics."""
+    value_clip: Positive = 5.0
+    """max((V - G)^2, (clip(V, V_old +- valueClip) - G)^2)."""
+    trainable_layers: Count | None = None
+    """Train only the top layers; by default as the policy."""
+
+
+class Ptx(ApiModel):
+    """Pre-training gradients mixed in: loss + coefficient x cross-entropy."""
+
+    data: DataRefs
+    """Conversations, as for `sft`."""
+    coefficient: NonNegative = 16.0
+    """Weight of the cross-entropy."""
+    batch_size: Count | None = None
+    """Conversations a step, over all ranks; by default as many as answers."""
+    max_length: Annotated[int, Field(ge=8, le=1048576)] = 512
+    """Tokens a conversation may have."""
+
+
+class Guard(ApiModel):
+    """A bound on a metric, and what happens beyond it."""
+
+    max: float | None = None
+    """Largest value allowed."""
+    min: float | None = None
+    """Smallest value allowed."""
+    patience: Count = 3
+    """Steps in a row beyond the bound before it trips."""
+    action: Literal["stop", "warn"] = "stop"
+    """`stop` ends the stage with exit code 3, its checkpoint kept; `warn` says so once and counts."""
+
+
+class Guards(ApiModel):
+    """When to stop. NaN always stops."""
+
+    kl: Guard | None = None
+    """Mean KL an answer, in nats."""
+    length: Guard | None = None
+    """Mean tokens an answer, over that of the first rollout."""
+    entropy: Guard | None = None
+    """Mean entropy a token, in nats."""
+    gold_gap: Guard | None = None
+    """Rise of the proxy reward minus rise of the gold score, both since the first rollout."""
+    gold: Scorer | None = None
+    """What `goldGap` compares with: never optimised."""
+
+
+class Ppo(Optimizer):
+    """PPO on rewards less a KL penalty; with costs, PPO-Lagrangian: one multiplier, window and critic head a cost."""
+
+    policy: ModelRef
+    """The policy to start from."""
+    reference: ModelRef | None = None
+    """What KL is measured against; by default the policy at the start."""
+    rewards: Annotated[list[Reward], Field(max_length=MAX_ITEMS), AfterValidator(some)]
+    """What to raise."""
+    costs: Annotated[list[Cost], Field(max_length=MAX_ITEMS)] = []
+    """What to keep at its limit."""
+    prompts: DataRefs
+    """Prompts to answer (of rows with answers, only the prompt is used)."""
+    steps: Count = 100
+    """Rollouts."""
+    rollout: Rollout = Rollout()
+    """One step's samples."""
+    epochs: Annotated[int, Field(ge=1, le=64)] = 1
+    """Passes over a rollout."""
+    mini_batches: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Optimizer steps a pass. 1 with epochs 1 needs no second forward for the old log-probabilities."""
+    clip: Positive = 0.2
+    """Clip range of the probability ratio."""
+    gamma: Fraction = 1.0
+    """Discount a token."""
+    gae_lambda: Fraction = 0.95
+    """Decay of generalised advantage estimation."""
+    reward_clip: Positive = 50.0
+    """Rewards and costs a token are clipped to +- this."""
+    loss_normalization: Literal["tokens", "sequences", "constant"] = "tokens"
+    """What sums are divided by: response tokens, answers (a mean over each answer's tokens), or answers x maxNewTokens."""
+    whiten_advantages: bool = False
+    """Whiten the combined advantage over the rollout (needs the second pass)."""
+    missing_eos_penalty: NonNegative = 0.0
+    """Taken from the reward of an answer without EOS."""
+    kl: Kl = Kl()
+    """The KL penalty."""
+    lagrange: Lagrange = Lagrange()
+    """How multipliers follow their costs."""
+    critics: Critics = Critics()
+    """The value functions."""
+    ptx: Ptx | None = None
+    """Pre-training gradients mixed in."""
+    guards: Guards = Guards()
+    """When to stop."""
