@@ -25,6 +25,19 @@ class StageInput(ApiModel):
     """The type of the stage that made it."""
 
 
+class Outcome(ApiModel):
+    """What became of a stage that has no product: for the report, which runs last whatever happened."""
+
+    state: Literal["failed", "stopped", "blocked"]
+    """`failed`: it ended so; `stopped`: with a checkpoint, because another failed; `blocked`: it never started."""
+    exit_code: int | None = None
+    """Of its last attempt."""
+    reason: str = ""
+    """One word: InputError, GateFailed, DeadlineExceeded, ..."""
+    message: str = ""
+    """The trainer's own words."""
+
+
 class Directories(ApiModel):
     """Where a stage writes. All absolute."""
 
@@ -71,6 +84,9 @@ class StageFile(ApiModel):
     """Threads a process; 0: the library's choice."""
     inputs: dict[str, StageInput] = {}
     """By `Reference.key`: `input:NAME`, `stage:NAME`."""
+    outcomes: dict[str, Outcome] = {}
+    """For `report`: stages without a product, by name. Then its digest covers them, so that it is not taken for the
+    report of a run that went well."""
     directories: Directories
     """Where it writes."""
     metrics_port: int = 0
