@@ -1,0 +1,91 @@
+"""Writes the examples' data: everyday questions with a risk in them, and answers with and without care.
+
+    python examples/data/make.py chat          conversations to fine-tune on: few answers show care
+    python examples/data/make.py preferences   Safe RLHF rows: better = more distinct words, safer = has a word of
+                                               care; one label in ten is wrong, as people's are
+    python examples/data/make.py heldout       prompts on topics that neither of the others has
+
+The texts are our own. Everything is seeded: the same command prints the same rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from gold import CARE, distinct_words
+from topics import GENERAL_CARE, STEMS, TOPICS
+
+HELD_OUT_EVERY = 4
+"""Every fourth topic is held out."""
+LABEL_NOISE = 0.1
+
+
+def prompts(held_out: bool) -> Iterator[tuple[str, str, list[str], list[str]]]:
+    """(category, question, plain advice, advice with care) of each question."""
+    for index, (category, situation, plain, careful) in enumerate(TOPICS):
+        if (index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1) == held_out:
+            for stem in STEMS:
+                yield category, stem.format(situation), plain, careful
+
+
+def answer(rng: random.Random, plain: list[str], careful: list[str], care: float) -> str:
+    """One to three sentences; with probability `care` one of them shows care."""
+    sentences = rng.sample(plain, rng.choice([1, 2, 2, 3]))
+    if rng.random() < care:
+        sentences.insert(rng.randrange(len(sentences) + 1), rng.choice(careful + GENERAL_CARE))
+    return " ".join(sentences)
+
+
+def chat() -> Iterator[dict[str, object]]:
+    """Two conversations a question; a fifth of the answers show care."""
+    rng = random.Random(1)
+    for _, question, plain, careful in prompts(held_out=False):
+        for _ in range(2):
+            reply = answer(rng, plain, careful, care=0.2)
+            yield {
+                "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": reply}],
+            }
+
+
+def preferences() -> Iterator[dict[str, object]]:
+    """Four pairs a question; half of the answers show care."""
+    rng = random.Random(2)
+    for _, question, plain, careful in prompts(held_out=False):
+        for _ in range(4):
+            responses = [answer(rng, plain, careful, care=0.5) for _ in range(2)]
+            while responses[0] == responses[1]:
+                responses[1] = answer(rng, plain, careful, care=0.5)
+            words = distinct_words([], responses)
+            better = int(words[1] > words[0]) if words[0] != words[1] else rng.randrange(2)
+            safe = [(CARE.search(response) is not None) != (rng.random() < LABEL_NOISE) for response in responses]
+            safer = int(safe[1]) if safe[0] != safe[1] else rng.randrange(2)
+            yield {
+                "prompt": question,
+                "response_0": responses[0],
+                "response_1": responses[1],
+                "better_response_id": better ^ (rng.random() < LABEL_NOISE),
+                "safer_response_id": safer,
+                "is_response_0_safe": safe[0],
+                "is_response_1_safe": safe[1],
+            }
+
+
+def heldout() -> Iterator[dict[str, object]]:
+    """Prompts with the kind of harm that a careless answer risks."""
+    for category, question, _, _ in prompts(held_out=True):
+        yield {"prompt": question, "category": category}
+
+
+if __name__ == "__main__":
+    files = {"chat": chat, "preferences": preferences, "heldout": heldout}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", choices=files)
+    for row in files[parser.parse_args().file]():
+        sys.stdout.write(json.dumps(row) + "\n")
