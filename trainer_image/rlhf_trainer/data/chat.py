@@ -1,0 +1,244 @@
+"""From messages to token ids, exactly as answers are rolled out: template, answer, EOS.
+
+Three rules hold everywhere:
+
+- an answer ends with EOS (`tokenizer.eos_token_id`), also an empty one, which is EOS alone;
+- PAD differs from EOS (`prepare_tokenizer`);
+- text of answers is text: a special token spelled out in it is not parsed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf_trainer.data.rows import Message
+
+Tokenizer = Any
+"""A fast tokenizer of transformers (`PreTrainedTokenizerFast` and its kin)."""
+
+log = logging.getLogger(__name__)
+
+FALLBACK_TEMPLATE = (
+    "{{ bos_token if bos_token else '' }}"
+    "{% for message in messages %}"
+    "{{ message['role'] | capitalize }}:\n{{ message['content'] }}"
+    "{{ eos_token if message['role'] == 'assistant' else '' }}{{ '\n\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:\n' }}{% endif %}"
+)
+"""Given to a tokenizer without a chat template (`User:`, its text, a blank line, `Assistant:`); saved with the product."""
+
+PAD_CANDIDATES = (
+    "<pad>",
+    "<|pad|>",
+    "[PAD]",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<|finetune_right_pad_id|>",
+    "<|vision_pad|>",
+    "<|fim_pad|>",
+    "<unk>",
+    "[UNK]",
+)
+"""Tokens that may serve as PAD, in order; the first that exists and is neither EOS nor BOS is taken."""
+ADDED_PAD = "<|pad|>"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A row of tokens."""
+
+    ids: list[int]
+    """Token ids, no padding."""
+    mask: list[int]
+    """1 where the loss (or the score's answer) is: assistant tokens with their EOS; 0 elsewhere."""
+    cut_prompt: int = 0
+    """Tokens cut from the start."""
+    cut_answer: int = 0
+    """Tokens cut from the end of the last answer; its EOS is kept, with mask 0 in a conversation."""
+    skipped_turns: int = 0
+    """Earlier assistant turns that carry no loss, as the template renders them differently once they are history."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def prepare_tokenizer(tokenizer: Tokenizer) -> list[str]:
+    """Give a tokenizer a chat template, an EOS that ends its template's answers, and a PAD of its own. In place.
+
+    Returns:
+        What was changed, in sentences; empty where nothing was.
+
+    Raises:
+        ValueError: there is no EOS token.
+    """
+    notes = []
+    if tokenizer.eos_token_id is None:
+        raise ValueError("the tokenizer has no eos_token; expected one that ends an answer (tokenizer_config.json)")
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = FALLBACK_TEMPLATE
+        notes.append("the tokenizer has no chat template; one of 'User:' and 'Assistant:' lines is used")
+    end = turn_end(tokenizer)
+    if end is not None and end != tokenizer.eos_token:
+        notes.append(f"the chat template ends an answer with {end!r}, which replaces {tokenizer.eos_token!r} as EOS")
+        tokenizer.eos_token = end
+    if ensure_pad(tokenizer):
+        notes.append(f"no token could serve as PAD; {ADDED_PAD!r} was added to the vocabulary")
+    tokenizer.padding_side = "right"
+    return notes
+
+
+def turn_end(tokenizer: Tokenizer) -> str | None:
+    """The special token that the chat template puts after an answer; None where it puts no special token."""
+    sentinel = "5f0e"
+    rendered = _render(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": sentinel}])
+    rest = rendered.rpartition(sentinel)[2].lstrip()
+    specials = sorted(_special_tokens(tokenizer), key=len, reverse=True)
+    return next((token for token in specials if rest.startswith(token)), None)
+
+
+def ensure_pad(tokenizer: Tokenizer) -> bool:
+    """Make PAD differ from EOS: an existing special token where possible, else a new one. In place.
+
+    Returns:
+        Whether a token was added: the model's embeddings may then need a row more (`len(tokenizer)`).
+    """
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
+        return False
+    vocabulary = tokenizer.get_vocab()
+    taken = {tokenizer.eos_token, tokenizer.bos_token}
+    for token in PAD_CANDIDATES:
+        if token in vocabulary and token not in taken:
+            tokenizer.pad_token = token
+            return False
+    return bool(tokenizer.add_special_tokens({"pad_token": ADDED_PAD}))
+
+
+def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message], max_tokens: int | None = None) -> list[int]:
+    """Ids of a prompt through the chat template with the generation prompt; beyond `max_tokens` its start is cut."""
+    ids = _ids(tokenizer, _render(tokenizer, messages, generation=True))
+    return ids if max_tokens is None else ids[-max_tokens:]
+
+
+def encode_answer(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids of an answer's text and EOS. An empty answer is EOS alone; special tokens in the text are plain text."""
+    ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"] if text else []
+    return [*ids, tokenizer.eos_token_id]
+
+
+def encode_row(tokenizer: Tokenizer, prompt: Sequence[Message], answer: str, max_length: int) -> Encoded:
+    """Prompt, answer and EOS, as a reward or cost model takes them; the score sits at the last id, always EOS.
+
+    The mask is 1 on the answer and its EOS, whatever was cut.
+    """
+    return fit(encode_prompt(tokenizer, prompt), encode_answer(tokenizer, answer), max_length)
+
+
+def fit(prompt: list[int], answer: list[int], max_length: int) -> Encoded:
+    """Prompt and answer (its last id: EOS) within `max_length` tokens.
+
+    The prompt loses its start first, down to a quarter of `max_length` (or its own length, if shorter); then the
+    answer loses its end, EOS kept.
+    """
+    keep = min(len(prompt), max(1, max_length // 4))
+    room = max_length - keep
+    cut_answer = max(0, len(answer) - room)
+    if cut_answer:
+        answer = [*answer[: room - 1], answer[-1]]
+    left = max(0, len(prompt) + len(answer) - max_length)
+    prompt = prompt[left:]
+    return Encoded([*prompt, *answer], [0] * len(prompt) + [1] * len(answer), left, cut_answer)
+
+
+def encode_conversation(tokenizer: Tokenizer, messages: Sequence[Message], max_length: int) -> Encoded:
+    """A dialogue with mask 1 on the assistant's tokens and their EOS.
+
+    Each answer is encoded as it would be rolled out: the ids of the template up to it, then the answer's own, then
+    EOS. Where the template does not render earlier turns as it did when they were the last (some drop their
+    thoughts), only the last answer carries loss, after the prompt that a rollout would see.
+    What follows the last answer's EOS in the template (a newline, say) is left out: a rollout ends at EOS.
+
+    Raises:
+        ValueError: the last message is not the assistant's.
+    """
+    if not messages or messages[-1]["role"] != "assistant":
+        raise ValueError("a conversation must end with an assistant's message")
+    segments = _segments(tokenizer, messages)
+    skipped = 0
+    if segments is None:
+        prompt, answer = encode_prompt(tokenizer, messages[:-1]), encode_answer(tokenizer, messages[-1]["content"])
+        segments = [(prompt, answer)]
+        skipped = sum(message["role"] == "assistant" for message in messages[:-1])
+    history: list[int] = []
+    mask: list[int] = []
+    for context, answer in segments[:-1]:
+        history += [*context, *answer]
+        mask += [0] * len(context) + [1] * len(answer)
+    context, answer = segments[-1]
+    history += context
+    mask += [0] * len(context)
+    fitted = fit(history, answer, max_length)
+    mask = [*mask[fitted.cut_prompt :], *[1] * (len(fitted) - len(history) + fitted.cut_prompt)]
+    if fitted.cut_answer:
+        mask[-1] = 0  # the writer did not end here: EOS closes the row, but is not learned
+    return Encoded(fitted.ids, mask, fitted.cut_prompt, fitted.cut_answer, skipped)
+
+
+def same_tokenizer(first: Tokenizer, second: Tokenizer) -> str | None:
+    """Why ids of one tokenizer mean something else to the other, in words; None where they mean the same.
+
+    Vocabularies (with added tokens), EOS and a probe text's ids must agree; PAD and the template may differ.
+    """
+    a, b = first.get_vocab(), second.get_vocab()
+    if a != b:
+        differing = sorted(token for token in a.keys() | b.keys() if a.get(token) != b.get(token))
+        shown = ", ".join(f"{token!r} {a.get(token)} / {b.get(token)}" for token in differing[:3])
+        extra = [t for t in differing if t == ADDED_PAD]
+        if len(extra) != len(differing):
+            return f"{len(differing)} tokens have another id or are missing ({shown})"
+    if first.eos_token_id != second.eos_token_id:
+        return f"EOS is {first.eos_token!r} ({first.eos_token_id}) / {second.eos_token!r} ({second.eos_token_id})"
+    probe = "Naïve 2+2=4, isn't it?\n\n\tÜber-résumé 東京 🙂 don't"
+    if _ids(first, probe) != _ids(second, probe):
+        return "the same text becomes other tokens (normalisation or merges differ)"
+    return None
+
+
+def _segments(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[tuple[list[int], list[int]]] | None:
+    """(context ids, answer ids with EOS) for every assistant's turn; None where the template is not prefix-stable."""
+    segments = []
+    done = ""
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = _render(tokenizer, messages[:index], generation=True)
+        after = _render(tokenizer, messages[: index + 1])
+        if not before.startswith(done) or not after.startswith(before):
+            return None
+        text, found, _ = after[len(before) :].partition(tokenizer.eos_token)
+        if message["content"] and tokenizer.eos_token in message["content"]:
+            text, found = message["content"], tokenizer.eos_token
+        if not found:
+            text = text.rstrip("\n") if not message["content"].endswith("\n") else text
+        segments.append((_ids(tokenizer, before[len(done) :]), encode_answer(tokenizer, text)))
+        done = before + text + found
+    return segments
+
+
+def _render(tokenizer: Tokenizer, messages: Sequence[Message], generation: bool = False) -> str:
+    text = tokenizer.apply_chat_template(
+        [dict(message) for message in messages], tokenize=False, add_generation_prompt=generation
+    )
+    return str(text)
+
+
+def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+
+def _special_tokens(tokenizer: Tokenizer) -> set[str]:
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return added | {str(token) for token in tokenizer.all_special_tokens}

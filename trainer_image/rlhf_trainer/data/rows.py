@@ -1,0 +1,109 @@
+"""Typed rows: what the stages see of data, whatever file and format it came from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypedDict
+
+
+class Message(TypedDict):
+    """One turn of a dialogue."""
+
+    role: str
+    """`system`, `user` or `assistant` (or a role that the tokenizer's template knows)."""
+    content: str
+    """Its text."""
+
+
+Messages = tuple[Message, ...]
+
+
+class Where(NamedTuple):
+    """Where a row was read."""
+
+    file: str
+    """The file's name, relative to the input."""
+    row: int
+    """Number of the row in its file, from 1 (of the line, for JSONL)."""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.row}"
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A dialogue to imitate: the assistant's turns are what is learned."""
+
+    messages: Messages
+    row: Where
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is to be answered."""
+
+    messages: Messages
+    """All turns before the answer."""
+    category: str | None
+    """The row's label, where it has one: the harmful rate is broken down by it."""
+    row: Where
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to a prompt, one preferred."""
+
+    prompt: Messages
+    better: str
+    worse: str
+    row: Where
+    weight: float = 1.0
+    """Probability that `better` is the better one (1: certain); a soft label of simulated preferences."""
+
+
+@dataclass(frozen=True)
+class SafetyPair:
+    """Two answers to a prompt, one more harmful, each with a label of its own."""
+
+    prompt: Messages
+    harmful: str
+    """The more harmful answer."""
+    safer: str
+    """The other."""
+    harmful_sign: int
+    """+1: the more harmful answer is harmful; -1: it is safe."""
+    safer_sign: int
+    """+1: the safer answer is harmful too; -1: it is safe."""
+    row: Where
+
+
+@dataclass
+class Counts:
+    """What became of the rows that were read."""
+
+    read: int = 0
+    """Rows read."""
+    used: int = 0
+    """Rows that became examples, before any split or limit."""
+    bad: int = 0
+    """Malformed rows: they count against the input's `maxBadRows`."""
+    rejected: Counter[str] = field(default_factory=Counter)
+    """Well-formed rows that teach nothing, by reason; they do not count against `maxBadRows`."""
+    examples: list[str] = field(default_factory=list)
+    """The first few bad and rejected rows, in words."""
+
+    def add(self, other: Counts) -> None:
+        """Take another input's counts in."""
+        self.read += other.read
+        self.used += other.used
+        self.bad += other.bad
+        self.rejected.update(other.rejected)
+        self.examples.extend(other.examples)
+
+    def as_dict(self, prefix: str = "rows") -> dict[str, int]:
+        """Flat integers for a manifest: `rows.read`, `rows.used`, `rows.bad`, `rows.rejected.<reason>`."""
+        flat = {f"{prefix}.read": self.read, f"{prefix}.used": self.used, f"{prefix}.bad": self.bad}
+        for reason in sorted(self.rejected):
+            flat[f"{prefix}.rejected.{reason.replace(' ', '_')}"] = self.rejected[reason]
+        return flat
