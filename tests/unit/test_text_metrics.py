@@ -1,0 +1,63 @@
+"""Diversity, repetition and self-BLEU, against values worked out by hand and a brute-force BLEU."""
+
+import math
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlhf_trainer.evaluation.text import distinct, duplicates, repetition, self_bleu, words
+
+
+def test_words_are_lower_case_and_punctuation_stands_alone():
+    assert words("Don't PANIC, ok?") == ["don", "'", "t", "panic", ",", "ok", "?"]
+
+
+def test_distinct_counts_over_all_texts():
+    texts = ["a b a", "a b c"]
+    assert distinct(texts, 1) == 3 / 6
+    assert distinct(texts, 2) == 3 / 4  # ab, ba, ab, bc
+    assert math.isnan(distinct(["", " "], 1))
+
+
+def test_repetition_is_the_share_of_said_four_grams():
+    assert repetition("a b c d a b c d") == pytest.approx(1 - 4 / 5)
+    assert repetition("a b c") == 0 and repetition("") == 0
+    assert repetition("no no no no no no no no no") == pytest.approx(1 - 1 / 6)
+
+
+def test_duplicates_are_marked_on_both_sides():
+    assert duplicates(["yes", "no", " yes\n", "maybe"]) == [True, False, True, False]
+
+
+def test_self_bleu_of_copies_is_one_and_of_strangers_near_zero():
+    assert self_bleu(["the cat sat on the mat"] * 3) == pytest.approx(1)
+    assert self_bleu(["a b c d e f", "g h i j k l"]) < 0.03
+    assert math.isnan(self_bleu(["alone", ""]))
+
+
+def brute_self_bleu(texts):
+    """Each text against all others, counts clipped reference by reference."""
+    tokens = [found for found in map(words, texts) if found]
+    total = 0.0
+    for index, text in enumerate(tokens):
+        others = tokens[:index] + tokens[index + 1 :]
+        logs = []
+        for order in range(1, min(4, len(text)) + 1):
+            grams = Counter(tuple(text[i : i + order]) for i in range(len(text) - order + 1))
+            best = Counter()
+            for other in others:
+                best |= Counter(tuple(other[i : i + order]) for i in range(len(other) - order + 1))
+            matched = sum(min(count, best[gram]) for gram, count in grams.items())
+            logs.append(math.log((matched or 0.1) / sum(grams.values())))
+        closest = min((len(other) for other in others), key=lambda size: (abs(size - len(text)), size))
+        penalty = 1 if len(text) >= closest else math.exp(1 - closest / len(text))
+        total += penalty * math.exp(sum(logs) / len(logs))
+    return total / len(tokens)
+
+
+@given(st.lists(st.lists(st.sampled_from("abc"), max_size=9).map(" ".join), min_size=2, max_size=6))
+def test_self_bleu_is_the_brute_force_one(texts):
+    if sum(bool(text) for text in texts) >= 2:
+        assert self_bleu(texts) == pytest.approx(brute_self_bleu(texts), rel=1e-12)

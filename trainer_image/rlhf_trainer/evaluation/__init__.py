@@ -1,0 +1,1 @@
+"""Judging models: statistics, text measures, judges, the table of an evaluation, gates, calibration."""

@@ -1,0 +1,82 @@
+"""Gates: bounds that every candidate of an evaluation must keep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rlhf_api.stages.evaluate import Gate
+from rlhf_trainer.evaluation.statistics import Estimate
+from rlhf_trainer.evaluation.table import Measured
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one gate says of one candidate."""
+
+    candidate: str
+    metric: str
+    compare: str
+    min: float | None
+    max: float | None
+    found: Estimate | None
+    passed: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        bounds = [f"at least {self.min:g}"] if self.min is not None else []
+        bounds += [f"at most {self.max:g}"] if self.max is not None else []
+        what = {"value": "", "interval": "whole interval of ", "difference": "difference to the baseline of "}
+        return (
+            f"{self.candidate}: {what[self.compare]}{self.metric} is {_words(self.found)}, "
+            f"expected {' and '.join(bounds)}"
+        )
+
+
+def check(gates: Sequence[Gate], candidates: Sequence[Measured]) -> list[Verdict]:
+    """Hold every candidate against every gate. What was not measured does not pass."""
+    return [_judge(gate, candidate) for gate in gates for candidate in candidates]
+
+
+def unknown(gates: Sequence[Gate], rewards: Sequence[str], costs: Sequence[str]) -> list[tuple[int, str, list[str]]]:
+    """Gates on a metric that this evaluation cannot have: index, metric, and what there is. Known before any
+    sampling, so that a misspelt gate costs nothing."""
+    own = ["length", "repetition", "eos_rate", "empty_rate", "duplicate_rate"]
+    own += [f"reward.{name}" for name in rewards] + [f"cost.{name}" for name in costs]
+    own += ["harmful_rate"] * bool(costs)
+    own += [f"harmful_rate.{name}" for name in costs] if len(costs) > 1 else []
+    alone = ["distinct_1", "distinct_2", "self_bleu", "kl", "kl_token", "kl_k3"] + ["win_rate"] * bool(rewards)
+    alone += [f"win_rate.{name}" for name in rewards] if len(rewards) > 1 else []
+    found = []
+    for index, gate in enumerate(gates):
+        there = own if gate.compare == "difference" else own + alone
+        if gate.metric not in there:
+            found.append((index, gate.metric, sorted(there)))
+    return found
+
+
+def _judge(gate: Gate, candidate: Measured) -> Verdict:
+    table = candidate.differences if gate.compare == "difference" else candidate.metrics
+    found = table.get(gate.metric)
+    return Verdict(
+        candidate.name, gate.metric, gate.compare, gate.min, gate.max, found, found is not None and _keeps(gate, found)
+    )
+
+
+def _keeps(gate: Gate, found: Estimate) -> bool:
+    low, high = (found.low, found.high) if gate.compare == "interval" else (found.value, found.value)
+    if low is None or high is None:
+        return False
+    return (gate.min is None or low >= gate.min) and (gate.max is None or high <= gate.max)
+
+
+def _words(found: Estimate | None) -> str:
+    if found is None or found.value is None:
+        return "not measured"
+    if found.low is None or found.high is None:
+        return f"{found.value:.4g} (n {found.n}, no interval)"
+    return f"{found.value:.4g} ({found.low:.4g} to {found.high:.4g}, n {found.n})"

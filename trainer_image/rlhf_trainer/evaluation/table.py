@@ -1,0 +1,208 @@
+"""The table of an evaluation: every measure of every model with its interval, and differences to the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rlhf_trainer.evaluation import text
+from rlhf_trainer.evaluation.statistics import (
+    NOTHING,
+    Estimate,
+    Floats,
+    Intervals,
+    decide,
+    point,
+    wins,
+)
+
+VERSION = "1"
+UNLABELLED = "not labelled"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One model's answers to all P prompts, S each, and what the judges said. Arrays are [P, S]; NaN: no score."""
+
+    name: str
+    texts: Sequence[Sequence[str]]
+    lengths: Floats
+    """Tokens an answer has, EOS included."""
+    ended: Floats
+    """1 where the answer ended with EOS, 0 where it was cut."""
+    rewards: dict[str, Floats]
+    """By judge."""
+    costs: dict[str, Floats]
+    """By judge; above 0: harmful."""
+    kl: Floats | None = None
+    """Sum over the answer's tokens of log pi - log pi_baseline, nats; None for the baseline or where not measured."""
+    kl_k3: Floats | None = None
+    """The same with Schulman's k3, e^-k - 1 + k a token."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model's metrics, and for a candidate the differences to the baseline."""
+
+    name: str
+    metrics: dict[str, Estimate]
+    differences: dict[str, Estimate] = field(default_factory=dict)
+
+
+def harmful(costs: dict[str, Floats]) -> Floats | None:
+    """1 where any cost is above 0, 0 where none is, NaN where none is and one is missing; None without costs. [P, S]"""
+    if not costs:
+        return None
+    stacked = np.stack(list(costs.values()))
+    some = (stacked > 0).any(axis=0)
+    unknown = np.isnan(stacked).any(axis=0)
+    return np.where(some, 1.0, np.where(unknown, np.nan, 0.0))
+
+
+def measure(model: Judged, baseline: Judged, intervals: Intervals, weights: dict[str, float]) -> Measured:
+    """All metrics of a model; for a candidate also its win rates over the baseline, its KL and its differences.
+
+    `weights` are those of the rewards in the sum by which `win_rate` judges.
+    """
+    metrics = _own(model, intervals)
+    if model is baseline:
+        return Measured(model.name, metrics)
+    metrics |= _win_rates(model, baseline, intervals, weights)
+    metrics |= _kl(model, intervals)
+    return Measured(model.name, metrics, _differences(model, baseline, intervals))
+
+
+def categories(
+    models: Sequence[Judged], baseline: Judged, labels: Sequence[str | None], intervals: Intervals
+) -> list[dict[str, Any]]:
+    """Harmful rate of every model by category of the prompt, by name, unlabelled last; empty without labels or costs."""
+    if not any(labels) or not baseline.costs:
+        return []
+    named = np.array([label or UNLABELLED for label in labels])
+    rows = []
+    for category in sorted(set(named.tolist()), key=lambda name: (name == UNLABELLED, name)):
+        inside = named == category
+        rates = {model.name: _harm(model)[inside] for model in models}
+        rows.append(
+            {
+                "category": category,
+                "n": int(inside.sum()),
+                "harmful_rate": {name: intervals.rate(rate).as_json() for name, rate in rates.items()},
+                "differences": {
+                    name: _with_word(intervals.rate_difference(rate, rates[baseline.name]), intervals)
+                    for name, rate in rates.items()
+                    if name != baseline.name
+                },
+            }
+        )
+    return rows
+
+
+def as_json(measured: Measured, intervals: Intervals) -> dict[str, Any]:
+    """`{name, metrics, differences}` with the decision's word beside each difference."""
+    return {
+        "name": measured.name,
+        "metrics": {name: estimate.as_json() for name, estimate in measured.metrics.items()},
+        "differences": {name: _with_word(estimate, intervals) for name, estimate in measured.differences.items()},
+    }
+
+
+def missing_scores(models: Sequence[Judged]) -> list[str]:
+    """A sentence for each judge of a model that gave no score (NaN) to some answers, and for empty answers."""
+    notes = []
+    for model in models:
+        for judge, scores in (model.rewards | model.costs).items():
+            missing = int(np.isnan(scores).sum())
+            if missing:
+                notes.append(
+                    f"{judge} gave no score (NaN) to {missing} of {scores.size} answers of {model.name}: "
+                    f"left out of its numbers"
+                )
+        empty = sum(not answer.strip() for answers in model.texts for answer in answers)
+        if empty:
+            notes.append(f"{empty} of {model.lengths.size} answers of {model.name} are empty; they are judged as such")
+    return notes
+
+
+def _own(model: Judged, intervals: Intervals) -> dict[str, Estimate]:
+    metrics = {f"reward.{name}": intervals.mean(scores) for name, scores in model.rewards.items()}
+    metrics |= {f"cost.{name}": intervals.mean(scores) for name, scores in model.costs.items()}
+    metrics |= {name: intervals.rate(values) for name, values in _harmful_rates(model).items()}
+    metrics |= {name: intervals.mean(values) for name, values in _means(model).items()}
+    metrics |= {name: intervals.rate(values) for name, values in _rates(model).items()}
+    flat = [answer for answers in model.texts for answer in answers]
+    count = len(model.texts)
+    metrics["distinct_1"] = point(text.distinct(flat, 1), count)
+    metrics["distinct_2"] = point(text.distinct(flat, 2), count)
+    metrics["self_bleu"] = point(text.self_bleu(flat), count)
+    return metrics
+
+
+def _means(model: Judged) -> dict[str, Floats]:
+    repeated = [[text.repetition(answer) for answer in answers] for answers in model.texts]
+    return {"length": model.lengths, "repetition": np.array(repeated, dtype=np.float64)}
+
+
+def _rates(model: Judged) -> dict[str, Floats]:
+    shape = model.lengths.shape
+    flat = [answer for answers in model.texts for answer in answers]
+    empty = np.array([not answer.strip() for answer in flat], dtype=np.float64)
+    same = np.array(text.duplicates(flat), dtype=np.float64)
+    return {"eos_rate": model.ended, "empty_rate": empty.reshape(shape), "duplicate_rate": same.reshape(shape)}
+
+
+def _harmful_rates(model: Judged) -> dict[str, Floats]:
+    overall = harmful(model.costs)
+    if overall is None:
+        return {}
+    single = {f"harmful_rate.{name}": np.where(np.isnan(s), np.nan, s > 0) for name, s in model.costs.items()}
+    return {"harmful_rate": overall, **(single if len(single) > 1 else {})}
+
+
+def _harm(model: Judged) -> Floats:
+    found = harmful(model.costs)
+    if found is None:
+        raise ValueError("no costs")
+    return found
+
+
+def _win_rates(model: Judged, baseline: Judged, intervals: Intervals, weights: dict[str, float]) -> dict[str, Estimate]:
+    if not model.rewards:
+        return {}
+    total = sum(weights[name] * scores for name, scores in model.rewards.items())
+    against = sum(weights[name] * scores for name, scores in baseline.rewards.items())
+    found = {"win_rate": intervals.share(wins(np.asarray(total), np.asarray(against)))}
+    if len(model.rewards) > 1:
+        for name, scores in model.rewards.items():
+            found[f"win_rate.{name}"] = intervals.share(wins(scores, baseline.rewards[name]))
+    return found
+
+
+def _kl(model: Judged, intervals: Intervals) -> dict[str, Estimate]:
+    if model.kl is None or model.kl_k3 is None:
+        return {"kl": NOTHING, "kl_token": NOTHING, "kl_k3": NOTHING}
+    return {
+        "kl": intervals.mean(model.kl),
+        "kl_token": intervals.ratio(model.kl, model.lengths),
+        "kl_k3": intervals.mean(model.kl_k3),
+    }
+
+
+def _differences(model: Judged, baseline: Judged, intervals: Intervals) -> dict[str, Estimate]:
+    ours, theirs = ({**_scored(side), **_means(side)} for side in (model, baseline))
+    found = {name: intervals.difference(values, theirs[name]) for name, values in ours.items()}
+    ours, theirs = ({**_harmful_rates(side), **_rates(side)} for side in (model, baseline))
+    return found | {name: intervals.rate_difference(values, theirs[name]) for name, values in ours.items()}
+
+
+def _scored(model: Judged) -> dict[str, Floats]:
+    return {f"reward.{name}": values for name, values in model.rewards.items()} | {
+        f"cost.{name}": values for name, values in model.costs.items()
+    }
+
+
+def _with_word(difference: Estimate, intervals: Intervals) -> dict[str, Any]:
+    return {**difference.as_json(), "decision": decide(difference, intervals.confidence)}
