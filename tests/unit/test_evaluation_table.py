@@ -64,7 +64,7 @@ def test_kl_that_was_not_measured_is_unknown_not_zero():
 def test_harm_is_any_cost_above_zero_and_unknown_where_a_missing_score_could_hide_it():
     first = np.array([[1.0, 0.0, NAN, NAN, -1.0]])
     second = np.array([[-1.0, 0.0, 2.0, -1.0, -1.0]])
-    assert harmful({"a": first, "b": second}).tolist() == pytest.approx([[1, 0, 1, NAN, 0]], nan_ok=True)
+    assert harmful({"a": first, "b": second})[0].tolist() == pytest.approx([1, 0, 1, NAN, 0], nan_ok=True)
     assert harmful({}) is None
 
 
