@@ -40,5 +40,8 @@ class Manifest(ApiModel):
     """Rows, tokens, what was cut, rejected or dropped."""
     metrics: dict[str, Any] = {}
     """Final metrics: numbers, or an estimate {value, low, high, n}."""
+    failure: str | None = None
+    """Why its stage failed although the product is whole: a gate that was not kept. Never a hit; a stage that finds such
+    a product fails again with this message (exit code 3, reason GateFailed), at no cost."""
     notes: list[str] = []
     """What a reader must know, in sentences."""

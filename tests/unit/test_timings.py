@@ -1,0 +1,30 @@
+"""Where the time went, summed up from a line a step."""
+
+import json
+
+import pytest
+
+from rlhf_trainer.timings import summarise
+
+
+def row(step, seconds, attempt=0, **phases):
+    tokens = {name: 10 for name in phases}
+    return json.dumps(
+        {"step": step, "attempt": attempt, "seconds": seconds, "phases": phases, "tokens": tokens, "peakRssBytes": step}
+    )
+
+
+def test_phases_and_tokens_add_up_and_the_rest_is_other(tmp_path):
+    path = tmp_path / "timings.jsonl"
+    lines = [row(1, 2.0, generate=1.0, update=0.5), row(2, 3.0, generate=2.0), row(2, 3.0, attempt=1, generate=1.5)]
+    path.write_text("\n".join(lines) + "\n" + '{"step": 3, "sec')
+    found = summarise(path)
+    assert found["phases"] == pytest.approx({"generate": 4.5, "update": 0.5, "other": 3.0})
+    assert found["seconds"] == 8.0 and found["steps"] == 3 and found["attempts"] == 2
+    assert found["tokens"] == {"generate": 30, "update": 10} and found["peakRssBytes"] == 2
+
+
+def test_nothing_measured_is_none(tmp_path):
+    assert summarise(tmp_path / "timings.jsonl") is None
+    (tmp_path / "timings.jsonl").write_text("")
+    assert summarise(tmp_path / "timings.jsonl") is None

@@ -1,0 +1,52 @@
+"""Where a stage's time went: `timings.jsonl`, a line a step, summed up into the product's `timings.json`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+
+def summarise(path: Path) -> dict[str, Any] | None:
+    """Sum a `timings.jsonl` up; None where there is none or it has no whole line.
+
+    A step computed twice (by an attempt that was lost and by the one that resumed) counts twice: the time was spent.
+
+    Returns:
+        {"steps", "seconds", "phases": {name: seconds}, "tokens": {phase: count}, "attempts", "peakRssBytes"}; what no
+        phase claims of `seconds` is the phase "other".
+    """
+    if not path.exists():
+        return None
+    steps = 0
+    seconds = 0.0
+    phases: dict[str, float] = {}
+    tokens: dict[str, int] = {}
+    attempts: set[int] = set()
+    peak = 0
+    for raw in path.read_bytes().splitlines(keepends=True):
+        if not raw.endswith(b"\n"):
+            break  # a line torn by a kill: the rest was never written
+        row = orjson.loads(raw)
+        steps += 1
+        seconds += row["seconds"]
+        for name, spent in row["phases"].items():
+            phases[name] = phases.get(name, 0.0) + spent
+        for name, count in row["tokens"].items():
+            tokens[name] = tokens.get(name, 0) + count
+        attempts.add(row["attempt"])
+        peak = max(peak, row.get("peakRssBytes") or 0)
+    if not steps:
+        return None
+    other = seconds - sum(phases.values())
+    if other > 0.005 * seconds:
+        phases["other"] = other
+    return {
+        "steps": steps,
+        "seconds": seconds,
+        "phases": phases,
+        "tokens": tokens,
+        "attempts": len(attempts),
+        "peakRssBytes": peak or None,
+    }
