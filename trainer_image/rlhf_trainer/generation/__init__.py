@@ -1,0 +1,1 @@
+"""Whole-rollout sampling with eviction, and log-probabilities of answers."""

@@ -1,0 +1,1 @@
+"""The formulas: pure functions of tensors."""

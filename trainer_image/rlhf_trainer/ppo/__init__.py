@@ -1,0 +1,1 @@
+"""PPO and PPO-Lagrangian: rollouts, scores, multipliers, advantages, guards, the update."""
