@@ -8,7 +8,7 @@ from rlhf_trainer.timings import summarise
 
 
 def row(step, seconds, attempt=0, **phases):
-    tokens = {name: 10 for name in phases}
+    tokens = dict.fromkeys(phases, 10)
     return json.dumps(
         {"step": step, "attempt": attempt, "seconds": seconds, "phases": phases, "tokens": tokens, "peakRssBytes": step}
     )
