@@ -1,0 +1,1 @@
+"""What a stage computes, and the small runtime under it."""

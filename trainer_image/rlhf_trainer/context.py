@@ -1,0 +1,160 @@
+"""`StageContext`: everything a stage's code is given, and all it may know of where it runs."""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+import torch
+from pydantic import BaseModel, ValidationError
+
+from rlhf_api.fields import Reference
+from rlhf_api.product import Manifest
+from rlhf_api.stage_file import StageFile, StageInput
+from rlhf_api.stages import STAGE_TYPES
+from rlhf_trainer import gang, store
+from rlhf_trainer.checkpoint import Checkpoints
+from rlhf_trainer.exits import InputError
+from rlhf_trainer.metrics import Metrics
+from rlhf_trainer.progress import Progress
+from rlhf_trainer.words import in_words
+
+Spec = TypeVar("Spec", bound=BaseModel)
+
+LIBRARIES = ("torch", "transformers", "deepspeed", "peft", "safetensors", "datasets", "numpy")
+"""Whose versions a product records."""
+
+
+@dataclass
+class Facts:
+    """What a stage says of the product it built."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    """Rows, tokens, what was cut, rejected or dropped."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """Final metrics: numbers, or an estimate {value, low, high, n}."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader must know, in sentences."""
+
+
+@dataclass
+class StageContext:
+    """What a stage's `run(context)` is given."""
+
+    file: StageFile
+    rank: int
+    world: int
+    local_rank: int
+    device: torch.device
+    work: Path
+    metrics: Metrics
+    progress: Progress
+    checkpoints: Checkpoints
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Set by SIGTERM and SIGINT on this rank; ask `stop_requested()`, which all ranks answer alike."""
+    result: dict[str, Any] = field(default_factory=dict)
+    """Goes into the termination summary (2 KiB in all); `prepare` puts what it resolved here."""
+
+    @property
+    def storage(self) -> Path:
+        """Root of the storage."""
+        return Path(self.file.directories.storage)
+
+    @property
+    def seed(self) -> int:
+        """The stage's effective seed."""
+        return self.file.seed
+
+    def spec(self, cls: type[Spec]) -> Spec:
+        """The effective spec as `cls`.
+
+        Raises:
+            InputError: it is not one; the message names every wrong field.
+        """
+        try:
+            return cls.model_validate_json(orjson.dumps(self.file.spec))
+        except ValidationError as error:
+            raise InputError(
+                f"stage.json: spec of {self.file.stage} ({self.file.type}): {in_words(error)}", reason="InvalidSpec"
+            ) from error
+
+    def input(self, reference: Reference) -> StageInput:
+        """Where what a reference points at lies.
+
+        Raises:
+            InputError: stage.json does not have it, or nothing is there.
+        """
+        found = self.file.inputs.get(reference.key)
+        if found is None:
+            known = ", ".join(sorted(self.file.inputs)) or "none"
+            raise InputError(
+                f"stage.json: inputs: no entry {reference.key!r}; found {known}. The executor must give every "
+                "reference of the spec a path.",
+                reason="MissingInput",
+            )
+        if not Path(found.path).exists():
+            raise InputError(
+                f"{reference.key}: nothing lies at {found.path}. Run the job again: prepare fetches inputs, and stages "
+                "whose product is gone are computed again.",
+                reason="MissingInput",
+            )
+        return found
+
+    def stop_requested(self) -> bool:
+        """Whether any rank was asked to stop. A collective: every rank calls it, once a step."""
+        return gang.any_rank(self.stop.is_set())[0]
+
+    def publish(self, build: Callable[[Path], Facts]) -> Path:
+        """Build the product in a temporary folder on rank 0, then put it in place whole. A collective.
+
+        Whatever needs every rank (gathering weights) must be done before; `build` runs on rank 0 alone.
+
+        Raises:
+            StorageFull: no space.
+            Fenced: a later attempt of this stage has started.
+        """
+        self.progress.say("publishing")
+        path = store.product_path(self.storage, self.file)
+        if self.rank == 0:
+            self.metrics.flush(sync=True)
+            store.publish(self.storage, self.file, lambda folder: self._manifest(build(folder)))
+        gang.barrier()
+        return path
+
+    def _manifest(self, facts: Facts) -> Manifest:
+        file = self.file
+        return Manifest(
+            type=file.type,
+            digest=file.digest,
+            recipe=STAGE_TYPES[file.type].recipe,
+            job=file.job,
+            stage=file.stage,
+            spec=file.spec,
+            seed=file.seed,
+            inputs={key: entry.digest for key, entry in file.inputs.items()},
+            files={},
+            versions=versions(),
+            image=os.environ.get("RLHF_IMAGE") or None,
+            world=self.world,
+            counts=facts.counts,
+            metrics=facts.metrics,
+            notes=facts.notes,
+        )
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that compute, where installed."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

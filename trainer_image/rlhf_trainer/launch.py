@@ -1,0 +1,183 @@
+"""`rlhf-stage STAGE.json`: PID 1 of a pod, or a process of the local runner. Starts the ranks and answers for them.
+
+One exit code comes out, whatever the ranks do: see `rlhf_trainer.exits`. It is 0 only when the product is in place.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import orjson
+from pydantic import ValidationError
+
+from rlhf_api.stage_file import STAGE_FILE_VERSION, StageFile
+from rlhf_trainer import ops, store
+from rlhf_trainer.exits import DONE, InputError, StageError, Stopped, explain_full_disk
+from rlhf_trainer.lease import Holder, acquire
+from rlhf_trainer.outcome import Outcome, of_error, write_summary
+from rlhf_trainer.stages import LIGHT, STAGES
+from rlhf_trainer.words import in_words
+
+log = logging.getLogger(__name__)
+
+GRACE_SECONDS = 60.0
+"""Time between SIGTERM and SIGKILL of the ranks, enough for a checkpoint; RLHF_GRACE_SECONDS sets another. A pod's
+terminationGracePeriodSeconds must be a little longer."""
+
+
+@dataclass
+class Signals:
+    """SIGTERM or SIGINT, noticed once."""
+
+    asked: threading.Event
+
+    @classmethod
+    def install(cls) -> Signals:
+        """From now on both ask the stage to stop."""
+        asked = threading.Event()
+
+        def handler(_number: int, _frame: FrameType | None) -> None:
+            asked.set()
+
+        signal.signal(signal.SIGTERM, handler)
+        signal.signal(signal.SIGINT, handler)
+        return cls(asked)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the stage that `stage.json` describes; gives the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(levelname)s launcher: %(message)s")
+    signals = Signals.install()
+    if len(arguments) != 1:
+        log.error("usage: rlhf-stage STAGE.json")
+        return InputError.code
+    file: StageFile | None = None
+    try:
+        file = read_stage_file(Path(arguments[0]))
+        outcome = run(file, Path(arguments[0]), signals)
+    except StageError as error:
+        outcome = of_error(error)
+    if outcome.code != DONE:
+        log.error("%s: %s", outcome.reason, outcome.message)
+    if file is not None and node_rank() == 0:
+        write_summary(file, outcome)
+    return outcome.code
+
+
+def read_stage_file(path: Path) -> StageFile:
+    """Read and validate stage.json.
+
+    Raises:
+        InputError: it cannot be read, is of another version, or has wrong fields.
+    """
+    try:
+        raw = orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise InputError(
+            f"{path}: not readable as JSON ({error}); expected a stage file", reason="InvalidStageFile"
+        ) from error
+    version = raw.get("version") if isinstance(raw, dict) else None
+    if version != STAGE_FILE_VERSION:
+        raise InputError(
+            f"{path}: version: found {version!r}; this trainer reads version {STAGE_FILE_VERSION!r}. Use the image that "
+            "belongs to the operator or command that wrote the file.",
+            reason="UnknownVersion",
+        )
+    try:
+        file = StageFile.model_validate_json(orjson.dumps(raw))
+    except ValidationError as error:
+        raise InputError(f"{path}: {in_words(error)}", reason="InvalidStageFile") from error
+    if file.type not in STAGES:
+        raise InputError(
+            f"{path}: type: found {file.type!r}; this trainer knows {', '.join(sorted(STAGES))}. Use an image that has "
+            "the type.",
+            reason="UnknownStageType",
+        )
+    return file
+
+
+def node_rank() -> int:
+    """Which pod of the gang this is."""
+    return int(os.environ.get("JOB_COMPLETION_INDEX") or os.environ.get("NODE_RANK") or 0)
+
+
+def run(file: StageFile, path: Path, signals: Signals) -> Outcome:
+    """Reuse the product, or wait for the run that makes it, or make it."""
+    storage = Path(file.directories.storage)
+    work = Path(file.directories.work)
+    with explain_full_disk(work, "starting the stage"):
+        work.mkdir(parents=True, exist_ok=True)
+        if node_rank() == 0:
+            store.raise_fence(file)
+    if file.type == "prepare":  # makes no product, and looks for everyone else's itself
+        return gang(file, path, signals)
+    name = store.product_name(file)
+    if store.reusable(storage, name) is not None:
+        return reused(name)
+    if node_rank() != 0:
+        return gang(file, path, signals)
+
+    def waiting(holder: Holder) -> None:
+        log.info(
+            "waiting: stage %s of job %s on %s is making %s now; it will be reused",
+            holder.stage,
+            holder.job,
+            holder.host,
+            name,
+        )
+
+    def there() -> bool:
+        return (storage / "products" / name).is_dir()
+
+    while True:
+        lease = acquire(
+            storage / "locks" / name, Holder.me(file), done=there, waiting=waiting, pause=signals.asked.wait
+        )
+        if lease is not None:
+            with lease:
+                outcome = gang(file, path, signals)
+            if outcome.code == DONE and not there():
+                raise StageError(
+                    f"every rank ended well but {storage / 'products' / name} is not there: the stage's code never "
+                    "called context.publish",
+                    reason="NoProduct",
+                )
+            return outcome
+        if signals.asked.is_set():
+            raise Stopped(f"stopped on request while waiting for the run that makes {name}")
+        if store.reusable(storage, name) is not None:
+            return reused(name)
+
+
+def reused(name: str) -> Outcome:
+    """The product was there, verified."""
+    log.info("product %s exists and is what was made: reused", name)
+    return Outcome(DONE, "Reused", f"product {name} exists and was verified")
+
+
+def gang(file: StageFile, path: Path, signals: Signals) -> Outcome:
+    """Start the ranks and wait for them."""
+    if signals.asked.is_set():
+        raise Stopped("stopped on request before it started")
+    if file.type not in LIGHT:
+        ops.build_once()
+    from rlhf_trainer.ranks import Ranks  # torch, only when ranks are started
+
+    return Ranks(file, path, node_rank()).run(signals.asked, grace_seconds())
+
+
+def grace_seconds() -> float:
+    """Seconds between SIGTERM and SIGKILL."""
+    return float(os.environ.get("RLHF_GRACE_SECONDS") or GRACE_SECONDS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

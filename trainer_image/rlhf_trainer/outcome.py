@@ -1,0 +1,163 @@
+"""What came of a stage: one exit code, and a summary that fits a Kubernetes termination message."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from rlhf_api.stage_file import StageFile
+from rlhf_api.store import write_atomically
+from rlhf_trainer.exits import DONE, FAILURE, GUARD, STOPPED, WRONG_INPUT, StageError
+
+MAX_BYTES = 2048
+"""Of the summary: what the operator reads of a pod's termination message."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stage ended."""
+
+    code: int
+    reason: str
+    message: str
+    step: int = 0
+    headline: dict[str, float] = field(default_factory=dict)
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RankEnd:
+    """How one rank ended.
+
+    Attributes:
+        exit: exit code; negative: the signal that killed it.
+        said: its result file; None: it left none.
+        killed_by_us: the launcher ended it because another rank had ended.
+    """
+
+    rank: int
+    exit: int
+    said: dict[str, Any] | None = None
+    killed_by_us: bool = False
+
+
+def of_error(error: StageError) -> Outcome:
+    """The outcome of an error in the launcher itself."""
+    return Outcome(error.code, error.reason, str(error))
+
+
+def judge(ends: list[RankEnd], *, asked: bool, grace_over: bool, grace: float) -> Outcome:
+    """One outcome of all ranks' ends, in the order in which they ended.
+
+    The first match wins: wrong input or a guard on any rank; a rank that was killed or failed on its own (a signal
+    before an exception, because a rank that loses its peer raises too); out of grace; stopped; done.
+    """
+    lead = next((end for end in ends if end.rank == min(other.rank for other in ends)), ends[0])
+    step, headline, result = _told(lead, ends)
+
+    def outcome(code: int, reason: str, message: str) -> Outcome:
+        return Outcome(code, reason, message, step, headline, result)
+
+    for code in (WRONG_INPUT, GUARD):
+        for end in ends:
+            if end.exit == code and end.said is not None:
+                return outcome(code, str(end.said["reason"]), str(end.said["message"]))
+    if grace_over:
+        return outcome(
+            FAILURE,
+            "GraceExceeded",
+            f"asked to stop, no checkpoint within {grace:g} s: killed. The last checkpoint is used. Raise "
+            "RLHF_GRACE_SECONDS (and the pod's terminationGracePeriodSeconds).",
+        )
+    own = [end for end in ends if not end.killed_by_us and end.exit not in (DONE, STOPPED)]
+    if own:
+        first = min(own, key=_blame)
+        return outcome(FAILURE, *_why(first))
+    if any(end.exit == STOPPED for end in ends):
+        said = next((end.said for end in ends if end.exit == STOPPED and end.said is not None), None)
+        message = str(said["message"]) if said is not None else "stopped on request"
+        return outcome(STOPPED, "Stopped", message)
+    killed = next((end for end in ends if end.exit != DONE), None)
+    if killed is not None:
+        return outcome(FAILURE, *_why(killed))
+    _ = asked
+    return outcome(DONE, "Done", "done")
+
+
+def _blame(end: RankEnd) -> tuple[int, float]:
+    """Who failed first: a rank that was killed, then the earliest exception."""
+    if end.exit < 0 or end.said is None:
+        return 0, 0.0
+    return 1, float(end.said.get("time", 0.0))
+
+
+def _why(end: RankEnd) -> tuple[str, str]:
+    if end.exit < 0:
+        name = signal.Signals(-end.exit).name
+        if name == "SIGKILL":
+            return "Killed", (
+                f"rank {end.rank} was killed by SIGKILL, most often because memory ran out (OOMKilled): lower "
+                "execution.microBatchTokens, set execution.gradientCheckpointing or a higher execution.zero, or raise "
+                "the memory limit"
+            )
+        return "Crashed", f"rank {end.rank} was killed by {name}; its log has the last lines"
+    if end.said is None:
+        return (
+            "Crashed",
+            f"rank {end.rank} ended with exit code {end.exit} and left no message; its log has the last lines",
+        )
+    return str(end.said["reason"]), f"rank {end.rank}: {end.said['message']}"
+
+
+def _told(lead: RankEnd, ends: list[RankEnd]) -> tuple[int, dict[str, float], dict[str, Any]]:
+    said = lead.said or next((end.said for end in ends if end.said is not None), None) or {}
+    return int(said.get("step") or 0), dict(said.get("headline") or {}), dict(said.get("result") or {})
+
+
+def summary(file: StageFile, outcome: Outcome) -> bytes:
+    """The termination summary: JSON of at most MAX_BYTES, the message cut first, then the headline left out."""
+    full: dict[str, Any] = {
+        "code": outcome.code,
+        "reason": outcome.reason,
+        "stage": file.stage,
+        "type": file.type,
+        "attempt": file.attempt,
+        "step": outcome.step,
+        "message": outcome.message,
+        "headline": {name: float(f"{value:.6g}") for name, value in outcome.headline.items()},
+        **({"result": outcome.result} if outcome.result else {}),
+    }
+    for drop in ((), ("headline",), ("headline", "result")):
+        kept = {name: value for name, value in full.items() if name not in drop}
+        spare = MAX_BYTES - len(orjson.dumps({**kept, "message": ""}))
+        if spare >= min(len(orjson.dumps(outcome.message)), 200):
+            return orjson.dumps({**kept, "message": _cut(outcome.message, spare)})
+    raise AssertionError("the summary's fixed fields alone are longer than a termination message")
+
+
+def _cut(message: str, spare: int) -> str:
+    """As much of a message's start as its JSON has room for."""
+    if len(orjson.dumps(message)) - 2 <= spare:
+        return message
+    low, high = 0, len(message)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if len(orjson.dumps(message[:middle] + " ...")) - 2 <= spare:
+            low = middle
+        else:
+            high = middle - 1
+    return message[:low] + " ..."
+
+
+def write_summary(file: StageFile, outcome: Outcome) -> None:
+    """Write the summary where the executor reads it, and to work/termination.json."""
+    content = summary(file, outcome)
+    work = Path(file.directories.work)
+    write_atomically(work / "termination.json", content)
+    if file.directories.termination_message is not None:
+        # A pod's termination message is a mounted file: it is written in place, it cannot be renamed over.
+        Path(file.directories.termination_message).write_bytes(content)

@@ -1,0 +1,80 @@
+"""Builds a rank's `StageContext`: device, torch.distributed, metrics and their servers, checkpoints; and takes it down."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from types import TracebackType
+
+import torch
+import torch.distributed as dist
+
+from rlhf_api.stage_file import StageFile
+from rlhf_trainer import rng
+from rlhf_trainer.checkpoint import Checkpoints
+from rlhf_trainer.context import StageContext
+from rlhf_trainer.events import Events
+from rlhf_trainer.metrics import Metrics, Sink
+from rlhf_trainer.progress import Progress
+from rlhf_trainer.rank import COLLECTIVE_TIMEOUT, Place
+from rlhf_trainer.server import Prometheus, Server
+
+
+class Session:
+    """The context manager a stage's function runs in."""
+
+    def __init__(self, file: StageFile, place: Place, work: Path, stop: threading.Event, *, light: bool) -> None:
+        self._file = file
+        self._place = place
+        self._work = work
+        self._stop = stop
+        self._light = light
+        self._server: Server | None = None
+
+    def __enter__(self) -> StageContext:
+        file, place = self._file, self._place
+        device = self._device()
+        if not self._light:
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT
+            )
+        rng.seed_all(file.seed + place.rank)
+        progress = Progress({"stage": file.stage, "type": file.type, "attempt": file.attempt})
+        sinks: tuple[Sink, ...] = ()
+        if place.local_rank == 0:
+            prometheus = Prometheus(stage=file.stage, type=file.type)
+            self._server = Server(file.metrics_port, prometheus, progress)
+            self._server.start(self._work / "endpoint.json" if place.rank == 0 else None)
+            sinks = (prometheus,) if self._light or place.rank != 0 else (prometheus, Events(self._work / "events"))
+        return StageContext(
+            file=file,
+            rank=place.rank,
+            world=place.world,
+            local_rank=place.local_rank,
+            device=device,
+            work=self._work,
+            metrics=Metrics(self._work, rank=place.rank, attempt=file.attempt, sinks=sinks),
+            progress=progress,
+            checkpoints=Checkpoints(
+                self._work / "checkpoints",
+                digest=file.digest,
+                rank=place.rank,
+                world=place.world,
+                keep=file.execution.keep_checkpoints,
+            ),
+            stop=self._stop,
+        )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._server is not None:
+            self._server.stop()
+        if error is None and dist.is_initialized():
+            dist.destroy_process_group()
+
+    def _device(self) -> torch.device:
+        if self._light or not torch.cuda.is_available():
+            return torch.device("cpu")
+        torch.cuda.set_device(self._place.local_rank)
+        return torch.device("cuda", self._place.local_rank)
