@@ -1,0 +1,1 @@
+"""Models: loading, scorers, frozen layers, adapters, saving."""

@@ -1,0 +1,59 @@
+"""Saving products: Hugging Face folders of safetensors, tied weights once, tokenizer and chat template beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf_trainer.models.scorer import MEMBERS, Rule
+
+
+def save_policy(folder: Path, state: Mapping[str, Tensor], model: Any, tokenizer: Any) -> None:
+    """Write a language model as a folder that `load_policy` and `AutoModelForCausalLM` read.
+
+    Args:
+        folder: Made if missing.
+        state: Whole weights by the model's own names (`Engine.state_dict`, `freeze.whole_state`).
+        model: A model of that architecture; gives configuration, dtype and which weights are tied.
+        tokenizer: Its tokenizer; PAD differs from EOS.
+    """
+    _write(folder, state, model, tokenizer)
+
+
+def save_scorer(
+    folder: Path, states: Sequence[Mapping[str, Tensor]], models: Sequence[Any], rule: Rule, tokenizer: Any
+) -> None:
+    """Write a reward or cost model: one folder, or `members/<i>/` where trunks are separate, with `ensemble.json`.
+
+    Args:
+        folder: Made if missing.
+        states: Whole weights, one a model.
+        models: The sequence classifiers: one, or one a member.
+        rule: Kind, standardisation and how members are combined.
+        tokenizer: Written into every folder.
+    """
+    separate = rule.trunk == "separate" and rule.members > 1
+    for index, (state, model) in enumerate(zip(states, models, strict=True)):
+        _write(folder / MEMBERS / str(index) if separate else folder, state, model, tokenizer)
+    rule.write(folder)
+
+
+def _write(folder: Path, state: Mapping[str, Tensor], model: Any, tokenizer: Any) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.detach().to("cpu", model.dtype) for name, value in state.items()}
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.eos_token_id = tokenizer.eos_token_id
+    model.config.dtype = model.dtype
+    # transformers drops tied weights where they share memory; a gathered copy (ZeRO 3) no longer does.
+    for name, source in (getattr(model, "all_tied_weights_keys", None) or {}).items():
+        if name in weights and source in weights:
+            weights[name] = weights[source]
+    with torch.no_grad():
+        model.save_pretrained(str(folder), state_dict=weights)
+    tokenizer.save_pretrained(str(folder))
+    for file in folder.glob("*.safetensors"):
+        file.chmod(0o644)

@@ -1,0 +1,290 @@
+"""Reward and cost models: a trunk with one head a member, or a model a member, and how the members become one score."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from rlhf_trainer.exits import InputError
+from rlhf_trainer.models.load import (
+    architecture,
+    check_folder,
+    explained,
+    folder,
+    forget_padding,
+    positions,
+    torch_dtype,
+)
+
+ENSEMBLE = "ensemble.json"
+MEMBERS = "members"
+CLASSIFIER = "ForSequenceClassification"
+
+Kind = Literal["reward", "cost"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the scores of several members become one; the content of `ensemble.json`.
+
+    Rewards are standardised a member (score - mean) / std, then combined downwards; costs are never shifted, since
+    their sign is their meaning, and combined upwards.
+    """
+
+    kind: Kind = "reward"
+    trunk: Literal["shared", "separate"] = "shared"
+    members: int = 1
+    combine: Literal["mean", "conservative", "deviation"] = "conservative"
+    k: float = 1.0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    version: str = field(default="1")
+
+    def standardise(self, scores: Tensor) -> Tensor:
+        """[members, B] scores, each member of a reward shifted and scaled; costs and single members as they are."""
+        if self.kind == "cost" or not self.mean:
+            return scores
+        mean = torch.tensor(self.mean, dtype=scores.dtype, device=scores.device)[:, None]
+        std = torch.tensor(self.std, dtype=scores.dtype, device=scores.device)[:, None]
+        return (scores - mean) / std
+
+    def combined(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """One score an answer, and how far the members disagree.
+
+        Args:
+            scores: [members, B], as the members gave them.
+
+        Returns:
+            ([B] combined score, [B] standard deviation over the members after standardisation; 0 for one member).
+        """
+        scores = self.standardise(scores)
+        std = scores.std(0, correction=0)
+        if self.combine == "mean" or len(scores) == 1:
+            return scores.mean(0), std
+        sign = 1.0 if self.kind == "cost" else -1.0
+        if self.combine == "deviation":
+            return scores.mean(0) + sign * self.k * std, std
+        return (scores.amax(0) if self.kind == "cost" else scores.amin(0)), std
+
+    def write(self, target: Path) -> None:
+        """Write `ensemble.json` into a folder."""
+        (target / ENSEMBLE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, source: Path) -> Rule:
+        """Read `ensemble.json`.
+
+        Raises:
+            InputError: of another version, or not consistent.
+        """
+        file = source / ENSEMBLE
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+            rule = cls(**{**found, "mean": tuple(found["mean"]), "std": tuple(found["std"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{file}: not an ensemble description of this version: {error}") from error
+        if rule.version != "1" or len(rule.mean) not in (0, rule.members) or len(rule.std) != len(rule.mean):
+            raise InputError(f"{file}: version {rule.version} with {rule.members} members does not fit its own means")
+        if not all(math.isfinite(value) and value > 0 for value in rule.std):
+            raise InputError(f"{file}: standard deviations must be above 0, found {list(rule.std)}")
+        return rule
+
+
+class ScorerModel(nn.Module):
+    """A reward or cost model: scores whole token sequences at their mask's last position.
+
+    Attributes:
+        models: One `AutoModelForSequenceClassification` with a label a member (shared trunk), or one a member.
+        rule: How members are combined.
+    """
+
+    def __init__(self, models: Sequence[nn.Module], rule: Rule) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(models)
+        self.rule = rule
+
+    @property
+    def trunk(self) -> Any:
+        """The decoder of the first member (no head): where critics start."""
+        return trunk_of(self.models[0])
+
+    @property
+    def config(self) -> Any:
+        """Configuration of the first member."""
+        return self.models[0].config
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The members' scores; see `scores`."""
+        return self.scores(input_ids, attention_mask)
+
+    def scores(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Scores of whole sequences, EOS included.
+
+        Args:
+            input_ids: [B, T].
+            attention_mask: [B, T], padded left or right.
+
+        Returns:
+            [members, B] float32, neither shifted nor combined.
+        """
+        place = positions(attention_mask)
+        found = []
+        for model in self.models:
+            hidden = trunk_of(model)(
+                input_ids=input_ids, attention_mask=attention_mask, position_ids=place, use_cache=False
+            ).last_hidden_state
+            found.append(head_of(model)(last(hidden, attention_mask)).float())
+        return torch.cat(found, dim=-1).T
+
+    def combined(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """([B] combined score, [B] standard deviation over the members): `Rule.combined` of `scores`."""
+        return self.rule.combined(self.scores(input_ids, attention_mask))
+
+
+def last(hidden: Tensor, mask: Tensor) -> Tensor:
+    """[B, H] of [B, T, H]: at the last position of each row's mask [B, T]."""
+    steps = torch.arange(mask.shape[-1], device=mask.device)
+    where = (mask.long() * steps).argmax(-1)
+    return hidden[torch.arange(len(hidden), device=hidden.device), where]
+
+
+def trunk_of(model: nn.Module) -> Any:
+    """The decoder of a sequence classifier, without its head."""
+    return getattr(model, str(model.base_model_prefix))
+
+
+def head_of(model: nn.Module) -> nn.Module:
+    """The linear head of a sequence classifier."""
+    head = model.score
+    if not isinstance(head, nn.Module):
+        raise TypeError(f"{type(model).__name__} has no head named `score`")
+    return head
+
+
+def load_scorer(
+    path: str | Path, dtype: torch.dtype | str, *, kind: Kind | None = None, cache: Path | None = None
+) -> ScorerModel:
+    """A trained reward or cost model: one of this project's products, or any sequence classifier of safetensors.
+
+    Args:
+        path: The folder.
+        dtype: Of the weights.
+        kind: What it is used as; needed where `ensemble.json` does not say (reward by default).
+        cache: As for `load_policy`.
+
+    Returns:
+        The scorer, in evaluation mode.
+
+    Raises:
+        InputError: not a sequence classifier, or its files do not fit each other.
+    """
+    with folder(path, cache) as found:
+        if (found / MEMBERS).is_dir():
+            rule = Rule.read(found)
+            folders = [found / MEMBERS / str(index) for index in range(rule.members)]
+        else:
+            folders = [found]
+            rule = Rule.read(found) if (found / ENSEMBLE).is_file() else Rule()
+        models = [_classifier(member, path, dtype) for member in folders]
+    labels = sum(model.config.num_labels for model in models)
+    if not (Path(path) / ENSEMBLE).is_file():
+        rule = Rule(members=labels, combine="mean", kind=kind or "reward")
+    elif labels != rule.members or kind not in (None, rule.kind):
+        raise InputError(
+            f"{path}: {ENSEMBLE} says {rule.members} members of kind {rule.kind}; "
+            f"found {labels} heads, used as {kind or rule.kind}"
+        )
+    return ScorerModel(models, rule).eval()
+
+
+def _classifier(found: Path, source: str | Path, dtype: torch.dtype | str) -> Any:
+    from transformers import AutoModelForSequenceClassification
+
+    check_folder(found, source)
+    if not architecture(found).endswith(CLASSIFIER):
+        raise InputError(
+            f"{source}: {architecture(found) or 'no architecture'} in config.json; a reward or cost model is a "
+            f"sequence classifier (*{CLASSIFIER}), such as a rewardModel or costModel stage makes"
+        )
+    with explained(source, "sequence classifier"):
+        model = AutoModelForSequenceClassification.from_pretrained(
+            str(found), dtype=torch_dtype(dtype), use_safetensors=True, trust_remote_code=False
+        )
+    forget_padding(model)
+    return model
+
+
+def new_scorer(
+    path: str | Path,
+    dtype: torch.dtype | str,
+    *,
+    rule: Rule,
+    seeds: Sequence[int],
+    pad_token_id: int,
+    cache: Path | None = None,
+) -> ScorerModel:
+    """A scorer to be trained, from a language model or from another scorer.
+
+    Args:
+        path: Folder or GGUF file. A sequence classifier with as many labels as `rule` has members keeps its head.
+        dtype: Of the weights.
+        rule: Kind, members and trunk.
+        seeds: One a member: draws its head, N(0, 1 / (hidden + 1)).
+        pad_token_id: Written into the configuration: products are padded with it.
+        cache: As for `load_policy`.
+
+    Raises:
+        InputError: not a decoder that has a sequence classifier.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    separate = rule.trunk == "separate"
+    models = []
+    with folder(path, cache) as found:
+        check_folder(found, path)
+        if (found / MEMBERS).is_dir():
+            raise InputError(
+                f"{path}: an ensemble of separate trunks cannot be trained further; give one of its members"
+            )
+        labels = 1 if separate else rule.members
+        for index in range(rule.members if separate else 1):
+            own = architecture(found).endswith(CLASSIFIER)
+            with explained(path, "model for a scorer"):
+                model = AutoModelForSequenceClassification.from_pretrained(
+                    str(found),
+                    num_labels=labels,
+                    dtype=torch_dtype(dtype),
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    ignore_mismatched_sizes=True,
+                )
+                kept = own and _labels(found) == labels
+            if not kept:
+                _draw_head(head_of(model), seeds[index : index + 1] if separate else seeds)
+            model.config.pad_token_id = pad_token_id
+            forget_padding(model)
+            models.append(model)
+    return ScorerModel(models, rule)
+
+
+def _labels(found: Path) -> int:
+    config = json.loads((found / "config.json").read_text(encoding="utf-8"))
+    return len(config.get("id2label") or {0: "", 1: ""})
+
+
+def _draw_head(head: nn.Module, seeds: Sequence[int]) -> None:
+    """Draw each row of the head from its member's seed."""
+    weight = head.weight
+    if not isinstance(weight, Tensor) or len(weight) != len(seeds):
+        raise ValueError(f"a head for {len(seeds)} members is needed, found {weight}")
+    with torch.no_grad():
+        for row, seed in zip(weight, seeds, strict=True):
+            drawn = torch.randn(row.shape, generator=torch.Generator().manual_seed(seed))
+            row.copy_(drawn / math.sqrt(row.shape[0] + 1))
