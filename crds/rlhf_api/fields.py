@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, TypeVar
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
+
+from rlhf_api.errors import Finding, Loc, refuse
 
 T = TypeVar("T")
 
@@ -28,9 +31,46 @@ class ApiModel(BaseModel):
         use_attribute_docstrings=True,
     )
 
+    def rules(self) -> Iterator[Finding]:
+        """What is wrong with this model that no single field shows; all of it is reported at once."""
+        yield from ()
 
-Name = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$")]
+    @model_validator(mode="after")
+    def _keep_rules(self) -> Self:
+        found = tuple(self.rules())
+        if found:
+            refuse(found)
+        return self
+
+
+MEANING: dict[str, str] = {}
+"""What each pattern of the schema asks for, in words."""
+
+
+def shaped(pattern: str, meaning: str, *, max_length: int) -> Any:
+    """A field of text of a certain shape; `meaning` is what messages say was expected."""
+    MEANING[pattern] = meaning
+    return Field(min_length=1, max_length=max_length, pattern=pattern)
+
+
+Name = Annotated[
+    str,
+    shaped(
+        r"^[a-z]([-a-z0-9]*[a-z0-9])?$",
+        "lower case letters, digits and dashes, a letter first and no dash last",
+        max_length=40,
+    ),
+]
 """A DNS-1035 label: lower case letters, digits and dashes, a letter first."""
+ObjectName = Annotated[
+    str,
+    shaped(
+        r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
+        "the name of a Kubernetes object: lower case letters, digits, dashes and dots",
+        max_length=253,
+    ),
+]
+"""A DNS-1123 subdomain."""
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -39,7 +79,12 @@ Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Whole = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Function = Annotated[
-    str, Field(max_length=200, pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$")
+    str,
+    shaped(
+        r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$",
+        "module:function, such as judges.care:score",
+        max_length=200,
+    ),
 ]
 """`module:function`, importable in the trainer image (or beside the job, locally)."""
 
@@ -47,22 +92,25 @@ Function = Annotated[
 def some(values: list[T]) -> list[T]:
     """At least one entry (a separate check, so that the message is ours)."""
     if not values:
-        raise ValueError("needs at least one entry")
+        refuse([Finding((), "found an empty list; expected at least one entry")])
     return values
 
 
-def exactly_one(model: BaseModel, names: tuple[str, ...]) -> str:
-    """The one field of `names` that is set.
-
-    Raises:
-        ValueError: none or several are set.
-    """
-    given = [name for name in names if getattr(model, name) is not None]
+def exactly_one(model: BaseModel, names: tuple[str, ...]) -> Iterator[Finding]:
+    """A finding unless exactly one of the fields is set."""
+    aliases = {name: type(model).model_fields[name].alias or name for name in names}
+    given = [alias for name, alias in aliases.items() if getattr(model, name) is not None]
     if len(given) != 1:
-        aliases = [type(model).model_fields[name].alias or name for name in names]
-        found = ", ".join(type(model).model_fields[name].alias or name for name in given) or "none"
-        raise ValueError(f"needs exactly one of {', '.join(aliases)}; found {found}")
-    return given[0]
+        yield Finding(
+            (), f"found {' and '.join(given) or 'none'}; expected exactly one of {', '.join(aliases.values())}"
+        )
+
+
+def ordered(model: BaseModel, low: str, high: str) -> Iterator[Finding]:
+    """A finding where a lower bound lies above its upper one; a bound that is not set fits any."""
+    least, most = getattr(model, low), getattr(model, high)
+    if least is not None and most is not None and least > most:
+        yield Finding((low,), f"found {low} {least} above {high} {most}", f"exchange them, or leave {low} out")
 
 
 class Reference(ApiModel):
@@ -73,13 +121,16 @@ class Reference(ApiModel):
     stage: Name | None = None
     """Name of an earlier stage."""
 
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        exactly_one(self, self.choices())
-        return self
+    takes: ClassVar[frozenset[str]] = frozenset()
+    """Kinds of product (`StageType.product`) a stage referred to may make."""
+
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        yield from exactly_one(self, self.choices())
 
     @classmethod
     def choices(cls) -> tuple[str, ...]:
+        """The fields of which exactly one says what is referred to."""
         return ("input", "stage")
 
     @property
@@ -91,9 +142,19 @@ class Reference(ApiModel):
 class ModelRef(Reference):
     """A model: an input, or the product of an earlier stage."""
 
+    takes = frozenset({"policy"})
+
+
+class TrunkRef(ModelRef):
+    """A model whose layers are used, whatever its head: an input, a policy, a reward or cost model."""
+
+    takes = frozenset({"policy", "reward", "cost"})
+
 
 class DataRef(Reference):
     """Rows of data: an input, or the product of an earlier stage that makes data."""
+
+    takes = frozenset({"data"})
 
     limit: Count | None = None
     """Take only the first rows, in file order, before the split."""
@@ -103,6 +164,8 @@ class DataRef(Reference):
 
 class Scorer(Reference):
     """What judges an answer: a reward or cost model, or a function `module:function`."""
+
+    takes = frozenset({"reward", "cost"})
 
     function: Function | None = None
     """`module:function(prompts, responses) -> list[float]`, one score an answer, exact and without a model."""
@@ -125,15 +188,46 @@ class Scorer(Reference):
         return self.input or self.stage or str(self.function).rpartition(":")[2]
 
 
+class RewardJudge(Scorer):
+    """What judges helpfulness: a reward model, or a function `module:function`."""
+
+    takes = frozenset({"reward"})
+
+
+class CostJudge(Scorer):
+    """What judges harm: a cost model, or a function `module:function`; a score above 0 is harmful."""
+
+    takes = frozenset({"cost"})
+
+
 def references(model: Any) -> list[Reference]:
     """Every reference inside a spec, depth first, in field order."""
+    return [found for _, found in located_references(model)]
+
+
+def located_references(model: Any, loc: Loc = ()) -> list[tuple[Loc, Reference]]:
+    """Every reference inside a spec with its path, depth first, in field order."""
     if isinstance(model, Reference):
-        return [model]
+        return [(loc, model)]
     if isinstance(model, BaseModel):
-        return [found for name in type(model).model_fields for found in references(getattr(model, name))]
+        return [
+            found
+            for name, field in type(model).model_fields.items()
+            for found in located_references(getattr(model, name), (*loc, field.alias or name))
+        ]
     if isinstance(model, list):
-        return [found for item in model for found in references(item)]
+        return [found for index, item in enumerate(model) for found in located_references(item, (*loc, index))]
     return []
+
+
+def same_labels(scorers: list[Any], field: str) -> Iterator[Finding]:
+    """A finding for each scorer that goes by the name of one before it."""
+    seen: dict[str, int] = {}
+    for index, scorer in enumerate(scorers):
+        first = seen.setdefault(scorer.label, index)
+        if first != index:
+            message = f"goes by the name {scorer.label} in metrics, as {field}[{first}] does"
+            yield Finding((field, index), message, "give it a name of its own: name: ...")
 
 
 ModelRefs = Annotated[list[ModelRef], Field(max_length=MAX_ITEMS), AfterValidator(some)]

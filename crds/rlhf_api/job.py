@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field
 
+from rlhf_api import quantities
+from rlhf_api.errors import Finding
 from rlhf_api.fields import (
     MAX_ITEMS,
     ApiModel,
     Count,
     Fraction,
     Name,
+    ObjectName,
     Seed,
     Whole,
     exactly_one,
+    shaped,
     some,
 )
+from rlhf_api.pods import label_findings, pod_findings, resource_findings
+from rlhf_api.sources import parse_source, source_findings
 from rlhf_api.stages import STAGE_TYPES, Evaluate, Ppo, Report, Sft
 from rlhf_api.stages.preference import CostModel, RewardModel
 
 API_VERSION = "rlhf.dev/v1alpha1"
 KIND = "RLHFJob"
 
-Quantity = Annotated[str, Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?([eE][0-9]+|[munkKMGTPE]i?)?$")]
+Quantity = Annotated[str, shaped(quantities.PATTERN, quantities.MEANING, max_length=32)]
 ShortString = Annotated[str, Field(min_length=1, max_length=253)]
 StringMap = Annotated[dict[ShortString, Annotated[str, Field(max_length=1024)]], Field(max_length=64)]
 FreeObject = Annotated[dict[str, Any], Field(max_length=32)]
@@ -39,7 +46,9 @@ class Input(ApiModel):
     `package://module/file` (a file of an installed Python package), or a path (local runner only)."""
     format: Literal["safe-rlhf", "prompt-only", "prompt-completion", "preference", "hh-rlhf", "messages"] | None = None
     """Format of a data set's rows; by default told from its columns."""
-    columns: Annotated[dict[Annotated[str, Field(max_length=80)], Annotated[str, Field(max_length=80)]], Field(max_length=32)] = {}
+    columns: Annotated[
+        dict[Annotated[str, Field(max_length=80)], Annotated[str, Field(max_length=80)]], Field(max_length=32)
+    ] = {}
     """Renames: the format's column name to the file's."""
     subset: Annotated[str, Field(max_length=80)] | None = None
     """Configuration of a hub data set, or a glob of files in a folder."""
@@ -51,6 +60,14 @@ class Input(ApiModel):
     """Share of rows that may be unusable; below it they are counted and left out, beyond it the job fails."""
     licence: Annotated[str, Field(max_length=200)] | None = None
     """Licence, for the report, where the source does not tell."""
+
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        wrong = list(source_findings(self.source))
+        yield from wrong
+        if not wrong and self.split is not None and parse_source(self.source).kind != "hub-data":
+            hint = "leave it out; a reference's split chooses between train and heldout"
+            yield Finding(("split",), f"found a split of {self.source}; only hub data sets have splits", hint)
 
 
 class Execution(ApiModel):
@@ -69,6 +86,13 @@ class Execution(ApiModel):
     keep_checkpoints: Annotated[int, Field(ge=1, le=100)] = 2
     """Checkpoints kept."""
 
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        if self.offload_optimizer and self.zero == 0:
+            yield Finding(
+                ("offloadOptimizer",), "found true with zero 0; offloading needs ZeRO", "set zero to 1 or more"
+            )
+
 
 class Resources(ApiModel):
     """What one pod asks for."""
@@ -78,11 +102,15 @@ class Resources(ApiModel):
     limits: Annotated[dict[ShortString, Quantity], Field(max_length=16)] = {}
     """Kubernetes limits."""
 
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        yield from resource_findings(self)
+
 
 class EnvVar(ApiModel):
     """One environment variable of the trainer's container."""
 
-    name: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+    name: Annotated[str, shaped(r"^[A-Za-z_][A-Za-z0-9_]*$", "letters, digits and _, no digit first", max_length=253)]
     """Name."""
     value: Annotated[str, Field(max_length=4096)]
     """Value; a Secret's does not belong here."""
@@ -107,16 +135,20 @@ class Pod(ApiModel):
     """Kubernetes volumes."""
     volume_mounts: Annotated[list[FreeObject], Field(max_length=MAX_ITEMS)] = []
     """Where the trainer sees them."""
-    priority_class_name: ShortString | None = None
+    priority_class_name: ObjectName | None = None
     """Priority class."""
-    service_account_name: ShortString | None = None
+    service_account_name: ObjectName | None = None
     """Service account; its token is not mounted."""
-    image_pull_secrets: Annotated[list[ShortString], Field(max_length=8)] = []
+    image_pull_secrets: Annotated[list[ObjectName], Field(max_length=8)] = []
     """Names of image pull Secrets."""
-    runtime_class_name: ShortString | None = None
+    runtime_class_name: ObjectName | None = None
     """Runtime class."""
     fs_group: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     """Group that owns the storage."""
+
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        yield from pod_findings(self)
 
 
 class Placement(ApiModel):
@@ -154,10 +186,9 @@ class Stage(Placement):
     report: Report | None = None
     """The report, where its defaults do not do."""
 
-    @model_validator(mode="after")
-    def _one_type(self) -> Self:
-        exactly_one(self, tuple(_FIELDS))
-        return self
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        yield from exactly_one(self, tuple(_FIELDS))
 
     @property
     def type(self) -> str:
@@ -167,7 +198,8 @@ class Stage(Placement):
     @property
     def spec(self) -> ApiModel:
         """The spec of its type."""
-        return next(getattr(self, field) for field in _FIELDS if getattr(self, field) is not None)
+        found: ApiModel = next(getattr(self, field) for field in _FIELDS if getattr(self, field) is not None)
+        return found
 
 
 _FIELDS = {name: field.alias for name, field in Stage.model_fields.items() if field.alias in STAGE_TYPES}
@@ -176,14 +208,14 @@ _FIELDS = {name: field.alias for name, field in Stage.model_fields.items() if fi
 class Credentials(ApiModel):
     """What `prepare`, and no other stage, may use to fetch inputs."""
 
-    secret_name: ShortString
+    secret_name: ObjectName
     """A Secret in the job's namespace; its keys become environment variables of `prepare`, such as HF_TOKEN."""
 
 
 class ClaimTemplate(ApiModel):
     """A claim to be made."""
 
-    storage_class_name: ShortString | None = None
+    storage_class_name: ObjectName | None = None
     """Storage class; by default the cluster's."""
     access_modes: Annotated[
         list[Literal["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"]], Field(max_length=4), AfterValidator(some)
@@ -198,17 +230,18 @@ class ClaimTemplate(ApiModel):
 class Storage(ApiModel):
     """Where work, products and caches live."""
 
-    claim_name: ShortString | None = None
+    claim_name: ObjectName | None = None
     """An existing claim."""
     claim_template: ClaimTemplate | None = None
     """A claim to be made."""
-    path: Annotated[str, Field(max_length=512, pattern=r"^[^/].*$")] | None = None
+    path: Annotated[str, shaped(r"^[^/].*$", "a path without a / first", max_length=512)] | None = None
     """Folder inside the claim."""
 
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        exactly_one(self, ("claim_name", "claim_template"))
-        return self
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        yield from exactly_one(self, ("claim_name", "claim_template"))
+        if self.path is not None and ".." in self.path.split("/"):
+            yield Finding(("path",), f"found {self.path}; expected a folder inside the claim, without ..")
 
 
 class Override(ApiModel):
@@ -222,6 +255,11 @@ class Override(ApiModel):
     """Replaces its pod fields."""
     nodes: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Refused for a stage that has a checkpoint."""
+
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        if self.resources is None and self.pod is None and self.nodes is None:
+            yield Finding((), "changes nothing; expected resources, pod or nodes")
 
 
 class RunPolicy(ApiModel):
@@ -265,12 +303,11 @@ class JobSpec(Placement):
     run_policy: RunPolicy = RunPolicy()
     """How the job is run."""
 
-    @model_validator(mode="after")
-    def _graph(self) -> Self:
+    def rules(self) -> Iterator[Finding]:
         from rlhf_api.graph import check  # the rules that cross stages live in one place
 
-        check(self)
-        return self
+        yield from super().rules()
+        yield from check(self)
 
 
 class Metadata(ApiModel):
@@ -278,7 +315,7 @@ class Metadata(ApiModel):
 
     model_config = ConfigDict(extra="allow")
 
-    name: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+    name: ObjectName
     """Name."""
     namespace: Annotated[str, Field(max_length=63)] | None = None
     """Namespace."""
@@ -288,6 +325,10 @@ class Metadata(ApiModel):
     """Annotations."""
     uid: Annotated[str, Field(max_length=64)] | None = None
     """Given by the API server."""
+
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        yield from label_findings("labels", self.labels)
 
 
 class RLHFJob(ApiModel):

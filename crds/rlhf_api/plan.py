@@ -8,14 +8,16 @@ takes and the source of user functions. What does not change the result is not i
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
 from rlhf_api.digest import digest_of
-from rlhf_api.fields import ApiModel, Reference, Scorer, references
+from rlhf_api.fields import ApiModel, CostJudge, Reference, RewardJudge, Scorer, references
 from rlhf_api.job import Execution, Input, RLHFJob, Stage
 from rlhf_api.stages import PREPARE, REPORT, STAGE_TYPES, Evaluate, Ppo, Report
+
+T = TypeVar("T", bound=Scorer)
 
 NOT_CONTENT = {"name", "source", "licence"}
 """Fields of an input that do not change what its rows are."""
@@ -133,19 +135,24 @@ def effective(stage: Stage, stages: dict[str, Stage]) -> ApiModel:
     spec = stage.spec
     if not isinstance(spec, Evaluate) or spec.rewards or spec.costs:
         return spec
-    rewards: dict[str, Scorer] = {}
-    costs: dict[str, Scorer] = {}
+    rewards: dict[str, RewardJudge] = {}
+    costs: dict[str, CostJudge] = {}
     for candidate in spec.candidates:
         trained = stages[candidate.stage].spec if candidate.stage is not None else None
         if isinstance(trained, Ppo):
-            rewards.update((reward.key, _judge(reward)) for reward in trained.rewards)
-            costs.update((cost.key, _judge(cost)) for cost in trained.costs)
+            for reward in trained.rewards:
+                if reward.stage is not None and STAGE_TYPES[stages[reward.stage].type].product == "cost":
+                    costs[reward.key] = _judge(CostJudge, reward)  # a penalty: reward shaping
+                else:
+                    rewards[reward.key] = _judge(RewardJudge, reward)
+            costs.update((cost.key, _judge(CostJudge, cost)) for cost in trained.costs)
     return spec.model_copy(update={"rewards": list(rewards.values()), "costs": list(costs.values())})
 
 
-def _judge(scorer: Scorer) -> Scorer:
-    fields = {name: getattr(scorer, name) for name in Scorer.model_fields}
-    return Scorer.model_construct(**fields)
+def _judge(judge: type[T], scorer: Scorer) -> T:
+    return judge.model_validate(
+        {name: value for name in Scorer.model_fields if (value := getattr(scorer, name)) is not None}
+    )
 
 
 def _planned(job: RLHFJob, stage: Stage, spec: ApiModel) -> PlannedStage:

@@ -16,7 +16,21 @@ from rlhf_api.stages.preference import CostModel, RewardModel
 from rlhf_api.stages.report import Report
 from rlhf_api.stages.sft import Sft
 
-Product = Literal["policy", "scorer", "evaluation", "report", "data"]
+__all__ = [
+    "PREPARE",
+    "REPORT",
+    "STAGE_TYPES",
+    "CostModel",
+    "Evaluate",
+    "Ppo",
+    "Product",
+    "Report",
+    "RewardModel",
+    "Sft",
+    "StageType",
+]
+
+Product = Literal["policy", "reward", "cost", "evaluation", "report", "data"]
 
 
 @dataclass(frozen=True)
@@ -34,8 +48,8 @@ class StageType:
 
 STAGE_TYPES: dict[str, StageType] = {
     "sft": StageType(Sft, "policy", 1, True),
-    "rewardModel": StageType(RewardModel, "scorer", 1, True),
-    "costModel": StageType(CostModel, "scorer", 1, True),
+    "rewardModel": StageType(RewardModel, "reward", 1, True),
+    "costModel": StageType(CostModel, "cost", 1, True),
     "ppo": StageType(Ppo, "policy", 1, True),
     "evaluate": StageType(Evaluate, "evaluation", 1, True),
     "report": StageType(Report, "report", 1, False),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from rlhf_api.errors import Finding
 from rlhf_api.fields import MAX_ITEMS, ApiModel, Count, Fraction, NonNegative, Positive, Seed, Whole
 
 Dtype = Literal["float32", "bfloat16"]
@@ -45,6 +47,12 @@ class Optimizer(ApiModel):
     """Train low-rank adapters instead of the weights."""
     seed: Seed | None = None
     """Seed of order, heads and sampling; by default `spec.seed`."""
+
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        if self.lora is not None and self.trainable_layers is not None:
+            message = "found lora beside trainableLayers; expected one: adapters move no weights of a layer"
+            yield Finding(("lora",), message, "leave one out; lora.targets chooses layers by name")
 
 
 class Batches(ApiModel):

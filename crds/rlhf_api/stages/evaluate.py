@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rlhf_api.fields import MAX_ITEMS, ApiModel, Count, DataRefs, ModelRef, ModelRefs, NonNegative, Scorer, Seed
+from rlhf_api.errors import Finding
+from rlhf_api.fields import (
+    MAX_ITEMS,
+    ApiModel,
+    CostJudge,
+    Count,
+    DataRefs,
+    ModelRef,
+    ModelRefs,
+    NonNegative,
+    RewardJudge,
+    Seed,
+    ordered,
+    same_labels,
+)
 from rlhf_api.stages.common import Dtype
 
 
@@ -22,6 +37,12 @@ class Gate(ApiModel):
     compare: Literal["value", "interval", "difference"] = "value"
     """What must keep the bound: the estimate, its whole interval, or the difference to the baseline."""
 
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        if self.max is None and self.min is None:
+            yield Finding((), "found neither max nor min; expected a bound")
+        yield from ordered(self, "min", "max")
+
 
 class Generation(ApiModel):
     """How answers are sampled."""
@@ -35,6 +56,12 @@ class Generation(ApiModel):
     samples: Annotated[int, Field(ge=1, le=64)] = 1
     """Answers a prompt."""
 
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        if self.temperature == 0 and self.samples > 1:
+            message = f"found {self.samples} samples at temperature 0, which are all the same answer"
+            yield Finding(("samples",), message, "set samples to 1, or raise the temperature")
+
 
 class Evaluate(ApiModel):
     """Candidates against a baseline on the same held-out prompts, with bootstrap intervals over prompts."""
@@ -45,9 +72,9 @@ class Evaluate(ApiModel):
     """The model they are compared with."""
     prompts: DataRefs
     """Held-out prompts; a column `category` breaks the harmful rate down."""
-    rewards: Annotated[list[Scorer], Field(max_length=MAX_ITEMS)] = []
+    rewards: Annotated[list[RewardJudge], Field(max_length=MAX_ITEMS)] = []
     """Judges of helpfulness; with no judge at all, those the candidates were trained with."""
-    costs: Annotated[list[Scorer], Field(max_length=MAX_ITEMS)] = []
+    costs: Annotated[list[CostJudge], Field(max_length=MAX_ITEMS)] = []
     """Judges of harm: a score above 0 is harmful."""
     generation: Generation = Generation()
     """How answers are sampled."""
@@ -63,3 +90,15 @@ class Evaluate(ApiModel):
     """Compute type."""
     seed: Seed | None = None
     """Seed of sampling and bootstrap; by default `spec.seed`."""
+
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        yield from same_labels(self.rewards, "rewards")
+        yield from same_labels(self.costs, "costs")
+        seen: dict[str, int] = {}
+        for index, candidate in enumerate(self.candidates):
+            if candidate.key == self.baseline.key:
+                yield Finding(("candidates", index), "is the baseline itself", "name another candidate or baseline")
+            first = seen.setdefault(candidate.key, index)
+            if first != index:
+                yield Finding(("candidates", index), f"is candidates[{first}] again", "leave one out")

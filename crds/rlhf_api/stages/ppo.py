@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from rlhf_api.errors import Finding
 from rlhf_api.fields import (
     MAX_ITEMS,
     ApiModel,
@@ -15,7 +17,11 @@ from rlhf_api.fields import (
     ModelRef,
     NonNegative,
     Positive,
+    RewardJudge,
     Scorer,
+    TrunkRef,
+    ordered,
+    same_labels,
     some,
 )
 from rlhf_api.stages.common import Optimizer
@@ -30,6 +36,8 @@ class Reward(Scorer):
 
 class Cost(Scorer):
     """A cost with a limit, held by a multiplier of its own."""
+
+    takes = frozenset({"cost"})
 
     limit: float = 0.0
     """The mean score an answer may have; 0 is where a cost model's answers turn harmful."""
@@ -60,6 +68,12 @@ class Kl(ApiModel):
     horizon: Positive = 10000.0
     """Answers over which the adaptive beta moves by a factor of about e at an error of 100 %."""
 
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        if self.target is not None and self.coefficient == 0:
+            message = "found coefficient 0 with a target: a beta of 0 never moves"
+            yield Finding(("coefficient",), message, "start above 0, or leave target out")
+
 
 class Lagrange(ApiModel):
     """How the multipliers follow their costs: log lambda += clip(rate (J - limit), +-maxStep)."""
@@ -81,13 +95,21 @@ class Lagrange(ApiModel):
     patience: Count = 20
     """Rollouts at the upper bound with J above the limit before the stage ends as Infeasible."""
 
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        yield from ordered(self, "min", "max")
+        if self.min <= self.max and not self.min <= self.initial <= self.max:
+            yield Finding(
+                ("initial",), f"found initial {self.initial}; expected it from min {self.min} to max {self.max}"
+            )
+
 
 class Critics(ApiModel):
     """Value functions: one head for the reward, one a cost."""
 
     trunk: Literal["shared", "separate"] = "shared"
     """One trunk with all heads, or one model a head."""
-    model: ModelRef | None = None
+    model: TrunkRef | None = None
     """Where the trunk starts; by default the first reward model, else the policy."""
     learning_rate: Positive = 1e-5
     """Peak learning rate of the critics."""
@@ -122,6 +144,12 @@ class Guard(ApiModel):
     action: Literal["stop", "warn"] = "stop"
     """`stop` ends the stage with exit code 3, its checkpoint kept; `warn` says so once and counts."""
 
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        if self.max is None and self.min is None:
+            yield Finding((), "found neither max nor min; expected a bound")
+        yield from ordered(self, "min", "max")
+
 
 class Guards(ApiModel):
     """When to stop. NaN always stops."""
@@ -134,8 +162,13 @@ class Guards(ApiModel):
     """Mean entropy a token, in nats."""
     gold_gap: Guard | None = None
     """Rise of the proxy reward minus rise of the gold score, both since the first rollout."""
-    gold: Scorer | None = None
+    gold: RewardJudge | None = None
     """What `goldGap` compares with: never optimised."""
+
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        if self.gold_gap is not None and self.gold is None:
+            yield Finding(("goldGap",), "found goldGap without gold, which it compares with", "set guards.gold")
 
 
 class Ppo(Optimizer):
@@ -183,3 +216,20 @@ class Ppo(Optimizer):
     """Pre-training gradients mixed in."""
     guards: Guards = Guards()
     """When to stop."""
+
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        yield from same_labels(self.rewards, "rewards")
+        yield from same_labels(self.costs, "costs")
+        answers = self.rollout.prompts * self.rollout.samples
+        if answers % self.mini_batches:
+            message = f"found {self.mini_batches}; expected a divisor of {answers}, the answers of a rollout"
+            yield Finding(("miniBatches",), message)
+        gold = self.guards.gold
+        if gold is not None and gold.key in {reward.key for reward in self.rewards}:
+            message = "is one of the rewards: a gold score that is optimised shows nothing"
+            yield Finding(("guards", "gold"), message, "compare with a score that is not among rewards")
+        if self.lagrange != Lagrange() and not self.costs:
+            yield Finding(
+                ("lagrange",), "found lagrange without costs: there is no multiplier", "add costs, or leave it out"
+            )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rlhf_api.fields import ApiModel, DataRefs, ModelRef, NonNegative
+from rlhf_api.errors import Finding
+from rlhf_api.fields import ApiModel, DataRefs, NonNegative, TrunkRef
 from rlhf_api.stages.common import Batches, Optimizer
 
 
@@ -24,7 +26,7 @@ class Ensemble(ApiModel):
 class Preference(Optimizer, Batches):
     """What reward and cost models share."""
 
-    model: ModelRef
+    model: TrunkRef
     """The model whose trunk is trained; the head is new unless the model has one."""
     data: DataRefs
     """Pairs of answers to the same prompt."""
@@ -34,6 +36,11 @@ class Preference(Optimizer, Batches):
     """Members of the ensemble: separate heads and seeds, Poisson(1) row weights."""
     ensemble: Ensemble | None = None
     """How members are combined."""
+
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        if self.ensemble is not None and self.members == 1:
+            yield Finding(("ensemble",), "found ensemble with members 1: there is nothing to combine", "raise members")
 
 
 class RewardModel(Preference):

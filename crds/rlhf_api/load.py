@@ -1,0 +1,150 @@
+"""From a job file to an RLHFJob, with every problem found at once and where it stands."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import SafeRepresenter
+
+from rlhf_api.errors import Finding, Loc, SpecError, SpecProblem, format_path
+from rlhf_api.graph import check_partial
+from rlhf_api.job import RLHFJob
+from rlhf_api.scalars import resolve
+from rlhf_api.sentences import describe, findings_of
+from rlhf_api.yaml import Document, load_yaml
+
+FREE = ("affinity", "tolerations", "volumes", "volumeMounts")
+"""Fields of a pod that hold Kubernetes objects as they are."""
+
+
+def load_job(source: Path | str | bytes) -> RLHFJob:
+    """Read and check a job: a file by its Path, or its text.
+
+    Raises:
+        SpecError: with every problem, its path, line and column.
+    """
+    return read_job(source)[0]
+
+
+def read_job(source: Path | str | bytes, name: str | None = None) -> tuple[RLHFJob, Document]:
+    """As `load_job`, with the document, which knows where each path stands.
+
+    Args:
+        source: a file by its Path, or its text.
+        name: what messages call the file; by default its path.
+    """
+    document = read_document(source, name)
+    found = {problem.path: problem for problem in reversed(document.problems)}
+    job, findings = _check(document.value)
+    for finding in findings:
+        line, column = document.position(finding.at, on_key=finding.on_key)
+        problem = SpecProblem(format_path(finding.at), finding.message, finding.hint, line, column)
+        found.setdefault(problem.path, problem)
+    if job is None or found:
+        ordered = sorted(found.values(), key=lambda problem: (problem.line or 0, problem.column or 0, problem.path))
+        raise SpecError(ordered, document.source)
+    return job, document
+
+
+def read_document(source: Path | str | bytes, name: str | None = None) -> Document:
+    """The YAML of a file or text.
+
+    Raises:
+        SpecError: the file cannot be read, or is no YAML document.
+    """
+    if not isinstance(source, Path):
+        return load_yaml(source, name)
+    label = name or str(source)
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        raise SpecError([SpecProblem("", f"cannot be read: {error.strerror}")], label) from error
+    return load_yaml(content, label)
+
+
+def parse_job(value: Any) -> RLHFJob:
+    """Check a job that is no file: an object from the API server, a dict.
+
+    Raises:
+        SpecError: with every problem and its path.
+    """
+    job, findings = _check(value)
+    if job is None or findings:
+        unique = {format_path(finding.at): finding for finding in reversed(findings)}
+        raise SpecError([SpecProblem(path, one.message, one.hint) for path, one in sorted(unique.items())])
+    return job
+
+
+def job_to_dict(job: RLHFJob) -> dict[str, Any]:
+    """The job as it would be written: defaults left out."""
+    return job.model_dump(mode="json", exclude_defaults=True)
+
+
+def dump_job(job: RLHFJob) -> str:
+    """The job as YAML that `load_job` reads back as an equal job, and kubectl as the same object."""
+    writer = YAML(typ="safe", pure=True)
+    writer.Representer = _Representer
+    writer.default_flow_style = False
+    writer.width = 110
+    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # annotated as None there
+    stream = io.StringIO()
+    writer.dump(job_to_dict(job), stream)
+    return stream.getvalue()
+
+
+class _Representer(SafeRepresenter):
+    """Quotes every text that some version of YAML would read as something else."""
+
+
+def _represent_text(representer: SafeRepresenter, text: str) -> ScalarNode:
+    return representer.represent_scalar("tag:yaml.org,2002:str", text, style=None if resolve(text) == text else "'")
+
+
+_Representer.add_representer(str, _represent_text)
+
+
+def _check(value: Any) -> tuple[RLHFJob | None, list[Finding]]:
+    """The job, if it is one, and what is wrong with it."""
+    if not isinstance(value, dict):
+        return None, [
+            Finding(
+                (), f"found {describe(value)}; expected an RLHFJob: a mapping with apiVersion, kind, metadata, spec"
+            )
+        ]
+    nulls = list(_nulls(value.get("spec"), ("spec",)))
+    clean: dict[str, Any] = value | {"spec": _without_nulls(value["spec"])} if nulls else value
+    try:
+        return RLHFJob.model_validate(clean), nulls
+    except ValidationError as error:
+        findings = nulls + findings_of(error, RLHFJob)
+    if isinstance(clean.get("spec"), dict):
+        findings += [finding.below(("spec",)) for finding in check_partial(clean["spec"])]
+    return None, findings
+
+
+def _nulls(value: Any, loc: Loc) -> list[Finding]:
+    """Explicit nulls: the API server refuses them, or drops them for a default, where no value is meant."""
+    if value is None:
+        return [Finding(loc, "found nothing; expected a value", "leave the field out to get its default")]
+    if isinstance(value, dict):
+        return [one for key, item in value.items() if key not in FREE for one in _nulls(item, (*loc, key))]
+    if isinstance(value, list):
+        return [one for index, item in enumerate(value) for one in _nulls(item, (*loc, index))]
+    return []
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: item if key in FREE else _without_nulls(item)
+            for key, item in value.items()
+            if key in FREE or item is not None
+        }
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return value

@@ -1,0 +1,182 @@
+"""Rules of the closed pod list: what a job may not take over from the platform."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rlhf_api.errors import Finding
+from rlhf_api.quantities import amount
+from rlhf_api.sentences import describe
+
+if TYPE_CHECKING:
+    from rlhf_api.job import Pod, Resources
+
+RESERVED_LABELS = (
+    "app.kubernetes.io/",
+    "rlhf.dev/",
+    "batch.kubernetes.io/",
+    "kueue.x-k8s.io/",
+    "job-name",
+    "controller-uid",
+)
+"""Prefixes of labels and annotations that the operator, Kueue or the Job controller set."""
+RESERVED_ENV = {
+    *(
+        "RANK",
+        "LOCAL_RANK",
+        "GROUP_RANK",
+        "NODE_RANK",
+        "ROLE_RANK",
+        "WORLD_SIZE",
+        "LOCAL_WORLD_SIZE",
+        "ROLE_WORLD_SIZE",
+    ),
+    *("MASTER_ADDR", "MASTER_PORT", "JOB_COMPLETION_INDEX"),
+    *("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"),
+}
+"""Set by the launcher, or what keeps stages offline."""
+RESERVED_ENV_PREFIXES = ("RLHF_", "TORCHELASTIC_")
+SECRET_ENV = {
+    *("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+    *("AZURE_STORAGE_KEY", "GOOGLE_APPLICATION_CREDENTIALS", "WANDB_API_KEY"),
+}
+"""What belongs in a Secret."""
+VOLUME_TYPES = (
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
+)
+"""What the `restricted` Pod Security Standard lets a pod mount."""
+
+_LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+_TOLERATION = {"key", "operator", "value", "effect", "tolerationSeconds"}
+
+
+def pod_findings(pod: Pod) -> Iterator[Finding]:
+    """What is wrong with a pod's fields."""
+    yield from _labels("nodeSelector", pod.node_selector, values=True)
+    yield from _labels("labels", pod.labels, values=True)
+    yield from _labels("annotations", pod.annotations, values=False)
+    for field, mapping in (("labels", pod.labels), ("annotations", pod.annotations)):
+        yield from _reserved(field, mapping)
+    yield from _environment(pod)
+    yield from _tolerations(pod)
+    yield from _volumes(pod)
+    yield from _mounts(pod)
+
+
+def label_findings(field: str, mapping: Mapping[str, str]) -> Iterator[Finding]:
+    """What the API server would refuse of labels."""
+    yield from _labels(field, mapping, values=True)
+
+
+def resource_findings(resources: Resources) -> Iterator[Finding]:
+    """Requests above their limits; fractions of what comes whole."""
+    for name, requested in resources.requests.items():
+        limit = resources.limits.get(name)
+        if limit is None:
+            continue
+        if amount(requested) > amount(limit):
+            yield Finding(("requests", name), f"found {requested}, above its limit of {limit}", "raise the limit")
+        elif "/" in name and amount(requested) != amount(limit):
+            message = f"found {requested} beside a limit of {limit}; expected the same of a device"
+            yield Finding(("requests", name), message, "give the limit alone")
+    for field, given in (("requests", resources.requests), ("limits", resources.limits)):
+        for name, quantity in given.items():
+            if "/" in name and amount(quantity) % 1:
+                yield Finding((field, name), f"found {quantity}; expected a whole number of devices")
+
+
+def _labels(field: str, mapping: Mapping[str, str], *, values: bool) -> Iterator[Finding]:
+    for key, value in mapping.items():
+        prefix, slash, name = key.rpartition("/")
+        if not name or not _LABEL.fullmatch(name) or (slash and not _DNS_SUBDOMAIN.fullmatch(prefix)):
+            message = (
+                f"found the key {key!r}; expected [prefix/]name of letters, digits, -, _ and ., at most 63 of them"
+            )
+            yield Finding((field, key), message, on_key=True)
+        elif values and not _LABEL.fullmatch(value):
+            message = f"found {describe(value)}; expected letters, digits, -, _ and ., at most 63 of them"
+            yield Finding((field, key), message)
+
+
+def _reserved(field: str, mapping: Mapping[str, str]) -> Iterator[Finding]:
+    for key in mapping:
+        if key.startswith(RESERVED_LABELS):
+            where = "set it on metadata.labels" if key.startswith("kueue") else "leave it out"
+            yield Finding((field, key), "is set by the platform, not by a job", where, on_key=True)
+
+
+def _environment(pod: Pod) -> Iterator[Finding]:
+    seen: dict[str, int] = {}
+    for index, variable in enumerate(pod.env):
+        at = ("env", index, "name")
+        if variable.name in RESERVED_ENV or variable.name.startswith(RESERVED_ENV_PREFIXES):
+            yield Finding(at, f"{variable.name} is set by the launcher, not by a job", "leave it out")
+        elif variable.name in SECRET_ENV:
+            message = f"{variable.name} holds a secret; a job is readable by all who may list jobs"
+            yield Finding(at, message, "put it in a Secret and name that in spec.credentials")
+        first = seen.setdefault(variable.name, index)
+        if first != index:
+            yield Finding(at, f"{variable.name} is given twice, first as env[{first}]", "leave one out")
+
+
+def _tolerations(pod: Pod) -> Iterator[Finding]:
+    for index, toleration in enumerate(pod.tolerations):
+        for key in toleration:
+            if key not in _TOLERATION:
+                message = f"there is no such field; a toleration has {', '.join(sorted(_TOLERATION))}"
+                yield Finding(("tolerations", index, key), message, on_key=True)
+        if toleration.get("operator", "Equal") not in ("Equal", "Exists"):
+            found = describe(toleration["operator"])
+            yield Finding(("tolerations", index, "operator"), f"found {found}; expected Equal or Exists")
+
+
+def _volumes(pod: Pod) -> Iterator[Finding]:
+    seen: dict[str, int] = {}
+    for index, volume in enumerate(pod.volumes):
+        at: tuple[str | int, ...] = ("volumes", index)
+        name = volume.get("name")
+        if not isinstance(name, str) or not _DNS_LABEL.fullmatch(name):
+            found = describe(name)
+            yield Finding((*at, "name"), f"found {found}; expected a name of lower case letters, digits and dashes")
+        elif name.startswith("rlhf-"):
+            yield Finding((*at, "name"), f"found {name}: names that begin with rlhf- are the operator's", "rename it")
+        elif seen.setdefault(name, index) != index:
+            yield Finding((*at, "name"), f"{name} is given twice, first as volumes[{seen[name]}]", "rename one")
+        yield from _volume_type(at, volume)
+
+
+def _volume_type(at: tuple[str | int, ...], volume: Mapping[str, Any]) -> Iterator[Finding]:
+    kinds = [key for key in volume if key != "name"]
+    for kind in kinds:
+        if kind not in VOLUME_TYPES:
+            message = f"{kind} is no volume that a restricted pod may mount; expected {', '.join(VOLUME_TYPES)}"
+            yield Finding((*at, kind), message, on_key=True)
+    if len(kinds) != 1:
+        found = " and ".join(kinds) or "none"
+        yield Finding(at, f"found {found}; expected exactly one of {', '.join(VOLUME_TYPES)}")
+
+
+def _mounts(pod: Pod) -> Iterator[Finding]:
+    seen: dict[str, int] = {}
+    for index, mount in enumerate(pod.volume_mounts):
+        at: tuple[str | int, ...] = ("volumeMounts", index)
+        if not isinstance(mount.get("name"), str):
+            found = describe(mount.get("name"))
+            yield Finding((*at, "name"), f"found {found}; expected the name of a volume")
+        path = mount.get("mountPath")
+        if not isinstance(path, str) or not path.startswith("/") or ":" in path or ".." in path.split("/"):
+            message = f"found {describe(path)}; expected an absolute path without a colon or .."
+            yield Finding((*at, "mountPath"), message)
+        elif seen.setdefault(path, index) != index:
+            yield Finding((*at, "mountPath"), f"{path} is mounted twice, first by volumeMounts[{seen[path]}]")
