@@ -27,7 +27,7 @@ def write(folder: Path) -> None:
     source = found.submodule_search_locations[0]
     model = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF)
-    tokenizer.pad_token = "<|endoftext|>"  # noqa: S105 - a token of text; shipped equal to EOS
+    tokenizer.pad_token = "<|endoftext|>"
     model.generation_config = GenerationConfig()  # the file's own sampling defaults are not used
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config  # dequantised on loading
