@@ -1,0 +1,1 @@
+"""The `rlhf` command: a job on this machine, as processes. Imports neither torch nor the trainer."""

@@ -1,0 +1,134 @@
+"""Job files as commands get them: read, checked, with inputs given on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlhf_api.errors import SpecError
+from rlhf_api.job import RLHFJob
+from rlhf_api.load import read_document, read_job
+from rlhf_sdk.exits import CommandError, Exit
+from rlhf_sdk.local.layout import STORAGE, Layout, local_uid
+from rlhf_sdk.local.state import RunState, load
+
+
+def read(path: Path, inputs: Sequence[str] = ()) -> RLHFJob:
+    """The job in a file, sources of inputs replaced by `NAME=PATH`.
+
+    Raises:
+        CommandError: it is refused; every problem on a line of its own, as `file:line:column: path: message`.
+    """
+    try:
+        job, _ = read_job(path)
+    except SpecError as error:
+        raise CommandError(str(error), Exit.INVALID) from error
+    return with_inputs(job, inputs) if inputs else job
+
+
+def with_inputs(job: RLHFJob, given: Sequence[str]) -> RLHFJob:
+    """The job with the sources of some inputs replaced.
+
+    Args:
+        job: the job.
+        given: `NAME=PATH` or `NAME=URL` each; a path is taken from the working directory.
+
+    Raises:
+        CommandError: no such input, or no such file.
+    """
+    names = [entry.name for entry in job.spec.inputs]
+    sources: dict[str, str] = {}
+    for text in given:
+        name, equals, source = text.partition("=")
+        if not equals or not source:
+            raise CommandError(f"--input {text}: expected NAME=PATH", Exit.INVALID)
+        if name not in names:
+            known = ", ".join(names) or "none"
+            raise CommandError(f"--input {text}: the job has no input {name!r}; it has: {known}", Exit.INVALID)
+        if "://" not in source:
+            path = Path(source).expanduser().resolve()
+            if not path.exists():
+                raise CommandError(f"--input {text}: {path} does not exist", Exit.INVALID)
+            source = str(path)
+        sources[name] = source
+    changed = [entry.model_copy(update={"source": sources.get(entry.name, entry.source)}) for entry in job.spec.inputs]
+    return job.model_copy(update={"spec": job.spec.model_copy(update={"inputs": changed})})
+
+
+@dataclass(frozen=True)
+class Located:
+    """A run, found by what the user typed."""
+
+    layout: Layout
+    state: RunState
+    file: Path
+    """The job file."""
+
+
+def layout_of(job: RLHFJob, file: Path, storage: Path | None) -> Layout:
+    """Where the job's run lies."""
+    return _layout(job.metadata.namespace or "default", job.metadata.name, file, storage)
+
+
+def locate(what: str, storage: Path | None) -> Located:
+    """The run that a job file, a job's name or a UID points at.
+
+    Args:
+        what: path of a job file; else a name or UID looked up in the storage.
+        storage: by default `.rlhf` beside the job file, or in the working directory for names.
+
+    Raises:
+        CommandError: there is none, or several.
+    """
+    path = Path(what)
+    if path.suffix in (".yaml", ".yml", ".json") or path.is_file():
+        layout = _layout(*_identity(path), path, storage)
+        state = _load(layout)
+        if state is None:
+            raise CommandError(f"{what}: never run in {layout.storage} (looked for {layout.root})", Exit.INVALID)
+        return Located(layout, state, path.resolve())
+    found = [run for run in runs(storage or Path(STORAGE)) if what in (run.state.job, run.layout.uid)]
+    if len(found) == 1:
+        return found[0]
+    where = (storage or Path(STORAGE)).resolve()
+    if not found:
+        raise CommandError(f"{what}: no such job file, and no run of that name or UID in {where}", Exit.INVALID)
+    uids = ", ".join(run.layout.uid for run in found)
+    raise CommandError(f"{what}: several runs in {where} have this name; say which by UID: {uids}", Exit.INVALID)
+
+
+def runs(storage: Path) -> list[Located]:
+    """Every run in a storage, the latest first."""
+    found = []
+    for path in (storage / "work").glob("*/state.json"):
+        layout = Layout(storage.resolve(), path.parent.name)
+        state = _load(layout)
+        if state is not None:
+            found.append(Located(layout, state, Path(state.job_file)))
+    return sorted(found, key=lambda run: run.state.started, reverse=True)
+
+
+def _load(layout: Layout) -> RunState | None:
+    try:
+        return load(layout.state)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+
+
+def _layout(namespace: str, name: str, file: Path, storage: Path | None) -> Layout:
+    folder = file.resolve().parent
+    return Layout((storage or folder / STORAGE).resolve(), local_uid(namespace, name, folder))
+
+
+def _identity(path: Path) -> tuple[str, str]:
+    """Namespace and name in a job file that may have become invalid since it was run."""
+    try:
+        value = read_document(path).value
+    except SpecError as error:
+        raise CommandError(str(error), Exit.INVALID) from error
+    metadata = value.get("metadata") if isinstance(value, dict) else None
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    if not isinstance(metadata, dict) or not isinstance(name, str):
+        raise CommandError(f"{path}: no metadata.name; expected an RLHFJob", Exit.INVALID)
+    return str(metadata.get("namespace") or "default"), name

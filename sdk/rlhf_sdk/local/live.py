@@ -1,0 +1,156 @@
+"""A run on a terminal: every stage on a line, with bars that move."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from rlhf_api.plan import Plan
+from rlhf_sdk.local.progress import Progress
+from rlhf_sdk.local.state import Phase, RunState
+from rlhf_sdk.local.views import short
+from rlhf_sdk.text import duration, number
+
+MARKS: dict[Phase, tuple[str, str]] = {
+    "pending": ("·", "dim"),
+    "running": ("▸", "cyan"),
+    "done": ("✓", "green"),
+    "reused": ("✓", "green"),
+    "failed": ("✗", "bold red"),
+    "stopped": ("■", "yellow"),
+    "blocked": ("-", "dim"),
+}
+"""Sign and colour of each phase."""
+
+
+class LiveView:
+    """Redraws the stages in place; what is said scrolls by above."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False, emoji=False, markup=False)
+        self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+        self._plan: Plan | None = None
+        self._latest: Mapping[str, Progress] = {}
+        self._state: RunState | None = None
+        self._began = time.monotonic()
+
+    def begin(self, plan: Plan, state: RunState) -> None:
+        self._plan = plan
+        self._state = state
+        self._live.start()
+
+    def plan(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def stage(self, name: str, state: RunState) -> None:
+        if state.stages[name].phase != "running":
+            self._latest = {other: seen for other, seen in self._latest.items() if other != name}
+        self._draw(state)
+
+    def say(self, text: str, *, bad: bool = False) -> None:
+        self._console.print(Text(text, style="red" if bad else ""), soft_wrap=True)
+
+    def progress(self, state: RunState, latest: Mapping[str, Progress]) -> None:
+        self._latest = latest
+        self._draw(state)
+
+    def end(self) -> None:
+        self._live.stop()
+
+    def _draw(self, state: RunState) -> None:
+        self._state = state
+        if self._plan is not None:
+            seconds = time.monotonic() - self._began
+            self._live.update(screen(self._plan, state, self._latest, seconds, self._console.width), refresh=True)
+
+
+def screen(plan: Plan, state: RunState, latest: Mapping[str, Progress], seconds: float, width: int) -> RenderableType:
+    """What is shown: a heading and a line a stage, in `width` columns."""
+    done = sum(stage.complete for stage in state.stages.values())
+    cores = "1 core" if state.cores == 1 else f"{state.cores} cores"
+    title = Text(state.job, style="bold").append(
+        f"  {done}/{len(plan.stages)} stages  {cores}  {duration(seconds)}", style="not bold dim"
+    )
+    title.truncate(width, overflow="ellipsis")
+    lines: list[RenderableType] = [title]
+    longest = max(len(stage.name) for stage in plan.stages)
+    names = min(longest, max(8, width // 4))
+    for stage in plan.stages:
+        lines.append(_line(plan, state, stage.name, latest.get(stage.name), names, width))
+    return Group(*lines)
+
+
+def _line(plan: Plan, state: RunState, name: str, seen: Progress | None, names: int, width: int) -> RenderableType:
+    stage = state.stages[name]
+    mark, style = MARKS[stage.phase]
+    head = Text(f" {mark} ", style=style)
+    label = Text(name, style="bold" if stage.phase == "running" else "")
+    label.truncate(names, overflow="ellipsis", pad=True)
+    row = Table.grid(padding=(0, 1, 0, 0), expand=False)
+    row.add_column(width=3)
+    row.add_column(width=names)
+    if stage.phase != "running":
+        rest = _rest(plan, state, name)
+        row.add_column(width=max(10, width - names - 6), no_wrap=True, overflow="ellipsis")
+        row.add_row(head, label, Text(rest, style="red" if stage.phase == "failed" else "dim"))
+        return row
+    if seen is None or not seen.total:
+        row.add_column(width=max(10, width - names - 6), no_wrap=True, overflow="ellipsis")
+        doing = seen.activity if seen is not None and seen.activity else "starting"
+        row.add_row(head, label, Text(f"{doing}  {duration(stage.seconds)}", style="cyan"))
+        return row
+    bar = max(10, min(30, width // 5))
+    count = f"{seen.step}/{seen.total}"
+    eta = f"eta {duration(seen.eta)}" if seen.eta is not None else duration(stage.seconds)
+    left = width - names - bar - 6 - max(9, len(count)) - max(9, len(eta)) - 3
+    row.add_column(width=bar)
+    row.add_column(width=max(9, len(count)), justify="right", no_wrap=True)
+    row.add_column(width=max(9, len(eta)), no_wrap=True)
+    row.add_column(width=max(0, left), no_wrap=True)
+    row.add_row(
+        head,
+        label,
+        ProgressBar(total=seen.total, completed=seen.step, width=bar),
+        count,
+        Text(eta, style="dim"),
+        Text(fitting(seen.headline, max(0, left))),
+    )
+    return row
+
+
+def fitting(headline: Mapping[str, float], width: int) -> str:
+    """As many of the metrics as fit, the first first, none of them cut."""
+    text = ""
+    for name, value in headline.items():
+        more = f"{text}  {name} {number(value)}" if text else f"{name} {number(value)}"
+        if len(more) > width:
+            break
+        text = more
+    return text
+
+
+def _rest(plan: Plan, state: RunState, name: str) -> str:
+    stage = state.stages[name]
+    if stage.phase == "done":
+        return f"done in {duration(stage.seconds)}"
+    if stage.phase == "reused":
+        return f"reused {short(stage.product)}, verified"
+    if stage.phase == "failed":
+        return f"failed: {stage.reason}"
+    if stage.phase == "stopped":
+        return "stopped, with its checkpoint"
+    if stage.phase == "blocked":
+        return "not run"
+    if stage.restarts:
+        return f"failed ({stage.reason}), to be restarted"
+    planned = plan.stage(name)
+    if name == plan.stages[-1].name:
+        return "runs last"
+    waits = [need for need in planned.needs if not state.stages[need].complete]
+    return "waits for " + ", ".join(waits) if waits else "waits for free cores"

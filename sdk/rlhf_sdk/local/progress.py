@@ -1,0 +1,151 @@
+"""How far a stage is: asked of its `/progress`, or read from `metrics.jsonl`."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import math
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+HEADLINE = ("loss", "reward", "cost", "lambda", "kl", "accuracy")
+"""Metrics shown beside the bar when the stage names none: by the name's first or last part, in this order."""
+TAIL = 65536
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A stage's progress."""
+
+    step: int = 0
+    total: int | None = None
+    unit: str = "step"
+    eta: float | None = None
+    """Seconds to go."""
+    rate: float | None = None
+    """Tokens a second."""
+    headline: Mapping[str, float] = field(default_factory=dict)
+    """What a person looks at, in this order."""
+    activity: str = ""
+    """What it does, where it does not count."""
+
+
+def read(work: Path, *, timeout: float = 0.5) -> Progress | None:
+    """Progress of the stage in this work directory; None: nothing is known."""
+    found = _ask(work, timeout)
+    return from_json(found) if found is not None else from_metrics(work / "metrics.jsonl")
+
+
+def from_json(raw: Mapping[str, Any]) -> Progress:
+    """What `/progress` says. Unknown or odd fields are left out: nothing here may stop a run."""
+    headline = raw.get("headline")
+    rate = raw.get("tokensPerSecond")
+    step = _number(raw.get("step"))
+    total = _number(raw.get("total"))
+    return Progress(
+        step=int(step) if step is not None else 0,
+        total=int(total) if total else None,
+        unit=str(raw.get("unit") or "step"),
+        eta=_number(raw.get("eta", raw.get("etaSeconds"))),
+        rate=_number(rate),
+        headline=_numbers(headline) if isinstance(headline, Mapping) else {},
+        activity=str(raw.get("activity") or raw.get("phase") or ""),
+    )
+
+
+def from_metrics(path: Path) -> Progress | None:
+    """The last whole line of `metrics.jsonl`."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - TAIL))
+            lines = file.read().split(b"\n")
+    except FileNotFoundError:
+        return None
+    for line in reversed(lines[:-1]):
+        try:
+            raw = json.loads(line)
+        except ValueError:
+            continue  # half a line, at the start of what was read
+        if isinstance(raw, dict) and "step" in raw:
+            return Progress(step=int(raw["step"]), headline=headline_of(raw))
+    return None
+
+
+def headline_of(metrics: Mapping[str, Any], most: int = 4) -> dict[str, float]:
+    """The few metrics a person looks at."""
+    numbers = _numbers(metrics)
+    chosen: dict[str, float] = {}
+    for wanted in HEADLINE:
+        for name, value in numbers.items():
+            parts = name.replace("/", ".").split(".")
+            if wanted in (parts[0], parts[-1]) and len(chosen) < most:
+                chosen[name] = value
+    return chosen
+
+
+class Poller:
+    """Asks the running stages in a thread of its own, so that a slow stage never holds up the run."""
+
+    def __init__(self, running: Callable[[], Mapping[str, Path]], every: float = 0.5) -> None:
+        self._running = running
+        self._every = every
+        self._latest: dict[str, Progress] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._poll, name="progress", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End."""
+        self._stop.set()
+        self._thread.join(timeout=2)
+
+    def latest(self) -> Mapping[str, Progress]:
+        """The last known progress by stage."""
+        return dict(self._latest)
+
+    def forget(self, stage: str) -> None:
+        """A new attempt begins."""
+        self._latest.pop(stage, None)
+
+    def _poll(self) -> None:
+        while not self._stop.wait(self._every):
+            for stage, work in self._running().items():
+                found = read(work)
+                if found is not None:
+                    self._latest[stage] = found
+
+
+def _ask(work: Path, timeout: float) -> dict[str, Any] | None:
+    try:
+        endpoint = json.loads((work / "endpoint.json").read_bytes())
+        place = urlsplit(endpoint["url"]) if "url" in endpoint else None
+        host = (place.hostname if place else endpoint.get("host")) or "127.0.0.1"
+        port = int((place.port if place else None) or endpoint["port"])
+        connection = http.client.HTTPConnection(host, port, timeout=timeout)
+        try:
+            connection.request("GET", "/progress")
+            raw = json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
+    except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
+        return None  # not up yet, or gone: metrics.jsonl says less, but stays
+    return raw if isinstance(raw, dict) else None
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _numbers(raw: Mapping[str, Any]) -> dict[str, float]:
+    found = {str(name): _number(value) for name, value in raw.items() if name != "step"}
+    return {name: value for name, value in found.items() if value is not None}

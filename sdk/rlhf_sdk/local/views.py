@@ -1,0 +1,108 @@
+"""What a run shows: the interface, and plain lines for logs and scripts."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Protocol, TextIO
+
+from rlhf_api.plan import Plan
+from rlhf_sdk.local.progress import Progress
+from rlhf_sdk.local.state import RunState
+from rlhf_sdk.text import duration, number
+
+
+class View(Protocol):
+    """Told of everything a person may want to see."""
+
+    def begin(self, plan: Plan, state: RunState) -> None:
+        """The run begins."""
+
+    def plan(self, plan: Plan) -> None:
+        """Prepare is done: the plan has digests."""
+
+    def stage(self, name: str, state: RunState) -> None:
+        """A stage has changed its phase."""
+
+    def say(self, text: str, *, bad: bool = False) -> None:
+        """Something to tell."""
+
+    def progress(self, state: RunState, latest: Mapping[str, Progress]) -> None:
+        """Several times a second."""
+
+    def end(self) -> None:
+        """The run is over; what follows is printed as usual."""
+
+
+class PlainView:
+    """One line an event, and one a stage now and then."""
+
+    def __init__(self, stream: TextIO | None = None, every: float = 15.0) -> None:
+        self._stream = stream or sys.stderr
+        self._every = every
+        self._told: dict[str, tuple[float, int]] = {}
+        self._types: dict[str, str] = {}
+
+    def begin(self, plan: Plan, state: RunState) -> None:
+        self._types = {stage.name: stage.type for stage in plan.stages}
+        self._line(f"{state.job}: {len(plan.stages)} stages, {state.cores} cores, uid {state.uid}")
+
+    def plan(self, plan: Plan) -> None:
+        pass
+
+    def stage(self, name: str, state: RunState) -> None:
+        stage = state.stages[name]
+        self._told.pop(name, None)
+        if stage.phase == "running":
+            again = f", attempt {stage.attempt}" if stage.attempt > 1 else ""
+            self._line(f"{name}: started ({self._types.get(name, '?')}, {threads(stage.threads)}{again})")
+        elif stage.phase == "reused":
+            self._line(f"{name}: reused {short(stage.product)}, verified")
+        elif stage.phase == "done":
+            self._line(f"{name}: done in {duration(stage.seconds)}")
+        elif stage.phase != "pending":
+            self._line(f"{name}: {stage.phase}")
+
+    def say(self, text: str, *, bad: bool = False) -> None:
+        for line in text.splitlines():
+            self._line(f"! {line}" if bad else line)
+
+    def progress(self, state: RunState, latest: Mapping[str, Progress]) -> None:
+        now = time.monotonic()
+        for name, seen in latest.items():
+            if state.stages[name].phase != "running" or not seen.step:
+                continue
+            when, step = self._told.get(name, (0.0, -1))
+            if step == -1 or (now - when >= self._every and step != seen.step):
+                self._told[name] = (now, seen.step)
+                self._line(f"{name}: {describe(seen)}")
+
+    def end(self) -> None:
+        pass
+
+    def _line(self, text: str) -> None:
+        self._stream.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+        self._stream.flush()
+
+
+def describe(seen: Progress) -> str:
+    """`step 10/120, loss 2.31, 480 tokens/s, eta 2:10`."""
+    parts = [f"step {seen.step}" + (f"/{seen.total}" if seen.total else "")]
+    parts += [f"{name} {number(value)}" for name, value in seen.headline.items()]
+    if seen.rate:
+        parts.append(f"{seen.rate:.0f} tokens/s")
+    if seen.eta is not None:
+        parts.append(f"eta {duration(seen.eta)}")
+    return ", ".join(parts)
+
+
+def short(product: str | None) -> str:
+    """`sft-0a1b2c3d` of a product's whole name."""
+    kind, _, digest = (product or "").rpartition("-")
+    return f"{kind}-{digest[:8]}" if kind else "?"
+
+
+def threads(count: int) -> str:
+    """`1 thread`."""
+    return "1 thread" if count == 1 else f"{count} threads"
