@@ -51,7 +51,8 @@ bench: setup ## measure beside the peers; writes benchmarks/results/
 	$(RUN) benchmarks/run
 
 evidence: setup ## hours: plain PPO, reward shaping and PPO-Lagrangian over three seeds
-	$(RUN) benchmarks/evidence/run
+	$(RUN) rlhf run examples/evidence.yaml
+	$(RUN) python benchmarks/evidence/table.py examples/evidence.yaml
 
 lock: ## renew the locks
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-annotate --no-header --python-version 3.11 requirements/uv.in -o requirements/uv.txt
