@@ -1,0 +1,47 @@
+"""What the documents tell a reader to type exists, and their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from rlhf_sdk.cli import app
+from typer.main import get_command
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.md")])
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def commands(document: Path) -> list[list[str]]:
+    """The words of every command line in the document's shell blocks, comments left out."""
+    blocks = re.findall(r"```(?:sh|bash|console)\n(.*?)```", document.read_text(), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line.removeprefix("$ "), comments=True))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_make_targets_named_in_a_document_exist(document: Path) -> None:
+    named = {words[1] for words in commands(document) if words[0] == "make" and len(words) > 1}
+    assert named <= TARGETS
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_rlhf_commands_and_options_in_a_document_exist(document: Path) -> None:
+    known = get_command(app).commands  # type: ignore[attr-defined]  # a typer app of several commands is a group
+    for words in commands(document):
+        if Path(words[0]).name != "rlhf" or len(words) == 1 or words[1].startswith("-"):
+            continue
+        assert words[1] in known, f"{document.name}: rlhf {words[1]}"
+        options = {option for parameter in known[words[1]].params for option in parameter.opts}
+        given = {word.partition("=")[0] for word in words[2:] if word.startswith("--")}
+        assert given - {"--help"} <= options, f"{document.name}: {' '.join(words)}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_in_a_document_lead_to_files(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL))
+    missing = [link for link in links if "://" not in link and not (document.parent / link).exists()]
+    assert missing == []
