@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from rlhf_sdk.commands import plan, run, validate
+from rlhf_sdk.commands import compare, gc, init, logs, plan, report, run, status, validate
 from rlhf_sdk.exits import HELP, CommandError
 
 
@@ -35,7 +35,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for module in (validate, plan, run):
+for module in (init, validate, plan, run, status, logs, compare, report, gc):
     module.register(app)
 
 

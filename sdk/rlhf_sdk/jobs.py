@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from rlhf_api.job import RLHFJob
 from rlhf_api.load import read_document, read_job
 from rlhf_sdk.exits import CommandError, Exit
 from rlhf_sdk.local.layout import STORAGE, Layout, local_uid
+from rlhf_sdk.local.locks import held
 from rlhf_sdk.local.state import RunState, load
 
 
@@ -64,6 +66,23 @@ class Located:
     state: RunState
     file: Path
     """The job file."""
+
+    @property
+    def live(self) -> bool:
+        """Whether a process runs it now."""
+        return held(self.layout.lock)
+
+    def seconds(self, stage: str) -> float:
+        """Running time of a stage; the state of a running one is only written when something changes."""
+        state = self.state.stages[stage]
+        if state.phase == "running" and state.started is not None and self.live:
+            return state.seconds + max(0.0, time.time() - max(state.started, self.state.saved))
+        return state.seconds
+
+
+def reload(run: Located) -> Located:
+    """The same run as it stands now."""
+    return Located(run.layout, _load(run.layout) or run.state, run.file)
 
 
 def layout_of(job: RLHFJob, file: Path, storage: Path | None) -> Layout:

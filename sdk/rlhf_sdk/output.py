@@ -7,7 +7,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
+    from rich.table import Table
 
 
 class Format(StrEnum):
@@ -24,12 +25,14 @@ def emit(value: Any) -> None:
     sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
 
 
-def console(*, errors: bool = False) -> Console:
-    """A console that keeps long paths whole where it is no terminal."""
-    from rich.console import Console
+def columns(*names: str) -> Table:
+    """An empty table as kubectl prints them."""
+    from rich.table import Table
 
-    stream = sys.stderr if errors else sys.stdout
-    return Console(file=stream, highlight=False, soft_wrap=not stream.isatty(), emoji=False, markup=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in names:
+        table.add_column(name, overflow="fold")
+    return table
 
 
 def show(what: RenderableType) -> None:
@@ -39,7 +42,7 @@ def show(what: RenderableType) -> None:
     if isinstance(what, str):
         sys.stdout.write(what + "\n")
         return
-    wide = None if sys.stdout.isatty() else 160
+    wide = None if sys.stdout.isatty() else 200
     Console(highlight=False, emoji=False, markup=False, width=wide).print(what)
 
 

@@ -20,10 +20,9 @@ def register(app: typer.Typer) -> None:
     app.command("plan", epilog=EPILOG)(plan)
 
 
-EPILOG = """Examples:
-
+EPILOG = """\b
+Examples:
   rlhf plan job.yaml
-
   rlhf plan job.yaml --output json
 
 JSON: {"job", "resolved": bool, "stages": [{"name", "type", "needs", "takes", "ranks", "seed", "digest", "product",

@@ -26,12 +26,10 @@ def register(app: typer.Typer) -> None:
     app.command("run", epilog=EPILOG)(run)
 
 
-EPILOG = """Examples:
-
+EPILOG = """\b
+Examples:
   rlhf run examples/safe-rlhf.yaml
-
   rlhf run job.yaml --input chat=/data/chat.jsonl --cores 4
-
   rlhf run job.yaml --output json | jq .stages.evaluate.product
 
 Running again resumes: stages go on from their checkpoints, finished products are verified and reused.

@@ -17,10 +17,9 @@ def register(app: typer.Typer) -> None:
     app.command("validate", epilog=EPILOG)(validate)
 
 
-EPILOG = """Examples:
-
+EPILOG = """\b
+Examples:
   rlhf validate job.yaml
-
   rlhf validate examples/*.yaml --output json
 
 JSON: {"valid": bool, "files": [{"file", "valid", "problems": [{"path", "message", "hint", "line", "column"}]}]}.

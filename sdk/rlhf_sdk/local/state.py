@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -74,6 +75,8 @@ class RunState(ApiModel):
     """When it was first run, seconds since 1970."""
     ended: float | None = None
     """When it ended."""
+    saved: float = 0.0
+    """When this was written."""
     active_seconds: float = 0.0
     """Time that counts against `activeDeadlineSeconds`."""
     stages: dict[str, StageState] = {}  # noqa: RUF012 - pydantic copies defaults
@@ -104,7 +107,7 @@ def load(path: Path) -> RunState | None:
 
 def save(path: Path, state: RunState) -> None:
     """Remember."""
-    write_atomically(path, state.model_dump_json(indent=1).encode())
+    write_atomically(path, state.model_copy(update={"saved": time.time()}).model_dump_json(indent=1).encode())
 
 
 def resumed(before: RunState | None, plan: Plan, fresh: RunState) -> RunState:
@@ -119,11 +122,11 @@ def resumed(before: RunState | None, plan: Plan, fresh: RunState) -> RunState:
         if old is None:
             stages[stage.name] = StageState()
         else:
-            same = old.phase not in COMPLETE
+            going = old.phase not in COMPLETE and before is not None
             stages[stage.name] = StageState(
                 attempt=old.attempt,
-                threads=old.threads if same and before is not None and before.cores == fresh.cores else 0,
-                seconds=old.seconds,
+                threads=old.threads if going and before is not None and before.cores == fresh.cores else 0,
+                seconds=old.seconds if going else 0.0,
                 product=old.product,
             )
     kept: dict[str, object] = {"stages": stages}

@@ -1,0 +1,109 @@
+"""`rlhf logs`: what a stage wrote."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rlhf_sdk.commands.options import Output, Storage
+from rlhf_sdk.exits import CommandError, Exit
+from rlhf_sdk.output import Format, emit
+
+if TYPE_CHECKING:
+    from rlhf_sdk.jobs import Located
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("logs", epilog=EPILOG)(logs)
+
+
+EPILOG = """\b
+Examples:
+  rlhf logs job.yaml ppo
+  rlhf logs job.yaml ppo --rank 1 --attempt 2
+  rlhf logs job.yaml ppo --follow
+
+JSON: {"stage", "attempt", "file", "lines": [...]} (not with --follow).
+
+Exit codes: 0 printed; 2 no such run, stage, attempt or rank."""
+
+
+def logs(
+    job: Annotated[str, typer.Argument(metavar="JOB", help="A job file, a job's name or a UID.", show_default=False)],
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help="Name of the stage.", show_default=False)],
+    storage: Storage = None,
+    rank: Annotated[str, typer.Option(metavar="R", help="Which rank; `launcher`: the process that starts them.")] = "0",
+    attempt: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Which attempt; by default the last.", show_default=False)
+    ] = None,
+    tail: Annotated[
+        int | None, typer.Option(metavar="LINES", min=1, help="Only the last lines.", show_default=False)
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows, while the run lasts.")] = False,
+    output: Output = Format.TEXT,
+) -> None:
+    """Print the log of one rank of one attempt of a stage."""
+    from rlhf_sdk import jobs
+
+    run = jobs.locate(job, storage)
+    found, path = find(run, stage, rank, attempt)
+    lines = path.read_text(errors="replace").splitlines()
+    lines = lines if tail is None else lines[-tail:]
+    if output is Format.JSON:
+        emit({"stage": stage, "attempt": found, "file": str(path), "lines": lines})
+        return
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    if follow:
+        _follow(run, stage, path)
+
+
+def find(run: Located, stage: str, rank: str, attempt: int | None) -> tuple[int, Path]:
+    """The attempt and its log.
+
+    Raises:
+        CommandError: there is none; says which there are.
+    """
+    if stage not in run.state.stages:
+        raise CommandError(f"{stage}: no such stage; the run has {', '.join(run.state.stages)}", Exit.INVALID)
+    there = sorted(
+        int(path.name[1:]) for path in (run.layout.work(stage) / "logs").glob("a*") if path.name[1:].isdigit()
+    )
+    if not there:
+        phase = run.state.stages[stage].phase
+        raise CommandError(f"{stage}: no logs: it has not run here ({phase})", Exit.INVALID)
+    chosen = there[-1] if attempt is None else attempt
+    if chosen not in there:
+        known = ", ".join(str(number) for number in there)
+        raise CommandError(f"{stage}: no attempt {chosen}; there are logs of attempt {known}", Exit.INVALID)
+    folder = run.layout.logs(stage, chosen)
+    path = folder / ("launcher.log" if rank == "launcher" else f"rank{rank}.log")
+    if path.exists():
+        return chosen, path
+    if rank == "0" and (folder / "launcher.log").exists():  # it ended before its ranks had started
+        return chosen, folder / "launcher.log"
+    names = ", ".join(sorted(file.name.removesuffix(".log").removeprefix("rank") for file in folder.glob("*.log")))
+    raise CommandError(
+        f"{stage}: no log of rank {rank} in attempt {chosen}; there are: {names or 'none'}", Exit.INVALID
+    )
+
+
+def _follow(run: Located, stage: str, path: Path) -> None:
+    import time
+
+    from rlhf_sdk import jobs
+
+    with path.open(errors="replace") as file:
+        file.seek(0, 2)
+        while True:
+            text = file.read()
+            sys.stdout.write(text)
+            sys.stdout.flush()
+            if not text:
+                now = jobs.reload(run)
+                if not now.live or now.state.stages[stage].phase != "running":
+                    return
+                time.sleep(0.3)

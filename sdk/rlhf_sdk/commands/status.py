@@ -1,0 +1,165 @@
+"""`rlhf status`: how runs on this machine stand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rlhf_sdk.commands.options import Output, Storage
+from rlhf_sdk.output import Format, emit, show
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from rlhf_sdk.jobs import Located
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("status", epilog=EPILOG)(status)
+
+
+EPILOG = """\b
+Examples:
+  rlhf status
+  rlhf status job.yaml --watch
+  rlhf status safe-rlhf --storage /data/rlhf --output json
+
+JSON of one run: {"job", "uid", "storage", "phase", "reason", "exitCode", "live": bool, "started", "stages": {NAME:
+{"phase", "attempt", "restarts", "exitCode", "reason", "message", "seconds", "product", "step", "total", "etaSeconds",
+"headline"}}}; without a job: {"runs": [such objects]}. "live" says whether a process runs it now.
+
+Exit codes: 0 shown, however the run stands; 2 no such run."""
+
+
+def status(
+    job: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[JOB]", help="A job file, a job's name or a UID; by default all runs.", show_default=False
+        ),
+    ] = None,
+    storage: Storage = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show again every second until the run ends.")] = False,
+    output: Output = Format.TEXT,
+) -> None:
+    """Show the stages of a run: phase, attempt, progress, headline metrics, time."""
+    from rlhf_sdk import jobs
+    from rlhf_sdk.local.layout import STORAGE
+
+    if job is None:
+        found = jobs.runs(storage or Path(STORAGE))
+        if output is Format.JSON:
+            emit({"runs": [as_json(run) for run in found]})
+        elif found:
+            show(overview(found))
+        else:
+            show(f"no runs in {(storage or Path(STORAGE)).resolve()}")
+        return
+    run = jobs.locate(job, storage)
+    if watch and output is Format.TEXT:
+        _watch(job, storage)
+    elif output is Format.JSON:
+        emit(as_json(run))
+    else:
+        _print(run)
+
+
+def _watch(job: str, storage: Path | None) -> None:
+    import time
+
+    from rich.console import Console, Group
+    from rich.live import Live
+
+    from rlhf_sdk import jobs
+
+    with Live(console=Console(highlight=False, emoji=False, markup=False), auto_refresh=False) as live:
+        while True:
+            run = jobs.locate(job, storage)
+            live.update(Group(title(run), table(run)), refresh=True)
+            if not run.live:
+                return
+            time.sleep(1)
+
+
+def _print(run: Located) -> None:
+    show(title(run))
+    show(table(run))
+    for name, stage in run.state.stages.items():
+        if stage.message:
+            show(f"{name}: {stage.reason}: {stage.message}")
+
+
+def title(run: Located) -> str:
+    """`safe-rlhf: running (uid ..., storage ...)`."""
+    state = run.state
+    phase = state.phase if run.live or state.phase != "running" else "killed; run it again to go on"
+    return f"{state.job}: {phase}  uid {state.uid}  storage {run.layout.storage}"
+
+
+def table(run: Located) -> Table:
+    """One row a stage."""
+    from rlhf_sdk.local.progress import read
+    from rlhf_sdk.output import columns
+    from rlhf_sdk.text import duration, number
+
+    shown = columns("STAGE", "STATE", "TRY", "STEP", "TIME", "ETA", "HEADLINE")
+    for name, stage in run.state.stages.items():
+        seen = read(run.layout.work(name)) if stage.phase in ("running", "stopped", "failed", "done") else None
+        step = "" if seen is None or not seen.step else f"{seen.step}" + (f"/{seen.total}" if seen.total else "")
+        eta = duration(seen.eta) if seen is not None and seen.eta is not None and stage.phase == "running" else ""
+        metrics = "" if seen is None else "  ".join(f"{key} {number(value)}" for key, value in seen.headline.items())
+        seconds = duration(run.seconds(name)) if stage.seconds or stage.phase == "running" else ""
+        shown.add_row(name, stage.phase, str(stage.attempt or ""), step, seconds, eta, metrics)
+    return shown
+
+
+def overview(found: list[Located]) -> Table:
+    """One row a run."""
+    import time
+
+    from rlhf_sdk.output import columns
+
+    shown = columns("JOB", "STATE", "STAGES", "STARTED", "UID")
+    for run in found:
+        state = run.state
+        done = sum(stage.complete for stage in state.stages.values())
+        phase = state.phase if run.live or state.phase != "running" else "killed"
+        started = time.strftime("%Y-%m-%d %H:%M", time.localtime(state.started))
+        shown.add_row(state.job, phase, f"{done}/{len(state.stages)}", started, state.uid)
+    return shown
+
+
+def as_json(run: Located) -> dict[str, Any]:
+    """What `--output json` prints of a run."""
+    from rlhf_sdk.local.progress import read
+
+    state = run.state
+    stages: dict[str, Any] = {}
+    for name, stage in state.stages.items():
+        raw = stage.model_dump(mode="json")
+        seen = read(run.layout.work(name))
+        stages[name] = {
+            **{key: raw[key] for key in STAGE_KEYS},
+            "seconds": round(run.seconds(name), 3),
+            "step": None if seen is None else seen.step,
+            "total": None if seen is None else seen.total,
+            "etaSeconds": None if seen is None else seen.eta,
+            "headline": {} if seen is None else dict(seen.headline),
+        }
+    return {
+        "job": state.job,
+        "uid": state.uid,
+        "storage": str(run.layout.storage),
+        "phase": state.phase,
+        "reason": state.reason,
+        "exitCode": state.exit_code,
+        "live": run.live,
+        "started": state.started,
+        "stages": stages,
+    }
+
+
+STAGE_KEYS = ("phase", "attempt", "restarts", "exitCode", "reason", "message", "product")

