@@ -11,7 +11,6 @@ undone by the next attempt, so that a kill at any instruction leaves a checkpoin
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from rlhf_api.digest import digest_tree
 from rlhf_trainer import gang
+from rlhf_trainer.durable import sync_folder, sync_tree, write_synced
 from rlhf_trainer.exits import InputError, explain_full_disk
 
 log = logging.getLogger(__name__)
@@ -201,30 +201,3 @@ def verify(path: Path) -> CheckpointManifest:
             what = "missing" if there is None else "not in its manifest" if expected is None else "changed"
             raise Damaged(f"{name} is {what} (SHA-256 found {str(there)[:12]}, expected {str(expected)[:12]})")
     return manifest
-
-
-def write_synced(path: Path, content: bytes) -> None:
-    """Write a file down to the disk."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and new entries of a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_tree(root: Path) -> None:
-    """Bring every file and folder below `root` down to the disk."""
-    for path in [root, *root.rglob("*")]:
-        if path.is_dir():
-            sync_folder(path)
-        else:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from rlhf_trainer.checkpoint import Checkpoints
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.metrics import Metrics
 from rlhf_trainer.progress import Progress
+from rlhf_trainer.timings import summarise
 from rlhf_trainer.words import in_words
 
 Spec = TypeVar("Spec", bound=BaseModel)
@@ -42,6 +44,8 @@ class Facts:
     """Final metrics: numbers, or an estimate {value, low, high, n}."""
     notes: list[str] = field(default_factory=list)
     """What a reader must know, in sentences."""
+    failure: str | None = None
+    """Why the stage fails although its product is whole: a gate that was not kept."""
 
 
 @dataclass
@@ -114,7 +118,8 @@ class StageContext:
     def publish(self, build: Callable[[Path], Facts]) -> Path:
         """Build the product in a temporary folder on rank 0, then put it in place whole. A collective.
 
-        Whatever needs every rank (gathering weights) must be done before; `build` runs on rank 0 alone.
+        Whatever needs every rank (gathering weights) must be done before; `build` runs on rank 0 alone. What was
+        measured (metrics.jsonl, timings.json) goes in beside what it built.
 
         Raises:
             StorageFull: no space.
@@ -124,9 +129,18 @@ class StageContext:
         path = store.product_path(self.storage, self.file)
         if self.rank == 0:
             self.metrics.flush(sync=True)
-            store.publish(self.storage, self.file, lambda folder: self._manifest(build(folder)))
+            store.publish(self.storage, self.file, lambda folder: self._built(folder, build))
         gang.barrier()
         return path
+
+    def _built(self, folder: Path, build: Callable[[Path], Facts]) -> Manifest:
+        facts = build(folder)
+        if self.metrics.path.exists():
+            shutil.copyfile(self.metrics.path, folder / "metrics.jsonl")
+        timings = summarise(self.work / "timings.jsonl")
+        if timings is not None:
+            (folder / "timings.json").write_bytes(orjson.dumps(timings, option=orjson.OPT_SORT_KEYS))
+        return self._manifest(facts)
 
     def _manifest(self, facts: Facts) -> Manifest:
         file = self.file
@@ -145,6 +159,7 @@ class StageContext:
             world=self.world,
             counts=facts.counts,
             metrics=facts.metrics,
+            failure=facts.failure,
             notes=facts.notes,
         )
 

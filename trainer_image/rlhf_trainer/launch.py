@@ -18,10 +18,12 @@ import orjson
 from pydantic import ValidationError
 
 from rlhf_api.stage_file import STAGE_FILE_VERSION, StageFile
+from rlhf_api.store import Product
 from rlhf_trainer import ops, store
-from rlhf_trainer.exits import DONE, InputError, StageError, Stopped, explain_full_disk
+from rlhf_trainer.exits import DONE, GuardTripped, InputError, StageError, Stopped, explain_full_disk
 from rlhf_trainer.lease import Holder, acquire
 from rlhf_trainer.outcome import Outcome, of_error, write_summary
+from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.stages import LIGHT, STAGES
 from rlhf_trainer.words import in_words
 
@@ -120,8 +122,8 @@ def run(file: StageFile, path: Path, signals: Signals) -> Outcome:
     if file.type == "prepare":  # makes no product, and looks for everyone else's itself
         return gang(file, path, signals)
     name = store.product_name(file)
-    if store.reusable(storage, name) is not None:
-        return reused(name)
+    if (product := store.reusable(storage, name)) is not None:
+        return reused(product)
     if node_rank() != 0:
         return gang(file, path, signals)
 
@@ -153,12 +155,19 @@ def run(file: StageFile, path: Path, signals: Signals) -> Outcome:
             return outcome
         if signals.asked.is_set():
             raise Stopped(f"stopped on request while waiting for the run that makes {name}")
-        if store.reusable(storage, name) is not None:
-            return reused(name)
+        if (product := store.reusable(storage, name)) is not None:
+            return reused(product)
 
 
-def reused(name: str) -> Outcome:
-    """The product was there, verified."""
+def reused(product: Product) -> Outcome:
+    """The product was there, verified.
+
+    Raises:
+        GuardTripped: it says that its stage failed: a gate was not kept.
+    """
+    name = product.path.name
+    if product.manifest.failure is not None:
+        raise GuardTripped(product.manifest.failure, reason="GateFailed")
     log.info("product %s exists and is what was made: reused", name)
     return Outcome(DONE, "Reused", f"product {name} exists and was verified")
 
@@ -169,8 +178,6 @@ def gang(file: StageFile, path: Path, signals: Signals) -> Outcome:
         raise Stopped("stopped on request before it started")
     if file.type not in LIGHT:
         ops.build_once()
-    from rlhf_trainer.ranks import Ranks  # torch, only when ranks are started
-
     return Ranks(file, path, node_rank()).run(signals.asked, grace_seconds())
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, SupportsFloat
@@ -20,6 +21,9 @@ from rlhf_trainer.definitions import finite_required, headline
 from rlhf_trainer.exits import GuardTripped, Stopped
 
 log = logging.getLogger(__name__)
+
+SAY_SECONDS = 10.0
+"""Between two lines of the log that say how far the run is."""
 
 
 class Saved(Protocol):
@@ -70,7 +74,7 @@ def train(context: StageContext, task: Task) -> None:
     """
     done = resume(context, task)
     every = context.file.execution.checkpoint_every
-    saved = done
+    saved, said = done, time.monotonic()
     context.progress.begin(task.total, "steps", done=done, phase="training")
     for step in range(done, task.total):
         before = context.metrics.tokens
@@ -82,6 +86,9 @@ def train(context: StageContext, task: Task) -> None:
             raise GuardTripped(f"a loss is not finite on another rank at step {step + 1}", reason="NaN")
         latest = headline(context.metrics.latest)
         context.progress.advance(step + 1, latest, tokens=context.metrics.tokens - before)
+        if time.monotonic() - said >= SAY_SECONDS or step + 1 == task.total:
+            said = time.monotonic()
+            log.info("step %d of %d %s", step + 1, task.total, " ".join(f"{k}={v:.4g}" for k, v in latest.items()))
         last = step + 1 == task.total
         if stop or last or (every and (step + 1) % every == 0):
             save(context, task, step + 1)

@@ -149,18 +149,15 @@ class Metrics:
             raise bad
 
     def rewind(self, step: int) -> None:
-        """Drop every line after `step`: those steps are computed again. A torn last line goes too."""
+        """Drop every line after `step`: those steps are computed again. A torn last line goes too.
+
+        Lines of `timings.jsonl` stay (the time was spent), but for a torn one.
+        """
         self._waiting.clear()
-        if self._rank != 0 or not self.path.exists():
-            return
-        keep = bytearray()
-        for raw in self.path.read_bytes().splitlines(keepends=True):
-            if not raw.endswith(b"\n") or orjson.loads(raw)["step"] > step:
-                break
-            keep += raw
-        with self.path.open("r+b") as file:
-            file.truncate(len(keep))
-            os.fsync(file.fileno())
+        self._timings.clear()
+        if self._rank == 0:
+            cut(self.path, lambda row: row["step"] <= step)
+            cut(self._work / "timings.jsonl", lambda _: True)
 
     def close(self) -> None:
         """Write what waits and let go of the sinks."""
@@ -195,6 +192,20 @@ class Metrics:
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
+
+
+def cut(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Shorten a file of JSON lines before the first line that is torn or not to be kept."""
+    if not path.exists():
+        return
+    size = 0
+    for raw in path.read_bytes().splitlines(keepends=True):
+        if not raw.endswith(b"\n") or not keep(orjson.loads(raw)):
+            break
+        size += len(raw)
+    with path.open("r+b") as file:
+        file.truncate(size)
+        os.fsync(file.fileno())
 
 
 def line(step: int, values: Mapping[str, float]) -> bytes:

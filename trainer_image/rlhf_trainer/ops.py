@@ -1,8 +1,8 @@
 """DeepSpeed's C++ op for collectives on the CPU: built once, before any rank starts.
 
-DeepSpeed compiles it on first use, in every rank at once, under a lock file that a killed build leaves behind for good
-and on which all later ones hang. Here the launcher builds it under a lock that the kernel releases, and ranks load the
-finished library.
+DeepSpeed compiles it on first use, in every rank at once, and a missing compiler shows as a traceback in each of them. Here
+the launcher looks for the tools first and says what is missing, and builds under a lock that the kernel releases when the
+builder is killed; ranks then find the finished library.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ def build_once() -> None:
                 "C++ compiler (Debian, Ubuntu: apt install g++) and ninja (pip install ninja).",
                 reason="MissingCompiler",
             )
-        shutil.rmtree(folder / OP, ignore_errors=True)  # with the lock file of a build that was killed
+        shutil.rmtree(
+            folder / OP, ignore_errors=True
+        )  # what a killed build left, the lock file of an older torch among it
         log.info("building DeepSpeed's CPU communication op, once; about half a minute")
         _build(folder)
         (folder / "built").touch()

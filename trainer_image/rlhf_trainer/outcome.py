@@ -51,12 +51,18 @@ def of_error(error: StageError) -> Outcome:
 
 
 def judge(ends: list[RankEnd], *, asked: bool, grace_over: bool, grace: float) -> Outcome:
-    """One outcome of all ranks' ends, in the order in which they ended.
+    """One outcome of all ranks' ends.
 
-    The first match wins: wrong input or a guard on any rank; a rank that was killed or failed on its own (a signal
-    before an exception, because a rank that loses its peer raises too); out of grace; stopped; done.
+    The first match wins: wrong input or a guard on any rank; out of grace; a rank that was killed or failed on its own
+    (a signal before an exception, because a rank that loses its peer raises too); stopped; done.
+
+    Args:
+        ends: of every rank of the pod, in the order in which they ended.
+        asked: the stage was asked to stop: a rank that SIGTERM ended had not begun, and is stopped as well.
+        grace_over: ranks were killed because they did not stop in time.
+        grace: seconds they had.
     """
-    lead = next((end for end in ends if end.rank == min(other.rank for other in ends)), ends[0])
+    lead = min(ends, key=lambda end: end.rank)
     step, headline, result = _told(lead, ends)
 
     def outcome(code: int, reason: str, message: str) -> Outcome:
@@ -73,19 +79,16 @@ def judge(ends: list[RankEnd], *, asked: bool, grace_over: bool, grace: float) -
             f"asked to stop, no checkpoint within {grace:g} s: killed. The last checkpoint is used. Raise "
             "RLHF_GRACE_SECONDS (and the pod's terminationGracePeriodSeconds).",
         )
-    own = [end for end in ends if not end.killed_by_us and end.exit not in (DONE, STOPPED)]
+    stopped = {STOPPED, -signal.SIGTERM} if asked else {STOPPED}
+    own = [end for end in ends if not end.killed_by_us and end.exit != DONE and end.exit not in stopped]
     if own:
-        first = min(own, key=_blame)
-        return outcome(FAILURE, *_why(first))
-    if any(end.exit == STOPPED for end in ends):
+        return outcome(FAILURE, *_why(min(own, key=_blame)))
+    if any(end.exit in stopped for end in ends):
         said = next((end.said for end in ends if end.exit == STOPPED and end.said is not None), None)
-        message = str(said["message"]) if said is not None else "stopped on request"
+        message = str(said["message"]) if said is not None else "stopped on request before its first step"
         return outcome(STOPPED, "Stopped", message)
-    killed = next((end for end in ends if end.exit != DONE), None)
-    if killed is not None:
-        return outcome(FAILURE, *_why(killed))
-    _ = asked
-    return outcome(DONE, "Done", "done")
+    unfinished = [end for end in ends if end.exit != DONE]
+    return outcome(FAILURE, *_why(unfinished[0])) if unfinished else outcome(DONE, "Done", "done")
 
 
 def _blame(end: RankEnd) -> tuple[int, float]:

@@ -14,9 +14,6 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,39 +22,14 @@ import orjson
 
 from rlhf_api.stage_file import StageFile
 from rlhf_api.store import write_atomically
+from rlhf_trainer.definitions import headline
 from rlhf_trainer.exits import DONE, FAILURE, StageError, Stopped
+from rlhf_trainer.place import Place, log_path, result_path
 from rlhf_trainer.stages import LIGHT, resolve
 
 log = logging.getLogger(__name__)
 
-COLLECTIVE_TIMEOUT = timedelta(days=1)
-"""Ranks wait for each other this long (rank 0 may write a large product meanwhile). A rank that dies is noticed by the
-launcher at once, and a gang that hangs by whoever watches its steps."""
 PR_SET_PDEATHSIG = 1
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which rank this process is."""
-
-    rank: int
-    world: int
-    local_rank: int
-
-    @classmethod
-    def of(cls, environment: Mapping[str, str]) -> Place:
-        """Read RANK, WORLD_SIZE and LOCAL_RANK."""
-        return cls(*(int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
-
-
-def result_path(work: Path, attempt: int, rank: int) -> Path:
-    """Where a rank says how it ended."""
-    return work / "ranks" / f"a{attempt}" / f"rank{rank}.json"
-
-
-def log_path(work: Path, attempt: int, rank: int) -> Path:
-    """A rank's log."""
-    return work / "logs" / f"a{attempt}" / f"rank{rank}.log"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -102,7 +74,7 @@ def run(file: StageFile, place: Place, work: Path, result: dict[str, Any]) -> No
             result["step"] = context.progress.snapshot()["step"]
             result["result"] = context.result
             context.metrics.close()
-            result["headline"] = context.progress.snapshot()["headline"]
+            result["headline"] = headline(context.metrics.latest)
 
 
 def catch_signals(stop: threading.Event, *, at_once: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 
@@ -15,9 +16,13 @@ from rlhf_trainer.checkpoint import Checkpoints
 from rlhf_trainer.context import StageContext
 from rlhf_trainer.events import Events
 from rlhf_trainer.metrics import Metrics, Sink
+from rlhf_trainer.place import Place
 from rlhf_trainer.progress import Progress
-from rlhf_trainer.rank import COLLECTIVE_TIMEOUT, Place
 from rlhf_trainer.server import Prometheus, Server
+
+COLLECTIVE_TIMEOUT = timedelta(days=1)
+"""Ranks wait for each other this long (rank 0 may write a large product meanwhile). A rank that dies is noticed by the
+launcher at once, and a gang that hangs by whoever watches its steps."""
 
 
 class Session:
@@ -34,10 +39,12 @@ class Session:
     def __enter__(self) -> StageContext:
         file, place = self._file, self._place
         device = self._device()
-        if not self._light:
-            dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT
-            )
+        if not self._light and place.world == 1:
+            # Alone there is nobody to meet: a store inside the process needs no port.
+            store = dist.HashStore()  # type: ignore[attr-defined]  # torch does not mark it as exported
+            dist.init_process_group(backend(device), store=store, rank=0, world_size=1)
+        elif not self._light:
+            dist.init_process_group(backend(device), timeout=COLLECTIVE_TIMEOUT)
         rng.seed_all(file.seed + place.rank)
         progress = Progress({"stage": file.stage, "type": file.type, "attempt": file.attempt})
         sinks: tuple[Sink, ...] = ()
@@ -78,3 +85,8 @@ class Session:
             return torch.device("cpu")
         torch.cuda.set_device(self._place.local_rank)
         return torch.device("cuda", self._place.local_rank)
+
+
+def backend(device: torch.device) -> str:
+    """Gloo for tensors on the CPU, among them every control message; NCCL for those on GPUs."""
+    return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"

@@ -22,7 +22,7 @@ from rlhf_api.digest import digest_tree
 from rlhf_api.product import Manifest
 from rlhf_api.stage_file import StageFile
 from rlhf_api.store import MANIFEST, DamagedProduct, Product, find_verified, read_product, write_atomically
-from rlhf_trainer.checkpoint import sync_folder, sync_tree, write_synced
+from rlhf_trainer.durable import sync_folder, sync_tree, write_synced
 from rlhf_trainer.exits import StageError, explain_full_disk
 
 log = logging.getLogger(__name__)
