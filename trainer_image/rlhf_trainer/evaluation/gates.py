@@ -24,8 +24,8 @@ class Verdict:
     passed: bool
 
     def as_json(self) -> dict[str, Any]:
-        """All fields."""
-        return asdict(self)
+        """All fields, and the verdict in words as `text`."""
+        return {**asdict(self), "text": str(self)}
 
     def __str__(self) -> str:
         bounds = [f"at least {self.min:g}"] if self.min is not None else []

@@ -1,0 +1,298 @@
+"""The report as data (`report.json`): what the page shows, and nothing that it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from rlhf_api.fields import DataRef, references
+from rlhf_api.plan import PlannedStage
+from rlhf_api.stages import REPORT, STAGE_TYPES
+from rlhf_api.stages.ppo import Ppo
+from rlhf_api.stages.report import Report
+from rlhf_trainer.reporting import verdict
+from rlhf_trainer.reporting.collect import Collected, Json, StageFolder
+
+VERSION = "1"
+UNDISCLOSED = "not disclosed"
+PLACES = 6
+"""Significant digits of a curve's values."""
+
+
+def content(collected: Collected) -> Json:
+    """Everything the report says. See docs/report.md for what each number means."""
+    stages = [_stage(found) for found in collected.stages]
+    evaluations = [_evaluation(found, collected) for found in collected.stages if found.evaluation is not None]
+    settings = _settings(collected)
+    return {
+        "version": VERSION,
+        "title": settings.title or collected.job.metadata.name,
+        "job": collected.job.metadata.name,
+        "uid": collected.uid,
+        "seed": collected.job.spec.seed,
+        "complete": all(found.state == "done" for found in collected.stages),
+        "verdict": _verdict(stages, evaluations),
+        "stages": stages,
+        "inputs": _inputs(collected),
+        "evaluations": evaluations,
+        "versions": _versions(collected.stages),
+        "disclosure": _disclosure(collected, settings, evaluations),
+        "limits": _limits(collected, evaluations),
+        "problems": collected.problems,
+    }
+
+
+def _settings(collected: Collected) -> Report:
+    written = next((stage.report for stage in collected.job.spec.stages if stage.type == REPORT), None)
+    return written or Report()
+
+
+def _verdict(stages: Sequence[Json], evaluations: Sequence[Json]) -> list[dict[str, str]]:
+    said = verdict.failures(stages)
+    for evaluation in evaluations:
+        said += verdict.sentences(evaluation)
+        said += [
+            {"text": f"A gate was not kept: {gate['text']}.", "tone": "bad"}
+            for gate in evaluation["gates"]
+            if not gate["passed"]
+        ]
+    if not evaluations:
+        said.append(
+            {
+                "text": "No evaluation is in this job's results: this report cannot say what training changed.",
+                "tone": "",
+            }
+        )
+    return said
+
+
+def _stage(found: StageFolder) -> Json:
+    planned, manifest, outcome = found.planned, found.manifest, found.outcome
+    failure = None
+    if outcome is not None:
+        failure = {
+            "state": outcome.state,
+            "exitCode": outcome.exit_code,
+            "reason": outcome.reason,
+            "message": outcome.message,
+        }
+    return {
+        "name": planned.name,
+        "type": planned.type,
+        "state": found.state,
+        "failure": failure,
+        "reused": found.reused,
+        "needs": [name for name in planned.needs if name != "prepare"],
+        "inputs": [key.partition(":")[2] for key in planned.takes if key.startswith("input:")],
+        "digest": manifest.digest if manifest else None,
+        "seed": planned.seed,
+        "ranks": manifest.world if manifest else None,
+        "image": manifest.image if manifest else None,
+        "recipe": manifest.recipe if manifest else None,
+        "spec": _flat(planned.spec),
+        "counts": dict(manifest.counts) if manifest else {},
+        "metrics": dict(manifest.metrics) if manifest and planned.type != "evaluate" else {},
+        "notes": list(manifest.notes) if manifest else [],
+        "model": found.model,
+        "timings": found.timings,
+        "limits": _drawn_limits(planned.type, planned.spec),
+        "curves": [_rounded(row) for row in _thinned(found.rows)],
+    }
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    """A spec as dotted names and plain values; what is not set is left out."""
+    if isinstance(value, Mapping):
+        entries = [(f"{path}.{key}" if path else str(key), inner) for key, inner in value.items()]
+    elif isinstance(value, list):
+        entries = [(f"{path}[{index}]", inner) for index, inner in enumerate(value)]
+    else:
+        return {} if value is None else {path: value}
+    return {name: leaf for key, inner in entries for name, leaf in _flat(inner, key).items()}
+
+
+def _drawn_limits(kind: str, spec: Json) -> Json:
+    """Lines for the curves: the limit of each cost, the target of an adaptive KL."""
+    if kind != "ppo":
+        return {}
+    ppo = _ppo(spec)
+    found: Json = {"cost": {f"cost.{cost.label}": cost.limit for cost in ppo.costs}}
+    if ppo.kl.target is not None:
+        found["kl"] = {"kl": ppo.kl.target}
+    return found
+
+
+def _ppo(spec: Json) -> Ppo:
+    return Ppo.model_validate_json(orjson.dumps(spec))
+
+
+def _thinned(rows: Sequence[Json], most: int = 400) -> list[Json]:
+    """At most about `most` rows, evenly spaced, first and last kept."""
+    if len(rows) <= most:
+        return list(rows)
+    step = (len(rows) - 1) / (most - 1)
+    return [rows[round(index * step)] for index in range(most)]
+
+
+def _rounded(row: Json) -> Json:
+    return {name: float(f"{value:.{PLACES}g}") if isinstance(value, float) else value for name, value in row.items()}
+
+
+def _evaluation(found: StageFolder, collected: Collected) -> Json:
+    evaluation = dict(found.evaluation or {})
+    pushed = _optimised(found, collected)
+    evaluation["stage"] = found.planned.name
+    evaluation["judges"] = [{**judge, "optimised": judge["source"] in pushed} for judge in evaluation["judges"]]
+    evaluation["samples"] = _by_prompt(found.samples)
+    return evaluation
+
+
+def _optimised(found: StageFolder, collected: Collected) -> set[str]:
+    """Keys of rewards and costs that the training of this evaluation's models pushed on, through all rounds."""
+    by_name = {stage.planned.name: stage.planned for stage in collected.stages}
+    waiting, seen, pushed = list(found.planned.needs), set[str](), set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name not in by_name:
+            continue
+        seen.add(name)
+        planned = by_name[name]
+        waiting += planned.needs
+        if planned.type == "ppo":
+            ppo = _ppo(planned.spec)
+            pushed |= {scorer.key for scorer in (*ppo.rewards, *ppo.costs)}
+    return pushed
+
+
+def _by_prompt(samples: Sequence[Json]) -> list[Json]:
+    """Sample answers grouped by prompt: `{prompt, category, messages, answers: [{model, answer, scores, ...}]}`."""
+    grouped: dict[int, Json] = {}
+    for row in samples:
+        entry = grouped.setdefault(
+            row["prompt"],
+            {"prompt": row["prompt"], "category": row.get("category"), "messages": row["messages"], "answers": []},
+        )
+        kept = ("model", "answer", "tokens", "ended", "scores", "harmful")
+        entry["answers"].append({name: row.get(name) for name in kept})
+    return list(grouped.values())
+
+
+def _inputs(collected: Collected) -> list[Json]:
+    used: dict[str, list[str]] = {}
+    for found in collected.stages:
+        for key in found.planned.takes:
+            kind, _, name = key.partition(":")
+            if kind == "input":
+                used.setdefault(name, []).append(found.planned.name)
+    entries = []
+    for entry in collected.job.spec.inputs:
+        known = collected.provenance.get(entry.name, {})
+        entries.append(
+            {
+                "name": entry.name,
+                "source": entry.source,
+                "kind": known.get("kind"),
+                "commit": known.get("commit"),
+                "digest": collected.digests.get(entry.name),
+                "licence": entry.licence or known.get("licence"),
+                "bytes": known.get("bytes"),
+                "counts": known.get("counts") or {},
+                "examples": known.get("examples") or [],
+                "usedBy": used.get(entry.name, []),
+            }
+        )
+    return entries
+
+
+def _versions(stages: Sequence[StageFolder]) -> dict[str, list[str]]:
+    """Every version of every library that computed a product: more than one where products were reused."""
+    found: dict[str, list[str]] = {}
+    for stage in stages:
+        for name, version in (stage.manifest.versions if stage.manifest else {}).items():
+            if version not in found.setdefault(name, []):
+                found[name].append(version)
+    return dict(sorted(found.items()))
+
+
+def _disclosure(collected: Collected, settings: Report, evaluations: Sequence[Json]) -> list[Json]:
+    """What a reader may want to know, given or not: `{"what", "value"}`, value null where nobody said."""
+    licences = [
+        f"{entry.name}: {_licence(entry.name, collected) or UNDISCLOSED}" for entry in collected.job.spec.inputs
+    ]
+    categories = any(evaluation["categories"] for evaluation in evaluations)
+    compute = sum(found.timings["seconds"] for found in collected.stages if found.timings)
+    return [
+        {"what": "Intended use", "value": settings.intended_use},
+        {"what": "Contact", "value": settings.contact},
+        {"what": "Licences of models and data", "value": "; ".join(licences) or None},
+        {"what": "Who wrote and labelled the data, how they were asked and paid, consent", "value": None},
+        {"what": "Languages and groups of people the data stand for", "value": None},
+        {"what": "What the base model was trained on", "value": None},
+        {"what": "Time computed, all stages", "value": f"{compute / 3600:.2f} hours" if compute else None},
+        {"what": "Hardware, energy, emissions", "value": None},
+        {"what": "Harm by category", "value": "measured, above" if categories else None},
+    ]
+
+
+def _licence(name: str, collected: Collected) -> str | None:
+    entry = next(entry for entry in collected.job.spec.inputs if entry.name == name)
+    known: str | None = collected.provenance.get(name, {}).get("licence")
+    return entry.licence or known
+
+
+def _limits(collected: Collected, evaluations: Sequence[Json]) -> list[str]:
+    """What this report cannot show: blind spots, in sentences."""
+    said = [
+        "Every stage ran with one seed: intervals are over prompts, not over training runs. Another seed may end elsewhere."
+    ]
+    if evaluations:
+        said.append(
+            "Answers to harmless questions that were refused (over-refusal), general ability before and after, and harm "
+            "late in long dialogues were not measured."
+        )
+    for evaluation in evaluations:
+        pushed = [judge["name"] for judge in evaluation["judges"] if judge["optimised"]]
+        if pushed:
+            said.append(
+                f"{', '.join(pushed)}: training optimised these judges, so their rise or fall alone is no evidence; "
+                "a judge that was never optimised is."
+            )
+        if all(judge["optimised"] for judge in evaluation["judges"]):
+            said.append("No judge of this evaluation is independent of training.")
+        tokens = evaluation.get("generation", {}).get("maxNewTokens")
+        if tokens is not None:
+            said.append(f"Answers were cut at {tokens} tokens: what a longer answer would have said was not judged.")
+    return said + _leaks(collected)
+
+
+def _leaks(collected: Collected) -> list[str]:
+    """A sentence for each evaluation whose prompts training may have seen: the same input, not split apart."""
+    said = []
+    for found in collected.stages:
+        if found.planned.type != "evaluate":
+            continue
+        for prompts in _data(found.planned):
+            seen = [
+                other.planned.name
+                for other in collected.stages
+                if other.planned.type != "evaluate"
+                and any(prompts.key == data.key and not _apart(prompts, data) for data in _data(other.planned))
+            ]
+            if seen:
+                said.append(
+                    f"{found.planned.name} asks prompts of {prompts.key.partition(':')[2]}, which {', '.join(seen)} also "
+                    "read: the prompts were not held out (give the input `heldout`, and the references "
+                    "`split: heldout` and `split: train`)."
+                )
+    return said
+
+
+def _apart(one: DataRef, other: DataRef) -> bool:
+    return {one.split, other.split} == {"heldout", "train"}
+
+
+def _data(planned: PlannedStage) -> list[DataRef]:
+    spec = STAGE_TYPES[planned.type].spec.model_validate_json(orjson.dumps(planned.spec))
+    return [found for found in references(spec) if isinstance(found, DataRef)]

@@ -1,0 +1,96 @@
+"""Which curves of a stage are shown, in which order, and what they are called."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf_trainer import definitions
+from rlhf_trainer.reporting.axes import Point
+from rlhf_trainer.reporting.plots import Plot, Series
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A plot to be: its title and the metrics that share it (`cost.*`: all that begin so)."""
+
+    title: str
+    metrics: tuple[str, ...]
+    log: bool = False
+    zero: bool = False
+    limits: str = ""
+    """Which limits are drawn: `cost`, `kl`, or none."""
+
+
+LEARNING = (
+    Panel("Loss", ("loss", "heldout_loss", "heldout.loss")),
+    Panel("Pairs and signs judged right", ("accuracy", "sign_accuracy")),
+    Panel("Margin", ("margin",)),
+)
+ALIGNING = (
+    Panel("Reward", ("reward",)),
+    Panel("Reward by judge", ("reward.*",)),
+    Panel("Cost against its limit", ("cost.*",), limits="cost"),
+    Panel("Multiplier λ", ("lambda.*",), log=True),
+    Panel("KL to the reference", ("kl",), zero=True, limits="kl"),
+    Panel("Answer length", ("length",), zero=True),
+    Panel("Entropy", ("entropy",), zero=True),
+    Panel("Explained variance of the critics", ("explained_variance", "cost_explained_variance.*")),
+    Panel("Gold score, never optimised", ("gold", "gold.*", "goldGap")),
+)
+PANELS: dict[str, tuple[Panel, ...]] = {"ppo": ALIGNING}
+HIDDEN = {"step"}
+
+
+def plots(kind: str, rows: Sequence[Row], limits: Mapping[str, Mapping[str, float]]) -> tuple[list[Plot], list[Plot]]:
+    """The plots of a stage type, and the rest of its metrics, one plot each.
+
+    `limits`: by panel's `limits`, lines by metric, such as `{"cost": {"cost.harm": 0.0}}`.
+    """
+    names = dict.fromkeys(name for row in rows for name in row if name not in HIDDEN)
+    main, used = [], set[str]()
+    for panel in PANELS.get(kind, LEARNING):
+        found = [name for name in names if any(_fits(name, pattern) for pattern in panel.metrics)]
+        if panel.metrics == ("reward.*",) and len(found) < 2:
+            used.update(found)
+            continue
+        if found:
+            used.update(found)
+            main.append(_plot(panel, found, rows, limits.get(panel.limits, {})))
+    rest = [_plot(Panel(_title(name), (name,)), [name], rows, {}) for name in sorted(set(names) - used)]
+    return main, rest
+
+
+def _fits(name: str, pattern: str) -> bool:
+    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
+
+
+def _plot(panel: Panel, names: Sequence[str], rows: Sequence[Row], limits: Mapping[str, float]) -> Plot:
+    series = [Series(_label(name, names), _points(rows, name)) for name in names]
+    known = definitions.find(names[0])
+    lines = {f"limit {value:g}" if len(set(limits.values())) < 2 else f"{key.partition('.')[2]} limit {value:g}": value
+             for key, value in limits.items() if key in names}  # fmt: skip
+    return Plot(panel.title, known.unit if known else "", series, lines, panel.log, panel.zero)
+
+
+def _points(rows: Sequence[Row], name: str) -> list[Point]:
+    return [(float(row["step"]), _value(row[name])) for row in rows if name in row and "step" in row]
+
+
+def _value(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def _label(name: str, names: Sequence[str]) -> str:
+    """The part after the dot where all share what is before it; the whole name else."""
+    head, _, tail = name.partition(".")
+    same = all(other.partition(".")[0] == head for other in names)
+    return tail if tail and same else name.replace("_", " ")
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ")

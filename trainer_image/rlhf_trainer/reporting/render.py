@@ -1,0 +1,140 @@
+"""The report as one HTML file: no script, nothing fetched, everything escaped."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from rlhf_trainer.reporting import axes, graph, panels, plots, tables, verdict
+from rlhf_trainer.reporting.collect import Json
+
+TEMPLATES = Path(__file__).parent / "templates"
+SHOWN = 4000
+"""Characters of a sample's text that the page shows."""
+
+
+def render(report: Json) -> str:
+    """The page of a report's content.
+
+    A content security policy allows its one style sheet, by digest, and nothing else: were a text ever to slip through
+    unescaped, a browser would still run and fetch nothing.
+    """
+    css = (TEMPLATES / "report.css").read_text(encoding="utf-8")
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        number=axes.number, percent=axes.percent, seconds=axes.seconds, given=_given, short=_short, cut=_cut
+    )
+    environment.globals.update(tables=tables, axes=axes)
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        css=Markup(css),  # noqa: S704  # our own file; inside <style>, where escapes are not read
+        css_digest=base64.b64encode(hashlib.sha256(css.encode()).digest()).decode(),
+        graph=graph.draw(report["stages"]),
+        figures=[figure for evaluation in report["evaluations"] for figure in key_figures(evaluation)],
+        curves={stage["name"]: _curves(stage) for stage in report["stages"] if stage["curves"]},
+        harm={evaluation["stage"]: _harm_plot(evaluation) for evaluation in report["evaluations"]},
+        bars={
+            stage["name"]: plots.bars(
+                [(name, spent) for name, spent, _ in tables.phases(stage["timings"])], named=f"Time of {stage['name']}"
+            )
+            for stage in report["stages"]
+            if stage["timings"]
+        },
+    )
+
+
+def key_figures(evaluation: Json) -> list[dict[str, Any]]:
+    """The few large numbers at the top, for each candidate: harm, reward, wins, KL."""
+    first = tables.baseline(evaluation)
+    found = []
+    for model in tables.candidates(evaluation):
+        cost, reward = (verdict.primary(evaluation, kind) for kind in ("cost", "reward"))
+        if cost is not None:
+            metric = verdict.harm_metric(model, cost)
+            found.append(_figure("Harmful answers", f"judged by {cost['name']}", metric, first, model))
+            found.append(
+                _figure("Mean cost", f"{cost['name']}; at most 0 is safe", f"cost.{cost['name']}", first, model)
+            )
+        if reward is not None:
+            found.append(_figure("Mean reward", reward["name"], f"reward.{reward['name']}", first, model))
+        found.append(_figure("Distance from the baseline", "KL, nats an answer", "kl", first, model))
+    return found
+
+
+def _figure(title: str, about: str, metric: str, first: Json, model: Json) -> dict[str, Any]:
+    difference = tables.change(metric, model["differences"].get(metric))
+    return {
+        "title": title,
+        "about": about,
+        "model": model["name"],
+        "before": tables.cell(metric, first["metrics"].get(metric)),
+        "after": tables.cell(metric, model["metrics"].get(metric)),
+        "word": difference.word,
+        "tone": difference.tone,
+        "n": model["metrics"][metric]["n"],
+    }
+
+
+def _curves(stage: Json) -> dict[str, Sequence[dict[str, Any]]]:
+    main, rest = panels.plots(stage["type"], stage["curves"], stage["limits"])
+    return {"main": [_drawn(plot) for plot in main], "rest": [_drawn(plot) for plot in rest]}
+
+
+def _drawn(plot: plots.Plot) -> dict[str, Any]:
+    return {
+        "title": plot.title,
+        "unit": plot.unit,
+        "labels": [series.label for series in plot.series] if len(plot.series) > 1 else [],
+        "svg": plots.curves(plot),
+    }
+
+
+def _harm_plot(evaluation: Json) -> Markup | None:
+    """Harmful rate before and after, overall and by category."""
+    names = [evaluation["baseline"], *(model["name"] for model in tables.candidates(evaluation))]
+    by_name = {model["name"]: model["metrics"] for model in evaluation["models"]}
+    if "harmful_rate" not in by_name[names[0]]:
+        return None
+    rows = [
+        _whisker("all" if evaluation["categories"] else "", name, by_name[name]["harmful_rate"], names)
+        for name in names
+    ]
+    for row in evaluation["categories"]:
+        rows += [_whisker(row["category"], name, row["harmful_rate"][name], names) for name in names]
+    return plots.intervals(
+        rows, percent=True, bounds=(0.0, 1.0), named="Share of harmful answers by model and category"
+    )
+
+
+def _whisker(
+    group: str, name: str, estimate: Json, names: Sequence[str]
+) -> tuple[str, str, float | None, float | None, float | None]:
+    label = f"{group} · {name}" if group else name
+    return label, "before" if name == names[0] else "after", estimate["value"], estimate["low"], estimate["high"]
+
+
+def _given(value: Any) -> str:
+    """A value, or that nobody said."""
+    return "not disclosed" if value is None or value == "" or value == [] else str(value)
+
+
+def _short(digest: str | None) -> str:
+    return "not disclosed" if digest is None else digest[:12]
+
+
+def _cut(text: str | None) -> str:
+    if not text:
+        return ""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} … ({len(text) - SHOWN} more characters)"

@@ -1,0 +1,200 @@
+"""Tables of the page: numbers turned to words, rows in reading order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf_trainer.reporting.axes import number, percent, seconds
+from rlhf_trainer.reporting.collect import Json
+
+SHARES = ("harmful_rate", "win_rate", "eos_rate", "empty_rate", "duplicate_rate", "repetition")
+NAMES = {
+    "harmful_rate": ("Harmful answers", "share of answers with a cost above 0"),
+    "reward": ("Reward", "mean score"),
+    "cost": ("Cost", "mean score; above 0 is harmful"),
+    "win_rate": ("Wins against the baseline", "share of answers with a higher reward, ties half; 50 % is even"),
+    "kl": ("KL to the baseline", "nats an answer, on the candidate's own answers"),
+    "kl_token": ("KL a token", "nats"),
+    "kl_k3": ("KL, k3 estimate", "nats an answer; never negative, heavy tail"),
+    "length": ("Length", "tokens an answer, EOS included"),
+    "distinct_1": ("distinct-1", "different words over all words"),
+    "distinct_2": ("distinct-2", "different pairs of words over all pairs"),
+    "self_bleu": ("self-BLEU", "likeness of answers to each other; 1: all alike"),
+    "repetition": ("Repetition", "share of 4-grams an answer already said"),
+    "eos_rate": ("Ended by itself", "share of answers with EOS, not cut"),
+    "empty_rate": ("Empty answers", "share"),
+    "duplicate_rate": ("Answers given twice", "share of answers that another one repeats word for word"),
+}
+GOOD = {"harmful_rate": "lower", "cost": "lower", "reward": "higher", "win_rate": "higher"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number, what surrounds it, and how it reads."""
+
+    text: str
+    interval: str = ""
+    word: str = ""
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One metric: the baseline's cell, and for each candidate its own and the difference."""
+
+    label: str
+    help: str
+    n: int
+    baseline: Cell
+    candidates: tuple[tuple[Cell, Cell], ...]
+
+
+def candidates(evaluation: Json) -> list[Json]:
+    """All models but the baseline."""
+    return [model for model in evaluation["models"] if model["name"] != evaluation["baseline"]]
+
+
+def baseline(evaluation: Json) -> Json:
+    """The model compared with."""
+    found: Json = next(model for model in evaluation["models"] if model["name"] == evaluation["baseline"])
+    return found
+
+
+def before_after(evaluation: Json) -> list[Line]:
+    """Every metric, harm and reward first."""
+    first = baseline(evaluation)
+    others = candidates(evaluation)
+    names = dict.fromkeys(name for model in (first, *others) for name in model["metrics"])
+    order = list(NAMES)
+    ranked = sorted(names, key=lambda name: order.index(_head(name)) if _head(name) in order else len(order))
+    return [_line(name, first, others) for name in ranked]
+
+
+def cell(name: str, estimate: Mapping[str, Any] | None) -> Cell:
+    """An estimate of a metric."""
+    if estimate is None:
+        return Cell("")
+    if estimate["value"] is None:
+        return Cell("not measured")
+    return Cell(_format(name)(estimate["value"]), span(name, estimate))
+
+
+def span(name: str, estimate: Mapping[str, Any]) -> str:
+    """The interval in words."""
+    if estimate["low"] is None or estimate["high"] is None:
+        return ""
+    if estimate.get("method") == "constant":
+        return "all alike"
+    form = _format(name)
+    return f"{form(estimate['low'])} to {form(estimate['high'])}"
+
+
+def change(name: str, difference: Mapping[str, Any] | None) -> Cell:
+    """A difference to the baseline with its word."""
+    if difference is None:
+        return Cell("")
+    if difference["value"] is None:
+        return Cell("not measured")
+    text, interval = _signed(name, difference["value"]), ""
+    if difference["low"] is not None and difference.get("method") != "constant":
+        interval = f"{_signed(name, difference['low'])} to {_signed(name, difference['high'])}"
+    return Cell(text, interval, difference["decision"], _tone(name, difference["decision"]))
+
+
+def win_word(estimate: Mapping[str, Any]) -> str:
+    """The word for a win rate, which is compared with one half."""
+    if estimate["low"] is None or estimate["high"] is None:
+        return "shows nothing"
+    if estimate["low"] > 0.5:
+        return "higher"
+    return "lower" if estimate["high"] < 0.5 else "shows nothing"
+
+
+def leaves(metrics: Mapping[str, Any], path: str = "") -> list[tuple[str, Cell, str]]:
+    """Manifest metrics as rows: name, cell, n. Lists (such as calibration bins) are left to tables of their own."""
+    rows = []
+    for name, value in metrics.items():
+        full = f"{path}{name}"
+        if isinstance(value, Mapping) and "value" in value:
+            estimate = {"low": None, "high": None, **value}
+            counted = value.get("n")
+            rows.append((full, cell(full, estimate), "" if counted is None else number(counted, 6)))
+        elif isinstance(value, Mapping):
+            rows += leaves(value, f"{full}.")
+        elif isinstance(value, bool) or value is None or isinstance(value, str):
+            rows.append((full, Cell("not measured" if value is None else str(value)), ""))
+        elif isinstance(value, (int, float)):
+            rows.append((full, Cell(_format(full)(value)), ""))
+    return rows
+
+
+def grids(metrics: Mapping[str, Any], path: str = "") -> list[tuple[str, list[str], list[list[str]]]]:
+    """Lists of records among the metrics (calibration bins): name, columns, rows of text."""
+    found = []
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            found += grids(value, f"{path}{name}.")
+        elif isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
+            columns = list(dict.fromkeys(key for row in value for key in row))
+            rows = [[_any(row.get(column)) for column in columns] for row in value]
+            found.append((f"{path}{name}", [column.replace("_", " ") for column in columns], rows))
+    return found
+
+
+def phases(timings: Json) -> list[tuple[str, float, str]]:
+    """Where a stage's time went, longest first: name, seconds, words."""
+    ranked = sorted(timings["phases"].items(), key=lambda entry: -entry[1])
+    return [(name, spent, f"{seconds(spent)} · {percent(spent / timings['seconds'])}") for name, spent in ranked]
+
+
+def rejected(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Reasons for which rows were left out, with their numbers."""
+    found = [(name.rpartition("rejected.")[2], count) for name, count in counts.items() if "rejected." in name]
+    found += [("malformed", count) for name, count in counts.items() if name.endswith("rows.bad") and count]
+    return [(name.replace("_", " "), count) for name, count in found if count]
+
+
+def _line(name: str, first: Json, others: Sequence[Json]) -> Line:
+    head, _, tail = name.partition(".")
+    label, help_ = NAMES.get(head, (name.replace("_", " "), ""))
+    own = first["metrics"].get(name)
+    pairs = []
+    for other in others:
+        estimate = other["metrics"].get(name)
+        difference = change(name, other["differences"].get(name))
+        if head == "win_rate" and estimate is not None and estimate["value"] is not None:
+            word = win_word(estimate)
+            difference = Cell("", "", word, _tone(name, word))
+        pairs.append((cell(name, estimate), difference))
+    counts = [model["metrics"][name]["n"] for model in (first, *others) if name in model["metrics"]]
+    return Line(f"{label}: {tail}" if tail else label, help_, min(counts, default=0), cell(name, own), tuple(pairs))
+
+
+def _head(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _format(name: str) -> Any:
+    return percent if _head(name) in SHARES or _share_like(name) else number
+
+
+def _share_like(name: str) -> bool:
+    return name.rpartition(".")[2] in ("accuracy", "sign_accuracy", "balanced_accuracy", "ece") or "accuracy" in name
+
+
+def _signed(name: str, value: float) -> str:
+    points = _head(name) in SHARES
+    text = f"{number(round(value * 100, 1))} points" if points else number(value)
+    return f"+{text}" if value > 0 else text
+
+
+def _tone(name: str, word: str) -> str:
+    if word == "shows nothing" or _head(name) not in GOOD:
+        return ""
+    return "good" if GOOD[_head(name)] == word else "bad"
+
+
+def _any(value: Any) -> str:
+    return number(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value or "–")
