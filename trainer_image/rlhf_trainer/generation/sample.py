@@ -1,0 +1,195 @@
+"""Whole-rollout sampling: a loop of our own over the model's forward.
+
+Nothing of the model's `generation_config` is used: no top-k, no top-p, no penalties; tokens come from
+softmax(logits / temperature) as it is, so that their log-probabilities are those of `logprobs`. Each row draws from
+its own stream of numbers, a function of (seed, step, row): what it answers depends neither on the rows beside it, nor
+on when they finish, nor on how many ranks share the rollout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from rlhf_trainer.generation.cache import EvictingCache, new_cache, right_aligned
+
+PREFILL_TOKENS = 2048
+"""Most prompt tokens (padding included) of one forward."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are sampled."""
+
+    temperature: float
+    """0: the most probable token."""
+    max_new_tokens: int
+    """Tokens an answer may have, EOS included."""
+    eos: int
+    """Id that ends an answer."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer."""
+
+    ids: list[int]
+    """At least one token; EOS is the last where `finished`."""
+    finished: bool
+    """Ended by EOS, not by length."""
+
+
+def uniforms(seed: int, step: int, row: int, count: int) -> npt.NDArray[np.float64]:
+    """[count] numbers in [0, 1) that belong to a row of a step: Philox's counter is the row, its key the seed."""
+    raw = np.random.Philox(counter=[0, row, step, 0], key=[seed, 0x526F6C6C]).random_raw(count)
+    return (np.asarray(raw, dtype=np.uint64) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+@torch.inference_mode()
+def sample(
+    model: Any,
+    prompts: Sequence[list[int]],
+    sampling: Sampling,
+    *,
+    seed: int,
+    step: int = 0,
+    rows: Sequence[int] | None = None,
+    most_rows: int = 256,
+) -> list[Answer]:
+    """Answers to prompts.
+
+    Args:
+        model: a causal language model, its weights whole on this rank; put into evaluation mode meanwhile.
+        prompts: token ids each, at least one token.
+        sampling: how.
+        seed: of the stage.
+        step: of the rollout.
+        rows: number of each prompt in the rollout, over all ranks; by default 0, 1, ...
+        most_rows: rows decoded at once; prompts are sorted by length, so that each wave's are alike.
+
+    Returns:
+        One answer a prompt, in the prompts' order.
+    """
+    numbers = list(range(len(prompts))) if rows is None else list(rows)
+    order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
+    answers: list[Answer | None] = [None] * len(prompts)
+    training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(order), most_rows):
+            wave = order[start : start + most_rows]
+            noise = np.stack([uniforms(seed, step, numbers[index], sampling.max_new_tokens) for index in wave])
+            found = _Wave(model, [prompts[index] for index in wave], sampling, noise).run()
+            for index, answer in zip(wave, found, strict=True):
+                answers[index] = answer
+    finally:
+        model.train(training)
+    return [answer for answer in answers if answer is not None]
+
+
+def draw(logits: Tensor, temperature: float, noise: Tensor) -> Tensor:
+    """Tokens by inversion: the first whose cumulative probability passes the row's number.
+
+    Args:
+        logits: [B, V].
+        temperature: 0: the most probable token.
+        noise: [B] in [0, 1).
+
+    Returns:
+        [B] ids; a token of probability 0 is never drawn.
+    """
+    logits = logits.float()
+    if temperature == 0:
+        return logits.argmax(-1)
+    cumulative = torch.softmax(logits / temperature, dim=-1).cumsum(-1)
+    total = cumulative[:, -1:]
+    below = torch.nextafter(total, torch.zeros_like(total))  # a product rounded up to the total would pass every token
+    threshold = torch.minimum(noise.to(cumulative)[:, None] * total, below)
+    return torch.searchsorted(cumulative, threshold, right=True)[:, 0]
+
+
+class _Wave:
+    """Rows decoded side by side; `_index[i]` says which of them row i of the cache is."""
+
+    def __init__(
+        self, model: Any, prompts: list[list[int]], sampling: Sampling, noise: npt.NDArray[np.float64]
+    ) -> None:
+        self._model = model
+        self._prompts = prompts
+        self._sampling = sampling
+        self._device = next(model.parameters()).device
+        self._noise = torch.from_numpy(noise).to(self._device)
+        self._ids: list[list[int]] = [[] for _ in prompts]
+        self._width = max(len(prompt) for prompt in prompts)
+        self._cache: EvictingCache = new_cache(model.config, len(prompts), self._width + sampling.max_new_tokens)
+
+    def run(self) -> list[Answer]:
+        tokens = self._prefill()
+        index = list(range(len(self._prompts)))
+        for done in range(1, self._sampling.max_new_tokens + 1):
+            chosen = tokens.tolist()
+            for place, token in enumerate(chosen):
+                self._ids[index[place]].append(token)
+            ended = [place for place, token in enumerate(chosen) if token == self._sampling.eos]
+            keep = self._evict(index, ended, self._width + done - 1)
+            if not index or done == self._sampling.max_new_tokens:
+                break
+            tokens = self._step(tokens[keep] if ended else tokens, index, done)
+        return [Answer(ids, ids[-1] == self._sampling.eos) for ids in self._ids]
+
+    def _prefill(self) -> Tensor:
+        """First tokens of all rows: prompts in groups of like length, right-aligned in the cache."""
+        first: list[Tensor] = []
+        start = 0
+        while start < len(self._prompts):
+            size = max(1, PREFILL_TOKENS // len(self._prompts[start]))
+            group = slice(start, min(start + size, len(self._prompts)))
+            ids, mask = right_aligned(self._prompts[group], self._sampling.eos, self._device)
+            self._cache.prefill(group, self._width, ids.shape[1])
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)
+            logits = self._forward(ids, mask, positions)
+            first.append(draw(logits, self._sampling.temperature, self._noise[group, 0]))
+            start = group.stop
+        return torch.cat(first)
+
+    def _step(self, tokens: Tensor, index: list[int], done: int) -> Tensor:
+        """The next token of every row left; `done` tokens of each are known, the last of them not yet in the cache."""
+        lengths = torch.tensor([len(self._prompts[row]) for row in index], device=self._device)
+        start = self._width - max(len(self._prompts[row]) for row in index)
+        end = self._width + done - 1
+        self._cache.decode(len(index), start, end)
+        columns = torch.arange(start, end + 1, device=self._device)
+        mask = (columns[None, :] >= self._width - lengths[:, None]).long()
+        logits = self._forward(tokens[:, None], mask, (lengths + done - 1)[:, None])
+        return draw(logits, self._sampling.temperature, self._noise[index, done])
+
+    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        """[B, V] logits after the last column."""
+        out = self._model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: Tensor = out.logits[:, -1]
+        return logits
+
+    def _evict(self, index: list[int], ended: list[int], filled: int) -> list[int]:
+        """Take ended rows out; the last ones move into their places. Gives the places to keep of the step's tokens."""
+        places = list(range(len(index)))
+        for place in reversed(ended):
+            last = len(index) - 1
+            if place != last:
+                self._cache.move(last, place, filled)
+                index[place], places[place] = index[last], places[last]
+            index.pop()
+            places.pop()
+        return places
