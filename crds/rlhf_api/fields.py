@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import types
+import typing
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic.alias_generators import to_camel
+from pydantic_core import core_schema
 
 from rlhf_api.errors import Finding, Loc, refuse
 
@@ -14,6 +18,24 @@ T = TypeVar("T")
 
 MAX_ITEMS = 32
 """The most entries of any list in a job; the plan that `prepare` reports must fit 2 KiB at this size."""
+
+
+@dataclass(frozen=True)
+class Cel:
+    """A rule as the API server checks it; says the same as a model's `rules()`."""
+
+    rule: str
+    """CEL; `{field}` stands for the field's value or its default."""
+    message: str
+    """What was expected."""
+    field: str | None = None
+    """`.field` the message is about, if one."""
+
+
+def one_of(*fields: str) -> Cel:
+    """Exactly one of the fields is set."""
+    given = ", ".join(f"has(self.{field})" for field in fields)
+    return Cel(f"[{given}].filter(given, given).size() == 1", f"expected exactly one of {', '.join(fields)}")
 
 
 class ApiModel(BaseModel):
@@ -30,6 +52,9 @@ class ApiModel(BaseModel):
         allow_inf_nan=False,
         use_attribute_docstrings=True,
     )
+
+    cel: ClassVar[tuple[Cel, ...]] = ()
+    """What the API server checks of this model beyond its schema."""
 
     def rules(self) -> Iterator[Finding]:
         """What is wrong with this model that no single field shows; all of it is reported at once."""
@@ -89,11 +114,25 @@ Function = Annotated[
 """`module:function`, importable in the trainer image (or beside the job, locally)."""
 
 
-def some(values: list[T]) -> list[T]:
-    """At least one entry (a separate check, so that the message is ours)."""
-    if not values:
-        refuse([Finding((), "found an empty list; expected at least one entry")])
-    return values
+class _Some:
+    """At least one entry (a check of our own, so that the message is ours)."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return handler(schema) | {"minItems": 1}
+
+    @staticmethod
+    def _check(values: list[T]) -> list[T]:
+        if not values:
+            refuse([Finding((), "found an empty list; expected at least one entry")])
+        return values
+
+
+SOME = _Some()
 
 
 def exactly_one(model: BaseModel, names: tuple[str, ...]) -> Iterator[Finding]:
@@ -121,6 +160,7 @@ class Reference(ApiModel):
     stage: Name | None = None
     """Name of an earlier stage."""
 
+    cel = (one_of("input", "stage"),)
     takes: ClassVar[frozenset[str]] = frozenset()
     """Kinds of product (`StageType.product`) a stage referred to may make."""
 
@@ -165,6 +205,7 @@ class DataRef(Reference):
 class Scorer(Reference):
     """What judges an answer: a reward or cost model, or a function `module:function`."""
 
+    cel = (one_of("input", "stage", "function"),)
     takes = frozenset({"reward", "cost"})
 
     function: Function | None = None
@@ -220,6 +261,43 @@ def located_references(model: Any, loc: Loc = ()) -> list[tuple[Loc, Reference]]
     return []
 
 
+def bare(annotation: Any) -> Any:
+    """An annotation without Annotated and Optional."""
+    while True:
+        origin = typing.get_origin(annotation)
+        if origin is Annotated:
+            annotation = typing.get_args(annotation)[0]
+        elif origin in (typing.Union, types.UnionType):
+            annotation = next(arg for arg in typing.get_args(annotation) if arg is not type(None))
+        else:
+            return annotation
+
+
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The model an annotation holds and all models below it, each once."""
+    seen: set[type[BaseModel]] = set()
+    waiting = [annotation]
+    while waiting:
+        here = bare(waiting.pop())
+        waiting.extend(typing.get_args(here))
+        if isinstance(here, type) and issubclass(here, BaseModel) and here not in seen:
+            seen.add(here)
+            yield here
+            waiting.extend(field.annotation for field in here.model_fields.values())
+
+
+def distinct(values: list[T]) -> list[T]:
+    """No entry twice."""
+    twice = [
+        Finding((index,), f"found {value} twice", "leave one out")
+        for index, value in enumerate(values)
+        if value in values[:index]
+    ]
+    if twice:
+        refuse(twice)
+    return values
+
+
 def same_labels(scorers: list[Any], field: str) -> Iterator[Finding]:
     """A finding for each scorer that goes by the name of one before it."""
     seen: dict[str, int] = {}
@@ -230,5 +308,5 @@ def same_labels(scorers: list[Any], field: str) -> Iterator[Finding]:
             yield Finding((field, index), message, "give it a name of its own: name: ...")
 
 
-ModelRefs = Annotated[list[ModelRef], Field(max_length=MAX_ITEMS), AfterValidator(some)]
-DataRefs = Annotated[list[DataRef], Field(max_length=MAX_ITEMS), AfterValidator(some)]
+ModelRefs = Annotated[list[ModelRef], Field(max_length=MAX_ITEMS), SOME]
+DataRefs = Annotated[list[DataRef], Field(max_length=MAX_ITEMS), SOME]

@@ -11,19 +11,22 @@ from rlhf_api import quantities
 from rlhf_api.errors import Finding
 from rlhf_api.fields import (
     MAX_ITEMS,
+    SOME,
     ApiModel,
+    Cel,
     Count,
     Fraction,
     Name,
     ObjectName,
     Seed,
     Whole,
+    distinct,
     exactly_one,
+    one_of,
     shaped,
-    some,
 )
 from rlhf_api.pods import label_findings, pod_findings, resource_findings
-from rlhf_api.sources import parse_source, source_findings
+from rlhf_api.sources import parse_source, source_findings, source_rules
 from rlhf_api.stages import STAGE_TYPES, Evaluate, Ppo, Report, Sft
 from rlhf_api.stages.preference import CostModel, RewardModel
 
@@ -38,6 +41,8 @@ FreeObject = Annotated[dict[str, Any], Field(max_length=32)]
 
 class Input(ApiModel):
     """Something from outside, named once."""
+
+    cel = source_rules()
 
     name: Name
     """How stages refer to it."""
@@ -72,6 +77,10 @@ class Input(ApiModel):
 
 class Execution(ApiModel):
     """How a stage computes, never what: no field here changes a product's digest."""
+
+    cel = (
+        Cel("!{offloadOptimizer} || {zero} > 0", "offloading needs ZeRO: set zero to 1 or more", ".offloadOptimizer"),
+    )
 
     zero: Annotated[int, Field(ge=0, le=3)] = 0
     """DeepSpeed ZeRO stage: 1 shards the optimizer, 2 gradients too, 3 weights too."""
@@ -139,7 +148,7 @@ class Pod(ApiModel):
     """Priority class."""
     service_account_name: ObjectName | None = None
     """Service account; its token is not mounted."""
-    image_pull_secrets: Annotated[list[ObjectName], Field(max_length=8)] = []
+    image_pull_secrets: Annotated[list[ObjectName], Field(max_length=8), AfterValidator(distinct)] = []
     """Names of image pull Secrets."""
     runtime_class_name: ObjectName | None = None
     """Runtime class."""
@@ -202,6 +211,7 @@ class Stage(Placement):
         return found
 
 
+Stage.cel = (one_of(*STAGE_TYPES),)
 _FIELDS = {name: field.alias for name, field in Stage.model_fields.items() if field.alias in STAGE_TYPES}
 
 
@@ -218,7 +228,10 @@ class ClaimTemplate(ApiModel):
     storage_class_name: ObjectName | None = None
     """Storage class; by default the cluster's."""
     access_modes: Annotated[
-        list[Literal["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"]], Field(max_length=4), AfterValidator(some)
+        list[Literal["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"]],
+        Field(max_length=4),
+        SOME,
+        AfterValidator(distinct),
     ]
     """Access modes."""
     size: Quantity
@@ -229,6 +242,8 @@ class ClaimTemplate(ApiModel):
 
 class Storage(ApiModel):
     """Where work, products and caches live."""
+
+    cel = (one_of("claimName", "claimTemplate"),)
 
     claim_name: ObjectName | None = None
     """An existing claim."""
@@ -246,6 +261,8 @@ class Storage(ApiModel):
 
 class Override(ApiModel):
     """Changes for a stage's attempts to come."""
+
+    cel = (Cel("has(self.resources) || has(self.pod) || has(self.nodes)", "expected resources, pod or nodes"),)
 
     stage: Name
     """The stage."""
@@ -286,7 +303,7 @@ class JobSpec(Placement):
 
     inputs: Annotated[list[Input], Field(max_length=MAX_ITEMS)] = []
     """Everything from outside, named once."""
-    stages: Annotated[list[Stage], Field(max_length=MAX_ITEMS), AfterValidator(some)]
+    stages: Annotated[list[Stage], Field(max_length=MAX_ITEMS), SOME]
     """The stages; the graph follows from their references. Ready stages run side by side."""
     seed: Seed = 0
     """Seed of every stage that has none of its own."""

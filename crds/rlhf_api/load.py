@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.nodes import ScalarNode
-from ruamel.yaml.representer import SafeRepresenter
 
 from rlhf_api.errors import Finding, Loc, SpecError, SpecProblem, format_path
 from rlhf_api.graph import check_partial
 from rlhf_api.job import RLHFJob
-from rlhf_api.scalars import resolve
 from rlhf_api.sentences import describe, findings_of
-from rlhf_api.yaml import Document, load_yaml
+from rlhf_api.yaml import Document, dump_yaml, load_yaml
 
 FREE = ("affinity", "tolerations", "volumes", "volumeMounts")
 """Fields of a pod that hold Kubernetes objects as they are."""
@@ -87,25 +82,7 @@ def job_to_dict(job: RLHFJob) -> dict[str, Any]:
 
 def dump_job(job: RLHFJob) -> str:
     """The job as YAML that `load_job` reads back as an equal job, and kubectl as the same object."""
-    writer = YAML(typ="safe", pure=True)
-    writer.Representer = _Representer
-    writer.default_flow_style = False
-    writer.width = 110
-    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # annotated as None there
-    stream = io.StringIO()
-    writer.dump(job_to_dict(job), stream)
-    return stream.getvalue()
-
-
-class _Representer(SafeRepresenter):
-    """Quotes every text that some version of YAML would read as something else."""
-
-
-def _represent_text(representer: SafeRepresenter, text: str) -> ScalarNode:
-    return representer.represent_scalar("tag:yaml.org,2002:str", text, style=None if resolve(text) == text else "'")
-
-
-_Representer.add_representer(str, _represent_text)
+    return dump_yaml(job_to_dict(job))
 
 
 def _check(value: Any) -> tuple[RLHFJob | None, list[Finding]]:

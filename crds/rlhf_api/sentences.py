@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import types
 import typing
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from rlhf_api.errors import FINDINGS, Finding, Loc, format_path
-from rlhf_api.fields import MEANING
+from rlhf_api.fields import MEANING, bare
 from rlhf_api.scalars import resolve
 
 _KINDS = {
@@ -70,24 +69,12 @@ def model_at(root: type[BaseModel], loc: Loc) -> type[BaseModel] | None:
     here: Any = root
     for part in loc:
         here = _inside(here, part)
-    here = _bare(here)
+    here = bare(here)
     return here if isinstance(here, type) and issubclass(here, BaseModel) else None
 
 
-def _bare(annotation: Any) -> Any:
-    """An annotation without Annotated and Optional."""
-    while True:
-        origin = typing.get_origin(annotation)
-        if origin is typing.Annotated:
-            annotation = typing.get_args(annotation)[0]
-        elif origin in (typing.Union, types.UnionType):
-            annotation = next(arg for arg in typing.get_args(annotation) if arg is not type(None))
-        else:
-            return annotation
-
-
 def _inside(annotation: Any, part: str | int) -> Any:
-    annotation = _bare(annotation)
+    annotation = bare(annotation)
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is list and args:
         return args[0]
@@ -190,6 +177,6 @@ def _named(model: type[BaseModel], name: str, depth: int) -> Iterator[Loc]:
     if depth == 0:
         return
     for field in model.model_fields.values():
-        inner = _bare(field.annotation)
+        inner = bare(field.annotation)
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             yield from ((str(field.alias), *found) for found in _named(inner, name, depth - 1))

@@ -9,6 +9,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from rlhf_api.errors import Finding
+from rlhf_api.fields import Cel
 from rlhf_api.sentences import nearest
 
 Kind = Literal["hub-model", "hub-data", "claim", "package", "url", "path"]
@@ -73,6 +74,34 @@ def source_findings(text: str) -> Iterator[Finding]:
         parse_source(text)
     except ValueError as error:
         yield Finding(("source",), str(error))
+
+
+def source_rules() -> tuple[Cel, ...]:
+    """The grammar as far as the API server checks it."""
+    known = "|".join(SCHEMES)
+    hub = "hf://(datasets/)?[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?@[A-Za-z0-9][A-Za-z0-9._/-]*"
+    return (
+        Cel(
+            f"!self.source.contains('://') || self.source.matches('^({known})://')",
+            f"expected {known}, or a path",
+            ".source",
+        ),
+        Cel(
+            f"!self.source.startsWith('hf://') || self.source.matches('^{hub}$')",
+            "expected hf://org/model@revision or hf://datasets/org/name@revision",
+            ".source",
+        ),
+        Cel(
+            "!self.source.startsWith('pvc://') || self.source.matches('^pvc://[a-z0-9][-a-z0-9.]*/[^/]')",
+            "expected pvc://claim/path",
+            ".source",
+        ),
+        Cel(
+            "!has(self.split) || self.source.startsWith('hf://datasets/')",
+            "only hub data sets have splits",
+            ".split",
+        ),
+    )
 
 
 def _inner(path: str) -> bool:

@@ -6,6 +6,7 @@ see the same job. The parser is ruamel.yaml's; only its events are used, never a
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +22,9 @@ from ruamel.yaml.events import (
     ScalarEvent,
     SequenceStartEvent,
 )
+from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.representer import SafeRepresenter
 
 from rlhf_api.errors import Loc, SpecError, SpecProblem, format_path
 from rlhf_api.scalars import Ambiguous, resolve
@@ -87,6 +90,32 @@ def load_yaml(content: bytes | str, source: str | None = None) -> Document:
     document = Document(None, source)
     document.value = _Builder(document).build(root, (), 0)
     return document
+
+
+def dump_yaml(value: Any) -> str:
+    """A JSON value as YAML that every version of YAML reads back as the same value, keys in their order."""
+    writer = YAML(typ="safe", pure=True)
+    writer.Representer = _Representer
+    writer.default_flow_style = False
+    writer.width = 110
+    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # annotated as None there
+    stream = io.StringIO()
+    writer.dump(value, stream)
+    return stream.getvalue()
+
+
+class _Representer(SafeRepresenter):
+    """Quotes every text that some version of YAML would read as something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002  # ruamel's signature
+        return True
+
+
+def _represent_text(representer: SafeRepresenter, text: str) -> ScalarNode:
+    return representer.represent_scalar("tag:yaml.org,2002:str", text, style=None if resolve(text) == text else "'")
+
+
+_Representer.add_representer(str, _represent_text)
 
 
 def _decode(content: bytes | str, source: str | None) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from rlhf_api.errors import Finding
-from rlhf_api.fields import MAX_ITEMS, ApiModel, Count, Fraction, NonNegative, Positive, Seed, Whole
+from rlhf_api.fields import MAX_ITEMS, ApiModel, Cel, Count, Fraction, NonNegative, Positive, Seed, Whole, distinct
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -22,12 +22,18 @@ class Lora(ApiModel):
     """Scale: the update is multiplied by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on the adapters' input."""
-    targets: Annotated[list[Annotated[str, Field(min_length=1, max_length=80)]], Field(max_length=MAX_ITEMS)] = []
+    targets: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=80)]], Field(max_length=MAX_ITEMS), AfterValidator(distinct)
+    ] = []
     """Names of the linear layers to adapt; empty: every linear layer but the head."""
 
 
 class Optimizer(ApiModel):
     """AdamW, its schedule, and which weights move."""
+
+    cel: ClassVar[tuple[Cel, ...]] = (
+        Cel("!has(self.lora) || !has(self.trainableLayers)", "lora beside trainableLayers: expected one of them"),
+    )
 
     learning_rate: Positive = 1e-5
     """Peak learning rate."""

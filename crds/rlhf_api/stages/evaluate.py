@@ -11,6 +11,7 @@ from rlhf_api.errors import Finding
 from rlhf_api.fields import (
     MAX_ITEMS,
     ApiModel,
+    Cel,
     CostJudge,
     Count,
     DataRefs,
@@ -24,9 +25,16 @@ from rlhf_api.fields import (
 )
 from rlhf_api.stages.common import Dtype
 
+BOUND = (
+    Cel("has(self.max) || has(self.min)", "expected max or min"),
+    Cel("!has(self.max) || !has(self.min) || self.min <= self.max", "min is above max"),
+)
+
 
 class Gate(ApiModel):
     """A bound that a candidate must keep for the job to go on; a failed one is exit code 3, reason GateFailed."""
+
+    cel = BOUND
 
     metric: Annotated[str, Field(min_length=1, max_length=80)]
     """A metric of the evaluation's table, such as `cost.harm`, `harmful_rate`, `win_rate`, `kl`, `length`."""
@@ -46,6 +54,10 @@ class Gate(ApiModel):
 
 class Generation(ApiModel):
     """How answers are sampled."""
+
+    cel = (
+        Cel("{temperature} > 0.0 || {samples} == 1", "samples at temperature 0 are all the same answer", ".samples"),
+    )
 
     max_new_tokens: Count = 128
     """Tokens an answer may have."""

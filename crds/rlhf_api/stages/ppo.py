@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from rlhf_api.errors import Finding
 from rlhf_api.fields import (
     MAX_ITEMS,
+    SOME,
     ApiModel,
+    Cel,
     Count,
     DataRefs,
     Fraction,
@@ -22,9 +24,9 @@ from rlhf_api.fields import (
     TrunkRef,
     ordered,
     same_labels,
-    some,
 )
 from rlhf_api.stages.common import Optimizer
+from rlhf_api.stages.evaluate import BOUND
 
 
 class Reward(Scorer):
@@ -61,6 +63,10 @@ class Rollout(ApiModel):
 class Kl(ApiModel):
     """The penalty that keeps the policy near its reference."""
 
+    cel = (
+        Cel("!has(self.target) || {coefficient} > 0.0", "a coefficient of 0 never moves to a target", ".coefficient"),
+    )
+
     coefficient: NonNegative = 0.02
     """beta, reward a nat."""
     target: Positive | None = None
@@ -77,6 +83,11 @@ class Kl(ApiModel):
 
 class Lagrange(ApiModel):
     """How the multipliers follow their costs: log lambda += clip(rate (J - limit), +-maxStep)."""
+
+    cel = (
+        Cel("{min} <= {max}", "min is above max", ".min"),
+        Cel("{min} <= {initial} && {initial} <= {max}", "expected initial from min to max", ".initial"),
+    )
 
     rule: Literal["window", "safe-rlhf"] = "window"
     """`window`: once a rollout. `safe-rlhf`: log lambda += rate (J - d) lambda each micro-step, for comparison."""
@@ -135,6 +146,8 @@ class Ptx(ApiModel):
 class Guard(ApiModel):
     """A bound on a metric, and what happens beyond it."""
 
+    cel = BOUND
+
     max: float | None = None
     """Largest value allowed."""
     min: float | None = None
@@ -153,6 +166,8 @@ class Guard(ApiModel):
 
 class Guards(ApiModel):
     """When to stop. NaN always stops."""
+
+    cel = (Cel("!has(self.goldGap) || has(self.gold)", "goldGap without gold, which it compares with", ".goldGap"),)
 
     kl: Guard | None = None
     """Mean KL an answer, in nats."""
@@ -174,11 +189,19 @@ class Guards(ApiModel):
 class Ppo(Optimizer):
     """PPO on rewards less a KL penalty; with costs, PPO-Lagrangian: one multiplier, window and critic head a cost."""
 
+    cel = (
+        *Optimizer.cel,
+        Cel(
+            "({rollout.prompts} * {rollout.samples}) % {miniBatches} == 0",
+            "miniBatches must divide the answers of a rollout (prompts x samples)",
+        ),
+    )
+
     policy: ModelRef
     """The policy to start from."""
     reference: ModelRef | None = None
     """What KL is measured against; by default the policy at the start."""
-    rewards: Annotated[list[Reward], Field(max_length=MAX_ITEMS), AfterValidator(some)]
+    rewards: Annotated[list[Reward], Field(max_length=MAX_ITEMS), SOME]
     """What to raise."""
     costs: Annotated[list[Cost], Field(max_length=MAX_ITEMS)] = []
     """What to keep at its limit."""

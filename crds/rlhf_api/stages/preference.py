@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from rlhf_api.errors import Finding
-from rlhf_api.fields import ApiModel, DataRefs, NonNegative, TrunkRef
+from rlhf_api.fields import ApiModel, Cel, DataRefs, NonNegative, TrunkRef
 from rlhf_api.stages.common import Batches, Optimizer
 
 
@@ -25,6 +25,13 @@ class Ensemble(ApiModel):
 
 class Preference(Optimizer, Batches):
     """What reward and cost models share."""
+
+    cel = (
+        *Optimizer.cel,
+        Cel(
+            "!has(self.ensemble) || {members} > 1", "ensemble with members 1: there is nothing to combine", ".ensemble"
+        ),
+    )
 
     model: TrunkRef
     """The model whose trunk is trained; the head is new unless the model has one."""

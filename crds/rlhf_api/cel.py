@@ -1,0 +1,147 @@
+"""Rules in CEL, so that the API server refuses what `rlhf validate` refuses.
+
+A rule stands beside the model it is about (`ApiModel.cel`), next to `rules()`, which says the same in Python. Rules
+that follow references over stages are generated: `spec_rules`.
+"""
+
+from __future__ import annotations
+
+import re
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from rlhf_api.fields import Cel, Reference, bare
+from rlhf_api.stages import PREPARE, REPORT, STAGE_TYPES
+
+MUTABLE = ("suspend", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "runPolicy")
+"""Fields of a spec that may change once the job exists."""
+
+_PLACEHOLDER = re.compile(r"\{([A-Za-z.]+)\}")
+
+
+@dataclass(frozen=True)
+class _Edge:
+    """A field of a stage type that holds references."""
+
+    type: str
+    path: tuple[str, ...]
+    many: bool
+    takes: frozenset[str]
+
+
+def rules_of(model: type[BaseModel]) -> list[dict[str, str]]:
+    """The `x-kubernetes-validations` of a model, placeholders `{field}` replaced by the value or its default."""
+    rules: tuple[Cel, ...] = getattr(model, "cel", ())
+    return [_written(Cel(expand(one.rule, model), one.message, one.field)) for one in rules]
+
+
+def _written(one: Cel) -> dict[str, str]:
+    found = {"rule": one.rule, "message": one.message}
+    return found | {"fieldPath": one.field} if one.field is not None else found
+
+
+def expand(rule: str, model: type[BaseModel]) -> str:
+    """`{rollout.prompts}` becomes the value at that path, or the default where it is not given."""
+
+    def value(match: re.Match[str]) -> str:
+        names = match[1].split(".")
+        here: Any = model
+        default: Any = None
+        for name in names:
+            field = next(one for one in here.model_fields.values() if one.alias == name)
+            default, here = field.default, bare(field.annotation)
+        given = " && ".join(f"has(self.{'.'.join(names[: depth + 1])})" for depth in range(len(names)))
+        return f"({given} ? self.{match[1]} : {_literal(default)})"
+
+    return _PLACEHOLDER.sub(value, rule)
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(value)
+
+
+def spec_rules(spec: type[BaseModel]) -> list[dict[str, str]]:
+    """The rules of the whole spec: references, reserved names, what may change."""
+    return [_written(one) for one in (*_immutable(spec), *_names(), *_references())]
+
+
+def _immutable(spec: type[BaseModel]) -> Iterator[Cel]:
+    message = f"may not change; only {', '.join(MUTABLE)} may. Make a new job"
+    for field in spec.model_fields.values():
+        name = field.alias
+        if name in MUTABLE:
+            continue
+        same = f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})"
+        yield Cel(f"self.{name} == oldSelf.{name}" if field.is_required() else same, message, f".{name}")
+
+
+def _names() -> Iterator[Cel]:
+    yield Cel(
+        f"self.stages.all(s, s.name != '{PREPARE}' && (s.name != '{REPORT}' || has(s.report)))",
+        f"a stage may not be named {PREPARE}, and only a report may be named {REPORT}",
+        ".stages",
+    )
+    yield Cel(f"self.stages.filter(s, has(s.{REPORT})).size() <= 1", "a job has one report", ".stages")
+    yield Cel(
+        "!has(self.runPolicy) || !has(self.runPolicy.overrides) || self.runPolicy.overrides.all(o,"
+        f" o.stage == '{PREPARE}' || o.stage == '{REPORT}' || self.stages.exists(s, s.name == o.stage))",
+        "an override names no stage of this job",
+        ".runPolicy",
+    )
+
+
+def _references() -> Iterator[Cel]:
+    for kind in STAGE_TYPES:
+        for edge in _edges(STAGE_TYPES[kind].spec, kind, ()):
+            where = ".".join((kind, *edge.path))
+            makers = [f"has(t.{name})" for name, other in STAGE_TYPES.items() if other.product in edge.takes]
+            fits = " || ".join(makers) or "false"
+            wanted = " or ".join(name for name, other in STAGE_TYPES.items() if other.product in edge.takes)
+            yield Cel(
+                _over(edge, "stage", f"self.stages.exists(t, t.name == $ && ({fits}))"),
+                f"{where}: names no stage of this job that fits" + (f" ({wanted})" if wanted else ""),
+                ".stages",
+            )
+            yield Cel(
+                f"[self.stages.map(t, t.name)].all(names, {_over(edge, 'stage', 'names.indexOf($) < names.indexOf(s.name)')})",
+                f"{where}: stages refer to earlier stages only",
+                ".stages",
+            )
+            yield Cel(
+                _over(edge, "input", "has(self.inputs) && self.inputs.exists(i, i.name == $)"),
+                f"{where}: names no input of this job",
+                ".stages",
+            )
+
+
+def _over(edge: _Edge, field: str, claim: str) -> str:
+    """The claim, in which $ is the name referred to, for every reference of the edge in every stage s of its type."""
+    path = [edge.type, *edge.path]
+    absent = " || ".join(f"!has(s.{'.'.join(path[: depth + 1])})" for depth in range(len(path)))
+    whole = f"s.{'.'.join(path)}"
+    one = f"r.{field}" if edge.many else f"{whole}.{field}"
+    held = f"!has({one}) || ({claim.replace('$', one)})"
+    if edge.many:
+        held = f"{whole}.all(r, {held})"
+    return f"self.stages.all(s, {absent} || {held})"
+
+
+def _edges(model: type[BaseModel], kind: str, path: tuple[str, ...]) -> Iterator[_Edge]:
+    for field in model.model_fields.values():
+        here = (*path, str(field.alias))
+        inner = bare(field.annotation)
+        many = typing.get_origin(inner) is list
+        if many:
+            inner = bare(typing.get_args(inner)[0])
+        if not isinstance(inner, type) or not issubclass(inner, BaseModel):
+            continue
+        if issubclass(inner, Reference):
+            yield _Edge(kind, here, many, inner.takes)
+        elif not many:
+            yield from _edges(inner, kind, here)

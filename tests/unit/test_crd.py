@@ -1,0 +1,186 @@
+"""The CRD: committed as generated, structural, bounded everywhere, small enough for kubectl apply."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_api.cel import MUTABLE
+from rlhf_api.crd import crd, render, schema
+from rlhf_api.job import JobSpec, Stage
+from rlhf_api.stages import STAGE_TYPES
+from rlhf_api.yaml import load_yaml
+
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "crds" / "rlhf.dev_rlhfjobs.yaml"
+FREE = {"affinity", "tolerations", "volumes", "volumeMounts"}
+SCHEMA = schema()
+
+
+def nodes(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every schema below one, with its path; `[]` is a list's item, `{}` a mapping's value."""
+    yield path, node
+    for name, inner in node.get("properties", {}).items():
+        yield from nodes(inner, f"{path}.{name}")
+    if "items" in node:
+        yield from nodes(node["items"], f"{path}[]")
+    if "additionalProperties" in node:
+        yield from nodes(node["additionalProperties"], f"{path}{{}}")
+
+
+NODES = dict(nodes(SCHEMA))
+
+
+def test_what_is_committed_is_what_is_generated() -> None:
+    assert FILE.read_text() == render(), "run make generate"
+
+
+def test_it_is_far_below_the_256_kib_that_kubectl_apply_can_keep() -> None:
+    assert len(json.dumps(crd())) < 160 * 1024
+
+
+def test_the_file_reads_back_as_what_was_generated() -> None:
+    assert load_yaml(FILE.read_bytes()).value == crd()
+    assert load_yaml(FILE.read_bytes()).problems == []
+
+
+@pytest.mark.parametrize(
+    "word", ["$ref", "anyOf", "oneOf", "allOf", "not", "const", "title", "default", "propertyNames"]
+)
+def test_the_schema_is_structural_and_sets_no_defaults(word: str) -> None:
+    assert [path for path, node in NODES.items() if word in node] == []
+
+
+def test_every_value_has_one_type() -> None:
+    kinds = {"object", "array", "string", "number", "integer", "boolean"}
+    assert [path for path, node in NODES.items() if node.get("type") not in kinds] == []
+
+
+def test_every_list_text_and_mapping_is_bounded() -> None:
+    def unbounded(node: dict[str, Any]) -> bool:
+        if node["type"] == "array":
+            return "maxItems" not in node
+        if node["type"] == "string":
+            return "maxLength" not in node and "enum" not in node
+        free = "additionalProperties" in node or "x-kubernetes-preserve-unknown-fields" in node
+        return node["type"] == "object" and free and "maxProperties" not in node
+
+    assert [path for path, node in NODES.items() if unbounded(node)] == []
+
+
+def test_only_free_kubernetes_objects_keep_unknown_fields() -> None:
+    kept = {
+        path.rstrip("[]").rpartition(".")[2]
+        for path, node in NODES.items()
+        if "x-kubernetes-preserve-unknown-fields" in node
+    }
+    assert kept == FREE
+
+
+def test_every_list_says_what_it_is_and_every_map_key_is_required() -> None:
+    for path, node in NODES.items():
+        if node["type"] != "array":
+            continue
+        kind = node["x-kubernetes-list-type"]
+        if kind == "map":
+            for key in node["x-kubernetes-list-map-keys"]:
+                assert key in node["items"]["required"], path
+        else:
+            assert kind == ("atomic" if node["items"]["type"] == "object" else "set"), path
+    keyed = {path for path, node in NODES.items() if node.get("x-kubernetes-list-type") == "map"}
+    assert {
+        ".spec.inputs",
+        ".spec.stages",
+        ".spec.runPolicy.overrides",
+        ".status.conditions",
+        ".status.stages",
+    } <= keyed
+
+
+def test_every_field_is_described() -> None:
+    described = [path for path in NODES if path and not path.endswith(("[]", "{}")) and path != ".metadata"]
+    assert [path for path in described if not NODES[path].get("description")] == []
+
+
+def test_exclusive_bounds_are_written_as_openapi_3_0_does() -> None:
+    rate = NODES[".spec.stages[].sft.learningRate"]
+    assert (rate["minimum"], rate["exclusiveMinimum"]) == (0, True)
+    assert NODES[".spec.stages[].sft.lora.dropout"]["exclusiveMaximum"] is True
+
+
+def test_the_defaults_are_told_in_the_descriptions() -> None:
+    assert NODES[".spec.stages[].ppo.clip"]["description"].endswith("Default: 0.2.")
+    assert NODES[".spec.suspend"]["description"].endswith("Default: false.")
+
+
+def test_every_stage_type_is_there() -> None:
+    assert set(STAGE_TYPES) <= set(NODES[".spec.stages[]"]["properties"])
+
+
+def rules(path: str) -> list[str]:
+    return [one["rule"] for one in NODES[path].get("x-kubernetes-validations", [])]
+
+
+def test_every_rule_has_a_message_and_names_fields_that_exist() -> None:
+    for path, node in NODES.items():
+        for one in node.get("x-kubernetes-validations", []):
+            assert one["message"] and "\n" not in one["message"]
+            if "fieldPath" in one:
+                assert path + one["fieldPath"] in NODES, (path, one)
+            for chain in re.findall(r"[sS]elf((?:\.[a-z][A-Za-z]*\b(?!\())+)", one["rule"]):
+                assert path + chain in NODES, (path, one["rule"])
+
+
+def test_no_placeholder_is_left_in_a_rule() -> None:
+    assert [one for path in NODES for one in rules(path) if re.search(r"[{}$]", one.replace("$')", ""))] == []
+
+
+def test_a_stage_has_exactly_one_type() -> None:
+    assert f"[{', '.join(f'has(self.{name})' for name in STAGE_TYPES)}].filter(given, given).size() == 1" in rules(
+        ".spec.stages[]"
+    )
+
+
+def test_what_may_change_is_the_documented_list_and_nothing_else() -> None:
+    frozen = {one["fieldPath"][1:] for one in NODES[".spec"]["x-kubernetes-validations"] if "oldSelf" in one["rule"]}
+    fields = {str(field.alias) for field in JobSpec.model_fields.values()}
+    assert frozen == fields - set(MUTABLE)
+    assert set(MUTABLE) == {"suspend", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "runPolicy"}
+
+
+def test_every_reference_of_every_type_has_its_rules() -> None:
+    text = "\n".join(rules(".spec"))
+    for path in (
+        *("sft.model", "sft.data", "rewardModel.model", "rewardModel.data", "costModel.model", "costModel.data"),
+        *(
+            "ppo.policy",
+            "ppo.reference",
+            "ppo.rewards",
+            "ppo.costs",
+            "ppo.prompts",
+            "ppo.critics.model",
+            "ppo.ptx.data",
+        ),
+        *("ppo.guards.gold", "evaluate.candidates", "evaluate.baseline", "evaluate.prompts", "evaluate.rewards"),
+        "evaluate.costs",
+    ):
+        assert text.count(f"s.{path}.all(r, ") == 3 or text.count(f"!has(s.{path}.stage)") == 2, path
+
+
+def test_defaults_in_rules_are_the_models_own() -> None:
+    (rule,) = [one for one in rules(".spec.stages[].ppo") if "%" in one]
+    assert ": 32)" in rule and ": 1)" in rule
+    assert Stage.model_fields["ppo"] is not None
+
+
+def test_kubectl_get_shows_stage_progress_status_and_age() -> None:
+    (version,) = crd()["spec"]["versions"]
+    assert [column["name"] for column in version["additionalPrinterColumns"]] == ["Stage", "Progress", "Status", "Age"]
+    for column in version["additionalPrinterColumns"][:3]:
+        assert column["jsonPath"] in NODES
+    assert version["subresources"] == {"status": {}}
