@@ -81,13 +81,13 @@ def split_by_prompt(rows: Sequence[Row], fraction: float, seed: int) -> tuple[li
     The held-out side gets ceil(fraction x distinct openings), those of the lowest seeded hash; never all of them.
     The order of rows is kept.
     """
-    hashes = {opening: _hash(opening, seed) for opening in {_opening(row) for row in rows}}
+    hashes = {start: _hash(start, seed) for start in {opening(row) for row in rows}}
     size = min(math.ceil(fraction * len(hashes)), len(hashes) - 1) if fraction > 0 else 0
-    held = set(sorted(hashes, key=lambda opening: hashes[opening])[: max(size, 0)])
+    held = set(sorted(hashes, key=lambda start: hashes[start])[: max(size, 0)])
     train: list[Row] = []
     heldout: list[Row] = []
     for row in rows:
-        (heldout if _opening(row) in held else train).append(row)
+        (heldout if opening(row) in held else train).append(row)
     return train, heldout
 
 
@@ -98,7 +98,7 @@ def canonical(messages: Messages) -> bytes:
 
 def in_heldout(row: Conversation | Prompt | Pair | SafetyPair, share: float) -> bool:
     """Whether a row belongs to its input's held-out share: a function of the dialogue's opening alone."""
-    return _hash(_opening(row), None) < share
+    return _hash(opening(row), None) < share
 
 
 @dataclass
@@ -234,17 +234,17 @@ def _tell(conversion: Conversion) -> None:
         log.warning("%s: %d of %d rows used; left out: %s", conversion.name, counts.used, counts.read, reasons)
 
 
-def _opening(row: Conversation | Prompt | Pair | SafetyPair) -> str:
+def opening(row: Conversation | Prompt | Pair | SafetyPair) -> str:
     """The dialogue's first user's message: deeper turns of one dialogue stay on one side."""
     messages = row.prompt if isinstance(row, Pair | SafetyPair) else row.messages
     first = next((message for message in messages if message["role"] == "user"), messages[0])
     return first["content"].strip()
 
 
-def _hash(opening: str, seed: int | None) -> float:
+def _hash(text: str, seed: int | None) -> float:
     """Uniform in [0, 1), a function of the text and the seed."""
     salt = b"heldout" if seed is None else b"holdout:%d" % seed
-    return int.from_bytes(hashlib.sha256(salt + b"\0" + opening.encode()).digest()[:8], "big") / 2**64
+    return int.from_bytes(hashlib.sha256(salt + b"\0" + text.encode()).digest()[:8], "big") / 2**64
 
 
 def _names(row: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -59,10 +60,6 @@ def read_rows(path: Path, subset: str | None = None, split: str | None = None) -
 def select_files(path: Path, subset: str | None = None, split: str | None = None) -> list[Path]:
     """The data files below `path` that belong to `subset` and `split`, sorted.
 
-    A folder with a data set card that lists its configurations is read as the card says. Otherwise `subset` is a glob
-    or the name of a folder, and a file belongs to a split when a part of its path names it (`train.jsonl`,
-    `data/test-00000-of-00001.parquet`); where no file names a split, all are taken.
-
     Raises:
         InputError: nothing fits.
     """
@@ -72,20 +69,32 @@ def select_files(path: Path, subset: str | None = None, split: str | None = None
         return [path]
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
-    carded = _from_card(path, subset, split)
+    below = (file.relative_to(path) for file in path.rglob("*") if file.is_file() and is_data(file))
+    names = [name.as_posix() for name in below if not any(part.startswith(".") for part in name.parts)]
+    return [path / name for name in choose(str(path), names, card(path), subset, split)]
+
+
+def choose(place: str, names: list[str], front: dict[str, Any], subset: str | None, split: str | None) -> list[str]:
+    """Of a folder's or repository's data files those of `subset` and `split`, sorted.
+
+    A data set card that lists its configurations (`front`) is followed. Otherwise `subset` is a glob or the name of a
+    folder, and a file belongs to a split when its path names it (`train.jsonl`, `data/test-00000-of-00001.parquet`).
+    Without `split`, the files of `train`; where no path names a split, or there is one file only, all.
+
+    Raises:
+        InputError: nothing fits.
+    """
+    if not names:
+        raise InputError(f"{place}: holds no data file; expected one of {', '.join(SUFFIXES)}")
+    carded = _from_card(place, names, front, subset, split)
     if carded is not None:
         return carded
-    files = sorted(file for file in path.rglob("*") if file.is_file() and is_data(file) and not _hidden(file, path))
-    if not files:
-        raise InputError(f"{path}: holds no data file; expected one of {', '.join(SUFFIXES)}")
+    chosen = sorted(names)
     if subset is not None:
-        names = {file: file.relative_to(path) for file in files}
-        chosen = [file for file, name in names.items() if name.match(subset) or subset in name.parts[:-1]]
+        chosen = [name for name in chosen if fnmatch(name, subset) or subset in name.split("/")[:-1]]
         if not chosen:
-            found = ", ".join(sorted(str(name) for name in names.values())[:8])
-            raise InputError(f"{path}: input.subset {subset!r} matches no file; found {found}")
-        files = chosen
-    return _of_split(path, files, split)
+            raise InputError(f"{place}: input.subset {subset!r} matches no file; found {', '.join(sorted(names)[:8])}")
+    return _of_split(place, chosen, split)
 
 
 def is_data(path: Path) -> bool:
@@ -111,25 +120,23 @@ def card(path: Path) -> dict[str, Any]:
     return front if isinstance(front, dict) else {}
 
 
-def _hidden(file: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(root).parts)
-
-
-def _from_card(path: Path, subset: str | None, split: str | None) -> list[Path] | None:
-    """Files as the data set card's `configs` say; None where it says nothing of them."""
-    configs = [entry for entry in card(path).get("configs") or [] if isinstance(entry, dict) and "data_files" in entry]
-    named = {str(entry.get("config_name", "default")): entry for entry in configs}
+def _from_card(
+    place: str, names: list[str], front: dict[str, Any], subset: str | None, split: str | None
+) -> list[str] | None:
+    """Files as the card's `configs` say; None where it says nothing of them."""
+    listed = front.get("configs")
+    entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    named = {str(entry.get("config_name", "default")): entry for entry in entries if "data_files" in entry}
     default = next((name for name, entry in named.items() if entry.get("default")), "default")
-    name = subset if subset is not None else (default if default in named or len(named) != 1 else next(iter(named)))
-    if name not in named:
-        if subset is None and len(named) > 1:
-            raise InputError(f"{path}: has several configurations ({', '.join(named)}); set input.subset to one")
+    if subset is None and default not in named and len(named) > 1:
+        raise InputError(f"{place}: has several configurations ({', '.join(named)}); set input.subset to one")
+    wanted = subset if subset is not None else (default if default in named else next(iter(named), None))
+    if wanted is None or wanted not in named:
         return None
-    wanted = split or "train"
-    patterns = _patterns(named[name]["data_files"], wanted)
-    files = sorted({file for pattern in patterns for file in path.glob(pattern) if file.is_file() and is_data(file)})
+    patterns = _patterns(named[wanted]["data_files"], split or "train")
+    files = sorted(name for name in names if any(fnmatch(name, pattern) for pattern in patterns))
     if not files:
-        raise InputError(f"{path}: configuration {name!r} has no file of split {wanted!r}")
+        raise InputError(f"{place}: configuration {wanted!r} has no file of split {split or 'train'!r}")
     return files
 
 
@@ -147,21 +154,21 @@ def _patterns(data_files: Any, split: str) -> list[str]:
     return found
 
 
-def _of_split(path: Path, files: list[Path], split: str | None) -> list[Path]:
-    splits = {file: _split_of(file.relative_to(path)) for file in files}
+def _of_split(place: str, names: list[str], split: str | None) -> list[str]:
+    splits = {name: _split_of(name) for name in names}
     known = sorted({found for found in splits.values() if found is not None})
-    if not known and split is None:
-        return files
+    if split is None and (not known or len(names) == 1):
+        return names
     wanted = split or "train"
-    chosen = [file for file in files if splits[file] == wanted or wanted in re.split(r"[-_./]", file.name)]
+    chosen = [name for name in names if splits[name] == wanted or wanted in re.split(r"[-_./]", name)]
     if not chosen:
-        listed = ", ".join(known) or "none named in a file's path"
-        raise InputError(f"{path}: no file of split {wanted!r}; splits found: {listed}. Set input.split")
+        listed = ", ".join(known) or "none, as no path names one"
+        raise InputError(f"{place}: no file of split {wanted!r}; splits found: {listed}. Set input.split")
     return chosen
 
 
-def _split_of(name: Path) -> str | None:
-    words = [word for part in reversed(name.parts) for word in re.split(r"[-_.]", part.lower())]
+def _split_of(name: str) -> str | None:
+    words = [word for part in reversed(name.split("/")) for word in re.split(r"[-_.]", part.lower())]
     return next((word for word in words if word in SPLIT_WORDS), None)
 
 

@@ -1,0 +1,195 @@
+"""User functions: `module:function(prompts, responses) -> list[float]`, one exact score an answer.
+
+`prompts` is a list of lists of messages ({"role", "content"}), `responses` a list of strings of the same length. The
+module is an installed one, or a file in the job file's folder.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import math
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf_api.digest import digest_file, digest_of
+from rlhf_trainer.data.rows import Message
+from rlhf_trainer.exits import InputError
+
+SIGNATURE = "function(prompts, responses) -> list[float]"
+PROBE: tuple[list[list[Message]], list[str]] = (
+    [[{"role": "user", "content": "How are you?"}], [{"role": "user", "content": "How are you?"}]],
+    ["Well, thank you.", ""],
+)
+"""What `prepare` calls a function with: an answer, and the empty one, which every policy gives sooner or later."""
+
+
+@dataclass(frozen=True)
+class UserFunction:
+    """A user's function whose results are checked."""
+
+    name: str
+    """`module:function`."""
+    call: Callable[[list[list[Message]], list[str]], Any]
+
+    def __call__(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> list[float]:
+        """One score an answer.
+
+        Raises:
+            InputError: it raised, or gave something else than one finite number an answer; says for which answer.
+        """
+        try:
+            scores = self.call([[*prompt] for prompt in prompts], [*responses])
+        except Exception as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(frame.filename).name}:{frame.lineno}"
+            raise InputError(
+                f"function {self.name}: raised {type(error).__name__}: {error} ({where})", reason="UserFunction"
+            ) from error
+        return self._checked(scores, len(responses))
+
+    def _checked(self, scores: Any, expected: int) -> list[float]:
+        if isinstance(scores, str | bytes | dict) or not hasattr(scores, "__len__") or not hasattr(scores, "__iter__"):
+            raise self._wrong(f"returned {type(scores).__name__}, expected a list of {expected} numbers")
+        if len(scores) != expected:
+            raise self._wrong(f"returned {len(scores)} scores for {expected} answers, expected one an answer")
+        checked = []
+        for index, score in enumerate(scores):
+            try:
+                number = float(score) if not isinstance(score, str) else math.nan
+            except (TypeError, ValueError):
+                number = math.nan
+            if not math.isfinite(number):
+                raise self._wrong(f"returned {score!r} for answer {index}, expected a finite number")
+            checked.append(number)
+        return checked
+
+    def _wrong(self, what: str) -> InputError:
+        return InputError(f"function {self.name}: {what}", reason="UserFunction")
+
+
+def load(name: str, folder: Path | None) -> UserFunction:
+    """Import a user's function; `folder` is the job file's.
+
+    Raises:
+        InputError: no such module or function, it cannot be imported, or cannot be called with two arguments.
+    """
+    module_name, _, attribute = name.partition(":")
+    module = _import(name, module_name, folder)
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        found = sorted(key for key, value in vars(module).items() if inspect.isfunction(value))
+        raise InputError(
+            f"function {name}: {module_name} has no function {attribute!r}; it has {', '.join(found) or 'none'}"
+        )
+    try:
+        inspect.signature(function).bind([], [])
+    except (TypeError, ValueError) as error:
+        raise InputError(f"function {name}: cannot be called as {SIGNATURE} ({error})") from error
+    return UserFunction(name, function)
+
+
+def probe(function: UserFunction) -> None:
+    """Call a function once, also with an empty answer.
+
+    Raises:
+        InputError: it raises or gives no finite numbers.
+    """
+    function(*PROBE)
+
+
+def source_digest(name: str, folder: Path | None) -> str:
+    """Digest of a function's source: its module's file and every module that it imports from beside it, transitively.
+
+    Installed packages that it imports from elsewhere, and files it reads, are not covered.
+
+    Raises:
+        InputError: no such module.
+    """
+    module_name = name.partition(":")[0]
+    root, file = _find(name, module_name, folder)
+    files = {module_name: file}
+    waiting = [module_name]
+    while waiting:
+        current = waiting.pop()
+        for imported in _imports(files[current], current):
+            beside = _beside(root, imported)
+            if beside is not None and imported not in files:
+                files[imported] = beside
+                waiting.append(imported)
+    return digest_of({"function": name, "sources": {module: digest_file(path) for module, path in files.items()}})
+
+
+def _find(name: str, module: str, folder: Path | None) -> tuple[Path, Path]:
+    """(folder of the top-level module, file of the module); a job's own file comes before an installed module."""
+    top = module.partition(".")[0]
+    if folder is not None and _beside(folder, top) is not None:
+        file = _beside(folder, module)
+        if file is None:
+            raise InputError(f"function {name}: no module {module!r} in {folder}")
+        return folder, file
+    try:
+        spec = importlib.util.find_spec(module)
+    except ImportError as error:
+        raise InputError(f"function {name}: {error}") from error
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        raise InputError(
+            f"function {name}: no module {module!r}; expected {module.replace('.', '/')}.py beside the job file, or an "
+            "installed package"
+        )
+    file = Path(spec.origin)
+    return file.parents[module.count(".") + (file.name == "__init__.py")], file
+
+
+def _import(name: str, module: str, folder: Path | None) -> Any:
+    root, file = _find(name, module, folder)
+    place = str(root)
+    if place not in sys.path:
+        sys.path.append(place)  # last: a file beside the job never hides an installed module
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+        where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+        raise InputError(f"function {name}: cannot be imported: {type(error).__name__}: {error}{where}") from error
+    origin = Path(getattr(found, "__file__", None) or "")
+    if origin.resolve() != file.resolve():
+        raise InputError(f"function {name}: {file} is hidden by another module of that name ({origin}). Rename yours")
+    return found
+
+
+def _beside(root: Path, module: str) -> Path | None:
+    """File of a module below `root`."""
+    base = root.joinpath(*module.split("."))
+    for candidate in (base / "__init__.py", base.with_name(base.name + ".py")):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _imports(file: Path, module: str) -> set[str]:
+    """Names of all modules that a file may import, absolute; also those inside functions."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except SyntaxError as error:
+        raise InputError(f"{file.name}:{error.lineno}: {error.msg}") from error
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = package.split(".")
+                kept = ".".join(parts[: len(parts) - node.level + 1])
+                base = f"{kept}.{base}".strip(".") if base else kept
+            found.add(base)
+            found.update(f"{base}.{alias.name}" for alias in node.names)
+    return {".".join(name.split(".")[: size + 1]) for name in found if name for size in range(name.count(".") + 1)}

@@ -1,0 +1,172 @@
+"""Is an input a model that can be loaded: configuration, architecture, weights, tokenizer. Reads headers, not weights."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlhf_trainer.data.chat import encode_prompt, prepare_tokenizer
+from rlhf_trainer.exits import InputError
+from rlhf_trainer.inspection.uses import Model, ModelUse
+from rlhf_trainer.models.load import GGUF, check_folder, load_tokenizer
+from rlhf_trainer.sources.licence import gguf_fields
+
+SCORER = "ForSequenceClassification"
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass
+class ModelFacts:
+    """What was found."""
+
+    format: str
+    """`safetensors` or `gguf`."""
+    architecture: str
+    parameters: int | None = None
+    """Weights, by the headers; None where the header does not tell."""
+    notes: list[str] = field(default_factory=list)
+
+
+def inspect_model(path: Path, uses: Sequence[ModelUse]) -> ModelFacts:
+    """Check a model's folder for all its uses.
+
+    Raises:
+        InputError: it cannot be loaded without running code of its own, lacks something, or is of another kind.
+    """
+    files = sorted(path.glob(f"*{GGUF}"))
+    if files and not (path / "config.json").is_file():
+        return _gguf(files, uses)
+    _refuse_adapter(path)
+    check_folder(path, path.name)
+    config = _json(path / "config.json")
+    architecture = _architecture(config)
+    for use in uses:
+        _fits(architecture, use)
+    facts = ModelFacts("safetensors", architecture, _weights(path))
+    facts.notes.extend(_tokenizer(path, config))
+    return facts
+
+
+def _refuse_adapter(path: Path) -> None:
+    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+        raise InputError("is a LoRA adapter without its base; merge it (peft's merge_and_unload) and give the result")
+
+
+def _architecture(config: dict[str, Any]) -> str:
+    """The architecture that config.json names.
+
+    Raises:
+        InputError: transformers does not know it; code of the repository's own is never run.
+    """
+    from transformers import CONFIG_MAPPING
+
+    model_type = config.get("model_type")
+    if model_type not in CONFIG_MAPPING:
+        own = " and brings code of its own (auto_map), which is never run" if "auto_map" in config else ""
+        raise InputError(f"config.json: model_type {model_type!r} is unknown to this transformers{own}")
+    names = config.get("architectures") or []
+    if not names:
+        raise InputError("config.json: names no architecture; expected such as LlamaForCausalLM")
+    return str(names[0])
+
+
+def _fits(architecture: str, use: ModelUse) -> None:
+    expected: dict[Model, str] = {"causal": "ForCausalLM", "scorer": SCORER}
+    kind = use.kind
+    if kind == "trunk":
+        return
+    causal_names = {"LMHeadModel", "ForConditionalGeneration"} if kind == "causal" else set()
+    if not architecture.endswith((expected[kind], *causal_names)):
+        what = "a language model" if kind == "causal" else "a reward or cost model"
+        raise InputError(f"{use.where}: found {architecture}, expected {what} (...{expected[kind]})")
+
+
+def _weights(path: Path) -> int:
+    """How many weights all shards hold.
+
+    Raises:
+        InputError: a shard is missing or cut off.
+    """
+    names = sorted(file.name for file in path.glob("*.safetensors"))
+    if (path / INDEX).is_file():
+        needed = set(_json(path / INDEX).get("weight_map", {}).values())
+        missing = sorted(needed - set(names))
+        if missing:
+            raise InputError(f"{INDEX} names {missing[0]}, which is not there; fetch the model again")
+        names = sorted(needed)
+    return sum(_shard(path / name) for name in names)
+
+
+def _shard(path: Path) -> int:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length <= size - 8:
+            raise InputError(f"{path.name}: is no safetensors file, or cut off ({size} bytes); fetch it again")
+        header = file.read(length)
+    try:
+        tensors = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
+        end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+        count: int = sum(math.prod(entry["shape"]) for entry in tensors.values())
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise InputError(f"{path.name}: is no safetensors file (its header is unreadable)") from error
+    if 8 + length + end != size:
+        raise InputError(f"{path.name}: has {size} bytes, its header says {8 + length + end}; fetch it again")
+    return count
+
+
+def _tokenizer(path: Path, config: dict[str, Any]) -> list[str]:
+    tokenizer = load_tokenizer(path)
+    vocabulary = (config.get("text_config") or config).get("vocab_size")
+    if isinstance(vocabulary, int) and len(tokenizer) > vocabulary:
+        raise InputError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model embeds {vocabulary}; they do not belong"
+        )
+    try:
+        notes = prepare_tokenizer(tokenizer)
+        encode_prompt(tokenizer, [{"role": "user", "content": "How are you?"}])
+    except Exception as error:  # templates raise what they like
+        raise InputError(f"the chat template or tokenizer cannot be used: {error}") from error
+    return notes
+
+
+def _gguf(files: list[Path], uses: Sequence[ModelUse]) -> ModelFacts:
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+
+    if len(files) > 1:
+        raise InputError(f"holds several GGUF files ({', '.join(file.name for file in files[:4])}); expected one")
+    for use in uses:
+        if use.kind == "scorer":
+            raise InputError(f"{use.where}: found a GGUF file, expected a reward or cost model (...{SCORER})")
+    try:
+        fields = gguf_fields(files[0])
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    architecture = str(fields.get("general.architecture"))
+    if architecture not in GGUF_SUPPORTED_ARCHITECTURES:
+        known = ", ".join(sorted(GGUF_SUPPORTED_ARCHITECTURES)[:12])
+        raise InputError(
+            f"{files[0].name}: architecture {architecture!r} cannot be loaded from GGUF; known: {known}, ..."
+        )
+    if "tokenizer.ggml.eos_token_id" not in fields:
+        raise InputError(f"{files[0].name}: its tokenizer has no EOS token, which must end every answer")
+    notes = []
+    if "tokenizer.chat_template" not in fields:
+        notes.append("the tokenizer has no chat template; one of 'User:' and 'Assistant:' lines is used")
+    if fields.get("tokenizer.ggml.padding_token_id") == fields["tokenizer.ggml.eos_token_id"]:
+        notes.append("PAD is EOS in the file; products get a PAD of their own")
+    return ModelFacts("gguf", architecture, None, notes)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path.name}: cannot be read as JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path.name}: expected an object")
+    return value

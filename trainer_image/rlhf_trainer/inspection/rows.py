@@ -1,0 +1,91 @@
+"""Are an input's rows fit for their uses: format, columns, bad rows, and nothing empty after its split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rlhf_api.job import Input
+from rlhf_trainer.data.load import Conversion, in_heldout, opening
+from rlhf_trainer.data.rows import Counts
+from rlhf_trainer.exits import InputError
+from rlhf_trainer.inspection.uses import DataUse
+
+
+@dataclass
+class RowFacts:
+    """What was found."""
+
+    format: str | None = None
+    counts: Counts = field(default_factory=Counts)
+    """Of the use that leaves most rows out."""
+    problems: list[str] = field(default_factory=list)
+    """One sentence a problem, with the field of the job."""
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Taken:
+    """Rows that one reference gets, counted as they pass."""
+
+    use: DataUse
+    rows: int = 0
+    openings: set[str] = field(default_factory=set)
+    """Two of them are enough to know that a holdout is possible."""
+
+
+def inspect_rows(entry: Input, path: Path, uses: Sequence[DataUse]) -> RowFacts:
+    """Read every row once for each kind of use."""
+    facts = RowFacts()
+    for kind in dict.fromkeys(use.rows for use in uses):
+        same = [use for use in uses if use.rows == kind]
+        conversion = Conversion(entry.name, entry, kind)
+        try:
+            taken = _pass(conversion, path, entry, same)
+        except InputError as error:
+            facts.problems.append(f"{'; '.join(use.where for use in same)}: {error}")
+            facts.format = facts.format or conversion.format
+            continue
+        facts.format = conversion.format
+        if facts.counts.read == 0 or conversion.counts.used < facts.counts.used:
+            facts.counts = conversion.counts
+        facts.problems.extend(problem for one in taken if (problem := _problem(one, entry)))
+    left_out = facts.counts.bad + facts.counts.rejected.total()
+    if left_out:
+        facts.notes.append(
+            f"{entry.name}: {left_out} of {facts.counts.read} rows are left out ({_reasons(facts.counts)})"
+        )
+    return facts
+
+
+def _pass(conversion: Conversion, path: Path, entry: Input, uses: Sequence[DataUse]) -> list[_Taken]:
+    taken = [_Taken(use) for use in uses]
+    for number, row in enumerate(conversion.rows(path)):
+        for one in taken:
+            ref = one.use.ref
+            if ref.limit is not None and number >= ref.limit:
+                continue
+            if ref.split != "all" and in_heldout(row, entry.heldout) != (ref.split == "heldout"):
+                continue
+            one.rows += 1
+            if len(one.openings) < 2:
+                one.openings.add(opening(row))
+    return taken
+
+
+def _problem(one: _Taken, entry: Input) -> str | None:
+    use = one.use
+    if one.rows == 0:
+        return (
+            f"{use.where}: split {use.ref.split!r} of {entry.name} is empty (heldout is {entry.heldout:g}); "
+            "set inputs[].heldout, or take split: all"
+        )
+    if use.holdout > 0 and len(one.openings) < 2:
+        return f"{use.where}: holdout {use.holdout:g} needs two different prompts; {entry.name} has one. Set holdout: 0"
+    return None
+
+
+def _reasons(counts: Counts) -> str:
+    reasons = [f"{number} {reason}" for reason, number in sorted(counts.rejected.items())]
+    return ", ".join([*([f"{counts.bad} bad"] if counts.bad else []), *reasons])

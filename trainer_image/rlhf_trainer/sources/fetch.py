@@ -1,0 +1,161 @@
+"""Fetch one input, from wherever it comes, into the storage."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from rlhf_api.job import Input
+from rlhf_api.sources import Source, parse_source
+from rlhf_trainer.exits import InputError, StageError
+from rlhf_trainer.sources.hub import COMMIT, fetch_hub
+from rlhf_trainer.sources.keep import Keeper, Kept, files_below
+from rlhf_trainer.sources.licence import told_licence
+
+CLAIMS = "RLHF_CLAIMS"
+"""Environment variable: the folder below which prepare's pod has each claim mounted, by its name. Set on a cluster."""
+
+
+class FetchFailed(StageError):
+    """A store does not answer: trying again may help."""
+
+    reason = "FetchFailed"
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """An input in the storage."""
+
+    path: Path
+    """Folder with its files."""
+    digest: str
+    """Of its content, 64 hex digits."""
+    bytes: int
+    """Size of its files."""
+    source: str
+    """As written, without credentials."""
+    commit: str | None = None
+    """Of a hub repository."""
+    licence: str | None = None
+    """As the source says; else as the job says; None: not disclosed."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader should know."""
+
+
+def fetch(entry: Input, storage: Path, job_folder: Path, environment: Mapping[str, str] = os.environ) -> Fetched:
+    """Fetch an input into `<storage>/inputs/<digest>/`, or find it there.
+
+    Raises:
+        InputError: the source is wrong, or there is nothing; the message names it.
+        StageError: it could not be reached now.
+    """
+    try:
+        source = parse_source(entry.source)
+    except ValueError as error:
+        raise InputError(f"inputs[{entry.name}].source: {error}") from error
+    text = redact(entry.source)
+    keeper = Keeper(storage)
+    commit = None
+    notes = []
+    if source.kind in ("hub-model", "hub-data"):
+        files = fetch_hub(source, keeper, entry.subset, entry.split)
+        kept, commit = files.kept, files.commit
+        if not COMMIT.fullmatch(source.revision):
+            notes.append(f"{text}: the revision is commit {commit} now; write that commit to get the same again")
+    elif source.kind == "url":
+        kept = fetch_url(source.location, keeper)
+    else:
+        kept = keeper.take(_local_files(_local_path(source, text, job_folder, environment), text))
+    told = told_licence(kept.path)
+    if told is not None and entry.licence is not None and told.lower() != entry.licence.lower():
+        notes.append(f"{text}: says its licence is {told}, the job says {entry.licence}")
+    return Fetched(kept.path, kept.digest, kept.bytes, text, commit, told or entry.licence, notes)
+
+
+def redact(text: str) -> str:
+    """A source without user, password and query, which may hold credentials."""
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme in ("hf", "pvc", "package"):
+        return text
+    return f"{scheme}://{re.sub('^[^/@]*@', '', rest).partition('?')[0]}"
+
+
+def _local_path(source: Source, text: str, job_folder: Path, environment: Mapping[str, str]) -> Path:
+    claims = environment.get(CLAIMS)
+    if source.kind == "claim":
+        if not claims:
+            raise InputError(f"{text}: a claim can be read on a cluster only; give a path, or run the job there")
+        mounted = Path(claims) / source.location
+        if not mounted.is_dir():
+            raise InputError(f"{text}: the claim {source.location!r} is not mounted into prepare")
+        return mounted / source.path
+    if source.kind == "package":
+        return _package_folder(source.location, text) / source.path
+    if claims:
+        raise InputError(f"{text}: a path works with the local runner only; on a cluster use pvc://claim/path")
+    return job_folder / source.location
+
+
+def _package_folder(module: str, text: str) -> Path:
+    """Folder of an installed package; none of its code is run."""
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"{text}: no package {top!r} is installed here. Install it, or give another source")
+    return Path(next(iter(spec.submodule_search_locations)), *rest)
+
+
+def _local_files(path: Path, text: str) -> dict[str, Path]:
+    if not path.exists():
+        raise InputError(f"{text}: no such file or folder ({path})")
+    files = files_below(path)
+    if not files:
+        raise InputError(f"{text}: the folder holds no file ({path})")
+    return files
+
+
+def fetch_url(url: str, keeper: Keeper) -> Kept:
+    """Fetch a file or folder by fsspec.
+
+    Raises:
+        InputError: unknown scheme, missing package, nothing there, or no right to it.
+        FetchFailed: the store does not answer.
+    """
+    import fsspec
+
+    text = redact(url)
+    try:
+        system, root = fsspec.core.url_to_fs(url)
+    except (ValueError, ImportError) as error:
+        raise InputError(f"{text}: {error}") from error
+    with keeper.staging() as staging:
+        try:
+            if system.isfile(root):
+                system.get_file(root, str(staging / (PurePosixPath(root.partition("?")[0]).name or "file")))
+            else:
+                _fetch_folder(system, root, staging, text)
+        except (FileNotFoundError, PermissionError) as error:
+            raise InputError(f"{text}: {type(error).__name__}: nothing there, or no right to read it") from error
+        except StageError:
+            raise
+        except Exception as error:  # every store has errors of its own; all of them are told and may pass
+            raise FetchFailed(f"{text}: could not be fetched ({type(error).__name__}: {error})") from error
+        return keeper.adopt(staging)
+
+
+def _fetch_folder(system: object, root: str, staging: Path, text: str) -> None:
+    names = system.find(root)  # type: ignore[attr-defined]  # fsspec ships no types
+    if not names:
+        raise InputError(f"{text}: nothing there")
+    base = root.rstrip("/") + "/"
+    for name in names:
+        relative = PurePosixPath(name[len(base) :] if name.startswith(base) else PurePosixPath(name).name)
+        if ".." in relative.parts or relative.is_absolute():
+            raise InputError(f"{text}: the name {name!r} leaves its folder")
+        target = staging / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        system.get_file(name, str(target))  # type: ignore[attr-defined]

@@ -1,0 +1,194 @@
+"""`<storage>/inputs/<digest>/`: the content of inputs, put in place whole, found again by what it is.
+
+inputs/<digest>/...             files of the input
+inputs/.records/<digest>.json   SHA-256, size, time and inode of each, so that a look says whether one was changed
+inputs/.records/hub-<key>.json  which digest a commit of a hub repository has
+inputs/.<random>/               being fetched
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from rlhf_api.digest import digest_file, digest_of
+from rlhf_api.store import write_atomically
+from rlhf_trainer.exits import InputError, explain_full_disk
+
+LINK_FROM = 16 * 2**20
+"""Bytes from which a local file is hard-linked instead of copied."""
+NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Content in place."""
+
+    path: Path
+    """Its folder."""
+    digest: str
+    """Of names and bytes, 64 hex digits."""
+    bytes: int
+    """Size of all files."""
+
+
+class Keeper:
+    """The `inputs/` folder of a storage."""
+
+    def __init__(self, storage: Path) -> None:
+        self.root = storage / "inputs"
+        self._records = self.root / ".records"
+
+    def take(self, files: dict[str, Path]) -> Kept:
+        """Keep local files under their relative names: linked where large and on the same file system, else copied.
+
+        Raises:
+            StorageFull: no space.
+            InputError: a file changed while it was copied.
+        """
+        known = self._known()
+        hashes = {name: known.get(_identity(path)) or digest_file(path) for name, path in files.items()}
+        digest = content_digest(hashes)
+        kept = self.find(digest)
+        if kept is not None:
+            return kept
+        with self.staging() as staging:
+            for name, path in files.items():
+                target = staging / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if not _link(path, target):
+                    shutil.copyfile(path, target)
+                    if digest_file(target) != hashes[name]:
+                        raise InputError(f"{path}: changed while it was copied. Run again when nothing writes to it")
+            return self._place(staging, hashes, digest)
+
+    def adopt(self, staging: Path) -> Kept:
+        """Keep what was fetched into a staging folder.
+
+        Raises:
+            InputError: nothing is in it.
+        """
+        hashes = {name: digest_file(path) for name, path in files_below(staging).items()}
+        if not hashes:
+            raise InputError("nothing was fetched")
+        digest = content_digest(hashes)
+        return self.find(digest) or self._place(staging, hashes, digest)
+
+    def find(self, digest: str) -> Kept | None:
+        """Content of that digest, unchanged since it was kept; changed content is removed."""
+        folder = self.root / digest
+        problem = verify(folder)
+        if problem is None:
+            return Kept(folder, digest, sum(path.stat().st_size for path in files_below(folder).values()))
+        if folder.exists():
+            shutil.rmtree(folder)
+        return None
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """A folder to fetch into; whatever is left in it goes.
+
+        Raises:
+            StorageFull: no space.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        folder = self.root / f".{secrets.token_hex(8)}"
+        with explain_full_disk(self.root, "fetching inputs"):
+            folder.mkdir()
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def remember(self, key: dict[str, Any], digest: str) -> None:
+        """Note which digest a commit's files have."""
+        write_atomically(self._hub(key), orjson.dumps({**key, "digest": digest}))
+
+    def recall(self, key: dict[str, Any]) -> Kept | None:
+        """The content of a commit fetched before; None: not there any more."""
+        path = self._hub(key)
+        return self.find(orjson.loads(path.read_bytes())["digest"]) if path.is_file() else None
+
+    def _hub(self, key: dict[str, Any]) -> Path:
+        return self._records / f"hub-{digest_of(key)[:32]}.json"
+
+    def _place(self, staging: Path, hashes: dict[str, str], digest: str) -> Kept:
+        target = self.root / digest
+        try:
+            staging.rename(target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            # another run was quicker; what it put in place is the same content
+        files = files_below(target)
+        entries = {name: [hashes[name], *_identity(path)] for name, path in files.items()}
+        write_atomically(self._records / f"{digest}.json", orjson.dumps({"version": "1", "files": entries}))
+        return Kept(target, digest, sum(path.stat().st_size for path in files.values()))
+
+    def _known(self) -> dict[tuple[int, ...], str]:
+        """SHA-256 by identity, of files linked before: a large model is hashed once."""
+        known: dict[tuple[int, ...], str] = {}
+        for path in self._records.glob("*.json"):
+            entries = orjson.loads(path.read_bytes()).get("files", {})
+            known.update({tuple(identity): sha for sha, *identity in entries.values()})
+        return known
+
+
+def content_digest(hashes: dict[str, str]) -> str:
+    """Digest of an input, by its files' SHA-256 and relative names; of a single file the name's suffixes alone."""
+    if len(hashes) == 1:
+        ((name, sha),) = hashes.items()
+        return digest_of({"".join(Path(name).suffixes): sha})
+    return digest_of(hashes)
+
+
+def verify(folder: Path) -> str | None:
+    """What was changed in a kept input since it was kept, in words; None where nothing was.
+
+    A look at sizes, times and inodes, not at bytes: cheap enough for every stage.
+    """
+    record = folder.parent / ".records" / f"{folder.name}.json"
+    if not folder.is_dir() or not record.is_file():
+        return f"{folder} is not there, or not known"
+    entries = orjson.loads(record.read_bytes())["files"]
+    files = files_below(folder)
+    if files.keys() != entries.keys():
+        return f"{folder}: files {', '.join(sorted(files.keys() ^ entries.keys())[:3])} appeared or went"
+    for name, (_sha, *identity) in sorted(entries.items()):
+        if _identity(files[name]) != tuple(identity) and digest_file(files[name]) != _sha:
+            return f"{folder / name} was changed"
+    return None
+
+
+def files_below(root: Path) -> dict[str, Path]:
+    """Files by relative name, hidden ones left out; a single file by its own name."""
+    if root.is_file():
+        return {root.name: root}
+    found = {path.relative_to(root): path for path in sorted(root.rglob("*")) if path.is_file()}
+    return {name.as_posix(): path for name, path in found.items() if not any(p.startswith(".") for p in name.parts)}
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    there = path.stat()
+    return (there.st_dev, there.st_ino, there.st_size, there.st_mtime_ns)
+
+
+def _link(path: Path, target: Path) -> bool:
+    if path.stat().st_size < LINK_FROM:
+        return False
+    try:
+        os.link(path.resolve(), target)
+    except OSError as error:
+        if error.errno in NO_LINK:
+            return False
+        raise
+    return True

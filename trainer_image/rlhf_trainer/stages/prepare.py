@@ -1,0 +1,196 @@
+"""`prepare`: fetch every input once, check that it is fit for its use, find what is there already. On CPU, first.
+
+Leaves in its work folder:
+
+- `resolved.json`: digest and path of each input, digest of each function, stages whose product exists
+  (`rlhf_api.plan.Resolved`);
+- `provenance.json`: by input, what the report tells of it: source, commit, licence, kind, format, counts.
+
+All that is wrong is told at once, in one message, exit code 2.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from rlhf_api.job import Input, RLHFJob
+from rlhf_api.plan import Resolved, ResolvedInput, plan
+from rlhf_api.stages import PREPARE, REPORT
+from rlhf_api.store import write_atomically, write_resolved
+from rlhf_trainer import functions, store
+from rlhf_trainer.exits import InputError
+from rlhf_trainer.inspection.rows import inspect_rows
+from rlhf_trainer.inspection.uses import DataUse, FunctionUse, ModelUse, uses
+from rlhf_trainer.sources import Fetched, fetch
+
+if TYPE_CHECKING:
+    from rlhf_trainer.context import StageContext
+
+log = logging.getLogger(__name__)
+
+RESOLVED = "resolved.json"
+PROVENANCE = "provenance.json"
+
+
+@dataclass
+class Findings:
+    """What is known so far."""
+
+    inputs: dict[str, ResolvedInput] = field(default_factory=dict)
+    functions: dict[str, str] = field(default_factory=dict)
+    provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def run(context: StageContext) -> None:
+    """Resolve the job's inputs and functions.
+
+    Raises:
+        InputError: something is not fit for its use; the message lists everything found.
+        StageError: a source could not be reached now; trying again may help.
+    """
+    job = context.spec(RLHFJob)
+    wanted = uses(job)
+    names = list(dict.fromkeys(use.name for use in wanted if isinstance(use, FunctionUse)))
+    findings = Findings()
+    total = len(job.spec.inputs) + len(names) + 1
+    context.progress.begin(total, "checks")
+    for number, entry in enumerate(job.spec.inputs):
+        context.progress.say(f"input {entry.name}")
+        with _collected(findings, f"input {entry.name}"):
+            found = fetch(entry, context.storage, Path(context.file.directories.job))
+            _take_input(findings, entry, found, wanted)
+        context.progress.advance(number + 1)
+    for number, name in enumerate(names):
+        context.progress.say(f"function {name}")
+        with _collected(findings, _where(wanted, name)):
+            _take_function(findings, name, Path(context.file.directories.job))
+        context.progress.advance(len(job.spec.inputs) + number + 1)
+    for note in findings.notes:
+        log.warning("%s", note)
+    if findings.problems:
+        raise InputError(_message(findings.problems))
+    context.progress.say("looking for products")
+    resolved = Resolved(findings.inputs, findings.functions)
+    resolved = dataclasses.replace(resolved, hits=hits(job, resolved, context.storage))
+    write_atomically(context.work / PROVENANCE, orjson.dumps(findings.provenance, option=orjson.OPT_INDENT_2))
+    write_resolved(context.work / RESOLVED, resolved)
+    context.result.update(compact(job, resolved))
+    context.progress.advance(total)
+
+
+def hits(job: RLHFJob, resolved: Resolved, storage: Path) -> tuple[str, ...]:
+    """Stages whose product exists, every byte of it verified; damaged ones are moved aside, failed gates are none."""
+    found = []
+    for stage in plan(job, resolved).stages:
+        if stage.type in (PREPARE, REPORT) or stage.product is None:
+            continue
+        product = store.reusable(storage, stage.product)
+        if product is not None and product.manifest.failure is None:
+            found.append(stage.name)
+    return tuple(found)
+
+
+def compact(job: RLHFJob, resolved: Resolved) -> dict[str, Any]:
+    """What was resolved, small enough for a termination message at 32 inputs.
+
+    Digests are base64 of the bytes behind one another: `inputs` in the job's order (each lies at
+    `<storage>/inputs/<digest>`), `functions` by sorted name; `hits` are indices of the job's stages.
+    """
+    stages = [stage.name for stage in job.spec.stages]
+    return {
+        "inputs": _packed(resolved.inputs[entry.name].digest for entry in job.spec.inputs),
+        "functions": _packed(resolved.functions[name] for name in sorted(resolved.functions)),
+        "hits": [stages.index(name) for name in resolved.hits],
+    }
+
+
+def expand(job: RLHFJob, told: dict[str, Any], storage: str) -> Resolved:
+    """The inverse of `compact`."""
+    inputs, known = _unpacked(told["inputs"]), _unpacked(told["functions"])
+    names = sorted({use.name for use in uses(job) if isinstance(use, FunctionUse)})
+    return Resolved(
+        inputs={
+            entry.name: ResolvedInput(digest, f"{storage}/inputs/{digest}")
+            for entry, digest in zip(job.spec.inputs, inputs, strict=True)
+        },
+        functions=dict(zip(names, known, strict=True)),
+        hits=tuple(job.spec.stages[index].name for index in told["hits"]),
+    )
+
+
+def _packed(digests: Iterator[str]) -> str:
+    return base64.b64encode(b"".join(bytes.fromhex(digest) for digest in digests)).decode()
+
+
+def _unpacked(text: str) -> list[str]:
+    raw = base64.b64decode(text)
+    return [raw[start : start + 32].hex() for start in range(0, len(raw), 32)]
+
+
+@contextmanager
+def _collected(findings: Findings, where: str) -> Iterator[None]:
+    """Go on after wrong input, so that all of it is told at once."""
+    try:
+        yield
+    except InputError as error:
+        findings.problems.append(f"{where}: {error}")
+
+
+def _take_input(
+    findings: Findings, entry: Input, found: Fetched, wanted: list[DataUse | ModelUse | FunctionUse]
+) -> None:
+    findings.inputs[entry.name] = ResolvedInput(found.digest, str(found.path))
+    told: dict[str, Any] = {
+        "source": found.source,
+        "digest": found.digest,
+        "commit": found.commit,
+        "licence": found.licence,
+        "bytes": found.bytes,
+        "kind": None,
+    }
+    findings.provenance[entry.name] = told
+    findings.notes.extend(found.notes)
+    rows = [use for use in wanted if isinstance(use, DataUse) and use.input == entry.name]
+    models = [use for use in wanted if isinstance(use, ModelUse) and use.input == entry.name]
+    if models:
+        from rlhf_trainer.inspection.models import inspect_model  # transformers, only where a model is to be read
+
+        told["kind"] = "model"
+        facts = inspect_model(found.path, models)
+        told.update(format=facts.format, architecture=facts.architecture, parameters=facts.parameters)
+        findings.notes.extend(f"{entry.name}: {note}" for note in facts.notes)
+    if rows:
+        told["kind"] = "data"
+        seen = inspect_rows(entry, found.path, rows)
+        told.update(format=seen.format, counts=seen.counts.as_dict(), examples=seen.counts.examples)
+        findings.notes.extend(seen.notes)
+        findings.problems.extend(seen.problems)
+    if not rows and not models:
+        findings.notes.append(f"{entry.name}: no stage uses this input")
+
+
+def _take_function(findings: Findings, name: str, folder: Path) -> None:
+    findings.functions[name] = functions.source_digest(name, folder)
+    functions.probe(functions.load(name, folder))
+
+
+def _where(wanted: list[DataUse | ModelUse | FunctionUse], name: str) -> str:
+    return "; ".join(use.where for use in wanted if isinstance(use, FunctionUse) and use.name == name)
+
+
+def _message(problems: list[str]) -> str:
+    if len(problems) == 1:
+        return problems[0]
+    listed = "\n".join(f"- {problem}" for problem in problems)
+    return f"{len(problems)} problems:\n{listed}"
