@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,13 @@ import orjson
 from rlhf_api.stage_file import StageFile
 from rlhf_api.store import write_atomically
 from rlhf_trainer.exits import DONE, FAILURE, GUARD, STOPPED, WRONG_INPUT, StageError
+
+log = logging.getLogger(__name__)
+
+LESS_MEMORY = (
+    "Lower execution.microBatchTokens, set execution.gradientCheckpointing or a higher execution.zero, or raise the "
+    "memory limit."
+)
 
 MAX_BYTES = 2048
 """Of the summary: what the operator reads of a pod's termination message."""
@@ -103,9 +111,7 @@ def _why(end: RankEnd) -> tuple[str, str]:
         name = signal.Signals(-end.exit).name
         if name == "SIGKILL":
             return "Killed", (
-                f"rank {end.rank} was killed by SIGKILL, most often because memory ran out (OOMKilled): lower "
-                "execution.microBatchTokens, set execution.gradientCheckpointing or a higher execution.zero, or raise "
-                "the memory limit"
+                f"rank {end.rank} was killed by SIGKILL, most often because memory ran out (OOMKilled). {LESS_MEMORY}"
             )
         return "Crashed", f"rank {end.rank} was killed by {name}; its log has the last lines"
     if end.said is None:
@@ -159,8 +165,10 @@ def _cut(message: str, spare: int) -> str:
 def write_summary(file: StageFile, outcome: Outcome) -> None:
     """Write the summary where the executor reads it, and to work/termination.json."""
     content = summary(file, outcome)
-    work = Path(file.directories.work)
-    write_atomically(work / "termination.json", content)
-    if file.directories.termination_message is not None:
-        # A pod's termination message is a mounted file: it is written in place, it cannot be renamed over.
-        Path(file.directories.termination_message).write_bytes(content)
+    try:
+        if file.directories.termination_message is not None:
+            # A pod's termination message is a mounted file: it is written in place, it cannot be renamed over.
+            Path(file.directories.termination_message).write_bytes(content)
+        write_atomically(Path(file.directories.work) / "termination.json", content)
+    except OSError as error:
+        log.error("the summary could not be written (%s): %s", error, content.decode())

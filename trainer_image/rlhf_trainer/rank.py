@@ -21,15 +21,17 @@ from typing import Any
 import orjson
 
 from rlhf_api.stage_file import StageFile
-from rlhf_api.store import write_atomically
 from rlhf_trainer.definitions import headline
-from rlhf_trainer.exits import DONE, FAILURE, StageError, Stopped
+from rlhf_trainer.exits import DONE, FAILURE, StageError, Stopped, explain_full_disk
+from rlhf_trainer.outcome import LESS_MEMORY
 from rlhf_trainer.place import Place, log_path, result_path
 from rlhf_trainer.stages import LIGHT, resolve
 
 log = logging.getLogger(__name__)
 
 PR_SET_PDEATHSIG = 1
+RESULT_BYTES = 16384
+"""Room for a rank's result file."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,26 +43,28 @@ def main(arguments: list[str] | None = None) -> int:
     die_with_parent()
     redirect_output(log_path(work, file.attempt, place.rank))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    result: dict[str, Any] = {}
+    result = result_path(work, file.attempt, place.rank)
+    told: dict[str, Any] = {}
     try:
-        run(file, place, work, result)
+        with explain_full_disk(work, "starting a rank"):
+            reserve(result)
+        run(file, place, work, told)
         ended: dict[str, Any] = {"code": DONE, "reason": "Done", "message": "done"}
     except StageError as error:
         log.error("%s: %s", error.reason, error)
         ended = {"code": error.code, "reason": error.reason, "message": str(error)}
     except Exception as error:  # noqa: BLE001 - the last resort: logged whole, told in short, never swallowed
         log.error("failed\n%s", traceback.format_exc())
-        ended = {"code": FAILURE, "reason": type(error).__name__, "message": crash_message(error)}
-    target = result_path(work, file.attempt, place.rank)
-    write_atomically(target, orjson.dumps({**result, **ended, "rank": place.rank, "time": time.time()}))
+        ended = {"code": FAILURE, "reason": crash_reason(error), "message": crash_message(error)}
+    fill(result, {**told, **ended, "rank": place.rank, "time": time.time()})
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(ended["code"])  # libraries' exit handlers wait for ranks that are gone
 
 
-def run(file: StageFile, place: Place, work: Path, result: dict[str, Any]) -> None:
-    """Set the process up and run the stage's function."""
+def run(file: StageFile, place: Place, work: Path, told: dict[str, Any]) -> None:
+    """Set the process up and run the stage's function; `told` takes step, headline and result, also of a failure."""
     light = file.type in LIGHT
     stop = threading.Event()
     catch_signals(stop, at_once=light)
@@ -71,10 +75,10 @@ def run(file: StageFile, place: Place, work: Path, result: dict[str, Any]) -> No
         try:
             function(context)
         finally:
-            result["step"] = context.progress.snapshot()["step"]
-            result["result"] = context.result
+            told["step"] = context.progress.snapshot()["step"]
+            told["result"] = context.result
             context.metrics.close()
-            result["headline"] = headline(context.metrics.latest)
+            told["headline"] = headline(context.metrics.latest)
 
 
 def catch_signals(stop: threading.Event, *, at_once: bool) -> None:
@@ -104,12 +108,35 @@ def redirect_output(path: Path) -> None:
     os.close(descriptor)
 
 
+def reserve(path: Path) -> None:
+    """Take the room for the result file now: on a full disk it could not be written, and nobody would know why."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b" " * RESULT_BYTES)
+
+
+def fill(path: Path, result: dict[str, Any]) -> None:
+    """Write the result in place, into the reserved room."""
+    content = orjson.dumps(result)
+    if len(content) > RESULT_BYTES:
+        content = orjson.dumps({**result, "message": result["message"][:1000], "result": {}, "headline": {}})
+    with path.open("r+b" if path.exists() else "wb") as file:
+        file.write(content.ljust(RESULT_BYTES))
+
+
 def crash_message(error: BaseException) -> str:
     """The exception and the last line of code it came from."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno}, {frames[-1].name})" if frames else ""
     text = str(error).strip() or "no message"
-    return f"{type(error).__name__}: {text}{where}"
+    advice = f". {LESS_MEMORY}" if crash_reason(error) == "OutOfMemory" else ""
+    return f"{type(error).__name__}: {text}{where}{advice}"
+
+
+def crash_reason(error: BaseException) -> str:
+    """One word: `OutOfMemory` whichever library says so, else the exception's name."""
+    text = str(error)
+    exhausted = "CUDA out of memory" in text or "can't allocate memory" in text or isinstance(error, MemoryError)
+    return "OutOfMemory" if exhausted else type(error).__name__
 
 
 if __name__ == "__main__":

@@ -86,12 +86,17 @@ class Ranks:
 
     def _end(self, local: int, process: Popen[Any], killing: bool) -> RankEnd:
         rank = self._first + local
-        path = result_path(self._work, self._file.attempt, rank)
-        said = orjson.loads(path.read_bytes()) if path.exists() else None
+        said = self._said(rank)
         ours = killing and process.returncode == -signal.SIGKILL
         if process.returncode != DONE and not ours:
             log.error("rank %d ended with %d", rank, process.returncode)
         return RankEnd(rank, process.returncode, said, ours)
+
+    def _said(self, rank: int) -> dict[str, Any] | None:
+        """The rank's result file; None: it has not written it."""
+        path = result_path(self._work, self._file.attempt, rank)
+        content = path.read_bytes().strip() if path.exists() else b""
+        return orjson.loads(content) if content else None
 
     def _environment(self, local: int) -> dict[str, str]:
         file = self._file

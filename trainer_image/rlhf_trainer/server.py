@@ -13,7 +13,7 @@ import orjson
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
 
 from rlhf_api.store import write_atomically
-from rlhf_trainer.definitions import METRICS, find
+from rlhf_trainer.definitions import Metric, find
 from rlhf_trainer.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -36,16 +36,7 @@ class Prometheus:
         self._tokens = Counter(
             "rlhf_train_phase_tokens", "Tokens computed in each phase of a step.", ["phase"], registry=self.registry
         )
-        self._gauges = {
-            metric.name: Gauge(
-                metric.prometheus,
-                metric.help,
-                [metric.label] if metric.label else [],
-                registry=self.registry,
-            )
-            for metric in METRICS
-            if type in metric.stages
-        }
+        self._gauges: dict[str, Gauge] = {}
         self._labels: set[tuple[str, str]] = set()
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
@@ -53,13 +44,12 @@ class Prometheus:
         self._step.set(step)
         for name, value in values.items():
             metric = find(name)
-            gauge = self._gauges.get(metric.name) if metric is not None else None
-            if metric is None or gauge is None or not math.isfinite(value):
+            if metric is None or not math.isfinite(value):
                 continue
             if metric.label is None:
-                gauge.set(value)
+                self._gauge(metric).set(value)
             elif self._bounded(metric.name, name.removeprefix(metric.prefix)):
-                gauge.labels(name.removeprefix(metric.prefix)).set(value)
+                self._gauge(metric).labels(name.removeprefix(metric.prefix)).set(value)
 
     def phase(self, name: str, seconds: float, tokens: int) -> None:
         """Count a phase's seconds and tokens."""
@@ -69,6 +59,13 @@ class Prometheus:
 
     def close(self) -> None:
         """Nothing is held."""
+
+    def _gauge(self, metric: Metric) -> Gauge:
+        """Made at its first value: a gauge that was never set would read 0."""
+        if metric.name not in self._gauges:
+            labels = [metric.label] if metric.label else []
+            self._gauges[metric.name] = Gauge(metric.prometheus, metric.help, labels, registry=self.registry)
+        return self._gauges[metric.name]
 
     def _bounded(self, kind: str, label: str) -> bool:
         if (kind, label) not in self._labels and len([k for k, _ in self._labels if k == kind]) >= MAX_LABELS:
