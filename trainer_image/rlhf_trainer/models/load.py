@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rlhf_trainer.exits import InputError
 
@@ -22,18 +22,6 @@ log = logging.getLogger(__name__)
 
 GGUF = ".gguf"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def positions(mask: Tensor) -> Tensor:
-    """Position ids of a mask.
-
-    Args:
-        mask: [B, T], 1 on tokens, 0 on padding.
-
-    Returns:
-        [B, T] long: 0, 1, 2, ... over the tokens wherever the padding is, so that padding left or right agrees.
-    """
-    return (mask.long().cumsum(-1) - 1).clamp_(min=0)
 
 
 def load_tokenizer(path: str | Path, cache: Path | None = None) -> Any:
@@ -87,6 +75,19 @@ def forget_padding(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             module.padding_idx = None
+
+
+def fit_vocabulary(model: Any, tokenizer: Any) -> None:
+    """Give the embeddings a row for every token of the tokenizer (a PAD was added); new rows are 0, and never learn."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) <= rows:
+        return
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    with torch.no_grad():
+        for embedding in (model.get_input_embeddings(), model.get_output_embeddings()):
+            if embedding is not None:
+                embedding.weight[rows:] = 0
+    forget_padding(model)
 
 
 def architecture(path: Path) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from rlhf_trainer.data.tensors import positions
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.models.load import (
     architecture,
@@ -19,7 +20,6 @@ from rlhf_trainer.models.load import (
     explained,
     folder,
     forget_padding,
-    positions,
     torch_dtype,
 )
 

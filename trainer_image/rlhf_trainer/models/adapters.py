@@ -1,0 +1,101 @@
+"""LoRA: adapters in the layers, off for the reference, merged in products."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlhf_api.stages.common import Lora
+from rlhf_trainer.exits import InputError
+
+ADAPTER = "default"
+
+
+def add_lora(decoder: Any, lora: Lora, *, seed: int, top: int | None = None, where: str = "lora") -> None:
+    """Put adapters into a decoder's linear layers, in place; everything but the adapters is frozen.
+
+    Args:
+        decoder: `model.model`: its `layers` are adapted, embeddings and head are not.
+        lora: Rank, scale, dropout and which layers.
+        seed: Of the adapters' first weights (the second start at 0: at first nothing changes).
+        top: Adapt only so many of the upper layers.
+        where: The spec's field, for messages.
+
+    Raises:
+        InputError: a name in `targets` is no linear layer of the model.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    layers = decoder.layers
+    found = sorted(
+        {name.rpartition(".")[2] for name, module in layers.named_modules() if isinstance(module, nn.Linear)}
+    )
+    unknown = sorted(set(lora.targets) - set(found))
+    if unknown:
+        raise InputError(f"{where}.targets: {', '.join(unknown)} is no linear layer; found {', '.join(found)}")
+    chosen = list(range(len(layers)))[-top:] if top else None
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets) or found,
+        layers_to_transform=chosen,
+        layers_pattern="layers" if chosen is not None else None,
+        bias="none",
+    )
+    decoder.requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, decoder, adapter_name=ADAPTER)
+    dtype = next(decoder.parameters()).dtype
+    for name, parameter in decoder.named_parameters():
+        if ".lora_" in name:
+            parameter.data = parameter.data.to(dtype)
+
+
+@contextmanager
+def off(module: nn.Module) -> Iterator[None]:
+    """Run the module without its adapters meanwhile: a policy's reference needs no second model."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [layer for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
+    before = [layer.disable_adapters for layer in layers]
+    # The flag alone: `enable_adapters` would also set requires_grad, which an optimizer has already read.
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer, disabled in zip(layers, before, strict=True):
+            layer._disable_adapters = disabled
+
+
+def merged(state: Mapping[str, Tensor], lora: Lora) -> dict[str, Tensor]:
+    """Weights with the adapters added in: W + (alpha / rank) B A, under the names of the model without adapters.
+
+    Args:
+        state: Whole weights of an adapted module.
+        lora: Gives the scale.
+
+    Returns:
+        The same names and shapes as the module had before `add_lora`.
+    """
+    scale = lora.alpha / lora.rank
+    found: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if ".lora_" in name:
+            continue
+        stem, base, rest = name.partition(".base_layer.")
+        if not base:
+            found[name] = value
+            continue
+        if rest == "weight":
+            a = state[f"{stem}.lora_A.{ADAPTER}.weight"].float()
+            b = state[f"{stem}.lora_B.{ADAPTER}.weight"].float()
+            value = (value.float() + scale * (b @ a)).to(value.dtype)
+        found[f"{stem}.{rest}"] = value
+    return found

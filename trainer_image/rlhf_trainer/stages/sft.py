@@ -1,0 +1,252 @@
+"""`sft`: cross-entropy on the assistant's turns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlhf_api.stages.sft import Sft
+from rlhf_trainer import gang
+from rlhf_trainer.context import Facts, StageContext
+from rlhf_trainer.data.batches import Schedule, micro_batches, pack
+from rlhf_trainer.data.chat import Encoded, encode_conversation, prepare_tokenizer
+from rlhf_trainer.data.load import load_conversations, split_by_prompt
+from rlhf_trainer.engine import Engine
+from rlhf_trainer.loop import train
+from rlhf_trainer.losses.sft import nll_sum, targets
+from rlhf_trainer.models.boundary import Boundary
+from rlhf_trainer.models.load import fit_vocabulary, load_policy
+from rlhf_trainer.models.save import save_policy
+from rlhf_trainer.models.trained import Trained, make_trained
+
+MICRO_BATCH_TOKENS = 4096
+"""Most tokens of a forward where the execution says nothing."""
+
+
+class LanguageModel(nn.Module):
+    """What the engine trains: decoder and output head, with the loss inside, where ZeRO 3 has the weights."""
+
+    def __init__(self, decoder: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.head = head
+
+    def forward(self, inputs: Mapping[str, Tensor | None], chosen: Tensor, labels: Tensor) -> Tensor:
+        """Sum of -log p over the learned tokens.
+
+        Args:
+            inputs: What the decoder takes, [B, T] (or states [B, T, H]).
+            chosen: [B, T - 1] bool: states that predict a learned token.
+            labels: [N] those tokens.
+
+        Returns:
+            Scalar float32.
+        """
+        hidden = self.decoder(**inputs, use_cache=False).last_hidden_state
+        return nll_sum(hidden[:, :-1][chosen], labels, self.head)
+
+
+class SftData:
+    """Conversations as rows of tokens, packed or one a row.
+
+    Attributes:
+        encoded: Every conversation, training ones first.
+        rows: Indices of the conversations of each training row.
+        heldout: The same for held-out rows.
+    """
+
+    def __init__(self, train: Sequence[Encoded], heldout: Sequence[Encoded], pack_to: int | None) -> None:
+        self.encoded = [*train, *heldout]
+        first = len(train)
+        self.rows = _rows(range(first), self.encoded, pack_to)
+        self.heldout = _rows(range(first, len(self.encoded)), self.encoded, pack_to)
+        self.packed = pack_to is not None
+
+    def length(self, row: Sequence[int]) -> int:
+        """Tokens of a row."""
+        return sum(len(self.encoded[index]) for index in row)
+
+    def learned(self, row: Sequence[int]) -> int:
+        """Tokens of a row that the loss is about (a sequence's first token is predicted by nothing)."""
+        return sum(sum(self.encoded[index].mask[1:]) for index in row)
+
+
+def _rows(indices: range, encoded: Sequence[Encoded], pack_to: int | None) -> list[tuple[int, ...]]:
+    if pack_to is None:
+        return [(index,) for index in indices]
+    packs = pack([len(encoded[index]) for index in indices], pack_to)
+    return [tuple(indices[number] for number in members) for members in packs]
+
+
+class SftTask:
+    """The steps of supervised fine-tuning."""
+
+    def __init__(
+        self, context: StageContext, spec: Sft, model: LanguageModel, data: SftData, boundary: Boundary
+    ) -> None:
+        self._context = context
+        self._spec = spec
+        self._data = data
+        self._boundary = boundary
+        self._budget = context.file.execution.micro_batch_tokens or MICRO_BATCH_TOKENS
+        self._schedule = Schedule(len(data.rows), spec.batch_size, spec.epochs, spec.max_steps, context.seed)
+        self._lengths = [data.length(row) for row in data.rows]
+        self.total = self._schedule.total
+        self.repeats = self.total > self._schedule.steps_per_epoch
+        """Whether rows come back."""
+        self.engine = Engine(model, optimizer=spec, total_steps=self.total, context=context, name="policy")
+        self.engines = {"policy": self.engine}
+        self.before: float | None = None
+        self.tokens = 0
+
+    def step(self, step: int) -> dict[str, float | Tensor]:
+        """One optimizer step over `batchSize` rows."""
+        found: dict[str, float | Tensor] = {}
+        if step == 0:
+            self.before = self.heldout_loss()
+        rows = self._schedule.step(step)
+        learned = sum(self._data.learned(self._data.rows[row]) for row in rows)
+        mine = micro_batches(self._lengths, rows, self._budget, self._context.world)[self._context.rank]
+        share = torch.zeros((), device=self._context.device)
+        self.engine.module.train()
+        with self._context.metrics.phase("update", tokens=sum(self._lengths[row] for row in rows)):
+            for batch in mine:
+                weight = 0.0 if batch.dummy else 1.0 / max(1, learned)
+                loss = self._nll([self._data.rows[row] for row in batch.rows]) * weight
+                self.engine.backward(loss)
+                share += loss.detach()
+            found["learning_rate"] = self.engine.rate
+            found["grad_norm"] = self.engine.step()
+        self.tokens += learned
+        found["loss"] = total(share)
+        found["tokens"] = float(learned)
+        found["epoch"] = (step + 1) / self._schedule.steps_per_epoch
+        every = self._spec.eval_every
+        if every and (step + 1) % every == 0 and self._data.heldout:
+            found["heldout_loss"] = self.heldout_loss() or 0.0
+        return found
+
+    def _nll(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        encoded = [[self._data.encoded[index] for index in row] for row in rows]
+        if self._data.packed:
+            inputs, packed = self._boundary.packs(encoded, rows)
+            chosen, labels = targets(packed.input_ids, packed.mask)
+        else:
+            inputs, padded = self._boundary.batch([row[0] for row in encoded], [row[0] for row in rows])
+            chosen, labels = targets(padded.input_ids, padded.mask)
+        device = self._context.device
+        result: Tensor = self.engine(inputs, chosen.to(device), labels.to(device))
+        return result
+
+    @torch.no_grad()
+    def heldout_loss(self) -> float | None:
+        """Mean -log p of a held-out token, in nats; None where nothing is held out. A collective."""
+        rows = self._data.heldout
+        if not rows:
+            return None
+        lengths = [self._data.length(row) for row in rows]
+        learned = sum(self._data.learned(row) for row in rows)
+        mine = micro_batches(lengths, range(len(rows)), self._budget, self._context.world)[self._context.rank]
+        found = torch.zeros((), dtype=torch.float64, device=self._context.device)
+        self.engine.module.eval()
+        with self._context.metrics.phase("evaluate", tokens=sum(lengths)):
+            for batch in mine:
+                nll = self._nll([rows[row] for row in batch.rows])
+                found += 0.0 if batch.dummy else nll.double()
+        return float(total(found)) / max(1, learned)
+
+    def state(self) -> dict[str, Any]:
+        """What was measured and counted so far."""
+        return {"before": self.before, "tokens": self.tokens}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take it back."""
+        self.before, self.tokens = state["before"], state["tokens"]
+
+
+def total(share: Tensor) -> Tensor:
+    """A scalar summed over all ranks."""
+    if gang.size() > 1:
+        torch.distributed.all_reduce(share)
+    return share
+
+
+def run(context: StageContext) -> None:
+    """Train and publish a policy.
+
+    Raises:
+        InputError: data or model cannot be used.
+    """
+    spec = context.spec(Sft)
+    found = context.input(spec.model)
+    model, tokenizer = load_policy(found.path, spec.dtype, context.storage / "inputs")
+    notes = prepare_tokenizer(tokenizer)
+    fit_vocabulary(model, tokenizer)
+    data, counts = _data(context, spec, tokenizer, notes)
+    trained = make_trained(model, spec, context.file.execution, seed=context.seed, device=context.device)
+    boundary = Boundary(trained.trunk, context.device, tokenizer.pad_token_id)
+    task = SftTask(context, spec, LanguageModel(trained.decoder, trained.head), data, boundary)
+    if task.repeats:
+        key = f"{found.digest}-{spec.trainable_layers}"
+        boundary.remember(data.encoded, context.work / "states.bin", key, MICRO_BATCH_TOKENS, dtype=model.dtype)
+    train(context, task)
+    _publish(context, task, trained, tokenizer, counts, notes)
+    if context.rank == 0:
+        for file in context.work.glob("states.*"):
+            file.unlink(missing_ok=True)
+
+
+def _data(context: StageContext, spec: Sft, tokenizer: Any, notes: list[str]) -> tuple[SftData, dict[str, int]]:
+    conversations, read = load_conversations(context, spec.data)
+    train_rows, held_rows = split_by_prompt(conversations, spec.holdout, context.seed)
+    encoded = [
+        [encode_conversation(tokenizer, row.messages, spec.max_length) for row in rows]
+        for rows in (train_rows, held_rows)
+    ]
+    data = SftData(encoded[0], encoded[1], spec.max_length if spec.packing else None)
+    counts = {
+        **read.as_dict(),
+        "rows.train": len(train_rows),
+        "rows.heldout": len(held_rows),
+        "rows.cut_prompt": sum(row.cut_prompt > 0 for row in data.encoded),
+        "rows.cut_answer": sum(row.cut_answer > 0 for row in data.encoded),
+        "tokens.cut": sum(row.cut_prompt + row.cut_answer for row in data.encoded),
+        "turns.skipped": sum(row.skipped_turns for row in data.encoded),
+    }
+    if spec.packing:
+        counts["packs"] = len(data.rows)
+    if not held_rows:
+        notes.append("nothing is held out: the loss on unseen text is unknown")
+    if counts["turns.skipped"]:
+        notes.append(
+            f"{counts['turns.skipped']} earlier assistant turns carry no loss: the chat template rewrites them as history"
+        )
+    return data, counts
+
+
+def _publish(
+    context: StageContext, task: SftTask, trained: Trained, tokenizer: Any, counts: dict[str, int], notes: list[str]
+) -> None:
+    after = task.heldout_loss()
+    weights = trained.product(task.engine.state_dict())
+    metrics: dict[str, Any] = {"steps": task.total}
+    if task.before is not None and after is not None:
+        metrics |= {
+            "heldout_loss_before": task.before,
+            "heldout_loss": after,
+            "heldout_perplexity_before": math.exp(min(task.before, 700.0)),
+            "heldout_perplexity": math.exp(min(after, 700.0)),
+        }
+        if after >= task.before:
+            notes.append("the held-out loss did not fall: the model did not learn what carries over to unseen text")
+
+    def build(folder: Path) -> Facts:
+        save_policy(folder, weights, trained.model, tokenizer)
+        return Facts({**counts, "tokens.learned": task.tokens, "steps": task.total}, metrics, notes)
+
+    context.publish(build)
