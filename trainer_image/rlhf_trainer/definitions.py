@@ -50,6 +50,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("learning_rate", "", "Learning rate of the step.", TRAINED),
     Metric("epoch", "epochs", "Passes over the data so far.", ("sft", *PREFERENCE)),
     Metric("tokens", "tokens", "Tokens the step learned from, padding not counted.", TRAINED),
+    Metric("heldout_loss", "nats", "Cross-entropy a learned token on held-out conversations.", ("sft",), finite=True),
     Metric("accuracy", "share", "Share of pairs in which the better answer scores higher.", PREFERENCE, headline=True),
     Metric("sign_accuracy", "share", "Share of answers whose score has the right sign.", ("costModel",), headline=True),
     Metric("margin", "", "Mean score of the better less the worse answer.", PREFERENCE),
