@@ -1,0 +1,122 @@
+"""What judges answers: reward and cost models, and exact functions of the user's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+
+from rlhf_api.fields import Scorer
+from rlhf_trainer import functions
+from rlhf_trainer.context import StageContext
+from rlhf_trainer.data.batches import buckets
+from rlhf_trainer.data.chat import Encoded, encode_answer, encode_prompt, prepare_tokenizer, same_tokenizer
+from rlhf_trainer.data.rows import Prompt
+from rlhf_trainer.data.tensors import pad
+from rlhf_trainer.evaluation.shards import Rows
+from rlhf_trainer.models.load import load_tokenizer
+from rlhf_trainer.models.scorer import load_scorer
+
+Kind = Literal["reward", "cost"]
+FORWARD_TOKENS = 8192
+"""Most tokens (padding included) of a forward."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """A judge of the spec."""
+
+    scorer: Scorer
+    kind: Kind
+
+    @property
+    def name(self) -> str:
+        """Its label: unique among judges of its kind."""
+        return self.scorer.label
+
+    @property
+    def metric(self) -> str:
+        """`reward.NAME` or `cost.NAME`: unique among all."""
+        return f"{self.kind}.{self.name}"
+
+
+class Judge(Protocol):
+    """Scores answers; NaN and infinities are no score."""
+
+    def differs(self, answering: Any) -> str | None:
+        """Why ids of a model's tokenizer mean something else to this judge, in words; None: it can take them."""
+
+    def scores(self, prompts: Sequence[Prompt], rows: Rows, *, as_text: bool) -> list[float | None]:
+        """One score a row; `prompts` are the rows' own. `as_text`: by the rows' text, not their ids."""
+
+
+class FunctionJudge:
+    """A user's function, given the text."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self._function = functions.load(name, folder)
+
+    def differs(self, answering: Any) -> str | None:  # noqa: ARG002 - it reads text only
+        """It reads text only."""
+        return None
+
+    def scores(self, prompts: Sequence[Prompt], rows: Rows, *, as_text: bool) -> list[float | None]:  # noqa: ARG002
+        """The function's scores of the answers' text."""
+        found = self._function([prompt.messages for prompt in prompts], [row["text"] for row in rows])
+        return [_finite(score) for score in found]
+
+
+class ModelJudge:
+    """A reward or cost model, given prompt, answer and EOS: the ids exactly as rolled out where it knows them, else the
+    text in its own tokens. An answer that was cut gets the EOS it lacks: the model was trained on ended answers."""
+
+    def __init__(self, path: str, kind: Kind, dtype: str, device: torch.device, cache: Path) -> None:
+        self._model = load_scorer(path, dtype, kind=kind, cache=cache).to(device).eval()
+        self._tokenizer = load_tokenizer(path, cache)
+        prepare_tokenizer(self._tokenizer)
+        self._device = device
+
+    def differs(self, answering: Any) -> str | None:
+        """What `same_tokenizer` says of the two."""
+        return same_tokenizer(answering, self._tokenizer)
+
+    @torch.no_grad()
+    def scores(self, prompts: Sequence[Prompt], rows: Rows, *, as_text: bool) -> list[float | None]:
+        """The combined score of the members."""
+        found: list[float | None] = [None] * len(rows)
+        encoded = [self._row(prompt, row, as_text) for prompt, row in zip(prompts, rows, strict=True)]
+        for batch in buckets([len(row) for row in encoded], FORWARD_TOKENS):
+            padded = pad([encoded[index] for index in batch], self._tokenizer.pad_token_id)
+            ids, mask = padded.input_ids.to(self._device), padded.attention_mask.to(self._device)
+            combined, _ = self._model.combined(ids, mask)
+            for index, score in zip(batch, combined.double().tolist(), strict=True):
+                found[index] = _finite(score)
+        return found
+
+    def _row(self, prompt: Prompt, row: dict[str, Any], as_text: bool) -> Encoded:
+        if not as_text:
+            asked, said = row["prompt_ids"], row["ids"]
+            said = said if row["finished"] else [*said, self._tokenizer.eos_token_id]
+        else:
+            asked, said = encode_prompt(self._tokenizer, prompt.messages), encode_answer(self._tokenizer, row["text"])
+        return Encoded([*asked, *said], [0] * len(asked) + [1] * len(said))
+
+
+def load(judge: Named, context: StageContext, dtype: str) -> Judge:
+    """Load a judge.
+
+    Raises:
+        InputError: its model or function cannot be used.
+    """
+    if judge.scorer.function is not None:
+        return FunctionJudge(judge.scorer.function, Path(context.file.directories.job))
+    path = context.input(judge.scorer).path
+    return ModelJudge(path, judge.kind, dtype, context.device, context.storage / "inputs")
+
+
+def _finite(score: float) -> float | None:
+    return score if math.isfinite(score) else None

@@ -1,0 +1,105 @@
+"""Work cut in shards of prompts: each is computed once, kept in the work folder, and found again after a restart.
+
+A shard's content depends on its prompts alone, not on the rank that computes it nor on how many there are, so that a
+restarted evaluation ends in the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from rlhf_api.store import write_atomically
+from rlhf_trainer.context import StageContext
+from rlhf_trainer.exits import Stopped, explain_full_disk
+
+Rows = list[dict[str, Any]]
+SIZE = 32
+"""Prompts a shard. Part of the result's last digits, as the batch a row is computed in is: never a setting."""
+
+
+@dataclass
+class Shards:
+    """The shards of one evaluation, `count` of them, and the steps made on each.
+
+    Args:
+        context: the stage's.
+        prompts: how many prompts there are.
+        steps: how many times `run` will be called.
+    """
+
+    context: StageContext
+    prompts: int
+    steps: int
+    _done: int = 0
+
+    def __post_init__(self) -> None:
+        self.context.metrics.rewind(0)
+        self.context.progress.begin(self.steps * self.rounds, "shards", phase="evaluating")
+
+    @property
+    def count(self) -> int:
+        """Number of shards."""
+        return -(-self.prompts // SIZE)
+
+    @property
+    def rounds(self) -> int:
+        """Shards a rank computes in a step, or waits for others to."""
+        return -(-self.count // self.context.world)
+
+    def span(self, shard: int) -> range:
+        """Its prompts."""
+        return range(shard * SIZE, min((shard + 1) * SIZE, self.prompts))
+
+    def run(self, name: str, phase: str, compute: Callable[[int], Rows]) -> None:
+        """Compute and keep `name` of every shard that is not there yet; this rank its share. A collective.
+
+        Raises:
+            Stopped: asked to stop; the shards done are kept.
+        """
+        for turn in range(self.rounds):
+            if self.context.stop_requested():
+                done = f"{self._done} of {self.steps * self.rounds} rounds"
+                raise Stopped(f"stopped on request after {done}; what was sampled is kept")
+            shard = turn * self.context.world + self.context.rank
+            with self.context.metrics.phase(phase):
+                if shard < self.count and self._read(name, shard) is None:
+                    self._write(name, shard, compute(shard))
+            self._done += 1
+            self.context.metrics.log(self._done, {})
+            self.context.progress.advance(self._done)
+
+    def rows(self, name: str, shard: int) -> Rows:
+        """What `run` kept.
+
+        Raises:
+            FileNotFoundError: nothing of that name.
+        """
+        found = self._read(name, shard)
+        if found is None:
+            raise FileNotFoundError(f"{self._path(name, shard)}: not there, or of another evaluation")
+        return found
+
+    def all(self, name: str) -> Iterator[dict[str, Any]]:
+        """The rows of every shard, in the prompts' order."""
+        for shard in range(self.count):
+            yield from self.rows(name, shard)
+
+    def _path(self, name: str, shard: int) -> Path:
+        return self.context.work / "shards" / name / f"{shard:06d}.json"
+
+    def _read(self, name: str, shard: int) -> Rows | None:
+        path = self._path(name, shard)
+        if not path.exists():
+            return None
+        kept = orjson.loads(path.read_bytes())  # written whole or not at all
+        return kept["rows"] if kept["digest"] == self.context.file.digest else None
+
+    def _write(self, name: str, shard: int, rows: Rows) -> None:
+        with explain_full_disk(self.context.work, f"keeping shard {shard} of {name}"):
+            content = orjson.dumps({"digest": self.context.file.digest, "rows": rows})
+            write_atomically(self._path(name, shard), content)

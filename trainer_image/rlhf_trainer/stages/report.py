@@ -1,0 +1,41 @@
+"""`report`: one HTML file over all stages of the job, and the same content as JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+from pydantic import ValidationError
+
+from rlhf_trainer.context import Facts, StageContext
+from rlhf_trainer.exits import InputError
+from rlhf_trainer.reporting.collect import collect
+from rlhf_trainer.reporting.content import content
+from rlhf_trainer.reporting.render import render
+from rlhf_trainer.words import in_words
+
+
+def run(context: StageContext) -> None:
+    """Read what all stages left, whatever became of them, and publish `report.html` and `report.json`.
+
+    Raises:
+        InputError: the spec is not a job.
+    """
+    try:
+        collected = collect(context.file)
+    except ValidationError as error:
+        raise InputError(
+            f"stage.json: spec of {context.file.stage}: {in_words(error)}", reason="InvalidSpec"
+        ) from error
+    report = content(collected)
+    page = render(report)
+
+    def build(folder: Path) -> Facts:
+        (folder / "report.html").write_text(page, encoding="utf-8")
+        (folder / "report.json").write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
+        return Facts(
+            counts={"stages": len(report["stages"]), "evaluations": len(report["evaluations"])},
+            notes=[said["text"] for said in report["verdict"]],
+        )
+
+    context.publish(build)
