@@ -257,7 +257,7 @@ def _mounts(job: Pod | None, pod: Pod | None, loc: Loc) -> Iterator[Finding]:
     for index, mount in enumerate(pod.volume_mounts):
         name = mount.get("name")
         if isinstance(name, str) and name not in volumes:
-            known = [volume for volume in volumes if isinstance(volume, str)]
+            known = list(dict.fromkeys(volume for volume in volumes if isinstance(volume, str)))
             yield Finding((*loc, "volumeMounts", index, "name"), f"there is no volume {name}", _known(name, known))
 
 

@@ -93,7 +93,7 @@ def _check(value: Any) -> tuple[RLHFJob | None, list[Finding]]:
                 (), f"found {describe(value)}; expected an RLHFJob: a mapping with apiVersion, kind, metadata, spec"
             )
         ]
-    nulls = list(_nulls(value.get("spec"), ("spec",)))
+    nulls = _nulls(value["spec"], ("spec",)) if "spec" in value else []
     clean: dict[str, Any] = value | {"spec": _without_nulls(value["spec"])} if nulls else value
     try:
         return RLHFJob.model_validate(clean), nulls
@@ -101,7 +101,12 @@ def _check(value: Any) -> tuple[RLHFJob | None, list[Finding]]:
         findings = nulls + findings_of(error, RLHFJob)
     if isinstance(clean.get("spec"), dict):
         findings += [finding.below(("spec",)) for finding in check_partial(clean["spec"])]
-    return None, findings
+    return None, [one for one in findings if not any(_inside(null.at, one.at) for null in nulls)]
+
+
+def _inside(loc: Loc, other: Loc) -> bool:
+    """Whether a path leads into another: what is wrong there may follow from the missing value."""
+    return len(loc) > len(other) and loc[: len(other)] == other
 
 
 def _nulls(value: Any, loc: Loc) -> list[Finding]:

@@ -60,7 +60,7 @@ def describe(value: Any) -> str:
 def nearest(word: str, known: typing.Iterable[str]) -> str | None:
     """The known word most like this one, if any is alike."""
     options = {option.replace("_", "").lower(): option for option in known}
-    found = difflib.get_close_matches(word.replace("_", "").replace("-", "").lower(), list(options), n=1, cutoff=0.7)
+    found = difflib.get_close_matches(word.replace("_", "").replace("-", "").lower(), list(options), n=1, cutoff=0.6)
     return options[found[0]] if found else None
 
 

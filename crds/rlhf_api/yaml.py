@@ -275,6 +275,8 @@ class _Builder:
                 self._problem(here, key_node.at, f"the key {key} is given twice, first in line {first}", "remove one")
                 continue
             self.document.keys[here] = key_node.at
+            if value_node.plain and not value_node.text:
+                value_node.at = key_node.at  # an empty value has no place of its own
             result[key] = self.build(value_node, here, depth + 1)
         return result
 
