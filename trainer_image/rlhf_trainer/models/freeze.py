@@ -69,14 +69,14 @@ def split(decoder: Any, trainable_layers: int, where: str = "trainableLayers") -
     if trainable_layers >= layers:
         raise InputError(f"{where}: {trainable_layers} of a model of {layers} layers; expected fewer, or none given")
     cut = layers - trainable_layers
-    lower = _part(decoder, 0, cut)
+    lower = part(decoder, 0, cut)
     lower.norm = nn.Identity()
-    upper = _part(decoder, cut, layers)
+    upper = part(decoder, cut, layers)
     del upper.embed_tokens
     return FrozenTrunk(lower), upper
 
 
-def _part(decoder: Any, start: int, stop: int) -> Any:
+def part(decoder: Any, start: int, stop: int) -> Any:
     """A decoder of the same class with some of the layers, sharing weights."""
     config = copy.deepcopy(decoder.config)
     config.num_hidden_layers = stop - start
