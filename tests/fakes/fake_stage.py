@@ -2,13 +2,16 @@
 
     fake_stage.py SCRIPT.json STAGE.json
 
-SCRIPT.json says by stage what to do: {"steps": 3, "exit": CODE, "reason", "message", "fails": first attempts that fail,
-"children": processes to leave running, "wait": file to wait for after the steps, "hang": ignore SIGTERM, ...}.
-Every start is noted in work/<uid>/<stage>/fake.jsonl.
+SCRIPT.json says what to do by stage ("*": every stage): {"steps": 3, "pace": seconds a step, "exit": CODE, "reason",
+"message", "fails": how many attempts end with `exit`, "log": text, "wait": a file to wait for after the steps, "hang":
+ignore SIGTERM, "children": processes to leave behind, "failure": a product with a failed gate, "forget": make none,
+"metrics": of the product, "hits": what prepare reports}. Every start is noted in work/<uid>/<stage>/fake.jsonl.
+Standard library only, so that a test can start many.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import select
@@ -17,49 +20,33 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rlhf_api.digest import digest_of, digest_tree
-from rlhf_api.job import RLHFJob
-from rlhf_api.plan import Resolved, ResolvedInput, plan
-from rlhf_api.product import Manifest
-from rlhf_api.stage_file import StageFile
-from rlhf_api.store import find_verified, write_atomically, write_resolved
-
 
 def main() -> int:
     script = json.loads(Path(sys.argv[1]).read_text())
-    file = StageFile.model_validate_json(Path(sys.argv[2]).read_bytes())
-    orders = {**script.get("*", {}), **script.get(file.stage, {})}
-    work = Path(file.directories.work)
-    note = {"pid": os.getpid(), "attempt": file.attempt, "threads": file.threads, "ranks": file.ranks_per_node}
-    note["env"] = {name: os.environ.get(name) for name in ("HF_TOKEN", "HF_HUB_OFFLINE")}
-    with (work / "fake.jsonl").open("a") as out:
-        out.write(json.dumps(note) + "\n")
-    log = work / "logs" / f"a{file.attempt}" / "rank0.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_text(f"{file.stage} attempt {file.attempt}\n" + orders.get("log", ""))
+    file = json.loads(Path(sys.argv[2]).read_text())
+    orders = {**script.get("*", {}), **script.get(file["stage"], {})}
+    work = Path(file["directories"]["work"])
+    storage = Path(file["directories"]["storage"])
     stop = Stop(hang=orders.get("hang", False))
-    for index in range(orders.get("children", 0)):
-        child = subprocess.Popen(["sleep", "600"], start_new_session=index % 2 == 0)
-        with (work / "children").open("a") as out:
-            out.write(f"{child.pid}\n")
-    storage = Path(file.directories.storage)
-    if file.type != "prepare" and find_verified(storage, f"{file.type}-{file.digest}") is not None:
+    keep_books(file, work, orders)
+    if file["type"] != "prepare" and (storage / "products" / product(file)).exists() and orders.get("reuse"):
         return end(work, 0, "Reused", "it was there")
     steps(work, orders, stop)
+    code, reason, message = orders.get("exit", 0), orders.get("reason", ""), orders.get("message", "")
     if stop.asked:
         (work / "checkpoints").mkdir(exist_ok=True)
         (work / "checkpoints" / "fake").write_text("saved")
         return end(work, 75, "Stopped", "stopped with a checkpoint")
-    if file.attempt <= orders.get("fails", 0):
-        return end(work, orders.get("exit", 1), orders.get("reason", ""), orders.get("message", ""))
-    if "fails" not in orders and orders.get("exit", 0):
+    if code and file["attempt"] <= orders.get("fails", 10**6):
         if orders.get("failure"):
-            publish(storage, file, work, orders)
-        return end(work, orders["exit"], orders.get("reason", ""), orders.get("message", ""))
-    if file.type == "prepare":
-        prepare(file, work, storage)
+            publish(storage, file, orders)
+        if code < 0:
+            os.kill(os.getpid(), -code)
+        return end(work, code, reason, message)
+    if file["type"] == "prepare":
+        prepare(file, work, orders)
     elif not orders.get("forget"):
-        publish(storage, file, work, orders)
+        publish(storage, file, orders)
     return end(work, 0, "Done", "")
 
 
@@ -80,13 +67,26 @@ class Stop:
         select.select([self._read], [], [], seconds)
 
 
+def keep_books(file: dict, work: Path, orders: dict) -> None:
+    environment = {name: os.environ.get(name) for name in ("HF_TOKEN", "HF_HUB_OFFLINE")}
+    note = {"pid": os.getpid(), "attempt": file["attempt"], "threads": file["threads"], "env": environment}
+    with (work / "fake.jsonl").open("a") as out:
+        out.write(json.dumps({**note, "ranks": file["ranksPerNode"], "outcomes": file.get("outcomes", {})}) + "\n")
+    log = work / "logs" / f"a{file['attempt']}" / "rank0.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text(f"{file['stage']} attempt {file['attempt']}\n" + orders.get("log", ""))
+    for index in range(orders.get("children", 0)):
+        child = subprocess.Popen(["sleep", "600"], start_new_session=index % 2 == 0)
+        with (work / "children").open("a") as out:
+            out.write(f"{child.pid}\n")
+
+
 def steps(work: Path, orders: dict, stop: Stop) -> None:
-    total = orders.get("steps", 2)
-    for step in range(1, total + 1):
+    for step in range(1, orders.get("steps", 2) + 1):
         if stop.asked:
             return
         with (work / "metrics.jsonl").open("a") as out:
-            out.write(json.dumps({"step": step, "train/loss": 1.0 / step}) + "\n")
+            out.write(json.dumps({"step": step, "loss": 1.0 / step}) + "\n")
         if "pace" in orders:
             stop.wait(orders["pace"])
     gate = orders.get("wait")
@@ -94,46 +94,48 @@ def steps(work: Path, orders: dict, stop: Stop) -> None:
         stop.wait(0.02)
 
 
-def prepare(file: StageFile, work: Path, storage: Path) -> None:
-    """Digests of the sources' names stand for their content: nothing is read."""
-    job = RLHFJob.model_validate(file.spec)
-    inputs = {entry.name: ResolvedInput(digest_of(entry.source), entry.source) for entry in job.spec.inputs}
-    functions = {key.partition(":")[2]: digest_of(key) for key in function_keys(job)}
-    resolved = Resolved(inputs, functions)
-    hits = []
-    for stage in plan(job, resolved).stages:
-        folder = storage / "products" / str(stage.product)
-        if folder.is_dir() and not (folder / "fake-damage-unseen").exists():
-            try:
-                product = find_verified(storage, folder.name)
-            except Exception:  # noqa: BLE001, S112 - a damaged one is no hit
-                continue
-            if product is not None and product.manifest.failure is None:
-                hits.append(stage.name)
-    write_resolved(work / "resolved.json", Resolved(inputs, functions, tuple(hits)))
+def prepare(file: dict, work: Path, orders: dict) -> None:
+    """The digest of a source's name stands for that of its content: nothing is read."""
+    inputs = {
+        entry["name"]: {"digest": sha(entry["source"].encode()), "path": entry["source"]}
+        for entry in file["spec"]["spec"].get("inputs", [])
+    }
+    functions = {name: sha(name.encode()) for name in functions_in(file["spec"])}
+    resolved = {"version": "1", "inputs": inputs, "functions": functions, "hits": orders.get("hits", [])}
+    (work / "resolved.json").write_text(json.dumps(resolved))
 
 
-def function_keys(job: RLHFJob) -> list[str]:
-    from rlhf_api.fields import references
+def functions_in(value: object) -> list[str]:
+    if isinstance(value, dict):
+        own = [value["function"]] if isinstance(value.get("function"), str) else []
+        return own + [name for item in value.values() for name in functions_in(item)]
+    return [name for item in value for name in functions_in(item)] if isinstance(value, list) else []
 
-    return [found.key for found in references(job.spec) if found.key.startswith("function:")]
+
+def product(file: dict) -> str:
+    return f"{file['type']}-{file['digest']}"
 
 
-def publish(storage: Path, file: StageFile, work: Path, orders: dict) -> None:
-    final = storage / "products" / f"{file.type}-{file.digest}"
-    if final.exists():  # damaged: the real launcher moves it aside
+def publish(storage: Path, file: dict, orders: dict) -> None:
+    final = storage / "products" / product(file)
+    if final.exists():  # damaged: the real launcher moves it aside too
         final.rename(final.with_name(f".damaged-{final.name}"))
     beside = final.with_name(f".{final.name}.{os.getpid()}")
     beside.mkdir(parents=True)
-    name = "report.html" if file.type == "report" else "weights.txt"
-    (beside / name).write_text(f"{file.stage} {file.digest}\n" + json.dumps(sorted(file.outcomes)))
-    manifest = Manifest(
-        type=file.type, digest=file.digest, recipe=1, job=file.job, stage=file.stage, spec=file.spec, seed=file.seed,
-        inputs={key: found.digest for key, found in file.inputs.items()}, files=digest_tree(beside), versions={},
-        metrics=orders.get("metrics", {"loss": 0.5}), failure=orders.get("failure"),
-    )  # fmt: skip
-    write_atomically(beside / "manifest.json", manifest.model_dump_json().encode())
+    name = "report.html" if file["type"] == "report" else "weights.txt"
+    (beside / name).write_text(f"{file['stage']} {file['digest']}\n{sorted(file.get('outcomes', {}))}\n")
+    manifest = {
+        "type": file["type"], "digest": file["digest"], "recipe": 1, "job": file["job"], "stage": file["stage"],
+        "spec": file["spec"], "seed": file["seed"], "versions": {}, "failure": orders.get("failure"),
+        "inputs": {key: found["digest"] for key, found in file["inputs"].items()},
+        "files": {name: sha((beside / name).read_bytes())}, "metrics": orders.get("metrics", {"loss": 0.5}),
+    }  # fmt: skip
+    (beside / "manifest.json").write_text(json.dumps(manifest))
     beside.rename(final)
+
+
+def sha(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def end(work: Path, code: int, reason: str, message: str) -> int:

@@ -13,7 +13,7 @@ from rlhf_sdk.exits import CommandError, Exit
 from rlhf_sdk.output import Format, complain, emit, show
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rlhf_sdk.local.layout import Layout
     from rlhf_sdk.local.locks import FileLock
@@ -68,8 +68,9 @@ def execute(
     plain: bool,
     output: Format,
     command: Sequence[str] | None = None,
+    wait: Callable[[int], float] | None = None,
 ) -> None:
-    """As `run`, with the program that computes a stage given (tests put a fake there).
+    """As `run`, with the program that computes a stage, and the time before a restart, given: tests do.
 
     Raises:
         typer.Exit: with the run's exit code.
@@ -78,6 +79,7 @@ def execute(
     from rlhf_sdk.local.locks import FileLock
     from rlhf_sdk.local.process import TRAINER, cores_here
     from rlhf_sdk.local.runner import Options, Runner
+    from rlhf_sdk.local.scheduler import backoff
 
     job = jobs.read(job_file, inputs)
     if job.spec.suspend:
@@ -91,12 +93,12 @@ def execute(
 
             for line in forget(layout):
                 complain(line)
-        options = Options(cores or cores_here(), command or TRAINER)
+        options = Options(cores or cores_here(), command or TRAINER, wait=wait or backoff)
         try:
-            runner = Runner(job, job_file, layout, options, _view(plain, output))
+            runner = Runner(job, job_file, layout, options, _view(plain, output), lock)
         except ValueError as error:
             raise CommandError(str(error)) from error
-        result = runner.run(lock)
+        result = runner.run()
     finally:
         lock.release()
     _tell(result, layout, job_file, output)

@@ -13,10 +13,10 @@ from rlhf_api.job import RLHFJob
 from rlhf_api.plan import Plan, PlannedStage, Resolved
 from rlhf_api.stage_file import Directories, Outcome, StageFile, StageInput
 from rlhf_api.stages import PREPARE, REPORT
-from rlhf_api.store import DamagedProduct, find_verified
+from rlhf_api.store import DamagedProduct, Run, find_verified
 from rlhf_sdk.local.layout import Layout
 from rlhf_sdk.local.scheduler import ranks
-from rlhf_sdk.local.state import StageState
+from rlhf_sdk.local.state import RunState, StageState
 
 TAIL = 4096
 
@@ -140,6 +140,23 @@ def last_attempt(layout: Layout, stage: str) -> int:
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # no fence was ever raised
         numbers.append(int(json.loads((layout.work(stage) / "fence.json").read_bytes())["attempt"]))
     return max(numbers, default=0)
+
+
+def run_index(job: RLHFJob, state: RunState, plan: Plan, resolved: Resolved) -> Run:
+    """What the run uses, made or about to be: named here, it is never collected as garbage."""
+    products = {stage.name: stage.product for stage in plan.stages if stage.product is not None}
+    for name, stage in state.stages.items():
+        if stage.complete and stage.product is not None:
+            products[name] = stage.product
+    return Run(
+        job=state.job,
+        namespace=state.namespace,
+        uid=state.uid,
+        jobFile=state.job_file,
+        inputs={name: found.digest for name, found in resolved.inputs.items()},
+        products=products,
+        spec=job.spec.model_dump(mode="json", exclude_none=True),
+    )
 
 
 def termination(work: Path) -> Termination:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlhf_api.plan import Plan
+from rlhf_sdk.exits import Exit
 from rlhf_sdk.local.progress import Progress
 from rlhf_sdk.local.state import Phase, RunState
 from rlhf_sdk.local.views import short
@@ -144,7 +145,7 @@ def _rest(plan: Plan, state: RunState, name: str) -> str:
     if stage.phase == "failed":
         return f"failed: {stage.reason}"
     if stage.phase == "stopped":
-        return "stopped, with its checkpoint"
+        return "stopped, with its checkpoint" if stage.exit_code == Exit.STOPPED else "stopped"
     if stage.phase == "blocked":
         return "not run"
     if stage.restarts:

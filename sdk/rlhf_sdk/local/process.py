@@ -87,20 +87,6 @@ class StageProcess:
             self.stop()
         self._process.send_signal(signal.SIGTERM)
 
-    def wait(self) -> int:
-        """Wait for the end."""
-        self._process.wait()
-        code = self.poll()
-        return 1 if code is None else code
-
-
-def signal_name(code: int) -> str | None:
-    """`SIGKILL` for 137; None when the code is not a signal's."""
-    try:
-        return signal.Signals(code - 128).name if code > 128 else None
-    except ValueError:
-        return None
-
 
 def cores_here() -> int:
     """Cores this process may use."""
