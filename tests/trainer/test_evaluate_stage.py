@@ -1,0 +1,279 @@
+"""The evaluate stage on tiny models: what it publishes, that it is the same however it ran, and how it fails."""
+
+import json
+import sys
+import types
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from stage_gang import Case, alone, gang
+from tiny import tiny_policy, tiny_scorer
+
+from rlhf_trainer.evaluation.answers import divergence
+from rlhf_trainer.exits import GuardTripped, InputError, Stopped
+from rlhf_trainer.stages.evaluate import model_names, reward_weights, shown
+
+JUDGES = """
+CALLS = []
+
+def letters(prompts, responses):
+    CALLS.append(len(responses))
+    return [len(set(text)) / 10 for text in responses]
+
+def has_e(prompts, responses):
+    return [1.0 if "e" in text else -1.0 for text in responses]
+
+def sometimes(prompts, responses):
+    return [float(len(text)) for text in responses]
+"""
+PROMPTS = 40  # two shards
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("evaluate")
+    tiny_policy(root / "sft", seed=1)
+    tiny_policy(root / "ppo", seed=2)
+    tiny_policy(root / "other", seed=3, words=["zebra", "quilt"])
+    tiny_scorer(root / "reward", seed=4)
+    rows = [
+        {"prompt": f"How do I stop a fire {index}?", "category": ["home", "work"][index % 2]}
+        for index in range(PROMPTS)
+    ]
+    (root / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (root / "evaluate_judges.py").write_text(JUDGES)
+    return root
+
+
+def case(folder, storage, **fields):
+    spec = {
+        "candidates": [{"stage": "ppo"}],
+        "baseline": {"stage": "sft"},
+        "prompts": [{"input": "prompts"}],
+        "rewards": [{"stage": "reward"}, {"function": "evaluate_judges:letters"}],
+        "costs": [{"function": "evaluate_judges:has_e"}],
+        "generation": {"maxNewTokens": 6, "samples": 2},
+        "resamples": 200,
+        "show": 3,
+        **fields,
+    }
+    names = {"stage:sft": "sft", "stage:ppo": "ppo", "stage:other": "other", "stage:reward": "reward"}
+    inputs = {key: str(folder / name) for key, name in names.items()}
+    inputs["input:prompts"] = str(folder / "prompts.jsonl")
+    storage.mkdir()
+    (storage / "evaluate_judges.py").symlink_to(folder / "evaluate_judges.py")
+    return Case(storage=str(storage), type="evaluate", spec=spec, inputs=inputs)
+
+
+def published(one):
+    evaluation = json.loads((one.product / "evaluation.json").read_text())
+    samples = [json.loads(line) for line in (one.product / "samples.jsonl").read_text().splitlines()]
+    manifest = json.loads((one.product / "manifest.json").read_text())
+    return evaluation, samples, manifest
+
+
+@pytest.fixture(scope="module")
+def done(folder):
+    one = case(folder, folder / "done")
+    sys.modules.pop("evaluate_judges", None)
+    alone(one)
+    return one
+
+
+def test_every_answer_of_every_model_is_kept_with_its_scores(done):
+    evaluation, samples, manifest = published(done)
+    assert len(samples) == PROMPTS * 2 * 2 == manifest["counts"]["answers"]
+    assert {row["model"] for row in samples} == {"sft", "ppo"}
+    for row in samples:
+        assert row["scores"]["reward.letters"] == len(set(row["answer"])) / 10
+        assert row["harmful"] is ("e" in row["answer"]) and 1 <= row["tokens"] <= 6
+        assert row["ended"] or row["tokens"] == 6
+    assert evaluation["prompts"] == PROMPTS and len(evaluation["shown"]) == 3
+
+
+def test_the_table_is_what_the_samples_say(done):
+    evaluation, samples, manifest = published(done)
+    for model in evaluation["models"]:
+        own = [row for row in samples if row["model"] == model["name"]]
+        for metric, value in {
+            "harmful_rate": np.mean([row["harmful"] for row in own]),
+            "reward.letters": np.mean([row["scores"]["reward.letters"] for row in own]),
+            "reward.reward": np.mean([row["scores"]["reward.reward"] for row in own]),
+            "length": np.mean([row["tokens"] for row in own]),
+            "eos_rate": np.mean([row["ended"] for row in own]),
+        }.items():
+            assert model["metrics"][metric]["value"] == pytest.approx(value), metric
+            assert model["metrics"][metric]["n"] == PROMPTS
+            assert manifest["metrics"][f"{model['name']}.{metric}"] == model["metrics"][metric]
+    ppo = evaluation["models"][1]
+    assert ppo["metrics"]["kl"]["value"] == pytest.approx(
+        np.mean([row["kl"] for row in samples if row["kl"] is not None])
+    )
+    assert {row["category"]: row["n"] for row in evaluation["categories"]} == {"home": 20, "work": 20}
+
+
+def test_a_model_score_is_that_of_prompt_answer_and_eos(done, folder):
+    from transformers import AutoModelForSequenceClassification
+
+    from rlhf_trainer.data.chat import encode_prompt, prepare_tokenizer
+    from rlhf_trainer.models.load import load_tokenizer
+
+    shard = json.loads((done.work / "shards/answers/ppo/000000.json").read_bytes())["rows"]
+    _, samples, _ = published(done)
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "reward").eval()
+    tokenizer = load_tokenizer(folder / "sft")
+    prepare_tokenizer(tokenizer)
+    for row in (shard[0], shard[7], next(row for row in shard if not row["finished"])):
+        kept = next(
+            s for s in samples if s["model"] == "ppo" and (s["prompt"], s["sample"]) == (row["prompt"], row["sample"])
+        )
+        ids = (
+            encode_prompt(tokenizer, [{"role": "user", "content": f"How do I stop a fire {row['prompt']}?"}])
+            + row["ids"]
+        )
+        ids += [] if row["finished"] else [tokenizer.eos_token_id]
+        with torch.no_grad():
+            expected = float(model(torch.tensor([ids])).logits[0, 0])
+        assert kept["scores"]["reward.reward"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_kl_is_that_of_both_models_on_the_candidates_answers(done, folder):
+    from transformers import AutoModelForCausalLM
+
+    shard = json.loads((done.work / "shards/answers/ppo/000000.json").read_bytes())["rows"]
+    _, samples, _ = published(done)
+    models = [AutoModelForCausalLM.from_pretrained(folder / name).eval() for name in ("ppo", "sft")]
+    row = shard[3]
+    ids = torch.tensor([[*row["prompt_ids"], *row["ids"]]])
+    start = len(row["prompt_ids"]) - 1
+    with torch.no_grad():
+        logs = [model(ids).logits[0].log_softmax(-1)[start:-1] for model in models]
+    picked = [one[torch.arange(len(row["ids"])), torch.tensor(row["ids"])] for one in logs]
+    kept = next(
+        s for s in samples if s["model"] == "ppo" and (s["prompt"], s["sample"]) == (row["prompt"], row["sample"])
+    )
+    assert kept["kl"] == pytest.approx(float((picked[0] - picked[1]).sum()), abs=1e-4)
+
+
+def test_k1_and_k3_are_unbiased_on_a_distribution_summed_out():
+    p, q = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.5, 0.3])
+    exact = float((p * np.log(p / q)).sum())
+    single = [divergence([np.log(p[i])], [np.log(q[i])]) for i in range(3)]
+    assert sum(p[i] * single[i][0] for i in range(3)) == pytest.approx(exact)
+    assert sum(p[i] * single[i][1] for i in range(3)) == pytest.approx(exact)
+    assert all(k3 >= 0 for _, k3 in single) and min(k1 for k1, _ in single) < 0
+
+
+def test_two_ranks_a_restart_and_a_second_run_give_the_same_bytes(done, folder):
+    again, both, resumed = (case(folder, folder / name) for name in ("again", "both", "resumed"))
+    gang(2, [both], folder)
+    alone(again)
+    shards = done.work / "shards"
+    kept = [path for path in sorted(shards.rglob("*.json")) if path.name == "000000.json" and "has_e" not in str(path)]
+    for path in kept:  # as a killed run leaves it: some shards are there
+        target = resumed.work / "shards" / path.relative_to(shards)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    alone(resumed)
+    for name in ("evaluation.json", "samples.jsonl", "metrics.jsonl"):
+        first = (done.product / name).read_bytes()
+        for other in (again, resumed):
+            assert (other.product / name).read_bytes() == first, (name, other.storage)
+        if name != "metrics.jsonl":
+            assert (both.product / name).read_bytes() == first, name
+
+
+def test_a_shard_that_is_there_is_not_computed_again_and_one_of_another_evaluation_is(done, folder):
+    judges = sys.modules["evaluate_judges"]
+    again = case(folder, folder / "kept")
+    for path in (done.work / "shards").rglob("*.json"):
+        target = again.work / path.relative_to(done.work)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    judges.CALLS.clear()
+    alone(again)
+    assert judges.CALLS == []
+    other = replace(again, digest="1" * 64)
+    alone(other)
+    assert sum(judges.CALLS) == PROMPTS * 2 * 2
+
+
+def test_a_failed_gate_leaves_the_product_and_says_what_was_found(folder):
+    one = case(folder, folder / "gated", gates=[{"metric": "length", "max": 0.5}, {"metric": "length", "max": 99.0}])
+    with pytest.raises(GuardTripped, match=r"ppo: length is .* expected at most 0.5") as raised:
+        alone(one)
+    assert raised.value.code == 3 and raised.value.reason == "GateFailed"
+    evaluation, _, manifest = published(one)
+    assert [gate["passed"] for gate in evaluation["gates"]] == [False, True]
+    assert "expected at most 0.5" in manifest["failure"]
+
+
+def test_a_gate_on_an_unknown_metric_fails_before_anything_is_sampled(folder):
+    one = case(folder, folder / "misspelt", gates=[{"metric": "cost.has_a", "max": 0.0}])
+    with pytest.raises(InputError, match=r"gates\[0\].metric: found 'cost.has_a'; this evaluation has cost.has_e"):
+        alone(one)
+    assert not (one.work / "shards").exists()
+
+
+def test_another_tokenizer_leaves_kl_undefined_and_judges_read_text(folder):
+    one = case(folder, folder / "tokens", candidates=[{"stage": "other"}])
+    alone(one)
+    evaluation, samples, _ = published(one)
+    assert evaluation["models"][1]["metrics"]["kl"]["value"] is None
+    assert any("KL of other to sft is not defined" in note for note in evaluation["notes"])
+    assert any("reward has another tokenizer than other" in note for note in evaluation["notes"])
+    assert all(row["scores"]["reward.reward"] is not None for row in samples)
+
+
+def test_greedy_answers_have_no_kl(folder):
+    one = case(folder, folder / "greedy", generation={"maxNewTokens": 4, "temperature": 0.0})
+    alone(one)
+    evaluation, samples, _ = published(one)
+    assert evaluation["models"][1]["metrics"]["kl"]["value"] is None
+    assert "greedy" in evaluation["notes"][0] and samples[0]["kl"] is None
+
+
+def test_no_prompts_is_an_input_error(folder):
+    one = case(folder, folder / "none")
+    empty = folder / "empty.jsonl"
+    empty.write_text("")
+    one.inputs["input:prompts"] = str(empty)
+    with pytest.raises(InputError):
+        alone(one)
+
+
+def test_a_model_against_itself_shows_nothing_and_kl_is_zero(folder):
+    one = case(folder, folder / "same")
+    one.inputs["stage:ppo"] = one.inputs["stage:sft"]
+    alone(one)
+    evaluation, _, _ = published(one)
+    _, ppo = evaluation["models"]
+    assert {entry["decision"] for entry in ppo["differences"].values()} == {"shows nothing"}
+    assert ppo["metrics"]["win_rate"]["value"] == 0.5 or ppo["metrics"]["win_rate"]["low"] < 0.5
+    assert ppo["metrics"]["kl"]["value"] == pytest.approx(0, abs=1e-9)
+
+
+def test_stopped_between_shards_it_keeps_what_it_has(folder, monkeypatch):
+    from rlhf_trainer.context import StageContext
+
+    one = case(folder, folder / "stopped")
+    asked = iter([False, False, True])
+    monkeypatch.setattr(StageContext, "stop_requested", lambda self: next(asked))
+    with pytest.raises(Stopped, match="what was sampled is kept"):
+        alone(one)
+    assert len(list((one.work / "shards").rglob("*.json"))) == 2
+    assert not one.product.exists()
+
+
+def test_names_weights_and_shown_prompts():
+    ref = lambda **kw: types.SimpleNamespace(  # noqa: E731
+        input=kw.get("input"), stage=kw.get("stage"), key=":".join(next(iter(kw.items())))
+    )
+    assert model_names([ref(stage="sft"), ref(input="base")]) == ["sft", "base"]
+    assert model_names([ref(stage="base"), ref(input="base")]) == ["stage-base", "input-base"]
+    wide = types.SimpleNamespace(rewards={"a": np.array([[0.0], [10.0]]), "b": np.array([[1.0], [1.0]])})
+    assert reward_weights([wide]) == {"a": pytest.approx(1 / 5), "b": 1.0}
+    assert shown(100, 5, 3) == shown(100, 5, 3) and len(set(shown(100, 5, 3))) == 5
+    assert shown(3, 64, 0) == [0, 1, 2]
