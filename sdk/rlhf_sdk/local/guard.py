@@ -135,4 +135,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    # Not sys.exit: Python's own end gives SIGTERM its default back, and one that comes late would hide the exit code.
+    os._exit(main(sys.argv[1:]))
