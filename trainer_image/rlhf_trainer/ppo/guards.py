@@ -36,7 +36,7 @@ class Watch:
         self._first: dict[str, float] = {}
 
     def derived(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Metrics relative to the first rollout's: `lengthRatio`, and `goldGap` where there is a gold score.
+        """Metrics relative to the first rollout's: `length_ratio`, and `gold_gap` where there is a gold score.
 
         Args:
             metrics: `length` (tokens an answer), `reward`, and `gold` where there is one.
@@ -44,10 +44,10 @@ class Watch:
         for name in ("length", "reward", "gold"):
             if name in metrics:
                 self._first.setdefault(name, metrics[name])
-        found = {"lengthRatio": metrics["length"] / self._first["length"]}
+        found = {"length_ratio": metrics["length"] / self._first["length"]}
         if "gold" in metrics:
             rise = metrics["reward"] - self._first["reward"]
-            found["goldGap"] = rise - (metrics["gold"] - self._first["gold"])
+            found["gold_gap"] = rise - (metrics["gold"] - self._first["gold"])
         return found
 
     def check(self, metrics: Mapping[str, float]) -> None:
@@ -59,9 +59,9 @@ class Watch:
         check_finite(metrics)
         values = {
             "kl": metrics.get("kl"),
-            "length": metrics.get("lengthRatio"),
+            "length": metrics.get("length_ratio"),
             "entropy": metrics.get("entropy"),
-            "goldGap": metrics.get("goldGap"),
+            "goldGap": metrics.get("gold_gap"),
         }
         for name, bound in self._bounds.items():
             value = values[name]

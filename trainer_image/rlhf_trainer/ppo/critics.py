@@ -1,0 +1,148 @@
+"""Critics: a value head for the reward and one a cost, on one trunk or on one each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rlhf_trainer.exits import InputError
+from rlhf_trainer.models.load import load_policy, load_tokenizer
+from rlhf_trainer.models.save import save_policy
+from rlhf_trainer.models.scorer import ScorerModel, head_of, load_scorer
+from rlhf_trainer.models.trained import Trained
+from rlhf_trainer.ppo.policy import Inputs
+
+FOLDER = "critics"
+HEADS = "heads.safetensors"
+NAMES = "heads.json"
+
+
+class CriticModule(nn.Module):
+    """What a critic's engine trains: a decoder and linear heads with bias."""
+
+    def __init__(self, decoder: Any, heads: nn.Linear) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.heads = heads
+
+    def forward(self, inputs: Inputs, predictors: Tensor) -> Tensor:
+        """Values before chosen tokens.
+
+        Args:
+            inputs: of the decoder.
+            predictors: [N, 2] row and column of the state before each token.
+
+        Returns:
+            [N, heads] float32.
+        """
+        hidden = self.decoder(**inputs, use_cache=False).last_hidden_state
+        values: Tensor = self.heads(hidden[predictors[:, 0], predictors[:, 1]]).float()
+        return values
+
+
+@dataclass
+class Start:
+    """What a critic starts from."""
+
+    model: Any
+    """A sequence classifier or a causal language model; its own head is not used."""
+    tokenizer: Any
+    heads: Mapping[str, tuple[Tensor, Tensor]]
+    """(weight [H], bias []) of streams that something is known of; others start at 0."""
+
+
+@dataclass
+class Critic:
+    """One trained critic."""
+
+    name: str
+    streams: list[str]
+    """What its heads predict, in order: `reward`, or a cost's label."""
+    trained: Trained
+    tokenizer: Any
+    module: CriticModule
+
+
+def start(path: Path, stream: str, weight: float, dtype: str, cache: Path, *, kind: str | None) -> Start:
+    """Load what a critic starts from.
+
+    Args:
+        path: a reward or cost model, a policy, or the product of an earlier `ppo` stage, whose critics go on.
+        stream: whose value the model's own head predicts.
+        weight: of its score in that stream.
+        dtype: of the weights.
+        cache: for dequantised GGUF files.
+        kind: `reward`, `cost`, or None for a language model.
+    """
+    earlier = path / FOLDER
+    if earlier.is_dir():
+        return _earlier(earlier, stream, dtype, cache)
+    if kind is None:
+        model, tokenizer = load_policy(str(path), dtype, cache)
+        return Start(model, tokenizer, {})
+    scorer = load_scorer(str(path), dtype, cache=cache)
+    return Start(scorer.models[0], load_tokenizer(_first(path), cache), {stream: _as_value(scorer, weight)})
+
+
+def _first(path: Path) -> str:
+    members = path / "members" / "0"
+    return str(members if members.is_dir() else path)
+
+
+def _earlier(folder: Path, stream: str, dtype: str, cache: Path) -> Start:
+    own = folder / stream if (folder / stream).is_dir() else folder / "shared"
+    if not own.is_dir():
+        raise InputError(f"{folder}: no critic of {stream!r}; found {sorted(p.name for p in folder.iterdir())}")
+    model, tokenizer = load_policy(str(own), dtype, cache)
+    state = load_file(own / HEADS)
+    streams = orjson.loads((own / NAMES).read_bytes())
+    heads = {name: (state["weight"][index], state["bias"][index]) for index, name in enumerate(streams)}
+    return Start(model, tokenizer, heads)
+
+
+def _as_value(scorer: ScorerModel, weight: float) -> tuple[Tensor, Tensor]:
+    """The first trunk's heads as one: weight x mean of the members' (standardised) scores."""
+    head = head_of(scorer.models[0])
+    rows = head.weight.detach().float()  # type: ignore[operator]  # nn.Linear, loosely typed upstream
+    mean, std = torch.zeros(len(rows)), torch.ones(len(rows))
+    if scorer.rule.kind == "reward" and scorer.rule.mean:
+        mean, std = torch.tensor(scorer.rule.mean[: len(rows)]), torch.tensor(scorer.rule.std[: len(rows)])
+    return weight * (rows / std[:, None]).mean(0), -weight * (mean / std).mean()
+
+
+def make_heads(streams: Sequence[str], known: Mapping[str, tuple[Tensor, Tensor]], decoder: Any) -> nn.Linear:
+    """Linear heads with bias for a decoder's states: known ones as given, others 0."""
+    like = next(decoder.parameters())
+    heads = nn.Linear(decoder.config.hidden_size, len(streams), dtype=like.dtype, device=like.device)
+    with torch.no_grad():
+        heads.weight.zero_()
+        heads.bias.zero_()
+        for index, stream in enumerate(streams):
+            if stream in known:
+                weight, bias = known[stream]
+                heads.weight[index], heads.bias[index] = weight, bias
+    return heads
+
+
+def save(folder: Path, critics: Sequence[Critic], weights: Sequence[Mapping[str, Tensor]]) -> None:
+    """Write each critic as a model folder with its heads beside: `critics/<name>/`.
+
+    Args:
+        folder: of the product.
+        critics: all.
+        weights: `Engine.state_dict()` of each.
+    """
+    for critic, state in zip(critics, weights, strict=True):
+        own = folder / FOLDER / critic.name
+        decoder = {name: value for name, value in state.items() if name.startswith("decoder.")}
+        save_policy(own, critic.trained.product(decoder), critic.trained.model, critic.tokenizer)
+        heads = {name: state[f"heads.{name}"].detach().cpu().float().contiguous() for name in ("weight", "bias")}
+        save_file(heads, own / HEADS)
+        (own / NAMES).write_bytes(orjson.dumps(critic.streams))

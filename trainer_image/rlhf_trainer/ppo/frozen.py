@@ -1,0 +1,189 @@
+"""Frozen decoders run together: what they have in common is held once and computed once.
+
+Reference, reward and cost models that come from one SFT model, and the frozen lower layers of the policy and of the
+critics, start with the same layers. They are laid out as a tree whose branches part where weights first differ; a
+batch runs through each branch once. Equal weights are told by comparing them, not by where they came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlhf_trainer.models.freeze import SUPPORTED, part
+
+UNRELATED = {
+    "_attn_implementation_internal",
+    "_name_or_path",
+    "architectures",
+    "bos_token_id",
+    "dtype",
+    "eos_token_id",
+    "id2label",
+    "label2id",
+    "layer_types",
+    "max_position_embeddings",
+    "max_window_layers",
+    "num_hidden_layers",
+    "num_labels",
+    "pad_token_id",
+    "problem_type",
+    "tie_word_embeddings",
+    "transformers_version",
+    "unk_token_id",
+    "use_cache",
+}
+"""Fields of a configuration that change no layer's computation."""
+
+
+@dataclass
+class _Branch:
+    """Layers that all of `names` have in common; some of them end here."""
+
+    decoder: Any
+    ends: list[str]
+    branches: list[_Branch] = field(default_factory=list)
+
+
+class SharedDecoders:
+    """Frozen decoders, by name.
+
+    Their weights stop requiring gradients, and equal ones are made to share memory: none may be trained.
+    """
+
+    def __init__(self, decoders: Mapping[str, Any]) -> None:
+        self._decoders = dict(decoders)
+        self._norms: dict[str, nn.Module] = {}
+        self._trees: list[_Branch] = []
+        for decoder in self._decoders.values():
+            decoder.requires_grad_(False)
+            decoder.eval()
+        for group in _partition(list(self._decoders), self._same_start):
+            self._trees.append(self._grow(group, 0))
+
+    @property
+    def layers(self) -> int:
+        """Layers that a batch runs through, those held in common counted once."""
+        return sum(_count(tree) for tree in self._trees)
+
+    @torch.no_grad()  # not inference mode: what trained layers take from here must be savable for a gradient
+    def __call__(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, names: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Last hidden states, final norm applied.
+
+        Args:
+            input_ids: [B, L].
+            attention_mask: [B, L].
+            position_ids: [B, L].
+            names: which decoders; by default all.
+
+        Returns:
+            [B, L, H] by name.
+        """
+        wanted = set(self._decoders if names is None else names)
+        found: dict[str, Tensor] = {}
+        common = {"attention_mask": attention_mask, "position_ids": position_ids, "use_cache": False}
+        for tree in self._trees:
+            self._run(tree, {"input_ids": input_ids}, common, wanted, found)
+        return found
+
+    def _run(
+        self,
+        branch: _Branch,
+        start: dict[str, Tensor],
+        common: dict[str, Any],
+        wanted: set[str],
+        found: dict[str, Tensor],
+    ) -> None:
+        if not wanted & _names(branch):
+            return
+        branch.decoder.eval()  # layers held in common with a policy may have been put into training mode
+        hidden = branch.decoder(**start, **common).last_hidden_state
+        for name in branch.ends:
+            if name in wanted:
+                found[name] = self._norms[name](hidden)
+        for child in branch.branches:
+            self._run(child, {"inputs_embeds": hidden}, common, wanted, found)
+
+    def _grow(self, names: list[str], depth: int) -> _Branch:
+        first = self._decoders[names[0]]
+        if first.config.model_type not in SUPPORTED:
+            self._norms[names[0]] = nn.Identity()
+            return _Branch(first, names)
+        stop = depth
+        going = names
+        while True:
+            ends = [name for name in going if len(self._decoders[name].layers) == stop]
+            going = [name for name in going if name not in ends]
+            groups = _partition(going, lambda a, b, at=stop: self._same_layer(a, b, at))
+            if ends or len(groups) != 1:
+                break
+            stop += 1
+        cut = part(first, depth, stop)
+        cut.norm = nn.Identity()
+        if depth:
+            del cut.embed_tokens
+        for name in ends:
+            self._norms[name] = self._decoders[name].norm
+        return _Branch(cut, ends, [self._grow(group, stop) for group in groups])
+
+    def _same_start(self, one: str, other: str) -> bool:
+        a, b = self._decoders[one], self._decoders[other]
+        if type(a) is not type(b) or a.config.model_type not in SUPPORTED or _relevant(a) != _relevant(b):
+            return False
+        return _share(a.embed_tokens, b.embed_tokens)
+
+    def _same_layer(self, one: str, other: str, at: int) -> bool:
+        a, b = self._decoders[one], self._decoders[other]
+        kinds = [(getattr(decoder.config, "layer_types", None) or {at: None})[at] for decoder in (a, b)]
+        if kinds[0] != kinds[1]:
+            return False
+        return _share(a.layers[at], b.layers[at])
+
+
+def _share(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two modules hold the same weights; if so, the second's memory becomes the first's."""
+    if one is other:
+        return True
+    first, second = dict(one.named_parameters()), dict(other.named_parameters())
+    if first.keys() != second.keys():
+        return False
+    for name, weight in first.items():
+        if weight.data_ptr() != second[name].data_ptr() and not _equal(weight, second[name]):
+            return False
+    for name, weight in first.items():
+        second[name].data = weight.data
+    return True
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)
+
+
+def _relevant(decoder: Any) -> dict[str, Any]:
+    found: dict[str, Any] = decoder.config.to_dict()
+    return {key: value for key, value in found.items() if key not in UNRELATED}
+
+
+def _partition(names: Sequence[str], same: Any) -> list[list[str]]:
+    groups: list[list[str]] = []
+    for name in names:
+        home = next((group for group in groups if same(group[0], name)), None)
+        if home is None:
+            groups.append([name])
+        else:
+            home.append(name)
+    return groups
+
+
+def _names(branch: _Branch) -> set[str]:
+    return set(branch.ends).union(*(_names(child) for child in branch.branches))
+
+
+def _count(branch: _Branch) -> int:
+    return len(branch.decoder.layers) + sum(map(_count, branch.branches))

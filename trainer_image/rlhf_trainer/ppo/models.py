@@ -1,0 +1,171 @@
+"""All models of a PPO stage: loaded, checked against one another, cut, and laid out so that nothing is held twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from rlhf_api.stages.ppo import Ppo
+from rlhf_trainer.context import StageContext
+from rlhf_trainer.data.chat import prepare_tokenizer
+from rlhf_trainer.models.load import architecture, fit_vocabulary, load_policy
+from rlhf_trainer.models.scorer import CLASSIFIER, Kind
+from rlhf_trainer.models.trained import Trained, make_trained
+from rlhf_trainer.ppo import critics as critic_models
+from rlhf_trainer.ppo import scoring
+from rlhf_trainer.ppo.critics import FOLDER, Critic, CriticModule, make_heads
+from rlhf_trainer.ppo.frozen import SharedDecoders
+from rlhf_trainer.ppo.policy import PolicyModule, check_logits, frozen_copy, has_dropout
+from rlhf_trainer.ppo.scoring import Judge, check_tokenizer
+
+REWARD = "reward"
+"""Stream of the summed rewards; every cost's label is a stream of its own."""
+
+
+@dataclass
+class Models:
+    """What a PPO stage works with."""
+
+    tokenizer: Any
+    policy: Trained
+    policy_module: PolicyModule
+    critics: list[Critic]
+    frozen: SharedDecoders
+    """Runs `policy` and `critic.<name>` (frozen lower layers), `reference`, and the judges' decoders."""
+    reference_head: nn.Module | None
+    """None: the reference is the policy with its adapters off."""
+    rewards: list[Judge]
+    costs: list[Judge]
+    gold: Judge | None
+    dropout: bool
+    notes: list[str]
+
+    @property
+    def streams(self) -> list[str]:
+        """`reward`, then every cost's label."""
+        return [REWARD, *(stream_of(judge) for judge in self.costs)]
+
+    @property
+    def judges(self) -> list[Judge]:
+        """All that score answers."""
+        return [*self.rewards, *self.costs, *([self.gold] if self.gold is not None else [])]
+
+
+def stream_of(judge: Judge) -> str:
+    """A cost's stream."""
+    return f"cost.{judge.label}"
+
+
+def load(context: StageContext, spec: Ppo) -> Models:
+    """Load and lay out all models.
+
+    Raises:
+        InputError: one cannot be used, or has another tokenizer than the policy.
+    """
+    cache = context.storage / "inputs"
+    model, tokenizer = load_policy(context.input(spec.policy).path, spec.dtype, cache)
+    notes = prepare_tokenizer(tokenizer)
+    fit_vocabulary(model, tokenizer)
+    model.to(context.device)
+    check_logits(model, f"policy ({spec.policy.key})")
+    decoders: dict[str, Any] = {}
+    reference_head = _reference(context, spec, model, tokenizer, decoders)
+    policy = make_trained(model, spec, context.file.execution, seed=context.seed, device=context.device)
+    if policy.trunk is not None:
+        decoders["policy"] = policy.trunk.decoder
+    judges: dict[str, list[Judge]] = {}
+    for name, kind, scorers in _scorers(spec):
+        judges[name] = []
+        for index, scorer in enumerate(scorers):
+            where = f"guards.{name}" if name == "gold" else f"{name}[{index}]"
+            judge, found = scoring.load(context, scorer, where, kind, tokenizer, spec.dtype)
+            judges[name].append(judge)
+            decoders |= found
+    made = _critics(context, spec, tokenizer)
+    for critic in made:
+        if critic.trained.trunk is not None:
+            decoders[f"critic.{critic.name}"] = critic.trained.trunk.decoder
+    return Models(
+        tokenizer=tokenizer,
+        policy=policy,
+        policy_module=PolicyModule(policy.decoder, policy.head),
+        critics=made,
+        frozen=SharedDecoders(decoders),
+        reference_head=reference_head,
+        rewards=judges["rewards"],
+        costs=judges["costs"],
+        gold=next(iter(judges["gold"]), None),
+        dropout=has_dropout(policy.decoder) or any(has_dropout(critic.module.decoder) for critic in made),
+        notes=notes,
+    )
+
+
+def _scorers(spec: Ppo) -> Sequence[tuple[str, Kind, Sequence[Any]]]:
+    gold = [spec.guards.gold] if spec.guards.gold is not None else []
+    return (("rewards", "reward", spec.rewards), ("costs", "cost", spec.costs), ("gold", "reward", gold))
+
+
+def _reference(
+    context: StageContext, spec: Ppo, model: Any, tokenizer: Any, decoders: dict[str, Any]
+) -> nn.Module | None:
+    if spec.reference is not None:
+        path = context.input(spec.reference).path
+        where = f"reference ({spec.reference.key})"
+        check_tokenizer(path, tokenizer, where, context.storage / "inputs")
+        other, _ = load_policy(path, spec.dtype, context.storage / "inputs")
+        other.to(context.device).eval()
+        check_logits(other, where)
+        decoders["reference"], head = frozen_copy(other, None)
+    elif spec.lora is not None:
+        return None
+    else:
+        decoders["reference"], head = frozen_copy(model, spec.trainable_layers)
+    if head is not model.get_output_embeddings():
+        head.requires_grad_(False)
+    return head
+
+
+def _critics(context: StageContext, spec: Ppo, tokenizer: Any) -> list[Critic]:
+    streams = {REWARD: spec.rewards[0].weight if len(spec.rewards) == 1 else 0.0}
+    streams |= {f"cost.{cost.label}": 1.0 for cost in spec.costs}
+    if spec.critics.trunk == "shared":
+        return [_critic(context, spec, tokenizer, "shared", REWARD, streams)]
+    return [
+        _critic(context, spec, tokenizer, name.removeprefix("cost."), name, {name: weight})
+        for name, weight in streams.items()
+    ]
+
+
+def _critic(
+    context: StageContext, spec: Ppo, tokenizer: Any, name: str, stream: str, streams: Mapping[str, float]
+) -> Critic:
+    path, key = _start(context, spec, stream)
+    check_tokenizer(str(path), tokenizer, f"critics.model ({key})", context.storage / "inputs")
+    kind = None if (path / FOLDER).is_dir() or not _classifies(path) else "reward"
+    begin = critic_models.start(path, stream, streams[stream], spec.dtype, context.storage / "inputs", kind=kind)
+    layers = spec.critics.trainable_layers or spec.trainable_layers
+    trained = make_trained(
+        begin.model, spec, context.file.execution, seed=context.seed + 1, device=context.device, layers=layers
+    )
+    heads = make_heads(list(streams), begin.heads, trained.decoder)
+    return Critic(name, list(streams), trained, begin.tokenizer, CriticModule(trained.decoder, heads))
+
+
+def _start(context: StageContext, spec: Ppo, stream: str) -> tuple[Path, str]:
+    """What a critic starts from: as told, else the stream's own model, else the first reward model, else the policy."""
+    if spec.critics.model is not None:
+        return Path(context.input(spec.critics.model).path), spec.critics.model.key
+    own = [cost for cost in spec.costs if f"cost.{cost.label}" == stream and cost.function is None]
+    models = [reward for reward in spec.rewards if reward.function is None]
+    reference = next(iter([*own, *models]), spec.policy)
+    return Path(context.input(reference).path), reference.key
+
+
+def _classifies(path: Path) -> bool:
+    members = path / "members" / "0"
+    folder = members if members.is_dir() else path
+    return (folder / "config.json").is_file() and architecture(folder).endswith(CLASSIFIER)

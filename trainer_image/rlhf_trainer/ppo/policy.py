@@ -1,0 +1,95 @@
+"""The policy that is trained, and the reference it is kept near."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlhf_trainer.exits import InputError
+from rlhf_trainer.generation.logprobs import log_probs
+from rlhf_trainer.models.freeze import part
+
+Inputs = Mapping[str, Tensor | None]
+"""What a decoder takes: `input_ids` [B, L] or `inputs_embeds` [B, L, H], `attention_mask`, `position_ids`."""
+
+
+class PolicyModule(nn.Module):
+    """What the policy's engine trains: decoder and output head, log-probabilities inside, where ZeRO 3 has the weights."""
+
+    def __init__(self, decoder: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.head = head
+
+    def forward(
+        self, inputs: Inputs, predictors: Tensor, targets: Tensor, temperature: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of chosen tokens.
+
+        Args:
+            inputs: of the decoder.
+            predictors: [N, 2] row and column of the state that predicts each token.
+            targets: [N] tokens.
+            temperature: as in sampling.
+
+        Returns:
+            [N] log-probabilities, [N] entropies (without gradient), nats, float32.
+        """
+        hidden = self.decoder(**inputs, use_cache=False).last_hidden_state
+        return log_probs(hidden[predictors[:, 0], predictors[:, 1]], self.head, targets, temperature)
+
+
+def frozen_copy(model: Any, trained_layers: int | None) -> tuple[Any, nn.Module]:
+    """A policy's decoder and head as they are now, for the reference.
+
+    Args:
+        model: the causal language model, before anything is trained.
+        trained_layers: its upper layers that will move; what lies below them is not copied. None: all will.
+
+    Returns:
+        (decoder, head), which no optimizer step changes.
+    """
+    decoder, head = getattr(model, model.base_model_prefix), model.get_output_embeddings()
+    if trained_layers is None:
+        whole = copy.deepcopy(model)
+        return getattr(whole, whole.base_model_prefix), whole.get_output_embeddings()
+    layers = len(decoder.layers)
+    copied = part(decoder, 0, layers)
+    cut = layers - trained_layers
+    copied.layers = nn.ModuleList([*decoder.layers[:cut], *(copy.deepcopy(layer) for layer in decoder.layers[cut:])])
+    copied.norm = copy.deepcopy(decoder.norm)
+    tied = head.weight is decoder.embed_tokens.weight
+    return copied, head if tied else copy.deepcopy(head)
+
+
+def has_dropout(module: nn.Module) -> bool:
+    """Whether two forwards in training mode differ: the ratio of one pass would then not be 1."""
+    config = getattr(module, "config", None)
+    fields = ("attention_dropout", "attn_dropout", "resid_dropout", "hidden_dropout", "residual_dropout")
+    if any((getattr(config, name, 0) or 0) > 0 for name in fields):
+        return True
+    return any(isinstance(child, nn.Dropout) and child.p > 0 for child in module.modules())
+
+
+@torch.no_grad()
+def check_logits(model: Any, where: str) -> None:
+    """Refuse models whose logits are more than their head's product: their log-probabilities would be wrong here.
+
+    Raises:
+        InputError: logits are capped or scaled after the head.
+    """
+    training = model.training
+    model.eval()
+    ids = torch.arange(4, device=next(model.parameters()).device)[None]
+    hidden = getattr(model, model.base_model_prefix)(input_ids=ids, use_cache=False).last_hidden_state
+    expected, found = model(input_ids=ids, use_cache=False).logits, model.get_output_embeddings()(hidden)
+    model.train(training)
+    if not torch.allclose(expected.float(), found.float(), atol=1e-3, rtol=1e-3):
+        raise InputError(
+            f"{where}: {type(model).__name__} changes its logits after the output head (a cap or a scale); "
+            "expected a model whose logits are the head's product, such as Llama, Mistral or Qwen"
+        )

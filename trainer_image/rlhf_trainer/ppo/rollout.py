@@ -1,0 +1,89 @@
+"""One step's answers: which prompts, sampled on which rank, gathered so that every rank knows them all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf_api.stages.ppo import Rollout as Spec
+from rlhf_trainer import gang
+from rlhf_trainer.data.batches import order
+from rlhf_trainer.data.rows import Messages
+from rlhf_trainer.generation.sample import Answer, Sampling, sample
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Answers of a step over all ranks, in an order that depends on the step alone."""
+
+    messages: list[Messages]
+    prompts: list[list[int]]
+    answers: list[list[int]]
+    finished: list[bool]
+    """Ended by EOS."""
+    texts: list[str]
+    """Answers without special tokens."""
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of prompt and answer."""
+        return [len(p) + len(a) for p, a in zip(self.prompts, self.answers, strict=True)]
+
+    @property
+    def tokens(self) -> int:
+        """Response tokens."""
+        return sum(map(len, self.answers))
+
+
+class Prompts:
+    """Encoded prompts, and which a step takes."""
+
+    def __init__(self, messages: Sequence[Messages], ids: Sequence[list[int]], spec: Spec, seed: int) -> None:
+        self._messages = list(messages)
+        self._ids = list(ids)
+        self._spec = spec
+        self._seed = seed
+
+    def step(self, step: int) -> list[int]:
+        """Indices of a step's prompts, each `samples` times: a function of the step alone, so that a run resumes.
+
+        Every prompt comes once before any comes again, in an order of the pass's own; a step may span two passes.
+        """
+        count = len(self._ids)
+        found = []
+        for place in range(step * self._spec.prompts, (step + 1) * self._spec.prompts):
+            index = order(count, place // count, self._seed)[place % count]
+            found += [index] * self._spec.samples
+        return found
+
+    def sample(self, model: Any, tokenizer: Any, step: int, rank: int, world: int) -> Rollout:
+        """Answer a step's prompts. A collective: each rank samples its share, all get the whole.
+
+        Args:
+            model: the policy, its weights whole on this rank.
+            tokenizer: its tokenizer.
+            step: from 0.
+            rank: of this process.
+            world: number of ranks.
+        """
+        chosen = self.step(step)
+        by_length = sorted(range(len(chosen)), key=lambda row: (-len(self._ids[chosen[row]]), row))
+        mine = by_length[rank::world]
+        sampling = Sampling(self._spec.temperature, self._spec.max_new_tokens, int(tokenizer.eos_token_id))
+        found = (
+            sample(model, [self._ids[chosen[row]] for row in mine], sampling, seed=self._seed, step=step, rows=mine)
+            if mine
+            else []
+        )
+        answers: dict[int, Answer] = {}
+        for part in gang.gather(dict(zip(mine, found, strict=True))):
+            answers |= part
+        whole = [answers[row] for row in range(len(chosen))]
+        return Rollout(
+            messages=[self._messages[index] for index in chosen],
+            prompts=[self._ids[index] for index in chosen],
+            answers=[answer.ids for answer in whole],
+            finished=[answer.finished for answer in whole],
+            texts=tokenizer.batch_decode([answer.ids for answer in whole], skip_special_tokens=True),
+        )

@@ -1,0 +1,419 @@
+"""The steps of PPO: answer, score, move the multipliers, learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlhf_api.stages.ppo import Ppo
+from rlhf_trainer import gang
+from rlhf_trainer.context import StageContext
+from rlhf_trainer.data.batches import MicroBatch, micro_batches, order
+from rlhf_trainer.engine import Engine
+from rlhf_trainer.generation.logprobs import Layout, lay_out, log_probs
+from rlhf_trainer.models.adapters import off
+from rlhf_trainer.ppo.guards import Watch, check_finite
+from rlhf_trainer.ppo.kl import KlCoefficient
+from rlhf_trainer.ppo.models import Models, stream_of
+from rlhf_trainer.ppo.multiplier import Multiplier, check_feasible
+from rlhf_trainer.ppo.policy import Inputs
+from rlhf_trainer.ppo.ptx import Ptx
+from rlhf_trainer.ppo.rollout import Prompts, Rollout
+from rlhf_trainer.ppo.scoring import Judge, Scores, call
+from rlhf_trainer.ppo.update import (
+    Objective,
+    Share,
+    Sums,
+    Targets,
+    Updater,
+    form_targets,
+    shares,
+    whitened,
+)
+
+MICRO_BATCH_TOKENS = 1024
+"""Most tokens of a forward where the execution says nothing."""
+
+
+@dataclass
+class Scored:
+    """A micro-batch after scoring."""
+
+    rows: tuple[int, ...]
+    dummy: bool
+    layout: Layout
+    reference: Tensor
+    """[B, T] log-probabilities."""
+    states: dict[str, Tensor]
+    """[B, L, H] of the frozen lower layers of policy and critics."""
+
+
+class PpoTask:
+    """PPO, and with costs PPO-Lagrangian."""
+
+    def __init__(self, context: StageContext, spec: Ppo, models: Models, prompts: Prompts, ptx: Ptx | None) -> None:
+        self.total = spec.steps
+        self._context = context
+        self._spec = spec
+        self._models = models
+        self._prompts = prompts
+        self._ptx = ptx
+        self._budget = context.file.execution.micro_batch_tokens or MICRO_BATCH_TOKENS
+        steps = spec.steps * spec.epochs * spec.mini_batches
+        self.policy = Engine(models.policy_module, optimizer=spec, total_steps=steps, context=context, name="policy")
+        slower = spec.model_copy(update={"learning_rate": spec.critics.learning_rate})
+        self.critics = [
+            Engine(critic.module, optimizer=slower, total_steps=steps, context=context, name=f"critic-{critic.name}")
+            for critic in models.critics
+        ]
+        self.engines = {engine.name: engine for engine in (self.policy, *self.critics)}
+        self.multipliers = [
+            Multiplier(judge.label, cost.limit, spec.lagrange)
+            for judge, cost in zip(models.costs, spec.costs, strict=True)
+        ]
+        self.kl = KlCoefficient(spec.kl)
+        self.watch = Watch(spec.guards)
+        critics = list(zip(models.critics, self.critics, strict=True))
+        self._updater = Updater(spec, self.policy, critics, models.streams)
+        self.counts = {"answers": 0, "tokens.response": 0, "answers.without_eos": 0}
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether the training forward gives the old log-probabilities and values: there is one optimizer step a
+        rollout, the two forwards would be the same, and advantages need no moments of the whole rollout."""
+        spec = self._spec
+        once = spec.epochs == 1 and spec.mini_batches == 1
+        return once and not spec.whiten_advantages and not self._models.dropout
+
+    def step(self, step: int) -> dict[str, float]:
+        """One rollout and its optimizer steps."""
+        rollout = self._sample(step)
+        scored, scores = self._score(rollout)
+        reward = scores.reward(self._weights)
+        costs = [scores.costs[judge.label] for judge in self._models.costs]
+        found = self._describe(rollout, scores, reward)
+        check_finite(found)
+        for multiplier, cost in zip(self.multipliers, costs, strict=True):
+            multiplier.observe(cost)
+        check_feasible(self.multipliers, reward, costs)
+        missing = np.array([0.0 if done else 1.0 for done in rollout.finished])
+        objective = Objective(
+            reward=reward - self._spec.missing_eos_penalty * missing,
+            costs=costs,
+            multipliers=[multiplier.value for multiplier in self.multipliers],
+            beta=self.kl.value,
+        )
+        found |= self._multiplier_metrics()
+        found |= self._learn(step, rollout, scored, objective, found)
+        self.kl.update(found["kl"], len(rollout.answers))
+        self.counts["answers"] += len(rollout.answers)
+        self.counts["tokens.response"] += rollout.tokens
+        self.counts["answers.without_eos"] += int(missing.sum())
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """Multipliers with their windows, KL coefficient, guards with their baselines, counts. Prompts and samples are
+        functions of the step."""
+        return {
+            "multipliers": [multiplier.state() for multiplier in self.multipliers],
+            "kl": self.kl.state(),
+            "watch": self.watch.state(),
+            "counts": dict(self.counts),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from `state()`."""
+        for multiplier, saved in zip(self.multipliers, state["multipliers"], strict=True):
+            multiplier.load_state(saved)
+        self.kl.load_state(state["kl"])
+        self.watch.load_state(state["watch"])
+        self.counts = dict(state["counts"])
+
+    @property
+    def _weights(self) -> dict[str, float]:
+        return {
+            judge.label: reward.weight for judge, reward in zip(self._models.rewards, self._spec.rewards, strict=True)
+        }
+
+    # -- answers ------------------------------------------------------------------------------------------------------
+
+    def _sample(self, step: int) -> Rollout:
+        metrics, context = self._context.metrics, self._context
+        with ExitStack() as stack:
+            with metrics.phase("sync"):
+                stack.enter_context(self.policy.whole())
+            with metrics.phase("generate") as phase:
+                rollout = self._prompts.sample(
+                    self._models.policy.model, self._models.tokenizer, step, context.rank, context.world
+                )
+                phase.tokens += rollout.tokens
+        return rollout
+
+    # -- scores -------------------------------------------------------------------------------------------------------
+
+    def _score(self, rollout: Rollout) -> tuple[list[Scored], Scores]:
+        context, models = self._context, self._models
+        dealt = micro_batches(rollout.lengths, range(len(rollout.answers)), self._budget, context.world)[context.rank]
+        scored: list[Scored] = []
+        mine: dict[str, dict[int, tuple[float, float]]] = {judge.where: {} for judge in models.judges}
+        with context.metrics.phase("score", tokens=sum(rollout.lengths)):
+            for batch in dealt:
+                layout = self._lay_out(rollout, batch.rows)
+                hidden = models.frozen(layout.input_ids, layout.attention_mask, layout.position_ids)
+                states = {name: hidden[name] for name in self._state_names if name in hidden}
+                scored.append(Scored(batch.rows, batch.dummy, layout, self._reference(layout, hidden, states), states))
+                for judge in models.judges:
+                    if not batch.dummy:
+                        mine[judge.where] |= _judged(judge, batch, rollout, hidden, layout)
+        with context.metrics.phase("sync"):
+            whole: dict[str, dict[int, tuple[float, float]]] = {judge.where: {} for judge in models.judges}
+            for part in gang.gather(mine):
+                for where, values in part.items():
+                    whole[where] |= values
+        return scored, self._scores(whole, len(rollout.answers))
+
+    def _scores(self, whole: Mapping[str, Mapping[int, tuple[float, float]]], answers: int) -> Scores:
+        models = self._models
+        columns = {
+            where: np.array([values[row] for row in range(answers)], dtype=np.float64)
+            for where, values in whole.items()
+        }
+        ensembles = [judge for judge in models.judges if judge.rule is not None and judge.rule.members > 1]
+        return Scores(
+            rewards={judge.label: columns[judge.where][:, 0] for judge in models.rewards},
+            costs={judge.label: columns[judge.where][:, 0] for judge in models.costs},
+            disagreement={judge.label: columns[judge.where][:, 1] for judge in ensembles},
+            gold=columns[models.gold.where][:, 0] if models.gold is not None else None,
+        )
+
+    @torch.no_grad()
+    def _reference(self, layout: Layout, hidden: Mapping[str, Tensor], states: Mapping[str, Tensor]) -> Tensor:
+        head, temperature = self._models.reference_head, self._spec.rollout.temperature
+        if head is not None:
+            flat, _ = log_probs(layout.gather(hidden["reference"]), head, layout.targets, temperature)
+            return layout.scatter(flat)
+        with self.policy.whole() as module, off(module):
+            module.eval()
+            flat, _ = module(_inputs(layout, states.get("policy")), layout.predictors, layout.targets, temperature)
+        return layout.scatter(flat)
+
+    @property
+    def _state_names(self) -> list[str]:
+        return ["policy", *(f"critic.{critic.name}" for critic in self._models.critics)]
+
+    def _lay_out(self, rollout: Rollout, rows: Sequence[int]) -> Layout:
+        fill = int(self._models.tokenizer.eos_token_id)  # PAD may lie beyond the embeddings of a model that lacks it
+        prompts, answers = [rollout.prompts[row] for row in rows], [rollout.answers[row] for row in rows]
+        return lay_out(prompts, answers, fill, self._context.device)
+
+    # -- learning -----------------------------------------------------------------------------------------------------
+
+    def _learn(
+        self, step: int, rollout: Rollout, scored: list[Scored], objective: Objective, described: dict[str, float]
+    ) -> dict[str, float]:
+        with self._context.metrics.phase("update", tokens=sum(rollout.lengths)):
+            for engine in self.engines.values():
+                engine.module.train()
+            if self.one_pass:
+                share = Share(rollout.tokens, len(rollout.answers))
+                found = self._optimize(step, 0, scored, self._forming(objective), share, described)
+                return self._finish(found)
+            return self._in_two_passes(step, rollout, scored, objective, described)
+
+    def _forming(self, objective: Objective) -> Callable[[Scored], Callable[[Tensor, list[Tensor]], Targets]]:
+        def forming(batch: Scored) -> Callable[[Tensor, list[Tensor]], Targets]:
+            return lambda log_probs, values: form_targets(
+                self._spec, objective, batch.rows, batch.layout.mask, log_probs, batch.reference, values
+            )
+
+        return forming
+
+    def _optimize(
+        self,
+        step: int,
+        number: int,
+        batches: Sequence[Scored],
+        forming: Callable[[Scored], Callable[[Tensor, list[Tensor]], Targets]],
+        share: Share,
+        described: dict[str, float],
+    ) -> dict[str, float]:
+        """One optimizer step over micro-batches; `number` counts the steps of a rollout."""
+        sums = Sums(len(self._models.streams))
+        for batch in batches:
+            part = Share(share.tokens, share.answers, batch.dummy)
+            inputs, critic_inputs = self._inputs(batch)
+            form = forming(batch)
+            self._updater.learn(batch.layout, inputs, critic_inputs, form, batch.reference, part, sums)
+        ptx = self._ptx.learn(self.policy, step) if self._ptx is not None and number == 0 else None
+        with self._context.metrics.phase("sync"):
+            found = self._update_metrics(sums.gathered(), share, ptx)
+        if number == 0:
+            found |= self.watch.derived(described)
+            self.watch.check(described | found)
+        else:
+            check_finite(found)
+        found["learning_rate"] = self.policy.rate
+        found["grad_norm"] = self.policy.step()
+        for critic, engine in zip(self._models.critics, self.critics, strict=True):
+            suffix = "" if critic.name == "shared" else f".{critic.name}"
+            found[f"critic_grad_norm{suffix}"] = engine.step()
+        for multiplier in self.multipliers:
+            multiplier.micro_step()
+        return found
+
+    def _in_two_passes(
+        self, step: int, rollout: Rollout, scored: list[Scored], objective: Objective, described: dict[str, float]
+    ) -> dict[str, float]:
+        spec, context = self._spec, self._context
+        targets, reference = self._old(scored, objective)
+        if spec.whiten_advantages:
+            targets = whitened(targets)
+        answers = len(rollout.answers)
+        size = answers // spec.mini_batches
+        found: list[dict[str, float]] = []
+        for epoch in range(spec.epochs):
+            shuffled = order(answers, (step * spec.epochs + epoch), context.seed + 1)
+            for start in range(0, answers, size):
+                rows = sorted(shuffled[start : start + size])
+                share = Share(sum(len(rollout.answers[row]) for row in rows), len(rows))
+                dealt = micro_batches(rollout.lengths, rows, self._budget, context.world)[context.rank]
+                batches = [self._again(rollout, batch, reference) for batch in dealt]
+
+                def forming(batch: Scored) -> Callable[[Tensor, list[Tensor]], Targets]:
+                    stacked = Targets.stack([targets[row] for row in batch.rows], batch.layout.mask)
+                    return lambda *_: stacked
+
+                found.append(self._optimize(step, len(found), batches, forming, share, described))
+        return self._finish(_averaged(found))
+
+    @torch.no_grad()
+    def _old(self, scored: list[Scored], objective: Objective) -> tuple[dict[int, Targets], dict[int, Tensor]]:
+        """Old log-probabilities and values, hence targets, of all answers, by answer; on every rank."""
+        spec, form = self._spec, self._forming(objective)
+        targets: dict[int, Targets] = {}
+        reference: dict[int, Tensor] = {}
+        with ExitStack() as stack:
+            policy = stack.enter_context(self.policy.whole())
+            critics = [stack.enter_context(engine.whole()) for engine in self.critics]
+            for module in (policy, *critics):
+                module.eval()
+            for batch in scored:
+                if batch.dummy:
+                    continue
+                layout, (inputs, critic_inputs) = batch.layout, self._inputs(batch)
+                flat, _ = policy(inputs, layout.predictors, layout.targets, spec.rollout.temperature)
+                values: dict[str, Tensor] = {}
+                for critic, module, given in zip(self._models.critics, critics, critic_inputs, strict=True):
+                    heads = module(given, layout.predictors)
+                    values |= {name: layout.scatter(heads[:, index]) for index, name in enumerate(critic.streams)}
+                formed = form(batch)(layout.scatter(flat), [values[stream] for stream in self._models.streams])
+                for index, row in enumerate(batch.rows):
+                    size = int(layout.mask[index].sum())
+                    targets[row] = formed.row(index, size)
+                    reference[row] = batch.reference[index, :size].cpu()
+            for module in (policy, *critics):
+                module.train()
+        for part, other in gang.gather((targets, reference)):
+            targets |= part
+            reference |= other
+        return targets, reference
+
+    def _again(self, rollout: Rollout, batch: MicroBatch, reference: Mapping[int, Tensor]) -> Scored:
+        layout = self._lay_out(rollout, batch.rows)
+        names = [name for name in self._state_names if name in self._frozen_names]
+        states = (
+            self._models.frozen(layout.input_ids, layout.attention_mask, layout.position_ids, names) if names else {}
+        )
+        padded = torch.zeros_like(layout.mask)
+        for index, row in enumerate(batch.rows):
+            padded[index, : len(reference[row])] = reference[row]
+        return Scored(batch.rows, batch.dummy, layout, padded, states)
+
+    @property
+    def _frozen_names(self) -> set[str]:
+        found = {"policy"} if self._models.policy.trunk is not None else set()
+        return found | {f"critic.{c.name}" for c in self._models.critics if c.trained.trunk is not None}
+
+    def _inputs(self, batch: Scored) -> tuple[Inputs, list[Inputs]]:
+        critics = [_inputs(batch.layout, batch.states.get(f"critic.{c.name}")) for c in self._models.critics]
+        return _inputs(batch.layout, batch.states.get("policy")), critics
+
+    # -- metrics ------------------------------------------------------------------------------------------------------
+
+    def _finish(self, found: dict[str, float]) -> dict[str, float]:
+        found["kl_coefficient"] = self.kl.value
+        return found
+
+    def _describe(self, rollout: Rollout, scores: Scores, reward: Any) -> dict[str, float]:
+        answers = len(rollout.answers)
+        found: dict[str, float] = {}
+        found["reward"], found["reward_std"] = shares(reward)
+        for name, columns in (("reward", scores.rewards), ("cost", scores.costs)):
+            for label, values in columns.items():
+                found[f"{name}.{label}"], found[f"{name}_std.{label}"] = shares(values)
+        for label, values in scores.disagreement.items():
+            found[f"disagreement.{label}"] = float(values.mean())
+        if scores.gold is not None:
+            found["gold"] = float(scores.gold.mean())
+        found["length"] = rollout.tokens / answers
+        found["missing_eos"] = 1 - sum(rollout.finished) / answers
+        found["unique_answers"] = len({tuple(ids) for ids in rollout.answers}) / answers
+        found["tokens"] = float(rollout.tokens)
+        return found
+
+    def _multiplier_metrics(self) -> dict[str, float]:
+        found = {}
+        for multiplier in self.multipliers:
+            found[f"lambda.{multiplier.name}"] = multiplier.value
+            found[f"cost_window.{multiplier.name}"] = multiplier.mean
+        return found
+
+    def _update_metrics(self, sums: Sums, share: Share, ptx: float | None) -> dict[str, float]:
+        explained = sums.explained()
+        found = {
+            "policy_loss": sums.policy_loss,
+            "value_loss": sums.value_losses[0],
+            "explained_variance": explained[0],
+            "kl": sums.kl / share.answers,
+            "entropy": sums.entropy / share.tokens,
+            "clip_fraction": sums.clipped / share.tokens,
+            "advantage": sums.advantage / share.tokens,
+        }
+        for judge, loss, part in zip(self._models.costs, sums.value_losses[1:], explained[1:], strict=True):
+            label = stream_of(judge).removeprefix("cost.")
+            found[f"cost_value_loss.{label}"] = loss
+            found[f"cost_explained_variance.{label}"] = part
+        found["loss"] = sums.policy_loss
+        if ptx is not None and self._spec.ptx is not None:
+            found["ptx_loss"] = ptx
+            found["loss"] += self._spec.ptx.coefficient * ptx
+        return found
+
+
+def _inputs(layout: Layout, states: Tensor | None) -> Inputs:
+    common = {"attention_mask": layout.attention_mask, "position_ids": layout.position_ids}
+    return {"input_ids": layout.input_ids, **common} if states is None else {"inputs_embeds": states, **common}
+
+
+def _judged(
+    judge: Judge, batch: MicroBatch, rollout: Rollout, hidden: Mapping[str, Tensor], layout: Layout
+) -> dict[int, tuple[float, float]]:
+    if judge.function is not None:
+        found = call(judge, [rollout.messages[row] for row in batch.rows], [rollout.texts[row] for row in batch.rows])
+        return {row: (score, 0.0) for row, score in zip(batch.rows, found, strict=True)}
+    score, spread = judge.score(hidden, layout.attention_mask)
+    return dict(zip(batch.rows, zip(score.tolist(), spread.tolist(), strict=True), strict=True))
+
+
+def _averaged(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means over the optimizer steps of a rollout; what belongs to the rollout is the first step's."""
+    whole = dict(found[0])
+    for name in ("loss", "policy_loss", "value_loss", "clip_fraction", "grad_norm"):
+        whole[name] = float(np.mean([one[name] for one in found]))
+    return whole

@@ -1,0 +1,103 @@
+"""`ppo`: PPO, and with costs PPO-Lagrangian."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from rlhf_api.stages.ppo import Ppo
+from rlhf_trainer.context import Facts, StageContext
+from rlhf_trainer.data.chat import Encoded, encode_conversation, encode_prompt
+from rlhf_trainer.data.load import load_conversations, load_prompts
+from rlhf_trainer.exits import InputError
+from rlhf_trainer.loop import train
+from rlhf_trainer.models.boundary import Boundary
+from rlhf_trainer.models.save import save_policy
+from rlhf_trainer.ppo import critics as critic_models
+from rlhf_trainer.ppo.models import Models, load
+from rlhf_trainer.ppo.ptx import Ptx
+from rlhf_trainer.ppo.rollout import Prompts
+from rlhf_trainer.ppo.task import MICRO_BATCH_TOKENS, PpoTask
+
+STATES = "ptx-states"
+LAST_STEPS = 10
+"""Steps whose mean a product's metrics are."""
+
+
+def run(context: StageContext) -> None:
+    """Train and publish a policy and its critics.
+
+    Raises:
+        InputError: data, models or functions cannot be used.
+        GuardTripped: a guard, an unreachable limit, or NaN.
+    """
+    spec = context.spec(Ppo)
+    models = load(context, spec)
+    prompts, counts = _prompts(context, spec, models.tokenizer)
+    ptx = _ptx(context, spec, models, counts)
+    task = PpoTask(context, spec, models, prompts, ptx)
+    train(context, task)
+    _publish(context, spec, task, models, counts)
+
+
+def _prompts(context: StageContext, spec: Ppo, tokenizer: Any) -> tuple[Prompts, dict[str, int]]:
+    rows, read = load_prompts(context, spec.prompts)
+    longest = spec.rollout.max_prompt_tokens
+    whole = [encode_prompt(tokenizer, row.messages) for row in rows]
+    counts = read.as_dict("prompts")
+    counts["prompts.cut"] = sum(len(ids) > longest for ids in whole)
+    encoded = [ids[-longest:] for ids in whole]
+    return Prompts([row.messages for row in rows], encoded, spec.rollout, context.seed), counts
+
+
+def _ptx(context: StageContext, spec: Ppo, models: Models, counts: dict[str, int]) -> Ptx | None:
+    if spec.ptx is None:
+        return None
+    conversations, read = load_conversations(context, spec.ptx.data)
+    encoded = [encode_conversation(models.tokenizer, row.messages, spec.ptx.max_length) for row in conversations]
+    rows: list[Encoded] = [row for row in encoded if any(row.mask[1:])]
+    if not rows:
+        raise InputError("ptx.data: no conversation has a token to learn within ptx.maxLength; raise it")
+    counts |= read.as_dict("ptx") | {"ptx.without_answer": len(encoded) - len(rows)}
+    boundary = Boundary(models.policy.trunk, context.device, models.tokenizer.pad_token_id)
+    budget = context.file.execution.micro_batch_tokens or MICRO_BATCH_TOKENS
+    size = spec.ptx.batch_size or spec.rollout.prompts * spec.rollout.samples
+    if spec.steps * size > len(rows):
+        key = f"{context.input(spec.policy).digest}-{spec.trainable_layers}"
+        boundary.remember(
+            rows, context.work / f"{STATES}.bin", key, MICRO_BATCH_TOKENS, dtype=models.policy.model.dtype
+        )
+    return Ptx(context, rows, size, spec.ptx.coefficient, boundary, budget)
+
+
+def _publish(context: StageContext, spec: Ppo, task: PpoTask, models: Models, counts: dict[str, int]) -> None:
+    weights = models.policy.product(task.policy.state_dict())
+    critics = [engine.state_dict() for engine in task.critics]
+
+    def build(folder: Path) -> Facts:
+        save_policy(folder, weights, models.policy.model, models.tokenizer)
+        critic_models.save(folder, models.critics, critics)
+        metrics, notes = last_steps(context.metrics.path), list(models.notes)
+        metrics["steps"] = spec.steps
+        for name, warnings in task.watch.warnings.items():
+            if warnings:
+                notes.append(f"guards.{name} was beyond its bound in {warnings} steps; its action is warn")
+        return Facts({**counts, **task.counts, "steps": spec.steps}, metrics, notes)
+
+    context.publish(build)
+    if context.rank == 0:
+        for file in context.work.glob(f"{STATES}.*"):
+            file.unlink(missing_ok=True)
+
+
+def last_steps(path: Path) -> dict[str, Any]:
+    """Means of every metric over the last steps of metrics.jsonl."""
+    lines = [orjson.loads(line) for line in path.read_bytes().splitlines()][-LAST_STEPS:]
+    found: dict[str, Any] = {}
+    for name in lines[-1] if lines else ():
+        values = [line[name] for line in lines if isinstance(line.get(name), int | float)]
+        if name != "step" and values:
+            found[name] = sum(values) / len(values)
+    return found
