@@ -50,7 +50,10 @@ def load_prompts(context: Inputs, refs: Sequence[DataRef]) -> tuple[list[Prompt]
     """
     rows: list[Prompt]
     rows, counts = _load(context, refs, "prompts")
-    unique = list({canonical(row.messages): row for row in reversed(rows)}.values())[::-1]
+    first: dict[bytes, Prompt] = {}
+    for row in rows:
+        first.setdefault(canonical(row.messages), row)
+    unique = list(first.values())
     if len(unique) < len(rows):
         counts.rejected["repeated prompt"] += len(rows) - len(unique)
         counts.used -= len(rows) - len(unique)

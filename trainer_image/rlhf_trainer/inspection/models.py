@@ -13,7 +13,7 @@ from rlhf_trainer.data.chat import encode_prompt, prepare_tokenizer
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.uses import Model, ModelUse
 from rlhf_trainer.models.load import GGUF, check_folder, load_tokenizer
-from rlhf_trainer.sources.licence import gguf_fields
+from rlhf_trainer.sources.gguf import read_header
 
 SCORER = "ForSequenceClassification"
 INDEX = "model.safetensors.index.json"
@@ -26,8 +26,8 @@ class ModelFacts:
     format: str
     """`safetensors` or `gguf`."""
     architecture: str
-    parameters: int | None = None
-    """Weights, by the headers; None where the header does not tell."""
+    parameters: int
+    """Weights, by the headers."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -135,7 +135,7 @@ def _tokenizer(path: Path, config: dict[str, Any]) -> list[str]:
 
 
 def _gguf(files: list[Path], uses: Sequence[ModelUse]) -> ModelFacts:
-    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+    from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
     if len(files) > 1:
         raise InputError(f"holds several GGUF files ({', '.join(file.name for file in files[:4])}); expected one")
@@ -143,12 +143,13 @@ def _gguf(files: list[Path], uses: Sequence[ModelUse]) -> ModelFacts:
         if use.kind == "scorer":
             raise InputError(f"{use.where}: found a GGUF file, expected a reward or cost model (...{SCORER})")
     try:
-        fields = gguf_fields(files[0])
+        header = read_header(files[0])
     except ValueError as error:
         raise InputError(str(error)) from error
+    fields = header.fields
     architecture = str(fields.get("general.architecture"))
-    if architecture not in GGUF_SUPPORTED_ARCHITECTURES:
-        known = ", ".join(sorted(GGUF_SUPPORTED_ARCHITECTURES)[:12])
+    if architecture not in GGUF_CONFIG_MAPPING:
+        known = ", ".join(sorted(GGUF_CONFIG_MAPPING)[:12])
         raise InputError(
             f"{files[0].name}: architecture {architecture!r} cannot be loaded from GGUF; known: {known}, ..."
         )
@@ -159,7 +160,7 @@ def _gguf(files: list[Path], uses: Sequence[ModelUse]) -> ModelFacts:
         notes.append("the tokenizer has no chat template; one of 'User:' and 'Assistant:' lines is used")
     if fields.get("tokenizer.ggml.padding_token_id") == fields["tokenizer.ggml.eos_token_id"]:
         notes.append("PAD is EOS in the file; products get a PAD of their own")
-    return ModelFacts("gguf", architecture, None, notes)
+    return ModelFacts("gguf", architecture, header.parameters, notes)
 
 
 def _json(path: Path) -> dict[str, Any]:

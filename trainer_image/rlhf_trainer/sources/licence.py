@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from rlhf_trainer.data.readers import card
+from rlhf_trainer.sources.gguf import read_header
 
 log = logging.getLogger(__name__)
 
@@ -25,26 +25,11 @@ def told_licence(folder: Path) -> str | None:
     if licence is not None:
         return str(licence)
     for path in sorted(folder.glob("*.gguf")):
-        found = gguf_fields(path).get("general.license")
+        try:
+            found = read_header(path).fields.get("general.license")
+        except ValueError as error:
+            log.warning("%s", error)  # whoever loads the file refuses it
+            continue
         if found:
             return str(found)
     return None
-
-
-def gguf_fields(path: Path) -> dict[str, Any]:
-    """Scalars and strings of a GGUF file's header, by key; arrays are left out.
-
-    Raises:
-        ValueError: it is no GGUF file.
-    """
-    from gguf import GGUFReader, GGUFValueType
-
-    try:
-        reader = GGUFReader(path)
-    except Exception as error:  # the reader raises whatever its arrays raise on damaged files
-        raise ValueError(f"{path.name}: cannot be read as GGUF ({error})") from error
-    kept = {}
-    for name, field in reader.fields.items():
-        if field.types and field.types[0] != GGUFValueType.ARRAY:
-            kept[name] = field.contents()
-    return kept
