@@ -1,0 +1,234 @@
+"""Tokens as they are rolled out: template, answer, EOS; what is cut is counted and EOS is kept."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlhf_trainer.data.chat import (
+    FALLBACK_TEMPLATE,
+    encode_answer,
+    encode_conversation,
+    encode_prompt,
+    encode_row,
+    ensure_pad,
+    fit,
+    prepare_tokenizer,
+    same_tokenizer,
+    turn_end,
+)
+
+TOKENIZER = tiny.tiny_tokenizer()
+EOS = TOKENIZER.eos_token_id
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
+TEXT = st.text(max_size=12)
+TURNS = st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=3).map(
+    lambda pairs: [message for asked, said in pairs for message in (user(asked), assistant(said))]
+)
+
+
+class TestPrompt:
+    def test_is_the_template_with_the_generation_prompt(self):
+        ids = encode_prompt(TOKENIZER, [user("How are you?")])
+        assert TOKENIZER.decode(ids) == "<|im_start|>user\nHow are you?<|im_end|>\n<|im_start|>assistant\n"
+
+    def test_loses_its_start_beyond_the_bound(self):
+        whole = encode_prompt(TOKENIZER, [user("please be careful with fire")])
+        assert encode_prompt(TOKENIZER, [user("please be careful with fire")], 6) == whole[-6:]
+
+
+class TestAnswer:
+    def test_ends_with_eos(self):
+        ids = encode_answer(TOKENIZER, " please be careful")
+        assert (TOKENIZER.decode(ids[:-1]), ids[-1]) == (" please be careful", EOS)
+
+    def test_an_empty_one_is_eos_alone(self):
+        assert encode_answer(TOKENIZER, "") == [EOS]
+
+    @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
+    def test_any_text_comes_back(self, text):
+        ids = encode_answer(TOKENIZER, text)
+        assert TOKENIZER.decode(ids[:-1]) == text
+        assert ids.count(EOS) == 1
+
+    def test_a_special_token_spelled_out_is_text(self):
+        ids = encode_answer(TOKENIZER, "a<|im_end|>b<|endoftext|>")
+        assert set(ids[:-1]).isdisjoint(TOKENIZER.all_special_ids)
+
+
+class TestConversation:
+    @given(TURNS)
+    def test_is_the_templates_own_rendering_up_to_the_last_eos(self, messages):
+        found = encode_conversation(TOKENIZER, messages, 4096)
+        rendered = TOKENIZER.apply_chat_template(messages, tokenize=False)
+        assert TOKENIZER.decode(found.ids) == rendered.removesuffix("\n")
+
+    @given(TURNS)
+    def test_the_mask_is_on_answers_and_their_eos_alone(self, messages):
+        found = encode_conversation(TOKENIZER, messages, 4096)
+        learned = [token for token, on in zip(found.ids, found.mask, strict=True) if on]
+        answers = [encode_answer(TOKENIZER, m["content"]) for m in messages if m["role"] == "assistant"]
+        assert learned == [token for answer in answers for token in answer]
+
+    @given(TURNS)
+    def test_the_last_answer_follows_the_ids_of_a_rollout(self, messages):
+        found = encode_conversation(TOKENIZER, messages[-2:], 4096)
+        row = encode_row(TOKENIZER, messages[-2:-1], messages[-1]["content"], 4096)
+        assert (found.ids, found.mask) == (row.ids, row.mask)
+
+    def test_a_system_message_is_context(self):
+        messages = [{"role": "system", "content": "be good"}, user("a"), assistant("b")]
+        found = encode_conversation(TOKENIZER, messages, 100)
+        assert TOKENIZER.decode([t for t, on in zip(found.ids, found.mask, strict=True) if on]) == "b<|im_end|>"
+
+    @given(TURNS, st.integers(8, 80))
+    def test_what_is_cut_is_counted_and_eos_kept(self, messages, limit):
+        whole = encode_conversation(TOKENIZER, messages, 4096)
+        found = encode_conversation(TOKENIZER, messages, limit)
+        assert len(found.ids) == len(found.mask) == min(limit, len(whole.ids))
+        assert len(whole.ids) == len(found.ids) + found.cut_prompt + found.cut_answer
+        assert found.ids[-1] == EOS
+        if not found.cut_answer:
+            assert found.ids == whole.ids[found.cut_prompt :]
+            assert found.mask == whole.mask[found.cut_prompt :]
+
+    def test_a_cut_answers_eos_is_not_learned(self):
+        found = encode_conversation(TOKENIZER, [user("a"), assistant("please " * 40)], 16)
+        assert found.cut_answer > 0
+        assert (found.ids[-1], found.mask[-1], found.mask[-2]) == (EOS, 0, 1)
+
+    def test_must_end_with_an_answer(self):
+        with pytest.raises(ValueError, match="must end with an assistant's message"):
+            encode_conversation(TOKENIZER, [user("a")], 10)
+
+    def test_a_template_that_forgets_thoughts_trains_the_last_answer_alone(self):
+        tokenizer = tiny.tiny_tokenizer()
+        tokenizer.chat_template = (
+            "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+            "{{ m['content'] if loop.last else m['content'].split('THOUGHT')[-1] }}<|im_end|>\n{% endfor %}"
+            "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+        )
+        messages = [user("a"), assistant("xTHOUGHTb"), user("c"), assistant("yTHOUGHTd")]
+        found = encode_conversation(tokenizer, messages, 200)
+        assert found.skipped_turns == 1
+        assert tokenizer.decode(found.ids).startswith(
+            "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>"
+        )
+        assert tokenizer.decode([t for t, on in zip(found.ids, found.mask, strict=True) if on]) == "yTHOUGHTd<|im_end|>"
+
+    def test_a_template_that_strips_answers_teaches_the_stripped_ones(self):
+        tokenizer = tiny.tiny_tokenizer()
+        tokenizer.chat_template = tiny.TEMPLATE.replace("message['content']", "message['content'] | trim")
+        found = encode_conversation(tokenizer, [user("a"), assistant("  b "), user("c"), assistant(" d ")], 200)
+        assert (
+            tokenizer.decode([t for t, on in zip(found.ids, found.mask, strict=True) if on]) == "b<|im_end|>d<|im_end|>"
+        )
+
+
+class TestFit:
+    @given(st.integers(0, 60), st.integers(1, 60), st.integers(8, 80))
+    def test_the_prompt_gives_way_first_down_to_a_quarter(self, prompt, answer, limit):
+        ids, said = list(range(100, 100 + prompt)), [*range(500, 500 + answer - 1), EOS]
+        found = fit(ids, said, limit)
+        kept_prompt, kept_answer = found.mask.count(0), found.mask.count(1)
+        assert len(found) == min(limit, prompt + answer)
+        assert (kept_prompt + found.cut_prompt, kept_answer + found.cut_answer) == (prompt, answer)
+        assert found.ids[:kept_prompt] == ids[prompt - kept_prompt :]
+        assert found.ids[kept_prompt:] == [*said[: kept_answer - 1], EOS]
+        assert kept_prompt >= min(prompt, limit // 4)
+        if found.cut_answer:
+            assert kept_prompt == min(prompt, limit // 4)
+
+
+class TestTokenizer:
+    def test_smollm2s_pad_becomes_another_token_that_exists(self):
+        tokenizer = tiny.tiny_tokenizer()
+        tokenizer.pad_token = tokenizer.eos_token
+        before = len(tokenizer)
+        assert not ensure_pad(tokenizer)
+        assert (tokenizer.pad_token, len(tokenizer)) == ("<|endoftext|>", before)
+
+    def test_a_pad_of_its_own_stays(self):
+        tokenizer = tiny.tiny_tokenizer()
+        assert not ensure_pad(tokenizer)
+        assert tokenizer.pad_token_id == 0
+
+    def test_without_a_token_for_it_one_is_added(self):
+        tokenizer = tiny.tiny_tokenizer()
+        tokenizer.eos_token = tokenizer.pad_token = "<|endoftext|>"
+        before = len(tokenizer)
+        assert ensure_pad(tokenizer)
+        assert (tokenizer.pad_token, tokenizer.pad_token_id) == ("<|pad|>", before)
+
+    def test_without_a_template_a_plain_one_is_given(self):
+        tokenizer = tiny.tiny_tokenizer()
+        tokenizer.chat_template = None
+        assert "no chat template" in prepare_tokenizer(tokenizer)[0]
+        assert tokenizer.chat_template == FALLBACK_TEMPLATE
+        found = encode_conversation(tokenizer, [user("a"), assistant("b"), user("c"), assistant("d")], 100)
+        assert tokenizer.decode(found.ids) == (
+            "<|im_start|>User:\na\n\nAssistant:\nb<|im_end|>\n\nUser:\nc\n\nAssistant:\nd<|im_end|>"
+        )
+        assert (
+            tokenizer.decode([t for t, on in zip(found.ids, found.mask, strict=True) if on]) == "b<|im_end|>d<|im_end|>"
+        )
+
+    def test_the_templates_end_of_turn_becomes_eos(self):
+        tokenizer = tiny.tiny_tokenizer()
+        tokenizer.eos_token = tokenizer.pad_token = "<|endoftext|>"
+        assert turn_end(tokenizer) == "<|im_end|>"
+        (note,) = prepare_tokenizer(tokenizer)
+        assert "'<|im_end|>', which replaces '<|endoftext|>' as EOS" in note
+        assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (2, 0)
+
+    def test_without_eos_it_is_refused(self):
+        tokenizer = tiny.tiny_tokenizer()
+        tokenizer.eos_token = None
+        with pytest.raises(ValueError, match="no eos_token"):
+            prepare_tokenizer(tokenizer)
+
+    def test_preparing_twice_changes_nothing(self):
+        tokenizer = tiny.tiny_tokenizer()
+        tokenizer.chat_template = None
+        prepare_tokenizer(tokenizer)
+        assert prepare_tokenizer(tokenizer) == []
+
+
+class TestSameTokenizer:
+    def test_of_itself_saved_and_loaded(self, tmp_path):
+        from transformers import AutoTokenizer
+
+        TOKENIZER.save_pretrained(tmp_path)
+        assert same_tokenizer(TOKENIZER, AutoTokenizer.from_pretrained(tmp_path)) is None
+
+    def test_pad_may_differ(self):
+        other = tiny.tiny_tokenizer()
+        other.pad_token = other.eos_token
+        assert same_tokenizer(TOKENIZER, other) is None
+
+    def test_other_words_are_named(self):
+        reason = same_tokenizer(TOKENIZER, tiny.tiny_tokenizer(["other"]))
+        assert "tokens have another id or are missing" in reason
+
+    def test_another_eos_is_named(self):
+        other = tiny.tiny_tokenizer()
+        other.eos_token = "<|endoftext|>"
+        assert same_tokenizer(TOKENIZER, other) == "EOS is '<|im_end|>' (2) / '<|endoftext|>' (0)"
+
+    def test_other_merges_of_the_same_vocabulary_are_noticed(self):
+        from tokenizers import normalizers
+
+        other = tiny.tiny_tokenizer()
+        other.backend_tokenizer.normalizer = normalizers.Lowercase()
+        assert "the same text becomes other tokens" in same_tokenizer(TOKENIZER, other)
