@@ -53,6 +53,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("heldout_loss", "nats", "Cross-entropy a learned token on held-out conversations.", ("sft",), finite=True),
     Metric("accuracy", "share", "Share of pairs in which the better answer scores higher.", PREFERENCE, headline=True),
     Metric("sign_accuracy", "share", "Share of answers whose score has the right sign.", ("costModel",), headline=True),
+    Metric("heldout_accuracy", "share", "The same of held-out pairs.", PREFERENCE),
     Metric("margin", "", "Mean score of the better less the worse answer.", PREFERENCE),
     Metric("reward", "", "Mean reward an answer, weighted sum of all rewards, KL not counted.", PPO, headline=True),
     Metric("reward.*", "", "Mean score an answer of one reward.", PPO, label="reward"),
@@ -72,6 +73,18 @@ METRICS: tuple[Metric, ...] = (
     Metric("cost_explained_variance.*", "share", "The same of one cost's critic.", PPO, label="cost"),
     Metric("length", "tokens", "Mean tokens an answer, EOS included.", PPO),
     Metric("missing_eos", "share", "Share of answers cut before EOS.", PPO),
+    Metric("length_ratio", "share", "Mean tokens an answer over that of the first rollout.", PPO),
+    Metric("unique_answers", "share", "Share of a rollout's answers that differ from all others.", PPO),
+    Metric("reward_std", "", "Standard deviation of the reward over a rollout.", PPO),
+    Metric("reward_std.*", "", "Standard deviation of one reward's scores over a rollout.", PPO, label="reward"),
+    Metric("cost_std.*", "", "Standard deviation of one cost's scores over a rollout.", PPO, label="cost"),
+    Metric("cost_window.*", "", "J: mean score of one cost over its multiplier's window.", PPO, label="cost"),
+    Metric("disagreement.*", "", "Mean standard deviation over the members of a reward or cost.", PPO, label="scorer"),
+    Metric("gold", "", "Mean gold score an answer; never optimised.", PPO),
+    Metric("gold_gap", "", "Rise of the reward less rise of the gold score, since the first rollout.", PPO),
+    Metric("advantage", "", "Mean combined advantage a token.", PPO),
+    Metric("critic_grad_norm", "", "Global norm of the shared critic's gradient before clipping.", PPO, finite=True),
+    Metric("critic_grad_norm.*", "", "The same of a critic of its own.", PPO, label="critic", finite=True),
 )
 
 

@@ -32,6 +32,7 @@ def load_tokenizer(path: str | Path, cache: Path | None = None) -> Any:
     """
     from transformers import AutoTokenizer
 
+    quiet()
     with folder(path, cache) as found, explained(path, "tokenizer"):
         return AutoTokenizer.from_pretrained(str(found), trust_remote_code=False)
 
@@ -53,6 +54,7 @@ def load_policy(path: str | Path, dtype: torch.dtype | str, cache: Path | None =
     """
     from transformers import AutoModelForCausalLM, GenerationConfig
 
+    quiet()
     with folder(path, cache) as found:
         check_folder(found, path)
         with explained(path, "causal language model"):
@@ -63,6 +65,14 @@ def load_policy(path: str | Path, dtype: torch.dtype | str, cache: Path | None =
     model.generation_config = GenerationConfig()
     forget_padding(model)
     return model, tokenizer
+
+
+def quiet() -> None:
+    """Keep transformers' progress bars and load reports out of the ranks' logs; errors are raised, not printed."""
+    from transformers.utils import logging as reports
+
+    reports.set_verbosity_error()
+    reports.disable_progress_bar()
 
 
 def torch_dtype(dtype: torch.dtype | str) -> torch.dtype:
@@ -149,6 +159,7 @@ def convert_gguf(path: Path, target: Path) -> None:
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    quiet()
     log.info("dequantising %s", path.name)
     with explained(path, "GGUF model"):
         tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)

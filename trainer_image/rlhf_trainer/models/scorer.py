@@ -20,6 +20,7 @@ from rlhf_trainer.models.load import (
     explained,
     folder,
     forget_padding,
+    quiet,
     torch_dtype,
 )
 
@@ -207,6 +208,7 @@ def load_scorer(
 def _classifier(found: Path, source: str | Path, dtype: torch.dtype | str) -> Any:
     from transformers import AutoModelForSequenceClassification
 
+    quiet()
     check_folder(found, source)
     if not architecture(found).endswith(CLASSIFIER):
         raise InputError(
@@ -245,6 +247,7 @@ def new_scorer(
     """
     from transformers import AutoModelForSequenceClassification
 
+    quiet()
     separate = rule.trunk == "separate"
     models = []
     with folder(path, cache) as found:

@@ -1,0 +1,355 @@
+"""`rewardModel` and `costModel`: scores learned from pairs of answers, alone or as an ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rlhf_api.stages.preference import CostModel, Ensemble, Preference, RewardModel
+from rlhf_trainer.context import Facts, StageContext
+from rlhf_trainer.data.batches import Schedule, micro_batches
+from rlhf_trainer.data.chat import Encoded, encode_row, prepare_tokenizer
+from rlhf_trainer.data.load import load_pairs, load_safety_pairs, split_by_prompt
+from rlhf_trainer.data.rows import Pair, SafetyPair
+from rlhf_trainer.engine import Engine
+from rlhf_trainer.evaluation.calibration import Trust, pair_trust, sign_trust
+from rlhf_trainer.loop import train
+from rlhf_trainer.losses.preference import cost_loss, poisson_weights, reward_loss, weighted_sum
+from rlhf_trainer.models.boundary import Boundary
+from rlhf_trainer.models.load import fit_vocabulary, load_tokenizer
+from rlhf_trainer.models.save import save_scorer
+from rlhf_trainer.models.scorer import Kind, Rule, last, new_scorer
+from rlhf_trainer.models.trained import Trained, make_trained
+from rlhf_trainer.stages.sft import MICRO_BATCH_TOKENS, total
+
+
+class Scores(nn.Module):
+    """What an engine trains: decoder and heads."""
+
+    def __init__(self, decoder: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.head = head
+
+    def forward(self, inputs: Mapping[str, Tensor | None], mask: Tensor) -> Tensor:
+        """[members, B] float32 scores at the last position of the mask [B, T]."""
+        hidden = self.decoder(**inputs, use_cache=False).last_hidden_state
+        scores: Tensor = self.head(last(hidden, mask)).float().T
+        return scores
+
+
+@dataclass
+class Pairs:
+    """Pairs as rows of tokens; `encoded[2 i]` is the answer of pair i that should score higher, `encoded[2 i + 1]` the
+    other. Training pairs come first."""
+
+    encoded: list[Encoded]
+    trained: int
+    """Training pairs."""
+    certainty: Tensor
+    """[P] probability that the order is right (rewards)."""
+    signs: Tensor
+    """[P, 2] +1 harmful, -1 safe (costs)."""
+
+    def __len__(self) -> int:
+        return len(self.encoded) // 2
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each pair's longer row."""
+        return [max(len(self.encoded[2 * i]), len(self.encoded[2 * i + 1])) for i in range(len(self))]
+
+    def tokens(self, pairs: Sequence[int]) -> int:
+        """Tokens of both rows of some pairs."""
+        return sum(len(self.encoded[2 * i]) + len(self.encoded[2 * i + 1]) for i in pairs)
+
+    def answer_lengths(self, pairs: Sequence[int]) -> NDArray[np.float64]:
+        """[2, P] tokens of the answers, EOS included."""
+        return np.array([[sum(self.encoded[2 * i + side].mask) for i in pairs] for side in (0, 1)], dtype=np.float64)
+
+
+class PreferenceTask:
+    """The steps of a reward or cost model; one engine, or one a member where trunks are separate."""
+
+    def __init__(
+        self,
+        context: StageContext,
+        spec: Preference,
+        modules: Sequence[Scores],
+        data: Pairs,
+        boundary: Boundary,
+    ) -> None:
+        self._context = context
+        self.spec = spec
+        self._data = data
+        self._boundary = boundary
+        self._budget = context.file.execution.micro_batch_tokens or MICRO_BATCH_TOKENS
+        self._schedule = Schedule(data.trained, spec.batch_size, spec.epochs, spec.max_steps, context.seed)
+        self._weights = torch.from_numpy(poisson_weights(data.trained, spec.members, context.seed))
+        self._lengths = data.lengths
+        self.total = self._schedule.total
+        self.repeats = self.total > self._schedule.steps_per_epoch
+        self.engines = {
+            f"member-{index}": Engine(
+                module, optimizer=spec, total_steps=self.total, context=context, name=f"member-{index}"
+            )
+            for index, module in enumerate(modules)
+        }
+        self.pairs_seen = 0
+
+    def step(self, step: int) -> dict[str, float | Tensor]:
+        """One optimizer step over `batchSize` pairs."""
+        pairs = self._schedule.step(step)
+        mine = micro_batches(self._lengths, pairs, self._budget, self._context.world, width=2)[self._context.rank]
+        sums = torch.zeros(4, device=self._context.device)
+        norms = []
+        found: dict[str, float | Tensor] = {}
+        with self._context.metrics.phase("update", tokens=self._data.tokens(pairs)):
+            for number, engine in enumerate(self.engines.values()):
+                engine.module.train()
+                for batch in mine:
+                    scores = self._scores(number, batch.rows)
+                    live = 0.0 if batch.dummy else 1.0
+                    loss = self._loss(scores, batch.rows, number) * (live / len(pairs))
+                    engine.backward(loss)
+                    sums += live * self._seen(loss.detach(), scores.detach(), batch.rows)
+                found["learning_rate"] = engine.rate
+                norms.append(engine.step())
+        self.pairs_seen += len(pairs)
+        sums = total(sums) / len(self.engines)
+        found |= {
+            "loss": sums[0],
+            "accuracy": sums[1] / len(pairs),
+            "margin": sums[2] / len(pairs),
+            "grad_norm": max(norms),
+            "tokens": float(self._data.tokens(pairs)),
+            "epoch": (step + 1) / self._schedule.steps_per_epoch,
+        }
+        if isinstance(self.spec, CostModel):
+            found["sign_accuracy"] = sums[3] / (2 * len(pairs))
+        every = self.spec.eval_every
+        if every and (step + 1) % every == 0 and len(self._data) > self._data.trained:
+            first, second = self.heldout_scores().mean(1)
+            found["heldout_accuracy"] = float((np.sign(first - second) / 2 + 0.5).mean())
+        return found
+
+    def _scores(self, number: int, pairs: Sequence[int]) -> Tensor:
+        """[members of the engine, 2, P] scores of both answers of some pairs."""
+        rows = [2 * pair + side for side in (0, 1) for pair in pairs]
+        inputs, padded = self._boundary.batch([self._data.encoded[row] for row in rows], rows)
+        engine = list(self.engines.values())[number]
+        scores: Tensor = engine(inputs, padded.attention_mask.to(self._context.device))
+        return scores.view(len(scores), 2, len(pairs))
+
+    def _loss(self, scores: Tensor, pairs: Sequence[int], number: int) -> Tensor:
+        device, rows = scores.device, list(pairs)
+        members = slice(number, number + 1) if len(self.engines) > 1 else slice(None)
+        weights = self._weights[members][:, rows].to(device)
+        first, second = scores[:, 0], scores[:, 1]
+        if isinstance(self.spec, CostModel):
+            signs = self._data.signs[rows].to(device)
+            losses = cost_loss(first, second, signs[:, 0], signs[:, 1], self.spec.regularization)
+        else:
+            losses = reward_loss(first, second, self.spec.regularization, self._data.certainty[rows].to(device))
+        return weighted_sum(losses, weights)
+
+    def _seen(self, loss: Tensor, scores: Tensor, pairs: Sequence[int]) -> Tensor:
+        """[4]: loss, pairs in the right order, sum of margins, answers with the right sign."""
+        first, second = scores.mean(0)
+        signs = self._data.signs[list(pairs)].to(scores.device).T
+        right = (torch.stack([first, second]) * signs > 0).sum()
+        order = (torch.sign(first - second) / 2 + 0.5).sum()
+        return torch.stack([loss, order, (first - second).sum(), right.float()])
+
+    def heldout_scores(self) -> NDArray[np.float64]:
+        """[2, members, P] of the held-out pairs; see `scores`. A collective."""
+        return self.scores(range(self._data.trained, len(self._data)))
+
+    @torch.no_grad()
+    def scores(self, pairs: Sequence[int]) -> NDArray[np.float64]:
+        """[2, members, P]: raw scores of both answers of some pairs. A collective."""
+        context = self._context
+        found = torch.zeros(2, self.spec.members, len(pairs), dtype=torch.float64, device=context.device)
+        lengths = [self._lengths[pair] for pair in pairs]
+        mine = micro_batches(lengths, range(len(pairs)), self._budget, context.world, width=2)[context.rank]
+        with context.metrics.phase("evaluate", tokens=self._data.tokens(pairs)):
+            for number, engine in enumerate(self.engines.values()):
+                engine.module.eval()
+                members = slice(number, number + 1) if len(self.engines) > 1 else slice(None)
+                for batch in mine:
+                    scores = self._scores(number, [pairs[row] for row in batch.rows]).double()
+                    if not batch.dummy:
+                        found[:, members, list(batch.rows)] = scores.transpose(0, 1)
+        return np.asarray(total(found).cpu().numpy())
+
+    def state(self) -> dict[str, Any]:
+        """Pairs seen so far."""
+        return {"pairs_seen": self.pairs_seen}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take it back."""
+        self.pairs_seen = state["pairs_seen"]
+
+
+def run(context: StageContext) -> None:
+    """Train and publish a reward or cost model.
+
+    Raises:
+        InputError: data or model cannot be used.
+    """
+    cost = context.file.type == "costModel"
+    spec: Preference = context.spec(CostModel) if cost else context.spec(RewardModel)
+    found = context.input(spec.model)
+    cache = context.storage / "inputs"
+    tokenizer = load_tokenizer(found.path, cache)
+    notes = prepare_tokenizer(tokenizer)
+    data, counts, answers = _data(context, spec, tokenizer)
+    rule = _rule(spec)
+    seeds = [context.seed * 1009 + member for member in range(spec.members)]
+    scorer = new_scorer(
+        found.path, spec.dtype, rule=rule, seeds=seeds, pad_token_id=tokenizer.pad_token_id, cache=cache
+    )
+    parts = []
+    for member, model in enumerate(scorer.models):
+        fit_vocabulary(model, tokenizer)
+        parts.append(make_trained(model, spec, context.file.execution, seed=seeds[member], device=context.device))
+    # Frozen layers are the same for every member: one of them, and one file of states, serves all.
+    boundary = Boundary(parts[0].trunk, context.device, tokenizer.pad_token_id)
+    task = PreferenceTask(context, spec, [Scores(part.decoder, part.head) for part in parts], data, boundary)
+    if task.repeats:
+        key = f"{found.digest}-{spec.trainable_layers}"
+        dtype = parts[0].model.dtype
+        boundary.remember(data.encoded, context.work / "states.bin", key, MICRO_BATCH_TOKENS, dtype=dtype)
+    train(context, task)
+    _publish(context, task, parts, rule, tokenizer, data, answers, counts, notes)
+    if context.rank == 0:
+        for file in context.work.glob("states.*"):
+            file.unlink(missing_ok=True)
+
+
+def _rule(spec: Preference) -> Rule:
+    ensemble = spec.ensemble or Ensemble()
+    trunk = ensemble.trunk if spec.members > 1 else "shared"
+    kind: Kind = "cost" if isinstance(spec, CostModel) else "reward"
+    return Rule(kind=kind, trunk=trunk, members=spec.members, combine=ensemble.combine, k=ensemble.k)
+
+
+def _data(
+    context: StageContext, spec: Preference, tokenizer: Any
+) -> tuple[Pairs, dict[str, int], list[tuple[str, str]]]:
+    """Encoded pairs, counts, and each held-out pair's two answers with their prompts (to tell answers apart)."""
+    ordered: list[Pair | SafetyPair]
+    if isinstance(spec, CostModel):
+        labelled, read = load_safety_pairs(context, spec.data)
+        split = split_by_prompt(labelled, spec.holdout, context.seed)
+        ordered = [*split[0], *split[1]]
+        trained = len(split[0])
+    else:
+        pairs, read = load_pairs(context, spec.data)
+        plain = split_by_prompt(pairs, spec.holdout, context.seed)
+        ordered = [*plain[0], *plain[1]]
+        trained = len(plain[0])
+    texts = [_texts(row) for row in ordered]
+    encoded = [
+        encode_row(tokenizer, row.prompt, text, spec.max_length)
+        for row, both in zip(ordered, texts, strict=True)
+        for text in both
+    ]
+    signs = [(row.harmful_sign, row.safer_sign) if isinstance(row, SafetyPair) else (0, 0) for row in ordered]
+    certainty = [row.weight if isinstance(row, Pair) else 1.0 for row in ordered]
+    data = Pairs(
+        encoded,
+        trained,
+        torch.tensor(certainty, dtype=torch.float32),
+        torch.tensor(signs, dtype=torch.float32).reshape(-1, 2),
+    )
+    counts = {
+        **read.as_dict(),
+        "rows.train": trained,
+        "rows.heldout": len(ordered) - trained,
+        "answers.cut_prompt": sum(row.cut_prompt > 0 for row in encoded),
+        "answers.cut_answer": sum(row.cut_answer > 0 for row in encoded),
+        "tokens.cut": sum(row.cut_prompt + row.cut_answer for row in encoded),
+    }
+    answers = [(repr(row.prompt), text) for row in ordered[trained:] for text in _texts(row)]
+    return data, counts, answers
+
+
+def _texts(row: Pair | SafetyPair) -> tuple[str, str]:
+    return (row.better, row.worse) if isinstance(row, Pair) else (row.harmful, row.safer)
+
+
+def _publish(
+    context: StageContext,
+    task: PreferenceTask,
+    parts: Sequence[Trained],
+    rule: Rule,
+    tokenizer: Any,
+    data: Pairs,
+    answers: Sequence[tuple[str, str]],
+    counts: dict[str, int],
+    notes: list[str],
+) -> None:
+    scores = task.heldout_scores()
+    held = range(data.trained, len(data))
+    spec = task.spec
+    if rule.kind == "reward" and rule.members > 1 and isinstance(spec, RewardModel) and spec.standardize:
+        reference = scores if scores.shape[-1] else task.scores(range(data.trained))
+        rule = _standardised(rule, reference, notes, "held-out" if scores.shape[-1] else "training")
+    trust = judge(rule, scores, data, held, answers)
+    states = [part.product(engine.state_dict()) for part, engine in zip(parts, task.engines.values(), strict=True)]
+
+    def build(folder: Path) -> Facts:
+        save_scorer(folder, states, [part.model for part in parts], rule, tokenizer)
+        metrics = {"steps": task.total, **trust.metrics}
+        return Facts({**counts, "pairs.seen": task.pairs_seen, "steps": task.total}, metrics, [*notes, *trust.notes])
+
+    context.publish(build)
+
+
+def _standardised(rule: Rule, scores: NDArray[np.float64], notes: list[str], which: str) -> Rule:
+    flat = scores.transpose(1, 0, 2).reshape(rule.members, -1)
+    mean, std = flat.mean(1), flat.std(1)
+    if not (std > 0).all():
+        notes.append("a member gives every answer the same score: members are not standardised")
+        return rule
+    notes.append(f"members are standardised on the {which} answers")
+    return replace(rule, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+
+
+def judge(
+    rule: Rule, scores: NDArray[np.float64], data: Pairs, pairs: Sequence[int], answers: Sequence[tuple[str, str]]
+) -> Trust:
+    """What held-out pairs say of a scorer: of its order, for costs of its signs, and of its members' disagreement.
+
+    Args:
+        rule: How members are combined.
+        scores: [2, members, P] raw scores.
+        data: The pairs.
+        pairs: [P] which of them.
+        answers: [2 P] (prompt, answer) of each pair's answers in turn: an answer in several pairs counts once.
+    """
+    both, spread = rule.combined(torch.from_numpy(scores.transpose(1, 0, 2).reshape(rule.members, -1)))
+    first, second = both.numpy().reshape(2, -1)
+    lengths = data.answer_lengths(pairs)
+    what = "more harmful" if rule.kind == "cost" else "better"
+    trust = pair_trust(first, second, lengths[0], lengths[1], what=what)
+    if rule.members > 1 and len(pairs):
+        right = (np.sign(scores[0] - scores[1]) / 2 + 0.5).mean(1)
+        trust.metrics["disagreement"] = float(spread.mean())
+        trust.metrics["accuracy_members"] = [float(value) for value in right]
+    if rule.kind == "cost":
+        flat = np.stack([first, second], axis=1).reshape(-1)
+        signs = data.signs[list(pairs)].numpy().reshape(-1).astype(np.float64)
+        distinct = sorted({answer: index for index, answer in reversed(list(enumerate(answers)))}.values())
+        found = sign_trust(flat[distinct], signs[distinct])
+        trust.metrics |= found.metrics
+        trust.notes += found.notes
+    return trust
