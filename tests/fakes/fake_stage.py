@@ -4,7 +4,7 @@
 
 SCRIPT.json says what to do by stage ("*": every stage): {"steps": 3, "pace": seconds a step, "exit": CODE, "reason",
 "message", "fails": how many attempts end with `exit`, "log": text, "wait": a file to wait for after the steps, "hang":
-ignore SIGTERM, "children": processes to leave behind, "failure": a product with a failed gate, "forget": make none,
+ignore SIGTERM, "serve": answer /progress, "children": processes to leave behind, "failure": a product with a failed gate, "forget": make none,
 "metrics": of the product, "hits": what prepare reports}. Every start is noted in work/<uid>/<stage>/fake.jsonl.
 Standard library only, so that a test can start many.
 """
@@ -81,8 +81,33 @@ def keep_books(file: dict, work: Path, orders: dict) -> None:
             out.write(f"{child.pid}\n")
 
 
+def serve(work: Path, progress: dict) -> None:
+    """`/progress`, as the trainer answers it."""
+    import threading
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(progress).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    (work / "endpoint.json").write_text(json.dumps({"host": "127.0.0.1", "port": server.server_port}))
+
+
 def steps(work: Path, orders: dict, stop: Stop) -> None:
-    for step in range(1, orders.get("steps", 2) + 1):
+    total = orders.get("steps", 2)
+    progress = {"phase": "running", "total": total, "unit": "steps", "tokensPerSecond": 480.0}
+    if orders.get("serve"):
+        serve(work, progress)
+    for step in range(1, total + 1):
+        headline = {"loss": 1.0 / step, **orders.get("headline", {})}
+        progress.update(step=step, etaSeconds=(total - step) * orders.get("pace", 0.0), headline=headline)
         if stop.asked:
             return
         with (work / "metrics.jsonl").open("a") as out:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import termios
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -28,6 +30,8 @@ MARKS: dict[Phase, tuple[str, str]] = {
     "blocked": ("-", "dim"),
 }
 """Sign and colour of each phase."""
+NARROW = 100
+"""Columns below which a stage with many metrics gets a second line for them."""
 
 
 class LiveView:
@@ -40,10 +44,12 @@ class LiveView:
         self._latest: Mapping[str, Progress] = {}
         self._state: RunState | None = None
         self._began = time.monotonic()
+        self._echo: Callable[[], None] = lambda: None
 
     def begin(self, plan: Plan, state: RunState) -> None:
         self._plan = plan
         self._state = state
+        self._echo = _quiet_control_keys()
         self._live.start()
 
     def plan(self, plan: Plan) -> None:
@@ -63,12 +69,26 @@ class LiveView:
 
     def end(self) -> None:
         self._live.stop()
+        self._echo()
 
     def _draw(self, state: RunState) -> None:
         self._state = state
         if self._plan is not None:
             seconds = time.monotonic() - self._began
             self._live.update(screen(self._plan, state, self._latest, seconds, self._console.width), refresh=True)
+
+
+def _quiet_control_keys() -> Callable[[], None]:
+    """Keep the terminal from writing `^C` into the picture, which would shift it; gives the way back."""
+    try:
+        handle = sys.stdin.fileno()
+        before = termios.tcgetattr(handle)
+    except (termios.error, OSError, ValueError):
+        return lambda: None  # no terminal
+    changed = list(before)
+    changed[3] &= ~termios.ECHOCTL
+    termios.tcsetattr(handle, termios.TCSANOW, changed)
+    return lambda: termios.tcsetattr(handle, termios.TCSANOW, before)
 
 
 def screen(plan: Plan, state: RunState, latest: Mapping[str, Progress], seconds: float, width: int) -> RenderableType:
@@ -104,25 +124,34 @@ def _line(plan: Plan, state: RunState, name: str, seen: Progress | None, names: 
     if seen is None or not seen.total:
         row.add_column(width=max(10, width - names - 6), no_wrap=True, overflow="ellipsis")
         doing = seen.activity if seen is not None and seen.activity else "starting"
+        if seen is not None and seen.step:
+            doing = f"{doing if seen.activity else 'step'} {seen.step}"
         row.add_row(head, label, Text(f"{doing}  {duration(stage.seconds)}", style="cyan"))
         return row
-    bar = max(10, min(30, width // 5))
+    bar = max(10, min(30, width // 6))
     count = f"{seen.step}/{seen.total}"
     eta = f"eta {duration(seen.eta)}" if seen.eta is not None else duration(stage.seconds)
-    left = width - names - bar - 6 - max(9, len(count)) - max(9, len(eta)) - 3
+    counts, etas = max(7, len(count)), max(8, len(eta))
+    left = max(0, width - 3 - names - bar - counts - etas - 5)
     row.add_column(width=bar)
-    row.add_column(width=max(9, len(count)), justify="right", no_wrap=True)
-    row.add_column(width=max(9, len(eta)), no_wrap=True)
-    row.add_column(width=max(0, left), no_wrap=True)
-    row.add_row(
-        head,
-        label,
-        ProgressBar(total=seen.total, completed=seen.step, width=bar),
-        count,
-        Text(eta, style="dim"),
-        Text(fitting(seen.headline, max(0, left))),
-    )
-    return row
+    row.add_column(width=counts, justify="right", no_wrap=True)
+    row.add_column(width=etas, no_wrap=True)
+    row.add_column(width=left, no_wrap=True)
+    metrics = labelled(seen.headline)
+    below = width < NARROW and len(metrics) > 2
+    shown = Text("" if below else fitting(metrics, left))
+    progress = ProgressBar(total=seen.total, completed=seen.step, width=bar)
+    row.add_row(head, label, progress, count, Text(eta, style="dim"), shown)
+    return Group(row, Text(" " * (names + 5) + fitting(metrics, width - names - 5))) if below else row
+
+
+def labelled(headline: Mapping[str, float]) -> dict[str, float]:
+    """`cost.harm` is called `cost` where there is no other cost."""
+    kinds = [name.partition(".")[0] for name in headline]
+    return {
+        kind if kinds.count(kind) == 1 else name: value
+        for kind, (name, value) in zip(kinds, headline.items(), strict=True)
+    }
 
 
 def fitting(headline: Mapping[str, float], width: int) -> str:

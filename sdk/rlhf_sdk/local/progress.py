@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-HEADLINE = ("loss", "reward", "cost", "lambda", "kl", "accuracy")
-"""Metrics shown beside the bar when the stage names none: by the name's first or last part, in this order."""
+HEADLINE = ("reward", "cost", "lambda", "kl", "loss", "accuracy", "sign_accuracy")
+"""Metrics shown beside the bar, the most telling first, by their name up to the first dot; `cost.harm` is a `cost`."""
 TAIL = 65536
 
 
@@ -52,7 +52,7 @@ def from_json(raw: Mapping[str, Any]) -> Progress:
         unit=str(raw.get("unit") or "step"),
         eta=_number(raw.get("eta", raw.get("etaSeconds"))),
         rate=_number(rate),
-        headline=_numbers(headline) if isinstance(headline, Mapping) else {},
+        headline=headline_of(headline, known=False) if isinstance(headline, Mapping) else {},
         activity=str(raw.get("activity") or raw.get("phase") or ""),
     )
 
@@ -76,16 +76,18 @@ def from_metrics(path: Path) -> Progress | None:
     return None
 
 
-def headline_of(metrics: Mapping[str, Any], most: int = 4) -> dict[str, float]:
-    """The few metrics a person looks at."""
+def headline_of(metrics: Mapping[str, Any], *, known: bool = True) -> dict[str, float]:
+    """The metrics a person looks at, the most telling first.
+
+    Args:
+        metrics: by name.
+        known: leave out those whose names say nothing here.
+    """
     numbers = _numbers(metrics)
-    chosen: dict[str, float] = {}
-    for wanted in HEADLINE:
-        for name, value in numbers.items():
-            parts = name.replace("/", ".").split(".")
-            if wanted in (parts[0], parts[-1]) and len(chosen) < most:
-                chosen[name] = value
-    return chosen
+    kinds = {name: name.partition(".")[0] for name in numbers}
+    chosen = [name for wanted in HEADLINE for name in numbers if kinds[name] == wanted]
+    rest = [] if known else [name for name in numbers if kinds[name] not in HEADLINE]
+    return {name: numbers[name] for name in chosen + rest}
 
 
 class Poller:

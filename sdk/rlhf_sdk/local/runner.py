@@ -91,6 +91,7 @@ class Runner:
         self._processes: dict[str, process.StageProcess] = {}
         self._not_before: dict[str, float] = {}
         self._counted: float | None = None
+        self._answered = 0
         self._poller = Poller(lambda: {name: layout.work(name) for name in list(self._processes)})
         fresh = RunState(
             job=job.metadata.name,
@@ -106,7 +107,7 @@ class Runner:
     def run(self) -> Result:
         """Run to the end, whatever it is. Main thread only: it listens to signals."""
         with ExitStack() as stack:
-            self._signals = stack.enter_context(listening(self._say_stopping))
+            self._signals = stack.enter_context(listening())
             self._alive = stack.enter_context(_pipe())
             self._resolving = stack.enter_context(FileLock(gc_lock(self._layout.storage), shared=True))
             self._save()
@@ -117,6 +118,7 @@ class Runner:
             stack.callback(self._end_all)
             while True:
                 self._count_time()
+                self._answer()
                 self._collect()
                 decision = self._decide()
                 self._act(decision)
@@ -235,18 +237,27 @@ class Runner:
 
     # Stopping
 
-    def _say_stopping(self) -> None:
-        self._view.say("stopping: stages save their checkpoints; once more kills them")
-
     def _stop(self, running: process.StageProcess) -> None:
         if self._signals.kill:
             running.kill()
-        else:
+        elif not running.stopping:
             running.stop()
+
+    def _answer(self) -> None:
+        """Say that a signal was understood; never from its handler, which may interrupt a redraw."""
+        if len(self._signals.asked) > self._answered and self._answered < 2:
+            self._answered = min(2, len(self._signals.asked))
+            if self._processes:
+                self._view.say(
+                    "stopping: stages save their checkpoints; once more kills them"
+                    if self._answered == 1
+                    else "killed: what was computed since the last checkpoints is lost"
+                )
 
     def _end_all(self) -> None:
         """Nothing outlives the run, not even one that ends with an exception."""
         while any(running.poll() is None for running in self._processes.values()):
+            self._answer()
             for running in self._processes.values():
                 self._stop(running)
             self._signals.wait(REFRESH)

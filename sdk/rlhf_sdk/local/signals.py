@@ -39,12 +39,8 @@ class Signals:
 
 
 @contextmanager
-def listening(told: Callable[[], None]) -> Iterator[Signals]:
-    """Note signals instead of dying of them; main thread only.
-
-    Args:
-        told: called at the first one.
-    """
+def listening() -> Iterator[Signals]:
+    """Note signals instead of dying of them; main thread only."""
     read, write = os.pipe()
     os.set_blocking(read, False)
     os.set_blocking(write, False)
@@ -57,8 +53,6 @@ def listening(told: Callable[[], None]) -> Iterator[Signals]:
 
     def note(number: int, _: object) -> None:
         signals.asked.append(number)
-        if len(signals.asked) == 1:
-            told()
 
     before = {number: signal.signal(number, note) for number in STOPPING}
     before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
