@@ -14,6 +14,15 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
+SHORT_DIGEST = 40
+"""Hex digits of a short digest."""
+
+
+def short_digest(value: Any) -> str:
+    """The first 160 bits of `digest_of`: of inputs and functions, so that 32 of each fit a termination message."""
+    return digest_of(value)[:SHORT_DIGEST]
+
+
 def digest_file(path: Path) -> str:
     """SHA-256 (64 hex digits) of a file's bytes."""
     with path.open("rb") as file:

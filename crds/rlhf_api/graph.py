@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from rlhf_api.errors import Finding, Loc
-from rlhf_api.fields import DataRef, ModelRef, Reference, Scorer, located_references
+from rlhf_api.fields import MAX_ITEMS, DataRef, ModelRef, Reference, Scorer, located_references
 from rlhf_api.sentences import nearest
 from rlhf_api.sources import parse_source
 from rlhf_api.stages import PREPARE, REPORT, STAGE_TYPES, Evaluate, Ppo
@@ -115,6 +115,7 @@ def _check(view: _View) -> Iterator[Finding]:
         yield from _mounts(view.pod, stage.model.pod, ("stages", stage.index, "pod"))
     yield from _mounts(view.pod, view.pod, ("pod",))
     yield from _overrides(view)
+    yield from _functions(view)
 
 
 def _unique(field: str, names: list[str | None]) -> Iterator[Finding]:
@@ -259,6 +260,18 @@ def _mounts(job: Pod | None, pod: Pod | None, loc: Loc) -> Iterator[Finding]:
         if isinstance(name, str) and name not in volumes:
             known = list(dict.fromkeys(volume for volume in volumes if isinstance(volume, str)))
             yield Finding((*loc, "volumeMounts", index, "name"), f"there is no volume {name}", _known(name, known))
+
+
+def _functions(view: _View) -> Iterator[Finding]:
+    """No more functions than what `prepare` tells of them may hold (`rlhf_api.compact`)."""
+    seen: set[str] = set()
+    for stage in view.stages:
+        for at, reference in located_references(stage.model):
+            if isinstance(reference, Scorer) and reference.function is not None and reference.function not in seen:
+                seen.add(reference.function)
+                if len(seen) == MAX_ITEMS + 1:
+                    message = f"is function {len(seen)} of the job; expected at most {MAX_ITEMS} different ones"
+                    yield Finding(("stages", stage.index, *at, "function"), message, "let one function call others")
 
 
 def _overrides(view: _View) -> Iterator[Finding]:

@@ -34,6 +34,15 @@ def read_job(source: Path | str | bytes, name: str | None = None) -> tuple[RLHFJ
         name: what messages call the file; by default its path.
     """
     document = read_document(source, name)
+    return check_document(document), document
+
+
+def check_document(document: Document) -> RLHFJob:
+    """The job in a document.
+
+    Raises:
+        SpecError: with every problem, those of its YAML among them.
+    """
     found = {problem.path: problem for problem in reversed(document.problems)}
     job, findings = _check(document.value)
     for finding in findings:
@@ -43,7 +52,7 @@ def read_job(source: Path | str | bytes, name: str | None = None) -> tuple[RLHFJ
     if job is None or found:
         ordered = sorted(found.values(), key=lambda problem: (problem.line or 0, problem.column or 0, problem.path))
         raise SpecError(ordered, document.source)
-    return job, document
+    return job
 
 
 def read_document(source: Path | str | bytes, name: str | None = None) -> Document:

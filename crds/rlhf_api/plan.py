@@ -28,19 +28,19 @@ class ResolvedInput:
     """What `prepare` found."""
 
     digest: str
-    """Digest of the content, 64 hex digits."""
+    """Digest of the content, 40 hex digits."""
     path: str
     """Where it lies now."""
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """What `prepare` reports: compact enough for a 2 KiB termination message at MAX_ITEMS."""
+    """What `prepare` reports; `rlhf_api.compact` makes it fit a termination message."""
 
     inputs: dict[str, ResolvedInput]
     """By the input's name."""
     functions: dict[str, str] = field(default_factory=dict)
-    """Digest of the source of each `module:function`."""
+    """Digest of the source of each `module:function`, 40 hex digits."""
     hits: tuple[str, ...] = ()
     """Stages whose product exists and was verified."""
 

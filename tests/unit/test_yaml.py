@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf_api.errors import SpecError
@@ -171,6 +171,7 @@ def test_a_bomb_of_aliases_is_refused() -> None:
         load_yaml("\n".join(lines))
 
 
+@settings(deadline=None, derandomize=True)
 @given(st.text())
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
@@ -181,6 +182,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         assert document.position(()) >= (1, 1)
 
 
+@settings(deadline=None, derandomize=True)
 @given(st.binary())
 def test_any_bytes_are_read_or_refused(content: bytes) -> None:
     try:
@@ -189,6 +191,7 @@ def test_any_bytes_are_read_or_refused(content: bytes) -> None:
         assert error.problems
 
 
+@settings(deadline=None, derandomize=True)
 @given(st.text("ab1_0.:-+ \n\t'\"[]{}#&*!|>%@`,?~=<ynofe", max_size=60))
 def test_any_text_of_characters_that_mean_something_to_yaml_is_read_or_refused(text: str) -> None:
     try:
