@@ -126,6 +126,7 @@ def fetch_url(url: str, keeper: Keeper) -> Kept:
         FetchFailed: the store does not answer.
     """
     import fsspec
+    from fsspec.implementations.http import HTTPFileSystem
 
     text = redact(url)
     try:
@@ -134,7 +135,8 @@ def fetch_url(url: str, keeper: Keeper) -> Kept:
         raise InputError(f"{text}: {error}") from error
     with keeper.staging() as staging:
         try:
-            if system.isfile(root):
+            # Over HTTP there are no folders, and asking what is there hides why nothing is.
+            if isinstance(system, HTTPFileSystem) or system.info(root)["type"] == "file":
                 system.get_file(root, str(staging / (PurePosixPath(root.partition("?")[0]).name or "file")))
             else:
                 _fetch_folder(system, root, staging, text)
@@ -142,8 +144,11 @@ def fetch_url(url: str, keeper: Keeper) -> Kept:
             raise InputError(f"{text}: {type(error).__name__}: nothing there, or no right to read it") from error
         except StageError:
             raise
-        except Exception as error:  # every store has errors of its own; all of them are told and may pass
-            raise FetchFailed(f"{text}: could not be fetched ({type(error).__name__}: {error})") from error
+        except Exception as error:  # every store has errors of its own
+            if getattr(error, "status", None) in (401, 403):
+                raise InputError(f"{text}: refused ({type(error).__name__}): no right to read it") from error
+            reason = str(error).replace(url, text)
+            raise FetchFailed(f"{text}: could not be fetched ({type(error).__name__}: {reason})") from error
         return keeper.adopt(staging)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -46,6 +47,7 @@ def fetch_hub(source: Source, keeper: Keeper, subset: str | None, split: str | N
     from huggingface_hub import HfApi, snapshot_download
 
     text = written(source)
+    endpoint = os.environ.get("HF_ENDPOINT") or None
     kind = "dataset" if source.kind == "hub-data" else "model"
     key = {"kind": kind, "repository": source.location, "subset": subset, "split": split}
     commit = source.revision if COMMIT.fullmatch(source.revision) else None
@@ -53,7 +55,9 @@ def fetch_hub(source: Source, keeper: Keeper, subset: str | None, split: str | N
     if commit is not None and kept is not None:
         return HubFiles(kept, commit)
     with _explained(source):
-        info: Any = HfApi().repo_info(source.location, revision=source.revision or None, repo_type=kind)
+        info: Any = HfApi(endpoint=endpoint).repo_info(
+            source.location, revision=source.revision or None, repo_type=kind
+        )
     commit = str(info.sha)
     kept = keeper.recall({**key, "commit": commit})
     if kept is not None:
@@ -64,7 +68,12 @@ def fetch_hub(source: Source, keeper: Keeper, subset: str | None, split: str | N
         def download(chosen: list[str]) -> None:
             patterns = [_exact(name) for name in chosen]
             snapshot_download(
-                source.location, repo_type=kind, revision=commit, local_dir=staging, allow_patterns=patterns
+                source.location,
+                repo_type=kind,
+                revision=commit,
+                local_dir=staging,
+                allow_patterns=patterns,
+                endpoint=endpoint,
             )
 
         if CARD in names:

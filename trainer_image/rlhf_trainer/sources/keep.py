@@ -9,6 +9,7 @@ inputs/.<random>/               being fetched
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import shutil
@@ -86,12 +87,14 @@ class Keeper:
     def find(self, digest: str) -> Kept | None:
         """Content of that digest, unchanged since it was kept; changed content is removed."""
         folder = self.root / digest
-        problem = verify(folder)
-        if problem is None:
-            return Kept(folder, digest, sum(path.stat().st_size for path in files_below(folder).values()))
-        if folder.exists():
-            shutil.rmtree(folder)
-        return None
+        if not folder.exists():
+            return None
+        if verify(folder) is not None:
+            with self._locked():
+                if verify(folder) is not None:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    return None
+        return self._kept(digest)
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
@@ -122,17 +125,28 @@ class Keeper:
         return self._records / f"hub-{digest_of(key)[:32]}.json"
 
     def _place(self, staging: Path, hashes: dict[str, str], digest: str) -> Kept:
+        """Rename into place, the record first: content without one counts as damaged."""
         target = self.root / digest
-        try:
-            staging.rename(target)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-            # another run was quicker; what it put in place is the same content
-        files = files_below(target)
-        entries = {name: [hashes[name], *_identity(path)] for name, path in files.items()}
-        write_atomically(self._records / f"{digest}.json", orjson.dumps({"version": "1", "files": entries}))
-        return Kept(target, digest, sum(path.stat().st_size for path in files.values()))
+        with self._locked():
+            if verify(target) is not None:
+                shutil.rmtree(target, ignore_errors=True)
+                entries = {name: [hashes[name], *_identity(path)] for name, path in files_below(staging).items()}
+                record = orjson.dumps({"version": "1", "files": entries})
+                write_atomically(self._records / f"{digest}.json", record)
+                staging.rename(target)
+        return self._kept(digest)
+
+    def _kept(self, digest: str) -> Kept:
+        folder = self.root / digest
+        return Kept(folder, digest, sum(path.stat().st_size for path in files_below(folder).values()))
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One process at a time puts content in place or removes it."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _known(self) -> dict[tuple[int, ...], str]:
         """SHA-256 by identity, of files linked before: a large model is hashed once."""

@@ -1,0 +1,451 @@
+"""Inputs from every kind of source land in the storage once, whole, and are found again by their content."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import struct
+import sys
+import threading
+from functools import partial
+
+import fsspec
+import pytest
+
+from fakes import fake_hub
+from rlhf_api.digest import digest_file
+from rlhf_api.job import Input
+from rlhf_trainer.exits import InputError, StageError
+from rlhf_trainer.sources import fetch, keep, verify
+from rlhf_trainer.sources.fetch import fetch_url, redact
+from rlhf_trainer.sources.gguf import read_header
+from rlhf_trainer.sources.keep import Keeper, content_digest
+
+ROWS = b'{"prompt": "a"}\n'
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return tmp_path / "storage"
+
+
+@pytest.fixture
+def job(tmp_path):
+    folder = tmp_path / "job"
+    folder.mkdir()
+    return folder
+
+
+def write(path, content=ROWS):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def files(found):
+    return {
+        path.relative_to(found.path).as_posix(): path.read_bytes() for path in found.path.rglob("*") if path.is_file()
+    }
+
+
+def get(source, storage, job, environment=None, **fields):
+    return fetch(Input(name="rows", source=source, **fields), storage, job, environment or {})
+
+
+class TestPaths:
+    def test_a_file_beside_the_job_is_copied(self, storage, job):
+        write(job / "data/rows.jsonl")
+        found = get("data/rows.jsonl", storage, job)
+        assert files(found) == {"rows.jsonl": ROWS}
+        assert found.path == storage / "inputs" / found.digest
+        assert found.bytes == len(ROWS)
+
+    def test_a_folder_keeps_its_names(self, storage, job):
+        write(job / "data/a/train.jsonl")
+        write(job / "data/README.md", b"---\nlicense: mit\n---\n")
+        write(job / "data/.git/config", b"x")
+        found = get("data", storage, job)
+        assert sorted(files(found)) == ["README.md", "a/train.jsonl"]
+        assert found.licence == "mit"
+
+    def test_an_absolute_path_is_taken_as_it_is(self, storage, job, tmp_path):
+        path = write(tmp_path / "elsewhere/rows.jsonl")
+        assert files(get(str(path), storage, job)) == {"rows.jsonl": ROWS}
+
+    def test_equal_content_is_kept_once_whatever_its_name(self, storage, job):
+        write(job / "a.jsonl")
+        write(job / "b.jsonl")
+        assert get("a.jsonl", storage, job).digest == get("b.jsonl", storage, job).digest
+
+    def test_a_suffix_changes_how_rows_are_read_and_so_the_digest(self, storage, job):
+        write(job / "a.jsonl")
+        write(job / "a.json")
+        assert get("a.jsonl", storage, job).digest != get("a.json", storage, job).digest
+
+    def test_changed_content_gets_another_digest_and_the_old_one_stays(self, storage, job):
+        path = write(job / "a.jsonl")
+        before = get("a.jsonl", storage, job)
+        path.write_bytes(b'{"prompt": "b"}\n')
+        after = get("a.jsonl", storage, job)
+        assert before.digest != after.digest
+        assert files(before) == {"a.jsonl": ROWS}
+
+    def test_nothing_there_is_named(self, storage, job):
+        with pytest.raises(InputError, match=r"none.jsonl: no such file or folder"):
+            get("none.jsonl", storage, job)
+
+    def test_an_empty_folder_is_named(self, storage, job):
+        (job / "data").mkdir()
+        with pytest.raises(InputError, match="the folder holds no file"):
+            get("data", storage, job)
+
+    def test_a_path_is_refused_on_a_cluster(self, storage, job, tmp_path):
+        write(job / "a.jsonl")
+        with pytest.raises(InputError, match="local runner only; on a cluster use pvc://claim/path"):
+            get("a.jsonl", storage, job, {"RLHF_CLAIMS": str(tmp_path)})
+
+
+class TestLargeFiles:
+    @pytest.fixture(autouse=True)
+    def small_is_large(self, monkeypatch):
+        monkeypatch.setattr(keep, "LINK_FROM", 1)
+
+    def test_they_are_linked(self, storage, job):
+        path = write(job / "model.gguf.jsonl")
+        found = get("model.gguf.jsonl", storage, job)
+        assert (found.path / path.name).stat().st_ino == path.stat().st_ino
+
+    def test_they_are_hashed_once(self, storage, job, monkeypatch):
+        write(job / "a.jsonl")
+        first = get("a.jsonl", storage, job)
+        monkeypatch.setattr(keep, "digest_file", lambda path: pytest.fail("hashed again"))
+        assert get("a.jsonl", storage, job).digest == first.digest
+
+    def test_writing_into_one_is_noticed_and_it_is_fetched_again(self, storage, job):
+        path = write(job / "a.jsonl")
+        first = get("a.jsonl", storage, job)
+        with path.open("r+b") as file:
+            file.write(b'{"prompt": "Z"}\n')
+        assert "a.jsonl was changed" in verify(first.path)
+        second = get("a.jsonl", storage, job)
+        assert second.digest != first.digest
+        assert verify(second.path) is None
+
+    def test_another_file_system_means_a_copy(self, storage, job, monkeypatch):
+        import errno
+
+        def refuse(*_):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+        monkeypatch.setattr(keep.os, "link", refuse)
+        path = write(job / "a.jsonl")
+        found = get("a.jsonl", storage, job)
+        assert (found.path / "a.jsonl").stat().st_ino != path.stat().st_ino
+
+
+class TestKeeping:
+    def test_damaged_content_is_fetched_again(self, storage, job):
+        write(job / "a.jsonl")
+        found = get("a.jsonl", storage, job)
+        (found.path / "a.jsonl").write_bytes(b"damaged")
+        assert files(get("a.jsonl", storage, job)) == {"a.jsonl": ROWS}
+
+    def test_a_file_added_or_gone_is_noticed(self, storage, job):
+        write(job / "a.jsonl")
+        found = get("a.jsonl", storage, job)
+        write(found.path / "b.jsonl")
+        assert "b.jsonl appeared or went" in verify(found.path)
+
+    def test_a_file_touched_but_not_changed_is_fine(self, storage, job):
+        write(job / "a.jsonl")
+        found = get("a.jsonl", storage, job)
+        os.utime(found.path / "a.jsonl", (1, 1))
+        assert verify(found.path) is None
+
+    def test_two_runs_that_fetch_the_same_agree(self, storage, job):
+        write(job / "a.jsonl")
+        results = []
+        threads = [threading.Thread(target=lambda: results.append(get("a.jsonl", storage, job))) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len({found.digest for found in results}) == 1
+        assert len(results) == 8
+        assert verify(results[0].path) is None
+        assert [path.name for path in (storage / "inputs").iterdir() if not path.name.startswith(".")] == [
+            results[0].digest
+        ]
+        hidden = {path.name for path in (storage / "inputs").iterdir() if path.name.startswith(".")}
+        assert hidden == {".lock", ".records"}
+
+    def test_nothing_half_fetched_stays(self, storage):
+        with pytest.raises(RuntimeError), Keeper(storage).staging() as staging:
+            write(staging / "half")
+            raise RuntimeError
+        assert list((storage / "inputs").iterdir()) == []
+
+    def test_a_file_that_changes_while_it_is_copied_is_noticed(self, storage, job, monkeypatch):
+        write(job / "a.jsonl")
+        monkeypatch.setattr(keep.shutil, "copyfile", lambda _source, target: target.write_bytes(b"other"))
+        with pytest.raises(InputError, match="changed while it was copied"):
+            get("a.jsonl", storage, job)
+
+    def test_the_digest_is_of_names_and_bytes(self):
+        assert content_digest({"a": "1", "b": "2"}) == content_digest({"b": "2", "a": "1"})
+        assert content_digest({"a": "1", "b": "2"}) != content_digest({"a": "2", "b": "1"})
+        assert content_digest({"x.jsonl": "1"}) == content_digest({"y.jsonl": "1"})
+
+
+class TestClaims:
+    def test_a_claim_is_read_below_its_mount(self, storage, job, tmp_path):
+        write(tmp_path / "claims/models/eval/rows.jsonl")
+        found = get("pvc://models/eval/rows.jsonl", storage, job, {"RLHF_CLAIMS": str(tmp_path / "claims")})
+        assert files(found) == {"rows.jsonl": ROWS}
+
+    def test_locally_it_is_refused_in_words(self, storage, job):
+        with pytest.raises(InputError, match=r"pvc://models/rows.jsonl: a claim can be read on a cluster only"):
+            get("pvc://models/rows.jsonl", storage, job)
+
+    def test_a_claim_that_is_not_mounted_is_named(self, storage, job, tmp_path):
+        with pytest.raises(InputError, match="the claim 'models' is not mounted"):
+            get("pvc://models/rows.jsonl", storage, job, {"RLHF_CLAIMS": str(tmp_path)})
+
+
+class TestPackages:
+    def test_a_file_of_an_installed_package_is_read_without_running_it(self, storage, job, tmp_path, monkeypatch):
+        write(tmp_path / "site/weights_wheel/__init__.py", b"raise RuntimeError('was run')")
+        write(tmp_path / "site/weights_wheel/data/rows.jsonl")
+        monkeypatch.syspath_prepend(tmp_path / "site")
+        assert files(get("package://weights_wheel/data/rows.jsonl", storage, job)) == {"rows.jsonl": ROWS}
+        assert files(get("package://weights_wheel.data/rows.jsonl", storage, job)) == {"rows.jsonl": ROWS}
+        assert "weights_wheel" not in sys.modules
+
+    def test_a_package_that_is_not_installed_is_named(self, storage, job):
+        with pytest.raises(InputError, match="no package 'not_installed' is installed here"):
+            get("package://not_installed/rows.jsonl", storage, job)
+
+
+class TestUrls:
+    def test_a_file_of_any_fsspec_store(self, storage):
+        fsspec.filesystem("memory").pipe_file("/bucket/rows.jsonl", ROWS)
+        kept = fetch_url("memory://bucket/rows.jsonl", Keeper(storage))
+        assert (kept.path / "rows.jsonl").read_bytes() == ROWS
+
+    def test_a_folder_of_any_fsspec_store(self, storage):
+        memory = fsspec.filesystem("memory")
+        memory.pipe_file("/folder/a/rows.jsonl", ROWS)
+        memory.pipe_file("/folder/config.json", b"{}")
+        kept = fetch_url("memory://folder", Keeper(storage))
+        assert sorted(keep.files_below(kept.path)) == ["a/rows.jsonl", "config.json"]
+
+    def test_a_file_over_http(self, storage, tmp_path):
+        write(tmp_path / "www/rows.jsonl")
+        with Serving(tmp_path / "www") as url:
+            kept = fetch_url(f"{url}/rows.jsonl", Keeper(storage))
+        assert digest_file(kept.path / "rows.jsonl") == digest_file(tmp_path / "www/rows.jsonl")
+
+    def test_nothing_there_is_named_without_the_query(self, storage, tmp_path):
+        (tmp_path / "www").mkdir()
+        with Serving(tmp_path / "www") as url, pytest.raises(InputError, match="nothing there") as caught:
+            fetch_url(f"{url}/rows.jsonl?token=secret", Keeper(storage))
+        assert "secret" not in str(caught.value)
+
+    def test_a_store_that_does_not_answer_may_answer_later(self, storage):
+        with pytest.raises(StageError, match="could not be fetched") as caught:
+            fetch_url("http://127.0.0.1:9/rows.jsonl", Keeper(storage))
+        assert caught.value.code == 1
+
+    def test_a_store_without_its_package_names_it(self, storage, job):
+        with pytest.raises(InputError, match="s3fs"):
+            get("s3://bucket/rows.jsonl", storage, job)
+
+    @pytest.mark.parametrize(
+        ("text", "shown"),
+        [
+            ("https://user:secret@host/a?token=secret", "https://host/a"),
+            ("hf://org/model@main", "hf://org/model@main"),
+            ("data/rows@2.jsonl", "data/rows@2.jsonl"),
+        ],
+    )
+    def test_credentials_are_never_shown(self, text, shown):
+        assert redact(text) == shown
+
+
+class Serving:
+    """A folder over HTTP on this machine."""
+
+    def __init__(self, folder):
+        handler = partial(_Quiet, directory=str(folder))
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        return
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    with fake_hub.running() as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        yield running
+
+
+MODEL = {
+    "README.md": b"---\nlicense: apache-2.0\n---\n",
+    "config.json": b"{}",
+    "tokenizer.json": b"{}",
+    "model.safetensors": b"weights",
+    "pytorch_model.bin": b"pickle",
+    "onnx/model.onnx": b"onnx",
+}
+
+
+class TestHub:
+    """Against a fake of the hub over real HTTP."""
+
+    def test_a_models_safetensors_are_fetched_and_its_pickles_are_not(self, hub, storage, job):
+        hub.repositories["models/org/m"] = fake_hub.Repository(COMMIT, MODEL)
+        found = get(f"hf://org/m@{COMMIT}", storage, job)
+        assert sorted(files(found)) == ["README.md", "config.json", "model.safetensors", "tokenizer.json"]
+        assert (found.commit, found.licence, found.notes) == (COMMIT, "apache-2.0", [])
+        assert not [path for path in hub.requests if path.endswith((".bin", ".onnx"))]
+
+    def test_a_branch_is_resolved_to_its_commit_and_said(self, hub, storage, job):
+        hub.repositories["models/org/m"] = fake_hub.Repository(COMMIT, MODEL)
+        found = get("hf://org/m@main", storage, job)
+        assert found.commit == COMMIT
+        assert f"the revision is commit {COMMIT} now" in found.notes[0]
+
+    def test_a_commit_fetched_before_needs_no_hub(self, hub, storage, job):
+        hub.repositories["models/org/m"] = fake_hub.Repository(COMMIT, MODEL)
+        first = get("hf://org/m@main", storage, job)
+        asked = len(hub.requests)
+        assert get(f"hf://org/m@{COMMIT}", storage, job).digest == first.digest
+        assert len(hub.requests) == asked
+
+    def test_damaged_files_are_fetched_again(self, hub, storage, job):
+        hub.repositories["models/org/m"] = fake_hub.Repository(COMMIT, MODEL)
+        found = get(f"hf://org/m@{COMMIT}", storage, job)
+        (found.path / "model.safetensors").write_bytes(b"damaged")
+        assert files(get(f"hf://org/m@{COMMIT}", storage, job))["model.safetensors"] == b"weights"
+
+    def test_of_a_data_set_the_files_of_its_split(self, hub, storage, job):
+        content = {"README.md": b"", "data/train.jsonl": ROWS, "data/test.jsonl": b'{"prompt": "t"}\n', "x.py": b"code"}
+        hub.repositories["datasets/org/d"] = fake_hub.Repository(COMMIT, content)
+        assert sorted(files(get("hf://datasets/org/d@main", storage, job))) == ["README.md", "data/train.jsonl"]
+        found = get("hf://datasets/org/d@main", storage, job, split="test")
+        assert sorted(files(found)) == ["README.md", "data/test.jsonl"]
+
+    def test_of_a_data_set_the_subset_its_card_names(self, hub, storage, job):
+        card = b"---\nconfigs:\n- config_name: a\n  data_files: a/*.jsonl\n- config_name: b\n  data_files: b/*.jsonl\n---\n"
+        content = {"README.md": card, "a/1.jsonl": ROWS, "b/1.jsonl": ROWS}
+        hub.repositories["datasets/org/d"] = fake_hub.Repository(COMMIT, content)
+        assert sorted(files(get("hf://datasets/org/d@main", storage, job, subset="b"))) == ["README.md", "b/1.jsonl"]
+        with pytest.raises(InputError, match=r"several configurations \(a, b\)"):
+            get("hf://datasets/org/d@main", storage, job)
+
+    def test_a_model_of_pickles_alone_is_refused(self, hub, storage, job):
+        hub.repositories["models/org/m"] = fake_hub.Repository(COMMIT, {"config.json": b"", "pytorch_model.bin": b""})
+        with pytest.raises(InputError, match=r"its weights are pytorch_model.bin, which are never loaded"):
+            get("hf://org/m@main", storage, job)
+
+    def test_of_several_gguf_files_one_must_be_named(self, hub, storage, job):
+        hub.repositories["models/org/m"] = fake_hub.Repository(COMMIT, {"a.gguf": b"a", "b.gguf": b"b"})
+        with pytest.raises(InputError, match=r"several GGUF files \(a.gguf, b.gguf\); set input.subset"):
+            get("hf://org/m@main", storage, job)
+        assert files(get("hf://org/m@main", storage, job, subset="b.gguf")) == {"b.gguf": b"b"}
+
+    def test_a_gated_repository_needs_a_token(self, hub, storage, job, monkeypatch):
+        hub.repositories["models/org/m"] = fake_hub.Repository(COMMIT, MODEL, token="right")
+        with pytest.raises(InputError, match=r"is gated\. Accept its terms on the hub\. Set HF_TOKEN"):
+            get("hf://org/m@main", storage, job)
+        monkeypatch.setenv("HF_TOKEN", "right")
+        assert get("hf://org/m@main", storage, job).commit == COMMIT
+
+    def test_no_such_repository(self, hub, storage, job):
+        with pytest.raises(InputError, match="hf://org/none@main: no such repository, or no right to read it"):
+            get("hf://org/none@main", storage, job)
+
+    def test_no_such_revision(self, hub, storage, job):
+        hub.repositories["models/org/m"] = fake_hub.Repository(COMMIT, MODEL)
+        with pytest.raises(InputError, match="has no revision 'v9'"):
+            get("hf://org/m@v9", storage, job)
+
+    def test_a_hub_out_of_order_may_recover(self, hub, storage, job):
+        hub.broken = True
+        with pytest.raises(StageError, match="the hub does not answer") as caught:
+            get("hf://org/m@main", storage, job)
+        assert caught.value.code == 1
+
+
+def test_a_licence_in_the_job_fills_a_gap_and_a_contradiction_is_said(storage, job):
+    write(job / "data/rows.jsonl")
+    assert get("data", storage, job, licence="mit").licence == "mit"
+    write(job / "data/README.md", b"---\nlicense: cc-by-nc-4.0\n---\n")
+    found = get("data", storage, job, licence="mit")
+    assert found.licence == "cc-by-nc-4.0"
+    assert found.notes == ["data: says its licence is cc-by-nc-4.0, the job says mit"]
+
+
+def gguf(pairs, tensors=(), version=3):
+    def text(value):
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    body = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(pairs))
+    for key, kind, payload in pairs:
+        body += text(key) + struct.pack("<I", kind) + payload
+    for name, shape in tensors:
+        body += text(name) + struct.pack("<I", len(shape)) + struct.pack(f"<{len(shape)}Q", *shape) + bytes(12)
+    return body
+
+
+def packed(value):
+    return struct.pack("<Q", len(value)) + value.encode()
+
+
+class TestGguf:
+    PAIRS = (
+        ("general.license", 8, packed("apache-2.0")),
+        ("tokens", 9, struct.pack("<IQ", 8, 2) + packed("a") + packed("bc")),
+        ("scores", 9, struct.pack("<IQ", 6, 3) + bytes(12)),
+        ("nested", 9, struct.pack("<IQ", 9, 1) + struct.pack("<IQ", 4, 2) + bytes(8)),
+        ("eos", 4, struct.pack("<I", 2)),
+    )
+
+    def test_the_header_tells_metadata_and_weights(self, tmp_path):
+        path = write(tmp_path / "m.gguf", gguf(self.PAIRS, [("a", (4, 5)), ("b", (7,))]))
+        header = read_header(path)
+        assert header.fields == {"general.license": "apache-2.0", "tokens": 2, "scores": 3, "nested": 1, "eos": 2}
+        assert header.parameters == 27
+
+    def test_the_licence_is_taken_from_it(self, storage, job):
+        write(job / "m.gguf", gguf(self.PAIRS))
+        assert get("m.gguf", storage, job).licence == "apache-2.0"
+
+    @pytest.mark.parametrize("size", [0, 3, 12, 30, 60, 100])
+    def test_a_file_cut_off_in_its_header_is_named(self, tmp_path, size):
+        path = write(tmp_path / "m.gguf", gguf(self.PAIRS)[:size])
+        with pytest.raises(ValueError, match=r"m.gguf: (is no GGUF file|the GGUF header is damaged)"):
+            read_header(path)
+
+    def test_a_length_beyond_the_file_is_damage_not_memory(self, tmp_path):
+        path = write(tmp_path / "m.gguf", gguf([("x", 8, struct.pack("<Q", 2**60))]))
+        with pytest.raises(ValueError, match="damaged or cut off"):
+            read_header(path)
+
+    def test_an_old_version_is_refused(self, tmp_path):
+        with pytest.raises(ValueError, match="GGUF version 1; expected 2 or 3"):
+            read_header(write(tmp_path / "m.gguf", gguf([], version=1)))
