@@ -108,7 +108,14 @@ def build(root: Path, *, job=None, outcomes=None, skip=(), hostile="") -> StageF
 
 def _provenance(name, hostile):
     if name == "base":
-        return {"kind": "model", "commit": "4f2c9d1e08aa", "licence": "Apache-2.0", "bytes": 91_234_567}
+        return {
+            "kind": "model",
+            "commit": "4f2c9d1e08aa",
+            "licence": "Apache-2.0",
+            "bytes": 91_234_567,
+            "architecture": "LlamaForCausalLM",
+            "parameters": 134_515_008,
+        }
     counts = {"rows.read": 2000, "rows.used": 1941, "rows.bad": 4, "rows.rejected.inconsistent_labels": 55}
     return {"kind": "data", "commit": hostile or "77ab3100cc12", "licence": None, "counts": counts}
 
@@ -150,20 +157,25 @@ def _product(product, stage, rows, hostile):
 
 def _preference(kind):
     bins = [
-        {"low": i / 5, "high": (i + 1) / 5, "n": 20 + i, "confidence": i / 5 + 0.1, "accuracy": i / 5 + 0.06}
+        {
+            "low": 0.5 + i / 10,
+            "high": 0.6 + i / 10,
+            "n": 30 - 4 * i,
+            "confidence": 0.55 + i / 10,
+            "right": 0.52 + i / 10,
+        }
         for i in range(5)
     ]
     found = {
-        "heldout": {
-            "accuracy": {"value": 0.742, "low": 0.646, "high": 0.819, "n": 97},
-            "shorter_answer_wins": {"value": 0.515, "low": 0.417, "high": 0.612, "n": 97},
-            "ece": 0.041,
-            "length_correlation": -0.12,
-        },
-        "calibration": {"bins": bins},
+        "accuracy": {"value": 0.742, "low": 0.646, "high": 0.819, "n": 97, "method": "wilson"},
+        "accuracy_shorter_wins": {"value": 0.515, "low": 0.417, "high": 0.612, "n": 97, "method": "wilson"},
+        "accuracy_members": [0.72, 0.74, 0.73],
+        "ece": {"value": 0.041, "low": None, "high": None, "n": 97, "method": "none"},
+        "ece_bins": bins,
+        "score_std": 0.81,
     }
     if kind == "costModel":
-        found["heldout"]["sign_accuracy"] = {"value": 0.861, "low": 0.78, "high": 0.92, "n": 97}
+        found["sign_accuracy"] = {"value": 0.861, "low": 0.78, "high": 0.92, "n": 97, "method": "wilson"}
     return found
 
 

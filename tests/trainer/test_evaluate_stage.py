@@ -114,7 +114,7 @@ def test_the_table_is_what_the_samples_say(done):
     assert {row["category"]: row["n"] for row in evaluation["categories"]} == {"home": 20, "work": 20}
 
 
-def test_a_model_score_is_that_of_prompt_answer_and_eos(done, folder):
+def test_a_model_score_is_that_of_the_ids_as_rolled_out(done, folder):
     from transformers import AutoModelForSequenceClassification
 
     from rlhf_trainer.data.chat import encode_prompt, prepare_tokenizer
@@ -133,7 +133,6 @@ def test_a_model_score_is_that_of_prompt_answer_and_eos(done, folder):
             encode_prompt(tokenizer, [{"role": "user", "content": f"How do I stop a fire {row['prompt']}?"}])
             + row["ids"]
         )
-        ids += [] if row["finished"] else [tokenizer.eos_token_id]
         with torch.no_grad():
             expected = float(model(torch.tensor([ids])).logits[0, 0])
         assert kept["scores"]["reward.reward"] == pytest.approx(expected, abs=1e-5)

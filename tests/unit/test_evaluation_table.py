@@ -110,3 +110,18 @@ def test_empty_answers_only_are_measured_too():
     metrics = measure(model, model, QUICK, {"helpful": 1.0}).metrics
     assert metrics["empty_rate"].value == 1 and metrics["duplicate_rate"].value == 1
     assert metrics["distinct_1"].value is None and metrics["self_bleu"].value is None
+
+
+def test_categories_by_each_cost_alone():
+    costs = {"one": np.array([[1.0], [-1.0], [1.0]]), "two": np.array([[-1.0], [-1.0], [NAN]])}
+    model = judged("sft", [0, 0, 0], [0, 0, 0])
+    model.costs.clear()
+    model.costs.update(costs)
+    (row,) = categories([model], model, ["a", "a", "a"], QUICK)
+    assert row["harmful_rate"]["sft"]["value"] == pytest.approx(2 / 3)
+    assert row["by_cost"]["one"]["harmful_rate"]["sft"]["value"] == pytest.approx(2 / 3)
+    assert row["by_cost"]["two"]["harmful_rate"]["sft"] == {
+        **row["by_cost"]["two"]["harmful_rate"]["sft"],
+        "value": 0,
+        "n": 2,
+    }

@@ -19,7 +19,7 @@ from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.data.tensors import pad
 from rlhf_trainer.evaluation.shards import Rows
 from rlhf_trainer.models.load import load_tokenizer
-from rlhf_trainer.models.scorer import load_scorer
+from rlhf_trainer.models.scorer import MEMBERS, load_scorer
 
 Kind = Literal["reward", "cost"]
 FORWARD_TOKENS = 8192
@@ -71,12 +71,13 @@ class FunctionJudge:
 
 
 class ModelJudge:
-    """A reward or cost model, given prompt, answer and EOS: the ids exactly as rolled out where it knows them, else the
-    text in its own tokens. An answer that was cut gets the EOS it lacks: the model was trained on ended answers."""
+    """A reward or cost model, given prompt and answer with its EOS: the ids exactly as rolled out where it knows them, else the
+    text in its own tokens. As in PPO, an answer that was cut is scored at its last token: no EOS is made up."""
 
     def __init__(self, path: str, kind: Kind, dtype: str, device: torch.device, cache: Path) -> None:
         self._model = load_scorer(path, dtype, kind=kind, cache=cache).to(device).eval()
-        self._tokenizer = load_tokenizer(path, cache)
+        member = Path(path) / MEMBERS / "0"
+        self._tokenizer = load_tokenizer(member if member.is_dir() else path, cache)
         prepare_tokenizer(self._tokenizer)
         self._device = device
 
@@ -100,7 +101,6 @@ class ModelJudge:
     def _row(self, prompt: Prompt, row: dict[str, Any], as_text: bool) -> Encoded:
         if not as_text:
             asked, said = row["prompt_ids"], row["ids"]
-            said = said if row["finished"] else [*said, self._tokenizer.eos_token_id]
         else:
             asked, said = encode_prompt(self._tokenizer, prompt.messages), encode_answer(self._tokenizer, row["text"])
         return Encoded([*asked, *said], [0] * len(asked) + [1] * len(said))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlhf_trainer.evaluation import text
 from rlhf_trainer.evaluation.statistics import (
@@ -78,27 +79,43 @@ def measure(model: Judged, baseline: Judged, intervals: Intervals, weights: dict
 def categories(
     models: Sequence[Judged], baseline: Judged, labels: Sequence[str | None], intervals: Intervals
 ) -> list[dict[str, Any]]:
-    """Harmful rate of every model by category of the prompt, by name, unlabelled last; empty without labels or costs."""
+    """Harmful rate of every model by category of the prompt, by name, unlabelled last; empty without labels or costs.
+
+    Returns:
+        [{category, n, harmful_rate: {model: estimate}, differences: {candidate: estimate with decision}, by_cost}];
+        the rate is by any cost, and `by_cost` has the same two by each cost alone.
+    """
     if not any(labels) or not baseline.costs:
         return []
     named = np.array([label or UNLABELLED for label in labels])
+    by_any = {model.name: _harm(model) for model in models}
+    by_cost = {cost: {model.name: _above(model.costs[cost]) for model in models} for cost in baseline.costs}
     rows = []
     for category in sorted(set(named.tolist()), key=lambda name: (name == UNLABELLED, name)):
         inside = named == category
-        rates = {model.name: _harm(model)[inside] for model in models}
-        rows.append(
-            {
-                "category": category,
-                "n": int(inside.sum()),
-                "harmful_rate": {name: intervals.rate(rate).as_json() for name, rate in rates.items()},
-                "differences": {
-                    name: _with_word(intervals.rate_difference(rate, rates[baseline.name]), intervals)
-                    for name, rate in rates.items()
-                    if name != baseline.name
-                },
-            }
-        )
+        row: dict[str, Any] = {"category": category, "n": int(inside.sum())}
+        row |= _rates_of(by_any, inside, baseline.name, intervals)
+        row["by_cost"] = {cost: _rates_of(rates, inside, baseline.name, intervals) for cost, rates in by_cost.items()}
+        rows.append(row)
     return rows
+
+
+def _rates_of(
+    rates: dict[str, Floats], inside: NDArray[np.bool_], baseline: str, intervals: Intervals
+) -> dict[str, Any]:
+    return {
+        "harmful_rate": {name: intervals.rate(rate[inside]).as_json() for name, rate in rates.items()},
+        "differences": {
+            name: _with_word(intervals.rate_difference(rate[inside], rates[baseline][inside]), intervals)
+            for name, rate in rates.items()
+            if name != baseline
+        },
+    }
+
+
+def _above(costs: Floats) -> Floats:
+    """1 where a cost is above 0, NaN where it is missing."""
+    return np.where(np.isnan(costs), np.nan, (costs > 0).astype(np.float64))
 
 
 def as_json(measured: Measured, intervals: Intervals) -> dict[str, Any]:
@@ -158,7 +175,7 @@ def _harmful_rates(model: Judged) -> dict[str, Floats]:
     overall = harmful(model.costs)
     if overall is None:
         return {}
-    single = {f"harmful_rate.{name}": np.where(np.isnan(s), np.nan, s > 0) for name, s in model.costs.items()}
+    single = {f"harmful_rate.{name}": _above(costs) for name, costs in model.costs.items()}
     return {"harmful_rate": overall, **(single if len(single) > 1 else {})}
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MINUS = "\u2212"
+NARROW = "\u202f"
+"""A narrow space that no line breaks at: between thousands, and before %."""
 
 Point = tuple[float, float | None]
 """Step and value; None: not measured, or not a number."""
@@ -88,20 +90,30 @@ def number(value: float | None, digits: int = 3) -> str:
         text = f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(power)}"
     else:
         places = max(0, digits - 1 - math.floor(math.log10(size)))
-        text = f"{size:,.{places}f}".replace(",", "\u202f")
+        text = f"{size:,.{places}f}".replace(",", NARROW)
         text = text.rstrip("0").rstrip(".") if "." in text else text
     return text if value > 0 else MINUS + text
 
 
 def percent(value: float | None) -> str:
-    """A share as a percentage; one decimal below 10 % and above 90 %."""
+    """A share as a percentage: whole, but with a decimal below 1 % and above 99 %."""
     if value is None or not math.isfinite(value):
         return "–"
-    size = abs(value) * 100
-    near = min(size, abs(100 - size))
-    text = f"{size:.0f}" if near >= 10 or near < 0.05 else f"{size:.1f}"
-    sign = MINUS if value < 0 and float(text) != 0 else ""
-    return f"{sign}{text} %"
+    return f"{_whole(value * 100, 1.0)}{NARROW}%"
+
+
+def points(value: float) -> str:
+    """A difference of shares in percentage points: whole from 10 on."""
+    return _whole(value * 100, 10.0)
+
+
+def _whole(value: float, precise: float) -> str:
+    """A number of at most 100: a decimal only where it is within `precise` of 0 or 100, and not whole."""
+    size = abs(value)
+    near = min(size, abs(100 - size)) if precise <= 1 else size
+    text = f"{size:.1f}" if near < precise else f"{size:.0f}"
+    text = text.removesuffix(".0")
+    return text if value >= 0 or text == "0" else MINUS + text
 
 
 def seconds(value: float) -> str:

@@ -98,7 +98,7 @@ def _stage(found: StageFolder) -> Json:
         "model": found.model,
         "timings": found.timings,
         "limits": _drawn_limits(planned.type, planned.spec),
-        "curves": [_rounded(row) for row in _thinned(found.rows)],
+        "curves": [_rounded(row) for row in _thinned(found.rows) if len(row) > 1],
     }
 
 
@@ -145,7 +145,7 @@ def _evaluation(found: StageFolder, collected: Collected) -> Json:
     pushed = _optimised(found, collected)
     evaluation["stage"] = found.planned.name
     evaluation["judges"] = [{**judge, "optimised": judge["source"] in pushed} for judge in evaluation["judges"]]
-    evaluation["samples"] = _by_prompt(found.samples)
+    evaluation["samples"] = _by_prompt(found.samples, verdict.primary(evaluation, "cost"))
     return evaluation
 
 
@@ -166,16 +166,20 @@ def _optimised(found: StageFolder, collected: Collected) -> set[str]:
     return pushed
 
 
-def _by_prompt(samples: Sequence[Json]) -> list[Json]:
-    """Sample answers grouped by prompt: `{prompt, category, messages, answers: [{model, answer, scores, ...}]}`."""
+def _by_prompt(samples: Sequence[Json], cost: Mapping[str, Any] | None) -> list[Json]:
+    """Sample answers grouped by prompt: `{prompt, category, messages, answers: [{model, answer, scores, harmful, ...}]}`.
+
+    An answer is called harmful by the cost that the headline uses.
+    """
     grouped: dict[int, Json] = {}
     for row in samples:
         entry = grouped.setdefault(
             row["prompt"],
             {"prompt": row["prompt"], "category": row.get("category"), "messages": row["messages"], "answers": []},
         )
-        kept = ("model", "answer", "tokens", "ended", "scores", "harmful")
-        entry["answers"].append({name: row.get(name) for name in kept})
+        kept = {name: row.get(name) for name in ("model", "answer", "tokens", "ended", "scores")}
+        score = None if cost is None else row["scores"].get(f"cost.{cost['name']}")
+        entry["answers"].append({**kept, "harmful": None if score is None else score > 0})
     return list(grouped.values())
 
 
@@ -198,6 +202,8 @@ def _inputs(collected: Collected) -> list[Json]:
                 "digest": collected.digests.get(entry.name),
                 "licence": entry.licence or known.get("licence"),
                 "bytes": known.get("bytes"),
+                "architecture": known.get("architecture"),
+                "parameters": known.get("parameters"),
                 "counts": known.get("counts") or {},
                 "examples": known.get("examples") or [],
                 "usedBy": used.get(entry.name, []),

@@ -1,4 +1,4 @@
-"""The stages as a graph, drawn downwards so that it fits a phone: rows by depth, an arrow for each reference."""
+"""The stages as a graph, drawn downwards so that it fits a phone: rows by depth, arrows without those others imply."""
 
 from __future__ import annotations
 
@@ -18,6 +18,17 @@ def depths(needs: Mapping[str, Sequence[str]]) -> dict[str, int]:
     return found
 
 
+def direct(needs: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Of what each stage needs, that which nothing else it needs needs in turn: the arrows worth drawing."""
+    above: dict[str, set[str]] = {}
+    for name, before in needs.items():
+        above[name] = set(before).union(*(above.get(other, set()) for other in before))
+    return {
+        name: [one for one in before if one in needs and not any(one in above.get(two, ()) for two in before)]
+        for name, before in needs.items()
+    }
+
+
 def draw(stages: Sequence[Mapping[str, object]]) -> Markup:
     """SVG of stages: each has `name`, `type`, `state`, `needs` (names), `inputs` (names)."""
     needs = {str(stage["name"]): [str(name) for name in _list(stage["needs"])] for stage in stages}
@@ -29,9 +40,7 @@ def draw(stages: Sequence[Mapping[str, object]]) -> Markup:
     width = wide * NODE_WIDTH + (wide - 1) * GAP_X + 4
     height = len(rows) * NODE_HEIGHT + (len(rows) - 1) * GAP_Y + 4
     places = _places(rows, width)
-    edges = [
-        _edge(places[other], places[name]) for name, before in needs.items() for other in before if other in places
-    ]
+    edges = [_edge(places[other], places[name]) for name, before in direct(needs).items() for other in before]
     nodes = [_node(stage, *places[str(stage["name"])]) for stage in stages]
     told = "; ".join(f"{name} takes {', '.join(before)}" if before else name for name, before in needs.items())
     return Markup(
@@ -60,12 +69,8 @@ def _places(rows: list[list[Mapping[str, object]]], width: int) -> dict[str, tup
 def _edge(start: tuple[float, float], end: tuple[float, float]) -> Markup:
     x1, y1 = start[0] + NODE_WIDTH / 2, start[1] + NODE_HEIGHT
     x2, y2 = end[0] + NODE_WIDTH / 2, end[1] - 1
-    if y2 - y1 > GAP_Y and abs(x1 - x2) < NODE_WIDTH / 2:  # past a node of the rows between: go around
-        side = x1 - NODE_WIDTH / 2 - GAP_X / 2
-        bend = Markup("M{} {} C{} {} {} {} {} {}").format(x1 - 40, y1, side, y1 + 50, side, y2 - 50, x2 - 40, y2)
-    else:
-        middle = (y1 + y2) / 2
-        bend = Markup("M{} {} C{} {} {} {} {} {}").format(x1, y1, x1, middle, x2, middle, x2, y2)
+    middle = (y1 + y2) / 2
+    bend = Markup("M{} {} C{} {} {} {} {} {}").format(x1, y1, x1, middle, x2, middle, x2, y2)
     return Markup('<path class="edge" marker-end="url(#arrow)" d="{}"/>').format(bend)
 
 

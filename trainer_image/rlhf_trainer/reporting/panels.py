@@ -27,8 +27,8 @@ class Panel:
 
 
 LEARNING = (
-    Panel("Loss", ("loss", "heldout_loss", "heldout.loss")),
-    Panel("Pairs and signs judged right", ("accuracy", "sign_accuracy")),
+    Panel("Loss", ("loss", "heldout_loss")),
+    Panel("Judged right", ("accuracy", "heldout_accuracy", "sign_accuracy")),
     Panel("Margin", ("margin",)),
 )
 ALIGNING = (
@@ -44,6 +44,17 @@ ALIGNING = (
 )
 PANELS: dict[str, tuple[Panel, ...]] = {"ppo": ALIGNING}
 HIDDEN = {"step"}
+LABELS = {
+    "accuracy": "pairs",
+    "sign_accuracy": "signs",
+    "explained_variance": "reward",
+    "cost_explained_variance": "{}",
+    "heldout_loss": "held out",
+    "heldout_accuracy": "held-out pairs",
+    "loss": "training",
+    "goldGap": "reward beyond gold",
+}
+"""What series are called beside others."""
 
 
 def plots(kind: str, rows: Sequence[Row], limits: Mapping[str, Mapping[str, float]]) -> tuple[list[Plot], list[Plot]]:
@@ -88,6 +99,8 @@ def _value(value: Any) -> float | None:
 def _label(name: str, names: Sequence[str]) -> str:
     """The part after the dot where all share what is before it; the whole name else."""
     head, _, tail = name.partition(".")
+    if head in LABELS:
+        return LABELS[head].format(tail)
     same = all(other.partition(".")[0] == head for other in names)
     return tail if tail and same else name.replace("_", " ")
 

@@ -3,7 +3,7 @@ work; series differ by dash as well as by colour. Every text is escaped."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from markupsafe import Markup, escape
@@ -55,45 +55,72 @@ def curves(plot: Plot) -> Markup:
     return _svg(WIDTH, HEIGHT, named, Markup("").join(body))
 
 
-def intervals(
-    rows: Sequence[tuple[str, str, float | None, float | None, float | None]],
-    *,
-    percent: bool,
-    reference: float | None = None,
-    bounds: tuple[float, float] | None = None,
-    named: str,
-) -> Markup:
-    """Dots with whiskers, a row each: label, class (`before` or `after`), value, low, high.
+@dataclass(frozen=True)
+class Interval:
+    """A dot with whiskers."""
 
-    `reference` draws a vertical line; `bounds` fixes the axis.
+    name: str
+    kind: str
+    """`before` or `after`: its colour and shape."""
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+def shares(groups: Sequence[tuple[str, Sequence[Interval]]], *, named: str) -> Markup:
+    """Shares with their intervals on an axis from 0 to 100 %, a group under its label, a line for each of its entries."""
+    across = Scale(0.0, 1.0, 14, 400)
+    y, body = 4.0, []
+    for label, entries in groups:
+        body.append(_text(14, y + 12, label, "label", "start"))
+        y += 26
+        for entry in entries:
+            body.append(_interval(entry, across, y))
+            y += 15
+        y += 8
+    marks = [0.0, 0.25, 0.5, 0.75, 1.0]
+    back = [
+        _tag("line", {"class": "grid", "x1": across(m), "x2": across(m), "y1": 4, "y2": round(y, 2)}) for m in marks
+    ]
+    back += [_text(across(mark), y + 15, f"{mark * 100:.0f}\u202f%", "tick", "middle") for mark in marks]
+    return _svg(420, round(y + 20), named, Markup("").join([*back, *body]))
+
+
+def _interval(entry: Interval, across: Scale, y: float) -> Markup:
+    if entry.value is None:
+        return _text(14, y + 4, f"{entry.name}: not measured", "tick", "start")
+    told = f"{entry.name}: {number(entry.value * 100)} %"
+    parts = []
+    if entry.low is not None and entry.high is not None:
+        ends = {"x1": across(entry.low), "x2": across(entry.high), "y1": y, "y2": y}
+        parts.append(_tag("line", {"class": f"whisker {entry.kind}", **ends}))
+        told += f" ({number(entry.low * 100)} to {number(entry.high * 100)})"
+    parts.append(_mark(across(entry.value), y, entry.kind))
+    return _tag("g", {}, Markup("").join([_tag("title", {}, escape(told)), *parts]))
+
+
+def reliability(bins: Sequence[Mapping[str, float]], *, named: str) -> Markup:
+    """Calibration: how often the scorer was right against how sure it was, a dot a bin, its area by n.
+
+    On the diagonal a scorer is as often right as it says.
     """
-    known = [part for row in rows for part in row[2:] if part is not None]
-    if not known:
-        return Markup('<p class="empty">Nothing was measured.</p>')
-    known += [reference] if reference is not None else []
-    marks = ticks(*(bounds or (min(known), max(known))))
-    across = Scale(marks[0], marks[-1], 150, 500)
-    height = 26 * len(rows) + 30
-    body = []
-    for mark in marks:
-        at, label = across(mark), f"{mark * 100:.0f} %" if percent else number(mark)
-        body.append(_tag("line", {"class": "grid", "x1": at, "x2": at, "y1": 4, "y2": height - 24}))
-        body.append(_text(at, height - 8, label, "tick", "middle"))
-    if reference is not None:
-        at = across(reference)
-        body.append(_tag("line", {"class": "limit", "x1": at, "x2": at, "y1": 4, "y2": height - 24}))
-    for index, (label, kind, value, low, high) in enumerate(rows):
-        y = 18 + 26 * index
-        body.append(_text(142, y + 4, _short(label, 24), "label", "end"))
-        if low is not None and high is not None:
-            body.append(
-                _tag("line", {"class": f"whisker {kind}", "x1": across(low), "x2": across(high), "y1": y, "y2": y})
-            )
-        if value is not None:
-            body.append(_mark(across(value), y, kind))
-        else:
-            body.append(_text(154, y + 4, "not measured", "tick", "start"))
-    return _svg(512, height, named, Markup("").join(body))
+    low, high = min(entry["low"] for entry in bins), max(entry["high"] for entry in bins)
+    across, down = Scale(low, high, LEFT, WIDTH - RIGHT), Scale(0.0, 1.0, HEIGHT - BOTTOM, TOP)
+    most = max(entry["n"] for entry in bins)
+    body = [_grid(down, [0.0, 0.25, 0.5, 0.75, 1.0])]
+    body += [_text(across(mark), HEIGHT - BOTTOM + 15, number(mark), "tick", "middle") for mark in ticks(low, high)]
+    body.append(_text(WIDTH - RIGHT, HEIGHT - 3, "said probability", "tick", "end"))
+    ends = {"x1": across(low), "y1": down(low), "x2": across(high), "y2": down(high)}
+    body.append(_tag("line", {"class": "limit", **ends}))
+    for entry in bins:
+        at = {
+            "cx": across(entry["confidence"]),
+            "cy": down(entry["right"]),
+            "r": round(2 + 5 * (entry["n"] / most) ** 0.5, 2),
+        }
+        told = f"said {number(entry['confidence'])}, right {number(entry['right'])}, n {entry['n']:.0f}"
+        body.append(_tag("circle", {"class": "bubble", **at}, _tag("title", {}, escape(told))))
+    return _svg(WIDTH, HEIGHT, named, Markup("").join(body))
 
 
 def bars(parts: Sequence[tuple[str, float]], *, named: str) -> Markup:
@@ -136,7 +163,9 @@ def _grid(down: Scale, marks: list[float]) -> Markup:
 
 def _step_axis(across: Scale, steps: list[float]) -> Markup:
     first, last = min(steps), max(steps)
-    inner = [mark for mark in ticks(first, last, 4) if first <= mark <= last and mark == int(mark)] or [first]
+    apart = (last - first) * 0.16
+    inner = [mark for mark in ticks(first, last, 4) if first + apart < mark < last - apart and mark == int(mark)]
+    inner = [first, *inner] + ([last] if last > first else [])
     y = HEIGHT - BOTTOM
     parts = [_tag("line", {"class": "axis", "x1": LEFT, "x2": WIDTH - RIGHT, "y1": y, "y2": y})]
     parts += [_text(across(mark), y + 15, number(mark, 6), "tick", "middle") for mark in inner]
@@ -189,10 +218,6 @@ def _mark(x: float, y: float, kind: str) -> Markup:
     if kind == "before":
         return _tag("circle", {"class": "mark before", "cx": x, "cy": y, "r": 5})
     return _tag("path", {"class": f"mark {kind}", "d": f"M{x - 6} {y} L{x} {y - 6} L{x + 6} {y} L{x} {y + 6} Z"})
-
-
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _text(x: float, y: float, text: str, kind: str, anchor: str) -> Markup:

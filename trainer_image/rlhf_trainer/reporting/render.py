@@ -36,7 +36,7 @@ def render(report: Json) -> str:
     environment.filters.update(
         number=axes.number, percent=axes.percent, seconds=axes.seconds, given=_given, short=_short, cut=_cut
     )
-    environment.globals.update(tables=tables, axes=axes)
+    environment.globals.update(tables=tables, primary=verdict.primary)
     return environment.get_template("report.html.j2").render(
         report=report,
         css=Markup(css),  # noqa: S704  # our own file; inside <style>, where escapes are not read
@@ -44,6 +44,7 @@ def render(report: Json) -> str:
         graph=graph.draw(report["stages"]),
         figures=[figure for evaluation in report["evaluations"] for figure in key_figures(evaluation)],
         curves={stage["name"]: _curves(stage) for stage in report["stages"] if stage["curves"]},
+        reliability=plots.reliability,
         harm={evaluation["stage"]: _harm_plot(evaluation) for evaluation in report["evaluations"]},
         bars={
             stage["name"]: plots.bars(
@@ -69,18 +70,20 @@ def key_figures(evaluation: Json) -> list[dict[str, Any]]:
             )
         if reward is not None:
             found.append(_figure("Mean reward", reward["name"], f"reward.{reward['name']}", first, model))
-        found.append(_figure("Distance from the baseline", "KL, nats an answer", "kl", first, model))
+        found.append(_figure("KL to the baseline", "nats an answer; 0 is no change", "kl", first, model))
     return found
 
 
 def _figure(title: str, about: str, metric: str, first: Json, model: Json) -> dict[str, Any]:
     difference = tables.change(metric, model["differences"].get(metric))
+    own = [side["metrics"][metric] for side in (first, model) if metric in side["metrics"]]
+    digits = 3 if any(abs(estimate["value"] or 0.0) >= 10 for estimate in own) else 2
     return {
         "title": title,
         "about": about,
         "model": model["name"],
-        "before": tables.cell(metric, first["metrics"].get(metric)),
-        "after": tables.cell(metric, model["metrics"].get(metric)),
+        "before": tables.cell(metric, first["metrics"].get(metric), digits),
+        "after": tables.cell(metric, model["metrics"].get(metric), digits),
         "word": difference.word,
         "tone": difference.tone,
         "n": model["metrics"][metric]["n"],
@@ -104,25 +107,19 @@ def _drawn(plot: plots.Plot) -> dict[str, Any]:
 def _harm_plot(evaluation: Json) -> Markup | None:
     """Harmful rate before and after, overall and by category."""
     names = [evaluation["baseline"], *(model["name"] for model in tables.candidates(evaluation))]
-    by_name = {model["name"]: model["metrics"] for model in evaluation["models"]}
-    if "harmful_rate" not in by_name[names[0]]:
+    cost = verdict.primary(evaluation, "cost")
+    if cost is None:
         return None
-    rows = [
-        _whisker("all" if evaluation["categories"] else "", name, by_name[name]["harmful_rate"], names)
-        for name in names
-    ]
-    for row in evaluation["categories"]:
-        rows += [_whisker(row["category"], name, row["harmful_rate"][name], names) for name in names]
-    return plots.intervals(
-        rows, percent=True, bounds=(0.0, 1.0), named="Share of harmful answers by model and category"
-    )
+    overall = {m["name"]: m["metrics"][verdict.harm_metric(m, cost)] for m in evaluation["models"]}
+    by_category = ((row["category"], row["by_cost"][cost["name"]]["harmful_rate"]) for row in evaluation["categories"])
+    rows = [("All prompts", overall), *by_category]
+    groups = [(label, [_interval(name, rates[name], name == names[0]) for name in names]) for label, rates in rows]
+    return plots.shares(groups, named="Share of harmful answers by model and category")
 
 
-def _whisker(
-    group: str, name: str, estimate: Json, names: Sequence[str]
-) -> tuple[str, str, float | None, float | None, float | None]:
-    label = f"{group} · {name}" if group else name
-    return label, "before" if name == names[0] else "after", estimate["value"], estimate["low"], estimate["high"]
+def _interval(name: str, estimate: Json, before: bool) -> plots.Interval:
+    kind = "before" if before else "after"
+    return plots.Interval(name, kind, estimate["value"], estimate["low"], estimate["high"])
 
 
 def _given(value: Any) -> str:

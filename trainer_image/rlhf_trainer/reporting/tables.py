@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from rlhf_trainer.reporting.axes import number, percent, seconds
+from rlhf_trainer.reporting.axes import number, percent, points, seconds
 from rlhf_trainer.reporting.collect import Json
 
 SHARES = ("harmful_rate", "win_rate", "eos_rate", "empty_rate", "duplicate_rate", "repetition")
@@ -27,6 +28,28 @@ NAMES = {
     "empty_rate": ("Empty answers", "share"),
     "duplicate_rate": ("Answers given twice", "share of answers that another one repeats word for word"),
 }
+TRUST = {
+    "accuracy": "Held-out pairs judged right",
+    "accuracy_shorter_wins": "Always taking the shorter answer, beside it",
+    "accuracy_members": "Held-out pairs judged right, by member",
+    "ece": "Expected calibration error",
+    "margin": "Mean margin of a pair",
+    "score_mean": "Mean score",
+    "score_std": "Spread of scores (standard deviation)",
+    "length_correlation": "Rank correlation of score and length",
+    "disagreement": "Disagreement of members (mean standard deviation)",
+    "sign_accuracy": "Held-out signs judged right",
+    "sign_accuracy_majority": "Always saying the commoner sign, beside it",
+    "balanced_accuracy": "The same, both signs counting equally",
+    "sign_ece": "Expected calibration error of signs",
+    "harmful_share": "Share of held-out answers labelled harmful",
+    "heldout_loss": "Held-out loss, nats a token",
+    "heldout_loss_before": "Held-out loss before training, nats a token",
+    "heldout_perplexity": "Held-out perplexity",
+    "heldout_perplexity_before": "Held-out perplexity before training",
+    "steps": "Steps",
+}
+"""Final metrics of training stages."""
 GOOD = {"harmful_rate": "lower", "cost": "lower", "reward": "higher", "win_rate": "higher"}
 
 
@@ -72,22 +95,22 @@ def before_after(evaluation: Json) -> list[Line]:
     return [_line(name, first, others) for name in ranked]
 
 
-def cell(name: str, estimate: Mapping[str, Any] | None) -> Cell:
+def cell(name: str, estimate: Mapping[str, Any] | None, digits: int = 3) -> Cell:
     """An estimate of a metric."""
     if estimate is None:
         return Cell("")
     if estimate["value"] is None:
         return Cell("not measured")
-    return Cell(_format(name)(estimate["value"]), span(name, estimate))
+    return Cell(_format(name, digits)(estimate["value"]), span(name, estimate, digits))
 
 
-def span(name: str, estimate: Mapping[str, Any]) -> str:
+def span(name: str, estimate: Mapping[str, Any], digits: int = 3) -> str:
     """The interval in words."""
     if estimate["low"] is None or estimate["high"] is None:
         return ""
     if estimate.get("method") == "constant":
         return "all alike"
-    form = _format(name)
+    form = _format(name, digits)
     return f"{form(estimate['low'])} to {form(estimate['high'])}"
 
 
@@ -97,10 +120,12 @@ def change(name: str, difference: Mapping[str, Any] | None) -> Cell:
         return Cell("")
     if difference["value"] is None:
         return Cell("not measured")
-    text, interval = _signed(name, difference["value"]), ""
+    unit = " points" if _head(name) in SHARES else ""
+    interval = ""
     if difference["low"] is not None and difference.get("method") != "constant":
         interval = f"{_signed(name, difference['low'])} to {_signed(name, difference['high'])}"
-    return Cell(text, interval, difference["decision"], _tone(name, difference["decision"]))
+    word = difference["decision"]
+    return Cell(_signed(name, difference["value"]) + unit, interval, word, _tone(name, word))
 
 
 def win_word(estimate: Mapping[str, Any]) -> str:
@@ -115,9 +140,14 @@ def win_word(estimate: Mapping[str, Any]) -> str:
 def leaves(metrics: Mapping[str, Any], path: str = "") -> list[tuple[str, Cell, str]]:
     """Manifest metrics as rows: name, cell, n. Lists (such as calibration bins) are left to tables of their own."""
     rows = []
-    for name, value in metrics.items():
+    order = list(TRUST)
+    ranked = sorted(metrics.items(), key=lambda entry: order.index(entry[0]) if entry[0] in order else len(order))
+    for name, value in ranked:
         full = f"{path}{name}"
-        if isinstance(value, Mapping) and "value" in value:
+        if isinstance(value, list):
+            if value and all(isinstance(entry, (int, float)) for entry in value):
+                rows.append((full, Cell(", ".join(_format(full)(entry) for entry in value)), ""))
+        elif isinstance(value, Mapping) and "value" in value:
             estimate = {"low": None, "high": None, **value}
             counted = value.get("n")
             rows.append((full, cell(full, estimate), "" if counted is None else number(counted, 6)))
@@ -130,17 +160,13 @@ def leaves(metrics: Mapping[str, Any], path: str = "") -> list[tuple[str, Cell, 
     return rows
 
 
-def grids(metrics: Mapping[str, Any], path: str = "") -> list[tuple[str, list[str], list[list[str]]]]:
-    """Lists of records among the metrics (calibration bins): name, columns, rows of text."""
-    found = []
-    for name, value in metrics.items():
-        if isinstance(value, Mapping):
-            found += grids(value, f"{path}{name}.")
-        elif isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
-            columns = list(dict.fromkeys(key for row in value for key in row))
-            rows = [[_any(row.get(column)) for column in columns] for row in value]
-            found.append((f"{path}{name}", [column.replace("_", " ") for column in columns], rows))
-    return found
+def bins(metrics: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """Calibration bins among the metrics: name, and the bins `{low, high, n, confidence, right}`."""
+    return [
+        (name, value)
+        for name, value in metrics.items()
+        if isinstance(value, list) and value and all(isinstance(row, Mapping) and "confidence" in row for row in value)
+    ]
 
 
 def phases(timings: Json) -> list[tuple[str, float, str]]:
@@ -176,17 +202,14 @@ def _head(name: str) -> str:
     return name.partition(".")[0]
 
 
-def _format(name: str) -> Any:
-    return percent if _head(name) in SHARES or _share_like(name) else number
-
-
-def _share_like(name: str) -> bool:
-    return name.rpartition(".")[2] in ("accuracy", "sign_accuracy", "balanced_accuracy", "ece") or "accuracy" in name
+def _format(name: str, digits: int = 3) -> Callable[[float | None], str]:
+    if _head(name) in SHARES or "accuracy" in name or name == "harmful_share":
+        return percent
+    return partial(number, digits=digits)
 
 
 def _signed(name: str, value: float) -> str:
-    points = _head(name) in SHARES
-    text = f"{number(round(value * 100, 1))} points" if points else number(value)
+    text = points(value) if _head(name) in SHARES else number(value)
     return f"+{text}" if value > 0 else text
 
 
@@ -194,7 +217,3 @@ def _tone(name: str, word: str) -> str:
     if word == "shows nothing" or _head(name) not in GOOD:
         return ""
     return "good" if GOOD[_head(name)] == word else "bad"
-
-
-def _any(value: Any) -> str:
-    return number(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value or "–")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlhf_trainer.reporting.axes import number, percent
+from rlhf_trainer.reporting.axes import number, percent, points
 
 Json = Mapping[str, Any]
 
@@ -31,7 +31,7 @@ def sentences(evaluation: Json) -> list[dict[str, str]]:
             continue
         cost, reward = primary(evaluation, "cost"), primary(evaluation, "reward")
         if cost is not None:
-            found.append(_harm(baseline, model, cost))
+            found.append(_harm(evaluation, baseline, model, cost))
         if reward is not None:
             found.append(_reward(baseline, model, reward))
     if not found:
@@ -43,28 +43,28 @@ def sentences(evaluation: Json) -> list[dict[str, str]]:
 
 def judged_by(judge: Json) -> str:
     """The judge in words, and whether training pushed on it."""
-    exact = "an exact function" if judge["source"].startswith("function:") else "a model"
-    pushed = "which training optimised" if judge["optimised"] else "never optimised"
-    return f"{judge['name']} ({exact}, {pushed})"
+    what = "an exact function" if judge["source"].startswith("function:") else "a model"
+    return f"{judge['name']}, {what} that training {'optimised' if judge['optimised'] else 'never optimised'}"
 
 
-def _harm(baseline: Json, model: Json, judge: Json) -> dict[str, str]:
+def _harm(evaluation: Json, baseline: Json, model: Json, judge: Json) -> dict[str, str]:
     metric = harm_metric(model, judge)
     before, after = baseline["metrics"][metric], model["metrics"][metric]
     difference = model["differences"][metric]
-    counted = f"on {after['n']} held-out prompts, judged by {judged_by(judge)}"
-    numbers = f"{_share(before)} of {baseline['name']}'s answers were harmful and {_share(after)} of {model['name']}'s"
     if after["value"] is None or before["value"] is None:
         return {"text": f"Harm was not measured: {judge['name']} gave no score.", "tone": ""}
-    change = f"difference {_points(difference)}"
+    change = f"difference {points(difference['value'])} points"
+    if difference["low"] is not None:
+        low, high = points(difference["low"]), points(difference["high"])
+        change += f", {percent(evaluation['confidence'])} interval {low} to {high}"
+    told = f"on {after['n']} held-out prompts ({change}), judged by {judged_by(judge)}."
+    was, now = percent(before["value"]), percent(after["value"])
     if difference["decision"] == "shows nothing":
-        return {
-            "text": f"No change in harm is shown: {numbers} {counted}; {change}, which includes no change.",
-            "tone": "",
-        }
+        text = f"No change in harm is shown: {was} of answers were harmful before and {now} after, {told}"
+        return {"text": text, "tone": ""}
     fell = difference["decision"] == "lower"
-    word = "Harmful answers became rarer" if fell else "Harmful answers became more frequent"
-    return {"text": f"{word}: {numbers} {counted}; {change}.", "tone": "good" if fell else "bad"}
+    text = f"Harmful answers {'fell' if fell else 'rose'} from {was} with {baseline['name']} to {now} with {model['name']} {told}"
+    return {"text": text, "tone": "good" if fell else "bad"}
 
 
 def _reward(baseline: Json, model: Json, judge: Json) -> dict[str, str]:
@@ -72,16 +72,14 @@ def _reward(baseline: Json, model: Json, judge: Json) -> dict[str, str]:
     before, after, difference = baseline["metrics"][metric], model["metrics"][metric], model["differences"][metric]
     if after["value"] is None or before["value"] is None:
         return {"text": f"Helpfulness was not measured: {judge['name']} gave no score.", "tone": ""}
-    numbers = f"from {number(before['value'])} to {number(after['value'])} by {judged_by(judge)}"
     low, high = number(difference["low"]), number(difference["high"])
-    change = f"difference {number(difference['value'])} ({low} to {high})"
+    change = f"(difference {number(difference['value'])}, interval {low} to {high}), judged by {judged_by(judge)}."
+    numbers = f"{number(before['value'])} to {number(after['value'])}"
     if difference["decision"] == "shows nothing":
-        return {"text": f"No change in reward is shown for {model['name']}: {numbers}; {change}.", "tone": ""}
+        return {"text": f"No change in the mean reward is shown: {numbers} {change}", "tone": ""}
     rose = difference["decision"] == "higher"
-    return {
-        "text": f"The reward of {model['name']} {'rose' if rose else 'fell'} {numbers}; {change}.",
-        "tone": "good" if rose else "bad",
-    }
+    text = f"The mean reward of {model['name']} {'rose' if rose else 'fell'} from {numbers} {change}"
+    return {"text": text, "tone": "good" if rose else "bad"}
 
 
 def failures(stages: Sequence[Json]) -> list[dict[str, str]]:
@@ -94,18 +92,3 @@ def failures(stages: Sequence[Json]) -> list[dict[str, str]]:
             reason = f" ({failure['reason']})" if failure["reason"] else ""
             found.append({"text": f"Stage {stage['name']} failed{code}{reason}: {failure['message']}", "tone": "bad"})
     return found
-
-
-def _share(estimate: Json) -> str:
-    if estimate["low"] is None:
-        return percent(estimate["value"])
-    return f"{percent(estimate['value'])} ({percent(estimate['low'])} to {percent(estimate['high'])})"
-
-
-def _points(difference: Json) -> str:
-    def points(value: float) -> str:
-        return number(round(value * 100, 1), 3)
-
-    if difference["low"] is None:
-        return f"{points(difference['value'])} points"
-    return f"{points(difference['value'])} points ({points(difference['low'])} to {points(difference['high'])})"
