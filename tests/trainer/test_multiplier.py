@@ -133,7 +133,8 @@ METRICS = {"length": 10.0, "reward": 0.0, "kl": 0.1, "entropy": 1.0}
 
 
 def watch(**bounds: Guard) -> Watch:
-    return Watch(Guards.model_validate({name: bound.model_dump() for name, bound in bounds.items()}))
+    gold = {"function": "gold:score"} if "goldGap" in bounds else None
+    return Watch(Guards.model_validate({name: bound.model_dump() for name, bound in bounds.items()} | {"gold": gold}))
 
 
 def step(guard: Watch, **metrics: float) -> None:

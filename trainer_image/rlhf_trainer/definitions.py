@@ -74,7 +74,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("length", "tokens", "Mean tokens an answer, EOS included.", PPO),
     Metric("missing_eos", "share", "Share of answers cut before EOS.", PPO),
     Metric("length_ratio", "share", "Mean tokens an answer over that of the first rollout.", PPO),
-    Metric("unique_answers", "share", "Share of a rollout's answers that differ from all others.", PPO),
+    Metric("unique_answers", "share", "Different answers of a rollout over its answers.", PPO),
     Metric("reward_std", "", "Standard deviation of the reward over a rollout.", PPO),
     Metric("reward_std.*", "", "Standard deviation of one reward's scores over a rollout.", PPO, label="reward"),
     Metric("cost_std.*", "", "Standard deviation of one cost's scores over a rollout.", PPO, label="cost"),

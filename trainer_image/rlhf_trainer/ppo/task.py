@@ -253,6 +253,8 @@ class PpoTask:
         ptx = self._ptx.learn(self.policy, step) if self._ptx is not None and number == 0 else None
         with self._context.metrics.phase("sync"):
             found = self._update_metrics(sums.gathered(), share, ptx)
+        if "kl" in described:  # known of the whole rollout, not of a part of it
+            found["kl"] = described["kl"]
         if number == 0:
             found |= self.watch.derived(described)
             self.watch.check(described | found)
@@ -272,6 +274,8 @@ class PpoTask:
     ) -> dict[str, float]:
         spec, context = self._spec, self._context
         targets, reference = self._old(scored, objective)
+        differences = [(targets[row].old_log_probs - reference[row]).double().sum() for row in sorted(targets)]
+        described = described | {"kl": float(torch.stack(differences).mean())}
         if spec.whiten_advantages:
             targets = whitened(targets)
         answers = len(rollout.answers)
@@ -412,8 +416,5 @@ def _judged(
 
 
 def _averaged(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means over the optimizer steps of a rollout; what belongs to the rollout is the first step's."""
-    whole = dict(found[0])
-    for name in ("loss", "policy_loss", "value_loss", "clip_fraction", "grad_norm"):
-        whole[name] = float(np.mean([one[name] for one in found]))
-    return whole
+    """Means over the optimizer steps of a rollout; what only the first has belongs to the rollout."""
+    return {name: float(np.mean([one[name] for one in found if name in one])) for name in found[0]}
