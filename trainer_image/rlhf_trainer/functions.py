@@ -155,13 +155,18 @@ def _import(name: str, module: str, folder: Path | None) -> Any:
     try:
         found = importlib.import_module(module)
     except Exception as error:
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _users(frame.filename)]
         where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
         raise InputError(f"function {name}: cannot be imported: {type(error).__name__}: {error}{where}") from error
     origin = Path(getattr(found, "__file__", None) or "")
     if origin.resolve() != file.resolve():
         raise InputError(f"function {name}: {file} is hidden by another module of that name ({origin}). Rename yours")
     return found
+
+
+def _users(filename: str) -> bool:
+    """Whether a frame is not of this module or the import system's."""
+    return filename != __file__ and "importlib" not in filename
 
 
 def _beside(root: Path, module: str) -> Path | None:
