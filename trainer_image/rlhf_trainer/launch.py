@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 GRACE_SECONDS = 60.0
 """Time between SIGTERM and SIGKILL of the ranks, enough for a checkpoint; RLHF_GRACE_SECONDS sets another. A pod's
 terminationGracePeriodSeconds must be a little longer."""
+WAITING = "waiting: stage %s of job %s on %s is making %s now; it will be reused"
 
 
 @dataclass
@@ -122,41 +123,41 @@ def run(file: StageFile, path: Path, signals: Signals) -> Outcome:
     if file.type == "prepare":  # makes no product, and looks for everyone else's itself
         return gang(file, path, signals)
     name = store.product_name(file)
-    if (product := store.reusable(storage, name)) is not None:
-        return reused(product)
     if node_rank() != 0:
-        return gang(file, path, signals)
-
-    def waiting(holder: Holder) -> None:
-        log.info(
-            "waiting: stage %s of job %s on %s is making %s now; it will be reused",
-            holder.stage,
-            holder.job,
-            holder.host,
-            name,
-        )
-
-    def there() -> bool:
-        return (storage / "products" / name).is_dir()
-
+        product, _ = store.look(storage, name)
+        return gang(file, path, signals) if product is None else reused(product)
     while True:
+        product, damaged = store.look(storage, name)
+        if product is not None:
+            return reused(product)
         lease = acquire(
-            storage / "locks" / name, Holder.me(file), done=there, waiting=waiting, pause=signals.asked.wait
+            storage / "locks" / name,
+            Holder.me(file),
+            done=lambda seen=damaged: store.inode(storage, name) not in (None, seen),
+            waiting=lambda holder: log.info(WAITING, holder.stage, holder.job, holder.host, name),
+            pause=signals.asked.wait,
         )
         if lease is not None:
             with lease:
-                outcome = gang(file, path, signals)
-            if outcome.code == DONE and not there():
-                raise StageError(
-                    f"every rank ended well but {storage / 'products' / name} is not there: the stage's code never "
-                    "called context.publish",
-                    reason="NoProduct",
-                )
-            return outcome
+                return make(file, path, signals)
         if signals.asked.is_set():
             raise Stopped(f"stopped on request while waiting for the run that makes {name}")
-        if (product := store.reusable(storage, name)) is not None:
-            return reused(product)
+
+
+def make(file: StageFile, path: Path, signals: Signals) -> Outcome:
+    """Make the product, as the holder of its lock."""
+    storage, name = Path(file.directories.storage), store.product_name(file)
+    product = store.reusable(storage, name)  # put in place, or damaged, before the lock was ours
+    if product is not None:
+        return reused(product)
+    outcome = gang(file, path, signals)
+    if outcome.code == DONE and store.inode(storage, name) is None:
+        raise StageError(
+            f"every rank ended well but {storage / 'products' / name} is not there: the stage's code never called "
+            "context.publish",
+            reason="NoProduct",
+        )
+    return outcome
 
 
 def reused(product: Product) -> Outcome:

@@ -44,8 +44,29 @@ def product_path(storage: Path, file: StageFile) -> Path:
     return storage / "products" / product_name(file)
 
 
+def inode(storage: Path, name: str) -> int | None:
+    """Tells a product's folder from one put in its place later; None: there is none."""
+    try:
+        return (storage / "products" / name).stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
+def look(storage: Path, name: str) -> tuple[Product | None, int | None]:
+    """The product if every byte of it is what was made, and the inode of what was found."""
+    found = inode(storage, name)
+    try:
+        return find_verified(storage, name), found
+    except DamagedProduct as damage:
+        log.warning("product is not reused: %s", damage)
+        return None, found
+
+
 def reusable(storage: Path, name: str) -> Product | None:
-    """The product if every byte of it is what was made; a damaged one is moved aside, said, and made anew."""
+    """The product if every byte of it is what was made; a damaged one is moved aside, said, and made anew.
+
+    For the holder of the product's lock alone: another could move aside what was made anew meanwhile.
+    """
     try:
         return find_verified(storage, name)
     except DamagedProduct as damage:
