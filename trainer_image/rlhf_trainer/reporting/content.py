@@ -19,6 +19,10 @@ VERSION = "1"
 UNDISCLOSED = "not disclosed"
 PLACES = 6
 """Significant digits of a curve's values."""
+LONGEST = 4000
+"""Characters of one text of a sample that are shown."""
+TEXT = 500_000
+"""Characters of all samples together: the report stays below 1.5 MB."""
 
 
 def content(collected: Collected) -> Json:
@@ -169,18 +173,25 @@ def _optimised(found: StageFolder, collected: Collected) -> set[str]:
 def _by_prompt(samples: Sequence[Json], cost: Mapping[str, Any] | None) -> list[Json]:
     """Sample answers grouped by prompt: `{prompt, category, messages, answers: [{model, answer, scores, harmful, ...}]}`.
 
-    An answer is called harmful by the cost that the headline uses.
+    An answer is called harmful by the cost that the headline uses. Texts beyond their share of TEXT are cut.
     """
     grouped: dict[int, Json] = {}
+    most = min(LONGEST, TEXT // max(1, 2 * len(samples)))
     for row in samples:
+        messages = [{**message, "content": _cut(message["content"], most)} for message in row["messages"]]
         entry = grouped.setdefault(
             row["prompt"],
-            {"prompt": row["prompt"], "category": row.get("category"), "messages": row["messages"], "answers": []},
+            {"prompt": row["prompt"], "category": row.get("category"), "messages": messages, "answers": []},
         )
-        kept = {name: row.get(name) for name in ("model", "answer", "tokens", "ended", "scores")}
+        kept = {name: row.get(name) for name in ("model", "tokens", "ended", "scores")}
         score = None if cost is None else row["scores"].get(f"cost.{cost['name']}")
-        entry["answers"].append({**kept, "harmful": None if score is None else score > 0})
+        harmful = None if score is None else score > 0
+        entry["answers"].append({**kept, "answer": _cut(row["answer"], most), "harmful": harmful})
     return list(grouped.values())
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]} … ({len(text) - most} more characters)"
 
 
 def _inputs(collected: Collected) -> list[Json]:

@@ -15,8 +15,6 @@ from rlhf_trainer.reporting import axes, graph, panels, plots, tables, verdict
 from rlhf_trainer.reporting.collect import Json
 
 TEMPLATES = Path(__file__).parent / "templates"
-SHOWN = 4000
-"""Characters of a sample's text that the page shows."""
 
 
 def render(report: Json) -> str:
@@ -34,7 +32,7 @@ def render(report: Json) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        number=axes.number, percent=axes.percent, seconds=axes.seconds, given=_given, short=_short, cut=_cut
+        number=axes.number, percent=axes.percent, seconds=axes.seconds, given=_given, short=_short
     )
     environment.globals.update(tables=tables, primary=verdict.primary)
     return environment.get_template("report.html.j2").render(
@@ -129,9 +127,3 @@ def _given(value: Any) -> str:
 
 def _short(digest: str | None) -> str:
     return "not disclosed" if digest is None else digest[:12]
-
-
-def _cut(text: str | None) -> str:
-    if not text:
-        return ""
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]} … ({len(text) - SHOWN} more characters)"

@@ -1,0 +1,281 @@
+"""The report over folders as runs leave them: what it says, what it must not, and what it holds against."""
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+import report_fixture
+from rlhf_trainer.reporting.collect import collect
+from rlhf_trainer.reporting.content import content
+from rlhf_trainer.reporting.render import TEMPLATES, render
+
+SFT_ONLY = {
+    **report_fixture.JOB,
+    "spec": {**report_fixture.JOB["spec"], "stages": report_fixture.JOB["spec"]["stages"][:1]},
+}
+VOID = {"meta", "br"}
+
+
+class Page(HTMLParser):
+    """Every element, attribute and text of a page; fails where elements do not close in order."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.text, self.by_tag = [], [], [], [], {}
+        self.feed(page)
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.text.append(data)
+            self.by_tag.setdefault(self.open[-1], []).append(data)
+
+    @property
+    def words(self):
+        return re.sub(r"\s+", " ", " ".join(self.text).replace("\u202f", ""))
+
+
+def report(root, **options):
+    found = content(collect(report_fixture.build(root, **options)))
+    page = render(found)
+    return found, page, Page(page)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return report(tmp_path_factory.mktemp("whole"))
+
+
+def test_the_headline_is_the_harm_before_and_after_by_a_judge_that_was_never_optimised(whole):
+    found, _, page = whole
+    first = found["verdict"][0]
+    sft, ppo = (model["metrics"]["harmful_rate.no_care"]["value"] for model in found["evaluations"][0]["models"])
+    assert f"fell from {sft:.0%} with sft to {ppo:.0%} with ppo on 64 held-out prompts" in first["text"].replace(
+        "\u202f", ""
+    )
+    assert "no_care, an exact function that training never optimised" in first["text"]
+    assert first["tone"] == "good" and first["text"].replace("\u202f", "") in page.words
+
+
+def test_a_difference_that_includes_nothing_is_said_to_show_nothing(tmp_path):
+    file = report_fixture.build(tmp_path)
+    path = next((tmp_path / "products").glob("evaluate-*")) / "evaluation.json"
+    evaluation = json.loads(path.read_text())
+    for name in ("harmful_rate.no_care", "reward.distinct_words"):
+        evaluation["models"][1]["differences"][name].update(low=-0.2, high=0.1, decision="shows nothing")
+    path.write_text(json.dumps(evaluation))
+    found = content(collect(file))
+    assert found["verdict"][0]["text"].startswith("No change in harm is shown") and not found["verdict"][0]["tone"]
+    assert found["verdict"][1]["text"].startswith("No change in the mean reward is shown")
+
+
+def test_harm_that_rose_is_not_sold_as_success(tmp_path):
+    file = report_fixture.build(tmp_path)
+    path = next((tmp_path / "products").glob("evaluate-*")) / "evaluation.json"
+    evaluation = json.loads(path.read_text())
+    evaluation["models"][1]["differences"]["harmful_rate.no_care"].update(low=0.1, high=0.3, decision="higher")
+    path.write_text(json.dumps(evaluation))
+    first = content(collect(file))["verdict"][0]
+    assert first["text"].startswith("Harmful answers rose") and first["tone"] == "bad"
+
+
+def test_every_stage_input_licence_and_unknown_is_on_the_page(whole):
+    _, _, page = whole
+    for text in ("sft", "reward", "cost", "ppo", "evaluate", "hf://org/base-135m@4f2c9d1", "Apache-2.0", "CC BY 4.0"):
+        assert text in page.words
+    assert "55 left out: inconsistent labels" in page.words and "4 left out: malformed" in page.words
+    undisclosed = page.by_tag["span"].count("not disclosed")
+    assert undisclosed >= 6  # two licences, use, contact, labellers, groups, base model's data, hardware
+    for what in ("Intended use", "Contact", "Hardware, energy, emissions"):
+        assert re.search(rf"{what} not disclosed", page.words)
+
+
+def test_given_words_are_printed_as_given(tmp_path):
+    job = json.loads(json.dumps(report_fixture.JOB))
+    job["spec"]["stages"][-1]["report"] |= {"intendedUse": "Only to show.", "contact": "team@example.org"}
+    _, _, page = report(tmp_path, job=job)
+    assert "Intended use Only to show." in page.words and "Contact team@example.org" in page.words
+
+
+def test_curves_limits_and_timings_are_drawn(whole):
+    _, page, parsed = whole
+    for title in ("Cost against its limit", "Multiplier λ", "KL to the reference", "Explained variance of the critics"):
+        assert title in parsed.words
+    assert "limit 0" in parsed.words
+    assert page.count("<polyline") > 15
+    assert "generate 6 min 04 s" in parsed.words
+
+
+def test_the_page_runs_and_fetches_nothing(whole):
+    _, page, parsed = whole
+    assert not {"script", "iframe", "object", "embed", "link", "img", "form", "base"} & set(parsed.tags)
+    for tag, name, value in parsed.attributes:
+        assert not name.startswith("on"), (tag, name)
+        assert name != "style", (tag, value)
+        if name in ("href", "src", "action") or name.endswith(":href"):
+            assert value.startswith("#"), (tag, value)
+    css = (TEMPLATES / "report.css").read_text()
+    assert "url(" not in css and "@import" not in css
+    policy = next(
+        value
+        for tag, name, value in parsed.attributes
+        if tag == "meta" and name == "content" and "default-src" in value
+    )
+    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+    assert policy.startswith(f"default-src 'none'; style-src 'sha256-{digest}'")
+    assert f"<style>{css}</style>" in page
+
+
+def test_hostile_text_stays_text(tmp_path):
+    hostile = "</style></title><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}\"'"
+    job = json.loads(json.dumps(report_fixture.JOB))
+    job["spec"]["stages"][-1]["report"] |= {"title": hostile, "intendedUse": hostile, "contact": "javascript:alert(1)"}
+    job["spec"]["inputs"][0]["licence"] = hostile
+    outcomes = {"cost": {"state": "failed", "exitCode": 2, "reason": "InputError", "message": hostile}}
+    _, page, parsed = report(tmp_path, job=job, hostile=hostile, outcomes=outcomes)
+    assert not {"script", "img"} & set(parsed.tags)
+    assert not [name for _, name, _ in parsed.attributes if name.startswith("on")]
+    assert page.count("</style>") == 1 and "49" not in re.findall(r"onerror=alert\(2\)&gt;(..)", page)
+    assert hostile in " ".join(parsed.by_tag["h1"])
+
+
+def test_a_failed_job_says_what_failed_and_still_shows_what_there_is(tmp_path):
+    outcomes = {
+        "ppo": {"state": "failed", "exitCode": 3, "reason": "KL", "message": "guards.kl: 31 is above max 30"},
+        "evaluate": {"state": "blocked"},
+    }
+    found, _, page = report(tmp_path, outcomes=outcomes, skip=("ppo", "evaluate"))
+    assert found["complete"] is False
+    assert found["verdict"][0]["text"] == "Stage ppo failed with exit code 3 (KL): guards.kl: 31 is above max 30"
+    assert "this report cannot say what training changed" in found["verdict"][1]["text"]
+    assert "What did not finish" in page.words and "it never started" in page.words
+    ppo = next(stage for stage in found["stages"] if stage["name"] == "ppo")
+    assert len(ppo["curves"]) == 20 and "Cost against its limit" in page.words
+
+
+def test_an_evaluation_whose_gate_failed_is_found_though_its_stage_failed(tmp_path):
+    file = report_fixture.build(
+        tmp_path,
+        outcomes={"evaluate": {"state": "failed", "exitCode": 3, "reason": "GateFailed", "message": "gates: ..."}},
+    )
+    file = file.model_copy(update={"inputs": {k: v for k, v in file.inputs.items() if k != "stage:evaluate"}})
+    found = content(collect(file))
+    assert found["evaluations"] and found["verdict"][0]["text"].startswith("Stage evaluate failed with exit code 3")
+
+
+def test_a_job_of_sft_alone_has_a_report(tmp_path):
+    found, _, page = report(tmp_path, job=SFT_ONLY)
+    assert found["verdict"][0]["text"].startswith("No evaluation is in this job's results")
+    assert found["title"] == "beaver" and "Before and after" not in page.words
+    assert "Loss" in page.words
+
+
+def test_nothing_at_all_is_a_report_too(tmp_path):
+    names = ("sft", "reward", "cost", "ppo", "evaluate")
+    file = report_fixture.build(tmp_path, skip=names, outcomes={"sft": {"state": "failed", "message": "no memory"}})
+    for path in (tmp_path / "work" / "uid-1").rglob("*.json*"):
+        path.unlink()
+    found = content(collect(file))
+    page = Page(render(found))
+    assert found["verdict"][0]["text"] == "Stage sft failed: no memory"
+    assert "not disclosed" in page.words
+
+
+def test_curves_of_a_reused_product_are_its_own(tmp_path):
+    file = report_fixture.build(tmp_path)
+    work = tmp_path / "work" / "uid-1" / "sft"
+    for path in work.iterdir():
+        path.unlink()
+    work.rmdir()
+    found = content(collect(file))
+    sft = found["stages"][0]
+    assert sft["reused"] is True and len(sft["curves"]) == 80 and sft["timings"]["steps"] == 80
+    assert found["stages"][1]["reused"] is False
+
+
+def test_broken_files_are_named_not_fatal(tmp_path):
+    file = report_fixture.build(tmp_path)
+    product = next((tmp_path / "products").glob("sft-*"))
+    with (product / "metrics.jsonl").open("a") as lines:
+        lines.write('not json\n{"step": 81, "loss": 1.0}\n{"step": 82, "lo')
+    (product / "timings.json").write_text("{")
+    next((tmp_path / "products").glob("cost*")).joinpath("manifest.json").write_text("{}")
+    found = content(collect(file))
+    assert any("metrics.jsonl:81 is not JSON" in problem for problem in found["problems"])
+    assert any("manifest.json cannot be read" in problem for problem in found["problems"])
+    assert found["stages"][0]["curves"][-1]["step"] == 81
+    Page(render(found))
+
+
+def test_prompts_that_training_read_are_said_to_be_no_holdout(tmp_path):
+    job = json.loads(json.dumps(report_fixture.JOB))
+    job["spec"]["stages"][4]["evaluate"]["prompts"] = [{"input": "prefs"}]
+    found, _, _ = report(tmp_path / "leak", job=job)
+    assert any("evaluate asks prompts of prefs, which reward, cost, ppo also read" in said for said in found["limits"])
+    job["spec"]["stages"][4]["evaluate"]["prompts"] = [{"input": "prefs", "split": "heldout"}]
+    for index, kind in ((1, "rewardModel"), (2, "costModel")):
+        job["spec"]["stages"][index][kind]["data"] = [{"input": "prefs", "split": "train"}]
+    job["spec"]["stages"][3]["ppo"]["prompts"] = [{"input": "prefs", "split": "train"}]
+    found, _, _ = report(tmp_path / "apart", job=job)
+    assert not any("were not held out" in said for said in found["limits"])
+
+
+def test_judges_that_training_optimised_are_marked(whole):
+    found, _, _ = whole
+    marked = {judge["name"]: judge["optimised"] for judge in found["evaluations"][0]["judges"]}
+    assert marked == {"reward": True, "cost": True, "distinct_words": False, "no_care": False}
+
+
+def test_samples_are_folded_behind_a_warning_with_scores_and_markers(whole):
+    found, page, parsed = whole
+    samples = found["evaluations"][0]["samples"]
+    assert [sample["prompt"] for sample in samples] == [3, 17, 40]
+    assert "Content warning." in parsed.words
+    for sample in samples:
+        assert {answer["model"] for answer in sample["answers"]} == {"sft", "ppo"}
+        for answer in sample["answers"]:
+            assert answer["harmful"] is (answer["scores"]["cost.no_care"] > 0)
+    assert page.count("<details>") >= 3 and "<details open" not in page
+
+
+def test_the_same_folders_give_the_same_bytes_and_a_small_file(tmp_path, whole):
+    found, page, _ = report(tmp_path)
+    assert page == whole[1]
+    assert len(page.encode()) < 400_000 and len(json.dumps(found)) < 400_000
+
+
+def test_long_runs_and_long_answers_stay_small(tmp_path):
+    file = report_fixture.build(tmp_path)
+    product = next((tmp_path / "products").glob("ppo-*"))
+    row = json.loads((product / "metrics.jsonl").read_text().splitlines()[5])
+    lines = [json.dumps({**row, "step": step}) for step in range(1, 20_001)]
+    (product / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    evaluation = next((tmp_path / "products").glob("evaluate-*"))
+    shown = json.loads((evaluation / "evaluation.json").read_text())
+    shown["shown"] = list(range(64))
+    (evaluation / "evaluation.json").write_text(json.dumps(shown))
+    samples = [json.loads(line) for line in (evaluation / "samples.jsonl").read_text().splitlines()]
+    (evaluation / "samples.jsonl").write_text(
+        "".join(json.dumps({**row, "answer": "word " * 4000}) + "\n" for row in samples)
+    )
+    found = content(collect(file))
+    ppo = next(stage for stage in found["stages"] if stage["name"] == "ppo")
+    assert [ppo["curves"][0]["step"], ppo["curves"][-1]["step"]] == [1, 20_000]
+    assert len(render(found).encode()) < 1_500_000 and len(json.dumps(found)) < 1_500_000
