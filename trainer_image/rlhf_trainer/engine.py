@@ -236,9 +236,9 @@ class Engine:
         Raises:
             FileNotFoundError: there is no such state.
         """
-        found, client = self._engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
-        if found is None:
+        if not (folder / TAG).is_dir():
             raise FileNotFoundError(f"{folder}: no state of engine {self.name!r}; remove this checkpoint")
+        _, client = self._engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
         self.steps = int(client["steps"])
 
 
