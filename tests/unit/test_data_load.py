@@ -23,6 +23,7 @@ from rlhf_trainer.data.load import (
 )
 from rlhf_trainer.data.rows import Conversation, Counts, Pair, Prompt, Where
 from rlhf_trainer.exits import InputError
+from rlhf_trainer.sources.keep import Keeper
 
 
 class Files:
@@ -177,6 +178,17 @@ def test_limit_takes_the_first_rows_before_the_split(files):
     train, _ = load_prompts(files, ref(limit=10, split="train"))
     held, _ = load_prompts(files, ref(limit=10, split="heldout"))
     assert {row.messages[0]["content"] for row in [*train, *held]} == first
+
+
+def test_an_input_changed_since_prepare_is_refused(files, tmp_path):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/rows.jsonl").write_text('{"prompt": "a"}\n')
+    kept = Keeper(tmp_path / "storage").take({"rows.jsonl": tmp_path / "source/rows.jsonl"})
+    files.entries["input:rows"] = StageInput(path=str(kept.path), digest=kept.digest)
+    assert len(load_prompts(files, ref())[0]) == 1
+    (kept.path / "rows.jsonl").write_text('{"prompt": "another"}\n')
+    with pytest.raises(InputError, match=r"input:rows: .*rows.jsonl was changed since prepare looked at it"):
+        load_prompts(files, ref())
 
 
 def test_an_empty_split_is_an_error(files):

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rlhf_trainer.data.readers import BadRow, choose, describe, read_rows, select_files
+from rlhf_trainer.data.readers import BadRow, describe, read_rows
 from rlhf_trainer.data.rows import Where
 from rlhf_trainer.exits import InputError
+from rlhf_trainer.sources.choose import choose, select_files
 
 ROWS = [{"prompt": "a"}, {"prompt": "Ü 東"}]
 LINES = b"".join(json.dumps(row).encode() + b"\n" for row in ROWS)

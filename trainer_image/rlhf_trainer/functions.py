@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_api.digest import digest_file, digest_of
+from rlhf_api.digest import digest_file, short_digest
 from rlhf_trainer.data.rows import Message
 from rlhf_trainer.exits import InputError
 
@@ -123,7 +123,7 @@ def source_digest(name: str, folder: Path | None) -> str:
             if beside is not None and imported not in files:
                 files[imported] = beside
                 waiting.append(imported)
-    return digest_of({"function": name, "sources": {module: digest_file(path) for module, path in files.items()}})
+    return short_digest({"function": name, "sources": {module: digest_file(path) for module, path in files.items()}})
 
 
 def _find(name: str, module: str, folder: Path | None) -> tuple[Path, Path]:

@@ -19,6 +19,7 @@ from rlhf_trainer.data.formats import FORMATS, SAFETY_COLUMNS, Format, Malformed
 from rlhf_trainer.data.readers import BadRow, RawRow, read_rows
 from rlhf_trainer.data.rows import Conversation, Counts, Messages, Pair, Prompt, SafetyPair
 from rlhf_trainer.exits import InputError
+from rlhf_trainer.sources.keep import is_kept, verify
 
 log = logging.getLogger(__name__)
 Row = TypeVar("Row", Conversation, Prompt, Pair, SafetyPair)
@@ -209,6 +210,7 @@ def _load(context: Inputs, refs: Sequence[DataRef], use: Use) -> tuple[list[Any]
     counts = Counts()
     for ref in refs:
         found = context.input(ref)
+        _unchanged(found, ref.key)
         conversion = Conversion(ref.key.partition(":")[2], found.input, use, ref.limit)
         taken = list(conversion.rows(Path(found.path)))
         counts.add(conversion.counts)
@@ -219,6 +221,14 @@ def _load(context: Inputs, refs: Sequence[DataRef], use: Use) -> tuple[list[Any]
         rows.extend(kept)
         _tell(conversion)
     return rows, counts
+
+
+def _unchanged(found: StageInput, key: str) -> None:
+    """Refuse an input whose files were changed since `prepare` took their digest."""
+    folder = Path(found.path)
+    problem = verify(folder) if is_kept(folder) else None
+    if problem is not None:
+        raise InputError(f"{key}: {problem} since prepare looked at it. Run the job again: it is fetched anew")
 
 
 def select(rows: list[Row], ref: DataRef, entry: Input | None) -> list[Row]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from rlhf_api.fields import DataRef, ModelRef, Reference, Scorer
+from rlhf_api.fields import DataRef, Reference, Scorer
 from rlhf_api.job import RLHFJob, Stage
 from rlhf_api.stages.common import Batches
 from rlhf_trainer.data.formats import Use as Rows
@@ -61,24 +62,28 @@ AnyUse = DataUse | ModelUse | FunctionUse
 
 def uses(job: RLHFJob) -> list[AnyUse]:
     """Every use of an input or function, in the order of stages and fields."""
-    return [use for stage in job.spec.stages for use in _of_stage(stage)]
+    found = (_use(stage, where, reference) for stage in job.spec.stages for where, reference in of_stage(stage))
+    return [use for use in found if use is not None]
 
 
-def _of_stage(stage: Stage) -> Iterator[AnyUse]:
+def of_stage(stage: Stage) -> Iterator[tuple[str, Reference]]:
+    """Every reference of a stage, and where it stands: `stage cost, costModel.data[0]`."""
     for path, reference in _references(stage.spec, ""):
-        where = f"stage {stage.name}, {stage.type}.{path}"
-        field = ".".join(part.partition("[")[0] for part in path.split("."))
-        if isinstance(reference, Scorer) and reference.function is not None:
-            yield FunctionUse(reference.function, where)
-        elif reference.input is None:
-            continue
-        elif isinstance(reference, Scorer):
-            yield ModelUse(reference.input, where, "scorer")
-        elif isinstance(reference, ModelRef):
-            yield ModelUse(reference.input, where, "trunk" if (stage.type, field) in TRUNKS else "causal")
-        elif isinstance(reference, DataRef):
-            holdout = stage.spec.holdout if isinstance(stage.spec, Batches) else 0.0
-            yield DataUse(reference.input, where, ROWS.get((stage.type, field), "prompts"), reference, holdout)
+        yield f"stage {stage.name}, {stage.type}.{path}", reference
+
+
+def _use(stage: Stage, where: str, reference: Reference) -> AnyUse | None:
+    if isinstance(reference, Scorer) and reference.function is not None:
+        return FunctionUse(reference.function, where)
+    if reference.input is None:
+        return None
+    field = re.sub(r"\[\d+\]", "", where.partition(f"{stage.type}.")[2])
+    if isinstance(reference, Scorer):
+        return ModelUse(reference.input, where, "scorer")
+    if isinstance(reference, DataRef):
+        holdout = stage.spec.holdout if isinstance(stage.spec, Batches) else 0.0
+        return DataUse(reference.input, where, ROWS.get((stage.type, field), "prompts"), reference, holdout)
+    return ModelUse(reference.input, where, "trunk" if (stage.type, field) in TRUNKS else "causal")
 
 
 def _references(value: Any, path: str) -> Iterator[tuple[str, Reference]]:

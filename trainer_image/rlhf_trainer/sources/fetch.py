@@ -33,7 +33,7 @@ class Fetched:
     path: Path
     """Folder with its files."""
     digest: str
-    """Of its content, 64 hex digits."""
+    """Of its content, 40 hex digits."""
     bytes: int
     """Size of its files."""
     source: str

@@ -21,7 +21,7 @@ from typing import Any
 
 import orjson
 
-from rlhf_api.digest import digest_file, digest_of
+from rlhf_api.digest import digest_file, digest_of, short_digest
 from rlhf_api.store import write_atomically
 from rlhf_trainer.exits import InputError, explain_full_disk
 
@@ -37,7 +37,7 @@ class Kept:
     path: Path
     """Its folder."""
     digest: str
-    """Of names and bytes, 64 hex digits."""
+    """Of names and bytes, 40 hex digits."""
     bytes: int
     """Size of all files."""
 
@@ -161,8 +161,17 @@ def content_digest(hashes: dict[str, str]) -> str:
     """Digest of an input, by its files' SHA-256 and relative names; of a single file the name's suffixes alone."""
     if len(hashes) == 1:
         ((name, sha),) = hashes.items()
-        return digest_of({"".join(Path(name).suffixes): sha})
-    return digest_of(hashes)
+        return short_digest({"".join(Path(name).suffixes): sha})
+    return short_digest(hashes)
+
+
+def _record(folder: Path) -> Path:
+    return folder.parent / ".records" / f"{folder.name}.json"
+
+
+def is_kept(folder: Path) -> bool:
+    """Whether a folder is one that a Keeper put in place, and so can be verified."""
+    return _record(folder).is_file()
 
 
 def verify(folder: Path) -> str | None:
@@ -170,10 +179,9 @@ def verify(folder: Path) -> str | None:
 
     A look at sizes, times and inodes, not at bytes: cheap enough for every stage.
     """
-    record = folder.parent / ".records" / f"{folder.name}.json"
-    if not folder.is_dir() or not record.is_file():
+    if not folder.is_dir() or not is_kept(folder):
         return f"{folder} is not there, or not known"
-    entries = orjson.loads(record.read_bytes())["files"]
+    entries = orjson.loads(_record(folder).read_bytes())["files"]
     files = files_below(folder)
     if files.keys() != entries.keys():
         return f"{folder}: files {', '.join(sorted(files.keys() ^ entries.keys())[:3])} appeared or went"

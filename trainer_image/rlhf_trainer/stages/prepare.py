@@ -11,7 +11,6 @@ All that is wrong is told at once, in one message, exit code 2.
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import logging
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from rlhf_api.compact import compact, function_names
 from rlhf_api.job import Input, RLHFJob
 from rlhf_api.plan import Resolved, ResolvedInput, plan
 from rlhf_api.stages import PREPARE, REPORT
@@ -30,7 +30,7 @@ from rlhf_trainer import functions, store
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.rows import inspect_rows
 from rlhf_trainer.inspection.uses import DataUse, FunctionUse, ModelUse, uses
-from rlhf_trainer.sources import Fetched, fetch
+from rlhf_trainer.sources.fetch import Fetched, fetch
 
 if TYPE_CHECKING:
     from rlhf_trainer.context import StageContext
@@ -61,7 +61,7 @@ def run(context: StageContext) -> None:
     """
     job = context.spec(RLHFJob)
     wanted = uses(job)
-    names = list(dict.fromkeys(use.name for use in wanted if isinstance(use, FunctionUse)))
+    names = function_names(job)
     findings = Findings()
     total = len(job.spec.inputs) + len(names) + 1
     context.progress.begin(total, "checks")
@@ -76,6 +76,8 @@ def run(context: StageContext) -> None:
         with _collected(findings, _where(wanted, name)):
             _take_function(findings, name, Path(context.file.directories.job))
         context.progress.advance(len(job.spec.inputs) + number + 1)
+    if not findings.problems:
+        findings.problems.extend(_tokenizers(job, findings))
     for note in findings.notes:
         log.warning("%s", note)
     if findings.problems:
@@ -99,43 +101,6 @@ def hits(job: RLHFJob, resolved: Resolved, storage: Path) -> tuple[str, ...]:
         if product is not None and product.manifest.failure is None:
             found.append(stage.name)
     return tuple(found)
-
-
-def compact(job: RLHFJob, resolved: Resolved) -> dict[str, Any]:
-    """What was resolved, small enough for a termination message at 32 inputs.
-
-    Digests are base64 of the bytes behind one another: `inputs` in the job's order (each lies at
-    `<storage>/inputs/<digest>`), `functions` by sorted name; `hits` are indices of the job's stages.
-    """
-    stages = [stage.name for stage in job.spec.stages]
-    return {
-        "inputs": _packed(resolved.inputs[entry.name].digest for entry in job.spec.inputs),
-        "functions": _packed(resolved.functions[name] for name in sorted(resolved.functions)),
-        "hits": [stages.index(name) for name in resolved.hits],
-    }
-
-
-def expand(job: RLHFJob, told: dict[str, Any], storage: str) -> Resolved:
-    """The inverse of `compact`."""
-    inputs, known = _unpacked(told["inputs"]), _unpacked(told["functions"])
-    names = sorted({use.name for use in uses(job) if isinstance(use, FunctionUse)})
-    return Resolved(
-        inputs={
-            entry.name: ResolvedInput(digest, f"{storage}/inputs/{digest}")
-            for entry, digest in zip(job.spec.inputs, inputs, strict=True)
-        },
-        functions=dict(zip(names, known, strict=True)),
-        hits=tuple(job.spec.stages[index].name for index in told["hits"]),
-    )
-
-
-def _packed(digests: Iterator[str]) -> str:
-    return base64.b64encode(b"".join(bytes.fromhex(digest) for digest in digests)).decode()
-
-
-def _unpacked(text: str) -> list[str]:
-    raw = base64.b64decode(text)
-    return [raw[start : start + 32].hex() for start in range(0, len(raw), 32)]
 
 
 @contextmanager
@@ -183,6 +148,17 @@ def _take_input(
 def _take_function(findings: Findings, name: str, folder: Path) -> None:
     findings.functions[name] = functions.source_digest(name, folder)
     functions.probe(functions.load(name, folder))
+
+
+def _tokenizers(job: RLHFJob, findings: Findings) -> Iterator[str]:
+    from rlhf_trainer.inspection.lineage import tokenizer_problems
+
+    def load(name: str) -> Any:
+        from rlhf_trainer.models.load import load_tokenizer  # slow for GGUF files: only where two models meet
+
+        return load_tokenizer(findings.inputs[name].path)
+
+    yield from tokenizer_problems(job, load)
 
 
 def _where(wanted: list[DataUse | ModelUse | FunctionUse], name: str) -> str:

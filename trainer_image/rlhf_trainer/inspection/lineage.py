@@ -1,0 +1,65 @@
+"""Do models that exchange token ids have one tokenizer: a policy, its reference, its judges and its critics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf_api.fields import DataRef, Reference
+from rlhf_api.job import RLHFJob
+from rlhf_api.stages import Ppo
+from rlhf_trainer.data.chat import same_tokenizer
+from rlhf_trainer.inspection.uses import of_stage
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Two inputs whose models, or what is trained from them, exchange token ids."""
+
+    where: str
+    first: str
+    second: str
+
+
+def meetings(job: RLHFJob) -> Iterator[Meeting]:
+    """Every pair of different inputs that meet in a PPO stage."""
+    stages = {stage.name: stage.spec for stage in job.spec.stages}
+    for stage in job.spec.stages:
+        if not isinstance(stage.spec, Ppo):
+            continue
+        policy = root(stage.spec.policy, stages)
+        for where, reference in of_stage(stage):
+            other = root(reference, stages) if _is_model(reference) else None
+            if policy is not None and other is not None and other != policy:
+                yield Meeting(where, policy, other)
+
+
+def root(reference: Reference, stages: dict[str, Any]) -> str | None:
+    """The input whose tokenizer a model has, through the stages that trained it; None for functions."""
+    while reference.input is None:
+        made = stages.get(reference.stage or "")
+        before = getattr(made, "model", None) or getattr(made, "policy", None)
+        if before is None:
+            return None
+        reference = before
+    return reference.input
+
+
+def tokenizer_problems(job: RLHFJob, load: Callable[[str], Any]) -> Iterator[str]:
+    """Meetings of different tokenizers, in words; `load` gives an input's tokenizer."""
+    loaded: dict[str, Any] = {}
+    for meeting in meetings(job):
+        for name in (meeting.first, meeting.second):
+            if name not in loaded:
+                loaded[name] = load(name)
+        reason = same_tokenizer(loaded[meeting.first], loaded[meeting.second])
+        if reason is not None:
+            yield (
+                f"{meeting.where}: its tokenizer ({meeting.second}) is not the policy's ({meeting.first}): {reason}. "
+                "Use models trained from one base"
+            )
+
+
+def _is_model(reference: Reference) -> bool:
+    return not isinstance(reference, DataRef)

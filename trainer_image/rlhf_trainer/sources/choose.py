@@ -1,0 +1,131 @@
+"""Which files of a folder or repository hold the rows that are meant: by the data set's card, subset and split."""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from rlhf_trainer.exits import InputError
+
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".jsonl.gz", ".ndjson.gz", ".json.gz")
+"""Files that hold rows."""
+NOT_DATA = {"manifest.json", "dataset_infos.json", "dataset_dict.json", "dataset_info.json", "state.json"}
+"""Files of a data folder that describe it."""
+SPLIT_WORDS = ("train", "test", "validation", "valid", "val", "dev", "eval", "heldout")
+
+
+def select_files(path: Path, subset: str | None = None, split: str | None = None) -> list[Path]:
+    """The data files below `path` that belong to `subset` and `split`, sorted.
+
+    Raises:
+        InputError: nothing fits.
+    """
+    if path.is_file():
+        if not is_data(path):
+            raise InputError(f"{path}: cannot be read as rows; expected one of {', '.join(SUFFIXES)}")
+        return [path]
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    below = (file.relative_to(path) for file in path.rglob("*") if file.is_file() and is_data(file))
+    names = [name.as_posix() for name in below if not any(part.startswith(".") for part in name.parts)]
+    return [path / name for name in choose(str(path), names, card(path), subset, split)]
+
+
+def choose(place: str, names: list[str], front: dict[str, Any], subset: str | None, split: str | None) -> list[str]:
+    """Of a folder's or repository's data files those of `subset` and `split`, sorted.
+
+    A data set card that lists its configurations (`front`) is followed. Otherwise `subset` is a glob or the name of a
+    folder, and a file belongs to a split when its path names it (`train.jsonl`, `data/test-00000-of-00001.parquet`).
+    Without `split`, the files of `train`; where no path names a split, or there is one file only, all.
+
+    Raises:
+        InputError: nothing fits.
+    """
+    if not names:
+        raise InputError(f"{place}: holds no data file; expected one of {', '.join(SUFFIXES)}")
+    carded = _from_card(place, names, front, subset, split)
+    if carded is not None:
+        return carded
+    chosen = sorted(names)
+    if subset is not None:
+        chosen = [name for name in chosen if fnmatch(name, subset) or subset in name.split("/")[:-1]]
+        if not chosen:
+            raise InputError(f"{place}: input.subset {subset!r} matches no file; found {', '.join(sorted(names)[:8])}")
+    return _of_split(place, chosen, split)
+
+
+def is_data(path: Path) -> bool:
+    """Whether a file's name is one of a file of rows."""
+    return path.name not in NOT_DATA and path.name.lower().endswith(SUFFIXES)
+
+
+def card(path: Path) -> dict[str, Any]:
+    """The YAML front matter of a folder's README.md (a model or data set card); empty where there is none."""
+    readme = path / "README.md"
+    if not readme.is_file():
+        return {}
+    match = re.match(r"\A---\s*\n(.*?)\n---\s*(\n|\Z)", readme.read_text("utf-8", errors="replace"), re.DOTALL)
+    if match is None:
+        return {}
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        front = YAML(typ="safe", pure=True).load(match[1])
+    except YAMLError:
+        return {}  # a card is for people; one that is no YAML tells us nothing
+    return front if isinstance(front, dict) else {}
+
+
+def _from_card(
+    place: str, names: list[str], front: dict[str, Any], subset: str | None, split: str | None
+) -> list[str] | None:
+    """Files as the card's `configs` say; None where it says nothing of them."""
+    listed = front.get("configs")
+    entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    named = {str(entry.get("config_name", "default")): entry for entry in entries if "data_files" in entry}
+    default = next((name for name, entry in named.items() if entry.get("default")), "default")
+    if subset is None and default not in named and len(named) > 1:
+        raise InputError(f"{place}: has several configurations ({', '.join(named)}); set input.subset to one")
+    wanted = subset if subset is not None else (default if default in named else next(iter(named), None))
+    if wanted is None or wanted not in named:
+        return None
+    patterns = _patterns(named[wanted]["data_files"], split or "train")
+    files = sorted(name for name in names if any(fnmatch(name, pattern) for pattern in patterns))
+    if not files:
+        raise InputError(f"{place}: configuration {wanted!r} has no file of split {split or 'train'!r}")
+    return files
+
+
+def _patterns(data_files: Any, split: str) -> list[str]:
+    """Globs of a split; `data_files` is a glob, a list of globs, or a list of {split, path}."""
+    entries = data_files if isinstance(data_files, list) else [data_files]
+    found: list[str] = []
+    for entry in entries:
+        if isinstance(entry, dict):
+            if entry.get("split") == split:
+                paths = entry.get("path")
+                found.extend(map(str, paths if isinstance(paths, list) else [paths]))
+        elif split == "train":
+            found.append(str(entry))
+    return found
+
+
+def _of_split(place: str, names: list[str], split: str | None) -> list[str]:
+    splits = {name: _split_of(name) for name in names}
+    known = sorted({found for found in splits.values() if found is not None})
+    if split is None and (not known or len(names) == 1):
+        return names
+    wanted = split or "train"
+    chosen = [name for name in names if splits[name] == wanted or wanted in re.split(r"[-_./]", name)]
+    if not chosen:
+        listed = ", ".join(known) or "none, as no path names one"
+        raise InputError(f"{place}: no file of split {wanted!r}; splits found: {listed}. Set input.split")
+    return chosen
+
+
+def _split_of(name: str) -> str | None:
+    words = [word for part in reversed(name.split("/")) for word in re.split(r"[-_.]", part.lower())]
+    return next((word for word in words if word in SPLIT_WORDS), None)
