@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ class Side:
     """By dotted path: everything that was written."""
     missing: tuple[str, ...] = ()
     """Stages whose product is not there."""
+    run: bool = True
+    """A run; else a product."""
 
 
 def read(what: str, storage: Path | None) -> Side:
@@ -38,12 +40,28 @@ def read(what: str, storage: Path | None) -> Side:
     if (path / "manifest.json").is_file():
         return _product_side(path)
     if path.suffix == ".json" and path.is_file() and path.parent.parent.parent.name == "runs":
-        return run_side(_index(path), path.resolve().parents[3], what)
+        index = _index(path)
+        return run_side(index, path.resolve().parents[3], index.job)
     run = jobs.locate(what, storage)
-    index = run_path(run.layout.storage, run.state.namespace, run.state.job, run.state.uid)
-    if not index.exists():
+    place = run_path(run.layout.storage, run.state.namespace, run.state.job, run.state.uid)
+    if not place.exists():
         raise CommandError(f"{what}: its prepare has never ended, so there is nothing to compare", Exit.INVALID)
-    return run_side(_index(index), run.layout.storage, run.state.job)
+    return run_side(_index(place), run.layout.storage, run.state.job)
+
+
+def named(sides: Sequence[Side], what: Sequence[str]) -> list[Side]:
+    """Sides of the same name called what the user called them.
+
+    Raises:
+        CommandError: runs and products are mixed.
+    """
+    names = [side.name for side in sides]
+    if len({side.run for side in sides}) > 1:
+        raise CommandError("compare takes runs, or products, not one with the other", Exit.INVALID)
+    return [
+        replace(side, name=given) if names.count(side.name) > 1 else side
+        for side, given in zip(sides, what, strict=True)
+    ]
 
 
 def run_side(run: Run, storage: Path, name: str) -> Side:
@@ -55,7 +73,7 @@ def run_side(run: Run, storage: Path, name: str) -> Side:
         if found is None:
             missing.append(stage)
         else:
-            metrics |= flatten(found.manifest.metrics, stage)
+            metrics |= single(found.manifest.metrics, stage)
     return Side(name, metrics, flatten(by_name(run.spec), ""), tuple(missing))
 
 
@@ -72,6 +90,11 @@ def flatten(value: Any, prefix: str) -> dict[str, Any]:
             found |= flatten(item, f"{prefix}[{position}]")
         return found
     return {prefix: value}
+
+
+def single(metrics: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The metrics that are one value; lists (bins, histograms, samples) are for the report."""
+    return {name: value for name, value in flatten(metrics, prefix).items() if "[" not in name and value != []}
 
 
 def by_name(spec: Any) -> Any:
@@ -95,13 +118,38 @@ def rows(sides: Sequence[Side], part: str) -> dict[str, list[Any]]:
     return {name: [getattr(side, part).get(name) for side in sides] for name in names}
 
 
+def collapsed(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Names of a flat spec's stages and inputs."""
+    return {".".join(path.split(".")[:2]): "there" for path in spec if path.startswith(("stages.", "inputs."))}
+
+
+def spec_rows(sides: Sequence[Side]) -> dict[str, list[Any]]:
+    """Where the specs differ: stages and inputs that not all have as one row, then field by field."""
+    names = [collapsed(side.spec) for side in sides]
+    every: dict[str, None] = {name: None for one in names for name in one}
+    partly = {name for name in every if not all(name in one for one in names)}
+    found = {name: [one.get(name) for one in names] for name in every if name in partly}
+    fields = different(rows(sides, "spec"))
+    return found | {path: row for path, row in fields.items() if ".".join(path.split(".")[:2]) not in partly}
+
+
+def apart(values: Sequence[Any]) -> bool:
+    """Whether two of the estimates have intervals without a common point."""
+    known = [
+        (value["low"], value["high"])
+        for value in values
+        if isinstance(value, Mapping) and value.get("low") is not None and value.get("high") is not None
+    ]
+    return any(first[1] < second[0] for first in known for second in known)
+
+
 def different(found: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
     """The rows in which the sides are not all the same."""
     return {name: values for name, values in found.items() if any(value != values[0] for value in values)}
 
 
-def cell(value: Any) -> str:
-    """`0.42 [0.31, 0.53]` for an estimate."""
+def cell(value: Any, *, exact: bool = False) -> str:
+    """`0.42 [0.31, 0.53]` for an estimate; numbers rounded unless `exact`."""
     if value is None:
         return ABSENT
     if isinstance(value, Mapping) and "value" in value:
@@ -110,7 +158,7 @@ def cell(value: Any) -> str:
         return f"{middle} [{cell(low)}, {cell(high)}]" if low is not None and high is not None else middle
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
-    return number(value)
+    return str(value) if exact else number(value)
 
 
 def _product_side(path: Path) -> Side:
@@ -119,7 +167,7 @@ def _product_side(path: Path) -> Side:
         raise CommandError(f"{path}: not a product", Exit.INVALID)
     short = f"{found.manifest.type}-{found.manifest.digest[:8]}"
     spec = {"seed": found.manifest.seed, **by_name(found.manifest.spec), "takes": found.manifest.inputs}
-    return Side(short, flatten(found.manifest.metrics, ""), flatten(spec, ""))
+    return Side(short, single(found.manifest.metrics, ""), flatten(spec, ""), run=False)
 
 
 def _read(storage: Path, product: str) -> Product | None:

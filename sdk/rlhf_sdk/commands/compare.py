@@ -49,40 +49,47 @@ def compare(
         str | None,
         typer.Option(metavar="PATTERN", help="Only metrics of this name; * stands for anything.", show_default=False),
     ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also the metrics that only one of them has.")] = False,
     output: Output = Format.TEXT,
 ) -> None:
     """Show final metrics, with their intervals, and the fields in which the specs differ."""
     from fnmatch import fnmatchcase
 
     from rlhf_sdk import comparing
+    from rlhf_sdk.text import plural
 
     if len(what) < 2:
         raise CommandError("compare needs at least two runs or products", Exit.INVALID)
-    sides = [comparing.read(one, storage) for one in what]
+    sides = comparing.named([comparing.read(one, storage) for one in what], what)
     metrics = comparing.rows(sides, "metrics")
     if metric is not None:
         metrics = {name: values for name, values in metrics.items() if fnmatchcase(name, metric)}
-    spec = comparing.different(comparing.rows(sides, "spec"))
+    spec = comparing.spec_rows(sides)
     if output is Format.JSON:
         missing = [list(side.missing) for side in sides]
         emit({"names": [side.name for side in sides], "missing": missing, "metrics": metrics, "spec": spec})
         return
-    show(_table("METRIC", metrics, sides))
-    if spec:
-        show("")
-        show(_table("SPEC", spec, sides))
+    shared = {name: values for name, values in metrics.items() if sum(value is not None for value in values) > 1}
+    shown = metrics if everything or metric is not None else shared
+    if shown:
+        show(_table("METRIC", shown, sides, intervals=True))
+        show("apart: two of the intervals have no point in common\n")
     else:
-        show("\ntheir specs do not differ")
+        show("no metric in common\n")
+    if len(shown) < len(metrics):
+        show(f"{plural(len(metrics) - len(shown), 'metric')} that only one of them has: --all shows them\n")
+    show(_table("SPEC", spec, sides) if spec else "their specs do not differ")
     for side in sides:
         if side.missing:
             show(f"{side.name}: no product of {', '.join(side.missing)}")
 
 
-def _table(head: str, found: Mapping[str, list[Any]], sides: list[Side]) -> Table:
-    from rlhf_sdk.comparing import cell
+def _table(head: str, found: Mapping[str, list[Any]], sides: list[Side], *, intervals: bool = False) -> Table:
+    from rlhf_sdk.comparing import apart, cell
     from rlhf_sdk.output import columns
 
-    table = columns(head, *(side.name for side in sides))
+    table = columns(head, *(side.name for side in sides), *([""] if intervals else []))
     for name, values in found.items():
-        table.add_row(name, *(cell(value) for value in values))
+        mark = ["apart" if apart(values) else ""] if intervals else []
+        table.add_row(name, *(cell(value, exact=not intervals) for value in values), *mark)
     return table

@@ -41,7 +41,7 @@ def gc(
     That is: products and inputs that no run names, damaged and unfinished products, and work of runs whose job file
     is gone. What a running process uses is never among it.
     """
-    from rlhf_sdk.local.collect import garbage, remove
+    from rlhf_sdk.local.collect import free, garbage
     from rlhf_sdk.local.locks import Busy, FileLock
     from rlhf_sdk.local.runner import gc_lock
     from rlhf_sdk.output import columns
@@ -59,7 +59,7 @@ def gc(
     try:
         items = garbage(root)
         for item in items if yes else ():
-            remove(item.path)
+            free(item)
     except ValueError as error:
         raise CommandError(str(error)) from error
     finally:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,6 +13,9 @@ from rlhf_api.store import read_runs, run_path
 from rlhf_sdk.local.layout import Layout
 from rlhf_sdk.local.locks import held
 from rlhf_sdk.local.state import load
+
+SILENT_SECONDS = 600
+"""A writer that has renewed its lease within this time may be at work; ten times what takes a lease away."""
 
 Kind = Literal["product", "damaged", "unfinished", "input", "work"]
 
@@ -60,10 +65,16 @@ def remove(path: Path) -> None:
     if gone.exists():
         shutil.rmtree(gone)
     path.rename(gone)
-    if gone.is_dir():
-        shutil.rmtree(gone)
-    else:
-        gone.unlink()
+    shutil.rmtree(gone)
+
+
+def free(item: Item) -> None:
+    """Remove it, with what is noted of it elsewhere."""
+    remove(item.path)
+    if item.kind == "input":
+        (item.path.parent / ".records" / f"{item.path.name}.json").unlink(missing_ok=True)
+    elif item.kind == "product":
+        shutil.rmtree(item.path.parents[1] / "locks" / item.path.name, ignore_errors=True)
 
 
 def garbage(storage: Path) -> list[Item]:
@@ -78,7 +89,7 @@ def garbage(storage: Path) -> list[Item]:
     busy = {layout.uid for layout in _runs(storage) if held(layout.lock)}
     found = _products(storage, named, working=bool(busy))
     for path in _folders(storage / "inputs"):
-        if not busy and path.name.lstrip(".") not in inputs:
+        if not busy and not path.name.startswith(".") and not any(path.name.startswith(digest) for digest in inputs):
             found.append(Item(path, "input", tree_size(path), "no run names it"))
     for layout in _runs(storage):
         why = _gone(layout)
@@ -103,8 +114,15 @@ def _products(storage: Path, named: set[str], *, working: bool) -> list[Item]:
 
 
 def _leased(storage: Path, name: str) -> bool:
-    """Whether a writer of this product may still be at work."""
-    return any((storage / "locks" / name).glob("*.json"))
+    """Whether a writer of this product may still be at work: its newest lease is neither released nor long silent."""
+    newest = max((storage / "locks" / name).glob("*.json"), default=None)
+    if newest is None:
+        return False
+    silent = time.time() - newest.stat().st_mtime
+    try:
+        return silent < SILENT_SECONDS and not json.loads(newest.read_bytes())["released"]
+    except (ValueError, KeyError, TypeError):
+        return silent < SILENT_SECONDS
 
 
 def _runs(storage: Path) -> list[Layout]:

@@ -34,7 +34,7 @@ class Progress:
     """What it does, where it does not count."""
 
 
-def read(work: Path, *, timeout: float = 0.5) -> Progress | None:
+def read(work: Path, *, timeout: float = 3.0) -> Progress | None:
     """Progress of the stage in this work directory; None: nothing is known."""
     found = _ask(work, timeout)
     return from_json(found) if found is not None else from_metrics(work / "metrics.jsonl")
