@@ -40,8 +40,8 @@ def write(path, content):
         ("rows.json", json.dumps({"data": ROWS, "version": 1}).encode()),
         ("rows.json", json.dumps(ROWS, indent=2).encode()),
         ("rows.json", LINES),
-        ("ROWS.JSONL.GZ", gzip.compress(LINES)),
-        ("rows.json.gz", gzip.compress(json.dumps(ROWS).encode())),
+        ("ROWS.JSONL.GZ", gzip.compress(LINES, mtime=0)),
+        ("rows.json.gz", gzip.compress(json.dumps(ROWS).encode(), mtime=0)),
     ],
 )
 def test_rows_are_read(tmp_path, name, content):
