@@ -1,0 +1,101 @@
+"""`rlhf init`: every recipe is a valid job that is ready to run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from fakes.command import rlhf
+from rlhf_api.fields import references
+from rlhf_api.load import load_job
+from rlhf_sdk.commands.init import job_name
+from rlhf_sdk.recipes import RECIPES, render
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_is_a_valid_job_with_its_data_beside_it(tmp_path: Path, recipe: str) -> None:
+    said = rlhf("init", recipe, tmp_path / "mine", "--output", "json")
+    assert said.code == 0
+    folder = tmp_path / "mine"
+    assert sorted(said.json["files"]) == sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
+    job = load_job(folder / "job.yaml")
+    assert job.metadata.name == "mine"
+    for entry in job.spec.inputs:
+        if "://" not in entry.source:
+            rows = [json.loads(line) for line in (folder / entry.source).read_text().splitlines()]
+            assert len(rows) >= 10
+    assert rlhf("validate", folder / "job.yaml").code == 0
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_function_a_recipe_names_is_written_with_it(tmp_path: Path, recipe: str) -> None:
+    rlhf("init", recipe, tmp_path / "mine")
+    job = load_job(tmp_path / "mine" / "job.yaml")
+    named = {found.key.partition(":")[2] for found in references(job.spec) if found.key.startswith("function:")}
+    for name in named:
+        module, _, function = name.partition(":")
+        spec = importlib.util.spec_from_file_location(module, tmp_path / "mine" / f"{module}.py")
+        assert spec is not None and spec.loader is not None
+        loaded = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(loaded)
+        scores = getattr(loaded, function)([[], []], ["Ask a doctor.", "no no no"])
+        assert len(scores) == 2 and scores[0] != scores[1]
+
+
+def test_preferences_label_what_they_show() -> None:
+    rows = [json.loads(line) for line in render("preference", "x", "y")["data/preferences.jsonl"].splitlines()]
+    assert {row["better_response_id"] for row in rows} == {0, 1}
+    safe = {(row["is_response_0_safe"], row["is_response_1_safe"]) for row in rows}
+    assert safe == {(True, True), (True, False), (False, True), (False, False)}
+    for row in rows:
+        assert row["response_0"] != row["response_1"]
+        words = [len(set(row[f"response_{index}"].split())) for index in (0, 1)]
+        assert words[row["better_response_id"]] == max(words)
+        safer, other = row["safer_response_id"], 1 - row["safer_response_id"]
+        assert row[f"is_response_{safer}_safe"] or not row[f"is_response_{other}_safe"]
+
+
+def test_no_heldout_prompt_is_trained_on() -> None:
+    written = render("safe-rlhf", "x", "y")
+    heldout = {json.loads(line)["prompt"] for line in written["data/heldout.jsonl"].splitlines()}
+    for row in written["data/preferences.jsonl"].splitlines():
+        assert json.loads(row)["prompt"] not in heldout
+    for row in written["data/chat.jsonl"].splitlines():
+        assert json.loads(row)["messages"][0]["content"] not in heldout
+
+
+def test_the_same_command_writes_the_same_files() -> None:
+    assert render("safe-rlhf", "x", "y") == render("safe-rlhf", "x", "y")
+
+
+def test_a_base_of_ones_own(tmp_path: Path) -> None:
+    rlhf("init", "sft", tmp_path / "a", "--base", "hf://org/model@0a1b2c3")
+    assert load_job(tmp_path / "a" / "job.yaml").spec.inputs[0].source == "hf://org/model@0a1b2c3"
+
+
+def test_nothing_is_written_over_unless_forced(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    said = rlhf("init", "sft", tmp_path)
+    assert (said.code, said.out) == (1, "")
+    assert "has README.md already; nothing was written" in said.err
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    assert rlhf("init", "sft", tmp_path, "--force").code == 0
+    assert (tmp_path / "README.md").read_text() != "mine"
+
+
+def test_an_unknown_recipe_is_answered_with_those_there_are() -> None:
+    said = rlhf("init", "dpo")
+    assert said.code == 2
+    assert said.err == "dpo: no such recipe; there are sft, preference, ppo, safe-rlhf\n"
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"), [("My Job_2", "my-job-2"), ("---", "sft"), ("ä", "sft"), ("x" * 90, "x" * 63)]
+)
+def test_a_folders_name_becomes_a_legal_job_name(folder: str, name: str) -> None:
+    assert job_name(folder, "sft") == name

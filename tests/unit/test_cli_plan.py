@@ -1,0 +1,70 @@
+"""`rlhf validate` and `rlhf plan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fakes.command import rlhf
+from fakes.local_job import SIDE_BY_SIDE, job, run
+
+
+def test_a_problem_is_named_by_line_column_and_path(tmp_path: Path) -> None:
+    path = job(tmp_path)
+    path.write_text(path.read_text().replace("data: [{input: chat}]", "data: [{input: chat}], epochs: none"))
+    said = rlhf("validate", path)
+    assert said.code == 2
+    line = next(number for number, text in enumerate(path.read_text().splitlines(), 1) if "epochs" in text)
+    column = path.read_text().splitlines()[line - 1].index("none") + 1
+    assert said.err.startswith(f"{path}:{line}:{column}: spec.stages[0].sft.epochs: ")
+    found = rlhf("validate", path, "--output", "json").json
+    assert found["valid"] is False
+    (problem,) = found["files"][0]["problems"]
+    assert (problem["path"], problem["line"], problem["column"]) == ("spec.stages[0].sft.epochs", line, column)
+
+
+def test_one_bad_file_of_several_fails_and_the_others_are_still_told(tmp_path: Path) -> None:
+    good, missing = job(tmp_path), tmp_path / "missing.yaml"
+    said = rlhf("validate", missing, good)
+    assert said.code == 2
+    assert f"{good}: valid" in said.out
+    assert f"{missing}: cannot be read" in said.err
+
+
+def test_a_plan_before_the_first_run_has_no_digests(tmp_path: Path) -> None:
+    path = job(tmp_path, SIDE_BY_SIDE)
+    found = rlhf("plan", path, "--output", "json").json
+    assert found["resolved"] is False
+    assert [stage["name"] for stage in found["stages"]] == ["prepare", "sft", "reward", "cost", "report"]
+    assert found["stages"][2]["needs"] == ["prepare", "sft"]
+    assert {stage["digest"] for stage in found["stages"]} == {None}
+    assert "digests are known once prepare has run" in rlhf("plan", path).out
+    assert not (tmp_path / ".rlhf").exists(), "a plan writes nothing"
+
+
+def test_a_plan_after_a_run_knows_products_and_which_are_there(tmp_path: Path) -> None:
+    path = job(tmp_path, SIDE_BY_SIDE)
+    ran = run(path)
+    found = rlhf("plan", path, "--output", "json").json
+    assert found["resolved"] is True
+    for stage in found["stages"][1:]:
+        assert stage["product"] == ran.result["stages"][stage["name"]]["product"]
+        assert stage["there"] is True
+    path.write_text(path.read_text().replace("costModel: {", "costModel: {epochs: 2, "))
+    there = {stage["name"]: stage["there"] for stage in rlhf("plan", path, "--output", "json").json["stages"]}
+    assert there == {"prepare": None, "sft": True, "reward": True, "cost": False, "report": False}
+    drawn = rlhf("plan", path).out.splitlines()
+    assert [line.lstrip("│├└─ ").split()[0] for line in drawn] == [
+        "beaver:",
+        "prepare",
+        "sft",
+        "reward",
+        "cost",
+        "report",
+    ]
+
+
+def test_a_bad_job_is_not_planned(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("kind: Pod\n")
+    assert rlhf("plan", path).code == 2
+    assert rlhf("run", path).code == 2
