@@ -1,0 +1,360 @@
+"""`prepare`: inputs fetched once and checked for their use; everything wrong told at once; products found again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import sys
+import threading
+from pathlib import Path
+
+import orjson
+import pytest
+import tiny
+
+from rlhf_api.compact import expand
+from rlhf_api.load import parse_job
+from rlhf_api.plan import plan
+from rlhf_api.product import Manifest
+from rlhf_api.stage_file import Directories, StageFile
+from rlhf_api.store import read_resolved
+from rlhf_trainer.exits import InputError, StageError
+from rlhf_trainer.rank import Place
+from rlhf_trainer.session import Session
+from rlhf_trainer.stages import prepare
+
+SAFE = {
+    "response_0": "a",
+    "response_1": "b",
+    "better_response_id": 0,
+    "safer_response_id": 1,
+    "is_response_0_safe": False,
+    "is_response_1_safe": True,
+}
+GOLD = "def count(prompts, responses):\n    return [len(r) for r in responses]\n"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny.tiny_policy(tmp_path_factory.mktemp("tiny") / "base")
+
+
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory):
+    return tiny.tiny_scorer(tmp_path_factory.mktemp("tiny") / "judge")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A job's folder with data; what is imported from it is forgotten afterwards."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    folder = tmp_path / "job"
+    folder.mkdir()
+    lines(folder / "chat.jsonl", [{"prompt": f"q {n}", "completion": "yes"} for n in range(20)])
+    lines(folder / "prefs.jsonl", [SAFE | {"prompt": f"q {n}"} for n in range(20)])
+    lines(folder / "heldout.jsonl", [{"prompt": "p", "category": "fire"}])
+    (folder / "gold.py").write_text(GOLD)
+    yield folder
+    sys.modules.pop("gold", None)
+
+
+def lines(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def job(model, inputs=None, stages=None):
+    entries = {
+        "base": {"source": str(model)},
+        "chat": {"source": "chat.jsonl"},
+        "prefs": {"source": "prefs.jsonl"},
+        "heldout": {"source": "heldout.jsonl"},
+    }
+    for name, fields in (inputs or {}).items():
+        entries.setdefault(name, {}).update(fields)
+    listed = stages or [
+        {"name": "sft", "sft": {"model": {"input": "base"}, "data": [{"input": "chat"}]}},
+        {"name": "reward", "rewardModel": {"model": {"stage": "sft"}, "data": [{"input": "prefs"}]}},
+        {"name": "cost", "costModel": {"model": {"stage": "sft"}, "data": [{"input": "prefs"}]}},
+        {
+            "name": "ppo",
+            "ppo": {
+                "policy": {"stage": "sft"},
+                "rewards": [{"stage": "reward"}, {"function": "gold:count"}],
+                "costs": [{"stage": "cost"}],
+                "prompts": [{"input": "prefs"}],
+                "ptx": {"data": [{"input": "chat"}]},
+            },
+        },
+        {
+            "name": "evaluate",
+            "evaluate": {
+                "candidates": [{"stage": "ppo"}],
+                "baseline": {"stage": "sft"},
+                "prompts": [{"input": "heldout"}],
+            },
+        },
+    ]
+    used = json.dumps(listed)
+    kept = [{"name": name, **fields} for name, fields in entries.items() if f'"input": "{name}"' in used]
+    return parse_job(
+        {
+            "apiVersion": "rlhf.dev/v1alpha1",
+            "kind": "RLHFJob",
+            "metadata": {"name": "test"},
+            "spec": {"inputs": kept, "stages": listed},
+        }
+    )
+
+
+def stage_file(parsed, folder):
+    storage = folder.parent / "storage"
+    work = storage / "work/uid/prepare"
+    planned = plan(parsed).stages[0]
+    return StageFile(
+        version="1",
+        job="test",
+        uid="uid",
+        stage="prepare",
+        type="prepare",
+        digest="",
+        spec=planned.spec,
+        seed=0,
+        execution=planned.execution,
+        directories=Directories(storage=str(storage), work=str(work), job=str(folder)),
+    )
+
+
+def run(parsed, folder):
+    """Prepare in this process; gives (what it resolved, provenance, context)."""
+    file = stage_file(parsed, folder)
+    work = Path(file.directories.work)
+    work.mkdir(parents=True, exist_ok=True)
+    with Session(file, Place(0, 1, 0), work, threading.Event(), light=True) as context:
+        prepare.run(context)
+        snapshot = context.progress.snapshot()
+    assert (snapshot["step"], snapshot["unit"]) == (snapshot["total"], "checks")
+    return read_resolved(work / "resolved.json"), orjson.loads((work / "provenance.json").read_bytes()), context
+
+
+def refused(parsed, folder):
+    with pytest.raises(InputError) as caught:
+        run(parsed, folder)
+    assert caught.value.code == 2
+    assert not (folder.parent / "storage/work/uid/prepare/resolved.json").exists()
+    return str(caught.value)
+
+
+def test_everything_is_resolved(folder, model):
+    parsed = job(model)
+    resolved, provenance, context = run(parsed, folder)
+    assert set(resolved.inputs) == {"base", "chat", "prefs", "heldout"}
+    for found in resolved.inputs.values():
+        assert found.path == str(folder.parent / "storage/inputs" / found.digest)
+        assert list(Path(found.path).iterdir())
+    assert set(resolved.functions) == {"gold:count"}
+    assert resolved.hits == ()
+    assert expand(parsed, context.result, str(folder.parent / "storage")) == resolved
+    base, prefs = provenance["base"], provenance["prefs"]
+    assert (base["kind"], base["format"], base["architecture"]) == ("model", "safetensors", "LlamaForCausalLM")
+    assert base["parameters"] == 31776
+    assert (prefs["kind"], prefs["format"]) == ("data", "safe-rlhf")
+    assert prefs["counts"] == {"rows.read": 20, "rows.used": 20, "rows.bad": 0}
+    assert prefs["bytes"] == (folder / "prefs.jsonl").stat().st_size
+
+
+def test_the_same_inputs_give_the_same_digests_and_changed_ones_others(folder, model):
+    first, *_ = run(job(model), folder)
+    again, *_ = run(job(model), folder)
+    (folder / "gold.py").write_text(GOLD + "# changed\n")
+    lines(folder / "heldout.jsonl", [{"prompt": "another"}])
+    changed, *_ = run(job(model), folder)
+    assert first == again
+    assert {name for name in first.inputs if first.inputs[name] != changed.inputs[name]} == {"heldout"}
+    assert first.functions != changed.functions
+
+
+def test_products_that_exist_are_hits_unless_damaged_or_failed(folder, model):
+    parsed = job(model)
+    resolved, *_ = run(parsed, folder)
+    storage = folder.parent / "storage"
+    for stage in plan(parsed, resolved).stages[1:-1]:
+        product = storage / "products" / stage.product
+        product.mkdir(parents=True)
+        (product / "model.safetensors").write_bytes(b"weights")
+        digest = hashlib.sha256(b"weights").hexdigest()
+        manifest = Manifest(
+            type=stage.type,
+            digest=stage.digest,
+            recipe=1,
+            job="test",
+            stage=stage.name,
+            spec=stage.spec,
+            seed=0,
+            inputs={},
+            files={"model.safetensors": digest},
+            versions={},
+            failure="gate" if stage.name == "evaluate" else None,
+        )
+        (product / "manifest.json").write_text(manifest.model_dump_json())
+    cost = plan(parsed, resolved).stage("cost").product
+    (storage / "products" / cost / "model.safetensors").write_bytes(b"Weights")
+    hits = run(parsed, folder)[0].hits
+    assert hits == ("sft", "reward", "ppo")
+    assert not (storage / "products" / cost).exists()
+    assert list((storage / "products").glob(f".damaged-{cost}.*"))
+
+
+def test_everything_wrong_is_told_at_once(folder, model):
+    lines(folder / "prefs.jsonl", [{"prompt": "p", "chosen": "a", "rejected": "b"}] * 3)
+    lines(folder / "chat.jsonl", [{"prompt": "p", "completion": 3}])
+    (folder / "gold.py").write_text("def count(prompts, responses):\n    return [1.0]\n")
+    told = refused(job(model, {"heldout": {"source": "none.jsonl"}}), folder)
+    assert told.startswith("5 problems:\n- ")
+    for expected in (
+        "input heldout: none.jsonl: no such file or folder",
+        "stage cost, costModel.data[0]: prefs (prefs.jsonl:1): rows of format preference give no safety pairs",
+        "stage sft, sft.data[0]; stage ppo, ppo.ptx.data[0]: chat: 1 of 1 rows are bad",
+        "chat.jsonl:1: completion: found 3, expected a string",
+        "stage reward, rewardModel.data[0]: holdout 0.05 needs two different prompts; prefs has one. Set holdout: 0",
+        "stage ppo, ppo.rewards[1]: function gold:count: returned 1 scores for 2 answers, expected one an answer",
+    ):
+        assert expected in told
+
+
+class TestRows:
+    def test_a_cost_model_without_safety_labels_names_the_columns(self, folder, model):
+        rows = [{k: v for k, v in SAFE.items() if k != "is_response_1_safe"} | {"prompt": f"q {n}"} for n in range(9)]
+        lines(folder / "prefs.jsonl", rows)
+        assert "need the columns is_response_1_safe" in refused(job(model), folder)
+
+    def test_inconsistent_rows_are_counted_and_said(self, folder, model):
+        odd = SAFE | {"prompt": "odd", "is_response_0_safe": True, "is_response_1_safe": False}
+        lines(folder / "prefs.jsonl", [odd, *(SAFE | {"prompt": f"q {n}"} for n in range(20))])
+        _, provenance, _ = run(job(model), folder)
+        assert provenance["prefs"]["counts"]["rows.rejected.inconsistent_safety_labels"] == 1
+        assert provenance["prefs"]["examples"] == ["prefs.jsonl:1: inconsistent safety labels"]
+
+    def test_an_empty_split_is_refused(self, folder, model):
+        parsed = job(
+            model,
+            {"chat": {"heldout": 1e-9}},
+            stages=[
+                {"name": "s", "sft": {"model": {"input": "base"}, "data": [{"input": "chat", "split": "heldout"}]}}
+            ],
+        )
+        told = refused(parsed, folder)
+        assert "stage s, sft.data[0]: split 'heldout' of chat is empty (heldout is 1e-09); set inputs[].heldout" in told
+
+    def test_rows_are_read_with_the_inputs_columns_and_format(self, folder, model):
+        lines(folder / "chat.jsonl", [{"question": f"q {n}", "answer": "a"} for n in range(20)])
+        fields = {"columns": {"prompt": "question", "completion": "answer"}, "format": "prompt-completion"}
+        _, provenance, _ = run(job(model, {"chat": fields}), folder)
+        assert provenance["chat"]["format"] == "prompt-completion"
+
+
+class TestModels:
+    @pytest.fixture
+    def broken(self, folder, model):
+        """Breaks a copy of the model and tells what prepare says of it."""
+
+        def tell(change):
+            copy = folder / "base"
+            copy.mkdir()
+            for path in model.iterdir():
+                (copy / path.name).write_bytes(path.read_bytes())
+            change(copy)
+            return refused(job(copy), folder)
+
+        return tell
+
+    def test_a_data_file_is_no_model(self, folder, model):
+        assert "input base: " in refused(job("chat.jsonl"), folder)
+
+    def test_pickles_are_refused(self, broken):
+        assert "pickles" in broken(lambda copy: (copy / "model.safetensors").rename(copy / "pytorch_model.bin"))
+
+    def test_weights_cut_off_are_named(self, broken):
+        def cut(copy):
+            whole = (copy / "model.safetensors").read_bytes()
+            (copy / "model.safetensors").write_bytes(whole[:-100])
+
+        assert "model.safetensors: has" in broken(cut)
+
+    def test_a_missing_shard_is_named(self, broken):
+        index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
+        told = broken(lambda copy: (copy / "model.safetensors.index.json").write_text(json.dumps(index)))
+        assert "names model-2.safetensors, which is not there" in told
+
+    @pytest.mark.parametrize(
+        ("fields", "expected"),
+        [
+            (
+                {"model_type": "mine", "auto_map": {"AutoModel": "x.Y"}},
+                "brings code of its own (auto_map), which is never run",
+            ),
+            ({"model_type": None}, "model_type None is unknown"),
+            ({"architectures": []}, "names no architecture"),
+            ({"architectures": ["LlamaForTokenClassification"]}, "expected a language model"),
+            ({"vocab_size": 100}, "the tokenizer has 412 tokens, the model embeds 100"),
+        ],
+    )
+    def test_a_configuration_that_cannot_be_used_is_named(self, broken, fields, expected):
+        def change(copy):
+            config = json.loads((copy / "config.json").read_text())
+            (copy / "config.json").write_text(json.dumps(config | fields))
+
+        assert expected in broken(change)
+
+    def test_a_tokenizer_without_eos_is_refused(self, broken):
+        def change(copy):
+            config = json.loads((copy / "tokenizer_config.json").read_text())
+            (copy / "tokenizer_config.json").write_text(json.dumps(config | {"eos_token": None}))
+
+        assert "no eos_token" in broken(change)
+
+    def test_a_template_that_cannot_be_rendered_is_refused(self, broken):
+        told = broken(lambda copy: (copy / "chat_template.jinja").write_text("{{ messages[7].x.y }}"))
+        assert "the chat template or tokenizer cannot be used" in told
+
+    def test_an_adapter_alone_is_refused(self, broken):
+        assert "LoRA adapter without its base" in broken(
+            lambda copy: (copy / "config.json").rename(copy / "adapter_config.json")
+        )
+
+    def test_a_scorer_as_a_reward_is_taken_and_a_language_model_is_not(self, folder, model, scorer):
+        def with_judge(judge):
+            stage = {"policy": {"input": "base"}, "rewards": [{"input": "judge"}], "prompts": [{"input": "heldout"}]}
+            return job(model, {"judge": {"source": str(judge)}}, [{"name": "ppo", "ppo": stage}])
+
+        assert run(with_judge(scorer), folder)[1]["judge"]["architecture"] == "LlamaForSequenceClassification"
+        told = refused_again(with_judge(model), folder)
+        assert "stage ppo, ppo.rewards[0]: found LlamaForCausalLM, expected a reward or cost model" in told
+
+    def test_a_judge_with_another_tokenizer_is_refused(self, folder, model, tmp_path):
+        other = tiny.tiny_scorer(tmp_path / "other", words=["alpha", "beta"])
+        stages = [
+            {"name": "sft", "sft": {"model": {"input": "base"}, "data": [{"input": "chat"}]}},
+            {
+                "name": "ppo",
+                "ppo": {"policy": {"stage": "sft"}, "rewards": [{"input": "judge"}], "prompts": [{"input": "heldout"}]},
+            },
+        ]
+        told = refused(job(model, {"judge": {"source": str(other)}}, stages), folder)
+        assert "stage ppo, ppo.rewards[0]: its tokenizer (judge) is not the policy's (base): " in told
+
+    def test_a_gguf_file_that_is_none_is_named(self, folder):
+        (folder / "m.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 0))
+        assert "architecture 'None' cannot be loaded from GGUF" in refused(job("m.gguf"), folder)
+
+
+def refused_again(parsed, folder):
+    (folder.parent / "storage/work/uid/prepare/resolved.json").unlink()
+    return refused(parsed, folder)
+
+
+def test_a_source_out_of_reach_may_come_back(folder, model, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(StageError, match="the hub does not answer") as caught:
+        run(job("hf://org/model@main"), folder)
+    assert caught.value.code == 1
