@@ -112,7 +112,11 @@ class _Representer(SafeRepresenter):
 
 
 def _represent_text(representer: SafeRepresenter, text: str) -> ScalarNode:
-    return representer.represent_scalar("tag:yaml.org,2002:str", text, style=None if resolve(text) == text else "'")
+    if not text.isprintable():
+        style: str | None = '"'  # escapes what YAML would fold: line breaks, NEL among them
+    else:
+        style = None if resolve(text) == text else "'"
+    return representer.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Representer.add_representer(str, _represent_text)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rlhf_api.errors import SpecError
 from rlhf_api.scalars import Ambiguous, resolve
-from rlhf_api.yaml import MAX_BYTES, MAX_DEPTH, load_yaml
+from rlhf_api.yaml import MAX_BYTES, MAX_DEPTH, dump_yaml, load_yaml
 
 
 @pytest.mark.parametrize(
@@ -198,3 +198,17 @@ def test_any_text_of_characters_that_mean_something_to_yaml_is_read_or_refused(t
         load_yaml(text)
     except SpecError as error:
         assert error.problems[0].line is not None
+
+
+@pytest.mark.parametrize(
+    "text", ["no", "010", "1e-5", "", "~", "a\nb", "\x85", "a\u2028b", "\t", " a ", "'", '"', "#", "a: b", "- a"]
+)
+def test_text_is_dumped_so_that_it_reads_back_as_text(text: str) -> None:
+    document = load_yaml(dump_yaml({"key": [text]}))
+    assert document.value == {"key": [text]}
+    assert document.problems == []
+
+
+def test_a_dump_keeps_the_order_of_keys_and_makes_no_aliases() -> None:
+    shared = [1]
+    assert dump_yaml({"b": shared, "a": shared}) == "b:\n- 1\na:\n- 1\n"
