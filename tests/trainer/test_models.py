@@ -1,0 +1,393 @@
+"""Loading, cutting, adapting and saving models of several families; the whole model's own forward is the measure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import tiny_config, tiny_policy
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from rlhf_api.job import Execution
+from rlhf_api.stages.common import Lora, Optimizer
+from rlhf_trainer.data.chat import ADDED_PAD, Encoded, ensure_pad
+from rlhf_trainer.data.tensors import pad, positions
+from rlhf_trainer.exits import InputError
+from rlhf_trainer.models.adapters import add_lora, merged, off
+from rlhf_trainer.models.boundary import Boundary
+from rlhf_trainer.models.freeze import split, whole_state
+from rlhf_trainer.models.load import fit_vocabulary, load_policy, load_tokenizer
+from rlhf_trainer.models.save import save_policy
+from rlhf_trainer.models.trained import Trained, make_trained
+
+SMALL = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+}
+
+
+def family(name: str, **more: Any) -> Any:
+    """A random model of four layers."""
+    torch.manual_seed(3)
+    if name == "llama":
+        config = tiny_config(61, layers=4)
+        for key, value in more.items():
+            setattr(config, key, value)
+        return LlamaForCausalLM(config).eval()
+    if name == "mistral":
+        return MistralForCausalLM(MistralConfig(**SMALL, sliding_window=4, **more)).eval()
+    if name == "qwen2":
+        windows = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 2}
+        return Qwen2ForCausalLM(Qwen2Config(**SMALL, **windows, **more)).eval()
+    return Qwen3ForCausalLM(Qwen3Config(**SMALL, head_dim=8, **more)).eval()
+
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+
+
+def rows(side: str = "right") -> tuple[Tensor, Tensor]:
+    """[3, 9] ids and mask of rows of 9, 5 and 1 tokens."""
+    ids = torch.randint(3, 61, (3, 9), generator=torch.Generator().manual_seed(1))
+    mask = torch.zeros(3, 9, dtype=torch.long)
+    for row, length in enumerate((9, 5, 1)):
+        mask[row, slice(0, length) if side == "right" else slice(9 - length, 9)] = 1
+    return ids.masked_fill(mask == 0, 0), mask
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("top", [1, 3])
+def test_both_halves_of_a_cut_decoder_give_what_the_whole_gives(name: str, side: str, top: int) -> None:
+    model = family(name)
+    ids, mask = rows(side)
+    places = positions(mask)
+    with torch.no_grad():
+        whole = model.model(input_ids=ids, attention_mask=mask, position_ids=places).last_hidden_state
+        trunk, upper = split(model.model, top)
+        below = trunk(ids, mask, places)
+        above = upper(inputs_embeds=below, attention_mask=mask, position_ids=places, use_cache=False).last_hidden_state
+    assert len(trunk.decoder.layers) == 4 - top  # type: ignore[union-attr,arg-type]
+    torch.testing.assert_close(above[mask == 1], whole[mask == 1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_packed_rows_cross_the_cut_each_attending_to_itself_only(name: str) -> None:
+    model = family(name)
+    sequences = [torch.tensor([[5, 6, 7]]), torch.tensor([[8, 9, 10, 11]])]
+    packed = torch.cat(sequences, dim=1)
+    places = torch.cat([torch.arange(one.shape[1]) for one in sequences])[None]
+    with torch.no_grad():
+        alone = [model.model(input_ids=one).last_hidden_state for one in sequences]
+        trunk, upper = split(model.model, 2)
+        below = trunk(packed, None, places)
+        above = upper(inputs_embeds=below, attention_mask=None, position_ids=places, use_cache=False).last_hidden_state
+    torch.testing.assert_close(above, torch.cat(alone, dim=1), rtol=1e-4, atol=1e-5)
+
+
+def test_only_the_upper_layers_and_the_final_norm_learn_and_tied_embeddings_do_not() -> None:
+    model = family("llama")
+    trained = make_trained(model, spec(trainableLayers=1), Execution(), seed=0, device=torch.device("cpu"))
+    assert trained.trunk is not None
+    assert not any(parameter.requires_grad for parameter in trained.trunk.parameters())
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert learning == {
+        name for name, _ in model.named_parameters() if ".layers.3." in name or name == "model.norm.weight"
+    }
+
+
+def test_an_output_head_of_its_own_learns_too() -> None:
+    model = family("qwen2", tie_word_embeddings=False)
+    make_trained(model, spec(trainableLayers=1), Execution(), seed=0, device=torch.device("cpu"))
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert "lm_head.weight" in learning
+    assert "model.embed_tokens.weight" not in learning
+
+
+@pytest.mark.parametrize(
+    ("decoder", "layers", "words"),
+    [
+        (
+            lambda: GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=20)).transformer,
+            1,
+            "'gpt2' cannot be cut",
+        ),
+        (lambda: family("llama").model, 4, "4 of a model of 4 layers"),
+        (lambda: family("llama").model, 9, "9 of a model of 4 layers"),
+    ],
+)
+def test_what_cannot_be_cut_is_refused_in_words(decoder: Any, layers: int, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        split(decoder(), layers)
+
+
+def spec(**fields: Any) -> Optimizer:
+    return Optimizer.model_validate({"learningRate": 1e-3, **fields})
+
+
+def state_of(trained: Trained) -> dict[str, Tensor]:
+    """What an engine's state_dict gives of the stages' modules."""
+    module = torch.nn.Module()
+    module.decoder, module.head = trained.decoder, trained.head
+    return dict(module.state_dict())
+
+
+@pytest.mark.parametrize("fields", [{}, {"trainableLayers": 2}, {"lora": {"rank": 2}}])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_trained_model_goes_back_whole_under_its_own_names(fields: dict[str, Any], tied: bool) -> None:
+    model = family("llama", tie_word_embeddings=tied)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trained = make_trained(model, spec(**fields), Execution(), seed=0, device=torch.device("cpu"))
+    product = trained.product(state_of(trained))
+    assert product.keys() == before.keys()
+    for name, value in before.items():
+        torch.testing.assert_close(product[name], value, rtol=0, atol=0, msg=name)
+
+
+def test_every_layer_above_the_cut_returns_to_its_own_place() -> None:
+    model = family("llama")
+    trained = make_trained(model, spec(trainableLayers=2), Execution(), seed=0, device=torch.device("cpu"))
+    state = {name: value.clone() for name, value in state_of(trained).items()}
+    state["decoder.layers.0.mlp.up_proj.weight"] += 1
+    state["decoder.norm.weight"] += 2
+    product = trained.product(state)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, product[name])}
+    assert changed == {"model.layers.2.mlp.up_proj.weight", "model.norm.weight"}
+
+
+def test_a_weight_without_a_place_is_an_error() -> None:
+    with pytest.raises(KeyError, match="no weight model"):
+        whole_state(family("llama"), {"decoder.strange": torch.zeros(1)}, {"decoder.": "model."})
+
+
+class TestLora:
+    def test_changes_nothing_at_first_and_is_drawn_from_its_seed(self) -> None:
+        model, again, other = family("llama"), family("llama"), family("llama")
+        ids, mask = rows()
+        with torch.no_grad():
+            before = model(input_ids=ids, attention_mask=mask).logits
+            for one, seed in ((model, 1), (again, 1), (other, 2)):
+                add_lora(one.model, Lora(rank=2), seed=seed)
+            after = model(input_ids=ids, attention_mask=mask).logits
+        torch.testing.assert_close(after, before)
+        first, second, third = (
+            [value for name, value in one.named_parameters() if "lora_A" in name] for one in (model, again, other)
+        )
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+        assert not any(torch.equal(a, b) for a, b in zip(first, third, strict=True))
+
+    def test_only_adapters_learn_in_every_linear_layer(self) -> None:
+        model = family("llama")
+        add_lora(model.model, Lora(rank=2), seed=1)
+        learning = [name for name, parameter in model.model.named_parameters() if parameter.requires_grad]
+        assert len(learning) == 4 * 7 * 2
+        assert all(".lora_" in name for name in learning)
+
+    def test_merged_weights_answer_as_the_adapters_did_and_off_is_the_reference(self) -> None:
+        model = family("llama")
+        ids, mask = rows()
+        with torch.no_grad():
+            before = model(input_ids=ids, attention_mask=mask).logits
+        lora = Lora(rank=2, alpha=6.0)
+        add_lora(model.model, lora, seed=1)
+        generator = torch.Generator().manual_seed(4)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) / 5)
+            adapted = model(input_ids=ids, attention_mask=mask).logits
+            with off(model):
+                reference = model(input_ids=ids, attention_mask=mask).logits
+            back = model(input_ids=ids, attention_mask=mask).logits
+        plain = family("llama")
+        plain.load_state_dict(merged(model.state_dict(), lora))
+        with torch.no_grad():
+            product = plain(input_ids=ids, attention_mask=mask).logits
+        assert (adapted - before).abs().max() > 0.05
+        torch.testing.assert_close(reference, before, rtol=0, atol=0)
+        torch.testing.assert_close(back, adapted, rtol=0, atol=0)
+        torch.testing.assert_close(product, adapted, rtol=1e-4, atol=1e-5)
+
+    def test_an_unknown_target_is_refused_with_the_layers_there_are(self) -> None:
+        with pytest.raises(InputError, match=r"lora.targets: qkv is no linear layer; found down_proj.*v_proj"):
+            add_lora(family("llama").model, Lora(targets=["qkv"]), seed=0)
+
+
+class TestBoundary:
+    ROWS = tuple(Encoded(list(range(3, 3 + length)), [1] * length) for length in (5, 2, 9, 1, 7))
+
+    def made(self, tmp_path: Path, dtype: torch.dtype = torch.float32) -> tuple[Boundary, Boundary, Path]:
+        """One that remembers and one that computes each time."""
+        model = family("llama").to(dtype)
+        trunk, _ = split(model.model, 1)
+        remembering, computing = (Boundary(trunk, torch.device("cpu"), 0) for _ in range(2))
+        file = tmp_path / "states.bin"
+        assert remembering.remember(self.ROWS, file, "key", 16, dtype=dtype)
+        return remembering, computing, file
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_remembered_states_are_those_computed_now(self, tmp_path: Path, dtype: torch.dtype) -> None:
+        remembering, computing, _ = self.made(tmp_path, dtype)
+        chosen = [2, 0, 3]
+        found, padded = remembering.batch([self.ROWS[i] for i in chosen], chosen)
+        expected, _ = computing.batch([self.ROWS[i] for i in chosen], chosen)
+        there = padded.attention_mask == 1
+        close = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.05}
+        torch.testing.assert_close(found["inputs_embeds"][there], expected["inputs_embeds"][there], **close)
+
+    def test_packs_are_put_together_from_the_same_states(self, tmp_path: Path) -> None:
+        remembering, computing, _ = self.made(tmp_path)
+        packs = [[2, 3], [0, 1]]
+        rows_of = [[self.ROWS[i] for i in pack] for pack in packs]
+        found, packed = remembering.packs(rows_of, packs)
+        expected, _ = computing.packs(rows_of, packs)
+        there = packed.segments > 0
+        torch.testing.assert_close(
+            found["inputs_embeds"][there], expected["inputs_embeds"][there], rtol=1e-4, atol=1e-5
+        )
+
+    def test_a_file_that_is_whole_is_used_again_and_one_made_again_has_the_same_bytes(self, tmp_path: Path) -> None:
+        remembering, _, file = self.made(tmp_path)
+        content, made = file.read_bytes(), file.stat().st_mtime_ns
+        remembering.remember(self.ROWS, file, "key", 16, dtype=torch.float32)
+        assert file.stat().st_mtime_ns == made
+        file.unlink()
+        remembering.remember(self.ROWS, file, "key", 16, dtype=torch.float32)
+        assert file.read_bytes() == content
+
+    @pytest.mark.parametrize("harm", ["byte", "torn", "other model", "other rows"])
+    def test_a_file_that_is_damaged_or_of_something_else_is_made_again(self, tmp_path: Path, harm: str) -> None:
+        remembering, computing, file = self.made(tmp_path)
+        content = bytearray(file.read_bytes())
+        given, key = self.ROWS, "key"
+        if harm == "byte":
+            content[40] ^= 1
+            file.write_bytes(content)
+        elif harm == "torn":
+            file.write_bytes(content[:100])
+        elif harm == "other model":
+            key = "another"
+        else:
+            given = (Encoded([9, 9, 9], [1] * 3), *self.ROWS[1:])
+        remembering.remember(given, file, key, 16, dtype=torch.float32)
+        found, _ = remembering.batch(given[:1], [0])
+        expected, _ = computing.batch(given[:1])
+        torch.testing.assert_close(found["inputs_embeds"], expected["inputs_embeds"], rtol=1e-4, atol=1e-5)
+
+    def test_without_frozen_layers_ids_go_through(self) -> None:
+        boundary = Boundary(None, torch.device("cpu"), 0)
+        inputs, padded = boundary.batch(self.ROWS[:2])
+        assert torch.equal(inputs["input_ids"], pad(self.ROWS[:2], 0).input_ids)  # type: ignore[arg-type]
+        assert "inputs_embeds" not in inputs
+        assert padded.attention_mask.sum() == 7
+
+
+class TestFolders:
+    def test_a_saved_policy_answers_the_same_with_its_tied_weight_stored_once(self, tmp_path: Path) -> None:
+        model, tokenizer = load_policy(tiny_policy(tmp_path / "base"), "float32")
+        state = {name: value.clone() for name, value in model.state_dict().items()}  # as ZeRO 3 gathers them: untied
+        save_policy(tmp_path / "out", state, model, tokenizer)
+        again = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+        ids, mask = rows()
+        with torch.no_grad():
+            torch.testing.assert_close(
+                again(input_ids=ids, attention_mask=mask).logits,
+                model.eval()(input_ids=ids, attention_mask=mask).logits,
+            )
+        weights = (tmp_path / "out" / "model.safetensors").read_bytes()
+        header = json.loads(weights[8 : 8 + int.from_bytes(weights[:8], "little")])
+        assert "lm_head.weight" not in header
+        assert again.lm_head.weight is again.model.embed_tokens.weight
+        assert load_tokenizer(tmp_path / "out").pad_token_id == again.config.pad_token_id != again.config.eos_token_id
+
+    def test_the_models_own_generation_defaults_are_dropped(self, tmp_path: Path) -> None:
+        folder = tiny_policy(tmp_path / "base")
+        (folder / "generation_config.json").write_text('{"top_k": 7, "do_sample": true, "max_length": 3}')
+        model, _ = load_policy(folder, "float32")
+        assert model.generation_config.top_k != 7
+        assert not model.generation_config.do_sample
+
+    def test_the_embedding_of_a_pad_that_is_eos_learns(self, tmp_path: Path) -> None:
+        """transformers gives the embedding of PAD no gradient; where PAD is EOS, EOS would never be learned."""
+        folder = tiny_policy(tmp_path / "base")
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "pad_token_id": config["eos_token_id"]}))
+        model, _ = load_policy(folder, "float32")
+        model.model(input_ids=torch.tensor([[5, 2, 7]])).last_hidden_state.square().sum().backward()
+        assert model.model.embed_tokens.weight.grad[2].abs().sum() > 0
+
+    def test_an_added_pad_gets_a_row_of_zeros(self, tmp_path: Path) -> None:
+        model, tokenizer = load_policy(tiny_policy(tmp_path / "base"), "float32")
+        tokenizer.add_special_tokens({"pad_token": ADDED_PAD})
+        fit_vocabulary(model, tokenizer)
+        assert len(model.get_input_embeddings().weight) == len(tokenizer)
+        assert (model.get_input_embeddings().weight[tokenizer.pad_token_id] == 0).all()
+        assert model.lm_head.weight is model.model.embed_tokens.weight
+        assert not ensure_pad(tokenizer)
+
+    @pytest.mark.parametrize(
+        ("files", "words"),
+        [
+            ((), "no config.json"),
+            (("config.json",), r"no \*.safetensors beside config.json"),
+            (("config.json", "pytorch_model.bin"), r"weights are pickles \(pytorch_model.bin\), which can run code"),
+            (("a.gguf", "b.gguf"), "2 .gguf files; give one of a.gguf, b.gguf"),
+        ],
+    )
+    def test_folders_without_safe_weights_are_refused(self, tmp_path: Path, files: tuple[str, ...], words: str) -> None:
+        for name in files:
+            (tmp_path / name).write_text("{}")
+        with pytest.raises(InputError, match=words):
+            load_policy(tmp_path, "float32")
+
+    def test_a_folder_that_is_not_there_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="no such model folder"):
+            load_policy(tmp_path / "nothing", "float32")
+
+    def test_a_gguf_file_of_rubbish_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "m.gguf").write_bytes(b"GGUF" + b"\0" * 64)
+        with pytest.raises(InputError, match=r"m.gguf: not a readable"):
+            load_policy(tmp_path / "m.gguf", "float32", tmp_path / "cache")
+
+    def test_code_beside_the_weights_is_never_run(self, tmp_path: Path) -> None:
+        folder = tiny_policy(tmp_path / "base")
+        (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass M: pass\nclass C: pass\n")
+        config = json.loads((folder / "config.json").read_text())
+        config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}}
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(InputError):
+            load_policy(folder, "float32")
+        assert not (tmp_path / "ran").exists()
+
+
+def test_gradient_checkpointing_changes_no_gradient() -> None:
+    found = []
+    for checkpointing in (False, True):
+        model = family("llama")
+        execution = Execution.model_validate({"gradientCheckpointing": checkpointing})
+        trained = make_trained(model, spec(), execution, seed=0, device=torch.device("cpu"))
+        ids, mask = rows()
+        hidden = trained.decoder(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False)
+        trained.head(hidden.last_hidden_state).square().mean().backward()
+        found.append(model.model.layers[1].mlp.up_proj.weight.grad.clone())
+        assert model.model.is_gradient_checkpointing is checkpointing
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-8)
