@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -281,3 +285,35 @@ def test_whatever_a_row_holds_it_is_taken_malformed_or_rejected(kind, use, row):
         assert str(reason)
     else:
         assert found.row == HERE
+
+
+DOCUMENT = Path(__file__).parents[2] / "docs/data-formats.md"
+EXAMPLES = [
+    (heading, json.loads(line))
+    for heading, block in re.findall(
+        r"### `([a-z-]+)`\n(?:(?!###).)*?```json\n(.*?)```", DOCUMENT.read_text(), re.DOTALL
+    )
+    for line in block.splitlines()
+]
+USES = {
+    "safe-rlhf": ["prompts", "pairs", "safety pairs"],
+    "preference": ["prompts", "pairs", "conversations"],
+    "hh-rlhf": ["prompts", "pairs", "conversations"],
+    "prompt-completion": ["prompts", "conversations"],
+    "messages": ["prompts", "conversations"],
+    "prompt-only": ["prompts"],
+}
+
+
+def test_every_format_is_documented():
+    assert {heading for heading, _ in EXAMPLES} == set(FORMATS) == set(USES)
+
+
+@pytest.mark.parametrize(("heading", "row"), EXAMPLES)
+def test_the_manuals_examples_are_what_it_says(heading, row):
+    assert detect(row) == heading
+    for use in USES[heading]:
+        assert make(heading, use, row).row == HERE
+    assert [use for use in ("conversations", "pairs", "safety pairs") if FORMATS[heading].maker(use)] == [
+        use for use in ("conversations", "pairs", "safety pairs") if use in USES[heading]
+    ]
