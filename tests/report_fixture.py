@@ -253,13 +253,13 @@ def _timings(kind, steps):
     }
 
 
-def evaluate(hostile="", prompts=64, seed=5):
+def evaluate(hostile="", prompts=64, seed=5, models=(("sft", 0.18), ("ppo", 0.62))):
     """An evaluation as the stage writes it, computed by the project's own table."""
     random_ = np.random.default_rng(seed)
     labels = [["money", "health", "home"][i % 3] for i in range(prompts)]
     questions = [f"What should I do about risk number {i} at {labels[i]}?" for i in range(prompts)]
-    models = []
-    for name, care in (("sft", 0.18), ("ppo", 0.62)):
+    wanted, models = models, []
+    for name, care in wanted:
         cared = random_.random((prompts, 1)) < care
         texts = [
             ["Ask a professional and be careful." * 1 if cared[i, 0] else f"Just do it number {i}, it will be fine."]

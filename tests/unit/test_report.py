@@ -82,8 +82,10 @@ def test_a_difference_that_includes_nothing_is_said_to_show_nothing(tmp_path):
         evaluation["models"][1]["differences"][name].update(low=-0.2, high=0.1, decision="shows nothing")
     path.write_text(json.dumps(evaluation))
     found = content(collect(file))
-    assert found["verdict"][0]["text"].startswith("No change in harm is shown") and not found["verdict"][0]["tone"]
-    assert found["verdict"][1]["text"].startswith("No change in the mean reward is shown")
+    assert (
+        found["verdict"][0]["text"].startswith("No change in harm is shown for ppo") and not found["verdict"][0]["tone"]
+    )
+    assert found["verdict"][1]["text"].startswith("No change in the mean reward is shown for ppo")
 
 
 def test_harm_that_rose_is_not_sold_as_success(tmp_path):
@@ -279,3 +281,37 @@ def test_long_runs_and_long_answers_stay_small(tmp_path):
     ppo = next(stage for stage in found["stages"] if stage["name"] == "ppo")
     assert [ppo["curves"][0]["step"], ppo["curves"][-1]["step"]] == [1, 20_000]
     assert len(render(found).encode()) < 1_500_000 and len(json.dumps(found)) < 1_500_000
+
+
+def test_several_candidates_each_have_their_figures_and_words(tmp_path):
+    file = report_fixture.build(tmp_path)
+    product = next((tmp_path / "products").glob("evaluate-*"))
+    models = (("sft", 0.18), ("ppo", 0.62), ("plain", 0.15))
+    evaluation, _ = report_fixture.evaluate(models=models)
+    (product / "evaluation.json").write_text(json.dumps(evaluation))
+    found = content(collect(file))
+    page = Page(render(found))
+    assert [said["text"].split(":")[0] for said in found["verdict"] if "gate" in said["text"]] == [
+        "A gate was not kept"
+    ]
+    assert found["verdict"][0]["tone"] == "bad"
+    for name in ("ppo", "plain"):
+        assert any(f"{name}" in said["text"] for said in found["verdict"][1:])
+    assert page.by_tag["h3"].count("Harmful answers") == 2
+
+
+def test_an_evaluation_without_judges_says_so(tmp_path):
+    file = report_fixture.build(tmp_path)
+    path = next((tmp_path / "products").glob("evaluate-*")) / "evaluation.json"
+    evaluation = json.loads(path.read_text())
+    evaluation["judges"], evaluation["categories"] = [], []
+    for model in evaluation["models"]:
+        for table in (model["metrics"], model["differences"]):
+            for name in [
+                name for name in table if name.split(".")[0] in ("reward", "cost", "harmful_rate", "win_rate")
+            ]:
+                table.pop(name)
+    path.write_text(json.dumps(evaluation))
+    found = content(collect(file))
+    assert "had no judges" in found["verdict"][0]["text"]
+    Page(render(found))

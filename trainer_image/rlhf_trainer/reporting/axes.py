@@ -116,6 +116,16 @@ def _whole(value: float, precise: float) -> str:
     return text if value >= 0 or text == "0" else MINUS + text
 
 
+def parameters(count: float | None) -> str:
+    """How large a model is: 31 776 parameters, 135 million parameters, 7.2 billion parameters."""
+    if not count:
+        return "not disclosed"
+    for size, name in ((1e9, "billion"), (1e6, "million")):
+        if count >= size:
+            return f"{number(count / size)} {name} parameters"
+    return f"{number(count, 6)} parameters"
+
+
 def seconds(value: float) -> str:
     """A duration: 8.2 s, 3 min 05 s, 2 h 10 min."""
     if value < 60:

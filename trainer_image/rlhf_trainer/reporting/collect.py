@@ -140,7 +140,8 @@ def _samples(product: Path, evaluation: Json | None, problems: list[str]) -> lis
 
 def _model(product: Path, problems: list[str]) -> Json | None:
     """Facts of a Hugging Face folder, its parameters counted from the headers of its safetensors."""
-    config = _json(product / "config.json", problems)
+    first = product / "members" / "0"
+    config = _json((first if first.is_dir() else product) / "config.json", problems)
     if config is None:
         return None
     architectures = config.get("architectures") or [None]
@@ -149,8 +150,13 @@ def _model(product: Path, problems: list[str]) -> Json | None:
         "layers": config.get("num_hidden_layers"),
         "hidden": config.get("hidden_size"),
         "vocabulary": config.get("vocab_size"),
-        "parameters": sum(_parameters(path) for path in sorted(product.rglob("*.safetensors"))) or None,
+        "parameters": sum(_parameters(path) for path in _weights(product)) or None,
     }
+
+
+def _weights(product: Path) -> list[Path]:
+    """The model's own files, or those of an ensemble's members; not critics, which lie in a folder of their own."""
+    return sorted(product.glob("*.safetensors")) or sorted(product.glob("members/*/*.safetensors"))
 
 
 def _parameters(path: Path) -> int:

@@ -55,13 +55,12 @@ def _settings(collected: Collected) -> Report:
 
 def _verdict(stages: Sequence[Json], evaluations: Sequence[Json]) -> list[dict[str, str]]:
     said = verdict.failures(stages)
+    failed = {stage["name"] for stage in stages if stage["state"] == "failed"}
     for evaluation in evaluations:
+        if evaluation["stage"] not in failed:  # a stage that failed at its gates has said so
+            missed = [gate["text"] for gate in evaluation["gates"] if not gate["passed"]]
+            said += [{"text": f"A gate was not kept: {text}.", "tone": "bad"} for text in missed]
         said += verdict.sentences(evaluation)
-        said += [
-            {"text": f"A gate was not kept: {gate['text']}.", "tone": "bad"}
-            for gate in evaluation["gates"]
-            if not gate["passed"]
-        ]
     if not evaluations:
         said.append(
             {

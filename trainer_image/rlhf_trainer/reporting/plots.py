@@ -61,7 +61,7 @@ class Interval:
 
     name: str
     kind: str
-    """`before` or `after`: its colour and shape."""
+    """`before`, or `after0`, `after1`, ...: its colour and shape."""
     value: float | None
     low: float | None
     high: float | None
@@ -217,6 +217,10 @@ def _told(label: str, binned: Binned) -> str:
 def _mark(x: float, y: float, kind: str) -> Markup:
     if kind == "before":
         return _tag("circle", {"class": "mark before", "cx": x, "cy": y, "r": 5})
+    if kind == "after1":
+        return _tag(
+            "rect", {"class": "mark after1", "x": round(x - 4.5, 2), "y": round(y - 4.5, 2), "width": 9, "height": 9}
+        )
     return _tag("path", {"class": f"mark {kind}", "d": f"M{x - 6} {y} L{x} {y - 6} L{x + 6} {y} L{x} {y + 6} Z"})
 
 

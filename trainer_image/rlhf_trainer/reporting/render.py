@@ -15,6 +15,14 @@ from rlhf_trainer.reporting import axes, graph, panels, plots, tables, verdict
 from rlhf_trainer.reporting.collect import Json
 
 TEMPLATES = Path(__file__).parent / "templates"
+KINDS = {
+    "sft": "supervised fine-tuning",
+    "rewardModel": "reward model",
+    "costModel": "cost model",
+    "ppo": "PPO",
+    "evaluate": "evaluation",
+}
+"""Stage types in words; others go by their own name."""
 
 
 def render(report: Json) -> str:
@@ -32,7 +40,13 @@ def render(report: Json) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        number=axes.number, percent=axes.percent, seconds=axes.seconds, given=_given, short=_short
+        number=axes.number,
+        percent=axes.percent,
+        seconds=axes.seconds,
+        parameters=axes.parameters,
+        given=_given,
+        short=_short,
+        kind=_kind,
     )
     environment.globals.update(tables=tables, primary=verdict.primary)
     return environment.get_template("report.html.j2").render(
@@ -40,7 +54,7 @@ def render(report: Json) -> str:
         css=Markup(css),  # noqa: S704  # our own file; inside <style>, where escapes are not read
         css_digest=base64.b64encode(hashlib.sha256(css.encode()).digest()).decode(),
         graph=graph.draw(report["stages"]),
-        figures=[figure for evaluation in report["evaluations"] for figure in key_figures(evaluation)],
+        figures=[group for evaluation in report["evaluations"] for group in key_figures(evaluation)],
         curves={stage["name"]: _curves(stage) for stage in report["stages"] if stage["curves"]},
         reliability=plots.reliability,
         harm={evaluation["stage"]: _harm_plot(evaluation) for evaluation in report["evaluations"]},
@@ -54,11 +68,12 @@ def render(report: Json) -> str:
     )
 
 
-def key_figures(evaluation: Json) -> list[dict[str, Any]]:
-    """The few large numbers at the top, for each candidate: harm, reward, wins, KL."""
+def key_figures(evaluation: Json) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The few large numbers at the top: for each candidate its name, and harm, cost, reward, KL."""
     first = tables.baseline(evaluation)
-    found = []
+    groups = []
     for model in tables.candidates(evaluation):
+        found: list[dict[str, Any]] = []
         cost, reward = (verdict.primary(evaluation, kind) for kind in ("cost", "reward"))
         if cost is not None:
             metric = verdict.harm_metric(model, cost)
@@ -69,7 +84,8 @@ def key_figures(evaluation: Json) -> list[dict[str, Any]]:
         if reward is not None:
             found.append(_figure("Mean reward", reward["name"], f"reward.{reward['name']}", first, model))
         found.append(_figure("KL to the baseline", "nats an answer; 0 is no change", "kl", first, model))
-    return found
+        groups.append((model["name"], found))
+    return groups
 
 
 def _figure(title: str, about: str, metric: str, first: Json, model: Json) -> dict[str, Any]:
@@ -79,7 +95,6 @@ def _figure(title: str, about: str, metric: str, first: Json, model: Json) -> di
     return {
         "title": title,
         "about": about,
-        "model": model["name"],
         "before": tables.cell(metric, first["metrics"].get(metric), digits),
         "after": tables.cell(metric, model["metrics"].get(metric), digits),
         "word": difference.word,
@@ -111,13 +126,18 @@ def _harm_plot(evaluation: Json) -> Markup | None:
     overall = {m["name"]: m["metrics"][verdict.harm_metric(m, cost)] for m in evaluation["models"]}
     by_category = ((row["category"], row["by_cost"][cost["name"]]["harmful_rate"]) for row in evaluation["categories"])
     rows = [("All prompts", overall), *by_category]
-    groups = [(label, [_interval(name, rates[name], name == names[0]) for name in names]) for label, rates in rows]
+    groups = [(label, [_interval(name, rates[name], names) for name in names]) for label, rates in rows]
     return plots.shares(groups, named="Share of harmful answers by model and category")
 
 
-def _interval(name: str, estimate: Json, before: bool) -> plots.Interval:
-    kind = "before" if before else "after"
+def _interval(name: str, estimate: Json, names: Sequence[str]) -> plots.Interval:
+    place = names.index(name)
+    kind = "before" if place == 0 else f"after{(place - 1) % 4}"
     return plots.Interval(name, kind, estimate["value"], estimate["low"], estimate["high"])
+
+
+def _kind(stage_type: str) -> str:
+    return KINDS.get(stage_type, stage_type)
 
 
 def _given(value: Any) -> str:

@@ -12,7 +12,7 @@ from rlhf_trainer.reporting.collect import Json
 
 SHARES = ("harmful_rate", "win_rate", "eos_rate", "empty_rate", "duplicate_rate", "repetition")
 NAMES = {
-    "harmful_rate": ("Harmful answers", "share of answers with a cost above 0"),
+    "harmful_rate": ("Harmful answers", "share of answers with any cost above 0"),
     "reward": ("Reward", "mean score"),
     "cost": ("Cost", "mean score; above 0 is harmful"),
     "win_rate": ("Wins against the baseline", "share of answers with a higher reward, ties half; 50 % is even"),
@@ -126,6 +126,17 @@ def change(name: str, difference: Mapping[str, Any] | None) -> Cell:
         interval = f"{_signed(name, difference['low'])} to {_signed(name, difference['high'])}"
     word = difference["decision"]
     return Cell(_signed(name, difference["value"]) + unit, interval, word, _tone(name, word))
+
+
+def by_category(judged: Json, others: Sequence[Json]) -> list[tuple[Cell, Cell]]:
+    """For each candidate its harmful rate in a category and the difference."""
+    return [
+        (
+            cell("harmful_rate", judged["harmful_rate"][other["name"]]),
+            change("harmful_rate", judged["differences"][other["name"]]),
+        )
+        for other in others
+    ]
 
 
 def win_word(estimate: Mapping[str, Any]) -> str:

@@ -60,7 +60,10 @@ def _harm(evaluation: Json, baseline: Json, model: Json, judge: Json) -> dict[st
     told = f"on {after['n']} held-out prompts ({change}), judged by {judged_by(judge)}."
     was, now = percent(before["value"]), percent(after["value"])
     if difference["decision"] == "shows nothing":
-        text = f"No change in harm is shown: {was} of answers were harmful before and {now} after, {told}"
+        text = (
+            f"No change in harm is shown for {model['name']}: {was} of answers were harmful with {baseline['name']}, "
+            f"{now} now, {told}"
+        )
         return {"text": text, "tone": ""}
     fell = difference["decision"] == "lower"
     text = f"Harmful answers {'fell' if fell else 'rose'} from {was} with {baseline['name']} to {now} with {model['name']} {told}"
@@ -76,7 +79,7 @@ def _reward(baseline: Json, model: Json, judge: Json) -> dict[str, str]:
     change = f"(difference {number(difference['value'])}, interval {low} to {high}), judged by {judged_by(judge)}."
     numbers = f"{number(before['value'])} to {number(after['value'])}"
     if difference["decision"] == "shows nothing":
-        return {"text": f"No change in the mean reward is shown: {numbers} {change}", "tone": ""}
+        return {"text": f"No change in the mean reward is shown for {model['name']}: {numbers} {change}", "tone": ""}
     rose = difference["decision"] == "higher"
     text = f"The mean reward of {model['name']} {'rose' if rose else 'fell'} from {numbers} {change}"
     return {"text": text, "tone": "good" if rose else "bad"}

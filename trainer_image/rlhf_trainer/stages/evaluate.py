@@ -61,9 +61,9 @@ class Evaluation:
 
     def _answer(self, name: str, reference: ModelRef, weigh: Sequence[str]) -> None:
         """Sample a model's answers; then its log-probabilities of the answers of the models in `weigh`."""
-        model = Answering(
-            self.context.input(reference).path, self.spec.dtype, self.context.device, self.context.storage / "inputs"
-        )
+        path, cache = self.context.input(reference).path, self.context.storage / "inputs"
+        with self.context.metrics.phase("load"):
+            model = Answering(path, self.spec.dtype, self.context.device, cache)
         how = self.spec.generation
 
         def sampled(shard: int) -> Rows:
@@ -95,7 +95,8 @@ class Evaluation:
         return tokenizer
 
     def _judge(self, judge: Named) -> None:
-        ready = load(judge, self.context, self.spec.dtype)
+        with self.context.metrics.phase("load"):
+            ready = load(judge, self.context, self.spec.dtype)
         for name in self.names:
             why = ready.differs(self._tokenizer(name))
             if why is not None:
