@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_trainer.data.formats import FORMATS, Malformed, Rejected, detect, parse_dialogue, renamed
+from rlhf_trainer.data.columns import Malformed, Rejected
+from rlhf_trainer.data.formats import FORMATS, detect, parse_dialogue, renamed
 from rlhf_trainer.data.rows import Where
 
 HERE = Where("rows.jsonl", 1)

@@ -4,14 +4,16 @@ Three rules hold everywhere:
 
 - an answer ends with EOS (`tokenizer.eos_token_id`), also an empty one, which is EOS alone;
 - PAD differs from EOS (`prepare_tokenizer`);
-- text of answers is text: a special token spelled out in it is not parsed.
+- text is text: a special token spelled out in a message is not parsed, so that no row can forge a turn.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from rlhf_trainer.data.rows import Message
@@ -45,6 +47,9 @@ PAD_CANDIDATES = (
 )
 """Tokens that may serve as PAD, in order; the first that exists and is neither EOS nor BOS is taken."""
 ADDED_PAD = "<|pad|>"
+OPEN, CLOSE = "\ue000", "\ue001"
+STAND_IN = re.compile(f"{OPEN}(\\d+){CLOSE}")
+"""Private-use characters around a number."""
 
 
 @dataclass(frozen=True)
@@ -119,14 +124,14 @@ def ensure_pad(tokenizer: Tokenizer) -> bool:
 
 def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message], max_tokens: int | None = None) -> list[int]:
     """Ids of a prompt through the chat template with the generation prompt; beyond `max_tokens` its start is cut."""
-    ids = _ids(tokenizer, _render(tokenizer, messages, generation=True))
+    guarded = _Guarded.of(tokenizer, messages)
+    ids = guarded.ids(tokenizer, _render(tokenizer, guarded.messages, generation=True))
     return ids if max_tokens is None else ids[-max_tokens:]
 
 
 def encode_answer(tokenizer: Tokenizer, text: str) -> list[int]:
     """Ids of an answer's text and EOS. An empty answer is EOS alone; special tokens in the text are plain text."""
-    ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"] if text else []
-    return [*ids, tokenizer.eos_token_id]
+    return [*_plain_ids(tokenizer, text), tokenizer.eos_token_id]
 
 
 def encode_row(tokenizer: Tokenizer, prompt: Sequence[Message], answer: str, max_length: int) -> Encoded:
@@ -209,23 +214,58 @@ def same_tokenizer(first: Tokenizer, second: Tokenizer) -> str | None:
 
 def _segments(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[tuple[list[int], list[int]]] | None:
     """(context ids, answer ids with EOS) for every assistant's turn; None where the template is not prefix-stable."""
+    guarded = _Guarded.of(tokenizer, messages)
     segments = []
     done = ""
-    for index, message in enumerate(messages):
+    for index, message in enumerate(guarded.messages):
         if message["role"] != "assistant":
             continue
-        before = _render(tokenizer, messages[:index], generation=True)
-        after = _render(tokenizer, messages[: index + 1])
+        before = _render(tokenizer, guarded.messages[:index], generation=True)
+        after = _render(tokenizer, guarded.messages[: index + 1])
         if not before.startswith(done) or not after.startswith(before):
             return None
         text, found, _ = after[len(before) :].partition(tokenizer.eos_token)
-        if message["content"] and tokenizer.eos_token in message["content"]:
-            text, found = message["content"], tokenizer.eos_token
-        if not found:
-            text = text.rstrip("\n") if not message["content"].endswith("\n") else text
-        segments.append((_ids(tokenizer, before[len(done) :]), encode_answer(tokenizer, text)))
+        if not found and not message["content"].endswith("\n"):
+            text = text.rstrip("\n")
+        segments.append((guarded.ids(tokenizer, before[len(done) :]), encode_answer(tokenizer, guarded.text(text))))
         done = before + text + found
     return segments
+
+
+@dataclass(frozen=True)
+class _Guarded:
+    """Messages in which contents that spell out a special token are stood in for while the template is rendered."""
+
+    messages: list[Message]
+    contents: list[str]
+    """What `OPEN i CLOSE` stands for."""
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, messages: Sequence[Message]) -> _Guarded:
+        specials = _special_tokens(tokenizer)
+        contents: list[str] = []
+        guarded: list[Message] = []
+        for message in messages:
+            content = message["content"]
+            if STAND_IN.search(content) or any(token in content for token in specials):
+                contents.append(content)
+                content = f"{OPEN}{len(contents) - 1}{CLOSE}"
+            guarded.append({"role": message["role"], "content": content})
+        return cls(guarded, contents)
+
+    def text(self, rendered: str) -> str:
+        """A rendering with the contents back in place."""
+        return STAND_IN.sub(lambda found: self.contents[int(found[1])], rendered) if self.contents else rendered
+
+    def ids(self, tokenizer: Tokenizer, rendered: str) -> list[int]:
+        """Ids of a rendering: the template's special tokens parsed, those in contents not."""
+        if not self.contents:
+            return _ids(tokenizer, rendered)
+        parts = STAND_IN.split(rendered)  # template, number, template, number, ..., template
+        ids = _ids(tokenizer, parts[0])
+        for number, text in zip(parts[1::2], parts[2::2], strict=True):
+            ids += [*_plain_ids(tokenizer, self.contents[int(number)]), *_ids(tokenizer, text)]
+        return ids
 
 
 def _render(tokenizer: Tokenizer, messages: Sequence[Message], generation: bool = False) -> str:
@@ -239,6 +279,17 @@ def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
 
 
-def _special_tokens(tokenizer: Tokenizer) -> set[str]:
+def _plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids of text in which special tokens are not parsed."""
+    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]) if text else []
+
+
+def _special_tokens(tokenizer: Tokenizer) -> frozenset[str]:
+    return _special_tokens_of(tokenizer, len(tokenizer))
+
+
+@lru_cache(maxsize=8)
+def _special_tokens_of(tokenizer: Tokenizer, _size: int) -> frozenset[str]:
+    """Every special token; asked again when one was added."""
     added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return added | {str(token) for token in tokenizer.all_special_tokens}
+    return frozenset(token for token in added | {str(token) for token in tokenizer.all_special_tokens} if token)

@@ -5,33 +5,34 @@ A string prompt is one user's message; conversations are taken as they are. docs
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rlhf_trainer.data.columns import (
+    Columns,
+    Malformed,
+    Rejected,
+    as_prompt,
+    category_of,
+    flag_of,
+    messages_of,
+    text_of,
+    user_says,
+    value_of,
+    weight_of,
+    which_of,
+)
 from rlhf_trainer.data.readers import describe
-from rlhf_trainer.data.rows import Conversation, Message, Messages, Pair, Prompt, SafetyPair, Where
+from rlhf_trainer.data.rows import Conversation, Messages, Pair, Prompt, SafetyPair, Where
 
-Columns = Mapping[str, Any]
 Use = Literal["prompts", "conversations", "pairs", "safety pairs"]
 Example = Prompt | Conversation | Pair | SafetyPair
 
 SAFETY_COLUMNS = ("is_response_0_safe", "is_response_1_safe")
 SAFE_RLHF = ("prompt", "response_0", "response_1")
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
-
-
-class Malformed(Exception):
-    """A row that is not what its format says: column, what was found, what was expected."""
-
-    def __init__(self, column: str, found: str, expected: str) -> None:
-        super().__init__(f"{column}: found {found}, expected {expected}")
-
-
-class Rejected(Exception):
-    """A well-formed row that teaches nothing; its message is the reason, one of a fixed few."""
 
 
 @dataclass(frozen=True)
@@ -80,103 +81,26 @@ def renamed(row: Columns, columns: Mapping[str, str]) -> Columns:
     return kept | {ours: row[theirs] for ours, theirs in columns.items() if theirs in row}
 
 
-# Columns
-
-
-def _value(row: Columns, column: str, expected: str) -> Any:
-    if column not in row:
-        raise Malformed(column, "no such column", expected)
-    return row[column]
-
-
-def _text(row: Columns, column: str) -> str:
-    value = _value(row, column, "a string")
-    if not isinstance(value, str):
-        raise Malformed(column, describe(value), "a string")
-    return value
-
-
-def _flag(row: Columns, column: str) -> bool:
-    value = _value(row, column, "true or false")
-    if not isinstance(value, bool):
-        raise Malformed(column, describe(value), "true or false")
-    return value
-
-
-def _which(row: Columns, column: str) -> int:
-    value = _value(row, column, "0 or 1")
-    if isinstance(value, bool) or value not in (0, 1) or not isinstance(value, int):
-        raise Malformed(column, describe(value), "0 or 1")
-    return value
-
-
-def _messages(value: Any, column: str) -> Messages:
-    expected = 'a list of {"role": ..., "content": ...}'
-    if not isinstance(value, list) or not value:
-        raise Malformed(column, describe(value), expected)
-    found: list[Message] = []
-    for index, entry in enumerate(value):
-        place = f"{column}[{index}]"
-        if not isinstance(entry, dict):
-            raise Malformed(place, describe(entry), "an object with role and content")
-        role, content = entry.get("role"), entry.get("content")
-        if not isinstance(role, str) or not role:
-            raise Malformed(f"{place}.role", describe(role), "system, user or assistant")
-        found.append({"role": role, "content": _content(content, f"{place}.content")})
-    return tuple(found)
-
-
-def _content(value: Any, place: str) -> str:
-    """A message's text: a string, or a list of text parts."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list) and value:
-        parts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in value]
-        texts = [part for part in parts if isinstance(part, str)]
-        if len(texts) == len(value):
-            return "".join(texts)
-    raise Malformed(place, describe(value), "a string")
-
-
-def _user(text: str) -> Messages:
-    return ({"role": "user", "content": text},)
-
-
-def _as_prompt(messages: Messages, column: str) -> Messages:
-    if messages[-1]["role"] == "assistant":
-        raise Malformed(column, "an assistant's message at its end", "a prompt that ends before the answer")
-    if not any(message["content"].strip() for message in messages if message["role"] != "system"):
-        raise Rejected("empty prompt")
-    return messages
-
-
-def _category(row: Columns) -> str | None:
-    value = row.get("category")
-    if value is None or isinstance(value, str):
-        return value or None
-    raise Malformed("category", describe(value), "a string")
-
-
 # Prompt-only, prompt-completion, messages
 
 
 def _read_prompt(row: Columns) -> Messages:
-    value = _value(row, "prompt", "a string or a list of messages")
+    value = value_of(row, "prompt", "a string or a list of messages")
     if isinstance(value, list):
-        return _as_prompt(_messages(value, "prompt"), "prompt")
-    return _as_prompt(_user(_text(row, "prompt")), "prompt")
+        return as_prompt(messages_of(value, "prompt"), "prompt")
+    return as_prompt(user_says(text_of(row, "prompt")), "prompt")
 
 
 def _prompt_only(row: Columns, where: Where) -> Prompt:
-    return Prompt(_read_prompt(row), _category(row), where)
+    return Prompt(_read_prompt(row), category_of(row), where)
 
 
 def _completed(row: Columns, where: Where) -> Conversation:
-    value = _value(row, "completion", "a string or a list of messages")
+    value = value_of(row, "completion", "a string or a list of messages")
     if isinstance(value, list):
-        answer = _messages(value, "completion")
+        answer = messages_of(value, "completion")
     else:
-        answer = ({"role": "assistant", "content": _text(row, "completion")},)
+        answer = ({"role": "assistant", "content": text_of(row, "completion")},)
     return _conversation((*_read_prompt(row), *answer), "completion", where)
 
 
@@ -194,34 +118,34 @@ def _conversation(messages: Messages, column: str, where: Where) -> Conversation
 
 
 def _from_messages(row: Columns, where: Where) -> Conversation:
-    return _conversation(_messages(_value(row, "messages", "a list of messages"), "messages"), "messages", where)
+    return _conversation(messages_of(value_of(row, "messages", "a list of messages"), "messages"), "messages", where)
 
 
 def _prompt_of_messages(row: Columns, where: Where) -> Prompt:
-    messages = _messages(_value(row, "messages", "a list of messages"), "messages")
+    messages = messages_of(value_of(row, "messages", "a list of messages"), "messages")
     if messages[-1]["role"] == "assistant":
         messages = messages[:-1]
     if not messages:
         raise Rejected("empty prompt")
-    return Prompt(_as_prompt(messages, "messages"), _category(row), where)
+    return Prompt(as_prompt(messages, "messages"), category_of(row), where)
 
 
 # Preference
 
 
 def _preference(row: Columns, where: Where) -> Pair:
-    chosen, rejected = (_value(row, name, "a string or a list of messages") for name in ("chosen", "rejected"))
+    chosen, rejected = (value_of(row, name, "a string or a list of messages") for name in ("chosen", "rejected"))
     if isinstance(chosen, list) != isinstance(rejected, list):
         raise Malformed("rejected", describe(rejected), "the same kind as chosen")
     if isinstance(chosen, list):
         prompt, better, worse = _conversational(row, chosen, rejected)
     else:
         prompt, better, worse = _standard(row)
-    return _pair(prompt, better, worse, where, _weight(row))
+    return _pair(prompt, better, worse, where, weight_of(row))
 
 
 def _standard(row: Columns) -> tuple[Messages, str, str]:
-    chosen, rejected = _text(row, "chosen"), _text(row, "rejected")
+    chosen, rejected = text_of(row, "chosen"), text_of(row, "rejected")
     if "prompt" in row:
         return _read_prompt(row), chosen, rejected
     # As TRL's extract_prompt: the longest common prefix; a space before the difference belongs to the answers.
@@ -231,11 +155,11 @@ def _standard(row: Columns) -> tuple[Messages, str, str]:
         end -= 1
     if not chosen[:end].strip():
         raise Rejected("no common prompt")
-    return _user(chosen[:end]), chosen[end:], rejected[end:]
+    return user_says(chosen[:end]), chosen[end:], rejected[end:]
 
 
 def _conversational(row: Columns, chosen: list[Any], rejected: list[Any]) -> tuple[Messages, str, str]:
-    better, worse = _messages(chosen, "chosen"), _messages(rejected, "rejected")
+    better, worse = messages_of(chosen, "chosen"), messages_of(rejected, "rejected")
     if "prompt" in row:
         prompt = _read_prompt(row)
         return prompt, _one_answer(better, "chosen"), _one_answer(worse, "rejected")
@@ -257,14 +181,7 @@ def _common(better: Messages, worse: Messages) -> tuple[Messages, str, str]:
         raise Rejected("dialogues differ before the last answer")
     if len(better) == 1:
         raise Rejected("no common prompt")
-    return _as_prompt(better[:-1], "chosen"), better[-1]["content"], worse[-1]["content"]
-
-
-def _weight(row: Columns) -> float:
-    value = row.get("weight", 1.0)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= 1:
-        raise Malformed("weight", describe(value), "a probability from 0 to 1")
-    return float(value)
+    return as_prompt(better[:-1], "chosen"), better[-1]["content"], worse[-1]["content"]
 
 
 def _pair(prompt: Messages, better: str, worse: str, where: Where, weight: float = 1.0) -> Pair:
@@ -295,7 +212,7 @@ def parse_dialogue(text: str, column: str) -> Messages:
 
 
 def _dialogue(row: Columns, column: str) -> Messages:
-    messages = parse_dialogue(_text(row, column), column)
+    messages = parse_dialogue(text_of(row, column), column)
     if [message["role"] for message in messages[-2:]] == ["assistant", "assistant"]:
         raise Rejected("two answers in a row")
     return messages
@@ -319,13 +236,13 @@ def _hh_prompt(row: Columns, where: Where) -> Prompt:
         messages = messages[:-1]
     if not messages:
         raise Rejected("empty prompt")
-    return Prompt(_as_prompt(messages, "chosen"), _category(row), where)
+    return Prompt(as_prompt(messages, "chosen"), category_of(row), where)
 
 
 def _preference_prompt(row: Columns, where: Where) -> Prompt:
     if "prompt" in row:
         return _prompt_only(row, where)
-    return Prompt(_preference(row, where).prompt, _category(row), where)
+    return Prompt(_preference(row, where).prompt, category_of(row), where)
 
 
 def _preference_conversation(row: Columns, where: Where) -> Conversation:
@@ -337,19 +254,19 @@ def _preference_conversation(row: Columns, where: Where) -> Conversation:
 
 
 def _safe_answers(row: Columns) -> tuple[Messages, tuple[str, str]]:
-    return _read_prompt(row), (_text(row, "response_0"), _text(row, "response_1"))
+    return _read_prompt(row), (text_of(row, "response_0"), text_of(row, "response_1"))
 
 
 def _safe_pair(row: Columns, where: Where) -> Pair:
     prompt, answers = _safe_answers(row)
-    better = _which(row, "better_response_id")
+    better = which_of(row, "better_response_id")
     return _pair(prompt, answers[better], answers[1 - better], where)
 
 
 def _safe_safety_pair(row: Columns, where: Where) -> SafetyPair:
     prompt, answers = _safe_answers(row)
-    safer = _which(row, "safer_response_id")
-    safe = tuple(_flag(row, column) for column in SAFETY_COLUMNS)
+    safer = which_of(row, "safer_response_id")
+    safe = tuple(flag_of(row, column) for column in SAFETY_COLUMNS)
     if safe[1 - safer] and not safe[safer]:
         raise Rejected("inconsistent safety labels")
     if answers[0] == answers[1]:

@@ -15,7 +15,8 @@ import orjson
 from rlhf_api.fields import DataRef, Reference
 from rlhf_api.job import Input
 from rlhf_api.stage_file import StageInput
-from rlhf_trainer.data.formats import FORMATS, SAFETY_COLUMNS, Format, Malformed, Rejected, Use, detect, renamed
+from rlhf_trainer.data.columns import Malformed, Rejected
+from rlhf_trainer.data.formats import FORMATS, SAFETY_COLUMNS, Format, Use, detect, renamed
 from rlhf_trainer.data.readers import BadRow, RawRow, read_rows
 from rlhf_trainer.data.rows import Conversation, Counts, Messages, Pair, Prompt, SafetyPair
 from rlhf_trainer.exits import InputError

@@ -1,0 +1,113 @@
+"""Values of a row's columns, checked: what was found, what was expected."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rlhf_trainer.data.readers import describe
+from rlhf_trainer.data.rows import Message, Messages
+
+Columns = Mapping[str, Any]
+
+
+class Malformed(Exception):
+    """A row that is not what its format says: column, what was found, what was expected."""
+
+    def __init__(self, column: str, found: str, expected: str) -> None:
+        super().__init__(f"{column}: found {found}, expected {expected}")
+
+
+class Rejected(Exception):
+    """A well-formed row that teaches nothing; its message is the reason, one of a fixed few."""
+
+
+def value_of(row: Columns, column: str, expected: str) -> Any:
+    """A column's value."""
+    if column not in row:
+        raise Malformed(column, "no such column", expected)
+    return row[column]
+
+
+def text_of(row: Columns, column: str) -> str:
+    """A string."""
+    value = value_of(row, column, "a string")
+    if not isinstance(value, str):
+        raise Malformed(column, describe(value), "a string")
+    return value
+
+
+def flag_of(row: Columns, column: str) -> bool:
+    """True or false."""
+    value = value_of(row, column, "true or false")
+    if not isinstance(value, bool):
+        raise Malformed(column, describe(value), "true or false")
+    return value
+
+
+def which_of(row: Columns, column: str) -> int:
+    """Number of an answer, 0 or 1."""
+    value = value_of(row, column, "0 or 1")
+    if isinstance(value, bool) or value not in (0, 1) or not isinstance(value, int):
+        raise Malformed(column, describe(value), "0 or 1")
+    return value
+
+
+def messages_of(value: Any, column: str) -> Messages:
+    """Messages, each with a role and a text."""
+    expected = 'a list of {"role": ..., "content": ...}'
+    if not isinstance(value, list) or not value:
+        raise Malformed(column, describe(value), expected)
+    found: list[Message] = []
+    for index, entry in enumerate(value):
+        place = f"{column}[{index}]"
+        if not isinstance(entry, dict):
+            raise Malformed(place, describe(entry), "an object with role and content")
+        role, content = entry.get("role"), entry.get("content")
+        if not isinstance(role, str) or not role:
+            raise Malformed(f"{place}.role", describe(role), "system, user or assistant")
+        found.append({"role": role, "content": _content(content, f"{place}.content")})
+    return tuple(found)
+
+
+def _content(value: Any, place: str) -> str:
+    """A message's text: a string, or a list of text parts."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and value:
+        parts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in value]
+        texts = [part for part in parts if isinstance(part, str)]
+        if len(texts) == len(value):
+            return "".join(texts)
+    raise Malformed(place, describe(value), "a string")
+
+
+def user_says(text: str) -> Messages:
+    """One user's message."""
+    return ({"role": "user", "content": text},)
+
+
+def as_prompt(messages: Messages, column: str) -> Messages:
+    """Messages that can be answered."""
+    if messages[-1]["role"] == "assistant":
+        raise Malformed(column, "an assistant's message at its end", "a prompt that ends before the answer")
+    if not any(message["content"].strip() for message in messages if message["role"] != "system"):
+        raise Rejected("empty prompt")
+    return messages
+
+
+def category_of(row: Columns) -> str | None:
+    """The label of a row, where it has one."""
+    value = row.get("category")
+    if value is None or isinstance(value, str):
+        return value or None
+    raise Malformed("category", describe(value), "a string")
+
+
+def weight_of(row: Columns) -> float:
+    """The probability that the chosen answer is the better one; 1 where the row has none."""
+    value = row.get("weight", 1.0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= 1:
+        raise Malformed("weight", describe(value), "a probability from 0 to 1")
+    return float(value)
