@@ -22,6 +22,9 @@ from rlhf_trainer.exits import InputError, Stopped
 
 log = logging.getLogger(__name__)
 
+TORCH_HANDLES = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""Signals for which torch's start_processes sets handlers of its own."""
+
 
 class OwnLogs(LogsSpecs):
     """Every rank opens its own log (appending, so that a resumed attempt keeps its lines); nothing is redirected here."""
@@ -49,13 +52,14 @@ def started(
     """
     host, port, store = rendezvous(file, node, asked)
     address = {"MASTER_ADDR": host, "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    context = start_processes(
-        name="rank",
-        entrypoint=sys.executable,
-        args={local: ("-m", "rlhf_trainer.rank", str(path)) for local in environments},
-        envs={local: {**environment, **address} for local, environment in environments.items()},
-        logs_specs=OwnLogs(),
-    )
+    with own_signals():
+        context = start_processes(
+            name="rank",
+            entrypoint=sys.executable,
+            args={local: ("-m", "rlhf_trainer.rank", str(path)) for local in environments},
+            envs={local: {**environment, **address} for local, environment in environments.items()},
+            logs_specs=OwnLogs(),
+        )
     if not isinstance(context, SubprocessContext):
         raise TypeError(f"torch's start_processes gave {type(context).__name__}; expected a SubprocessContext")
     try:
@@ -63,6 +67,19 @@ def started(
     finally:
         context.close(signal.SIGKILL)
         del store  # served until the last rank has gone
+
+
+@contextmanager
+def own_signals() -> Iterator[None]:
+    """Put back this process's signal handlers: torch sets its own when it starts processes, and on SIGTERM they raise
+    out of whatever runs, so that the ranks would be killed before they have saved.
+    """
+    before = {number: signal.getsignal(number) for number in TORCH_HANDLES}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def rendezvous(file: StageFile, node: int, asked: threading.Event) -> tuple[str, int, TCPStore | None]:
