@@ -14,11 +14,11 @@ import pytest
 
 from fakes import fake_hub
 from rlhf_api.digest import digest_file
+from rlhf_api.gguf import read_header
 from rlhf_api.job import Input
 from rlhf_trainer.exits import InputError, StageError
 from rlhf_trainer.sources import keep
 from rlhf_trainer.sources.fetch import fetch, fetch_url, redact
-from rlhf_trainer.sources.gguf import read_header
 from rlhf_trainer.sources.keep import Keeper, content_digest, verify
 
 ROWS = b'{"prompt": "a"}\n'

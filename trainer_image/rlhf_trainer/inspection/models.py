@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlhf_api.gguf import read_header
 from rlhf_trainer.data.chat import encode_prompt, prepare_tokenizer
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.uses import Model, ModelUse
 from rlhf_trainer.models.load import GGUF, check_folder, load_tokenizer
-from rlhf_trainer.sources.gguf import read_header
 
 SCORER = "ForSequenceClassification"
 INDEX = "model.safetensors.index.json"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from rlhf_api.gguf import read_header
 from rlhf_trainer.sources.choose import card
-from rlhf_trainer.sources.gguf import read_header
 
 log = logging.getLogger(__name__)
 

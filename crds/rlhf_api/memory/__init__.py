@@ -1,0 +1,7 @@
+"""What a rank of a stage needs in memory, before anything runs: pure, from the job and facts of its models."""
+
+from rlhf_api.memory.estimate import Estimate, Lengths, Missing, estimate
+from rlhf_api.memory.facts import ModelFacts
+from rlhf_api.memory.look import look
+
+__all__ = ["Estimate", "Lengths", "Missing", "ModelFacts", "estimate", "look"]

@@ -1,0 +1,97 @@
+"""Facts of a job's inputs that lie on this machine: shapes of models, longest rows of data. Reads headers, no weights."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from rlhf_api.gguf import read_header
+from rlhf_api.job import RLHFJob
+from rlhf_api.memory.facts import ModelFacts
+from rlhf_api.sources import Source, parse_source
+
+BYTES_A_TOKEN = 3
+"""Of a row's text, its JSON included: English has 4 to 5, so that a row is rather taken for too long."""
+MAX_DATA = 1 << 30
+"""Larger files are not read for their longest row."""
+
+
+def look(job: RLHFJob, folder: Path) -> tuple[dict[str, ModelFacts], dict[str, int]]:
+    """What this machine knows of the inputs.
+
+    Args:
+        job: A valid job.
+        folder: The job file's: relative paths are taken from it.
+
+    Returns:
+        (facts of models, tokens of the longest row of data), by the input's name. What is not here, or cannot be
+        read, is left out: `prepare` says what is wrong with it.
+    """
+    facts: dict[str, ModelFacts] = {}
+    lengths: dict[str, int] = {}
+    for entry in job.spec.inputs:
+        path = _local(parse_source(entry.source), folder)
+        if path is None or not path.exists():
+            continue
+        model = _model(path)
+        if model is not None:
+            facts[entry.name] = model
+        elif path.is_file():
+            longest = _longest(path)
+            if longest is not None:
+                lengths[entry.name] = longest
+    return facts, lengths
+
+
+def _local(source: Source, folder: Path) -> Path | None:
+    if source.kind == "path":
+        return folder / source.location
+    if source.kind != "package":
+        return None
+    first, *rest = source.location.split(".")  # only the first is looked up: looking up a submodule runs its parents
+    found = importlib.util.find_spec(first)
+    places = found.submodule_search_locations if found is not None else None
+    return Path(next(iter(places))).joinpath(*rest, source.path) if places else None
+
+
+def _model(path: Path) -> ModelFacts | None:
+    """The shape of a model folder or GGUF file; None for anything else."""
+    try:
+        if path.is_dir():
+            if (path / "config.json").is_file():
+                return ModelFacts.from_config(json.loads((path / "config.json").read_bytes()))
+            files = sorted(path.glob("*.gguf"))
+            return _gguf(files[0]) if len(files) == 1 else None
+        return _gguf(path) if path.suffix == ".gguf" else None
+    except (OSError, ValueError):
+        return None
+
+
+def _gguf(path: Path) -> ModelFacts:
+    header = read_header(path)
+    tied = ModelFacts.from_gguf(header.fields, tied=True)
+    apart = ModelFacts.from_gguf(header.fields, tied=False)
+    return min(tied, apart, key=lambda model: abs(model.parameters - header.parameters))
+
+
+def _longest(path: Path) -> int | None:
+    """Tokens of the longest line of a JSON lines file; None for other formats, large and damaged files."""
+    try:
+        if path.stat().st_size > MAX_DATA:
+            return None
+        sizes = [len(line) for line in _lines(path)]
+    except (OSError, EOFError):
+        return None
+    return -(-max(sizes) // BYTES_A_TOKEN) if sizes else None
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    if path.name.endswith((".jsonl", ".ndjson")):
+        with path.open("rb") as file:
+            yield from file
+    elif path.name.endswith((".jsonl.gz", ".ndjson.gz")):
+        with gzip.open(path, "rb") as unzipped:
+            yield from unzipped
