@@ -3,7 +3,6 @@
 import json
 import sys
 import types
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +11,9 @@ from stage_gang import Case, alone, gang
 from tiny import tiny_policy, tiny_scorer
 
 from rlhf_trainer.evaluation.answers import divergence
+from rlhf_trainer.evaluation.runner import model_names
 from rlhf_trainer.exits import GuardTripped, InputError, Stopped
-from rlhf_trainer.stages.evaluate import model_names, reward_weights, shown
+from rlhf_trainer.stages.evaluate import reward_weights, shown
 
 JUDGES = """
 CALLS = []
@@ -184,19 +184,40 @@ def test_two_ranks_a_restart_and_a_second_run_give_the_same_bytes(done, folder):
             assert (both.product / name).read_bytes() == first, name
 
 
-def test_a_shard_that_is_there_is_not_computed_again_and_one_of_another_evaluation_is(done, folder):
-    judges = sys.modules["evaluate_judges"]
-    again = case(folder, folder / "kept")
+def take_shards(done, other):
     for path in (done.work / "shards").rglob("*.json"):
-        target = again.work / path.relative_to(done.work)
+        target = other.work / path.relative_to(done.work)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
+
+
+def test_other_gates_and_intervals_need_no_answer_again(done, folder):
+    judges = sys.modules["evaluate_judges"]
+    edited = case(folder, folder / "edited", gates=[{"metric": "length", "max": 99.0}], resamples=100, show=1)
+    edited.digest = "1" * 64
+    take_shards(done, edited)
     judges.CALLS.clear()
-    alone(again)
+    alone(edited)
     assert judges.CALLS == []
-    other = replace(again, digest="1" * 64)
+    evaluation, samples, _ = published(edited)
+    assert len(evaluation["gates"]) == 1 and samples == published(done)[1]
+
+
+def test_other_answers_or_another_function_are_computed_anew(done, folder):
+    judges = sys.modules["evaluate_judges"]
+    other = case(folder, folder / "longer", generation={"maxNewTokens": 5, "samples": 2})
+    take_shards(done, other)
+    judges.CALLS.clear()
     alone(other)
     assert sum(judges.CALLS) == PROMPTS * 2 * 2
+    again = case(folder, folder / "rewritten")
+    take_shards(done, again)
+    source = folder / "evaluate_judges.py"
+    source.write_text(JUDGES + "\n# another source\n")
+    judges.CALLS.clear()
+    alone(again)
+    assert sum(judges.CALLS) == PROMPTS * 2 * 2
+    source.write_text(JUDGES)
 
 
 def test_a_failed_gate_leaves_the_product_and_says_what_was_found(folder):

@@ -28,11 +28,13 @@ class Shards:
 
     Args:
         context: the stage's.
+        key: digest of all that the shards depend on; those of another key are computed anew.
         prompts: how many prompts there are.
         steps: how many times `run` will be called.
     """
 
     context: StageContext
+    key: str
     prompts: int
     steps: int
     _done: int = 0
@@ -66,12 +68,14 @@ class Shards:
                 done = f"{self._done} of {self.steps * self.rounds} rounds"
                 raise Stopped(f"stopped on request after {done}; what was sampled is kept")
             shard = turn * self.context.world + self.context.rank
-            with self.context.metrics.phase(phase):
+            with self.context.metrics.phase(phase) as timed:
                 if shard < self.count and self._read(name, shard) is None:
-                    self._write(name, shard, compute(shard))
+                    rows = compute(shard)
+                    self._write(name, shard, rows)
+                    timed.tokens += sum(len(row.get("ids", ())) for row in rows)
             self._done += 1
             self.context.metrics.log(self._done, {})
-            self.context.progress.advance(self._done)
+            self.context.progress.advance(self._done, tokens=timed.tokens)
 
     def rows(self, name: str, shard: int) -> Rows:
         """What `run` kept.
@@ -97,9 +101,9 @@ class Shards:
         if not path.exists():
             return None
         kept = orjson.loads(path.read_bytes())  # written whole or not at all
-        return kept["rows"] if kept["digest"] == self.context.file.digest else None
+        return kept["rows"] if kept["key"] == self.key else None
 
     def _write(self, name: str, shard: int, rows: Rows) -> None:
         with explain_full_disk(self.context.work, f"keeping shard {shard} of {name}"):
-            content = orjson.dumps({"digest": self.context.file.digest, "rows": rows})
+            content = orjson.dumps({"key": self.key, "rows": rows})
             write_atomically(self._path(name, shard), content)

@@ -1,0 +1,175 @@
+"""One evaluation: models answer, the baseline weighs the candidates' answers, judges score them all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlhf_api.digest import digest_of
+from rlhf_api.fields import ModelRef
+from rlhf_api.stages import STAGE_TYPES
+from rlhf_api.stages.evaluate import Evaluate
+from rlhf_trainer import functions
+from rlhf_trainer.context import StageContext
+from rlhf_trainer.data.chat import prepare_tokenizer, same_tokenizer
+from rlhf_trainer.data.rows import Prompt
+from rlhf_trainer.evaluation import table
+from rlhf_trainer.evaluation.answers import Answering, divergence
+from rlhf_trainer.evaluation.judges import Named, load
+from rlhf_trainer.evaluation.shards import SIZE, Rows, Shards
+from rlhf_trainer.evaluation.statistics import Floats
+from rlhf_trainer.models.load import load_tokenizer
+
+
+class Evaluation:
+    """What is computed in shards, by all ranks, and put together again."""
+
+    def __init__(self, context: StageContext, spec: Evaluate, prompts: Sequence[Prompt]) -> None:
+        self.context = context
+        self.spec = spec
+        self.prompts = prompts
+        self.judges = [Named(judge, "reward") for judge in spec.rewards]
+        self.judges += [Named(judge, "cost") for judge in spec.costs]
+        self.names = model_names([spec.baseline, *spec.candidates])
+        self.baseline, self.candidates = self.names[0], self.names[1:]
+        self.notes: list[str] = []
+        self.measures_kl = spec.generation.temperature > 0
+        if not self.measures_kl:
+            self.notes.append("Answers are greedy (temperature 0), which are no samples: KL cannot be estimated.")
+        steps = len(self.names) * (1 + len(self.judges)) + 2 * len(self.candidates) * self.measures_kl
+        self.shards = Shards(context, shard_key(context, spec), len(prompts), steps)
+
+    def run(self) -> None:
+        """Compute every shard. A collective.
+
+        Raises:
+            Stopped: asked to stop.
+            InputError: a model or function cannot be used.
+        """
+        for name, reference in zip(self.candidates, self.spec.candidates, strict=True):
+            self._answer(name, reference, weigh=[name])
+        self._answer(self.baseline, self.spec.baseline, weigh=self.candidates)
+        for judge in self.judges:
+            self._judge(judge)
+
+    def _answer(self, name: str, reference: ModelRef, weigh: Sequence[str]) -> None:
+        """Sample a model's answers; then its log-probabilities of the answers of the models in `weigh`."""
+        path, cache = self.context.input(reference).path, self.context.storage / "inputs"
+        with self.context.metrics.phase("load"):
+            model = Answering(path, self.spec.dtype, self.context.device, cache)
+        how = self.spec.generation
+
+        def sampled(shard: int) -> Rows:
+            span = self.shards.span(shard)
+            return model.answers(self.prompts[span.start : span.stop], span.start, how, self.context.seed)
+
+        self.shards.run(f"answers/{name}", "generate", sampled)
+        if not self.measures_kl:
+            return
+        for other in weigh:
+            if other != name and (why := same_tokenizer(self._tokenizer(other), model.tokenizer)) is not None:
+                self._unweighed(other, why)
+                continue
+
+            def weighed(shard: int, other: str = other) -> Rows:
+                found = model.log_probs(self.shards.rows(f"answers/{other}", shard), how.temperature)
+                return [{"log_probs": values} for values in found]
+
+            self.shards.run(f"log_probs/{other}/{name}", "weigh", weighed)
+
+    def _unweighed(self, candidate: str, why: str) -> None:
+        self.notes.append(f"KL of {candidate} to {self.baseline} is not defined: their tokenizers differ ({why}).")
+        self.shards.run(f"log_probs/{candidate}/{self.baseline}", "weigh", _nothing)
+
+    def _tokenizer(self, name: str) -> Any:
+        reference = [self.spec.baseline, *self.spec.candidates][self.names.index(name)]
+        tokenizer = load_tokenizer(self.context.input(reference).path, self.context.storage / "inputs")
+        prepare_tokenizer(tokenizer)
+        return tokenizer
+
+    def _judge(self, judge: Named) -> None:
+        with self.context.metrics.phase("load"):
+            ready = load(judge, self.context, self.spec.dtype)
+        for name in self.names:
+            why = ready.differs(self._tokenizer(name))
+            if why is not None:
+                self.notes.append(
+                    f"{judge.name} has another tokenizer than {name} ({why}): it read the text of the answers, not their tokens."
+                )
+
+            def scored(shard: int, name: str = name, as_text: bool = why is not None) -> Rows:
+                rows = self.shards.rows(f"answers/{name}", shard)
+                scores = ready.scores([self.prompts[row["prompt"]] for row in rows], rows, as_text=as_text)
+                return [{"score": score} for score in scores]
+
+            self.shards.run(f"scores/{judge.metric}/{name}", "score", scored)
+
+    def judged(self) -> list[table.Judged]:
+        """Everything measured, baseline first. Reads the shards of all ranks."""
+        return [self._judged(name) for name in self.names]
+
+    def _judged(self, name: str) -> table.Judged:
+        rows = list(self.shards.all(f"answers/{name}"))
+        scores = {judge.metric: self._scores(judge, name) for judge in self.judges}
+        kl = self._kl(name)
+        samples = self.spec.generation.samples
+        return table.Judged(
+            name=name,
+            texts=[[row["text"] for row in rows[at : at + samples]] for at in range(0, len(rows), samples)],
+            lengths=self._grid([len(row["ids"]) for row in rows]),
+            ended=self._grid([row["finished"] for row in rows]),
+            rewards={judge.name: scores[judge.metric] for judge in self.judges if judge.kind == "reward"},
+            costs={judge.name: scores[judge.metric] for judge in self.judges if judge.kind == "cost"},
+            kl=None if kl is None else self._grid([k1 for k1, _ in kl]),
+            kl_k3=None if kl is None else self._grid([k3 for _, k3 in kl]),
+        )
+
+    def _scores(self, judge: Named, name: str) -> Floats:
+        return self._grid([row["score"] for row in self.shards.all(f"scores/{judge.metric}/{name}")])
+
+    def _kl(self, name: str) -> list[tuple[float, float]] | None:
+        if name == self.baseline or not self.measures_kl:
+            return None
+        ours = self.shards.all(f"log_probs/{name}/{name}")
+        theirs = list(self.shards.all(f"log_probs/{name}/{self.baseline}"))
+        if not theirs:
+            return None
+        return [divergence(a["log_probs"], b["log_probs"]) for a, b in zip(ours, theirs, strict=True)]
+
+    def _grid(self, values: Sequence[float | None]) -> Floats:
+        """[P, S]; None becomes NaN."""
+        flat = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+        return flat.reshape(len(self.prompts), self.spec.generation.samples)
+
+
+def shard_key(context: StageContext, spec: Evaluate) -> str:
+    """Digest of all that answers and scores depend on: not of gates, intervals and how many answers are shown, which can
+    be changed without sampling again."""
+    named = [judge.function for judge in (*spec.rewards, *spec.costs) if judge.function is not None]
+    folder = Path(context.file.directories.job)
+    return digest_of(
+        {
+            "spec": spec.model_dump(mode="json", exclude={"gates", "confidence", "resamples", "show", "seed"}),
+            "seed": context.seed,
+            "inputs": {key: entry.digest for key, entry in context.file.inputs.items()},
+            "functions": {name: functions.source_digest(name, folder) for name in named},
+            "recipe": STAGE_TYPES["evaluate"].recipe,
+            "size": SIZE,
+        }
+    )
+
+
+def model_names(references: Sequence[ModelRef]) -> list[str]:
+    """What models go by: the stage's or input's name; `input-NAME` where an input is called as a stage is."""
+    plain = [str(reference.input or reference.stage) for reference in references]
+    return [
+        f"{reference.key.replace(':', '-')}" if plain.count(name) > 1 else name
+        for name, reference in zip(plain, references, strict=True)
+    ]
+
+
+def _nothing(_shard: int) -> Rows:
+    return []
