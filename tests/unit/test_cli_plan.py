@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from fakes.command import rlhf
@@ -68,3 +69,40 @@ def test_a_bad_job_is_not_planned(tmp_path: Path) -> None:
     path.write_text("kind: Pod\n")
     assert rlhf("plan", path).code == 2
     assert rlhf("run", path).code == 2
+
+
+CONFIG = {
+    "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32, "num_hidden_layers": 2,
+    "intermediate_size": 64, "vocab_size": 300, "tie_word_embeddings": True,
+}  # fmt: skip
+
+
+def with_model(folder: Path, **changes: int) -> Path:
+    """A job whose base model is described beside it."""
+    path = job(folder)
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text(json.dumps({**CONFIG, **changes}))
+    path.write_text(
+        path.read_text().replace("/models/base", "model").replace("[{input: chat}]", "[{input: chat}], maxLength: 64")
+    )
+    return path
+
+
+def test_memory_is_estimated_where_the_model_can_be_looked_at(tmp_path: Path) -> None:
+    (file,) = rlhf("validate", with_model(tmp_path), "--output", "json").json["files"]
+    (need,) = file["memory"]
+    assert (need["stage"], need["ranks"], need["fits"]) == ("sft", 1, True)
+    assert need["bytes"] == sum(need["parts"].values())
+    assert file["unknown"] == []
+
+
+def test_a_model_that_cannot_be_looked_at_is_said(tmp_path: Path) -> None:
+    said = rlhf("validate", job(tmp_path))
+    assert said.code == 0
+    assert "memory not known: base: /models/base cannot be looked at from here" in said.out
+
+
+def test_a_stage_that_cannot_fit_is_said_and_no_error(tmp_path: Path) -> None:
+    said = rlhf("validate", with_model(tmp_path, hidden_size=65536, intermediate_size=262144, num_hidden_layers=100))
+    assert said.code == 0
+    assert "sft: needs " in said.err and "it cannot fit here" in said.err

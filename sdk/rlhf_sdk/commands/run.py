@@ -15,10 +15,13 @@ from rlhf_sdk.output import Format, complain, emit, show
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from rlhf_api.job import RLHFJob
     from rlhf_sdk.local.layout import Layout
     from rlhf_sdk.local.locks import FileLock
     from rlhf_sdk.local.runner import Result
+    from rlhf_sdk.local.scheduler import Budget
     from rlhf_sdk.local.views import View
+    from rlhf_sdk.profile import Spent
 
 
 def register(app: typer.Typer) -> None:
@@ -30,12 +33,14 @@ EPILOG = """\b
 Examples:
   rlhf run examples/safe-rlhf.yaml
   rlhf run job.yaml --input chat=/data/chat.jsonl --cores 4
+  rlhf run job.yaml --profile
   rlhf run job.yaml --output json | jq .stages.evaluate.product
 
 Running again resumes: stages go on from their checkpoints, finished products are verified and reused.
 
 JSON (when it has ended): {"job", "uid", "storage", "phase", "exitCode", "seconds", "report", "stages": {NAME: {"phase",
-"attempt", "restarts", "exitCode", "reason", "message", "seconds", "product"}}}.
+"attempt", "restarts", "exitCode", "reason", "message", "seconds", "product"}}}; with --profile also "profile": {NAME:
+{"seconds", "steps", "peakBytes", "phases": {PHASE: {"seconds", "tokensPerSecond"}}}}.
 
 Exit codes: 0 done; 1 failed; 2 job file, input or argument wrong; 3 a guard tripped or a gate failed; 75 stopped by
 SIGTERM or SIGHUP with checkpoints; 130 stopped by Ctrl-C, once with checkpoints, twice at once."""
@@ -52,10 +57,11 @@ def run(
         bool, typer.Option("--fresh", help="Forget checkpoints and make anew the products that only this job uses.")
     ] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of live progress bars.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Show at the end where the time went.")] = False,
     output: Output = Format.TEXT,
 ) -> None:
     """Run a job on this machine: prepare, then ready stages side by side, the report last."""
-    execute(job_file, storage, inputs or [], cores, fresh=fresh, plain=plain, output=output)
+    execute(job_file, storage, inputs or [], cores, fresh=fresh, plain=plain, profile=profile, output=output)
 
 
 def execute(
@@ -67,6 +73,7 @@ def execute(
     fresh: bool,
     plain: bool,
     output: Format,
+    profile: bool = False,
     command: Sequence[str] | None = None,
     wait: Callable[[int], float] | None = None,
 ) -> None:
@@ -93,7 +100,7 @@ def execute(
 
             for line in forget(layout):
                 complain(line)
-        options = Options(cores or cores_here(), command or TRAINER, wait=wait or backoff)
+        options = Options(_budget(job, job_file, cores or cores_here()), command or TRAINER, wait=wait or backoff)
         try:
             runner = Runner(job, job_file, layout, options, _view(plain, output), lock)
         except ValueError as error:
@@ -101,8 +108,22 @@ def execute(
         result = runner.run()
     finally:
         lock.release()
-    _tell(result, layout, job_file, output)
+    _tell(result, layout, job_file, output, profile=profile)
     raise typer.Exit(int(result.code))
+
+
+def _budget(job: RLHFJob, job_file: Path, cores: int) -> Budget:
+    """What the stages may take; says which of them cannot fit."""
+    from rlhf_sdk.local.scheduler import Budget
+    from rlhf_sdk.memory import here, needs, too_large
+
+    machine = here()
+    found = needs(job, job_file.resolve().parent)
+    for need in found.stages:
+        words = too_large(need, machine)
+        if words is not None:
+            complain(words)
+    return Budget(cores, machine, {need.stage: need.total for need in found.stages})
 
 
 def _take(lock: FileLock, name: str) -> None:
@@ -136,10 +157,12 @@ def _view(plain: bool, output: Format) -> View:
     return LiveView()
 
 
-def _tell(result: Result, layout: Layout, job_file: Path, output: Format) -> None:
+def _tell(result: Result, layout: Layout, job_file: Path, output: Format, *, profile: bool) -> None:
     if output is Format.JSON:
-        emit(as_json(result, layout))
+        emit(as_json(result, layout) | (_profile_json(result, layout) if profile else {}))
         return
+    if profile:
+        _show_profile(result, layout)
     state = result.state
     report = report_file(result, layout)
     if result.code is Exit.DONE:
@@ -152,6 +175,35 @@ def _tell(result: Result, layout: Layout, job_file: Path, output: Format) -> Non
         show(f"{state.job}: failed ({what}); what is finished stays and will be reused")
     if report is not None:
         show(f"report: {report}")
+
+
+def _spent(result: Result, layout: Layout) -> list[Spent]:
+    from rlhf_sdk.profile import read
+
+    found = [(name, result.product(name)) for name in result.state.stages]
+    spent = [read(name, layout.product(product)) for name, product in found if product is not None]
+    return [one for one in spent if one is not None]
+
+
+def _profile_json(result: Result, layout: Layout) -> dict[str, Any]:
+    from rlhf_sdk.profile import as_json as of_stage
+
+    return {"profile": {one.stage: of_stage(one) for one in _spent(result, layout)}}
+
+
+def _show_profile(result: Result, layout: Layout) -> None:
+    from rlhf_sdk.output import columns
+    from rlhf_sdk.text import duration, size
+
+    table = columns("STAGE", "PHASE", "TIME", "SHARE", "TOKENS/S", "PEAK MEMORY")
+    for one in _spent(result, layout):
+        peak = "" if one.peak is None else size(one.peak)
+        table.add_row(one.stage, f"{one.steps} steps", duration(one.seconds), "", "", peak)
+        for phase, seconds in one.phases.items():
+            rate = one.rate(phase)
+            share = f"{100 * seconds / one.seconds:.0f} %" if one.seconds > 0 else ""
+            table.add_row("", phase, duration(seconds), share, "" if rate is None else f"{rate:.0f}")
+    show(table)
 
 
 def report_file(result: Result, layout: Layout) -> Path | None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rlhf_sdk.commands.options import Output
 from rlhf_sdk.exits import Exit
 from rlhf_sdk.output import Format, complain, emit, show
+
+if TYPE_CHECKING:
+    from rlhf_sdk.memory import Needs
 
 
 def register(app: typer.Typer) -> None:
@@ -22,7 +25,11 @@ Examples:
   rlhf validate job.yaml
   rlhf validate examples/*.yaml --output json
 
-JSON: {"valid": bool, "files": [{"file", "valid", "problems": [{"path", "message", "hint", "line", "column"}]}]}.
+Memory is estimated where the model lies on this machine (a path, or a file of an installed package). A stage that
+cannot fit here is said, but is no error: the job may be meant for a larger machine.
+
+JSON: {"valid": bool, "machineBytes", "files": [{"file", "valid", "problems": [{"path", "message", "hint", "line",
+"column"}], "memory": [{"stage", "ranks", "bytes" (a rank's), "parts": {NAME: bytes}, "fits": bool}], "unknown": [why]}]}.
 
 Exit codes: 0 every file is a valid job; 2 at least one is not."""
 
@@ -35,32 +42,61 @@ def validate(
 
     Problems are printed as file:line:column: path: message (hint), one a line.
     """
-    from rlhf_api.errors import SpecError
-    from rlhf_api.load import read_job
+    from rlhf_sdk.memory import here
 
-    found = []
-    for path in files:
-        problems = []
-        try:
-            read_job(path)
-        except SpecError as error:
-            problems = [
-                {
-                    "path": one.path,
-                    "message": one.message,
-                    "hint": one.hint,
-                    "line": one.line,
-                    "column": one.column,
-                }
-                for one in error.problems
-            ]
-            if output is Format.TEXT:
-                complain(str(error))
-        found.append({"file": str(path), "valid": not problems, "problems": problems})
-        if output is Format.TEXT and not problems:
-            show(f"{path}: valid")
+    machine = here()
+    found = [_check(path, machine, talk=output is Format.TEXT) for path in files]
     valid = all(entry["valid"] for entry in found)
     if output is Format.JSON:
-        emit({"valid": valid, "files": found})
+        emit({"valid": valid, "machineBytes": machine, "files": found})
     if not valid:
         raise typer.Exit(int(Exit.INVALID))
+
+
+def _check(path: Path, machine: int, *, talk: bool) -> dict[str, Any]:
+    from rlhf_api.errors import SpecError
+    from rlhf_api.load import read_job
+    from rlhf_sdk.memory import needs
+
+    names = ("path", "message", "hint", "line", "column")
+    try:
+        job, _ = read_job(path)
+    except SpecError as error:
+        if talk:
+            complain(str(error))
+        problems = [{name: getattr(one, name) for name in names} for one in error.problems]
+        return {"file": str(path), "valid": False, "problems": problems, "memory": [], "unknown": []}
+    found = needs(job, path.resolve().parent)
+    if talk:
+        _tell(path, found, machine)
+    memory = [
+        {
+            "stage": need.stage,
+            "ranks": need.ranks,
+            "bytes": need.bytes,
+            "parts": dict(need.parts),
+            "fits": need.total <= machine,
+        }
+        for need in found.stages
+    ]
+    return {"file": str(path), "valid": True, "problems": [], "memory": memory, "unknown": list(found.unknown)}
+
+
+def _tell(path: Path, found: Needs, machine: int) -> None:
+    from rlhf_sdk.memory import too_large
+    from rlhf_sdk.output import columns
+    from rlhf_sdk.text import size
+
+    show(f"{path}: valid")
+    if found.stages:
+        table = columns("  STAGE", "RANKS", "MEMORY A RANK", "MOST OF IT")
+        for need in found.stages:
+            most = ", ".join(f"{name} {size(count)}" for name, count in list(need.parts.items())[:3])
+            table.add_row(f"  {need.stage}", str(need.ranks), size(need.bytes), most)
+        show(table)
+    for why in found.unknown:
+        show(f"  memory not known: {why}")
+    for need in found.stages:
+        words = too_large(need, machine)
+        if words is not None:
+            complain(f"{path}: {words}")

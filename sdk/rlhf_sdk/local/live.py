@@ -183,4 +183,4 @@ def _rest(plan: Plan, state: RunState, name: str) -> str:
     if name == plan.stages[-1].name:
         return "runs last"
     waits = [need for need in planned.needs if not state.stages[need].complete]
-    return "waits for " + ", ".join(waits) if waits else "waits for free cores"
+    return "waits for " + ", ".join(waits) if waits else "waits for free cores or memory"

@@ -20,10 +20,11 @@ from rlhf_sdk.local.attempts import judge
 from rlhf_sdk.local.layout import Layout
 from rlhf_sdk.local.locks import FileLock
 from rlhf_sdk.local.progress import Poller
-from rlhf_sdk.local.scheduler import Decision, Intent, Start, backoff, decide, exit_code, ranks
+from rlhf_sdk.local.scheduler import Budget, Decision, Intent, Start, backoff, decide, exit_code, ranks
 from rlhf_sdk.local.signals import Signals, listening
 from rlhf_sdk.local.state import RunState, load, resumed, save
 from rlhf_sdk.local.views import View
+from rlhf_sdk.text import plural
 
 REFRESH = 0.25
 """Seconds between two looks of the view."""
@@ -33,8 +34,8 @@ REFRESH = 0.25
 class Options:
     """How to run."""
 
-    cores: int
-    """Core budget."""
+    budget: Budget
+    """Cores and memory."""
     command: Sequence[str] = process.TRAINER
     """What computes a stage; its last argument will be the stage file."""
     grace: float = 120.0
@@ -99,7 +100,7 @@ class Runner:
             uid=layout.uid,
             jobFile=str(file.resolve()),
             pid=os.getpid(),
-            cores=options.cores,
+            cores=options.budget.cores,
             started=time.time(),
         )
         self._state = resumed(load(layout.state), self._plan, fresh)
@@ -133,7 +134,7 @@ class Runner:
         return decide(
             self._plan,
             self._state.stages,
-            self._options.cores,
+            self._options.budget,
             now=time.monotonic(),
             intent=self._intent(),
             not_before=self._not_before,
@@ -210,9 +211,9 @@ class Runner:
             lock=self._lock.fileno,
             grace=self._options.grace,
         )
-        if ranks(stage) * start.threads > self._options.cores:
-            cores = f"{self._options.cores} core{'s' if self._options.cores > 1 else ''}"
-            self._view.say(f"{stage.name}: {ranks(stage)} ranks on {cores}: it runs alone, and slowly")
+        if ranks(stage) * start.threads > self._options.budget.cores:
+            here = plural(self._options.budget.cores, "core")
+            self._view.say(f"{stage.name}: {ranks(stage)} ranks on {here}: it runs alone, and slowly")
 
     def _found(self, stage: PlannedStage) -> bool:
         """Whether its product is in place, every byte of it verified: now, or by prepare just before."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from rlhf_api.plan import Plan, PlannedStage
@@ -13,6 +13,23 @@ from rlhf_sdk.local.state import StageState
 
 Intent = Literal["run", "stop", "fail"]
 """`run`: go on; `stop`: the user said so; `fail`: the deadline has passed."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What all running stages may take together."""
+
+    cores: int
+    memory: int | None = None
+    """Bytes; None: not minded."""
+    needs: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of all ranks of a stage, where they are known."""
+
+    def fits(self, stage: str, others: Iterable[str]) -> bool:
+        """Whether the memory is enough for a stage beside others; what is not known counts as nothing."""
+        if self.memory is None:
+            return True
+        return sum(self.needs.get(name, 0) for name in (stage, *others)) <= self.memory
 
 
 @dataclass(frozen=True)
@@ -47,7 +64,7 @@ def ranks(stage: PlannedStage) -> int:
 def decide(
     plan: Plan,
     states: Mapping[str, StageState],
-    budget: int,
+    budget: Budget,
     *,
     now: float = 0.0,
     intent: Intent = "run",
@@ -58,8 +75,8 @@ def decide(
     Args:
         plan: the job's.
         states: by stage, all of the plan's.
-        budget: cores; the ranks of running stages times their threads stay within it, but for a single stage that has
-            more ranks than there are cores, which runs alone.
+        budget: the ranks of running stages times their threads stay within its cores, and their estimates within its
+            memory, but for a single stage that alone is more than that.
         now: monotonic seconds.
         intent: what is wanted of the run.
         not_before: when a stage that waits for its restart may start.
@@ -81,36 +98,40 @@ def decide(
     ]
     ready = [stage for stage in able if waits.get(stage.name, now) <= now]
     later = [waits[stage.name] for stage in able if waits.get(stage.name, now) > now]
-    used = sum(ranks(stage) * max(1, states[stage.name].threads) for stage in running)
-    return Decision(start=share(ready, states, budget, used), wake=min(later, default=None))
+    return Decision(start=share(ready, running, states, budget), wake=min(later, default=None))
 
 
-def share(ready: list[PlannedStage], states: Mapping[str, StageState], budget: int, used: int) -> tuple[Start, ...]:
-    """Divide the free cores among the ready stages, in the plan's order; who finds no core waits.
+def share(
+    ready: list[PlannedStage], running: list[PlannedStage], states: Mapping[str, StageState], budget: Budget
+) -> tuple[Start, ...]:
+    """Divide the free cores among the ready stages, in the plan's order; who finds no core, or too little memory, waits.
 
     A stage that was stopped keeps its threads. A stage alone gets all the cores.
     """
+    free = budget.cores - sum(ranks(stage) * max(1, states[stage.name].threads) for stage in running)
+    beside = [stage.name for stage in running]
+    chosen: list[PlannedStage] = []
+    for stage in ready:
+        left = free - sum(ranks(other) for other in chosen)
+        if not beside or (ranks(stage) <= left and budget.fits(stage.name, beside)):
+            chosen.append(stage)
+            beside.append(stage.name)
     started: list[Start] = []
-    for position, stage in enumerate(ready):
-        free = budget - used
-        alone = used == 0
+    for position, stage in enumerate(chosen):
         wide = ranks(stage)
-        if wide > free and not alone:
-            continue
-        fair = max(1, free // (len(ready) - position) // wide)
+        most = (free - sum(ranks(other) for other in chosen[position + 1 :])) // wide
+        fair = min(most, free // (len(chosen) - position) // wide)
         before = states[stage.name].threads
-        threads = before if before and (before * wide <= free or alone) else fair
-        if wide * threads > free and not alone:
-            threads = max(1, free // wide)
+        threads = before if before and (before <= most or len(beside) == 1) else max(1, fair)
         started.append(Start(stage.name, threads))
-        used += wide * threads
+        free -= wide * threads
     return tuple(started)
 
 
 def _wind_up(
     plan: Plan,
     states: Mapping[str, StageState],
-    budget: int,
+    budget: Budget,
     running: list[PlannedStage],
     waits: Mapping[str, float],
     now: float,
@@ -130,7 +151,7 @@ def _wind_up(
     if phase in ("pending", "stopped") and tellable:
         if waits.get(report.name, now) > now:
             return Decision(blocked=blocked, wake=waits[report.name])
-        return Decision(start=share([report], states, budget, 0), blocked=blocked)
+        return Decision(start=share([report], running, states, budget), blocked=blocked)
     return Decision(blocked=blocked, end="failed")
 
 
