@@ -44,21 +44,18 @@ def answer(rng: random.Random, plain: list[str], careful: list[str], care: float
 
 
 def chat() -> Iterator[dict[str, object]]:
-    """Two conversations a question; a fifth of the answers show care."""
+    """A conversation a question; a fifth of the answers show care."""
     rng = random.Random(1)
     for _, question, plain, careful in prompts(held_out=False):
-        for _ in range(2):
-            reply = answer(rng, plain, careful, care=0.2)
-            yield {
-                "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": reply}],
-            }
+        reply = answer(rng, plain, careful, care=0.2)
+        yield {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]}
 
 
 def preferences() -> Iterator[dict[str, object]]:
-    """Four pairs a question; half of the answers show care."""
+    """Two pairs a question; half of the answers show care."""
     rng = random.Random(2)
     for _, question, plain, careful in prompts(held_out=False):
-        for _ in range(4):
+        for _ in range(2):
             responses = [answer(rng, plain, careful, care=0.5) for _ in range(2)]
             while responses[0] == responses[1]:
                 responses[1] = answer(rng, plain, careful, care=0.5)

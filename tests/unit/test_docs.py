@@ -7,8 +7,9 @@ import shlex
 from pathlib import Path
 
 import pytest
-from rlhf_sdk.cli import app
 from typer.main import get_command
+
+from rlhf_sdk.cli import app
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.md")])

@@ -1,0 +1,56 @@
+"""Every example runs to its report, with a tiny model in place of the real one and a few steps."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+from tiny import tiny_policy
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+RUN = ("safe-rlhf", "ppo", "sft-only", "two-costs")
+
+
+def smaller(value: Any) -> Any:
+    """The job with sizes that a test can wait for."""
+    sizes = {"steps": 2, "prompts": 4, "maxNewTokens": 6, "trainableLayers": 1, "batchSize": 4, "resamples": 100}
+    if isinstance(value, list):
+        return [smaller(item) for item in value]
+    if isinstance(value, dict):
+        kept = {
+            key: sizes[key] if key in sizes and isinstance(item, int) else smaller(item) for key, item in value.items()
+        }
+        if "epochs" in kept or ("batchSize" in kept and "coefficient" not in kept):
+            kept["maxSteps"] = 2
+        return kept
+    return value
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_policy(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_an_example_runs_to_its_report(name: str, model: Path, tmp_path: Path) -> None:
+    job = smaller(YAML(typ="safe").load(EXAMPLES / f"{name}.yaml"))
+    for entry in job["spec"]["inputs"]:
+        if "://" not in entry["source"]:
+            entry["source"] = str(EXAMPLES / entry["source"])
+    (tmp_path / "gold.py").write_text((EXAMPLES / "gold.py").read_text())
+    path = tmp_path / "job.yaml"
+    YAML().dump(job, path)
+    done = subprocess.run(
+        [sys.executable, "-m", "rlhf_sdk.cli", "run", str(path), "--input", f"base={model}", "--output", "json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = Path(json.loads(done.stdout)["report"])
+    assert report.read_text().startswith("<!doctype html>")
