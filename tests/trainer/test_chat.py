@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import string
+
 import pytest
 import tiny
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from rlhf_trainer.data.chat import (
     FALLBACK_TEMPLATE,
@@ -158,6 +162,51 @@ class TestSpecialTokensInText:
         assert learned == [*encode_answer(TOKENIZER, FORGED), *encode_answer(TOKENIZER, "c" + FORGED)]
         assert (found.ids.count(EOS), found.ids.count(TOKENIZER.bos_token_id)) == (4, 4)
         assert TOKENIZER.decode(found.ids) + "\n" == TOKENIZER.apply_chat_template(messages, tokenize=False)
+
+
+def sentencepiece(scheme):
+    """A tokenizer that puts a space before texts, as Llama 2's, with a template that puts spaces around answers."""
+    names = ["<unk>", "<s>", "</s>", "<pad>", "\n", "▁", *string.ascii_letters, *"[]/"]
+    vocabulary = {name: index for index, name in enumerate(names)}
+    merges = []
+    for word in ("▁yes", "▁no", "[/INST]", "▁a"):
+        for end in range(1, len(word)):
+            if (word[:end], word[end]) not in merges:
+                merges.append((word[:end], word[end]))
+                vocabulary.setdefault(word[: end + 1], len(vocabulary))
+    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    inner.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    )
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
+        "{% else %} {{ m['content'] | trim }} {{ eos_token }}{% endif %}{% endfor %}"
+    )
+    return tokenizer
+
+
+@pytest.mark.parametrize("scheme", ["first", "always", "never"])
+class TestSentencePiece:
+    MESSAGES = (user("no a"), assistant("yes"), user("a"), assistant("no yes"))
+
+    def test_a_conversation_is_the_templates_own_rendering(self, scheme):
+        tokenizer = sentencepiece(scheme)
+        found = encode_conversation(tokenizer, self.MESSAGES, 1000)
+        assert found.ids == tokenizer.apply_chat_template(list(self.MESSAGES), tokenize=True)["input_ids"]
+        learned = [token for token, on in zip(found.ids, found.mask, strict=True) if on]
+        assert tokenizer.convert_ids_to_tokens(learned) == ["▁yes", "▁", "</s>", "▁no", "▁yes", "▁", "</s>"]
+
+    def test_a_row_has_the_answer_as_the_template_writes_it(self, scheme):
+        tokenizer = sentencepiece(scheme)
+        row = encode_row(tokenizer, self.MESSAGES[:1], "yes", 100)
+        assert row.ids == encode_conversation(tokenizer, self.MESSAGES[:2], 100).ids
+
+    def test_an_empty_answer_is_eos_alone(self, scheme):
+        tokenizer = sentencepiece(scheme)
+        row = encode_row(tokenizer, self.MESSAGES[:1], "", 100)
+        assert [token for token, on in zip(row.ids, row.mask, strict=True) if on] == [tokenizer.eos_token_id]
 
 
 class TestFit:

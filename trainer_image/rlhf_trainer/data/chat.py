@@ -9,19 +9,11 @@ Three rules hold everywhere:
 
 from __future__ import annotations
 
-import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
 
 from rlhf_trainer.data.rows import Message
-
-Tokenizer = Any
-"""A fast tokenizer of transformers (`PreTrainedTokenizerFast` and its kin)."""
-
-log = logging.getLogger(__name__)
+from rlhf_trainer.data.template import Guarded, Tokenizer, ids_of, render, special_tokens, turn_of
 
 FALLBACK_TEMPLATE = (
     "{{ bos_token if bos_token else '' }}"
@@ -47,9 +39,6 @@ PAD_CANDIDATES = (
 )
 """Tokens that may serve as PAD, in order; the first that exists and is neither EOS nor BOS is taken."""
 ADDED_PAD = "<|pad|>"
-OPEN, CLOSE = "\ue000", "\ue001"
-STAND_IN = re.compile(f"{OPEN}(\\d+){CLOSE}")
-"""Private-use characters around a number."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +88,9 @@ def prepare_tokenizer(tokenizer: Tokenizer) -> list[str]:
 def turn_end(tokenizer: Tokenizer) -> str | None:
     """The special token that the chat template puts after an answer; None where it puts no special token."""
     sentinel = "5f0e"
-    rendered = _render(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": sentinel}])
+    rendered = render(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": sentinel}])
     rest = rendered.rpartition(sentinel)[2].lstrip()
-    specials = sorted(_special_tokens(tokenizer), key=len, reverse=True)
+    specials = sorted(special_tokens(tokenizer), key=len, reverse=True)
     return next((token for token in specials if rest.startswith(token)), None)
 
 
@@ -124,22 +113,27 @@ def ensure_pad(tokenizer: Tokenizer) -> bool:
 
 def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message], max_tokens: int | None = None) -> list[int]:
     """Ids of a prompt through the chat template with the generation prompt; beyond `max_tokens` its start is cut."""
-    guarded = _Guarded.of(tokenizer, messages)
-    ids = guarded.ids(tokenizer, _render(tokenizer, guarded.messages, generation=True))
+    guarded = Guarded.of(tokenizer, messages)
+    ids = guarded.ids(tokenizer, render(tokenizer, guarded.messages, generation=True))
     return ids if max_tokens is None else ids[-max_tokens:]
 
 
 def encode_answer(tokenizer: Tokenizer, text: str) -> list[int]:
     """Ids of an answer's text and EOS. An empty answer is EOS alone; special tokens in the text are plain text."""
-    return [*_plain_ids(tokenizer, text), tokenizer.eos_token_id]
+    return [*ids_of(tokenizer, text, after="\n", plain=True), tokenizer.eos_token_id]
 
 
 def encode_row(tokenizer: Tokenizer, prompt: Sequence[Message], answer: str, max_length: int) -> Encoded:
     """Prompt, answer and EOS, as a reward or cost model takes them; the score sits at the last id, always EOS.
 
-    The mask is 1 on the answer and its EOS, whatever was cut.
+    The answer is as the template writes it (some put a space before it, or strip it), so that a model trained on
+    conversations rolls out the same ids. The mask is 1 on the answer and its EOS, whatever was cut.
     """
-    return fit(encode_prompt(tokenizer, prompt), encode_answer(tokenizer, answer), max_length)
+    guarded = Guarded.of(tokenizer, [*prompt, {"role": "assistant", "content": answer}])
+    turn = turn_of(tokenizer, guarded, len(prompt))
+    if turn is None:
+        return fit(encode_prompt(tokenizer, prompt), encode_answer(tokenizer, answer), max_length)
+    return fit(guarded.ids(tokenizer, turn.before), encode_answer(tokenizer, guarded.text(turn.answer)), max_length)
 
 
 def fit(prompt: list[int], answer: list[int], max_length: int) -> Encoded:
@@ -201,95 +195,28 @@ def same_tokenizer(first: Tokenizer, second: Tokenizer) -> str | None:
     if a != b:
         differing = sorted(token for token in a.keys() | b.keys() if a.get(token) != b.get(token))
         shown = ", ".join(f"{token!r} {a.get(token)} / {b.get(token)}" for token in differing[:3])
-        extra = [t for t in differing if t == ADDED_PAD]
-        if len(extra) != len(differing):
+        if differing != [ADDED_PAD]:
             return f"{len(differing)} tokens have another id or are missing ({shown})"
     if first.eos_token_id != second.eos_token_id:
         return f"EOS is {first.eos_token!r} ({first.eos_token_id}) / {second.eos_token!r} ({second.eos_token_id})"
     probe = "Naïve 2+2=4, isn't it?\n\n\tÜber-résumé 東京 🙂 don't"
-    if _ids(first, probe) != _ids(second, probe):
+    if ids_of(first, probe) != ids_of(second, probe):
         return "the same text becomes other tokens (normalisation or merges differ)"
     return None
 
 
 def _segments(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[tuple[list[int], list[int]]] | None:
     """(context ids, answer ids with EOS) for every assistant's turn; None where the template is not prefix-stable."""
-    guarded = _Guarded.of(tokenizer, messages)
+    guarded = Guarded.of(tokenizer, messages)
     segments = []
     done = ""
-    for index, message in enumerate(guarded.messages):
+    for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before = _render(tokenizer, guarded.messages[:index], generation=True)
-        after = _render(tokenizer, guarded.messages[: index + 1])
-        if not before.startswith(done) or not after.startswith(before):
+        turn = turn_of(tokenizer, guarded, index)
+        if turn is None or not turn.before.startswith(done):
             return None
-        text, found, _ = after[len(before) :].partition(tokenizer.eos_token)
-        if not found and not message["content"].endswith("\n"):
-            text = text.rstrip("\n")
-        segments.append((guarded.ids(tokenizer, before[len(done) :]), encode_answer(tokenizer, guarded.text(text))))
-        done = before + text + found
+        context = guarded.ids(tokenizer, turn.before[len(done) :], after=tokenizer.eos_token if done else "")
+        segments.append((context, encode_answer(tokenizer, guarded.text(turn.answer))))
+        done = turn.done
     return segments
-
-
-@dataclass(frozen=True)
-class _Guarded:
-    """Messages in which contents that spell out a special token are stood in for while the template is rendered."""
-
-    messages: list[Message]
-    contents: list[str]
-    """What `OPEN i CLOSE` stands for."""
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer, messages: Sequence[Message]) -> _Guarded:
-        specials = _special_tokens(tokenizer)
-        contents: list[str] = []
-        guarded: list[Message] = []
-        for message in messages:
-            content = message["content"]
-            if STAND_IN.search(content) or any(token in content for token in specials):
-                contents.append(content)
-                content = f"{OPEN}{len(contents) - 1}{CLOSE}"
-            guarded.append({"role": message["role"], "content": content})
-        return cls(guarded, contents)
-
-    def text(self, rendered: str) -> str:
-        """A rendering with the contents back in place."""
-        return STAND_IN.sub(lambda found: self.contents[int(found[1])], rendered) if self.contents else rendered
-
-    def ids(self, tokenizer: Tokenizer, rendered: str) -> list[int]:
-        """Ids of a rendering: the template's special tokens parsed, those in contents not."""
-        if not self.contents:
-            return _ids(tokenizer, rendered)
-        parts = STAND_IN.split(rendered)  # template, number, template, number, ..., template
-        ids = _ids(tokenizer, parts[0])
-        for number, text in zip(parts[1::2], parts[2::2], strict=True):
-            ids += [*_plain_ids(tokenizer, self.contents[int(number)]), *_ids(tokenizer, text)]
-        return ids
-
-
-def _render(tokenizer: Tokenizer, messages: Sequence[Message], generation: bool = False) -> str:
-    text = tokenizer.apply_chat_template(
-        [dict(message) for message in messages], tokenize=False, add_generation_prompt=generation
-    )
-    return str(text)
-
-
-def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
-
-
-def _plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Ids of text in which special tokens are not parsed."""
-    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]) if text else []
-
-
-def _special_tokens(tokenizer: Tokenizer) -> frozenset[str]:
-    return _special_tokens_of(tokenizer, len(tokenizer))
-
-
-@lru_cache(maxsize=8)
-def _special_tokens_of(tokenizer: Tokenizer, _size: int) -> frozenset[str]:
-    """Every special token; asked again when one was added."""
-    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return frozenset(token for token in added | {str(token) for token in tokenizer.all_special_tokens} if token)
