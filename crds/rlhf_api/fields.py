@@ -163,6 +163,8 @@ class Reference(ApiModel):
     cel = (one_of("input", "stage"),)
     takes: ClassVar[frozenset[str]] = frozenset()
     """Kinds of product (`StageType.product`) a stage referred to may make."""
+    labelled: ClassVar[bool] = False
+    """Whether its label stands in the product, so that the product's digest covers it."""
 
     def rules(self) -> Iterator[Finding]:
         yield from super().rules()
@@ -178,11 +180,22 @@ class Reference(ApiModel):
         """`input:NAME`, `stage:NAME`: how plan and stage file name what this points at."""
         return f"input:{self.input}" if self.input is not None else f"stage:{self.stage}"
 
+    @property
+    def label(self) -> str:
+        """The name it goes by in metrics and tables."""
+        return self.key.partition(":")[2]
+
 
 class ModelRef(Reference):
     """A model: an input, or the product of an earlier stage."""
 
     takes = frozenset({"policy"})
+
+
+class Contender(ModelRef):
+    """A model that is judged: an input, or the product of an earlier stage. Tables call it by that name."""
+
+    labelled = True
 
 
 class TrunkRef(ModelRef):
@@ -207,6 +220,7 @@ class Scorer(Reference):
 
     cel = (one_of("input", "stage", "function"),)
     takes = frozenset({"reward", "cost"})
+    labelled = True
 
     function: Function | None = None
     """`module:function(prompts, responses) -> list[float]`, one score an answer, exact and without a model."""
@@ -308,5 +322,5 @@ def same_labels(scorers: list[Any], field: str) -> Iterator[Finding]:
             yield Finding((field, index), message, "give it a name of its own: name: ...")
 
 
-ModelRefs = Annotated[list[ModelRef], Field(max_length=MAX_ITEMS), SOME]
+Contenders = Annotated[list[Contender], Field(max_length=MAX_ITEMS), SOME]
 DataRefs = Annotated[list[DataRef], Field(max_length=MAX_ITEMS), SOME]

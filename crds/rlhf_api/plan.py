@@ -213,7 +213,7 @@ def _content(value: Any, digests: dict[str, str]) -> Any:
     if isinstance(value, Reference):
         names = {"input", "stage", "function", "name"}
         rest = {name: getattr(value, name) for name in type(value).model_fields if name not in names}
-        label = {"label": value.label} if isinstance(value, Scorer) else {}
+        label = {"label": value.label} if value.labelled else {}
         return {"digest": digests[value.key], **label, **rest}
     if isinstance(value, BaseModel):
         return {name: _content(getattr(value, name), digests) for name in type(value).model_fields if name != "seed"}

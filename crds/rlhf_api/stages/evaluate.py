@@ -12,11 +12,11 @@ from rlhf_api.fields import (
     MAX_ITEMS,
     ApiModel,
     Cel,
+    Contender,
+    Contenders,
     CostJudge,
     Count,
     DataRefs,
-    ModelRef,
-    ModelRefs,
     NonNegative,
     RewardJudge,
     Seed,
@@ -78,9 +78,9 @@ class Generation(ApiModel):
 class Evaluate(ApiModel):
     """Candidates against a baseline on the same held-out prompts, with bootstrap intervals over prompts."""
 
-    candidates: ModelRefs
+    candidates: Contenders
     """The models to judge."""
-    baseline: ModelRef
+    baseline: Contender
     """The model they are compared with."""
     prompts: DataRefs
     """Held-out prompts; a column `category` breaks the harmful rate down."""
