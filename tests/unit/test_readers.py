@@ -152,6 +152,11 @@ class TestFolders:
         write(tmp_path / "README.md", b"text")
         assert [(row.where.file, row.value["n"]) for row in read_rows(tmp_path)] == [("a/x.jsonl", 1), ("b.jsonl", 2)]
 
+    def test_a_products_own_files_are_no_rows(self, tmp_path):
+        for name in ("manifest.json", "metrics.jsonl", "timings.json", "data.jsonl"):
+            write(tmp_path / name, b'{"n": 1}\n')
+        assert [row.where.file for row in read_rows(tmp_path)] == ["data.jsonl"]
+
     def test_a_folder_without_data_says_so(self, tmp_path):
         write(tmp_path / "README.md", b"text")
         with pytest.raises(InputError, match="holds no data file"):

@@ -13,6 +13,8 @@ SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".jsonl.gz", ".ndjson.gz",
 """Files that hold rows."""
 NOT_DATA = {"manifest.json", "dataset_infos.json", "dataset_dict.json", "dataset_info.json", "state.json"}
 """Files of a data folder that describe it."""
+OF_PRODUCTS = {"metrics.jsonl", "timings.json", "samples.jsonl"}
+"""Files that a product has beside its data."""
 SPLIT_WORDS = ("train", "test", "validation", "valid", "val", "dev", "eval", "heldout")
 
 
@@ -30,6 +32,8 @@ def select_files(path: Path, subset: str | None = None, split: str | None = None
         raise InputError(f"{path}: no such file or folder")
     below = (file.relative_to(path) for file in path.rglob("*") if file.is_file() and is_data(file))
     names = [name.as_posix() for name in below if not any(part.startswith(".") for part in name.parts)]
+    if (path / "manifest.json").is_file():
+        names = [name for name in names if name not in OF_PRODUCTS]
     return [path / name for name in choose(str(path), names, card(path), subset, split)]
 
 

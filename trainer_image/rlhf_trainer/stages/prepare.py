@@ -123,6 +123,7 @@ def _take_input(
         "licence": found.licence,
         "bytes": found.bytes,
         "kind": None,
+        "notes": found.notes,
     }
     findings.provenance[entry.name] = told
     findings.notes.extend(found.notes)
