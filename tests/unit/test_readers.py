@@ -5,10 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import tempfile
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rlhf_trainer.data.readers import BadRow, describe, read_rows
 from rlhf_trainer.data.rows import Where
@@ -247,3 +251,22 @@ class TestChoice:
 )
 def test_values_are_told_in_few_words(value, words):
     assert describe(value) == words
+
+
+@given(
+    st.sampled_from(["jsonl", "json", "jsonl.gz", "json.gz", "parquet"]),
+    st.binary(max_size=80) | st.text('[]{}":,\n a1\\u', max_size=60).map(str.encode),
+    st.booleans(),
+)
+def test_whatever_a_file_holds_it_is_rows_bad_rows_or_an_input_error(suffix, content, packed):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"rows.{suffix}"
+        path.write_bytes(gzip.compress(content) if packed else content)
+        numbers = []
+        try:
+            for row in read_rows(path):
+                numbers.append(row.where.row)
+                assert isinstance(row, BadRow) or isinstance(row.value, dict)
+        except InputError as error:
+            assert str(error).startswith(f"{path.name}:")
+        assert numbers == sorted(set(numbers))
