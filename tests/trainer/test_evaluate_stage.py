@@ -220,6 +220,20 @@ def test_other_answers_or_another_function_are_computed_anew(done, folder):
     source.write_text(JUDGES)
 
 
+def test_damaged_shards_are_computed_anew(done, folder):
+    again = case(folder, folder / "damaged")
+    take_shards(done, again)
+    shards = sorted((again.work / "shards").rglob("*.json"))
+    shards[0].write_bytes(b"{")
+    shards[1].write_bytes(b"[1]")
+    raw = shards[2].read_bytes()
+    shards[2].write_bytes(raw.replace(b'"prompt":3', b'"prompt":4') if b'"prompt":3' in raw else raw[:-3] + b"1]}")
+    assert shards[2].read_bytes() != raw
+    alone(again)
+    for name in ("evaluation.json", "samples.jsonl"):
+        assert (again.product / name).read_bytes() == (done.product / name).read_bytes()
+
+
 def test_a_failed_gate_leaves_the_product_and_says_what_was_found(folder):
     one = case(folder, folder / "gated", gates=[{"metric": "length", "max": 0.5}, {"metric": "length", "max": 99.0}])
     with pytest.raises(GuardTripped, match=r"ppo: length is .* expected at most 0.5") as raised:

@@ -6,6 +6,7 @@ restarted evaluation ends in the same bytes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,12 @@ from typing import Any
 
 import orjson
 
+from rlhf_api.digest import digest_of
 from rlhf_api.store import write_atomically
 from rlhf_trainer.context import StageContext
 from rlhf_trainer.exits import Stopped, explain_full_disk
+
+log = logging.getLogger(__name__)
 
 Rows = list[dict[str, Any]]
 SIZE = 32
@@ -100,10 +104,15 @@ class Shards:
         path = self._path(name, shard)
         if not path.exists():
             return None
-        kept = orjson.loads(path.read_bytes())  # written whole or not at all
-        return kept["rows"] if kept["key"] == self.key else None
+        try:
+            kept = orjson.loads(path.read_bytes())
+            whole = kept.get("key") == self.key and kept["digest"] == digest_of(kept["rows"])
+        except (orjson.JSONDecodeError, AttributeError, KeyError):
+            log.warning("shard %s cannot be read: it is computed anew", path)
+            return None
+        return kept["rows"] if whole else None
 
     def _write(self, name: str, shard: int, rows: Rows) -> None:
         with explain_full_disk(self.context.work, f"keeping shard {shard} of {name}"):
-            content = orjson.dumps({"key": self.key, "rows": rows})
+            content = orjson.dumps({"key": self.key, "digest": digest_of(rows), "rows": rows})
             write_atomically(self._path(name, shard), content)
