@@ -42,11 +42,13 @@ def write(file: StageFile) -> Path:
     return path
 
 
-def start(file: StageFile, **environment: str) -> subprocess.Popen[str]:
+def start(
+    file: StageFile, *, interpreter: tuple[str, ...] = ("-m", "rlhf_trainer.launch"), **environment: str
+) -> subprocess.Popen[str]:
     """Start the launcher on a stage file."""
     paths = [str(TOY), *(path for path in sys.path if path)]
     return subprocess.Popen(
-        [sys.executable, "-m", "rlhf_trainer.launch", str(write(file))],
+        [sys.executable, *interpreter, str(write(file))],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

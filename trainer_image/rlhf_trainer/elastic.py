@@ -15,7 +15,13 @@ from subprocess import Popen
 from typing import Any
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch does not mark it as exported
-from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs, SubprocessContext, start_processes
+from torch.distributed.elastic.multiprocessing import (
+    LogsDest,
+    LogsSpecs,
+    SignalException,
+    SubprocessContext,
+    start_processes,
+)
 
 from rlhf_api.stage_file import StageFile
 from rlhf_trainer.exits import InputError, Stopped
@@ -77,6 +83,8 @@ def own_signals() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in TORCH_HANDLES}
     try:
         yield
+    except SignalException as error:  # meanwhile; the ranks that were started end with this process
+        raise Stopped("stopped on request while the ranks were started") from error
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -22,6 +22,8 @@ FAILURE = 1
 WRONG_INPUT = 2
 GUARD = 3
 STOPPED = 75
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error numbers of a write for which there is no room."""
 
 
 class StageError(Exception):
@@ -75,17 +77,21 @@ def explain_full_disk(folder: Path, doing: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError) as error:
-        if not _no_space(error):
+    except Exception as error:
+        if not no_space(error):
             raise
         raise StorageFull(full_disk_message(folder, doing)) from error
 
 
-def _no_space(error: Exception) -> bool:
+def no_space(error: Exception) -> bool:
+    """Whether a failed write means that space, the quota or the file-size limit is exhausted.
+
+    safetensors tells the errno in its text alone; torch.save tells only that its archive writer failed.
+    """
     if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    # torch.save reports a failed write as a RuntimeError of its archive writer, without the errno.
-    return "PytorchStreamWriter failed writing" in str(error)
+        return error.errno in FULL
+    text = str(error)
+    return "inline_container" in text or any(f"(os error {number})" in text for number in FULL)
 
 
 def full_disk_message(folder: Path, doing: str) -> str:

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -133,7 +134,7 @@ def run(file: StageFile, path: Path, signals: Signals) -> Outcome:
         lease = acquire(
             storage / "locks" / name,
             Holder.me(file),
-            done=lambda seen=damaged: store.inode(storage, name) not in (None, seen),
+            done=partial(store.put_since, storage, name, damaged),
             waiting=lambda holder: log.info(WAITING, holder.stage, holder.job, holder.host, name),
             pause=signals.asked.wait,
         )

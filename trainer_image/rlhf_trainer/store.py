@@ -52,6 +52,11 @@ def inode(storage: Path, name: str) -> int | None:
         return None
 
 
+def put_since(storage: Path, name: str, before: int | None) -> bool:
+    """Whether a product's folder is there that is not the one of inode `before`."""
+    return inode(storage, name) not in (None, before)
+
+
 def look(storage: Path, name: str) -> tuple[Product | None, int | None]:
     """The product if every byte of it is what was made, and the inode of what was found."""
     found = inode(storage, name)

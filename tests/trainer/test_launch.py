@@ -1,0 +1,219 @@
+"""The launcher as a process: exit codes, signals, crashes, and resume after SIGKILL at points seen on the disk."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from toys import launch, start, toy_file
+
+from rlhf_trainer.lease import started_at
+
+NAME = "sft-" + "d" * 64
+LIMITED = """
+import resource, sys
+from rlhf_trainer.launch import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (50000, 50000))
+sys.exit(main())
+"""
+
+
+def summary(file) -> dict:
+    return json.loads((Path(file.directories.work) / "termination.json").read_text())
+
+
+def product(storage: Path) -> tuple[bytes, bytes]:
+    folder = storage / "products" / NAME
+    return (folder / "weights.bin").read_bytes(), (folder / "metrics.jsonl").read_bytes()
+
+
+def wait_for(process: subprocess.Popen, there) -> None:
+    """Until something is on the disk, or the process is gone."""
+    deadline = time.monotonic() + 100
+    while process.poll() is None and time.monotonic() < deadline:
+        if there():
+            return
+        time.sleep(0.002)
+    raise AssertionError(f"never seen; the launcher ended with {process.poll()}: {process.stdout.read()}")
+
+
+def ranks_of(file) -> list[int]:
+    """Process ids of a stage's ranks: they have its stage file on their command line."""
+    path = str(Path(file.directories.work) / "stage.json").encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if b"rlhf_trainer.rank" in words and path in words:
+            found.append(int(folder.name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """By number of ranks: the storage of a run that nothing disturbed."""
+    found = {}
+    for ranks in (1, 2):
+        storage = tmp_path_factory.mktemp(f"whole{ranks}")
+        code, output = launch(toy_file(storage, {"steps": 40}, ranks_per_node=ranks))
+        assert code == 0, output
+        found[ranks] = storage
+    return found
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_stage_that_ends_well(undisturbed, ranks):
+    storage = undisturbed[ranks]
+    file = toy_file(storage, {}, ranks_per_node=ranks)
+    told = summary(file)
+    assert {name: told[name] for name in ("code", "reason", "stage", "type", "step")} == {
+        "code": 0,
+        "reason": "Done",
+        "stage": "toy",
+        "type": "sft",
+        "step": 40,
+    }
+    assert set(told["headline"]) == {"loss", "lambda.toy"}
+    manifest = json.loads((storage / "products" / NAME / "manifest.json").read_text())
+    assert (manifest["world"], manifest["counts"]) == (ranks, {"seen": 200})
+    assert {"torch", "deepspeed", "python"} <= set(manifest["versions"])
+    work = Path(file.directories.work)
+    assert sorted(path.name for path in (work / "logs/a0").iterdir()) == [f"rank{rank}.log" for rank in range(ranks)]
+    assert len((work / "metrics.jsonl").read_text().splitlines()) == 40
+    assert list((work / "events").iterdir())
+    assert ranks_of(file) == []
+
+
+def test_a_product_that_exists_is_reused_without_ranks(undisturbed, tmp_path):
+    file = toy_file(undisturbed[1], {"steps": 40}, uid="another-job")
+    code, output = launch(file)
+    assert code == 0
+    assert "reused" in output
+    assert summary(file)["reason"] == "Reused"
+    assert not (Path(file.directories.work) / "logs").exists()
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_killed_with_everything_at_moments_seen_on_the_disk_the_result_is_the_same(undisturbed, tmp_path, ranks):
+    file = toy_file(tmp_path, {"steps": 40}, ranks_per_node=ranks)
+    folder = Path(file.directories.work) / "checkpoints"
+    moments = [lambda: (folder / "step-00000006").exists(), lambda: list(folder.glob("step-000000[23]?.tmp"))]
+    for attempt, there in enumerate(moments):
+        process = start(file.model_copy(update={"attempt": attempt}))
+        wait_for(process, there)
+        pids = ranks_of(file)
+        process.kill()  # the kernel ends its ranks with it
+        process.communicate(timeout=60)
+        deadline = time.monotonic() + 20
+        while any(started_at(pid) is not None for pid in pids) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert ranks_of(file) == []
+    code, output = launch(file.model_copy(update={"attempt": len(moments)}))
+    assert code == 0, output
+    assert "resuming after step" in output
+    assert product(tmp_path) == product(undisturbed[ranks])
+
+
+def test_sigterm_saves_a_checkpoint_and_the_next_attempt_ends_the_same(undisturbed, tmp_path):
+    file = toy_file(tmp_path, {"steps": 40}, ranks_per_node=2, every=1)
+    process = start(file)
+    folder = Path(file.directories.work) / "checkpoints"
+    wait_for(process, lambda: (folder / "step-00000004").exists())
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 75, output
+    told = summary(file)
+    assert (told["code"], told["reason"]) == (75, "Stopped")
+    assert 4 <= told["step"] < 40
+    assert (folder / f"step-{told['step']:08d}" / "manifest.json").exists()
+    code, output = launch(file.model_copy(update={"attempt": 1}))
+    assert code == 0, output
+    assert f"resuming after step {told['step']} of 40" in output
+    assert product(tmp_path) == product(undisturbed[2])
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "reason", "words"),
+    [
+        ("raise", 1, "ValueError", "rank 0: ValueError: a bug (toy_stage.py:"),
+        ("guard", 3, "KL", "KL 40 is above its limit 30"),
+    ],
+)
+def test_one_ranks_end_is_the_stages(tmp_path, how, code, reason, words):
+    file = toy_file(tmp_path, {"steps": 5, "how": how, "at": 4})
+    assert launch(file)[0] == code
+    told = summary(file)
+    assert (told["code"], told["reason"]) == (code, reason)
+    assert words in told["message"]
+    assert told["step"] == 4
+    assert not (tmp_path / "products" / NAME).exists()
+    assert (Path(file.directories.work) / "checkpoints" / "step-00000003").exists()
+
+
+def test_a_rank_killed_for_memory_is_named_and_the_others_that_wait_for_it_are_ended(tmp_path):
+    file = toy_file(tmp_path, {"steps": 5, "how": "SIGKILL", "at": 2, "rank": 1}, ranks_per_node=2)
+    began = time.monotonic()
+    assert launch(file)[0] == 1
+    assert time.monotonic() - began < 60
+    told = summary(file)
+    assert told["reason"] == "Killed"
+    assert "rank 1 was killed by SIGKILL, most often because memory ran out" in told["message"]
+    assert ranks_of(file) == []
+
+
+def test_a_light_stage_runs_without_a_process_group(tmp_path):
+    code, output = launch(toy_file(tmp_path, {}, type="report", ranks_per_node=2))
+    assert code == 0, output
+    assert (tmp_path / "products" / ("report-" + "d" * 64) / "report.html").exists()
+
+
+def test_a_stage_that_never_publishes_is_not_done(tmp_path):
+    file = toy_file(tmp_path, {"publish": False}, type="report")
+    assert launch(file)[0] == 1
+    assert summary(file)["reason"] == "NoProduct"
+
+
+def test_a_full_disk_names_the_folder_and_leaves_nothing_half_written(tmp_path):
+    file = toy_file(tmp_path, {"steps": 5, "ballast": 20000}, every=1)
+    process = start(file, interpreter=("-c", LIMITED))
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 1, output
+    told = summary(file)
+    assert told["reason"] == "StorageFull"
+    checkpoints = Path(file.directories.work) / "checkpoints"
+    assert f"no space left while saving the checkpoint of step 1 in {checkpoints}" in told["message"]
+    assert "MiB free" in told["message"]
+    assert list(checkpoints.iterdir()) == []
+
+
+def test_two_runs_that_need_the_same_product_at_once_make_it_once(tmp_path):
+    files = [toy_file(tmp_path, {"steps": 40}, uid=f"uid-{number}") for number in range(2)]
+    with ThreadPoolExecutor() as pool:
+        ends = list(pool.map(launch, files))
+    assert [code for code, _ in ends] == [0, 0]
+    reasons = sorted(summary(file)["reason"] for file in files)
+    assert reasons == ["Done", "Reused"]
+    waited = next(output for file, (_, output) in zip(files, ends, strict=True) if summary(file)["reason"] == "Reused")
+    assert "waiting: stage toy of job job" in waited
+
+
+def test_two_nodes_meet_at_node_0(tmp_path, undisturbed):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    file = toy_file(tmp_path, {"steps": 40}, nodes=2, ranks_per_node=1, master=f"127.0.0.1:{port}")
+    second = start(file, JOB_COMPLETION_INDEX="1")
+    said = second.stdout.readline()
+    first = start(file, JOB_COMPLETION_INDEX="0")
+    outputs = [process.communicate(timeout=100)[0] for process in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], outputs
+    assert f"waiting for node 0 at 127.0.0.1:{port}" in said
+    assert product(tmp_path) == product(undisturbed[2])

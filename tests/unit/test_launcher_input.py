@@ -1,0 +1,90 @@
+"""Wrong stage files are refused in words, before torch is loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from rlhf_trainer.exits import InputError
+from rlhf_trainer.launch import grace_seconds, node_rank, read_stage_file
+
+GOOD = {
+    "version": "1",
+    "job": "job",
+    "uid": "uid",
+    "stage": "sft",
+    "type": "sft",
+    "digest": "abc",
+    "spec": {},
+    "seed": 0,
+    "execution": {},
+    "directories": {"storage": "/s", "work": "/w", "job": "/j"},
+}
+
+
+def changed(**fields) -> str:
+    return json.dumps({**GOOD, **fields})
+
+
+def test_a_good_one_is_read(tmp_path):
+    (tmp_path / "stage.json").write_text(changed())
+    assert read_stage_file(tmp_path / "stage.json").stage == "sft"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason", "words"),
+    [
+        (None, "InvalidStageFile", "No such file"),
+        ("{", "InvalidStageFile", "not readable as JSON"),
+        ("[]", "UnknownVersion", "version: found None; this trainer reads version '1'"),
+        (changed(version="2"), "UnknownVersion", "version: found '2'; this trainer reads version '1'. Use the image"),
+        (changed(version=1), "UnknownVersion", "version: found 1"),
+        (changed(type="levitate"), "UnknownStageType", "type: found 'levitate'; this trainer knows costModel,"),
+        (changed(seed="7"), "InvalidStageFile", "seed: Input should be a valid integer"),
+        (changed(extra=1), "InvalidStageFile", "extra: Extra inputs are not permitted"),
+        (changed(directories={"storage": "/s"}), "InvalidStageFile", "directories.work: Field required"),
+    ],
+)
+def test_a_wrong_one_is_refused_with_path_and_reason(tmp_path, content, reason, words):
+    path = tmp_path / "stage.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError) as caught:
+        read_stage_file(path)
+    assert (caught.value.code, caught.value.reason) == (2, reason)
+    assert str(caught.value).startswith(str(path))
+    assert words in str(caught.value)
+
+
+def test_the_process_ends_with_2_and_never_loads_torch(tmp_path):
+    (tmp_path / "stage.json").write_text(changed(version="9"))
+    code = (
+        "import sys; from rlhf_trainer.launch import main; code = main(); print('torch' in sys.modules); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "stage.json")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "UnknownVersion" in done.stdout
+    assert done.stdout.endswith("False\n")
+
+
+def test_the_pods_index_is_the_node(monkeypatch):
+    monkeypatch.delenv("JOB_COMPLETION_INDEX", raising=False)
+    monkeypatch.delenv("NODE_RANK", raising=False)
+    assert node_rank() == 0
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "3")
+    assert node_rank() == 3
+
+
+def test_the_grace_period_can_be_set(monkeypatch):
+    monkeypatch.setenv("RLHF_GRACE_SECONDS", "7.5")
+    assert grace_seconds() == 7.5
