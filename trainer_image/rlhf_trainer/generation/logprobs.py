@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -107,11 +108,30 @@ def _chunk(hidden: Tensor, head: Head, targets: Tensor, temperature: float) -> t
     logits = head(hidden).float()
     if temperature != 1.0:
         logits = logits / temperature
-    total = logits.logsumexp(-1)
-    chosen = logits.gather(-1, targets[:, None])[:, 0] - total
-    with torch.no_grad():
-        entropy = total - (torch.softmax(logits, -1) * logits).sum(-1)
-    return chosen, entropy.detach()
+    chosen, entropy = _Chosen.apply(logits, targets)
+    return chosen, entropy
+
+
+class _Chosen(torch.autograd.Function):
+    """Log-probabilities of targets, and entropies, in few passes over the logits: they are what costs here.
+
+    d log p(a) / d logits = [a] - p.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        everything = torch.log_softmax(logits, -1)
+        entropy = -torch.linalg.vecdot(everything.exp(), everything)
+        ctx.save_for_backward(everything, targets)
+        ctx.mark_non_differentiable(entropy)
+        return everything.gather(-1, targets[:, None])[:, 0], entropy
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        everything, targets = ctx.saved_tensors
+        gradient = everything.exp().mul_(-grads[0][:, None])
+        gradient.scatter_add_(-1, targets[:, None], grads[0][:, None])
+        return gradient, None
 
 
 def _vocabulary(head: Head, hidden: Tensor) -> int:

@@ -84,6 +84,11 @@ class PpoTask:
         self.counts = {"answers": 0, "tokens.response": 0, "answers.without_eos": 0}
 
     @property
+    def frozen_layers(self) -> int:
+        """Layers that scoring runs through; those that models have in common once."""
+        return self._models.frozen.layers
+
+    @property
     def one_pass(self) -> bool:
         """Whether the training forward gives the old log-probabilities and values: there is one optimizer step a
         rollout, the two forwards would be the same, and advantages need no moments of the whole rollout."""
