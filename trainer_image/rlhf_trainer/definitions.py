@@ -87,6 +87,24 @@ METRICS: tuple[Metric, ...] = (
     Metric("critic_grad_norm.*", "", "The same of a critic of its own.", PPO, label="critic", finite=True),
 )
 
+PHASES: dict[str, str] = {
+    "load": "Models are read and put on the device.",
+    "generate": "Answers are sampled.",
+    "score": "Rewards, costs, reference and values of the answers are computed.",
+    "update": "Forward, backward and optimizer steps.",
+    "evaluate": "Held-out rows are measured.",
+    "sync": "Ranks exchange results, or weights are gathered for the rollout.",
+}
+"""Parts of a step whose seconds and tokens are measured; the rest of a step is `other`."""
+
+STAGE_SERIES: tuple[tuple[str, str, str], ...] = (
+    ("rlhf_train_info{stage,type}", "gauge", "What runs: always 1."),
+    ("rlhf_train_step", "gauge", "Steps done."),
+    ("rlhf_train_phase_seconds_total{phase}", "counter", "Seconds spent in each phase of a step."),
+    ("rlhf_train_phase_tokens_total{phase}", "counter", "Tokens computed in each phase of a step."),
+)
+"""Series of /metrics beside those of METRICS."""
+
 
 def find(name: str) -> Metric | None:
     """The definition of a metric by its key in metrics.jsonl; None: it has none."""

@@ -21,7 +21,7 @@ from typing import Any, Protocol, SupportsFloat
 
 import orjson
 
-from rlhf_trainer.definitions import finite_required
+from rlhf_trainer.definitions import find, finite_required
 from rlhf_trainer.exits import GuardTripped, explain_full_disk
 
 log = logging.getLogger(__name__)
@@ -84,6 +84,7 @@ class Metrics:
         self._timings: list[dict[str, Any]] = []
         self._timing = _Timing(clock())
         self._flushed = clock()
+        self._known: set[str] = set()
         self.latest: dict[str, float] = {}
         """The values of the last step that was flushed."""
         self.tokens = 0
@@ -99,6 +100,10 @@ class Metrics:
 
         Values may be numbers or one-element tensors; tensors are converted at the next flush, not now.
         """
+        for name in values.keys() - self._known:
+            self._known.add(name)
+            if find(name) is None:
+                log.warning("metric %s has no entry in rlhf_trainer.definitions: it is in metrics.jsonl only", name)
         self._close_timing(step)
         self._waiting.append((step, dict(values)))
         if self._clock() - self._flushed >= FLUSH_SECONDS:
