@@ -9,11 +9,11 @@ import typer
 from typer.core import TyperGroup
 
 from rlhf_sdk.commands import compare, gc, init, logs, plan, report, run, status, validate
-from rlhf_sdk.exits import HELP, CommandError
+from rlhf_sdk.exits import HELP, CommandError, Exit
 
 
 class Commands(TyperGroup):
-    """Turns a CommandError into words on stderr and an exit code."""
+    """Turns a CommandError into words on stderr and an exit code, and Ctrl-C into its exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
@@ -22,6 +22,8 @@ class Commands(TyperGroup):
         except CommandError as error:
             sys.stderr.write(f"{error}\n")
             raise typer.Exit(int(error.code)) from error
+        except KeyboardInterrupt as error:
+            raise typer.Exit(int(Exit.INTERRUPTED)) from error
 
 
 app = typer.Typer(

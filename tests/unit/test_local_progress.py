@@ -65,3 +65,20 @@ def test_a_stage_that_does_not_answer_is_read(tmp_path: Path) -> None:
     (tmp_path / "endpoint.json").write_text('{"host": "127.0.0.1", "port": 1}')
     (tmp_path / "metrics.jsonl").write_text('{"step": 4}\n')
     assert progress.read(tmp_path) == Progress(step=4)
+
+
+def test_metrics_of_an_earlier_attempt_say_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 4}\n')
+    written = path.stat().st_mtime
+    assert progress.read(tmp_path, since=written - 1) == Progress(step=4)
+    assert progress.read(tmp_path, since=written + 1) is None
+
+
+def test_a_launcher_that_waits_for_another_run_says_so(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "a1" / "launcher.log"
+    log.parent.mkdir(parents=True)
+    log.write_text(
+        "2026-01-01 00:00:00,000 INFO launcher: waiting: stage sft of job beaver on host is making sft-0a now; it ...\n"
+    )
+    assert progress.read(tmp_path, since=1.0) == Progress(activity="waiting: stage sft of job beaver on host")

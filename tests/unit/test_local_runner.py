@@ -239,6 +239,16 @@ def test_an_edited_job_computes_only_what_changed(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_what_was_computed_for_another_digest_is_not_mixed_with_the_new(tmp_path: Path) -> None:
+    path = job(tmp_path)
+    run(path)
+    assert (work(path) / "sft/metrics.jsonl").read_text().count("\n") == 2
+    path.write_text(path.read_text().replace("sft: {", "sft: {epochs: 2, "))
+    run(path)
+    assert (work(path) / "sft/metrics.jsonl").read_text().count("\n") == 2
+    assert (work(path) / "sft/logs/a1/rank0.log").exists()
+
+
 def test_fresh_makes_anew_what_only_this_job_uses(tmp_path: Path) -> None:
     path = job(tmp_path)
     run(path)

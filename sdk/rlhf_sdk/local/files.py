@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,6 +141,24 @@ def last_attempt(layout: Layout, stage: str) -> int:
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # no fence was ever raised
         numbers.append(int(json.loads((layout.work(stage) / "fence.json").read_bytes())["attempt"]))
     return max(numbers, default=0)
+
+
+def clear(work: Path, digest: str) -> None:
+    """Make a work directory ready for an attempt: what an earlier one said goes, and what it computed goes too when
+    that was for another digest. Logs stay.
+    """
+    for name in ("endpoint.json", "termination.json"):
+        (work / name).unlink(missing_ok=True)
+    try:
+        before = json.loads((work / "stage.json").read_bytes())["digest"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return
+    if before == digest:
+        return
+    for name in ("checkpoints", "events"):
+        shutil.rmtree(work / name, ignore_errors=True)
+    for name in ("metrics.jsonl", "timings.jsonl"):
+        (work / name).unlink(missing_ok=True)
 
 
 def run_index(job: RLHFJob, state: RunState, plan: Plan, resolved: Resolved) -> Run:

@@ -6,6 +6,7 @@ import http.client
 import json
 import math
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,10 +35,33 @@ class Progress:
     """What it does, where it does not count."""
 
 
-def read(work: Path, *, timeout: float = 3.0) -> Progress | None:
-    """Progress of the stage in this work directory; None: nothing is known."""
+def read(work: Path, *, since: float = 0.0, timeout: float = 3.0) -> Progress | None:
+    """Progress of the stage in this work directory; None: nothing is known.
+
+    Args:
+        work: the stage's.
+        since: seconds since 1970; what was written before is of an earlier attempt and says nothing.
+        timeout: seconds an answer may take.
+    """
     found = _ask(work, timeout)
-    return from_json(found) if found is not None else from_metrics(work / "metrics.jsonl")
+    if found is not None:
+        return from_json(found)
+    metrics = work / "metrics.jsonl"
+    if metrics.exists() and metrics.stat().st_mtime >= since:
+        return from_metrics(metrics)
+    return waiting(work) if since else None
+
+
+def waiting(work: Path) -> Progress | None:
+    """What the launcher says it waits for before its ranks are up: another run may be making the same product."""
+    log = max((work / "logs").glob("a*/launcher.log"), key=lambda path: path.stat().st_mtime, default=None)
+    if log is None:
+        return None
+    said = log.read_text(errors="replace")[-TAIL:].splitlines()
+    for line in reversed(said):
+        if ": waiting: " in line:
+            return Progress(activity="waiting: " + line.partition(": waiting: ")[2].partition(" is making ")[0])
+    return None
 
 
 def from_json(raw: Mapping[str, Any]) -> Progress:
@@ -97,6 +121,7 @@ class Poller:
         self._running = running
         self._every = every
         self._latest: dict[str, Progress] = {}
+        self._since: dict[str, float] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="progress", daemon=True)
 
@@ -115,12 +140,13 @@ class Poller:
 
     def forget(self, stage: str) -> None:
         """A new attempt begins."""
+        self._since[stage] = time.time()
         self._latest.pop(stage, None)
 
     def _poll(self) -> None:
         while not self._stop.wait(self._every):
             for stage, work in self._running().items():
-                found = read(work)
+                found = read(work, since=self._since.get(stage, 0.0))
                 if found is not None:
                     self._latest[stage] = found
 

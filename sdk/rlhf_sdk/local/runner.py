@@ -194,12 +194,11 @@ class Runner:
             product=None if stage.type == PREPARE else f"{stage.type}-{files.digest_for(stage, missing)}",
         )
         work = self._layout.work(stage.name)
-        for old in ("endpoint.json", "termination.json"):
-            (work / old).unlink(missing_ok=True)
         self._poller.forget(stage.name)
         written = files.stage_file(
             self._job, self._plan, stage, self._layout, self._folder, self._state.stages, self._resolved
         )
+        files.clear(work, written.digest)
         write_atomically(work / "stage.json", written.model_dump_json(indent=1, exclude_none=True).encode())
         self._processes[stage.name] = process.StageProcess(
             self._options.command,
