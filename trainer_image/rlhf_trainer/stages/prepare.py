@@ -77,7 +77,7 @@ def run(context: StageContext) -> None:
             _take_function(findings, name, Path(context.file.directories.job))
         context.progress.advance(len(job.spec.inputs) + number + 1)
     if not findings.problems:
-        findings.problems.extend(_tokenizers(job, findings))
+        findings.problems.extend(_tokenizers(job, findings, context.storage))
     for note in findings.notes:
         log.warning("%s", note)
     if findings.problems:
@@ -151,13 +151,13 @@ def _take_function(findings: Findings, name: str, folder: Path) -> None:
     functions.probe(functions.load(name, folder))
 
 
-def _tokenizers(job: RLHFJob, findings: Findings) -> Iterator[str]:
+def _tokenizers(job: RLHFJob, findings: Findings, storage: Path) -> Iterator[str]:
     from rlhf_trainer.inspection.lineage import tokenizer_problems
 
     def load(name: str) -> Any:
         from rlhf_trainer.models.load import load_tokenizer  # slow for GGUF files: only where two models meet
 
-        return load_tokenizer(findings.inputs[name].path)
+        return load_tokenizer(findings.inputs[name].path, storage / "inputs")
 
     yield from tokenizer_problems(job, load)
 
