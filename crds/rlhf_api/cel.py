@@ -68,7 +68,7 @@ def _literal(value: Any) -> str:
 
 def spec_rules(spec: type[BaseModel]) -> list[dict[str, str]]:
     """The rules of the whole spec: references, reserved names, what may change."""
-    return [_written(one) for one in (*_immutable(spec), *_names(), *_references())]
+    return [_written(one) for one in (*_immutable(spec), *_names(), *_references(), *_shaping())]
 
 
 def _immutable(spec: type[BaseModel]) -> Iterator[Cel]:
@@ -118,6 +118,33 @@ def _references() -> Iterator[Cel]:
                 f"{where}: names no input of this job",
                 ".stages",
             )
+            yield from _heldout(edge)
+
+
+def _heldout(edge: _Edge) -> Iterator[Cel]:
+    """Held-out rows are asked only of inputs that hold some out."""
+    if "data" not in edge.takes:
+        return
+    path = [edge.type, *edge.path]
+    absent = " || ".join(f"!has(s.{'.'.join(path[: depth + 1])})" for depth in range(len(path)))
+    asked = "has(r.input) && has(r.split) && r.split == 'heldout'"
+    held = "has(self.inputs) && self.inputs.exists(i, i.name == r.input && has(i.heldout) && i.heldout > 0.0)"
+    yield Cel(
+        f"self.stages.all(s, {absent} || s.{'.'.join(path)}.all(r, !({asked}) || ({held})))",
+        f"{'.'.join(path)}: split heldout of an input that holds no rows out",
+        ".stages",
+    )
+
+
+def _shaping() -> Iterator[Cel]:
+    """A cost model among rewards is a penalty: its weight is negative."""
+    cost = "self.stages.exists(t, t.name == r.stage && has(t.costModel))"
+    yield Cel(
+        f"self.stages.all(s, !has(s.ppo) || s.ppo.rewards.all(r, !has(r.stage)"
+        f" || (has(r.weight) && r.weight < 0.0) || !{cost}))",
+        "ppo.rewards: a cost model needs a negative weight there, or belongs under costs",
+        ".stages",
+    )
 
 
 def _over(edge: _Edge, field: str, claim: str) -> str:

@@ -25,7 +25,7 @@ from rlhf_api.fields import (
     one_of,
     shaped,
 )
-from rlhf_api.pods import label_findings, pod_findings, resource_findings
+from rlhf_api.pods import label_findings, pod_findings, pod_rules, resource_findings
 from rlhf_api.sources import parse_source, source_findings, source_rules
 from rlhf_api.stages import STAGE_TYPES, Evaluate, Ppo, Report, Sft
 from rlhf_api.stages.preference import CostModel, RewardModel
@@ -127,6 +127,8 @@ class EnvVar(ApiModel):
 
 class Pod(ApiModel):
     """The closed list of pod fields a job may refine."""
+
+    cel = pod_rules()
 
     node_selector: StringMap = {}
     """Labels a node must have."""
@@ -243,7 +245,10 @@ class ClaimTemplate(ApiModel):
 class Storage(ApiModel):
     """Where work, products and caches live."""
 
-    cel = (one_of("claimName", "claimTemplate"),)
+    cel = (
+        one_of("claimName", "claimTemplate"),
+        Cel("!has(self.path) || !self.path.split('/').exists(p, p == '..')", "expected a path without ..", ".path"),
+    )
 
     claim_name: ObjectName | None = None
     """An existing claim."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rlhf_api.errors import Finding
+from rlhf_api.fields import Cel
 from rlhf_api.quantities import amount
 from rlhf_api.sentences import describe
 
@@ -59,6 +60,25 @@ _LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _TOLERATION = {"key", "operator", "value", "effect", "tolerationSeconds"}
+
+
+def pod_rules() -> tuple[Cel, ...]:
+    """The same as far as the API server checks it: not inside free objects."""
+    reserved = " && ".join(f"!k.startsWith('{prefix}')" for prefix in RESERVED_LABELS)
+    named = ", ".join(f"'{name}'" for name in sorted(RESERVED_ENV | SECRET_ENV))
+    prefixed = " && ".join(f"!e.name.startsWith('{prefix}')" for prefix in RESERVED_ENV_PREFIXES)
+    message = "is set by the platform, not by a job"
+    return (
+        Cel(f"!has(self.labels) || self.labels.all(k, {reserved})", f"a label {message}", ".labels"),
+        Cel(
+            f"!has(self.annotations) || self.annotations.all(k, {reserved})", f"an annotation {message}", ".annotations"
+        ),
+        Cel(
+            f"!has(self.env) || self.env.all(e, !(e.name in [{named}]) && {prefixed})",
+            "a variable is the launcher's, or holds a secret: those belong in spec.credentials",
+            ".env",
+        ),
+    )
 
 
 def pod_findings(pod: Pod) -> Iterator[Finding]:

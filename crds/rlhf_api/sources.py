@@ -78,7 +78,7 @@ def source_findings(text: str) -> Iterator[Finding]:
 
 def source_rules() -> tuple[Cel, ...]:
     """The grammar as far as the API server checks it."""
-    known = "|".join(SCHEMES)
+    known, remote = "|".join(SCHEMES), "|".join(FSSPEC_SCHEMES)
     hub = "hf://(datasets/)?[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?@[A-Za-z0-9][A-Za-z0-9._/-]*"
     return (
         Cel(
@@ -92,8 +92,33 @@ def source_rules() -> tuple[Cel, ...]:
             ".source",
         ),
         Cel(
-            "!self.source.startsWith('pvc://') || self.source.matches('^pvc://[a-z0-9][-a-z0-9.]*/[^/]')",
+            "!self.source.startsWith('pvc://') || self.source.matches('^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[^/]')",
             "expected pvc://claim/path",
+            ".source",
+        ),
+        Cel(
+            "!self.source.startsWith('package://') || self.source.matches('^package://[A-Za-z_][A-Za-z0-9_.]*/[^/]')",
+            "expected package://module/file",
+            ".source",
+        ),
+        Cel(
+            "!self.source.matches('^(pvc|package)://.*/[.][.](/|$)')",
+            "expected a path without ..",
+            ".source",
+        ),
+        Cel(
+            f"!self.source.matches('^({remote})://') || self.source.matches('^[a-z0-9]+://[^/]+/+[^/]')",
+            "expected scheme://bucket-or-host/path",
+            ".source",
+        ),
+        Cel(
+            "!self.source.matches('^[^/]*://[^/]*@') || self.source.matches('^(hf|abfss?)://')",
+            "a user or password in a URL: credentials belong in spec.credentials",
+            ".source",
+        ),
+        Cel(
+            "!self.source.matches('^(~|[ \\\\t\\\\r\\\\n])|[ \\\\t\\\\r\\\\n]$|^[A-Za-z][A-Za-z0-9+.-]+:([^/]|/[^/]|/?$)')",
+            "expected a scheme, or a path without blanks around it, a ~ or a scheme's colon before it",
             ".source",
         ),
         Cel(

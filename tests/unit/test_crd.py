@@ -137,7 +137,9 @@ def test_every_rule_has_a_message_and_names_fields_that_exist() -> None:
 
 
 def test_no_placeholder_is_left_in_a_rule() -> None:
-    assert [one for path in NODES for one in rules(path) if re.search(r"[{}$]", one.replace("$')", ""))] == []
+    """`{field}` of a model's rule, `$` of a reference's; `$` of a regular expression ends a group or the text."""
+    left = re.compile(r"\{[A-Za-z.]+\}|\$(?![|')])")
+    assert [one for path in NODES for one in rules(path) if left.search(one)] == []
 
 
 def test_a_stage_has_exactly_one_type() -> None:
@@ -169,7 +171,7 @@ def test_every_reference_of_every_type_has_its_rules() -> None:
         *("ppo.guards.gold", "evaluate.candidates", "evaluate.baseline", "evaluate.prompts", "evaluate.rewards"),
         "evaluate.costs",
     ):
-        assert text.count(f"s.{path}.all(r, ") == 3 or text.count(f"!has(s.{path}.stage)") == 2, path
+        assert text.count(f"s.{path}.all(r, ") >= 3 or text.count(f"!has(s.{path}.stage)") == 2, path
 
 
 def test_defaults_in_rules_are_the_models_own() -> None:
