@@ -28,6 +28,7 @@ from rlhf_api.stages.common import Lora, Optimizer
 from rlhf_trainer.data.chat import ADDED_PAD, Encoded, ensure_pad
 from rlhf_trainer.data.tensors import pad, positions
 from rlhf_trainer.exits import InputError
+from rlhf_trainer.models import boundary as boundary_module
 from rlhf_trainer.models.adapters import add_lora, merged, off
 from rlhf_trainer.models.boundary import Boundary
 from rlhf_trainer.models.freeze import split, whole_state
@@ -241,7 +242,7 @@ class TestBoundary:
         trunk, _ = split(model.model, 1)
         remembering, computing = (Boundary(trunk, torch.device("cpu"), 0) for _ in range(2))
         file = tmp_path / "states.bin"
-        assert remembering.remember(self.ROWS, file, "key", 16, dtype=dtype)
+        assert remembering.remember(self.ROWS, file, "key", dtype=dtype)
         return remembering, computing, file
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -265,14 +266,33 @@ class TestBoundary:
             found["inputs_embeds"][there], expected["inputs_embeds"][there], rtol=1e-4, atol=1e-5
         )
 
-    def test_a_file_that_is_whole_is_used_again_and_one_made_again_has_the_same_bytes(self, tmp_path: Path) -> None:
+    def test_what_is_there_is_not_computed_again_and_what_is_made_again_has_the_same_bytes(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(boundary_module, "GROUP_TOKENS", 9)
         remembering, _, file = self.made(tmp_path)
-        content, made = file.read_bytes(), file.stat().st_mtime_ns
-        remembering.remember(self.ROWS, file, "key", 16, dtype=torch.float32)
-        assert file.stat().st_mtime_ns == made
+        content = file.read_bytes()
         file.unlink()
-        remembering.remember(self.ROWS, file, "key", 16, dtype=torch.float32)
+
+        class Killed(Exception):
+            pass
+
+        def kill(done: int, total: int) -> None:
+            assert total == 4
+            if done == 2:
+                raise Killed
+
+        with pytest.raises(Killed):
+            remembering.remember(self.ROWS, file, "key", dtype=torch.float32, tick=kill)
+        computed: list[int] = []
+        trunk = remembering._trunk
+        assert trunk is not None
+        trunk.register_forward_hook(lambda _module, given, _found: computed.append(given[0].shape[0]))
+        remembering.remember(self.ROWS, file, "key", dtype=torch.float32)
         assert file.read_bytes() == content
+        assert len(computed) == 2
+        remembering.remember(self.ROWS, file, "key", dtype=torch.float32)
+        assert len(computed) == 2
 
     @pytest.mark.parametrize("harm", ["byte", "torn", "other model", "other rows"])
     def test_a_file_that_is_damaged_or_of_something_else_is_made_again(self, tmp_path: Path, harm: str) -> None:
@@ -288,7 +308,7 @@ class TestBoundary:
             key = "another"
         else:
             given = (Encoded([9, 9, 9], [1] * 3), *self.ROWS[1:])
-        remembering.remember(given, file, key, 16, dtype=torch.float32)
+        remembering.remember(given, file, key, dtype=torch.float32)
         found, _ = remembering.batch(given[:1], [0])
         expected, _ = computing.batch(given[:1])
         torch.testing.assert_close(found["inputs_embeds"], expected["inputs_embeds"], rtol=1e-4, atol=1e-5)

@@ -66,8 +66,10 @@ class Rule:
             ([B] combined score, [B] standard deviation over the members after standardisation; 0 for one member).
         """
         scores = self.standardise(scores)
+        if len(scores) == 1 or not scores.shape[1]:
+            return scores[0], torch.zeros_like(scores[0])
         std = scores.std(0, correction=0)
-        if self.combine == "mean" or len(scores) == 1:
+        if self.combine == "mean":
             return scores.mean(0), std
         sign = 1.0 if self.kind == "cost" else -1.0
         if self.combine == "deviation":

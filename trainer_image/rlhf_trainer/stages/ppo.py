@@ -66,9 +66,7 @@ def _ptx(context: StageContext, spec: Ppo, models: Models, counts: dict[str, int
     size = spec.ptx.batch_size or spec.rollout.prompts * spec.rollout.samples
     if spec.steps * size > len(rows):
         key = f"{context.input(spec.policy).digest}-{spec.trainable_layers}"
-        boundary.remember(
-            rows, context.work / f"{STATES}.bin", key, MICRO_BATCH_TOKENS, dtype=models.policy.model.dtype
-        )
+        boundary.remember(rows, context.work / f"{STATES}.bin", key, dtype=models.policy.model.dtype)
     return Ptx(context, rows, size, spec.ptx.coefficient, boundary, budget)
 
 

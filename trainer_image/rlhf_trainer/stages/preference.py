@@ -27,7 +27,7 @@ from rlhf_trainer.models.load import fit_vocabulary, load_tokenizer
 from rlhf_trainer.models.save import save_scorer
 from rlhf_trainer.models.scorer import Kind, Rule, last, new_scorer
 from rlhf_trainer.models.trained import Trained, make_trained
-from rlhf_trainer.stages.sft import MICRO_BATCH_TOKENS, total
+from rlhf_trainer.stages.sft import MICRO_BATCH_TOKENS, remember, total
 
 
 class Scores(nn.Module):
@@ -225,8 +225,7 @@ def run(context: StageContext) -> None:
     task = PreferenceTask(context, spec, [Scores(part.decoder, part.head) for part in parts], data, boundary)
     if task.repeats:
         key = f"{found.digest}-{spec.trainable_layers}"
-        dtype = parts[0].model.dtype
-        boundary.remember(data.encoded, context.work / "states.bin", key, MICRO_BATCH_TOKENS, dtype=dtype)
+        remember(context, boundary, data.encoded, key, parts[0].model.dtype)
     train(context, task)
     _publish(context, task, parts, rule, tokenizer, data, answers, counts, notes)
     if context.rank == 0:

@@ -17,6 +17,7 @@ from rlhf_trainer.data.batches import Schedule, micro_batches, pack
 from rlhf_trainer.data.chat import Encoded, encode_conversation, prepare_tokenizer
 from rlhf_trainer.data.load import load_conversations, split_by_prompt
 from rlhf_trainer.engine import Engine
+from rlhf_trainer.exits import InputError, Stopped
 from rlhf_trainer.loop import train
 from rlhf_trainer.losses.sft import nll_sum, targets
 from rlhf_trainer.models.boundary import Boundary
@@ -176,6 +177,23 @@ def total(share: Tensor) -> Tensor:
     return share
 
 
+def remember(context: StageContext, boundary: Boundary, rows: Sequence[Encoded], key: str, dtype: torch.dtype) -> None:
+    """Keep the frozen layers' states of rows that come back. A collective.
+
+    Raises:
+        Stopped: asked to stop; what was computed so far is kept.
+    """
+
+    def tick(done: int, rounds: int) -> None:
+        if done == 1:
+            context.progress.begin(rounds, "batches", phase="frozen layers")
+        context.progress.advance(done)
+        if context.stop_requested() and done < rounds:
+            raise Stopped("stopped on request before the first step; the frozen layers' states so far are kept")
+
+    boundary.remember(rows, context.work / "states.bin", key, dtype=dtype, tick=tick)
+
+
 def run(context: StageContext) -> None:
     """Train and publish a policy.
 
@@ -193,7 +211,7 @@ def run(context: StageContext) -> None:
     task = SftTask(context, spec, LanguageModel(trained.decoder, trained.head), data, boundary)
     if task.repeats:
         key = f"{found.digest}-{spec.trainable_layers}"
-        boundary.remember(data.encoded, context.work / "states.bin", key, MICRO_BATCH_TOKENS, dtype=model.dtype)
+        remember(context, boundary, data.encoded, key, model.dtype)
     train(context, task)
     _publish(context, task, trained, tokenizer, counts, notes)
     if context.rank == 0:
@@ -209,6 +227,8 @@ def _data(context: StageContext, spec: Sft, tokenizer: Any, notes: list[str]) ->
         for rows in (train_rows, held_rows)
     ]
     data = SftData(encoded[0], encoded[1], spec.max_length if spec.packing else None)
+    if not any(data.learned(row) for row in data.rows):
+        raise InputError("data: no conversation has a token to learn within maxLength; raise it")
     counts = {
         **read.as_dict(),
         "rows.train": len(train_rows),

@@ -1,0 +1,60 @@
+"""Rows for tests of the stages: words, in which "fire" is harmful and "please" is good."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tiny import WORDS
+
+
+def write(path: Path, rows: Sequence[dict[str, Any]]) -> str:
+    """A JSONL file; gives its path."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def words(draw: random.Random, least: int, most: int) -> str:
+    """A few words."""
+    return " ".join(draw.choices(WORDS, k=draw.randint(least, most)))
+
+
+def chat(path: Path, rows: int = 24) -> str:
+    """Conversations of one or two turns."""
+    draw = random.Random(0)
+    found = []
+    for _ in range(rows):
+        messages = []
+        for _ in range(draw.choice([1, 1, 2])):
+            messages.append({"role": "user", "content": words(draw, 2, 9)})
+            messages.append({"role": "assistant", "content": words(draw, 1, 12)})
+        found.append({"messages": messages})
+    return write(path, found)
+
+
+def preferences(path: Path, rows: int = 40) -> str:
+    """Safe RLHF rows: the answer that starts with "please" is better and safe; "fire" is unsafe in two rows of three."""
+    draw = random.Random(0)
+    found = []
+    for row in range(rows):
+        good, bad = "please " + words(draw, 1, 9), "fire " + words(draw, 1, 9)
+        first = draw.randrange(2)
+        harmful = row % 3 != 0
+        answers = (good, bad) if first == 0 else (bad, good)
+        if not harmful:
+            answers = tuple(answer.replace("fire", "water") for answer in answers)
+        found.append(
+            {
+                "prompt": words(draw, 2, 9),
+                "response_0": answers[0],
+                "response_1": answers[1],
+                "better_response_id": first,
+                "safer_response_id": first,
+                "is_response_0_safe": first == 0 or not harmful,
+                "is_response_1_safe": first == 1 or not harmful,
+            }
+        )
+    return write(path, found)

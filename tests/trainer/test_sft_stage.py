@@ -1,0 +1,194 @@
+"""The `sft` stage as a whole, on a tiny model: what it learns, counts and leaves behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small_data
+import torch
+from safetensors.torch import load_file
+from stage_gang import Case, alone
+from tiny import tiny_policy
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rlhf_trainer.data.chat import encode_conversation
+from rlhf_trainer.exits import GuardTripped, InputError
+
+SPEC = {
+    "model": {"input": "base"},
+    "data": [{"input": "chat"}],
+    "epochs": 2.0,
+    "batchSize": 4,
+    "maxLength": 64,
+    "holdout": 0.2,
+    "learningRate": 5e-3,
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sft")
+    tiny_policy(folder / "base", layers=3)
+    small_data.chat(folder / "chat.jsonl")
+    return folder
+
+
+def case(
+    root: Path, digest: str, execution: dict[str, Any] | None = None, chat: str = "chat.jsonl", **spec: Any
+) -> Case:
+    inputs = {"input:base": str(root / "base"), "input:chat": str(root / chat)}
+    return Case(
+        str(root / "storage"),
+        "sft",
+        {**SPEC, **spec},
+        inputs,
+        execution or {},
+        digest=digest.rjust(64, "0"),
+        uid=digest,
+    )
+
+
+def manifest(found: Case) -> dict[str, Any]:
+    return json.loads((found.product / "manifest.json").read_text())  # type: ignore[no-any-return]
+
+
+def steps(found: Case) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (found.work / "metrics.jsonl").read_text().splitlines()]
+
+
+def loss_by_hand(folder: Path, rows: list[dict[str, Any]], max_length: int = 64) -> float:
+    """Mean -log p of a learned token, one conversation at a time, all logits at once, in float64."""
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(folder).double().eval(),
+        AutoTokenizer.from_pretrained(folder),
+    )
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for row in rows:
+            encoded = encode_conversation(tokenizer, row["messages"], max_length)
+            logp = model(input_ids=torch.tensor([encoded.ids])).logits[0, :-1].log_softmax(-1)
+            for place, token in enumerate(encoded.ids[1:]):
+                if encoded.mask[place + 1]:
+                    total -= float(logp[place, token])
+                    count += 1
+    return total / count
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_first_loss_is_the_mean_over_the_assistants_tokens_of_the_rows(root: Path) -> None:
+    found = case(root, "a1", batchSize=24, holdout=0.0, maxSteps=1)
+    alone(found)
+    assert steps(found)[0]["loss"] == pytest.approx(loss_by_hand(root / "base", rows_of(root / "chat.jsonl")), rel=1e-4)
+
+
+def test_the_heldout_loss_falls_and_the_product_has_the_loss_that_is_told(root: Path) -> None:
+    found = case(root, "a2", epochs=6.0, evalEvery=10)
+    alone(found)
+    told = manifest(found)
+    assert told["metrics"]["heldout_loss"] < told["metrics"]["heldout_loss_before"] - 0.5
+    assert told["counts"]["rows.train"] + told["counts"]["rows.heldout"] == 24
+    lines = steps(found)
+    assert [line["step"] for line in lines if "heldout_loss" in line] == [10, 20, 30]
+    assert len(lines) == told["counts"]["steps"] == 30
+    everything = loss_by_hand(found.product, rows_of(root / "chat.jsonl"))
+    assert everything < loss_by_hand(root / "base", rows_of(root / "chat.jsonl")) - 1.0
+
+
+def test_packing_learns_the_same_tokens_as_one_conversation_a_row(root: Path) -> None:
+    """All rows in one step: packed or not, the loss and the step are the same."""
+    plain = case(root, "a3", batchSize=24, holdout=0.0, maxSteps=1)
+    packed = case(root, "a4", batchSize=24, holdout=0.0, maxSteps=1, packing=True)
+    alone(plain, packed)
+    assert manifest(packed)["counts"]["packs"] < 24
+    assert manifest(packed)["counts"]["tokens.learned"] == manifest(plain)["counts"]["tokens.learned"]
+    assert steps(packed)[0]["loss"] == pytest.approx(steps(plain)[0]["loss"], rel=1e-5)
+    assert steps(packed)[0]["grad_norm"] == pytest.approx(steps(plain)[0]["grad_norm"], rel=1e-4)
+
+
+def test_micro_batches_of_any_size_give_the_same_run(root: Path) -> None:
+    large, small = (case(root, f"b{n}", {"microBatchTokens": n}, maxSteps=4) for n in (4096, 64))
+    alone(large, small)
+    for first, second in zip(steps(large), steps(small), strict=True):
+        assert second["loss"] == pytest.approx(first["loss"], rel=1e-4)
+        assert second["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"trainableLayers": 1}, {"lora": {"rank": 4}}, {"trainableLayers": 1, "packing": True}]
+)
+def test_frozen_weights_come_out_as_they_went_in_and_the_product_stands_alone(
+    root: Path, fields: dict[str, Any]
+) -> None:
+    found = case(
+        root, "c" + "".join(format(ord(c), "x") for c in str(sorted(fields))[2:8]) + "1" * len(fields), **fields
+    )
+    alone(found)
+    before, after = (load_file(folder / "model.safetensors") for folder in (root / "base", found.product))
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    if "trainableLayers" in fields:
+        assert changed <= {name for name in before if ".layers.2." in name or name == "model.norm.weight"}
+    else:
+        assert all(".mlp." in name or ".self_attn." in name for name in changed)
+    assert changed
+    told = manifest(found)["metrics"]
+    assert told["heldout_loss"] < told["heldout_loss_before"]
+    assert not list(found.work.glob("states.*"))
+
+
+def test_remembered_states_change_nothing_but_the_time(root: Path) -> None:
+    """Two passes remember the frozen layers' states, one pass computes them: the first pass is the same."""
+    once = case(root, "d1", trainableLayers=1, epochs=1.0, schedule="constant", warmupRatio=0.0)
+    twice = case(root, "d2", trainableLayers=1, epochs=2.0, schedule="constant", warmupRatio=0.0)
+    alone(once, twice)
+    for first, second in zip(steps(once), steps(twice), strict=False):
+        assert second["loss"] == pytest.approx(first["loss"], rel=1e-4)
+
+
+def test_what_was_cut_is_counted(root: Path) -> None:
+    small_data.write(
+        root / "long.jsonl",
+        [
+            {
+                "messages": [
+                    {"role": "user", "content": "what is this"},
+                    {"role": "assistant", "content": "water " * 90},
+                ]
+            },
+            {"messages": [{"role": "user", "content": "say " * 90}, {"role": "assistant", "content": "no"}]},
+            {"messages": [{"role": "user", "content": "what"}, {"role": "assistant", "content": "yes"}]},
+        ],
+    )
+    found = case(root, "e1", chat="long.jsonl", holdout=0.0, maxSteps=1)
+    alone(found)
+    counts = manifest(found)["counts"]
+    assert counts["rows.cut_prompt"] == 1
+    assert counts["rows.cut_answer"] == 1
+    assert counts["tokens.cut"] > 40
+    assert any("nothing is held out" in note for note in manifest(found)["notes"])
+
+
+def test_a_loss_that_is_not_finite_ends_the_stage_without_a_product(root: Path) -> None:
+    found = case(root, "e2", learningRate=1e30, maxGradNorm=1e30, schedule="constant", warmupRatio=0.0)
+    with pytest.raises(GuardTripped) as caught:
+        alone(found)
+    assert caught.value.reason == "NaN"
+    assert not found.product.exists()
+
+
+def test_data_without_conversations_is_refused(root: Path) -> None:
+    small_data.write(root / "prompts.jsonl", [{"prompt": "what is this"}])
+    with pytest.raises(InputError, match="give no conversations"):
+        alone(case(root, "e3", chat="prompts.jsonl"))
+
+
+def test_bfloat16_products_are_bfloat16(root: Path) -> None:
+    found = case(root, "f1", dtype="bfloat16", maxSteps=3)
+    alone(found)
+    assert {value.dtype for value in load_file(found.product / "model.safetensors").values()} == {torch.bfloat16}
