@@ -47,6 +47,7 @@ def render(report: Json) -> str:
         given=_given,
         short=_short,
         kind=_kind,
+        setting=_setting,
     )
     environment.globals.update(tables=tables, primary=verdict.primary)
     return environment.get_template("report.html.j2").render(
@@ -138,6 +139,11 @@ def _interval(name: str, estimate: Json, names: Sequence[str]) -> plots.Interval
 
 def _kind(stage_type: str) -> str:
     return KINDS.get(stage_type, stage_type)
+
+
+def _setting(value: Any) -> str:
+    """A setting as the job file writes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _given(value: Any) -> str:

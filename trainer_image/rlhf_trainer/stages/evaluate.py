@@ -72,7 +72,7 @@ def run(context: StageContext) -> None:
 
     context.publish(build)
     if failure is not None:
-        raise GuardTripped(f"gates: {failure}", reason="GateFailed")
+        raise GuardTripped(failure, reason="GateFailed")
 
 
 def check_gates(spec: Evaluate) -> None:
