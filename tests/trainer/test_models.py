@@ -313,6 +313,16 @@ class TestBoundary:
         expected, _ = computing.batch(given[:1])
         torch.testing.assert_close(found["inputs_embeds"], expected["inputs_embeds"], rtol=1e-4, atol=1e-5)
 
+    def test_rows_of_the_same_ids_are_kept_once(self, tmp_path: Path) -> None:
+        remembering, computing, file = self.made(tmp_path)
+        size = file.stat().st_size
+        twice = (*self.ROWS, *self.ROWS[::-1])
+        remembering.remember(twice, file, "key", dtype=torch.float32)
+        assert file.stat().st_size == size
+        found, _ = remembering.batch([self.ROWS[1]], [len(twice) - 2])
+        expected, _ = computing.batch([self.ROWS[1]])
+        torch.testing.assert_close(found["inputs_embeds"], expected["inputs_embeds"], rtol=1e-4, atol=1e-5)
+
     def test_without_frozen_layers_ids_go_through(self) -> None:
         boundary = Boundary(None, torch.device("cpu"), 0)
         inputs, padded = boundary.batch(self.ROWS[:2])

@@ -39,6 +39,7 @@ class Boundary:
         self._device = device
         self._pad = pad_id
         self._states: StateFile | None = None
+        self._kept: list[int] = []
 
     @property
     def cached(self) -> bool:
@@ -78,7 +79,8 @@ class Boundary:
         if self._states is None or indices is None:
             hidden = self._trunk(ids.to(device), common["attention_mask"], places.to(device))
         else:
-            hidden = self._states.read(indices, ids.shape[1]).to(device)
+            kept = [[self._kept[index] for index in pack] for pack in indices]
+            hidden = self._states.read(kept, ids.shape[1]).to(device)
         return {"inputs_embeds": hidden, **common}
 
     def remember(
@@ -91,6 +93,8 @@ class Boundary:
         tick: Callable[[int, int], None] | None = None,
     ) -> bool:
         """Compute the states of all rows once. A collective; goes on where an earlier run was interrupted.
+
+        Rows of the same ids (an answer that is in several pairs) are computed and kept once.
 
         Args:
             rows: All rows that will come, in an order that depends on the data alone.
@@ -105,15 +109,18 @@ class Boundary:
         trunk = self._trunk
         if trunk is None:
             return False
-        lengths = [len(row) for row in rows]
+        numbers: dict[tuple[int, ...], int] = {}
+        self._kept = [numbers.setdefault(tuple(row.ids), len(numbers)) for row in rows]
+        distinct = [Encoded(list(ids), [1] * len(ids)) for ids in numbers]
+        lengths = [len(row) for row in distinct]
         width = int(trunk.decoder.config.hidden_size)  # type: ignore[union-attr,arg-type]  # a transformers config
-        states = StateFile(file, lengths, width, dtype, _digest(rows, key, dtype))
+        states = StateFile(file, lengths, width, dtype, _digest(distinct, key, dtype))
         if states.size > LIMIT_BYTES:
             log.info("states of the frozen layers would take %.1f GiB: computed every time", states.size / 2**30)
             return False
 
         def compute(group: Sequence[int]) -> list[Tensor]:
-            padded = pad([rows[index] for index in group], self._pad)
+            padded = pad([distinct[index] for index in group], self._pad)
             places = (padded.input_ids, padded.attention_mask, padded.position_ids)
             hidden = trunk(*(tensor.to(self._device) for tensor in places)).cpu()
             return [hidden[number, : lengths[index]] for number, index in enumerate(group)]
