@@ -195,6 +195,7 @@ def _report(job: RLHFJob, others: tuple[PlannedStage, ...], digests: dict[str, s
                 "recipe": STAGE_TYPES[REPORT].recipe,
                 "job": job.metadata.name,
                 "spec": spec.model_dump(mode="json"),
+                "inputs": [entry.model_dump(mode="json") for entry in job.spec.inputs],  # it prints source and licence
                 "stages": [[stage.name, stage.digest] for stage in others],
             }
         )

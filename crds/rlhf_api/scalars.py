@@ -14,16 +14,14 @@ _INT = re.compile(r"[-+]?[0-9]+")
 _HEX = re.compile(r"0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-_LARGEST_EXACT = 2**53
 
 _BOOL_11 = {
     word: word[0] in "yYoO" and word.lower() != "off"
     for base in ("y", "n", "yes", "no", "on", "off")
     for word in (base, base.capitalize(), base.upper())
 }
-_SEPARATED = re.compile(r"(?=.*_)[-+]?(0[xXbBoO][0-9a-fA-F_]+|([0-9][0-9_]*(\.[0-9_]*)?|\.[0-9_]+)([eE][-+]?[0-9_]+)?)")
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9]+")
-_BASE = re.compile(r"[-+]?0[bBoO][0-9]+|[-+]0[xX][0-9a-fA-F]+|0X[0-9a-fA-F]+")
+_BASE = re.compile(r"[-+]?0[bBoO][-+]?[0-9]+|[-+]0[xX][0-9a-fA-F]+|0X[0-9a-fA-F]+")
 _SIXTY = re.compile(r"[-+]?[0-9]+(:[0-5]?[0-9])+(\.[0-9]*)?")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt \t].*)?")
 
@@ -69,7 +67,7 @@ def _ambiguous(text: str) -> Ambiguous | None:
         return Ambiguous(
             f"{text} is a number in one version of YAML and text in the other", f"write it in decimal, or {quoted}"
         )
-    if _SEPARATED.fullmatch(text):
+    if "_" in text and text[0] in "+-.0123456789" and _is_number(text.replace("_", "")):
         return Ambiguous(
             f"{text} is a number in YAML 1.1 and text in YAML 1.2", f"leave the underscores out, or {quoted}"
         )
@@ -86,6 +84,10 @@ def _ambiguous(text: str) -> Ambiguous | None:
     return None
 
 
+def _is_number(text: str) -> bool:
+    return any(pattern.fullmatch(text) for pattern in (_INT, _HEX, _BASE, _FLOAT))
+
+
 def _whole(text: str) -> Value | Ambiguous:
     digits = text.removeprefix("0x")
     if len(digits) > 20:
@@ -98,7 +100,7 @@ def _real(text: str) -> Value | Ambiguous:
     value = float(text)
     if math.isinf(value):
         return _too_large(text)
-    return int(value) if value.is_integer() and abs(value) <= _LARGEST_EXACT else value
+    return int(value) if value.is_integer() and abs(value) < 2**63 else value
 
 
 def _too_large(text: str) -> Ambiguous:
