@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 
 from fakes.command import rlhf
-from fakes.local_job import CHAIN, SIDE_BY_SIDE, job, product, run, start, started
+from fakes.local_job import CHAIN, FAKE, SIDE_BY_SIDE, job, product, run, start, started, starts
 
 
 def status(path: Path) -> dict[str, Any]:
@@ -132,18 +134,48 @@ def test_report(done: Path) -> None:
     assert rlhf("report", done).out.strip() == found["report"]
 
 
-def test_a_report_that_is_damaged_or_was_never_made(tmp_path: Path) -> None:
+def test_a_report_that_was_changed_is_made_again_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = job(tmp_path)
     run(path)
     (product(path, "report") / "report.html").write_text("changed")
+    orders = tmp_path / "orders.json"
+    orders.write_text("{}")
+    monkeypatch.setattr("rlhf_sdk.local.process.TRAINER", (sys.executable, "-S", "-E", str(FAKE), str(orders)))
+    said = rlhf("report", path)
+    assert said.code == 0, said.err
+    assert "report.html was changed" in said.err and "it is made anew" in said.err
+    assert Path(said.out.strip()).read_text().startswith("report ")
+    assert len(starts(path, "sft")) == 1
+
+
+def test_a_report_is_not_made_again_by_training_again(tmp_path: Path) -> None:
+    path = job(tmp_path)
+    run(path)
+    shutil.rmtree(product(path, "report"))
+    shutil.rmtree(product(path, "sft"))
     said = rlhf("report", path)
     assert said.code == 1
-    assert "report.html was changed" in said.err and "makes it anew" in said.err
-    never = job(tmp_path / "never")
-    run(never, {"prepare": {"exit": 2, "reason": "InvalidInput", "message": "no such file"}})
-    said = rlhf("report", never)
+    assert f"the products of sft are gone; `rlhf run {path}`" in said.err
+
+
+def test_a_report_of_a_job_that_was_edited_since_is_not_made_again(tmp_path: Path) -> None:
+    path = job(tmp_path)
+    run(path)
+    shutil.rmtree(product(path, "report"))
+    path.write_text(path.read_text().replace("sft: {", "sft: {epochs: 2, "))
+    said = rlhf("report", path)
     assert said.code == 1
-    assert "no report" in said.err
+    assert "is not what was run" in said.err
+
+
+def test_a_run_that_made_no_report_is_said(tmp_path: Path) -> None:
+    path = job(tmp_path)
+    run(path, {"prepare": {"exit": 2, "reason": "InvalidInput", "message": "no such file"}})
+    said = rlhf("report", path)
+    assert said.code == 1
+    assert "no report: stage report is blocked" in said.err
 
 
 def test_compare_shows_metrics_with_intervals_and_where_specs_differ(done: Path, other: Path) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import contextlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rlhf_sdk.commands.options import Output, Storage
 from rlhf_sdk.exits import CommandError
-from rlhf_sdk.output import Format, emit, show
+from rlhf_sdk.output import Format, complain, emit, show
+
+if TYPE_CHECKING:
+    from rlhf_sdk.jobs import Located
 
 
 def register(app: typer.Typer) -> None:
@@ -21,9 +27,11 @@ Examples:
   rlhf report job.yaml
   rlhf report job.yaml --open
 
+A report that was removed or damaged is made again, from the products that are there: nothing else is computed.
+
 JSON: {"job", "uid", "report": path of the HTML file, "phase": of the run}.
 
-Exit codes: 0 there it is; 1 the run has made none; 2 no such run."""
+Exit codes: 0 there it is; 1 the run has made none, or it cannot be made again; 2 no such run."""
 
 
 def report(
@@ -32,30 +40,75 @@ def report(
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     output: Output = Format.TEXT,
 ) -> None:
-    """Print the path of the report of a run: one HTML file, complete in itself.
-
-    A report that was removed or damaged is made again by `rlhf run`, which computes nothing else anew.
-    """
-    from rlhf_api.store import DamagedProduct, find_verified
+    """Print the path of the report of a run: one HTML file, complete in itself."""
     from rlhf_sdk import jobs
-    from rlhf_sdk.reports import html_of
 
     run = jobs.locate(job, storage)
-    name = list(run.state.stages)[-1]
-    state = run.state.stages[name]
-    again = f"`rlhf run {run.file}` makes it"
-    if not state.complete or state.product is None:
-        raise CommandError(f"{run.state.job}: no report: stage {name} is {state.phase}; {again}")
-    try:
-        product = find_verified(run.layout.storage, state.product)
-    except DamagedProduct as error:
-        raise CommandError(f"{error}; {again} anew") from error
-    path = None if product is None else html_of(product.path)
+    path = find(run)
     if path is None:
-        raise CommandError(f"{run.layout.product(state.product)}: no report in it any more; {again} anew")
+        path = _again(run)
     if output is Format.JSON:
         emit({"job": run.state.job, "uid": run.state.uid, "report": str(path), "phase": run.state.phase})
     else:
         show(str(path))
     if open_it:
         typer.launch(str(path))
+
+
+def find(run: Located) -> Path | None:
+    """The report, verified; None: it is gone or was changed.
+
+    Raises:
+        CommandError: the run has made none.
+    """
+    from rlhf_api.store import DamagedProduct, find_verified
+    from rlhf_sdk.reports import html_of
+
+    name = list(run.state.stages)[-1]
+    state = run.state.stages[name]
+    if not state.complete or state.product is None:
+        raise CommandError(f"{run.state.job}: no report: stage {name} is {state.phase}; `rlhf run {run.file}` makes it")
+    try:
+        product = find_verified(run.layout.storage, state.product)
+    except DamagedProduct as error:
+        complain(f"{error}; it is made anew")
+        return None
+    return None if product is None else html_of(product.path)
+
+
+def _same_job(run: Located) -> bool:
+    """Whether the job file still says what was run; another one would compute more than the report."""
+    from rlhf_api.store import read_runs
+    from rlhf_sdk import jobs
+
+    if not run.file.exists():
+        return False
+    spec = jobs.read(run.file).spec.model_dump(mode="json", exclude_none=True)
+    return any(found.uid == run.layout.uid and found.spec == spec for found in read_runs(run.layout.storage))
+
+
+def _again(run: Located) -> Path:
+    """Make the report again: run the job, if that computes nothing else.
+
+    Raises:
+        CommandError: other products are gone too, the job has changed, or it could not be made.
+    """
+    from rlhf_sdk import jobs
+    from rlhf_sdk.commands.run import execute
+
+    *others, _ = run.state.stages.items()
+    gone = [
+        name for name, state in others if state.product is not None and not run.layout.product(state.product).is_dir()
+    ]
+    if gone:
+        raise CommandError(f"{run.state.job}: the products of {', '.join(gone)} are gone; `rlhf run {run.file}`")
+    if not _same_job(run):
+        raise CommandError(
+            f"{run.state.job}: the report is gone, and {run.file} is not what was run; `rlhf run {run.file}`"
+        )
+    with contextlib.redirect_stdout(sys.stderr), contextlib.suppress(typer.Exit):  # what comes of it is looked at below
+        execute(run.file, run.layout.storage, [], None, fresh=False, plain=True, output=Format.TEXT)
+    path = find(jobs.reload(run))
+    if path is None:
+        raise CommandError(f"{run.state.job}: the report could not be made again")
+    return path

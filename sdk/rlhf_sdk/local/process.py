@@ -22,7 +22,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFL
 
 def environment(prepare: bool, own: Mapping[str, str]) -> dict[str, str]:
     """Environment of a stage: prepare may fetch, the others run offline and without credentials."""
-    base = {**own, "PYTHONUNBUFFERED": "1"}
+    base = {**own, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}  # no file beside the job shadows a library
     if prepare:
         return base
     return {name: value for name, value in base.items() if name not in NOT_FOR_STAGES} | OFFLINE

@@ -10,7 +10,7 @@ from typing import Protocol, TextIO
 from rlhf_api.plan import Plan
 from rlhf_sdk.local.progress import Progress
 from rlhf_sdk.local.state import RunState
-from rlhf_sdk.text import duration, number
+from rlhf_sdk.text import duration, number, plural
 
 
 class View(Protocol):
@@ -46,7 +46,7 @@ class PlainView:
 
     def begin(self, plan: Plan, state: RunState) -> None:
         self._types = {stage.name: stage.type for stage in plan.stages}
-        self._line(f"{state.job}: {len(plan.stages)} stages, {state.cores} cores, uid {state.uid}")
+        self._line(f"{state.job}: {len(plan.stages)} stages, {plural(state.cores, 'core')}, uid {state.uid}")
 
     def plan(self, plan: Plan) -> None:
         pass
@@ -71,10 +71,15 @@ class PlainView:
     def progress(self, state: RunState, latest: Mapping[str, Progress]) -> None:
         now = time.monotonic()
         for name, seen in latest.items():
-            if state.stages[name].phase != "running" or not seen.step:
+            if state.stages[name].phase != "running":
                 continue
             when, step = self._told.get(name, (0.0, -1))
-            if step == -1 or (now - when >= self._every and step != seen.step):
+            if not seen.step:
+                if step == -1 and seen.activity.startswith("waiting"):
+                    self._told[name] = (now, 0)
+                    self._line(f"{name}: {seen.activity}")
+                continue
+            if step < 1 or (now - when >= self._every and step != seen.step):
                 self._told[name] = (now, seen.step)
                 self._line(f"{name}: {describe(seen)}")
 
