@@ -189,13 +189,14 @@ def _report(job: RLHFJob, others: tuple[PlannedStage, ...], digests: dict[str, s
     takes = tuple(f"stage:{stage.name}" for stage in others)
     digest = None
     if digests is not None:
+        inputs = {entry.name: entry.model_dump(mode="json") for entry in job.spec.inputs}
         digest = digest_of(
             {
                 "type": REPORT,
                 "recipe": STAGE_TYPES[REPORT].recipe,
                 "job": job.metadata.name,
                 "spec": spec.model_dump(mode="json"),
-                "inputs": [entry.model_dump(mode="json") for entry in job.spec.inputs],  # it prints source and licence
+                "inputs": [inputs[name] for name in sorted(inputs)],  # it prints their sources and licences
                 "stages": [[stage.name, stage.digest] for stage in others],
             }
         )
