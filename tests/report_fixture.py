@@ -130,6 +130,8 @@ def _product(product, stage, rows, hostile):
         (product / "config.json").write_text(json.dumps(config))
         header = json.dumps({"w": {"dtype": "F32", "shape": [576, 233_588], "data_offsets": [0, 4]}}).encode()
         (product / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    if stage.type == "ppo":
+        metrics = {"cost.cost": -0.1437, "lambda.cost": 3.21, "kl": 3.05, "steps": 40}
     if stage.type in ("rewardModel", "costModel"):
         metrics = _preference(stage.type)
         counts = {"rows.read": 2000, "rows.used": 1941, "pairs.train": 1844, "pairs.heldout": 97}

@@ -315,3 +315,25 @@ def test_an_evaluation_without_judges_says_so(tmp_path):
     found = content(collect(file))
     assert "had no judges" in found["verdict"][0]["text"]
     Page(render(found))
+
+
+def test_where_the_constraint_ended_is_said_and_a_cost_above_its_limit_is_bad(whole, tmp_path):
+    found, _, _ = whole
+    said = next(said for said in found["verdict"] if "its limit" in said["text"])
+    assert "the cost cost was \u22120.144 on average" in said["text"] and "within its limit of 0" in said["text"]
+    assert "λ was 3.21" in said["text"] and said["tone"] == ""
+    file = report_fixture.build(tmp_path)
+    path = next((tmp_path / "products").glob("ppo-*")) / "manifest.json"
+    path.write_text(path.read_text().replace("-0.1437", "0.1437"))
+    said = next(said for said in content(collect(file))["verdict"] if "its limit" in said["text"])
+    assert "above its limit" in said["text"] and said["tone"] == "bad"
+
+
+def test_another_licence_is_another_report(tmp_path):
+    job = json.loads(json.dumps(report_fixture.JOB))
+    job["spec"]["inputs"][0]["licence"] = "MIT"
+    first, second = (report_fixture.build(tmp_path / name, job=one) for name, one in (("a", None), ("b", job)))
+    assert first.digest != second.digest
+    assert {key: entry.digest for key, entry in first.inputs.items()} == {
+        key: entry.digest for key, entry in second.inputs.items()
+    }

@@ -61,6 +61,7 @@ def _verdict(stages: Sequence[Json], evaluations: Sequence[Json]) -> list[dict[s
             missed = [gate["text"] for gate in evaluation["gates"] if not gate["passed"]]
             said += [{"text": f"A gate was not kept: {text}.", "tone": "bad"} for text in missed]
         said += verdict.sentences(evaluation)
+    said += verdict.constraints(stages)
     if not evaluations:
         said.append(
             {

@@ -85,6 +85,25 @@ def _reward(baseline: Json, model: Json, judge: Json) -> dict[str, str]:
     return {"text": text, "tone": "good" if rose else "bad"}
 
 
+def constraints(stages: Sequence[Json]) -> list[dict[str, str]]:
+    """A sentence for each cost that training held at a limit: where its mean ended, on training's own answers."""
+    found = []
+    for stage in stages:
+        for metric, limit in stage["limits"].get("cost", {}).items():
+            mean, name = stage["metrics"].get(metric), metric.partition(".")[2]
+            if not isinstance(mean, (int, float)):
+                continue
+            side = "within" if mean <= limit else "above"
+            weight = stage["metrics"].get(f"lambda.{name}")
+            told = f"; its multiplier λ was {number(weight)}" if isinstance(weight, (int, float)) else ""
+            text = (
+                f"Over the last steps of {stage['name']}, the cost {name} was {number(mean)} on average on training's own "
+                f"answers, {side} its limit of {number(limit)}{told}."
+            )
+            found.append({"text": text, "tone": "" if mean <= limit else "bad"})
+    return found
+
+
 def failures(stages: Sequence[Json]) -> list[dict[str, str]]:
     """A sentence for each stage that ended badly."""
     found = []
