@@ -198,3 +198,17 @@ def test_generators_go_on_where_they_were(tmp_path):
     rng.seed_all(4)
     rng.restore(torch.load(tmp_path / "rng.pt", weights_only=True))
     assert [draws() for _ in range(3)] == expected
+
+
+def test_other_versions_or_threads_are_said_and_the_checkpoint_is_used(tmp_path, caplog):
+    save(tmp_path, 3, made_with={"torch": "2.6", "threads": "4"})
+    assert checkpoints(tmp_path, made_with={"torch": "2.6", "threads": "4"}).latest().step == 3
+    assert "not exact" not in caplog.text
+    assert checkpoints(tmp_path, made_with={"torch": "2.7", "threads": "4"}).latest().step == 3
+    assert "not exact to the last bit: torch 2.6 then, 2.7 now" in caplog.text
+
+
+def test_ranks_of_neighbouring_seeds_draw_different_numbers():
+    seeds = {rng.rank_seed(seed, rank) for seed in range(20) for rank in range(8)}
+    assert len(seeds) == 160
+    assert rng.rank_seed(7, 0) == 7

@@ -77,6 +77,27 @@ def test_the_process_ends_with_2_and_never_loads_torch(tmp_path):
     assert done.stdout.endswith("False\n")
 
 
+def test_an_error_of_the_launcher_itself_is_told_too(tmp_path, monkeypatch):
+    """Such as storage that cannot be written."""
+    (tmp_path / "products").write_text("a file where a folder should be")
+    work = tmp_path / "work"
+    directories = {"storage": str(tmp_path), "work": str(work), "job": str(tmp_path)}
+    work.mkdir()
+    (work / "stage.json").write_text(changed(directories=directories))
+    done = subprocess.run(
+        [sys.executable, "-m", "rlhf_trainer.launch", str(work / "stage.json")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    told = json.loads((work / "termination.json").read_text())
+    assert (told["code"], told["reason"]) == (1, "NotADirectoryError")
+    assert "products" in told["message"]
+    assert "Traceback" in done.stdout
+
+
 def test_the_pods_index_is_the_node(monkeypatch):
     monkeypatch.delenv("JOB_COMPLETION_INDEX", raising=False)
     monkeypatch.delenv("NODE_RANK", raising=False)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,8 @@ class CheckpointManifest(BaseModel):
     """Steps done."""
     world: int
     """Ranks that wrote it."""
+    made_with: dict[str, str] = {}
+    """Versions, threads and CPU: with others, a resumed run is right but not the same to the last bit."""
     files: dict[str, str]
     """SHA-256 of every other file, by relative path."""
 
@@ -59,14 +61,25 @@ class Checkpoints:
         digest: the stage's digest.
         rank, world: of this process.
         keep: how many stay.
+        made_with: what bit-exact resume depends on beside the digest; a difference is said.
     """
 
-    def __init__(self, folder: Path, *, digest: str, rank: int = 0, world: int = 1, keep: int = 2) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        digest: str,
+        rank: int = 0,
+        world: int = 1,
+        keep: int = 2,
+        made_with: Mapping[str, str] | None = None,
+    ) -> None:
         self._folder = folder
         self._digest = digest
         self._rank = rank
         self._world = world
         self._keep = keep
+        self._made_with = dict(made_with or {})
 
     def save(self, step: int, write: Callable[[Path], None]) -> Path:
         """Make the checkpoint of `step` done steps; every rank calls it and returns once it is in place.
@@ -86,6 +99,8 @@ class Checkpoints:
             gang.barrier()
             try:
                 write(beside)
+                gang.barrier()
+                sync_tree(beside)  # on every node: each holds what its own ranks wrote
                 gang.barrier()
                 if self._rank == 0:
                     self._finish(step, beside, final)
@@ -117,8 +132,9 @@ class Checkpoints:
         return found
 
     def _finish(self, step: int, beside: Path, final: Path) -> None:
-        sync_tree(beside)
-        manifest = CheckpointManifest(digest=self._digest, step=step, world=self._world, files=digest_tree(beside))
+        manifest = CheckpointManifest(
+            digest=self._digest, step=step, world=self._world, made_with=self._made_with, files=digest_tree(beside)
+        )
         write_synced(beside / MANIFEST, orjson.dumps(manifest.model_dump(), option=orjson.OPT_SORT_KEYS))
         sync_folder(beside)
         old = final.with_suffix(".old")
@@ -175,8 +191,18 @@ class Checkpoints:
                     "the folder to start from the beginning.",
                     reason="WorldSizeChanged",
                 )
+            self._compare(path, manifest)
             return Checkpoint(manifest.step, path)
         return None
+
+    def _compare(self, path: Path, manifest: CheckpointManifest) -> None:
+        other = [
+            f"{name} {manifest.made_with.get(name, 'unknown')} then, {now} now"
+            for name, now in self._made_with.items()
+            if manifest.made_with.get(name) != now
+        ]
+        if other:
+            log.warning("checkpoint %s: resuming is not exact to the last bit: %s", path.name, "; ".join(other))
 
 
 class Damaged(Exception):

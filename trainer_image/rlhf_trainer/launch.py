@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,10 +22,10 @@ from pydantic import ValidationError
 from rlhf_api.stage_file import STAGE_FILE_VERSION, StageFile
 from rlhf_api.store import Product
 from rlhf_trainer import ops, store
-from rlhf_trainer.exits import DONE, GuardTripped, InputError, StageError, Stopped, explain_full_disk
+from rlhf_trainer.exits import DONE, FAILURE, GuardTripped, InputError, StageError, Stopped, explain_full_disk
 from rlhf_trainer.lease import Holder, acquire
 from rlhf_trainer.outcome import Outcome, of_error, write_summary
-from rlhf_trainer.ranks import Ranks
+from rlhf_trainer.ranks import Ranks, has_gpu
 from rlhf_trainer.stages import LIGHT, STAGES
 from rlhf_trainer.words import in_words
 
@@ -69,6 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
         outcome = run(file, Path(arguments[0]), signals)
     except StageError as error:
         outcome = of_error(error)
+    except Exception as error:  # noqa: BLE001 - the last resort: logged whole, told in short, never swallowed
+        log.error("the launcher failed\n%s", traceback.format_exc())
+        outcome = Outcome(FAILURE, type(error).__name__, str(error) or type(error).__name__)
     if outcome.code != DONE:
         log.error("%s: %s", outcome.reason, outcome.message)
     if file is not None and node_rank() == 0:
@@ -178,7 +182,7 @@ def gang(file: StageFile, path: Path, signals: Signals) -> Outcome:
     """Start the ranks and wait for them."""
     if signals.asked.is_set():
         raise Stopped("stopped on request before it started")
-    if file.type not in LIGHT:
+    if file.type not in LIGHT and not has_gpu():
         ops.build_once()
     return Ranks(file, path, node_rank()).run(signals.asked, grace_seconds())
 

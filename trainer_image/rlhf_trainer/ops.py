@@ -59,8 +59,16 @@ def build_once() -> None:
     os.environ["TORCH_EXTENSIONS_DIR"] = str(folder)
     if (folder / "built").exists() and library().exists():
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror}); DeepSpeed's CPU communication op is built there once. Set "
+            "RLHF_CACHE to a folder that can.",
+            reason="CacheNotWritable",
+        ) from error
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (folder / "built").exists() and library().exists():
             return
@@ -86,3 +94,8 @@ def _build(folder: Path) -> None:
     if done.returncode != 0:
         tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
         raise StageError(f"DeepSpeed's CPU communication op could not be built:\n{tail}", reason="BuildFailed")
+
+
+if __name__ == "__main__":  # an image or a set-up builds it beforehand
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    build_once()

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from typing import Any
 
 import numpy as np
 import torch
+
+
+def rank_seed(seed: int, rank: int) -> int:
+    """The seed of a rank's generators: the stage's own on rank 0, and far from every other stage's on the others."""
+    if rank == 0:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed}/{rank}".encode()).digest()[:4], "little")
 
 
 def seed_all(seed: int) -> None:

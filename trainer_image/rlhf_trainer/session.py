@@ -13,7 +13,7 @@ import torch.distributed as dist
 from rlhf_api.stage_file import StageFile
 from rlhf_trainer import rng
 from rlhf_trainer.checkpoint import Checkpoints
-from rlhf_trainer.context import StageContext
+from rlhf_trainer.context import StageContext, versions
 from rlhf_trainer.events import Events
 from rlhf_trainer.metrics import Metrics, Sink
 from rlhf_trainer.place import Place
@@ -23,6 +23,9 @@ from rlhf_trainer.server import Prometheus, Server
 COLLECTIVE_TIMEOUT = timedelta(days=1)
 """Ranks wait for each other this long (rank 0 may write a large product meanwhile). A rank that dies is noticed by the
 launcher at once, and a gang that hangs by whoever watches its steps."""
+
+EXACT = ("python", "torch", "transformers", "deepspeed", "peft", "numpy")
+"""Libraries whose version a bit-exact resume depends on."""
 
 
 class Session:
@@ -45,7 +48,7 @@ class Session:
             dist.init_process_group(backend(device), store=store, rank=0, world_size=1)
         elif not self._light:
             dist.init_process_group(backend(device), timeout=COLLECTIVE_TIMEOUT)
-        rng.seed_all(file.seed + place.rank)
+        rng.seed_all(rng.rank_seed(file.seed, place.rank))
         progress = Progress({"stage": file.stage, "type": file.type, "attempt": file.attempt})
         sinks: tuple[Sink, ...] = ()
         if place.local_rank == 0:
@@ -68,6 +71,7 @@ class Session:
                 rank=place.rank,
                 world=place.world,
                 keep=file.execution.keep_checkpoints,
+                made_with=made_with(device),
             ),
             stop=self._stop,
         )
@@ -90,3 +94,11 @@ class Session:
 def backend(device: torch.device) -> str:
     """Gloo for tensors on the CPU, among them every control message; NCCL for those on GPUs."""
     return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+
+
+def made_with(device: torch.device) -> dict[str, str]:
+    """What the last bit of a result depends on beside the spec: versions, threads, and the processor's instructions."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else capability
+    found = {name: version for name, version in versions().items() if name in EXACT}
+    return {**found, "threads": str(torch.get_num_threads()), "processor": chip}

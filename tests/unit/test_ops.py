@@ -1,0 +1,75 @@
+"""Building DeepSpeed's op: once, by one process, and with what is missing said."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from rlhf_trainer import ops
+from rlhf_trainer.exits import InputError
+
+
+@pytest.fixture
+def built(tmp_path, monkeypatch) -> list[Path]:
+    """The builds made, none of them real."""
+    made: list[Path] = []
+
+    def build(folder: Path) -> None:
+        made.append(folder)
+        (folder / ops.OP).mkdir()
+        ops.library().touch()
+
+    monkeypatch.setenv("RLHF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", os.environ["PATH"])
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", "")
+    monkeypatch.setenv("CXX", "true")
+    monkeypatch.setattr(ops, "_build", build)
+    return made
+
+
+def test_it_is_built_once_for_all_that_need_it_at_once(built):
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: ops.build_once(), range(4)))
+    ops.build_once()
+    assert len(built) == 1
+    assert os.environ["TORCH_EXTENSIONS_DIR"] == str(ops.cache())
+
+
+def test_a_build_that_was_killed_is_made_anew_without_its_leftovers(built):
+    folder = ops.cache() / ops.OP
+    folder.mkdir(parents=True)
+    (folder / "lock").touch()
+    ops.build_once()
+    assert len(built) == 1
+    assert not (folder / "lock").exists()
+
+
+def test_each_torch_and_deepspeed_has_its_own(monkeypatch, built):
+    one = ops.cache()
+    monkeypatch.setattr(ops.metadata, "version", lambda name: "9.9")
+    assert ops.cache() != one
+
+
+def test_ninja_beside_the_interpreter_is_found_without_an_activated_environment(monkeypatch, built):
+    monkeypatch.setenv("PATH", "/nowhere")
+    ops.put_tools_on_path()
+    assert Path(os.environ["PATH"].split(os.pathsep)[0], "ninja").exists()
+
+
+def test_a_missing_compiler_is_named_with_what_to_install(monkeypatch, built):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(InputError, match=r"no-such-compiler not found on PATH: .*apt install g\+\+") as caught:
+        ops.build_once()
+    assert (caught.value.code, caught.value.reason) == (2, "MissingCompiler")
+    assert built == []
+
+
+def test_a_cache_that_cannot_be_written_is_named(monkeypatch, built, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RLHF_CACHE", str(tmp_path / "file"))
+    with pytest.raises(InputError, match=r"cannot be written .*Set RLHF_CACHE") as caught:
+        ops.build_once()
+    assert caught.value.reason == "CacheNotWritable"
