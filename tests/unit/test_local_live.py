@@ -9,8 +9,8 @@ from rich.console import Console
 
 from rlhf_api.job import Execution
 from rlhf_api.plan import Plan, PlannedStage
-from rlhf_sdk.local.live import fitting, labelled, screen
-from rlhf_sdk.local.progress import Progress
+from rlhf_sdk.local.live import fitting, screen
+from rlhf_sdk.local.progress import Progress, labelled
 from rlhf_sdk.local.state import RunState, StageState
 
 

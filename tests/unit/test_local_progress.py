@@ -36,6 +36,11 @@ def test_the_most_telling_metrics_come_first() -> None:
     assert list(seen.headline) == ["reward", "cost.harm", "kl", "loss", "own"]
 
 
+def test_a_part_is_left_out_where_the_whole_is_there() -> None:
+    seen = progress.from_json({"headline": {"reward": 1.0, "reward.rm": 1.0, "cost.harm": 2.0}})
+    assert list(seen.headline) == ["reward", "cost.harm"]
+
+
 def test_odd_values_are_left_out() -> None:
     raw = {"step": "3", "total": None, "etaSeconds": float("nan"), "headline": {"loss": None, "reward": "x", "kl": 1}}
     assert progress.from_json(raw) == Progress(headline={"kl": 1.0})

@@ -101,7 +101,7 @@ def title(run: Located) -> str:
 
 def table(run: Located) -> Table:
     """One row a stage."""
-    from rlhf_sdk.local.progress import read
+    from rlhf_sdk.local.progress import labelled, read
     from rlhf_sdk.output import columns
     from rlhf_sdk.text import duration, number
 
@@ -110,7 +110,8 @@ def table(run: Located) -> Table:
         seen = read(run.layout.work(name)) if stage.phase in ("running", "stopped", "failed", "done") else None
         step = "" if seen is None or not seen.step else f"{seen.step}" + (f"/{seen.total}" if seen.total else "")
         eta = duration(seen.eta) if seen is not None and seen.eta is not None and stage.phase == "running" else ""
-        metrics = "" if seen is None else "  ".join(f"{key} {number(value)}" for key, value in seen.headline.items())
+        headline = {} if seen is None else labelled(seen.headline)
+        metrics = "  ".join(f"{key} {number(value)}" for key, value in headline.items())
         seconds = duration(run.seconds(name)) if stage.seconds or stage.phase == "running" else ""
         shown.add_row(name, stage.phase, str(stage.attempt or ""), step, seconds, eta, metrics)
     return shown

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from rlhf_api.plan import Plan
 from rlhf_sdk.exits import Exit
-from rlhf_sdk.local.progress import Progress
+from rlhf_sdk.local.progress import Progress, labelled
 from rlhf_sdk.local.state import Phase, RunState
 from rlhf_sdk.local.views import short
 from rlhf_sdk.text import duration, number
@@ -143,15 +143,6 @@ def _line(plan: Plan, state: RunState, name: str, seen: Progress | None, names: 
     progress = ProgressBar(total=seen.total, completed=seen.step, width=bar)
     row.add_row(head, label, progress, count, Text(eta, style="dim"), shown)
     return Group(row, Text(" " * (names + 5) + fitting(metrics, width - names - 5))) if below else row
-
-
-def labelled(headline: Mapping[str, float]) -> dict[str, float]:
-    """`cost.harm` is called `cost` where there is no other cost."""
-    kinds = [name.partition(".")[0] for name in headline]
-    return {
-        kind if kinds.count(kind) == 1 else name: value
-        for kind, (name, value) in zip(kinds, headline.items(), strict=True)
-    }
 
 
 def fitting(headline: Mapping[str, float], width: int) -> str:

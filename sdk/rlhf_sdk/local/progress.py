@@ -109,9 +109,19 @@ def headline_of(metrics: Mapping[str, Any], *, known: bool = True) -> dict[str, 
     """
     numbers = _numbers(metrics)
     kinds = {name: name.partition(".")[0] for name in numbers}
-    chosen = [name for wanted in HEADLINE for name in numbers if kinds[name] == wanted]
+    parts = {name for name, kind in kinds.items() if name != kind and kind in numbers}  # the whole is there as well
+    chosen = [name for wanted in HEADLINE for name in numbers if kinds[name] == wanted and name not in parts]
     rest = [] if known else [name for name in numbers if kinds[name] not in HEADLINE]
     return {name: numbers[name] for name in chosen + rest}
+
+
+def labelled(headline: Mapping[str, float]) -> dict[str, float]:
+    """`cost.harm` is called `cost` where there is no other cost."""
+    kinds = [name.partition(".")[0] for name in headline]
+    return {
+        kind if kinds.count(kind) == 1 else name: value
+        for kind, (name, value) in zip(kinds, headline.items(), strict=True)
+    }
 
 
 class Poller:

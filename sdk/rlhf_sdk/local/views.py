@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Protocol, TextIO
 
 from rlhf_api.plan import Plan
-from rlhf_sdk.local.progress import Progress
+from rlhf_sdk.local.progress import Progress, labelled
 from rlhf_sdk.local.state import RunState
 from rlhf_sdk.text import duration, number, plural
 
@@ -94,7 +94,7 @@ class PlainView:
 def describe(seen: Progress) -> str:
     """`step 10/120, loss 2.31, 480 tokens/s, eta 2:10`."""
     parts = [f"step {seen.step}" + (f"/{seen.total}" if seen.total else "")]
-    parts += [f"{name} {number(value)}" for name, value in seen.headline.items()]
+    parts += [f"{name} {number(value)}" for name, value in labelled(seen.headline).items()]
     if seen.rate:
         parts.append(f"{seen.rate:.0f} tokens/s")
     if seen.eta is not None:
