@@ -9,10 +9,13 @@ import pytest
 import torch
 from stage_gang import Case, alone, gang
 from tiny import tiny_policy, tiny_scorer
+from transformers import AutoModelForSequenceClassification
 
 from rlhf_trainer.evaluation.answers import divergence
+from rlhf_trainer.evaluation.judges import ModelJudge
 from rlhf_trainer.evaluation.runner import model_names
 from rlhf_trainer.exits import GuardTripped, InputError, Stopped
+from rlhf_trainer.models.scorer import Rule
 from rlhf_trainer.stages.evaluate import reward_weights, shown
 
 JUDGES = """
@@ -115,7 +118,6 @@ def test_the_table_is_what_the_samples_say(done):
 
 
 def test_a_model_score_is_that_of_the_ids_as_rolled_out(done, folder):
-    from transformers import AutoModelForSequenceClassification
 
     from rlhf_trainer.data.chat import encode_prompt, prepare_tokenizer
     from rlhf_trainer.models.load import load_tokenizer
@@ -311,3 +313,26 @@ def test_names_weights_and_shown_prompts():
     assert reward_weights([wide]) == {"a": pytest.approx(1 / 5), "b": 1.0}
     assert shown(100, 5, 3) == shown(100, 5, 3) and len(set(shown(100, 5, 3))) == 5
     assert shown(3, 64, 0) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("trunk", ["shared", "separate"])
+def test_an_ensemble_judges_by_its_own_rule(folder, trunk):
+    target = folder / f"ensemble-{trunk}"
+    if trunk == "shared":
+        tiny_scorer(target, seed=8, labels=2)
+    else:
+        for member in range(2):
+            tiny_scorer(target / "members" / str(member), seed=8 + member)
+    Rule(kind="cost", trunk=trunk, members=2, combine="conservative").write(target)
+    judge = ModelJudge(str(target), "cost", "float32", torch.device("cpu"), folder)
+    rows = [
+        {"prompt_ids": [5, 6, 7], "ids": [8, 9, 2], "finished": True, "text": ""},
+        {"prompt_ids": [5], "ids": [10] * 9, "finished": False, "text": ""},
+    ]
+    found = judge.scores([None, None], rows, as_text=False)
+    models = [target] if trunk == "shared" else [target / "members" / str(member) for member in range(2)]
+    for row, score in zip(rows, found, strict=True):
+        ids = torch.tensor([[*row["prompt_ids"], *row["ids"]]])
+        with torch.no_grad():
+            each = [AutoModelForSequenceClassification.from_pretrained(path).eval()(ids).logits[0] for path in models]
+        assert score == pytest.approx(float(torch.cat(each).max()), abs=1e-5)
