@@ -29,18 +29,38 @@ def drawn(n: int, seed: int, vocabulary: int = 13) -> tuple[torch.Tensor, nn.Lin
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(1, 40), st.integers(1, 45), st.integers(0, 9))
-def test_any_chunk_gives_the_sum_over_all_positions_and_its_gradients(n: int, chunk: int, seed: int) -> None:
+@given(st.integers(1, 40), st.integers(1, 45), st.integers(0, 9), st.booleans())
+def test_any_chunk_gives_the_sum_over_all_positions_and_its_gradients(
+    n: int, chunk: int, seed: int, fused: bool
+) -> None:
+    """Both ways: a linear layer's gradient in the loss' own pass, and any head's by computing logits again."""
     hidden, head, labels = drawn(n, seed)
     hidden.requires_grad_()
-    loss = nll_sum(hidden, labels, head, chunk)
+    loss = nll_sum(hidden, labels, head if fused else head.__call__, chunk)
     assert loss.item() == pytest.approx(by_hand(hidden.detach(), head.weight.detach(), labels), rel=1e-5)
-    loss.backward()
+    (loss * 0.5).backward()
     other = hidden.detach().clone().requires_grad_()
     weight = head.weight.detach().clone().requires_grad_()
-    torch.nn.functional.cross_entropy(other @ weight.T, labels, reduction="sum").backward()
+    (torch.nn.functional.cross_entropy(other @ weight.T, labels, reduction="sum") * 0.5).backward()
     torch.testing.assert_close(hidden.grad, other.grad, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(head.weight.grad, weight.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_a_frozen_head_gives_the_states_their_gradient_alone() -> None:
+    hidden, head, labels = drawn(9, 4)
+    head.requires_grad_(False)
+    hidden.requires_grad_()
+    nll_sum(hidden, labels, head, 4).backward()
+    assert head.weight.grad is None
+    assert hidden.grad is not None and hidden.grad.abs().sum() > 0
+
+
+def test_bfloat16_logits_are_summed_in_float32() -> None:
+    hidden, head, labels = drawn(30, 5)
+    expected = by_hand(hidden.bfloat16(), head.weight.detach().bfloat16(), labels)
+    loss = nll_sum(hidden.bfloat16().requires_grad_(), labels, head.bfloat16(), 8)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(expected, rel=1e-2)
 
 
 def test_no_position_gives_zero_with_a_gradient_of_zero() -> None:
