@@ -38,3 +38,43 @@ def test_a_bad_spec_is_refused_once_at_its_place(case: BadSpec) -> None:
 def test_a_good_spec_is_accepted_and_reads_back_equal(text: str) -> None:
     job = load_job(text)
     assert load_job(dump_job(job)) == job
+
+
+def job_of(**spec: object) -> dict[str, object]:
+    stages = [{"name": "words", "report": {}}]
+    return {
+        "apiVersion": "rlhf.dev/v1alpha1",
+        "kind": "RLHFJob",
+        "metadata": {"name": "a"},
+        "spec": {"stages": stages, **spec},
+    }
+
+
+def problems(value: object) -> list[tuple[str, str]]:
+    with pytest.raises(SpecError) as caught:
+        parse_job(value)
+    return [(problem.path, problem.message) for problem in caught.value.problems]
+
+
+def test_lists_hold_32_entries_at_most() -> None:
+    inputs = [{"name": f"i{index}", "source": "a"} for index in range(33)]
+    assert problems(job_of(inputs=inputs)) == [("spec.inputs", "found 33 entries; expected at most 32")]
+    stages = [
+        {"name": f"s{index}", "sft": {"model": {"input": "i0"}, "data": [{"input": "i1"}]}} for index in range(33)
+    ]
+    assert problems(job_of(inputs=inputs[:2], stages=stages)) == [
+        ("spec.stages", "found 33 entries; expected at most 32")
+    ]
+
+
+def test_a_job_calls_32_functions_at_most() -> None:
+    """What prepare tells of them must fit a termination message."""
+    rewards = [{"function": f"judges:f{index}"} for index in range(32)]
+    ppo = {"policy": {"input": "i"}, "rewards": rewards, "prompts": [{"input": "i"}]}
+    stages = [{"name": "a", "ppo": ppo}, {"name": "b", "ppo": {**ppo, "rewards": [{"function": "judges:more"}]}}]
+    inputs = [{"name": "i", "source": "a"}]
+    assert problems(job_of(inputs=inputs, stages=stages)) == [
+        ("spec.stages[1].ppo.rewards[0].function", "is function 33 of the job; expected at most 32 different ones")
+    ]
+    del rewards[0]
+    parse_job(job_of(inputs=inputs, stages=stages))
