@@ -147,9 +147,10 @@ class Metrics:
         if self._rank == 0:
             self._append(self.path, [line(*one) for one in ready], sync)
             self._append(self._work / "timings.jsonl", [orjson.dumps(timing) + b"\n" for timing in timings], False)
-            for sink in self._sinks:
-                for step, numbers in ready:
-                    sink.step(step, numbers)
+            with explain_full_disk(self._work, "writing events"):
+                for sink in self._sinks:
+                    for step, numbers in ready:
+                        sink.step(step, numbers)
         if bad is not None:
             raise bad
 
