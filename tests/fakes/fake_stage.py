@@ -36,6 +36,7 @@ def main() -> int:
     if stop.asked:
         (work / "checkpoints").mkdir(exist_ok=True)
         (work / "checkpoints" / "fake").write_text("saved")
+        (work / "states.bin").write_text("remembered")
         return end(work, 75, "Stopped", "stopped with a checkpoint")
     if code and file["attempt"] <= orders.get("fails", 10**6):
         if orders.get("failure"):

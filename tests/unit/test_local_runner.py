@@ -282,6 +282,7 @@ def test_what_the_run_policy_keeps(tmp_path: Path, keep: str) -> None:
     assert (work(path) / "sft/checkpoints").exists()
     run(path)
     assert (work(path) / "sft/checkpoints").exists() is (keep == "everything")
+    assert (work(path) / "sft/states.bin").exists() is (keep == "everything")
     assert (work(path) / "sft/logs/a1/rank0.log").exists()
     assert (work(path) / "sft/metrics.jsonl").exists()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -318,9 +317,9 @@ class Runner:
         return None
 
     def _clean(self, name: str) -> None:
-        """A finished stage's checkpoints are of no further use; metrics and logs are small and stay."""
+        """A finished stage's checkpoints and remembered states are large and of no further use; the rest stays."""
         if self._job.spec.run_policy.keep != "everything":
-            shutil.rmtree(self._layout.work(name) / "checkpoints", ignore_errors=True)
+            files.free(self._layout.work(name))
 
     def _finish(self, end: str) -> Exit:
         code = Exit.DONE
