@@ -7,16 +7,14 @@ from typing import Any
 
 import orjson
 
-from rlhf_api.fields import DataRef, references
-from rlhf_api.plan import PlannedStage
-from rlhf_api.stages import REPORT, STAGE_TYPES
+from rlhf_api.stages import REPORT
 from rlhf_api.stages.ppo import Ppo
 from rlhf_api.stages.report import Report
 from rlhf_trainer.reporting import verdict
 from rlhf_trainer.reporting.collect import Collected, Json, StageFolder
+from rlhf_trainer.reporting.disclosure import disclosure, limits
 
 VERSION = "1"
-UNDISCLOSED = "not disclosed"
 PLACES = 6
 """Significant digits of a curve's values."""
 LONGEST = 4000
@@ -42,8 +40,8 @@ def content(collected: Collected) -> Json:
         "inputs": _inputs(collected),
         "evaluations": evaluations,
         "versions": _versions(collected.stages),
-        "disclosure": _disclosure(collected, settings, evaluations),
-        "limits": _limits(collected, evaluations),
+        "disclosure": disclosure(collected, settings, evaluations),
+        "limits": limits(collected, evaluations),
         "problems": collected.problems,
     }
 
@@ -231,85 +229,3 @@ def _versions(stages: Sequence[StageFolder]) -> dict[str, list[str]]:
             if version not in found.setdefault(name, []):
                 found[name].append(version)
     return dict(sorted(found.items()))
-
-
-def _disclosure(collected: Collected, settings: Report, evaluations: Sequence[Json]) -> list[Json]:
-    """What a reader may want to know, given or not: `{"what", "value"}`, value null where nobody said."""
-    licences = [
-        f"{entry.name}: {_licence(entry.name, collected) or UNDISCLOSED}" for entry in collected.job.spec.inputs
-    ]
-    categories = any(evaluation["categories"] for evaluation in evaluations)
-    compute = sum(found.timings["seconds"] for found in collected.stages if found.timings)
-    return [
-        {"what": "Intended use", "value": settings.intended_use},
-        {"what": "Contact", "value": settings.contact},
-        {"what": "Licences of models and data", "value": "; ".join(licences) or None},
-        {"what": "Who wrote and labelled the data, how they were asked and paid, consent", "value": None},
-        {"what": "Languages and groups of people the data stand for", "value": None},
-        {"what": "What the base model was trained on", "value": None},
-        {"what": "Time computed, all stages", "value": f"{compute / 3600:.2f} hours" if compute else None},
-        {"what": "Hardware, energy, emissions", "value": None},
-        {"what": "Harm by category", "value": "measured, above" if categories else None},
-    ]
-
-
-def _licence(name: str, collected: Collected) -> str | None:
-    entry = next(entry for entry in collected.job.spec.inputs if entry.name == name)
-    known: str | None = collected.provenance.get(name, {}).get("licence")
-    return entry.licence or known
-
-
-def _limits(collected: Collected, evaluations: Sequence[Json]) -> list[str]:
-    """What this report cannot show: blind spots, in sentences."""
-    said = [
-        "Every stage ran with one seed: intervals are over prompts, not over training runs. Another seed may end elsewhere."
-    ]
-    if evaluations:
-        said.append(
-            "Answers to harmless questions that were refused (over-refusal), general ability before and after, and harm "
-            "late in long dialogues were not measured."
-        )
-    for evaluation in evaluations:
-        pushed = [judge["name"] for judge in evaluation["judges"] if judge["optimised"]]
-        if pushed:
-            said.append(
-                f"{', '.join(pushed)}: training optimised these judges, so their rise or fall alone is no evidence; "
-                "a judge that was never optimised is."
-            )
-        if all(judge["optimised"] for judge in evaluation["judges"]):
-            said.append("No judge of this evaluation is independent of training.")
-        tokens = evaluation.get("generation", {}).get("maxNewTokens")
-        if tokens is not None:
-            said.append(f"Answers were cut at {tokens} tokens: what a longer answer would have said was not judged.")
-    return said + _leaks(collected)
-
-
-def _leaks(collected: Collected) -> list[str]:
-    """A sentence for each evaluation whose prompts training may have seen: the same input, not split apart."""
-    said = []
-    for found in collected.stages:
-        if found.planned.type != "evaluate":
-            continue
-        for prompts in _data(found.planned):
-            seen = [
-                other.planned.name
-                for other in collected.stages
-                if other.planned.type != "evaluate"
-                and any(prompts.key == data.key and not _apart(prompts, data) for data in _data(other.planned))
-            ]
-            if seen:
-                said.append(
-                    f"{found.planned.name} asks prompts of {prompts.key.partition(':')[2]}, which {', '.join(seen)} also "
-                    "read: the prompts were not held out (give the input `heldout`, and the references "
-                    "`split: heldout` and `split: train`)."
-                )
-    return said
-
-
-def _apart(one: DataRef, other: DataRef) -> bool:
-    return {one.split, other.split} == {"heldout", "train"}
-
-
-def _data(planned: PlannedStage) -> list[DataRef]:
-    spec = STAGE_TYPES[planned.type].spec.model_validate_json(orjson.dumps(planned.spec))
-    return [found for found in references(spec) if isinstance(found, DataRef)]
