@@ -398,6 +398,13 @@ class TestFolders:
         with pytest.raises(InputError, match=r"m.gguf: not a readable"):
             load_policy(tmp_path / "m.gguf", "float32", tmp_path / "cache")
 
+    def test_torn_weights_are_refused(self, tmp_path: Path) -> None:
+        folder = tiny_policy(tmp_path / "base")
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:500])
+        with pytest.raises(InputError, match="base: not a readable causal language model"):
+            load_policy(folder, "float32")
+
     def test_code_beside_the_weights_is_never_run(self, tmp_path: Path) -> None:
         folder = tiny_policy(tmp_path / "base")
         (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass M: pass\nclass C: pass\n")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import small_data
 import torch
@@ -15,7 +17,10 @@ from tiny import tiny_policy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf_trainer.data.chat import encode_conversation
+from rlhf_trainer.data.load import split_by_prompt
+from rlhf_trainer.data.rows import Conversation, Where
 from rlhf_trainer.exits import GuardTripped, InputError
+from rlhf_trainer.stages.sft import heldout_metrics
 
 SPEC = {
     "model": {"input": "base"},
@@ -91,13 +96,39 @@ def test_the_heldout_loss_falls_and_the_product_has_the_loss_that_is_told(root: 
     found = case(root, "a2", epochs=6.0, evalEvery=10)
     alone(found)
     told = manifest(found)
-    assert told["metrics"]["heldout_loss"] < told["metrics"]["heldout_loss_before"] - 0.5
+    assert told["metrics"]["heldout_loss_change"]["high"] < -0.5
     assert told["counts"]["rows.train"] + told["counts"]["rows.heldout"] == 24
     lines = steps(found)
     assert [line["step"] for line in lines if "heldout_loss" in line] == [10, 20, 30]
     assert len(lines) == told["counts"]["steps"] == 30
     everything = loss_by_hand(found.product, rows_of(root / "chat.jsonl"))
     assert everything < loss_by_hand(root / "base", rows_of(root / "chat.jsonl")) - 1.0
+
+
+def test_the_heldout_loss_is_that_of_the_product_on_the_rows_it_never_saw(root: Path) -> None:
+    found = case(root, "a8", maxSteps=4)
+    alone(found)
+    told = manifest(found)["metrics"]
+    everything = rows_of(root / "chat.jsonl")
+    conversations = [Conversation(tuple(row["messages"]), Where("chat.jsonl", 1)) for row in everything]
+    _, unseen = split_by_prompt(conversations, 0.2, found.seed)
+    rows = [{"messages": list(row.messages)} for row in unseen]
+    assert told["heldout_loss"]["n"] == len(rows) == 5
+    assert told["heldout_loss"]["value"] == pytest.approx(loss_by_hand(found.product, rows), rel=1e-4)
+    assert told["heldout_loss_before"]["value"] == pytest.approx(loss_by_hand(root / "base", rows), rel=1e-4)
+    assert told["heldout_perplexity"] == pytest.approx(math.exp(told["heldout_loss"]["value"]))
+
+
+def test_a_change_that_may_be_chance_is_said_to_show_nothing() -> None:
+    random = np.random.default_rng(0)
+    before, tokens = random.normal(30, 5, 40), np.full(40, 10.0)
+    same, notes = heldout_metrics(before, before + random.normal(0, 2, 40), tokens, 0)
+    assert same["heldout_loss_change"]["low"] < 0 < same["heldout_loss_change"]["high"]
+    assert "shows nothing" in notes[0]
+    better, notes = heldout_metrics(before, before - 5 + random.normal(0, 2, 40), tokens, 0)
+    assert better["heldout_loss_change"]["high"] < -0.3
+    assert notes == []
+    assert "rose" in heldout_metrics(before, before + 5, tokens, 0)[1][0]
 
 
 def test_packing_learns_the_same_tokens_as_one_conversation_a_row(root: Path) -> None:
@@ -138,7 +169,7 @@ def test_frozen_weights_come_out_as_they_went_in_and_the_product_stands_alone(
         assert all(".mlp." in name or ".self_attn." in name for name in changed)
     assert changed
     told = manifest(found)["metrics"]
-    assert told["heldout_loss"] < told["heldout_loss_before"]
+    assert told["heldout_loss"]["value"] < told["heldout_loss_before"]["value"]
     assert not list(found.work.glob("states.*"))
 
 

@@ -55,6 +55,28 @@ def nll_sum(hidden: Tensor, labels: Tensor, head: Callable[[Tensor], Tensor], ch
     return total
 
 
+@torch.no_grad()
+def nll_by_row(hidden: Tensor, labels: Tensor, rows: Tensor, count: int, head: Callable[[Tensor], Tensor]) -> Tensor:
+    """Sum of -log p(label) of each row, in float64, without gradients.
+
+    Args:
+        hidden: [N, H] states of the positions that count.
+        labels: [N] ids.
+        rows: [N] the row of each position.
+        count: Rows, R.
+        head: States to logits.
+
+    Returns:
+        [R].
+    """
+    found = torch.zeros(count, dtype=torch.float64, device=hidden.device)
+    for start in range(0, len(labels), CHUNK):
+        piece = slice(start, start + CHUNK)
+        nll = nn.functional.cross_entropy(head(hidden[piece]).float(), labels[piece], reduction="none")
+        found.index_add_(0, rows[piece], nll.double())
+    return found
+
+
 def _nll(hidden: Tensor, labels: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
     return nn.functional.cross_entropy(head(hidden).float(), labels, reduction="sum")
 

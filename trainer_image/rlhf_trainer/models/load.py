@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
-from rlhf_trainer.exits import InputError
+from rlhf_trainer.exits import InputError, explain_full_disk
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +188,8 @@ def _cached(path: Path, cache: Path) -> Path:
             half = cache / f".{target.name}.part"
             shutil.rmtree(half, ignore_errors=True)
             half.mkdir()
-            convert_gguf(path, half)
+            with explain_full_disk(cache, f"dequantising {path.name}"):
+                convert_gguf(path, half)
             shutil.rmtree(target, ignore_errors=True)
             half.rename(target)
     return target
@@ -197,6 +200,10 @@ def explained(path: str | Path, what: str) -> Iterator[None]:
     """Turn a library's complaint about a model into an InputError that names the model."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
         first = str(error).strip().splitlines()
         raise InputError(f"{path}: not a readable {what}: {first[0] if first else type(error).__name__}") from error

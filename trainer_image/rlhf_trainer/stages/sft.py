@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rlhf_api.stages.sft import Sft
@@ -17,9 +19,10 @@ from rlhf_trainer.data.batches import Schedule, micro_batches, pack
 from rlhf_trainer.data.chat import Encoded, encode_conversation, prepare_tokenizer
 from rlhf_trainer.data.load import load_conversations, split_by_prompt
 from rlhf_trainer.engine import Engine
+from rlhf_trainer.evaluation.statistics import Intervals, decide
 from rlhf_trainer.exits import InputError, Stopped
 from rlhf_trainer.loop import train
-from rlhf_trainer.losses.sft import nll_sum, targets
+from rlhf_trainer.losses.sft import nll_by_row, nll_sum, targets
 from rlhf_trainer.models.boundary import Boundary
 from rlhf_trainer.models.load import fit_vocabulary, load_policy
 from rlhf_trainer.models.save import save_policy
@@ -37,19 +40,24 @@ class LanguageModel(nn.Module):
         self.decoder = decoder
         self.head = head
 
-    def forward(self, inputs: Mapping[str, Tensor | None], chosen: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        self, inputs: Mapping[str, Tensor | None], chosen: Tensor, labels: Tensor, by_row: bool = False
+    ) -> Tensor:
         """Sum of -log p over the learned tokens.
 
         Args:
             inputs: What the decoder takes, [B, T] (or states [B, T, H]).
             chosen: [B, T - 1] bool: states that predict a learned token.
             labels: [N] those tokens.
+            by_row: A sum a row, without gradients, instead of one.
 
         Returns:
-            Scalar float32.
+            Scalar float32; by row [B] float64.
         """
-        hidden = self.decoder(**inputs, use_cache=False).last_hidden_state
-        return nll_sum(hidden[:, :-1][chosen], labels, self.head)
+        hidden = self.decoder(**inputs, use_cache=False).last_hidden_state[:, :-1]
+        if by_row:
+            return nll_by_row(hidden[chosen], labels, chosen.nonzero()[:, 0], len(chosen), self.head)
+        return nll_sum(hidden[chosen], labels, self.head)
 
 
 class SftData:
@@ -102,14 +110,15 @@ class SftTask:
         """Whether rows come back."""
         self.engine = Engine(model, optimizer=spec, total_steps=self.total, context=context, name="policy")
         self.engines = {"policy": self.engine}
-        self.before: float | None = None
+        self.before: Tensor | None = None
+        """[R] summed -log p of each held-out row before the first step."""
         self.tokens = 0
 
     def step(self, step: int) -> dict[str, float | Tensor]:
         """One optimizer step over `batchSize` rows."""
         found: dict[str, float | Tensor] = {}
         if step == 0:
-            self.before = self.heldout_loss()
+            self.before = self.heldout()
         rows = self._schedule.step(step)
         learned = sum(self._data.learned(self._data.rows[row]) for row in rows)
         mine = micro_batches(self._lengths, rows, self._budget, self._context.world)[self._context.rank]
@@ -129,10 +138,10 @@ class SftTask:
         found["epoch"] = (step + 1) / self._schedule.steps_per_epoch
         every = self._spec.eval_every
         if every and (step + 1) % every == 0 and self._data.heldout:
-            found["heldout_loss"] = self.heldout_loss() or 0.0
+            found["heldout_loss"] = float(self.heldout().sum()) / self.heldout_tokens.sum()
         return found
 
-    def _nll(self, rows: Sequence[Sequence[int]]) -> Tensor:
+    def _nll(self, rows: Sequence[Sequence[int]], by_row: bool = False) -> Tensor:
         encoded = [[self._data.encoded[index] for index in row] for row in rows]
         if self._data.packed:
             inputs, packed = self._boundary.packs(encoded, rows)
@@ -141,25 +150,28 @@ class SftTask:
             inputs, padded = self._boundary.batch([row[0] for row in encoded], [row[0] for row in rows])
             chosen, labels = targets(padded.input_ids, padded.mask)
         device = self._context.device
-        result: Tensor = self.engine(inputs, chosen.to(device), labels.to(device))
+        result: Tensor = self.engine(inputs, chosen.to(device), labels.to(device), by_row)
         return result
 
+    @property
+    def heldout_tokens(self) -> NDArray[np.float64]:
+        """[R] learned tokens of each held-out row."""
+        return np.array([self._data.learned(row) for row in self._data.heldout], dtype=np.float64)
+
     @torch.no_grad()
-    def heldout_loss(self) -> float | None:
-        """Mean -log p of a held-out token, in nats; None where nothing is held out. A collective."""
+    def heldout(self) -> Tensor:
+        """[R] summed -log p of each held-out row, float64, on the CPU. A collective."""
         rows = self._data.heldout
-        if not rows:
-            return None
+        found = torch.zeros(len(rows), dtype=torch.float64, device=self._context.device)
         lengths = [self._data.length(row) for row in rows]
-        learned = sum(self._data.learned(row) for row in rows)
         mine = micro_batches(lengths, range(len(rows)), self._budget, self._context.world)[self._context.rank]
-        found = torch.zeros((), dtype=torch.float64, device=self._context.device)
         self.engine.module.eval()
         with self._context.metrics.phase("evaluate", tokens=sum(lengths)):
             for batch in mine:
-                nll = self._nll([rows[row] for row in batch.rows])
-                found += 0.0 if batch.dummy else nll.double()
-        return float(total(found)) / max(1, learned)
+                nll = self._nll([rows[row] for row in batch.rows], by_row=True)
+                if not batch.dummy:
+                    found[list(batch.rows)] = nll
+        return total(found).cpu()
 
     def state(self) -> dict[str, Any]:
         """What was measured and counted so far."""
@@ -252,21 +264,46 @@ def _data(context: StageContext, spec: Sft, tokenizer: Any, notes: list[str]) ->
 def _publish(
     context: StageContext, task: SftTask, trained: Trained, tokenizer: Any, counts: dict[str, int], notes: list[str]
 ) -> None:
-    after = task.heldout_loss()
+    after = task.heldout()
     weights = trained.product(task.engine.state_dict())
     metrics: dict[str, Any] = {"steps": task.total}
-    if task.before is not None and after is not None:
-        metrics |= {
-            "heldout_loss_before": task.before,
-            "heldout_loss": after,
-            "heldout_perplexity_before": math.exp(min(task.before, 700.0)),
-            "heldout_perplexity": math.exp(min(after, 700.0)),
-        }
-        if after >= task.before:
-            notes.append("the held-out loss did not fall: the model did not learn what carries over to unseen text")
+    if task.before is not None and len(after):
+        found, said = heldout_metrics(task.before.numpy(), after.numpy(), task.heldout_tokens, context.seed)
+        metrics |= found
+        notes.extend(said)
 
     def build(folder: Path) -> Facts:
         save_policy(folder, weights, trained.model, tokenizer)
         return Facts({**counts, "tokens.learned": task.tokens, "steps": task.total}, metrics, notes)
 
     context.publish(build)
+
+
+def heldout_metrics(
+    before: NDArray[np.float64], after: NDArray[np.float64], tokens: NDArray[np.float64], seed: int
+) -> tuple[dict[str, Any], list[str]]:
+    """Loss on held-out rows before and after, and its change with an interval over rows.
+
+    Args:
+        before: [R] summed -log p of each row at the start.
+        after: [R] the same at the end.
+        tokens: [R] learned tokens.
+        seed: Of the bootstrap.
+
+    Returns:
+        (estimates {value, low, high, n, method} in nats a token, and perplexities; notes).
+    """
+    intervals = Intervals(seed=seed)
+    change = intervals.ratio(after - before, tokens)
+    losses = {"heldout_loss_before": intervals.ratio(before, tokens), "heldout_loss": intervals.ratio(after, tokens)}
+    metrics: dict[str, Any] = {name: estimate.as_json() for name, estimate in losses.items()}
+    metrics["heldout_loss_change"] = change.as_json()
+    for name, estimate in losses.items():
+        if estimate.value is not None:
+            metrics[name.replace("loss", "perplexity")] = math.exp(min(estimate.value, 700.0))
+    notes = []
+    if decide(change) == "shows nothing":
+        notes.append("the interval of the held-out loss' change includes 0, or rests on too few rows: it shows nothing")
+    elif decide(change) == "higher":
+        notes.append("the held-out loss rose: the model unlearned what carries over to unseen text")
+    return metrics, notes
