@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Any
 
@@ -22,6 +23,11 @@ class Commands(TyperGroup):
         except CommandError as error:
             sys.stderr.write(f"{error}\n")
             raise typer.Exit(int(error.code)) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE or error.filename is None:
+                raise
+            sys.stderr.write(f"{error.filename}: {error.strerror}\n")
+            raise typer.Exit(int(Exit.FAILED)) from error
         except KeyboardInterrupt as error:
             raise typer.Exit(int(Exit.INTERRUPTED)) from error
 

@@ -7,26 +7,60 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf_api.errors import SpecError
+from rlhf_api.errors import SpecError, SpecProblem, format_path
 from rlhf_api.job import RLHFJob
 from rlhf_api.load import read_document, read_job
+from rlhf_api.sources import parse_source
 from rlhf_sdk.exits import CommandError, Exit
 from rlhf_sdk.local.layout import STORAGE, Layout, local_uid
 from rlhf_sdk.local.locks import held
 from rlhf_sdk.local.state import RunState, load
 
 
-def read(path: Path, inputs: Sequence[str] = ()) -> RLHFJob:
-    """The job in a file, sources of inputs replaced by `NAME=PATH`.
+def read(path: Path) -> RLHFJob:
+    """The job in a file.
 
     Raises:
         CommandError: it is refused; every problem on a line of its own, as `file:line:column: path: message`.
     """
     try:
-        job, _ = read_job(path)
+        return read_job(path)[0]
     except SpecError as error:
         raise CommandError(str(error), Exit.INVALID) from error
-    return with_inputs(job, inputs) if inputs else job
+
+
+def read_to_run(path: Path, inputs: Sequence[str]) -> RLHFJob:
+    """The job in a file, sources of inputs replaced by `NAME=PATH`, all of which could be on this machine.
+
+    Raises:
+        CommandError: as `read`; or an input cannot be here, with its place in the file.
+    """
+    try:
+        job, document = read_job(path)
+    except SpecError as error:
+        raise CommandError(str(error), Exit.INVALID) from error
+    job = with_inputs(job, inputs)
+    problems = []
+    for index, found in absent(job, path.resolve().parent).items():
+        loc = ("spec", "inputs", index, "source")
+        line, column = document.position(loc)
+        hint = f"or give another with --input {job.spec.inputs[index].name}=PATH"
+        problems.append(SpecProblem(format_path(loc), found, hint, line, column).render(str(path)))
+    if problems:
+        raise CommandError("\n".join(problems), Exit.INVALID)
+    return job
+
+
+def absent(job: RLHFJob, folder: Path) -> dict[int, str]:
+    """Inputs that cannot be had on this machine, by position, each with what was found."""
+    found: dict[int, str] = {}
+    for index, entry in enumerate(job.spec.inputs):
+        source = parse_source(entry.source)
+        if source.kind == "claim":
+            found[index] = f"found {entry.source}; expected something on this machine, where there is no cluster"
+        elif source.kind == "path" and not (folder / source.location).exists():
+            found[index] = f"{folder / source.location} does not exist"
+    return found
 
 
 def with_inputs(job: RLHFJob, given: Sequence[str]) -> RLHFJob:

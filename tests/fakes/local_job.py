@@ -23,9 +23,9 @@ from rlhf_sdk.output import Format
 FAKE = Path(__file__).with_name("fake_stage.py")
 
 INPUTS = """
-  - {name: base, source: /models/base}
-  - {name: chat, source: /data/chat.jsonl}
-  - {name: prefs, source: /data/prefs.jsonl}"""
+  - {name: base, source: ../inputs/base}
+  - {name: chat, source: ../inputs/chat.jsonl}
+  - {name: prefs, source: ../inputs/prefs.jsonl}"""
 CHAIN = """
   - {name: sft, sft: {model: {input: base}, data: [{input: chat}]}}"""
 SIDE_BY_SIDE = (
@@ -37,8 +37,11 @@ SIDE_BY_SIDE = (
 
 
 def job(folder: Path, stages: str = CHAIN, *, name: str = "beaver", more: str = "") -> Path:
-    """Write a job file."""
+    """Write a job file; its inputs are empty files, which is all that the fake stage needs."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder.parent / "inputs").mkdir(exist_ok=True)
+    for source in ("base", "chat.jsonl", "prefs.jsonl"):
+        (folder.parent / "inputs" / source).touch()
     path = folder / "job.yaml"
     path.write_text(
         f"apiVersion: rlhf.dev/v1alpha1\nkind: RLHFJob\nmetadata: {{name: {name}}}\nspec:\n{more}"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from fakes.command import rlhf
 from fakes.local_job import SIDE_BY_SIDE, job, run
+from rlhf_api.load import load_job
+from rlhf_sdk.jobs import with_inputs
 
 
 def test_a_problem_is_named_by_line_column_and_path(tmp_path: Path) -> None:
@@ -83,7 +86,7 @@ def with_model(folder: Path, **changes: int) -> Path:
     (folder / "model").mkdir()
     (folder / "model" / "config.json").write_text(json.dumps({**CONFIG, **changes}))
     path.write_text(
-        path.read_text().replace("/models/base", "model").replace("[{input: chat}]", "[{input: chat}], maxLength: 64")
+        path.read_text().replace("../inputs/base", "model").replace("[{input: chat}]", "[{input: chat}], maxLength: 64")
     )
     return path
 
@@ -99,10 +102,52 @@ def test_memory_is_estimated_where_the_model_can_be_looked_at(tmp_path: Path) ->
 def test_a_model_that_cannot_be_looked_at_is_said(tmp_path: Path) -> None:
     said = rlhf("validate", job(tmp_path))
     assert said.code == 0
-    assert "memory not known: base: /models/base cannot be looked at from here" in said.out
+    assert "memory not known: base: ../inputs/base cannot be looked at from here" in said.out
 
 
 def test_a_stage_that_cannot_fit_is_said_and_no_error(tmp_path: Path) -> None:
     said = rlhf("validate", with_model(tmp_path, hidden_size=65536, intermediate_size=262144, num_hidden_layers=100))
     assert said.code == 0
     assert "sft: needs " in said.err and "it cannot fit here" in said.err
+
+
+def test_an_input_that_is_not_here_is_said_by_validate_and_refused_by_run(tmp_path: Path) -> None:
+    path = job(tmp_path)
+    path.write_text(
+        path.read_text().replace("../inputs/chat.jsonl", "gone.jsonl").replace("../inputs/prefs.jsonl", "pvc://a/b")
+    )
+    said = rlhf("validate", path)
+    assert said.code == 0
+    assert f"input chat is not here: {tmp_path / 'gone.jsonl'} does not exist" in said.out
+    refused = rlhf("run", path)
+    assert refused.code == 2
+    first, second = refused.err.splitlines()
+    assert re.match(
+        rf"{path}:\d+:\d+: spec.inputs\[1\].source: .*gone.jsonl does not exist \(or give another with --input chat=PATH\)",
+        first,
+    )
+    assert "spec.inputs[2].source: found pvc://a/b; expected something on this machine" in second
+    assert not (tmp_path / ".rlhf").exists()
+
+
+def test_inputs_given_on_the_command_line(tmp_path: Path) -> None:
+    path = job(tmp_path)
+    for given, words in [
+        ("chat", "expected NAME=PATH"),
+        ("talk=/x", "the job has no input 'talk'; it has: base, chat, prefs"),
+        ("chat=/no/such/file", "/no/such/file does not exist"),
+    ]:
+        said = rlhf("run", path, "--input", given)
+        assert (said.code, words in said.err) == (2, True)
+    mine = tmp_path / "mine.jsonl"
+    mine.touch()
+    job_given = with_inputs(load_job(path), [f"chat={mine}", "prefs=s3://bucket/key"])
+    assert [entry.source for entry in job_given.spec.inputs] == ["../inputs/base", str(mine), "s3://bucket/key"]
+
+
+def test_a_storage_that_cannot_be_written_is_said_in_words(tmp_path: Path) -> None:
+    path = job(tmp_path)
+    (tmp_path / "file").touch()
+    said = rlhf("run", path, "--storage", tmp_path / "file")
+    assert said.code == 1
+    assert said.err.strip().endswith("Not a directory")

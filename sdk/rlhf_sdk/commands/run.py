@@ -88,7 +88,7 @@ def execute(
     from rlhf_sdk.local.runner import Options, Runner
     from rlhf_sdk.local.scheduler import backoff
 
-    job = jobs.read(job_file, inputs)
+    job = jobs.read_to_run(job_file, inputs)
     if job.spec.suspend:
         raise CommandError(f"{job_file}: spec.suspend is true; set it to false to run the job", Exit.INVALID)
     layout = jobs.layout_of(job, job_file, storage)

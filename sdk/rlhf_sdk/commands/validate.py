@@ -26,10 +26,11 @@ Examples:
   rlhf validate examples/*.yaml --output json
 
 Memory is estimated where the model lies on this machine (a path, or a file of an installed package). A stage that
-cannot fit here is said, but is no error: the job may be meant for a larger machine.
+cannot fit here, or an input that is not here, is said but is no error: the job may be meant for another machine.
 
 JSON: {"valid": bool, "machineBytes", "files": [{"file", "valid", "problems": [{"path", "message", "hint", "line",
-"column"}], "memory": [{"stage", "ranks", "bytes" (a rank's), "parts": {NAME: bytes}, "fits": bool}], "unknown": [why]}]}.
+"column"}], "memory": [{"stage", "ranks", "bytes" (a rank's), "parts": {NAME: bytes}, "fits": bool}], "unknown": [why],
+"absent": [inputs that are not here]}]}.
 
 Exit codes: 0 every file is a valid job; 2 at least one is not."""
 
@@ -56,6 +57,7 @@ def validate(
 def _check(path: Path, machine: int, *, talk: bool) -> dict[str, Any]:
     from rlhf_api.errors import SpecError
     from rlhf_api.load import read_job
+    from rlhf_sdk import jobs
     from rlhf_sdk.memory import needs
 
     names = ("path", "message", "hint", "line", "column")
@@ -65,10 +67,12 @@ def _check(path: Path, machine: int, *, talk: bool) -> dict[str, Any]:
         if talk:
             complain(str(error))
         problems = [{name: getattr(one, name) for name in names} for one in error.problems]
-        return {"file": str(path), "valid": False, "problems": problems, "memory": [], "unknown": []}
+        return {"file": str(path), "valid": False, "problems": problems, "memory": [], "unknown": [], "absent": []}
     found = needs(job, path.resolve().parent)
+    missing = jobs.absent(job, path.resolve().parent)
+    absent = [f"input {job.spec.inputs[index].name} is not here: {why}" for index, why in missing.items()]
     if talk:
-        _tell(path, found, machine)
+        _tell(path, found, absent, machine)
     memory = [
         {
             "stage": need.stage,
@@ -79,10 +83,17 @@ def _check(path: Path, machine: int, *, talk: bool) -> dict[str, Any]:
         }
         for need in found.stages
     ]
-    return {"file": str(path), "valid": True, "problems": [], "memory": memory, "unknown": list(found.unknown)}
+    return {
+        "file": str(path),
+        "valid": True,
+        "problems": [],
+        "memory": memory,
+        "unknown": list(found.unknown),
+        "absent": absent,
+    }
 
 
-def _tell(path: Path, found: Needs, machine: int) -> None:
+def _tell(path: Path, found: Needs, absent: list[str], machine: int) -> None:
     from rlhf_sdk.memory import too_large
     from rlhf_sdk.output import columns
     from rlhf_sdk.text import size
@@ -94,6 +105,8 @@ def _tell(path: Path, found: Needs, machine: int) -> None:
             most = ", ".join(f"{name} {size(count)}" for name, count in list(need.parts.items())[:3])
             table.add_row(f"  {need.stage}", str(need.ranks), size(need.bytes), most)
         show(table)
+    for why in absent:
+        show(f"  {why}")
     for why in found.unknown:
         show(f"  memory not known: {why}")
     for need in found.stages:
