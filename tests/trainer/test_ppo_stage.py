@@ -18,7 +18,7 @@ from tiny import WORDS, tiny_scorer
 from rlhf_trainer.checkpoint import Checkpoints
 from rlhf_trainer.exits import GuardTripped, InputError
 from rlhf_trainer.models.load import load_policy
-from rlhf_trainer.ppo.critics import start
+from rlhf_trainer.ppo.critics import make_heads, start
 from rlhf_trainer.ppo.task import PpoTask
 
 
@@ -66,7 +66,7 @@ def test_one_run_leaves_policy_critics_metrics_and_facts(home: Path) -> None:
 
 def test_saved_critics_go_on_where_they_stopped(home: Path) -> None:
     made, _ = run(home)
-    found = start(made.product, "reward", 1.0, "float32", home, kind=None)
+    found = start(made.product, "reward", None, "float32", home, classifier=False)
     state = load_file(made.product / "critics" / "shared" / "heads.safetensors")
     assert json.loads((made.product / "critics" / "shared" / "heads.json").read_bytes()) == ["reward", "cost.cm"]
     torch.testing.assert_close(found.heads["cost.cm"][0], state["weight"][1])
@@ -75,6 +75,15 @@ def test_saved_critics_go_on_where_they_stopped(home: Path) -> None:
     again.inputs["stage:earlier"] = str(made.product)
     alone(again)
     assert metrics(again)[0]["value_loss"] != pytest.approx(metrics(made)[0]["value_loss"], rel=1e-3)
+
+
+def test_a_critic_starts_as_its_own_streams_score_and_others_at_zero(home: Path) -> None:
+    found = start(home / "rm", "reward", -2.0, "float32", home, classifier=True)
+    score = load_file(home / "rm" / "model.safetensors")["score.weight"]
+    heads = make_heads(["reward", "cost.cm"], found.heads, found.model.model)
+    torch.testing.assert_close(heads.weight[0], -2.0 * score[0])
+    assert not heads.weight[1].any()
+    assert not heads.bias.any()
 
 
 def test_the_training_forward_gives_what_a_second_pass_would(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,9 @@ from rlhf_trainer.generation.cache import EvictingCache, new_cache, right_aligne
 
 PREFILL_TOKENS = 2048
 """Most prompt tokens (padding included) of one forward."""
+MOST_ROWS = 512
+CACHE_BYTES = 2 * 2**30
+CACHE_SHARE = 0.4
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def sample(
     seed: int,
     step: int = 0,
     rows: Sequence[int] | None = None,
-    most_rows: int = 256,
+    most_rows: int | None = None,
 ) -> list[Answer]:
     """Answers to prompts.
 
@@ -71,19 +74,23 @@ def sample(
         seed: of the stage.
         step: of the rollout.
         rows: number of each prompt in the rollout, over all ranks; by default 0, 1, ...
-        most_rows: rows decoded at once; prompts are sorted by length, so that each wave's are alike.
+        most_rows: rows decoded at once, by default as many as a cache of bounded size holds; prompts are sorted by
+            length, so that each wave's are alike.
 
     Returns:
         One answer a prompt, in the prompts' order.
     """
+    if not prompts:
+        return []
     numbers = list(range(len(prompts))) if rows is None else list(rows)
     order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
+    most = most_rows or rows_at_once(model, max(map(len, prompts)) + sampling.max_new_tokens)
     answers: list[Answer | None] = [None] * len(prompts)
     training = model.training
     model.eval()
     try:
-        for start in range(0, len(order), most_rows):
-            wave = order[start : start + most_rows]
+        for start in range(0, len(order), most):
+            wave = order[start : start + most]
             noise = np.stack([uniforms(seed, step, numbers[index], sampling.max_new_tokens) for index in wave])
             found = _Wave(model, [prompts[index] for index in wave], sampling, noise).run()
             for index, answer in zip(wave, found, strict=True):
@@ -91,6 +98,18 @@ def sample(
     finally:
         model.train(training)
     return [answer for answer in answers if answer is not None]
+
+
+def rows_at_once(model: Any, columns: int) -> int:
+    """Rows whose keys and values fit CACHE_BYTES on the CPU, or CACHE_SHARE of what is free on a GPU; at least one."""
+    config, weight = model.config.get_text_config(), next(model.parameters())
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    row = 2 * config.num_hidden_layers * heads * size * columns * weight.element_size()
+    free = CACHE_BYTES
+    if weight.device.type == "cuda":
+        free = int(CACHE_SHARE * torch.cuda.mem_get_info(weight.device)[0])
+    return max(1, min(MOST_ROWS, int(free // row)))
 
 
 def draw(logits: Tensor, temperature: float, noise: Tensor) -> Tensor:

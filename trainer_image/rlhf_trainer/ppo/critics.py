@@ -70,25 +70,26 @@ class Critic:
     module: CriticModule
 
 
-def start(path: Path, stream: str, weight: float, dtype: str, cache: Path, *, kind: str | None) -> Start:
+def start(path: Path, stream: str, weight: float | None, dtype: str, cache: Path, *, classifier: bool) -> Start:
     """Load what a critic starts from.
 
     Args:
         path: a reward or cost model, a policy, or the product of an earlier `ppo` stage, whose critics go on.
-        stream: whose value the model's own head predicts.
-        weight: of its score in that stream.
+        stream: the critic's first, by which an earlier stage's critic is found.
+        weight: of the model's score in that stream, which its own head then predicts; None: it says nothing of it.
         dtype: of the weights.
         cache: for dequantised GGUF files.
-        kind: `reward`, `cost`, or None for a language model.
+        classifier: the model is a reward or cost model, not a language model.
     """
     earlier = path / FOLDER
     if earlier.is_dir():
         return _earlier(earlier, stream, dtype, cache)
-    if kind is None:
+    if not classifier:
         model, tokenizer = load_policy(str(path), dtype, cache)
         return Start(model, tokenizer, {})
     scorer = load_scorer(str(path), dtype, cache=cache)
-    return Start(scorer.models[0], load_tokenizer(_first(path), cache), {stream: _as_value(scorer, weight)})
+    known = {} if weight is None else {stream: _as_value(scorer, weight)}
+    return Start(scorer.models[0], load_tokenizer(_first(path), cache), known)
 
 
 def _first(path: Path) -> str:

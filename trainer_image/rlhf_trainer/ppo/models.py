@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from rlhf_trainer.models.scorer import CLASSIFIER, Kind
 from rlhf_trainer.models.trained import Trained, make_trained
 from rlhf_trainer.ppo import critics as critic_models
 from rlhf_trainer.ppo import scoring
-from rlhf_trainer.ppo.critics import FOLDER, Critic, CriticModule, make_heads
+from rlhf_trainer.ppo.critics import Critic, CriticModule, make_heads
 from rlhf_trainer.ppo.frozen import SharedDecoders
 from rlhf_trainer.ppo.policy import PolicyModule, check_logits, frozen_copy, has_dropout
 from rlhf_trainer.ppo.scoring import Judge, check_tokenizer
@@ -130,29 +130,24 @@ def _reference(
 
 
 def _critics(context: StageContext, spec: Ppo, tokenizer: Any) -> list[Critic]:
-    streams = {REWARD: spec.rewards[0].weight if len(spec.rewards) == 1 else 0.0}
-    streams |= {f"cost.{cost.label}": 1.0 for cost in spec.costs}
+    streams = [REWARD, *(f"cost.{cost.label}" for cost in spec.costs)]
     if spec.critics.trunk == "shared":
-        return [_critic(context, spec, tokenizer, "shared", REWARD, streams)]
-    return [
-        _critic(context, spec, tokenizer, name.removeprefix("cost."), name, {name: weight})
-        for name, weight in streams.items()
-    ]
+        return [_critic(context, spec, tokenizer, "shared", streams)]
+    return [_critic(context, spec, tokenizer, stream.removeprefix("cost."), [stream]) for stream in streams]
 
 
-def _critic(
-    context: StageContext, spec: Ppo, tokenizer: Any, name: str, stream: str, streams: Mapping[str, float]
-) -> Critic:
+def _critic(context: StageContext, spec: Ppo, tokenizer: Any, name: str, streams: list[str]) -> Critic:
+    stream, cache = streams[0], context.storage / "inputs"
     path, key = _start(context, spec, stream)
-    check_tokenizer(str(path), tokenizer, f"critics.model ({key})", context.storage / "inputs")
-    kind = None if (path / FOLDER).is_dir() or not _classifies(path) else "reward"
-    begin = critic_models.start(path, stream, streams[stream], spec.dtype, context.storage / "inputs", kind=kind)
+    check_tokenizer(str(path), tokenizer, f"critics.model ({key})", cache)
+    weight = _weight(spec, stream, key)
+    begin = critic_models.start(path, stream, weight, spec.dtype, cache, classifier=_classifies(path))
     layers = spec.critics.trainable_layers or spec.trainable_layers
     trained = make_trained(
         begin.model, spec, context.file.execution, seed=context.seed + 1, device=context.device, layers=layers
     )
-    heads = make_heads(list(streams), begin.heads, trained.decoder)
-    return Critic(name, list(streams), trained, begin.tokenizer, CriticModule(trained.decoder, heads))
+    heads = make_heads(streams, begin.heads, trained.decoder)
+    return Critic(name, streams, trained, begin.tokenizer, CriticModule(trained.decoder, heads))
 
 
 def _start(context: StageContext, spec: Ppo, stream: str) -> tuple[Path, str]:
@@ -163,6 +158,13 @@ def _start(context: StageContext, spec: Ppo, stream: str) -> tuple[Path, str]:
     models = [reward for reward in spec.rewards if reward.function is None]
     reference = next(iter([*own, *models]), spec.policy)
     return Path(context.input(reference).path), reference.key
+
+
+def _weight(spec: Ppo, stream: str, key: str) -> float | None:
+    """Weight of a model's score in a stream, where the stream is that score and no other."""
+    if stream == REWARD:
+        return spec.rewards[0].weight if [reward.key for reward in spec.rewards] == [key] else None
+    return 1.0 if any(cost.key == key and f"cost.{cost.label}" == stream for cost in spec.costs) else None
 
 
 def _classifies(path: Path) -> bool:

@@ -167,7 +167,10 @@ class PpoTask:
         dealt = micro_batches(rollout.lengths, range(len(rollout.answers)), self._budget, context.world)[context.rank]
         scored: list[Scored] = []
         mine: dict[str, dict[int, tuple[float, float]]] = {judge.where: {} for judge in models.judges}
-        with context.metrics.phase("score", tokens=sum(rollout.lengths)):
+        with ExitStack() as stack:
+            if models.reference_head is None:
+                stack.enter_context(self.policy.whole())
+            stack.enter_context(context.metrics.phase("score", tokens=sum(rollout.lengths)))
             for batch in dealt:
                 layout = self._lay_out(rollout, batch.rows)
                 hidden = models.frozen(layout.input_ids, layout.attention_mask, layout.position_ids)
@@ -203,8 +206,9 @@ class PpoTask:
         if head is not None:
             flat, _ = log_probs(layout.gather(hidden["reference"]), head, layout.targets, temperature)
             return layout.scatter(flat)
-        with self.policy.whole() as module, off(module):
-            module.eval()
+        module = self.policy.module  # whole: `_score` sees to it
+        module.eval()
+        with off(module):
             flat, _ = module(_inputs(layout, states.get("policy")), layout.predictors, layout.targets, temperature)
         return layout.scatter(flat)
 
