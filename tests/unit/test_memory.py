@@ -315,9 +315,12 @@ def test_shapes_and_lengths_are_read_from_what_is_here(tmp_path: Path) -> None:
         "num_attention_heads": 2,
     }
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
-    (tmp_path / "rows.jsonl").write_text('{"prompt": "ab"}\n{"prompt": "abcdefghij"}\n')
+    messages = [{"role": "user", "content": "é" * 5}, {"role": "assistant", "content": "x"}]
+    (tmp_path / "rows.jsonl").write_text(
+        json.dumps({"prompt": "ab"}) + "\n" + json.dumps({"messages": messages}) + "\n"
+    )
     with gzip.open(tmp_path / "rows.jsonl.gz", "wt") as file:
-        file.write("x" * 29 + "\n")
+        file.write(json.dumps({"prompt": "x" * 29, "safe": True, "id": 7}) + "\n\n")
     (tmp_path / "broken.gguf").write_bytes(b"no")
     sources = {
         "model": "model",
@@ -332,7 +335,7 @@ def test_shapes_and_lengths_are_read_from_what_is_here(tmp_path: Path) -> None:
     inputs = [{"name": name, "source": source} for name, source in sources.items()]
     facts, lengths = look(job({"stages": stages, "inputs": inputs}), tmp_path)
     assert facts == {"model": ModelFacts(2, 8, 16, 32, 8, 8, tied=False)}
-    assert lengths == {"rows": 9, "zipped": 10}, "bytes of the longest line over three, rounded up"
+    assert lengths == {"rows": 8, "zipped": 10}, "bytes of the longest row's texts (24 and 29) over three, rounded up"
 
 
 def test_the_installed_model_of_the_examples_is_known_by_its_header() -> None:

@@ -7,6 +7,9 @@ import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import orjson
 
 from rlhf_api.gguf import read_header
 from rlhf_api.job import RLHFJob
@@ -14,8 +17,8 @@ from rlhf_api.memory.facts import ModelFacts
 from rlhf_api.sources import Source, parse_source
 
 BYTES_A_TOKEN = 3
-"""Of a row's text, its JSON included: English has 4 to 5, so that a row is rather taken for too long."""
-MAX_DATA = 1 << 30
+"""Of a row's texts, all of them together: English has 4 to 5, so that a row is rather taken for too long."""
+MAX_DATA = 1 << 28
 """Larger files are not read for their longest row."""
 
 
@@ -78,14 +81,23 @@ def _gguf(path: Path) -> ModelFacts:
 
 
 def _longest(path: Path) -> int | None:
-    """Tokens of the longest line of a JSON lines file; None for other formats, large and damaged files."""
+    """Tokens of the longest row of a JSON lines file; None for other formats, large and damaged files."""
     try:
         if path.stat().st_size > MAX_DATA:
             return None
-        sizes = [len(line) for line in _lines(path)]
-    except (OSError, EOFError):
+        sizes = [_texts(orjson.loads(line)) for line in _lines(path) if line.strip()]
+    except (OSError, EOFError, orjson.JSONDecodeError):
         return None
     return -(-max(sizes) // BYTES_A_TOKEN) if sizes else None
+
+
+def _texts(value: Any) -> int:
+    """Bytes of all texts in a row, names of its columns left out."""
+    if isinstance(value, str):
+        return len(value.encode())
+    if isinstance(value, dict):
+        return sum(map(_texts, value.values()))
+    return sum(map(_texts, value)) if isinstance(value, list) else 0
 
 
 def _lines(path: Path) -> Iterator[bytes]:
