@@ -68,7 +68,7 @@ class Ran:
 class Process:
     """`rlhf run` in a process of its own: forked, so that nothing is imported again."""
 
-    def __init__(self, path: Path, script: Path, cores: int, *, fresh: bool) -> None:
+    def __init__(self, path: Path, script: Path, cores: int, *, fresh: bool, ignore: int | None) -> None:
         self._out, self._err = script.with_suffix(".out"), script.with_suffix(".err")
         self.code: int | None = None
         self.pid = os.fork()
@@ -80,6 +80,8 @@ class Process:
             os.dup2(os.open(self._err, os.O_WRONLY | os.O_CREAT), 2)
             sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
             os.environ["HF_TOKEN"] = "secret"
+            if ignore is not None:
+                signal.signal(ignore, signal.SIG_IGN)
             code = _execute(path, script, cores, fresh=fresh)
         except BaseException:  # noqa: BLE001 - the process ends here, whatever it was
             traceback.print_exc()
@@ -144,11 +146,13 @@ def _execute(path: Path, script: Path, cores: int, *, fresh: bool) -> int:
     return 98
 
 
-def start(path: Path, orders: dict[str, Any], *, cores: int = 2, fresh: bool = False) -> Process:
-    """Begin `rlhf run` with these orders to the fake stages."""
+def start(
+    path: Path, orders: dict[str, Any], *, cores: int = 2, fresh: bool = False, ignore: int | None = None
+) -> Process:
+    """Begin `rlhf run` with these orders to the fake stages, one signal ignored from the start."""
     script = path.parent / f"orders-{os.urandom(4).hex()}.json"
     script.write_text(json.dumps(orders))
-    return Process(path, script, cores, fresh=fresh)
+    return Process(path, script, cores, fresh=fresh, ignore=ignore)
 
 
 def run(path: Path, orders: dict[str, Any] | None = None, *, cores: int = 2, fresh: bool = False) -> Ran:

@@ -170,6 +170,16 @@ def test_one_signal_stops_with_checkpoints_and_running_again_resumes(
     assert not (work(path) / "cost/checkpoints").exists(), "a finished stage's checkpoints are freed"
 
 
+def test_under_nohup_a_closed_terminal_stops_nothing(tmp_path: Path) -> None:
+    path = job(tmp_path)
+    gate = tmp_path / "gate"
+    process = start(path, {"sft": {"wait": str(gate)}}, ignore=signal.SIGHUP)
+    process.until(lambda: started(path, "sft"))
+    process.send_signal(signal.SIGHUP)
+    gate.touch()
+    assert process.end().code == 0
+
+
 def test_a_second_signal_kills(tmp_path: Path) -> None:
     path = job(tmp_path)
     process = start(path, {"sft": {"wait": str(tmp_path / "gate"), "hang": True, "children": 2}})

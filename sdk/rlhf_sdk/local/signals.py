@@ -54,7 +54,8 @@ def listening() -> Iterator[Signals]:
     def note(number: int, _: object) -> None:
         signals.asked.append(number)
 
-    before = {number: signal.signal(number, note) for number in STOPPING}
+    heard = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]  # nohup, `&` in a script
+    before = {number: signal.signal(number, note) for number in heard}
     before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
     wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     try:
