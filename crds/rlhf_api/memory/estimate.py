@@ -215,6 +215,9 @@ class _Terms:
         loading = whole | {f"weights of the {name}": size * whole_ for name, (whole_, _) in others.items()}
         kept = {"weights of the policy": size * self._kept(model, layers)}
         kept |= {f"weights of the {name}": size * own for name, (_, own) in others.items()}
+        if self.device == "cpu":
+            # Weights are mapped from their files, and a file stays mapped whole while one tensor of it is in use.
+            kept = {name: max(bytes_, loading[name]) for name, bytes_ in kept.items()}
         critic, critic_layers = self._critic(spec)
         count = 1 if spec.critics.trunk == "shared" else 1 + len(spec.costs)
         states = self._optimizer(self._trained(model, spec, layers), size)
@@ -237,10 +240,8 @@ class _Terms:
             batch = width * -(-(spec.ptx.batch_size or answers) // self.ranks)
             tokens = max(tokens, min(self.execution.micro_batch_tokens or PPO_TOKENS, batch), width)
         updating = remembered | {
-            "activations": max(
-                self._activations(model, layers or model.layers, tokens, size),
-                self._activations(critic, critic_layers or critic.layers, tokens, size),
-            ),
+            "activations": self._activations(model, layers or model.layers, tokens, size)
+            + count * self._activations(critic, critic_layers or critic.layers, tokens, size),
             "logits": 3 * 4 * CHUNK_LOGITS,
         }
         return [loading, kept | states | sampling, kept | states | updating]
