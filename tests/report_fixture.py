@@ -177,6 +177,7 @@ def _preference(kind):
         "score_std": 0.81,
     }
     if kind == "costModel":
+        found["sign_accuracy_majority"] = {"value": 0.54, "low": None, "high": None, "n": 97, "method": "none"}
         found["sign_accuracy"] = {"value": 0.861, "low": 0.78, "high": 0.92, "n": 97, "method": "wilson"}
     return found
 

@@ -166,7 +166,7 @@ def test_a_failed_job_says_what_failed_and_still_shows_what_there_is(tmp_path):
     found, _, page = report(tmp_path, outcomes=outcomes, skip=("ppo", "evaluate"))
     assert found["complete"] is False
     assert found["verdict"][0]["text"] == "Stage ppo failed with exit code 3 (KL): guards.kl: 31 is above max 30"
-    assert "this report cannot say what training changed" in found["verdict"][1]["text"]
+    assert "this report cannot say what training changed" in found["verdict"][-1]["text"]
     assert "What did not finish" in page.words and "it never started" in page.words
     ppo = next(stage for stage in found["stages"] if stage["name"] == "ppo")
     assert len(ppo["curves"]) == 20 and "Cost against its limit" in page.words
@@ -337,3 +337,16 @@ def test_another_licence_is_another_report(tmp_path):
     assert {key: entry.digest for key, entry in first.inputs.items()} == {
         key: entry.digest for key, entry in second.inputs.items()
     }
+
+
+def test_without_an_evaluation_the_scorers_speak_beside_their_baselines(tmp_path):
+    found, _, _ = report(tmp_path, skip=("ppo", "evaluate"))
+    texts = [said["text"].replace("\u202f", "") for said in found["verdict"]]
+    assert texts[0] == (
+        "The reward model of stage reward judges 74% (65% to 82%) of 97 held-out pairs right; always taking the shorter answer gives 52%, "
+        "the longer 48%."
+    )
+    assert (
+        texts[1].startswith("The cost model of stage cost judges 74%")
+        and "Of signs, 86% (78% to 92%); always saying the commoner" in texts[1]
+    )

@@ -61,6 +61,7 @@ def _verdict(stages: Sequence[Json], evaluations: Sequence[Json]) -> list[dict[s
         said += verdict.sentences(evaluation)
     said += verdict.constraints(stages)
     if not evaluations:
+        said += verdict.scorers(stages)
         said.append(
             {
                 "text": "No evaluation is in this job's results: this report cannot say what training changed.",

@@ -44,6 +44,7 @@ TRUST = {
     "sign_ece": "Expected calibration error of signs",
     "harmful_share": "Share of held-out answers labelled harmful",
     "heldout_loss": "Held-out loss, nats a token",
+    "heldout_loss_change": "Change of the held-out loss, nats a token",
     "heldout_loss_before": "Held-out loss before training, nats a token",
     "heldout_perplexity": "Held-out perplexity",
     "heldout_perplexity_before": "Held-out perplexity before training",

@@ -85,6 +85,32 @@ def _reward(baseline: Json, model: Json, judge: Json) -> dict[str, str]:
     return {"text": text, "tone": "good" if rose else "bad"}
 
 
+def scorers(stages: Sequence[Json]) -> list[dict[str, str]]:
+    """A sentence for each reward and cost model: held-out pairs judged right, beside what the lengths alone would give."""
+    found = []
+    for stage in stages:
+        right, shorter = (stage["metrics"].get(name) for name in ("accuracy", "accuracy_shorter_wins"))
+        if stage["type"] not in ("rewardModel", "costModel") or right is None or right["value"] is None:
+            continue
+        kind = "reward" if stage["type"] == "rewardModel" else "cost"
+        text = (
+            f"The {kind} model of stage {stage['name']} judges {_estimate(right)} of {right['n']} held-out pairs right"
+        )
+        if shorter is not None and shorter["value"] is not None:
+            text += f"; always taking the shorter answer gives {percent(shorter['value'])}, the longer {percent(1 - shorter['value'])}"
+        signs, majority = (stage["metrics"].get(name) for name in ("sign_accuracy", "sign_accuracy_majority"))
+        if signs is not None and majority is not None and signs["value"] is not None:
+            text += f". Of signs, {_estimate(signs)}; always saying the commoner one gives {percent(majority['value'])}"
+        found.append({"text": f"{text}.", "tone": ""})
+    return found
+
+
+def _estimate(estimate: Json) -> str:
+    if estimate["low"] is None or estimate["high"] is None:
+        return percent(estimate["value"])
+    return f"{percent(estimate['value'])} ({percent(estimate['low'])} to {percent(estimate['high'])})"
+
+
 def constraints(stages: Sequence[Json]) -> list[dict[str, str]]:
     """A sentence for each cost that training held at a limit: where its mean ended, on training's own answers."""
     found = []
