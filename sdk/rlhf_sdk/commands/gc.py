@@ -42,8 +42,8 @@ def gc(
     is gone. What a running process uses is never among it.
     """
     from rlhf_sdk.local.collect import free, garbage
+    from rlhf_sdk.local.layout import gc_lock
     from rlhf_sdk.local.locks import Busy, FileLock
-    from rlhf_sdk.local.runner import gc_lock
     from rlhf_sdk.output import columns
     from rlhf_sdk.text import plural, size
 

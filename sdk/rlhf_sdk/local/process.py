@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rlhf_sdk.local import guard
@@ -93,3 +94,14 @@ def cores_here() -> int:
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return max(1, os.cpu_count() or 1)
+
+
+@contextmanager
+def alive_pipe() -> Iterator[int]:
+    """The end for the guards of a pipe whose closing tells them that this runner is gone."""
+    read, held = os.pipe()
+    try:
+        yield read
+    finally:
+        os.close(read)
+        os.close(held)

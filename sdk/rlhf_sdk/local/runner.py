@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from rlhf_api.store import DamagedProduct, find_verified, read_product, read_res
 from rlhf_sdk.exits import Exit
 from rlhf_sdk.local import files, process
 from rlhf_sdk.local.attempts import judge
-from rlhf_sdk.local.layout import Layout
+from rlhf_sdk.local.layout import Layout, gc_lock
 from rlhf_sdk.local.locks import FileLock
 from rlhf_sdk.local.progress import Poller
 from rlhf_sdk.local.scheduler import Budget, Decision, Intent, Start, backoff, decide, exit_code, ranks
@@ -108,7 +108,7 @@ class Runner:
         """Run to the end, whatever it is. Main thread only: it listens to signals."""
         with ExitStack() as stack:
             self._signals = stack.enter_context(listening())
-            self._alive = stack.enter_context(_pipe())
+            self._alive = stack.enter_context(process.alive_pipe())
             self._resolving = stack.enter_context(FileLock(gc_lock(self._layout.storage), shared=True))
             self._save()
             self._view.begin(self._plan, self._state)
@@ -344,19 +344,3 @@ class Runner:
 
     def _save(self) -> None:
         save(self._layout.state, self._state)
-
-
-@contextmanager
-def _pipe() -> Iterator[int]:
-    """The end for the guards of a pipe whose closing tells them that this runner is gone."""
-    read, held = os.pipe()
-    try:
-        yield read
-    finally:
-        os.close(read)
-        os.close(held)
-
-
-def gc_lock(storage: Path) -> Path:
-    """Held shared while a run looks up what it will use, alone by garbage collection."""
-    return storage / "locks" / "gc"
