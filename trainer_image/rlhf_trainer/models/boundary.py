@@ -51,36 +51,38 @@ class Boundary:
     ) -> tuple[dict[str, Tensor | None], Padded]:
         """Rows padded on the right: what a decoder takes, and the padded rows themselves.
 
+        No mask goes to the decoder: a causal model never looks to the right, where all the padding is, and without a
+        mask its attention takes the quicker kernel. What comes out at padding has no meaning.
+
         Args:
             rows: The rows.
             indices: Their numbers among the rows that `remember` was given, to read their states.
 
         Returns:
-            ({`input_ids` or `inputs_embeds`, `attention_mask`, `position_ids`} on the device, the rows on the CPU).
+            ({`input_ids` or `inputs_embeds`, `position_ids`} on the device, the rows on the CPU).
         """
         padded = pad(rows, self._pad)
         alone = None if indices is None else [[index] for index in indices]
-        return self._inputs(padded.input_ids, padded.attention_mask, padded.position_ids, alone), padded
+        places = torch.arange(padded.input_ids.shape[1])[None]
+        return self._inputs(padded.input_ids, places, alone), padded
 
     def packs(
         self, packs: Sequence[Sequence[Encoded]], indices: Sequence[Sequence[int]] | None = None
     ) -> tuple[dict[str, Tensor | None], Packed]:
         """Packed rows: what a decoder takes (no mask: positions tell sequences apart), and the pack itself."""
         packed = pack_rows(packs, self._pad)
-        return self._inputs(packed.input_ids, None, packed.position_ids, indices), packed
+        return self._inputs(packed.input_ids, packed.position_ids, indices), packed
 
-    def _inputs(
-        self, ids: Tensor, mask: Tensor | None, places: Tensor, indices: Sequence[Sequence[int]] | None
-    ) -> dict[str, Tensor | None]:
-        device = self._device
-        common = {"attention_mask": None if mask is None else mask.to(device), "position_ids": places.to(device)}
+    def _inputs(self, ids: Tensor, places: Tensor, indices: Sequence[Sequence[int]] | None) -> dict[str, Tensor | None]:
+        places = places.to(self._device)
+        common = {"attention_mask": None, "position_ids": places}
         if self._trunk is None:
-            return {"input_ids": ids.to(device), **common}
+            return {"input_ids": ids.to(self._device), **common}
         if self._states is None or indices is None:
-            hidden = self._trunk(ids.to(device), common["attention_mask"], places.to(device))
+            hidden = self._trunk(ids.to(self._device), None, places)
         else:
             kept = [[self._kept[index] for index in pack] for pack in indices]
-            hidden = self._states.read(kept, ids.shape[1]).to(device)
+            hidden = self._states.read(kept, ids.shape[1]).to(self._device)
         return {"inputs_embeds": hidden, **common}
 
     def remember(
@@ -120,9 +122,8 @@ class Boundary:
             return False
 
         def compute(group: Sequence[int]) -> list[Tensor]:
-            padded = pad([distinct[index] for index in group], self._pad)
-            places = (padded.input_ids, padded.attention_mask, padded.position_ids)
-            hidden = trunk(*(tensor.to(self._device) for tensor in places)).cpu()
+            ids = pad([distinct[index] for index in group], self._pad).input_ids.to(self._device)
+            hidden = trunk(ids, None, torch.arange(ids.shape[1], device=ids.device)[None]).cpu()
             return [hidden[number, : lengths[index]] for number, index in enumerate(group)]
 
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0

@@ -27,7 +27,7 @@ from rlhf_trainer.models.load import fit_vocabulary, load_tokenizer
 from rlhf_trainer.models.save import save_scorer
 from rlhf_trainer.models.scorer import Kind, Rule, last, new_scorer
 from rlhf_trainer.models.trained import Trained, make_trained
-from rlhf_trainer.stages.sft import MICRO_BATCH_TOKENS, remember, total
+from rlhf_trainer.stages.sft import micro_batch_tokens, remember, total
 
 
 class Scores(nn.Module):
@@ -90,7 +90,7 @@ class PreferenceTask:
         self.spec = spec
         self._data = data
         self._boundary = boundary
-        self._budget = context.file.execution.micro_batch_tokens or MICRO_BATCH_TOKENS
+        self._budget = micro_batch_tokens(context)
         self._schedule = Schedule(data.trained, spec.batch_size, spec.epochs, spec.max_steps, context.seed)
         self._weights = torch.from_numpy(poisson_weights(data.trained, spec.members, context.seed))
         self._lengths = data.lengths
