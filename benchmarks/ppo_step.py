@@ -28,7 +28,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from rlhf_api.stage_file import StageFile
 from rlhf_api.stages.ppo import Ppo
-from rlhf_trainer import rng
+from rlhf_trainer import ops, rng
 from rlhf_trainer.checkpoint import Checkpoints
 from rlhf_trainer.context import StageContext
 from rlhf_trainer.metrics import Metrics
@@ -159,6 +159,7 @@ def spec_of(given: argparse.Namespace, longest: int, settings: dict[str, float])
 def main() -> None:
     """Run one of the two modes."""
     given = options()
+    ops.build_once()
     dump = torch.load(given.peer, map_location="cpu", weights_only=True) if given.peer else None
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
