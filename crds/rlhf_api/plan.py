@@ -141,7 +141,8 @@ def effective(stage: Stage, stages: dict[str, Stage]) -> ApiModel:
         trained = stages[candidate.stage].spec if candidate.stage is not None else None
         if isinstance(trained, Ppo):
             for reward in trained.rewards:
-                if reward.stage is not None and STAGE_TYPES[stages[reward.stage].type].product == "cost":
+                maker = stages.get(reward.stage or "")  # none for inputs and functions, and in a job that is refused
+                if maker is not None and STAGE_TYPES[maker.type].product == "cost":
                     costs[reward.key] = _judge(CostJudge, reward)  # a penalty: reward shaping
                 else:
                     rewards[reward.key] = _judge(RewardJudge, reward)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from corpus.cases import BadSpec, bad_specs, good_specs
+from corpus.cases import BASE, BadSpec, bad_specs, good_specs
 from rlhf_api import SpecError, dump_job, load_job, parse_job
 from rlhf_api.load import check_document
 from rlhf_api.yaml import load_yaml
@@ -78,3 +78,13 @@ def test_a_job_calls_32_functions_at_most() -> None:
     ]
     del rewards[0]
     parse_job(job_of(inputs=inputs, stages=stages))
+
+
+def test_a_stage_that_is_gone_is_missed_by_all_that_took_from_it() -> None:
+    """Judges of an evaluation follow from stages that need not be there."""
+    value = load_yaml(BASE).value
+    value["spec"]["stages"] = [stage for stage in value["spec"]["stages"] if stage["name"] != "reward"]
+    assert problems(value) == [
+        ("spec.stages[2].ppo.critics.model.stage", "there is no stage reward"),
+        ("spec.stages[2].ppo.rewards[0].stage", "there is no stage reward"),
+    ]
