@@ -13,11 +13,6 @@ from tiny import tiny_policy, tiny_scorer
 
 from rlhf_api.stages.ppo import Ppo
 
-JUDGES = """
-def length(prompts, responses):
-    return [len(response) / 10 for response in responses]
-"""
-
 
 def base(folder: Path) -> Path:
     """Tiny models and data for all cases: `folder` is the job's folder and the storage."""
@@ -34,7 +29,6 @@ def base(folder: Path) -> Path:
     chat = [{"prompt": row["prompt"], "completion": f"ask a doctor {index}"} for index, row in enumerate(prompts)]
     for name, rows in (("prompts", prompts), ("chat", chat)):
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (folder / "judges.py").write_text(JUDGES)
     return folder
 
 

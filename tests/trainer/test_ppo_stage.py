@@ -150,7 +150,7 @@ def test_separate_critics_have_a_model_and_a_gradient_each(home: Path) -> None:
 
 
 def test_rewards_are_weighted_and_functions_judge_texts(home: Path) -> None:
-    rewards = [{"stage": "rm", "weight": 2.0}, {"function": "judges:length", "weight": -0.5, "name": "long"}]
+    rewards = [{"stage": "rm", "weight": 2.0}, {"function": "ppo_judges:length", "weight": -0.5, "name": "long"}]
     _, found = run(home, rewards=rewards, costs=[], name="several")
     for line in found:
         assert line["reward"] == pytest.approx(2 * line["reward.rm"] - 0.5 * line["reward.long"])
@@ -158,7 +158,7 @@ def test_rewards_are_weighted_and_functions_judge_texts(home: Path) -> None:
 
 
 def test_two_costs_have_a_multiplier_a_limit_and_a_head_each(home: Path) -> None:
-    costs = [{"stage": "cm", "limit": -100.0}, {"function": "judges:length", "limit": 1e6}]
+    costs = [{"stage": "cm", "limit": -100.0}, {"function": "ppo_judges:length", "limit": 1e6}]
     _, found = run(home, costs=costs, name="two-costs")
     assert found[-1]["lambda.cm"] == pytest.approx(math.exp(0.3 * 3))
     assert found[-1]["lambda.length"] == pytest.approx(math.exp(-0.3 * 3))
@@ -232,7 +232,7 @@ def test_a_kl_guard_stops_before_the_step_that_would_follow(home: Path) -> None:
 
 
 def test_a_gold_score_is_watched_and_never_optimised(home: Path) -> None:
-    guards = {"gold": {"function": "judges:length"}, "goldGap": {"max": 1e9}}
+    guards = {"gold": {"function": "ppo_judges:length"}, "goldGap": {"max": 1e9}}
     _, watched = run(home, guards=guards, name="gold")
     _, plain = run(home, name="no-gold")
     assert watched[0]["gold_gap"] == 0

@@ -15,7 +15,7 @@ FULL: dict[str, Any] = {
     "ptx": {"data": [{"input": "chat"}], "coefficient": 1.0, "batchSize": 3},
     "kl": {"coefficient": 0.05, "target": 1.0, "horizon": 50.0},
     "lagrange": {"window": 2},
-    "guards": {"gold": {"function": "judges:length"}, "goldGap": {"max": 1e9}},
+    "guards": {"gold": {"function": "ppo_judges:length"}, "goldGap": {"max": 1e9}},
     "steps": 4,
 }
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -26,7 +26,7 @@ class Layout:
     attention_mask: Tensor
     """[B, L], 1 on tokens."""
     position_ids: Tensor
-    """[B, L]."""
+    """[1, L]: 0, 1, 2, ..., also on padding, so that decoders need no mask: what is causal never looks to the right."""
     mask: Tensor
     """[B, T] float, 1 on response tokens."""
     predictors: Tensor
@@ -68,7 +68,7 @@ def lay_out(prompts: Sequence[list[int]], answers: Sequence[list[int]], fill: in
     return Layout(
         input_ids=torch.tensor(ids, device=device),
         attention_mask=attention,
-        position_ids=(attention.cumsum(-1) - 1).clamp(min=0),
+        position_ids=torch.arange(longest, device=device)[None],
         mask=torch.tensor(inside, device=device),
         predictors=torch.tensor(where, device=device),
         targets=torch.tensor(targets, device=device),

@@ -72,14 +72,14 @@ class SharedDecoders:
 
     @torch.no_grad()  # not inference mode: what trained layers take from here must be savable for a gradient
     def __call__(
-        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, names: Sequence[str] | None = None
+        self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor, names: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
         """Last hidden states, final norm applied.
 
         Args:
             input_ids: [B, L].
-            attention_mask: [B, L].
-            position_ids: [B, L].
+            attention_mask: [B, L]; None where all padding is on the right, whose states then have no meaning.
+            position_ids: [B, L] or [1, L].
             names: which decoders; by default all.
 
         Returns:

@@ -19,7 +19,7 @@ from rlhf_trainer.ppo import critics as critic_models
 from rlhf_trainer.ppo.models import Models, load
 from rlhf_trainer.ppo.ptx import Ptx
 from rlhf_trainer.ppo.rollout import Prompts
-from rlhf_trainer.ppo.task import MICRO_BATCH_TOKENS, PpoTask
+from rlhf_trainer.ppo.task import PpoTask, micro_batch_tokens
 
 STATES = "ptx-states"
 LAST_STEPS = 10
@@ -62,7 +62,7 @@ def _ptx(context: StageContext, spec: Ppo, models: Models, counts: dict[str, int
         raise InputError("ptx.data: no conversation has a token to learn within ptx.maxLength; raise it")
     counts |= read.as_dict("ptx") | {"ptx.without_answer": len(encoded) - len(rows)}
     boundary = Boundary(models.policy.trunk, context.device, models.tokenizer.pad_token_id)
-    budget = context.file.execution.micro_batch_tokens or MICRO_BATCH_TOKENS
+    budget = micro_batch_tokens(context)
     size = spec.ptx.batch_size or spec.rollout.prompts * spec.rollout.samples
     if spec.steps * size > len(rows):
         key = f"{context.input(spec.policy).digest}-{spec.trainable_layers}"
