@@ -80,8 +80,8 @@ class Process:
             os.dup2(os.open(self._err, os.O_WRONLY | os.O_CREAT), 2)
             sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
             os.environ["HF_TOKEN"] = "secret"
-            if ignore is not None:
-                signal.signal(ignore, signal.SIG_IGN)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # under nohup or `&` one is ignored already
+                signal.signal(number, signal.SIG_IGN if number == ignore else signal.SIG_DFL)
             code = _execute(path, script, cores, fresh=fresh)
         except BaseException:  # noqa: BLE001 - the process ends here, whatever it was
             traceback.print_exc()
