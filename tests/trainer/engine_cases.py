@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from patience import PATIENCE
 from torch import nn
 
 from rlhf_api.job import Execution
@@ -119,7 +120,7 @@ def run(world: int, cases: list[dict[str, Any]], folder: Path) -> list[dict[str,
         for rank in range(world)
     ]
     try:
-        outputs = [process.communicate(timeout=300)[0] for process in processes]
+        outputs = [process.communicate(timeout=PATIENCE)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from patience import PATIENCE
+
 REPOSITORY = Path(__file__).parents[2]
 PATHS = [str(REPOSITORY / name) for name in ("crds", "trainer_image", "tests", "tests/trainer")]
 
@@ -159,7 +161,7 @@ def gang(world: int, cases: Sequence[Case], folder: Path) -> None:
         for rank in range(world)
     ]
     try:
-        outputs = [rank.communicate(timeout=300)[0] for rank in ranks]
+        outputs = [rank.communicate(timeout=PATIENCE)[0] for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 from toys import launch, start, toy_file
 
 from rlhf_trainer.lease import started_at
@@ -111,7 +112,7 @@ def test_killed_with_everything_at_moments_seen_on_the_disk_the_result_is_the_sa
         wait_for(process, there)
         pids = ranks_of(file)
         process.kill()  # the kernel ends its ranks with it
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
         deadline = time.monotonic() + 20
         while any(started_at(pid) is not None for pid in pids) and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -128,7 +129,7 @@ def test_sigterm_saves_a_checkpoint_and_the_next_attempt_ends_the_same(undisturb
     folder = Path(file.directories.work) / "checkpoints"
     wait_for(process, lambda: (folder / "step-00000004").exists())
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=100)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 75, output
     told = summary(file)
     assert (told["code"], told["reason"]) == (75, "Stopped")
@@ -184,7 +185,7 @@ def test_a_stage_that_never_publishes_is_not_done(tmp_path):
 def test_a_full_disk_names_the_folder_and_leaves_nothing_half_written(tmp_path):
     file = toy_file(tmp_path, {"steps": 5, "ballast": 20000}, every=1)
     process = start(file, interpreter=("-c", LIMITED))
-    output, _ = process.communicate(timeout=100)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1, output
     told = summary(file)
     assert told["reason"] == "StorageFull"
@@ -213,7 +214,7 @@ def test_two_nodes_meet_at_node_0(tmp_path, undisturbed):
     second = start(file, JOB_COMPLETION_INDEX="1")
     said = second.stdout.readline()
     first = start(file, JOB_COMPLETION_INDEX="0")
-    outputs = [process.communicate(timeout=100)[0] for process in (first, second)]
+    outputs = [process.communicate(timeout=PATIENCE)[0] for process in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], outputs
     assert f"waiting for node 0 at 127.0.0.1:{port}" in said
     assert product(tmp_path) == product(undisturbed[2])

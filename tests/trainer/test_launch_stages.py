@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 from ppo_cases import base, case
 from toys import launch, start
 
@@ -75,7 +76,7 @@ def test_ppo_of_two_ranks_killed_and_stopped_ends_bit_identical(home, zero):
                 process.send_signal(number)
                 break
             time.sleep(0.002)
-        output, _ = process.communicate(timeout=100)
+        output, _ = process.communicate(timeout=PATIENCE)
         return process.returncode, output
 
     code, output = interrupted(0, signal.SIGKILL, 1)

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from patience import PATIENCE
+
 from rlhf_api.job import Execution
 from rlhf_api.stage_file import Directories, StageFile
 
@@ -59,5 +61,5 @@ def start(
 def launch(file: StageFile, **environment: str) -> tuple[int, str]:
     """Run the launcher to its end: exit code and output."""
     process = start(file, **environment)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=PATIENCE)
     return process.returncode, output

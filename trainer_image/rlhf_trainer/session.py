@@ -81,7 +81,7 @@ class Session:
     ) -> None:
         if self._server is not None:
             self._server.stop()
-        if error is None and dist.is_initialized():
+        if error is None and not self._light and dist.is_initialized():  # only what was made here
             dist.destroy_process_group()
 
     def _device(self) -> torch.device:
