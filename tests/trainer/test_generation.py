@@ -137,3 +137,17 @@ def test_layers_without_keys_and_values_are_refused() -> None:
     net.config.layer_types = ["linear_attention", "full_attention"]
     with pytest.raises(ValueError, match="linear_attention"):
         sample(net, [[1]], Sampling(1.0, 2, EOS), seed=0)
+
+
+def test_memory_that_was_never_written_does_not_reach_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [[5] * length for length in (40, 39, 3, 2)]
+    sampling = Sampling(1.0, 6, EOS)
+    monkeypatch.setattr("rlhf_trainer.generation.sample.PREFILL_TOKENS", 80)  # prompts of two widths in two groups
+    clean = sample(MODEL, prompts, sampling, seed=0)
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)  # torch then fills what is allocated empty with NaN
+    try:
+        assert torch.empty(1).isnan().item()
+        assert sample(MODEL, prompts, sampling, seed=0) == clean
+    finally:
+        torch.use_deterministic_algorithms(before)

@@ -15,7 +15,10 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 
 class EvictingLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not typed
-    """Keys and values of one layer, [rows, heads, columns, size], allocated once."""
+    """Keys and values of one layer, [rows, heads, columns, size], allocated once.
+
+    Zeros, not what lies there: a masked column still counts as 0 x value, and 0 x NaN is NaN.
+    """
 
     is_sliding = False
 
@@ -26,8 +29,8 @@ class EvictingLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is n
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         rows, columns = self._owner.rows, self._owner.columns
         self.dtype, self.device = key_states.dtype, key_states.device
-        self.keys = key_states.new_empty((rows, key_states.shape[1], columns, key_states.shape[3]))
-        self.values = value_states.new_empty((rows, value_states.shape[1], columns, value_states.shape[3]))
+        self.keys = key_states.new_zeros((rows, key_states.shape[1], columns, key_states.shape[3]))
+        self.values = value_states.new_zeros((rows, value_states.shape[1], columns, value_states.shape[3]))
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
