@@ -1,7 +1,8 @@
 """Exact resume: killed at any line, on any rank, a run ends with the bytes of an undisturbed one.
 
-Runs are forked from this process, so that each takes milliseconds; a forked run counts the lines it executes in the
-runtime's modules and kills itself with SIGKILL at the line it is told to.
+Runs are forked from one warm process, so that each takes milliseconds; a forked run counts the lines it executes in
+the runtime's modules and kills itself with SIGKILL at the line it is told to. That process is not this one: here other
+tests leave process groups and threads of torch, which no fork may inherit.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,6 +23,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from patience import PATIENCE
 from toy.toy_stage import ToyTask, build
 from toys import toy_file
 
@@ -40,6 +43,7 @@ WATCHED = {
     for name in ("loop", "checkpoint", "metrics", "store", "durable", "context", "rng")
 }
 FORK = multiprocessing.get_context("fork")
+SPAWN = multiprocessing.get_context("spawn")
 
 
 def make_context(storage: Path, *, rank: int = 0, world: int = 1, every: int = EVERY, digest: str = "d" * 64):
@@ -97,8 +101,32 @@ def run(storage: Path, rank: int = 0, world: int = 1) -> None:
     context.publish(lambda folder: build(folder, task))
 
 
+def serve(orders: Connection, warm: Path) -> None:
+    """Fork the ranks of each run that is ordered and answer with the exit code of the one it is about."""
+    torch.set_num_threads(1)
+    metrics.FLUSH_SECONDS = 0.0  # lines are written at once, ahead of checkpoints
+    run(warm)  # what torch imports late is imported before forking
+    while (order := orders.recv()) is not None:
+        storage, number, on, world, meet, reports = order
+        ranks = [
+            FORK.Process(target=forked, args=(storage, number if rank == on else None, rank, world, meet, report))
+            for rank, report in enumerate(reports)
+        ]
+        for process in ranks:
+            process.start()
+        if number is not None:
+            ranks[on].join(PATIENCE)
+            for process in ranks:  # as the launcher does: the others hang in a collective
+                process.kill()
+        for process in ranks:
+            process.join(PATIENCE)
+        orders.send(ranks[on].exitcode)
+
+
 class Runs:
     """Runs the toy stage in forked ranks."""
+
+    server: Connection
 
     def __init__(self, storage: Path, world: int = 1) -> None:
         self.storage, self.world, self.count = storage, world, 0
@@ -109,22 +137,8 @@ class Runs:
         self.count += 1
         meet = self.storage / f"meet-{self.count}"
         reports = [self.storage / f"lines-{self.count}-{rank}" for rank in range(self.world)]
-        ranks = [
-            FORK.Process(
-                target=forked,
-                args=(self.storage, number if rank == on else None, rank, self.world, meet, reports[rank]),
-            )
-            for rank in range(self.world)
-        ]
-        for process in ranks:
-            process.start()
-        if number is not None:
-            ranks[on].join(60)
-            for process in ranks:  # as the launcher does: the others hang in a collective
-                process.kill()
-        for process in ranks:
-            process.join(60)
-        assert ranks[on].exitcode == (0 if number is None else -signal.SIGKILL)
+        self.server.send((self.storage, number, on, self.world, meet, reports))
+        assert self.server.recv() == (0 if number is None else -signal.SIGKILL)
         return None if number is not None else [tuple(line) for line in json.loads(reports[on].read_text())]
 
     def result(self) -> tuple[bytes, bytes, dict[str, Any]]:
@@ -142,14 +156,14 @@ class Runs:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def warm(tmp_path_factory):
-    """What torch imports late is imported before forking; lines are written at once, ahead of checkpoints."""
-    torch.set_num_threads(1)
-    patch = pytest.MonkeyPatch()
-    patch.setattr(metrics, "FLUSH_SECONDS", 0.0)
-    run(tmp_path_factory.mktemp("warm"))
+def server(tmp_path_factory):
+    Runs.server, theirs = SPAWN.Pipe()
+    process = SPAWN.Process(target=serve, args=(theirs, tmp_path_factory.mktemp("warm")))
+    process.start()
+    theirs.close()  # its death is then an EOFError here, not a wait for ever
     yield
-    patch.undo()
+    Runs.server.send(None)
+    process.join()
 
 
 @pytest.fixture(scope="module")
