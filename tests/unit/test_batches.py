@@ -53,17 +53,17 @@ def test_there_is_no_step_beyond_the_last(step):
         Schedule(10, 3).step(step)
 
 
-@given(LENGTHS, st.integers(1, 500), st.integers(1, 8), st.integers(1, 2))
-def test_micro_batches(lengths, budget, world, width):
+@given(LENGTHS, st.integers(1, 500), st.integers(1, 8))
+def test_micro_batches(lengths, budget, world):
     rows = list(range(0, len(lengths), 2)) or [0]
-    ranks = micro_batches(lengths, rows, budget, world, width)
+    ranks = micro_batches(lengths, rows, budget, world)
     real = [batch for batches in ranks for batch in batches if not batch.dummy]
     dummies = [batch for batches in ranks for batch in batches if batch.dummy]
     assert Counter(row for batch in real for row in batch.rows) == Counter(rows)
     assert len(ranks) == world
     assert len({len(batches) for batches in ranks}) == 1
     for batch in real:
-        tokens = len(batch.rows) * width * max(lengths[row] for row in batch.rows)
+        tokens = len(batch.rows) * max(lengths[row] for row in batch.rows)
         assert tokens <= budget or len(batch.rows) == 1
     for batch in dummies:
         assert batch.rows[0] in rows

@@ -73,23 +73,20 @@ class MicroBatch:
     """Present only so that every rank has as many forwards: its loss has weight 0."""
 
 
-def micro_batches(
-    lengths: Sequence[int], rows: Sequence[int], budget: int, world: int = 1, width: int = 1
-) -> list[list[MicroBatch]]:
+def micro_batches(lengths: Sequence[int], rows: Sequence[int], budget: int, world: int = 1) -> list[list[MicroBatch]]:
     """Length-bucketed micro-batches of one step, a list a rank, all of the same length.
 
     Args:
-        lengths: tokens of each row of the data (of its longest sequence).
+        lengths: tokens of each row of the data.
         rows: the step's rows, indices into `lengths`.
-        budget: most tokens of a forward, padding included: rows x width x longest. A row beyond it goes alone.
+        budget: most tokens of a forward, padding included: rows x longest. A row beyond it goes alone.
         world: ranks.
-        width: sequences a row has (2 for pairs).
 
     Every row is in exactly one micro-batch; where there are fewer rows than ranks, dummies repeat the shortest row.
     """
     if not rows:
         return [[] for _ in range(world)]
-    groups = buckets([lengths[row] for row in rows], budget, width)
+    groups = buckets([lengths[row] for row in rows], budget)
     groups = _whole_rounds(groups, world)
     batches = [MicroBatch(tuple(rows[index] for index in group)) for group in groups]
     shortest = min(rows, key=lambda row: (lengths[row], row))
@@ -105,12 +102,12 @@ def micro_batches(
     return ranks
 
 
-def buckets(lengths: Sequence[int], budget: int, width: int = 1) -> list[list[int]]:
-    """Indices grouped by length, longest first, each group within `budget` tokens (count x width x longest)."""
+def buckets(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Indices grouped by length, longest first, each group within `budget` tokens (count x longest)."""
     groups: list[list[int]] = []
     longest = 0
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        if groups and (len(groups[-1]) + 1) * width * longest <= budget:
+        if groups and (len(groups[-1]) + 1) * longest <= budget:
             groups[-1].append(index)
         else:
             groups.append([index])

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rlhf_trainer.data.batches import buckets
 from rlhf_trainer.data.chat import Encoded
+from rlhf_trainer.data.forks import Fork, Forked, lay_forks
 from rlhf_trainer.data.tensors import Packed, Padded, pack_rows, pad
 from rlhf_trainer.models.freeze import FrozenTrunk
 from rlhf_trainer.models.states import StateFile
@@ -73,13 +74,24 @@ class Boundary:
         packed = pack_rows(packs, self._pad)
         return self._inputs(packed.input_ids, packed.position_ids, indices), packed
 
-    def _inputs(self, ids: Tensor, places: Tensor, indices: Sequence[Sequence[int]] | None) -> dict[str, Tensor | None]:
+    def forks(
+        self, forks: Sequence[Fork], indices: Sequence[int] | None = None
+    ) -> tuple[dict[str, Tensor | None], Forked]:
+        """Pairs that share their prompt: what a decoder takes, with a mask of four axes, and the layout itself."""
+        laid = lay_forks(forks, self._pad)
+        alone = None if indices is None else [[index] for index in indices]
+        return self._inputs(laid.input_ids, laid.position_ids, alone, laid.visible), laid
+
+    def _inputs(
+        self, ids: Tensor, places: Tensor, indices: Sequence[Sequence[int]] | None, visible: Tensor | None = None
+    ) -> dict[str, Tensor | None]:
         places = places.to(self._device)
-        common = {"attention_mask": None, "position_ids": places}
+        visible = None if visible is None else visible.to(self._device)
+        common = {"attention_mask": visible, "position_ids": places}
         if self._trunk is None:
             return {"input_ids": ids.to(self._device), **common}
         if self._states is None or indices is None:
-            hidden = self._trunk(ids.to(self._device), None, places)
+            hidden = self._trunk(ids.to(self._device), visible, places)
         else:
             kept = [[self._kept[index] for index in pack] for pack in indices]
             hidden = self._states.read(kept, ids.shape[1]).to(self._device)
@@ -87,7 +99,7 @@ class Boundary:
 
     def remember(
         self,
-        rows: Sequence[Encoded],
+        rows: Sequence[Encoded] | Sequence[Fork],
         file: Path,
         key: str,
         *,
@@ -96,10 +108,10 @@ class Boundary:
     ) -> bool:
         """Compute the states of all rows once. A collective; goes on where an earlier run was interrupted.
 
-        Rows of the same ids (an answer that is in several pairs) are computed and kept once.
+        Rows of the same ids are computed and kept once.
 
         Args:
-            rows: All rows that will come, in an order that depends on the data alone.
+            rows: All rows, or all pairs, that will come, in an order that depends on the data alone.
             file: Where states lie, shared by all ranks.
             key: What the states depend on beside the rows: the model's digest, the cut.
             dtype: Of the states.
@@ -111,19 +123,20 @@ class Boundary:
         trunk = self._trunk
         if trunk is None:
             return False
+        keys = [_key(row) for row in rows]
         numbers: dict[tuple[int, ...], int] = {}
-        self._kept = [numbers.setdefault(tuple(row.ids), len(numbers)) for row in rows]
-        distinct = [Encoded(list(ids), [1] * len(ids)) for ids in numbers]
+        self._kept = [numbers.setdefault(key_of_row, len(numbers)) for key_of_row in keys]
+        found: dict[tuple[int, ...], Encoded | Fork] = dict(zip(keys, rows, strict=True))
+        distinct = [found[key_of_row] for key_of_row in numbers]
         lengths = [len(row) for row in distinct]
         width = int(trunk.decoder.config.hidden_size)  # type: ignore[union-attr,arg-type]  # a transformers config
-        states = StateFile(file, lengths, width, dtype, _digest(distinct, key, dtype))
+        states = StateFile(file, lengths, width, dtype, _digest(list(numbers), key, dtype))
         if states.size > LIMIT_BYTES:
             log.info("states of the frozen layers would take %.1f GiB: computed every time", states.size / 2**30)
             return False
 
         def compute(group: Sequence[int]) -> list[Tensor]:
-            ids = pad([distinct[index] for index in group], self._pad).input_ids.to(self._device)
-            hidden = trunk(ids, None, torch.arange(ids.shape[1], device=ids.device)[None]).cpu()
+            hidden = self._states_of([distinct[index] for index in group]).cpu()
             return [hidden[number, : lengths[index]] for number, index in enumerate(group)]
 
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
@@ -131,9 +144,22 @@ class Boundary:
         self._states = states
         return True
 
+    def _states_of(self, rows: Sequence[Encoded | Fork]) -> Tensor:
+        """[B, T, H] computed now."""
+        forks = [row for row in rows if isinstance(row, Fork)]
+        inputs = self.forks(forks)[0] if forks else self.batch([row for row in rows if isinstance(row, Encoded)])[0]
+        found = inputs["inputs_embeds"]
+        assert found is not None
+        return found
 
-def _digest(rows: Sequence[Encoded], key: str, dtype: torch.dtype) -> str:
+
+def _key(row: Encoded | Fork) -> tuple[int, ...]:
+    """What a row's states depend on beside the model."""
+    return (row.shared, len(row.first), *row.ids) if isinstance(row, Fork) else tuple(row.ids)
+
+
+def _digest(rows: Sequence[tuple[int, ...]], key: str, dtype: torch.dtype) -> str:
     found = hashlib.sha256(f"{key}\0{dtype}\0{GROUP_TOKENS}\0{len(rows)}".encode())
     for row in rows:
-        found.update(np.asarray(row.ids, dtype="<i8").tobytes() + b"\0")
+        found.update(np.asarray(row, dtype="<i8").tobytes() + b"\0")
     return found.hexdigest()

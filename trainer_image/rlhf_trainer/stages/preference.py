@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from rlhf_api.stages.preference import CostModel, Ensemble, Preference, RewardMo
 from rlhf_trainer.context import Facts, StageContext
 from rlhf_trainer.data.batches import Schedule, micro_batches
 from rlhf_trainer.data.chat import Encoded, encode_row, prepare_tokenizer
+from rlhf_trainer.data.forks import Fork
 from rlhf_trainer.data.load import load_pairs, load_safety_pairs, split_by_prompt
 from rlhf_trainer.data.rows import Pair, SafetyPair
 from rlhf_trainer.engine import Engine
@@ -23,11 +26,14 @@ from rlhf_trainer.evaluation.calibration import Trust, pair_trust, sign_trust
 from rlhf_trainer.loop import train
 from rlhf_trainer.losses.preference import cost_loss, poisson_weights, reward_loss, weighted_sum
 from rlhf_trainer.models.boundary import Boundary
+from rlhf_trainer.models.forking import forks_as_rows
 from rlhf_trainer.models.load import fit_vocabulary, load_tokenizer
 from rlhf_trainer.models.save import save_scorer
-from rlhf_trainer.models.scorer import Kind, Rule, last, new_scorer
+from rlhf_trainer.models.scorer import Kind, Rule, new_scorer
 from rlhf_trainer.models.trained import Trained, make_trained
 from rlhf_trainer.stages.sft import micro_batch_tokens, remember, total
+
+log = logging.getLogger(__name__)
 
 
 class Scores(nn.Module):
@@ -38,10 +44,11 @@ class Scores(nn.Module):
         self.decoder = decoder
         self.head = head
 
-    def forward(self, inputs: Mapping[str, Tensor | None], mask: Tensor) -> Tensor:
-        """[members, B] float32 scores at the last position of the mask [B, T]."""
+    def forward(self, inputs: Mapping[str, Tensor | None], ends: Tensor) -> Tensor:
+        """[members, 2, P] float32 scores of P pairs, as rows [2 P, T] or as forks [P, T], at their `ends` [2, P]."""
         hidden = self.decoder(**inputs, use_cache=False).last_hidden_state
-        scores: Tensor = self.head(last(hidden, mask)).float().T
+        rows = torch.arange(len(hidden), device=hidden.device).view(-1, ends.shape[1])
+        scores: Tensor = self.head(hidden[rows, ends]).float().movedim(-1, 0)
         return scores
 
 
@@ -57,14 +64,23 @@ class Pairs:
     """[P] probability that the order is right (rewards)."""
     signs: Tensor
     """[P, 2] +1 harmful, -1 safe (costs)."""
+    forked: bool = False
+    """Whether a pair is computed as a fork, its prompt once."""
+
+    @cached_property
+    def forks(self) -> list[Fork]:
+        """Each pair as one sequence."""
+        return [Fork(*self.encoded[2 * index : 2 * index + 2]) for index in range(len(self))]
 
     def __len__(self) -> int:
         return len(self.encoded) // 2
 
-    @property
+    @cached_property
     def lengths(self) -> list[int]:
-        """Tokens of each pair's longer row."""
-        return [max(len(self.encoded[2 * i]), len(self.encoded[2 * i + 1])) for i in range(len(self))]
+        """Tokens a pair takes in a forward: as a fork, or twice its longer row."""
+        if self.forked:
+            return [len(fork) for fork in self.forks]
+        return [2 * max(len(self.encoded[2 * i]), len(self.encoded[2 * i + 1])) for i in range(len(self))]
 
     def tokens(self, pairs: Sequence[int]) -> int:
         """Tokens of both rows of some pairs."""
@@ -93,7 +109,6 @@ class PreferenceTask:
         self._budget = micro_batch_tokens(context)
         self._schedule = Schedule(data.trained, spec.batch_size, spec.epochs, spec.max_steps, context.seed)
         self._weights = torch.from_numpy(poisson_weights(data.trained, spec.members, context.seed))
-        self._lengths = data.lengths
         self.total = self._schedule.total
         self.repeats = self.total > self._schedule.steps_per_epoch
         self.engines = {
@@ -107,7 +122,7 @@ class PreferenceTask:
     def step(self, step: int) -> dict[str, float | Tensor]:
         """One optimizer step over `batchSize` pairs."""
         pairs = self._schedule.step(step)
-        mine = micro_batches(self._lengths, pairs, self._budget, self._context.world, width=2)[self._context.rank]
+        mine = micro_batches(self._data.lengths, pairs, self._budget, self._context.world)[self._context.rank]
         sums = torch.zeros(4, device=self._context.device)
         norms = []
         found: dict[str, float | Tensor] = {}
@@ -142,11 +157,16 @@ class PreferenceTask:
 
     def _scores(self, number: int, pairs: Sequence[int]) -> Tensor:
         """[members of the engine, 2, P] scores of both answers of some pairs."""
-        rows = [2 * pair + side for side in (0, 1) for pair in pairs]
-        inputs, padded = self._boundary.batch([self._data.encoded[row] for row in rows], rows)
-        engine = list(self.engines.values())[number]
-        scores: Tensor = engine(inputs, padded.attention_mask.to(self._context.device))
-        return scores.view(len(scores), 2, len(pairs))
+        data, boundary = self._data, self._boundary
+        if data.forked:
+            inputs, laid = boundary.forks([data.forks[pair] for pair in pairs], pairs)
+            ends = laid.ends
+        else:
+            rows = [2 * pair + side for side in (0, 1) for pair in pairs]
+            inputs, padded = boundary.batch([data.encoded[row] for row in rows], rows)
+            ends = padded.attention_mask.sum(1).view(2, -1) - 1
+        scores: Tensor = list(self.engines.values())[number](inputs, ends.to(self._context.device))
+        return scores
 
     def _loss(self, scores: Tensor, pairs: Sequence[int], number: int) -> Tensor:
         device, rows = scores.device, list(pairs)
@@ -177,8 +197,8 @@ class PreferenceTask:
         """[2, members, P]: raw scores of both answers of some pairs. A collective."""
         context = self._context
         found = torch.zeros(2, self.spec.members, len(pairs), dtype=torch.float64, device=context.device)
-        lengths = [self._lengths[pair] for pair in pairs]
-        mine = micro_batches(lengths, range(len(pairs)), self._budget, context.world, width=2)[context.rank]
+        lengths = [self._data.lengths[pair] for pair in pairs]
+        mine = micro_batches(lengths, range(len(pairs)), self._budget, context.world)[context.rank]
         with context.metrics.phase("evaluate", tokens=self._data.tokens(pairs)):
             for number, engine in enumerate(self.engines.values()):
                 engine.module.eval()
@@ -222,10 +242,13 @@ def run(context: StageContext) -> None:
         parts.append(make_trained(model, spec, context.file.execution, seed=seeds[member], device=context.device))
     # Frozen layers are the same for every member: one of them, and one file of states, serves all.
     boundary = Boundary(parts[0].trunk, context.device, tokenizer.pad_token_id)
+    data.forked = forks_as_rows(parts[0].decoder, boundary, data.forks[0], max(map(len, data.encoded)))
+    if not data.forked:
+        log.info("this model does not compute a pair as one sequence: prompts are computed once an answer")
     task = PreferenceTask(context, spec, [Scores(part.decoder, part.head) for part in parts], data, boundary)
     if task.repeats:
         key = f"{found.digest}-{spec.trainable_layers}"
-        remember(context, boundary, data.encoded, key, parts[0].model.dtype)
+        remember(context, boundary, data.forks if data.forked else data.encoded, key, parts[0].model.dtype)
     train(context, task)
     _publish(context, task, parts, rule, tokenizer, data, answers, counts, notes)
     if context.rank == 0:

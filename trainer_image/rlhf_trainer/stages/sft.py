@@ -17,6 +17,7 @@ from rlhf_trainer import gang
 from rlhf_trainer.context import Facts, StageContext
 from rlhf_trainer.data.batches import Schedule, micro_batches, pack
 from rlhf_trainer.data.chat import Encoded, encode_conversation, prepare_tokenizer
+from rlhf_trainer.data.forks import Fork
 from rlhf_trainer.data.load import load_conversations, split_by_prompt
 from rlhf_trainer.engine import Engine
 from rlhf_trainer.evaluation.statistics import Intervals, decide
@@ -194,7 +195,9 @@ def total(share: Tensor) -> Tensor:
     return share
 
 
-def remember(context: StageContext, boundary: Boundary, rows: Sequence[Encoded], key: str, dtype: torch.dtype) -> None:
+def remember(
+    context: StageContext, boundary: Boundary, rows: Sequence[Encoded] | Sequence[Fork], key: str, dtype: torch.dtype
+) -> None:
     """Keep the frozen layers' states of rows that come back. A collective.
 
     Raises:
