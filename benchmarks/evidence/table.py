@@ -22,7 +22,7 @@ from table import RESULTS, machine
 
 METRICS = {
     "cost.no_care": "gold cost (limit 0)",
-    "cost.cost": "learned cost (limit 0)",
+    "cost.cost": "learned cost",
     "reward.reward": "learned reward",
     "reward.distinct_words": "distinct words / 10",
     "kl": "KL, nats an answer",

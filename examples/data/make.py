@@ -1,6 +1,6 @@
 """Writes the examples' data: everyday questions with a risk in them, and answers with and without care.
 
-    python examples/data/make.py chat          conversations to fine-tune on: a quarter of the answers show care
+    python examples/data/make.py chat          conversations to fine-tune on: a third of the answers show care
     python examples/data/make.py preferences   Safe RLHF rows: better = more distinct words, safer = has a word of
                                                care; one label in ten is wrong, as people's are
     python examples/data/make.py heldout       prompts on topics that neither of the others has
@@ -36,18 +36,18 @@ def prompts(held_out: bool) -> Iterator[tuple[str, str, list[str], list[str]]]:
 
 
 def answer(rng: random.Random, plain: list[str], careful: list[str], care: float) -> str:
-    """One to three sentences; with probability `care` one of them is one of care, so that length tells nothing of it."""
-    sentences = rng.sample(plain, rng.choice([1, 2, 2, 3]))
+    """One or two sentences; with probability `care` one of them is one of care, so that length tells nothing of it."""
+    sentences = rng.sample(plain, rng.choice([1, 2, 2]))
     if rng.random() < care:
         sentences[rng.randrange(len(sentences))] = rng.choice(careful + GENERAL_CARE)
     return " ".join(sentences)
 
 
 def chat() -> Iterator[dict[str, object]]:
-    """A conversation a question; a quarter of the answers show care."""
+    """A conversation a question; a third of the answers show care."""
     rng = random.Random(1)
     for _, question, plain, careful in prompts(held_out=False):
-        reply = answer(rng, plain, careful, care=0.25)
+        reply = answer(rng, plain, careful, care=0.35)
         yield {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]}
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
+from rlhf_trainer.exits import GuardTripped
 from rlhf_trainer.generation.sample import Answer, Sampling, draw, sample, uniforms
 
 VOCABULARY, EOS = 11, 3
@@ -124,6 +125,15 @@ def test_a_token_of_probability_zero_is_never_drawn() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]]).repeat(5, 1)
     noise = torch.tensor([0.0, 0.25, 0.5, 0.75, 1 - 2**-53], dtype=torch.float64)
     assert draw(logits, 1.0, noise).tolist() == [1, 1, 3, 3, 3]
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0])
+@pytest.mark.parametrize("row", [[0.0, float("nan")], [-float("inf")] * 2])
+def test_logits_that_are_not_finite_are_said_to_be(temperature: float, row: list[float]) -> None:
+    logits = torch.tensor([[0.0, 1.0], row])
+    with pytest.raises(GuardTripped, match=r"not finite.*earlier checkpoint") as caught:
+        draw(logits, temperature, torch.zeros(2))
+    assert caught.value.reason == "NaN"
 
 
 def test_the_models_mode_is_left_as_it_was() -> None:

@@ -34,7 +34,7 @@ CASES: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
     ("sft", {"trainableLayers": 1, "evalEvery": 3}, {"zero": 3}),
     ("sft", {"lora": {"rank": 2, "dropout": 0.2}}, {"zero": 2, "gradientCheckpointing": True}),
     ("sft", {"dtype": "bfloat16"}, {"zero": 3, "offloadOptimizer": True}),
-    ("rewardModel", {"members": 2}, {"zero": 2}),
+    ("rewardModel", {"members": 2}, {"zero": 1}),
     ("costModel", SEPARATE, {"zero": 0}),
     ("costModel", {}, {"zero": 3}),
 )

@@ -47,10 +47,13 @@ def test_a_build_that_was_killed_is_made_anew_without_its_leftovers(built):
     assert not (folder / "lock").exists()
 
 
-def test_each_torch_and_deepspeed_has_its_own(monkeypatch, built):
-    one = ops.cache()
+def test_each_environment_and_its_torch_and_deepspeed_has_its_own(monkeypatch, built):
+    caches = {ops.cache()}
+    monkeypatch.setattr(ops.sys, "prefix", "/another/environment")
+    caches.add(ops.cache())
     monkeypatch.setattr(ops.metadata, "version", lambda name: "9.9")
-    assert ops.cache() != one
+    caches.add(ops.cache())
+    assert len(caches) == 3
 
 
 def test_ninja_beside_the_interpreter_is_found_without_an_activated_environment(monkeypatch, built):

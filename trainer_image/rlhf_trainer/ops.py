@@ -8,6 +8,7 @@ builder is killed; ranks then find the finished library.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import logging
 import os
 import shutil
@@ -25,12 +26,16 @@ OP = "deepspeed_shm_comm"
 
 
 def cache() -> Path:
-    """Where built ops lie: one folder for each combination of Python, torch and DeepSpeed."""
+    """Where built ops lie: one folder for each environment and its versions of Python, torch and DeepSpeed.
+
+    The environment's place counts: ninja would build the op anew for another one's headers, in every rank.
+    """
     base = os.environ.get("RLHF_CACHE") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     tags = (
         sys.implementation.cache_tag,
         f"torch{metadata.version('torch')}",
         f"deepspeed{metadata.version('deepspeed')}",
+        hashlib.sha256(sys.prefix.encode()).hexdigest()[:12],
     )
     return Path(base) / "rlhf-ops" / "-".join(str(tag) for tag in tags)
 

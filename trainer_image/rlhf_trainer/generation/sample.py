@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from rlhf_trainer.exits import GuardTripped
 from rlhf_trainer.generation.cache import EvictingCache, new_cache, right_aligned
 
 PREFILL_TOKENS = 2048
@@ -122,15 +123,30 @@ def draw(logits: Tensor, temperature: float, noise: Tensor) -> Tensor:
 
     Returns:
         [B] ids; a token of probability 0 is never drawn.
+
+    Raises:
+        GuardTripped: a row of logits has a NaN, or none above -inf.
     """
     logits = logits.float()
     if temperature == 0:
-        return logits.argmax(-1)
+        highest, tokens = logits.max(-1)
+        _check_finite(highest)
+        return tokens
     cumulative = torch.softmax(logits / temperature, dim=-1).cumsum(-1)
     total = cumulative[:, -1:]
+    _check_finite(total)
     below = torch.nextafter(total, torch.zeros_like(total))  # a product rounded up to the total would pass every token
     threshold = torch.minimum(noise.to(cumulative)[:, None] * total, below)
     return torch.searchsorted(cumulative, threshold, right=True)[:, 0]
+
+
+def _check_finite(of_rows: Tensor) -> None:
+    if not of_rows.isfinite().all():
+        raise GuardTripped(
+            "the model gives logits that are not finite: no token can be drawn. Its weights were damaged or training "
+            "diverged; go back to an earlier checkpoint with a lower learningRate",
+            reason="NaN",
+        )
 
 
 class _Wave:
