@@ -1,0 +1,1 @@
+"""The operator: runs RLHFJobs as Kubernetes Jobs."""

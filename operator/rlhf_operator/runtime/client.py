@@ -1,0 +1,285 @@
+"""The API server: objects in and out as they are in JSON, at a bounded rate."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+import aiohttp
+import orjson
+from kubernetes.aio.client.configuration import Configuration
+
+from rlhf_operator.runtime import errors
+from rlhf_operator.runtime.errors import ApiError, Fenced, NotFound
+from rlhf_operator.runtime.kinds import Kind, Object, version_of
+from rlhf_operator.runtime.metrics import Metrics
+from rlhf_operator.runtime.pace import Bucket
+from rlhf_operator.runtime.transport import Response, Timeouts, Transport
+
+MERGE_PATCH = "application/merge-patch+json"
+RETRIES = 5
+"""How often a request is sent again that the server asked to be sent again."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A part of a list."""
+
+    items: list[Object]
+    version: str
+    """The list's resourceVersion: a watch from it misses nothing."""
+
+
+@dataclass(frozen=True)
+class WatchEvent:
+    """What a watch tells."""
+
+    type: str
+    """ADDED, MODIFIED, DELETED or BOOKMARK (of which only the resourceVersion says anything)."""
+    object: Object
+
+
+def always() -> bool:
+    """Who leads nothing may always write."""
+    return True
+
+
+class Client:
+    """One API server, used in one event loop.
+
+    Args:
+        configuration: where it is and who asks (`transport.configuration()`).
+        field_manager: the name under which fields are written.
+        rate: requests a second; `burst` at once.
+        may_write: asked right before a write is sent; False: it is not (`Fenced`).
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        *,
+        field_manager: str,
+        rate: float = 50.0,
+        burst: int = 100,
+        timeouts: Timeouts | None = None,
+        metrics: Metrics | None = None,
+        may_write: Callable[[], bool] = always,
+    ) -> None:
+        self._transport = Transport(configuration, timeouts or Timeouts(), field_manager)
+        self._manager = field_manager
+        self._bucket = Bucket(rate, burst)
+        self._metrics = metrics or Metrics()
+        self._may_write = may_write
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def get(self, kind: Kind, namespace: str | None, name: str) -> Object:
+        """An object, as the API server has it now.
+
+        Raises:
+            NotFound: there is none.
+        """
+        return await self._ask("GET", kind.path(namespace, name))
+
+    async def create(self, kind: Kind, namespace: str | None, body: Object) -> Object:
+        """Make an object; gives it as the server keeps it.
+
+        Raises:
+            AlreadyExists: there is one of that name.
+            Invalid, Forbidden: it may not be.
+        """
+        return await self._write("POST", kind.path(namespace), body)
+
+    async def patch(
+        self, kind: Kind, namespace: str | None, name: str, patch: Object, *, subresource: str | None = None
+    ) -> Object:
+        """Merge a patch into an object; `metadata.uid` and `metadata.resourceVersion` in it are preconditions.
+
+        Raises:
+            Conflict: a precondition does not hold.
+            NotFound: there is no such object.
+        """
+        return await self._write("PATCH", kind.path(namespace, name, subresource), patch, MERGE_PATCH)
+
+    async def patch_status(self, kind: Kind, namespace: str | None, name: str, patch: Object) -> Object:
+        """Merge a patch into an object's status; else like `patch`."""
+        return await self.patch(kind, namespace, name, patch, subresource="status")
+
+    async def delete(
+        self,
+        kind: Kind,
+        namespace: str | None,
+        name: str,
+        *,
+        uid: str | None = None,
+        resource_version: str | None = None,
+        propagation: str | None = "Background",
+        grace_seconds: int | None = None,
+    ) -> None:
+        """Ask for an object's deletion.
+
+        Raises:
+            NotFound: it is gone.
+            Conflict: it is another (`uid`), or was changed (`resource_version`).
+        """
+        preconditions = {"uid": uid, "resourceVersion": resource_version}
+        options = {
+            "preconditions": {key: value for key, value in preconditions.items() if value is not None} or None,
+            "propagationPolicy": propagation,
+            "gracePeriodSeconds": grace_seconds,
+        }
+        body = {"apiVersion": "v1", "kind": "DeleteOptions"}
+        body |= {key: value for key, value in options.items() if value is not None}
+        await self._write("DELETE", kind.path(namespace, name), body)
+
+    async def pages(
+        self, kind: Kind, namespace: str | None = None, *, label_selector: str = "", limit: int = 500
+    ) -> AsyncIterator[Page]:
+        """All objects of a kind, in pages of `limit` (0: in one), as of one moment.
+
+        Raises:
+            Gone: it took so long that the moment is forgotten.
+        """
+        query = {"labelSelector": label_selector, "limit": str(limit or "")}
+        while True:
+            answer = await self._ask("GET", kind.path(namespace), query)
+            items = answer.get("items") or []
+            for item in items:  # of the built-in kinds they come without
+                item.setdefault("apiVersion", kind.api_version)
+                item.setdefault("kind", kind.kind)
+            yield Page(items, version_of(answer))
+            query["continue"] = answer["metadata"].get("continue") or ""
+            if not query["continue"]:
+                return
+
+    async def watch(
+        self,
+        kind: Kind,
+        namespace: str | None = None,
+        *,
+        resource_version: str,
+        label_selector: str = "",
+        seconds: int = 300,
+    ) -> AsyncGenerator[WatchEvent, None]:
+        """What happens to objects of a kind after `resource_version`, bookmarks among it; ends by itself in `seconds`.
+
+        Raises:
+            Gone: the server has forgotten what happened since.
+            Unreachable: it broke off, or was silent too long.
+        """
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": resource_version,
+            "labelSelector": label_selector,
+            "timeoutSeconds": str(seconds),
+        }
+        await self._bucket.wait()
+        async with self._stream(_with_query(kind.path(namespace), query)) as response:
+            async for line in _lines(response.content):
+                yield _event(line)
+
+    async def serves(self, kind: Kind) -> bool:
+        """Whether the API server knows a kind."""
+        try:
+            found = await self._ask("GET", kind.root)
+        except NotFound:
+            return False
+        return any(one["name"] == kind.plural for one in found.get("resources") or ())
+
+    async def _write(self, method: str, path: str, body: Object, content_type: str = "application/json") -> Object:
+        query = {} if method == "DELETE" else {"fieldManager": self._manager}
+        return await self._ask(method, path, query, body, content_type)
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Object | None = None,
+        content_type: str = "application/json",
+    ) -> Object:
+        """Send a request, and again as often as the server asks for it."""
+        for attempt in range(RETRIES + 1):
+            await self._bucket.wait()
+            if method != "GET" and not self._may_write():
+                raise Fenced(f"{method} {path} was not sent: this process does not lead")
+            response = await self._send(method, _with_query(path, query or {}), body, content_type)
+            if response.status < 400:
+                return _decoded(response)
+            error = errors.of_response(response.status, response.headers, response.content)
+            if error.retry_after is None or attempt == RETRIES:
+                raise error
+            self._bucket.hold(asyncio.get_running_loop().time(), error.retry_after)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _send(self, method: str, path: str, body: Object | None, content_type: str) -> Response:
+        code = "<error>"
+        try:
+            response = await self._transport.ask(method, path, body, content_type)
+            code = str(response.status)
+        finally:
+            self._metrics.request(code, method, self._transport.host)
+        return response
+
+    @contextlib.asynccontextmanager
+    async def _stream(self, path: str) -> AsyncIterator[aiohttp.ClientResponse]:
+        code = "<error>"
+        try:
+            async with self._transport.stream(path) as response:
+                code = str(response.status)
+                if response.status >= 400:
+                    raise errors.of_response(response.status, response.headers, await response.read())
+                yield response
+        finally:
+            self._metrics.request(code, "WATCH", self._transport.host)
+
+
+def _with_query(path: str, query: Mapping[str, str]) -> str:
+    given = {key: value for key, value in query.items() if value}
+    return f"{path}?{urlencode(given)}" if given else path
+
+
+def _decoded(response: Response) -> Object:
+    try:
+        decoded = orjson.loads(response.content)
+    except orjson.JSONDecodeError as error:
+        text = response.content[:200].decode(errors="replace")
+        raise ApiError(response.status, "NoJSON", f"found {text!r}; expected JSON") from error
+    if not isinstance(decoded, dict):
+        raise ApiError(response.status, "NoObject", f"found a {type(decoded).__name__}; expected an object")
+    return decoded
+
+
+def _event(line: bytes) -> WatchEvent:
+    try:
+        raw = orjson.loads(line)
+        event = WatchEvent(raw["type"], raw["object"])
+    except (orjson.JSONDecodeError, TypeError, KeyError) as error:
+        raise ApiError(200, "NoEvent", f"found {line[:200]!r}; expected an event of a watch") from error
+    if event.type == "ERROR":
+        raise errors.of_status(event.object)
+    return event
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Lines of any length (aiohttp's own reader bounds them)."""
+    begun: list[bytes] = []
+    async for chunk in content.iter_any():
+        *whole, rest = chunk.split(b"\n")
+        for line in whole:
+            begun.append(line)
+            yield b"".join(begun)
+            begun = []
+        begun.append(rest)

@@ -1,0 +1,144 @@
+"""Bytes to and from one API server, over the Kubernetes client's configuration and connections."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+from kubernetes.aio import config as kubernetes_config
+from kubernetes.aio.client.configuration import Configuration
+from kubernetes.aio.client.rest import RESTClientObject
+
+from rlhf_operator.runtime.errors import Unreachable
+
+_FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Seconds without which nothing would notice that nobody answers."""
+
+    connect: float = 5.0
+    answer: float = 30.0
+    """From the request to the end of its answer."""
+    silence: float = 100.0
+    """Between two events of a watch: the API server sends a bookmark about once a minute."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """A whole answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+
+async def in_cluster() -> Configuration:
+    """As the pod's service account, its token read again as it is renewed."""
+    configuration = Configuration()
+    kubernetes_config.load_incluster_config(client_configuration=configuration)
+    return configuration
+
+
+async def from_kubeconfig(path: str | None = None, context: str | None = None) -> Configuration:
+    """As a kubeconfig says: the one given, or KUBECONFIG, or the user's own."""
+    configuration = Configuration()
+    await kubernetes_config.load_kube_config(
+        config_file=path, context=context, client_configuration=configuration, persist_config=False
+    )
+    return configuration
+
+
+async def configuration(path: str | None = None, context: str | None = None) -> Configuration:
+    """In a pod the service account, elsewhere (or where a path is given) a kubeconfig."""
+    if path is None and "KUBERNETES_SERVICE_HOST" in os.environ:
+        return await in_cluster()
+    return await from_kubeconfig(path, context)
+
+
+class Transport:
+    """A pool of connections to one API server, used in one event loop."""
+
+    def __init__(self, configuration: Configuration, timeouts: Timeouts, user_agent: str) -> None:
+        self._configuration = configuration
+        self._timeouts = timeouts
+        # Not compressed: it is CPU at both ends of a fast network.
+        self._headers = {"User-Agent": user_agent, "Accept": "application/json", "Accept-Encoding": "identity"}
+        self._rest = RESTClientObject(configuration)
+        self._connector: aiohttp.TCPConnector | None = None
+
+    @property
+    def host(self) -> str:
+        """Of the API server, with the port."""
+        return str(self._configuration.host).partition("://")[2]
+
+    async def ask(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> Response:
+        """Send a request and read its whole answer.
+
+        Raises:
+            Unreachable: there was none.
+        """
+        limit = aiohttp.ClientTimeout(total=self._timeouts.answer, sock_connect=self._timeouts.connect)
+        async with self._open(method, path, limit, body, content_type) as response:
+            content = await response.read()
+            return Response(response.status, response.headers, content)
+
+    @contextlib.asynccontextmanager
+    async def stream(self, path: str) -> AsyncIterator[aiohttp.ClientResponse]:
+        """GET an answer that goes on and on, given up when it is silent for too long.
+
+        Raises:
+            Unreachable: it broke off, or never came.
+        """
+        limit = aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect, sock_read=self._timeouts.silence)
+        async with self._open("GET", path, limit) as response:
+            yield response
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._rest.close()
+        if self._connector is not None:
+            await self._connector.close()
+
+    @contextlib.asynccontextmanager
+    async def _open(
+        self,
+        method: str,
+        path: str,
+        limit: aiohttp.ClientTimeout,
+        body: Any = None,
+        content_type: str = "application/json",
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        if self._connector is None:  # here, and not earlier: it belongs to the running loop
+            self._connector = aiohttp.TCPConnector(limit=0, ssl=self._rest.ssl_context, socket_factory=_socket)
+            self._configuration.client_session_kwargs = {"connector": self._connector}
+        url = str(self._configuration.host).rstrip("/") + path
+        try:
+            headers = {**self._headers, "Content-Type": content_type, **await self._authorization()}
+            raw = await self._rest.request(method, url, headers=headers, body=body, _request_timeout=limit)
+            async with raw.response as response:
+                yield response
+        except _FAILURES as error:
+            said = str(error) or type(error).__name__
+            raise Unreachable(f"{method} {path.partition('?')[0]}: {said}") from error
+
+    async def _authorization(self) -> dict[str, str]:
+        settings = await self._configuration.auth_settings()
+        return {one["key"]: one["value"] for one in settings.values() if one["in"] == "header" and one["value"]}
+
+
+def _socket(address: tuple[Any, ...]) -> socket.socket:
+    """A socket that notices within half a minute that the other end is gone, without a reset and in mid-silence."""
+    family, kind, protocol = address[:3]
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 30_000)):
+        if hasattr(socket, option):  # each system has its own set of them
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    return made
