@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from rlhf_api.digest import digest_of
 from rlhf_api.fields import ApiModel
 from rlhf_api.job import Execution, Input
+from rlhf_api.plan import PlannedStage
+from rlhf_api.stages import PREPARE, REPORT
 
 STAGE_FILE_VERSION = "1"
 
@@ -93,3 +97,19 @@ class StageFile(ApiModel):
     """Port of /metrics and /progress; 0: any free one, written to work/endpoint.json."""
     master: str | None = None
     """`host:port` of the rendezvous when nodes > 1; else chosen."""
+
+
+def product_digest(stage: PlannedStage, missing: Mapping[str, Outcome]) -> str:
+    """Digest of the product a stage is to make; the report of a run that failed has one of its own.
+
+    Raises:
+        ValueError: nothing is resolved yet.
+    """
+    if stage.type == PREPARE:
+        return digest_of({"type": PREPARE, "job": stage.spec})
+    if stage.digest is None:
+        raise ValueError(f"stage {stage.name} has no digest before prepare is done")
+    if stage.type == REPORT and missing:
+        why = {name: outcome.model_dump(mode="json") for name, outcome in missing.items()}
+        return digest_of({"report": stage.digest, "outcomes": why})
+    return stage.digest

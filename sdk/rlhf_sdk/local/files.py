@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf_api.digest import digest_of
 from rlhf_api.job import RLHFJob
 from rlhf_api.plan import Plan, PlannedStage, Resolved
-from rlhf_api.stage_file import Directories, Outcome, StageFile, StageInput
+from rlhf_api.stage_file import Directories, Outcome, StageFile, StageInput, product_digest
 from rlhf_api.stages import PREPARE, REPORT
 from rlhf_api.store import DamagedProduct, Run, find_verified
 from rlhf_sdk.local.layout import Layout
@@ -42,18 +41,6 @@ def outcomes(plan: Plan, states: Mapping[str, StageState]) -> dict[str, Outcome]
             {"state": kind, "exitCode": state.exit_code, "reason": state.reason, "message": state.message}
         )
     return found
-
-
-def digest_for(stage: PlannedStage, missing: Mapping[str, Outcome]) -> str:
-    """Digest of the product the stage is to make; the report of a run that failed has one of its own."""
-    if stage.type == PREPARE:
-        return digest_of({"type": PREPARE, "job": stage.spec})
-    if stage.digest is None:
-        raise ValueError(f"stage {stage.name} has no digest before prepare is done")
-    if stage.type == REPORT and missing:
-        why = {name: outcome.model_dump(mode="json") for name, outcome in missing.items()}
-        return digest_of({"report": stage.digest, "outcomes": why})
-    return stage.digest
 
 
 def stage_file(
@@ -86,7 +73,7 @@ def stage_file(
         stage=stage.name,
         type=stage.type,
         attempt=state.attempt,
-        digest=digest_for(stage, missing),
+        digest=product_digest(stage, missing),
         spec=stage.spec,
         seed=stage.seed,
         execution=stage.execution,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rlhf_api.job import RLHFJob
 from rlhf_api.plan import Plan, PlannedStage, Resolved, plan
+from rlhf_api.stage_file import product_digest
 from rlhf_api.stages import PREPARE, REPORT
 from rlhf_api.store import DamagedProduct, find_verified, read_product, read_resolved, write_atomically, write_run
 from rlhf_sdk.exits import Exit
@@ -190,7 +191,7 @@ class Runner:
             exit_code=None,
             reason="",
             message="",
-            product=None if stage.type == PREPARE else f"{stage.type}-{files.digest_for(stage, missing)}",
+            product=None if stage.type == PREPARE else f"{stage.type}-{product_digest(stage, missing)}",
         )
         work = self._layout.work(stage.name)
         self._poller.forget(stage.name)

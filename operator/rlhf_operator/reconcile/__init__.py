@@ -1,0 +1,20 @@
+"""What to do about one RLHFJob: pure, without I/O or clock. `reconcile` is the one entry; each policy is a file."""
+
+from rlhf_operator.reconcile.job import reconcile
+from rlhf_operator.reconcile.outcome import Children, Delete, Event, Look, Outcome, Poll, Sample
+from rlhf_operator.reconcile.settings import Profile, Settings, Tenancy, Timings
+
+__all__ = [
+    "Children",
+    "Delete",
+    "Event",
+    "Look",
+    "Outcome",
+    "Poll",
+    "Profile",
+    "Sample",
+    "Settings",
+    "Tenancy",
+    "Timings",
+    "reconcile",
+]

@@ -1,0 +1,46 @@
+"""Whether a valid job can run here: what depends on the platform (profiles, limits, storage), and on the operator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rlhf_api.errors import Finding, format_path
+from rlhf_api.stage_file import STAGE_FILE_VERSION
+from rlhf_operator.reconcile import profiles, reasons, storage, tenancy
+from rlhf_operator.reconcile.run import Run
+
+
+def refused(run: Run) -> tuple[str, str] | None:
+    """Reason and message, with the path of every field that is wrong; None for a job that has begun."""
+    version = run.status.plan_version
+    if version is not None:
+        known = version == STAGE_FILE_VERSION
+        words = f"began with plan version {version}; this operator drives version {STAGE_FILE_VERSION}"
+        return None if known else (reasons.UNKNOWN_PLAN, f"{words}: upgrade the operator, or make a new job")
+    namespace = run.job.metadata.namespace or "default"
+    forbidden = list(tenancy.forbidden(run.job, run.settings.tenancy_of(namespace)))
+    if forbidden:
+        return reasons.FORBIDDEN, _words(forbidden)
+    found = [*storage.findings(run.job), *profiles.missing(run.job, run.settings)]
+    return (reasons.INVALID_SPEC, _words(found)) if found else None
+
+
+def accept(run: Run) -> None:
+    """Pin what the job runs with to its end: image, plan version, profiles."""
+    if run.status.plan_version is not None:
+        return
+    pinned = {
+        "plan_version": STAGE_FILE_VERSION,
+        "image": run.settings.image,
+        "profiles": profiles.pin(run.plan, run.settings),
+    }
+    run.status = run.status.model_copy(update=pinned)
+
+
+def _words(findings: list[Finding]) -> str:
+    def one(finding: Finding) -> Iterator[str]:
+        yield f"{format_path(('spec', *finding.at))}: {finding.message}"
+        if finding.hint:
+            yield f" ({finding.hint})"
+
+    return "; ".join("".join(one(finding)) for finding in findings)

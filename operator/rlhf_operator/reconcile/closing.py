@@ -1,0 +1,132 @@
+"""The end of an attempt: its record, and whether the stage is done, tried again, stopped or failed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlhf_api.plan import PlannedStage
+from rlhf_api.stages import PREPARE, REPORT
+from rlhf_operator.reconcile import attempts, naming, reasons, restarts, times
+from rlhf_operator.reconcile.attempts import End
+from rlhf_operator.reconcile.observe import Gang
+from rlhf_operator.reconcile.run import Run
+
+
+def complete(run: Run, planned: PlannedStage, gang: Gang) -> None:
+    """It ended well: its product is in place."""
+    ended = attempts.ended_at(gang, run.now)
+    lead = next((pod for pod in gang.pods if pod.index == 0), None)
+    reused = lead is not None and lead.said.reason == "Reused"
+    attempt = run.change_attempt(
+        planned.name,
+        state="Complete",
+        reason=reasons.REUSED if reused else reasons.COMPLETE,
+        message=None,
+        end_time=ended,
+        pod=None if lead is None else lead.name,
+        node=None if lead is None else lead.node,
+        exit_code=0,
+        last_step=attempts.last_step(run.stages[planned.name].attempts[-1], gang),
+    )
+    product = run.plan.stage(planned.name).product
+    settle(
+        run,
+        planned,
+        state="Reused" if reused else "Complete",
+        reason=attempt.reason,
+        message=None,
+        product=run.stages[planned.name].product or product,
+    )
+    run.tell("StageComplete", f"{planned.name}: attempt {attempt.number} is complete")
+
+
+def close(run: Run, planned: PlannedStage, end: End, gang: Gang) -> None:
+    """It ended otherwise: record why, then decide what follows."""
+    stage = run.stages[planned.name]
+    retried = _tried_again(run, planned, end)
+    run.change_attempt(
+        planned.name,
+        state=end.state,
+        reason=end.reason,
+        message=naming.cut(end.message) or None,
+        end_time=attempts.ended_at(gang, run.now),
+        pod=end.pod,
+        node=end.node,
+        exit_code=end.exit_code,
+        last_step=attempts.last_step(stage.attempts[-1], gang),
+        counted=retried and end.state == "Failed",
+    )
+    if end.state == "Stopped" or (end.state == "Disrupted" and _unwanted(run, planned)):
+        _stopped(run, planned, end)
+    elif end.state == "Disrupted" and _too_often(run, planned):
+        message = f"{run.settings.max_disruptions} disruptions in a row without a step; the last: {end.message}"
+        _fail(run, planned, reasons.DISRUPTED_TOO_OFTEN, message)
+    elif retried:
+        _again(run, planned, end)
+    else:
+        _fail(run, planned, end.reason, end.message)
+
+
+def settle(run: Run, planned: PlannedStage, **changes: Any) -> None:
+    """The stage has come to an end."""
+    run.change(planned.name, end_time=times.write(run.now), progress=None, **changes)
+
+
+def _unwanted(run: Run, planned: PlannedStage) -> bool:
+    """Whether nobody waits for the stage any more: another failed."""
+    return run.winding_up and planned.type != REPORT
+
+
+def _tried_again(run: Run, planned: PlannedStage, end: End) -> bool:
+    if end.final or _unwanted(run, planned):
+        return False
+    return end.state == "Disrupted" or run.stages[planned.name].restarts < run.job.spec.run_policy.max_restarts
+
+
+def _too_often(run: Run, planned: PlannedStage) -> bool:
+    return restarts.without_progress(run.stages[planned.name].attempts) >= run.settings.max_disruptions
+
+
+def _stopped(run: Run, planned: PlannedStage, end: End) -> None:
+    if end.reason == reasons.SUSPENDED and not _unwanted(run, planned):
+        run.change(planned.name, state="Suspended", reason=reasons.SUSPENDED, message=None, progress=None)
+    else:
+        message = "stopped, because another stage failed; its checkpoint stays"
+        settle(run, planned, state="Skipped", reason=reasons.STOPPED, message=message)
+
+
+def _again(run: Run, planned: PlannedStage, end: End) -> None:
+    stage = run.stages[planned.name]
+    if end.state == "Failed":
+        run.change(planned.name, restarts=stage.restarts + 1)
+        stage = run.stages[planned.name]
+    seconds = restarts.delay(stage, run.settings.timings)
+    what = "from its last checkpoint" if planned.type != PREPARE else "from the start"
+    message = f"attempt {stage.attempts[-1].number} ended: {end.reason}: {end.message}"
+    run.change(
+        planned.name, state="Waiting", reason=reasons.RESTARTING, message=naming.cut(message, 2048), progress=None
+    )
+    counted = (
+        f"restart {stage.restarts} of {run.job.spec.run_policy.max_restarts}"
+        if end.state == "Failed"
+        else ("a restart that does not count")
+    )
+    run.tell("StageRestarted", f"{planned.name}: {message}; {counted}, {what}, in {seconds:.0f} s", warning=True)
+
+
+def _fail(run: Run, planned: PlannedStage, reason: str, message: str) -> None:
+    stage = run.stages[planned.name]
+    last = stage.attempts[-1] if stage.attempts else None
+    where = ""
+    if last is not None and last.pod is not None:
+        code = "" if last.exit_code is None else f", exit code {last.exit_code}"
+        where = f" (pod {last.pod}{'' if last.node is None else f' on {last.node}'}{code})"
+    text = naming.cut(f"{message}{where}", 2048)
+    settle(run, planned, state="Failed", reason=reason, message=text)
+    run.tell("StageFailed", f"{planned.name}: {reason}: {text}", warning=True)
+
+
+def fail_unstarted(run: Run, planned: PlannedStage, reason: str, message: str) -> None:
+    """A stage that may not even begin."""
+    settle(run, planned, state="Failed", reason=reason, message=message)
+    run.tell("StageFailed", f"{planned.name}: {reason}: {message}", warning=True)

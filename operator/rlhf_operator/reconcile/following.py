@@ -1,0 +1,144 @@
+"""What became of an attempt that has not ended: guard clauses, from the Job's absence to its daily run."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+from rlhf_api.compact import expand
+from rlhf_api.plan import PlannedStage
+from rlhf_api.stages import PREPARE
+from rlhf_api.status import Attempt
+from rlhf_operator.reconcile import attempts, closing, making, naming, pending, plans, progress, reasons, stopping
+from rlhf_operator.reconcile.attempts import End
+from rlhf_operator.reconcile.observe import Gang, Pod
+from rlhf_operator.reconcile.outcome import Look
+from rlhf_operator.reconcile.run import Run
+from rlhf_operator.reconcile.stage_files import STORAGE
+
+
+def follow(run: Run, planned: PlannedStage, attempt: Attempt) -> None:
+    """Bring the attempt's record up to what its objects say."""
+    gang = run.gang(planned.name, attempt.number)
+    if gang.job is None:
+        _absent(run, planned, attempt, gang)
+    elif gang.complete:
+        _complete(run, planned, attempt, gang)
+    elif gang.failed:
+        if _settled(run, planned, attempt, gang):
+            closing.close(run, planned, attempts.why(attempt, gang), gang)
+    elif gang.deleted_at is not None:
+        _leaving(run, planned, attempt, gang)
+    elif attempt.reason in reasons.INTENTS:
+        return  # `stopping` deletes its Job
+    elif gang.condition("FailureTarget") is not None:
+        _failing(run, planned, attempt, gang)
+    elif gang.suspended:
+        pending.queued(run, planned, attempt)
+    else:
+        _record_disruption(run, planned, attempt, gang)
+        making.mend(run, planned, attempt.number, gang)
+        if pending.starting(run, planned, gang):
+            progress.follow(run, planned, gang)
+
+
+def _absent(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> None:
+    """Never made, or deleted by someone: a cache cannot tell, and a second gang must not start beside the first."""
+    if not run.sure(Look("Job", run.child(planned.name, attempt.number))):
+        return
+    if gang.live:
+        dead, then = gang.lost(run.job.spec.run_policy.lost_node_timeout, run.now)
+        if not dead:
+            if then is not None:
+                run.wake(then)
+            return
+    untouched = attempt.state == "Pending" and not gang.pods
+    if untouched and attempt.reason not in reasons.INTENTS | reasons.DISRUPTIONS:
+        making.make(run, planned, attempt.number)
+    else:
+        closing.close(run, planned, attempts.why(attempt, gang), gang)
+
+
+def _settled(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> bool:
+    """Whether the pods of a finished Job are seen as they ended; a cache may show them as they were."""
+    ended = [pod for pod in gang.pods if not pod.live]
+    if len(ended) == gang.nodes:
+        return True
+    return run.sure(Look("Job", run.child(planned.name, attempt.number)))
+
+
+def _complete(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> None:
+    if not _settled(run, planned, attempt, gang):
+        return
+    if planned.type != PREPARE:
+        closing.complete(run, planned, gang)
+        return
+    lead = next((pod for pod in gang.pods if pod.exit_code == 0), None)
+    if lead is None:
+        message = "it ended well, but its pod was deleted before it could tell what it found"
+        closing.close(run, planned, End("Disrupted", reasons.LOST_RESULT, message), gang)
+        return
+    wrong = _take_result(run, lead)
+    if wrong is None:
+        closing.complete(run, planned, gang)
+    else:
+        message = naming.cut(f"it ended well, but what it found cannot be used: {wrong}")
+        closing.close(run, planned, End("Failed", reasons.NO_RESULT, message, lead.name, lead.node, 0), gang)
+
+
+def _take_result(run: Run, lead: Pod) -> str | None:
+    """Take over what prepare found; else what is wrong with it."""
+    result = {name: lead.said.result.get(name) for name in ("inputs", "functions", "hits")}
+    if not all(isinstance(value, str) for value in result.values()):
+        return "its summary has no result"
+    text = json.dumps(result, separators=(",", ":"))
+    try:
+        expand(run.job, plans.told(text), STORAGE)
+        run.plan, run.resolved = plans.resolve(run.raw, text)
+    except (ValueError, KeyError) as error:
+        return str(error)
+    run.status = run.status.model_copy(update={"resolved": text})
+    return None
+
+
+def _leaving(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> None:
+    """Its Job is being deleted, and goes when the last pod has gone; one on a lost node is waited for so long."""
+    if attempt.reason not in reasons.INTENTS | reasons.DISRUPTIONS:
+        end = attempts.seen_disruption(gang) or End("Disrupted", reasons.JOB_DELETED, "its Job is being deleted")
+        if not attempts.own_failures(gang):
+            _note(run, planned, end)
+    timings, asked = run.settings.timings, gang.deleted_at or run.now
+    grace = timedelta(seconds=timings.grace + timings.grace_margin)
+    last = max([asked + grace, *(pod.gone_at for pod in gang.live if pod.gone_at is not None)])
+    then = last + timedelta(seconds=run.job.spec.run_policy.lost_node_timeout)
+    if then > run.now:
+        run.wake(then)
+        return
+    now = run.attempt(planned.name) or attempt
+    closing.close(run, planned, attempts.why(now, gang), gang)
+
+
+def _failing(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> None:
+    """The Job controller ends the gang: it says Failed when the last pod has ended, which one on a lost node never does."""
+    _record_disruption(run, planned, attempt, gang)
+    dead, then = gang.lost(run.job.spec.run_policy.lost_node_timeout, run.now)
+    if not (gang.live and dead):
+        if then is not None:
+            run.wake(then)
+        return
+    now = run.attempt(planned.name) or attempt
+    closing.close(run, planned, attempts.why(now, gang), gang)
+    stopping.stop(run, gang)
+
+
+def _record_disruption(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> None:
+    if attempt.reason in reasons.DISRUPTIONS:
+        return
+    seen = attempts.seen_disruption(gang)
+    if seen is not None:
+        _note(run, planned, seen)
+
+
+def _note(run: Run, planned: PlannedStage, end: End) -> None:
+    """Write down what befell the attempt: the pod that shows it may be gone when the attempt ends."""
+    run.change_attempt(planned.name, reason=end.reason, message=end.message, pod=end.pod, node=end.node)

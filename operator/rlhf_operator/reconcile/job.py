@@ -1,0 +1,106 @@
+"""`reconcile`: one job, everything known of it, the time -> what to do. Level-triggered: called again after anything."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from rlhf_api.errors import SpecError
+from rlhf_api.status import JobStatus
+from rlhf_operator.reconcile import (
+    admission,
+    cleaning,
+    conditions,
+    deadline,
+    following,
+    reasons,
+    retry,
+    starting,
+    stopping,
+    times,
+    ttl,
+)
+from rlhf_operator.reconcile.outcome import Children, Event, Outcome, Raw
+from rlhf_operator.reconcile.run import Run
+from rlhf_operator.reconcile.settings import Settings
+
+
+def reconcile(raw: Raw, children: Children, settings: Settings, now: datetime) -> Outcome:
+    """What to do about a job.
+
+    Args:
+        raw: the RLHFJob, as the API server gave it.
+        children: what it owns, as far as a cache knows.
+        settings: the platform's configuration.
+        now: the time, with its zone.
+    """
+    if raw["metadata"].get("deletionTimestamp"):
+        return Outcome(status=dict(raw.get("status") or {}))  # what it owns goes with it
+    status = JobStatus.model_validate(raw.get("status") or {})
+    failed = status.phase == "Failed" and retry.asked(raw, status)
+    if ttl.finished(status) and not failed:
+        return ttl.after(raw, status, children, now)
+    try:
+        run = Run.of(raw, status, children, settings, now)
+    except SpecError as error:
+        return _refuse(raw, status, reasons.INVALID_SPEC, "; ".join(one.render() for one in error.problems), now)
+    refusal = admission.refused(run)
+    if refusal is not None:
+        return _refuse(raw, status, *refusal, now)
+    retry.acknowledge(run, failed=failed)
+    _advance(run)
+    if run.out.look:
+        return Outcome(status=dict(raw.get("status") or {}), look=run.out.look)
+    deadline.account(run)
+    conditions.judge(run)
+    _finish(run, status)
+    run.out.status = _written(raw, run.status)
+    return run.out
+
+
+def _advance(run: Run) -> None:
+    """Follow what runs, end what must end, begin what can begin."""
+    stopping.mark(run)
+    for planned, attempt in list(run.open()):
+        following.follow(run, planned, attempt)
+        if run.out.look:
+            return
+    stopping.mark(run)
+    stopping.end(run)
+    if not run.job.spec.suspend:
+        admission.accept(run)
+    starting.start(run)
+    cleaning.superseded(run)
+
+
+def _finish(run: Run, before: JobStatus) -> None:
+    """Record the end of the job, and tell what changed."""
+    phase = run.status.phase
+    if ttl.finished(run.status) and run.status.completion_time is None:
+        run.status = run.status.model_copy(update={"completion_time": times.write(run.now)})
+        failed = phase == "Failed"
+        kind = "Failed" if failed else "Complete"
+        words = next(one.message for one in run.status.conditions if one.type == kind)
+        run.tell(kind, words, warning=failed)
+        seconds = run.job.spec.ttl_seconds_after_finished
+        if seconds is not None:
+            run.wake(times.after(times.write(run.now), seconds))
+    if before.phase != phase and phase == "Suspended":
+        run.tell(reasons.SUSPENDED, "suspended; its checkpoints stay")
+    if before.phase == "Suspended" and phase != "Suspended":
+        run.tell(reasons.RESUMED, "goes on from its last checkpoints")
+
+
+def _refuse(raw: Raw, status: JobStatus, reason: str, message: str, now: datetime) -> Outcome:
+    generation = raw["metadata"].get("generation")
+    told = conditions.invalid(status, reason, message, now=times.write(now), generation=generation)
+    out = Outcome(status=_written(raw, told))
+    if not any(one.type == "Stalled" and one.reason == reason and one.status == "True" for one in status.conditions):
+        out.events.append(Event(reason, message[:1024], warning=True))
+    return out
+
+
+def _written(raw: Raw, status: JobStatus) -> Raw:
+    """Status as it is stored. Fields that only a newer operator knows stay."""
+    known = {field.alias for field in JobStatus.model_fields.values()}
+    foreign = {name: value for name, value in (raw.get("status") or {}).items() if name not in known}
+    return foreign | status.model_dump(mode="json", exclude_none=True)

@@ -1,0 +1,87 @@
+"""Why an attempt does not run yet, in the words of whoever holds it up; and how long that may last."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from rlhf_api.plan import PlannedStage
+from rlhf_api.status import Attempt
+from rlhf_operator.reconcile import naming, reasons, times
+from rlhf_operator.reconcile.observe import Gang
+from rlhf_operator.reconcile.outcome import Look
+from rlhf_operator.reconcile.run import Run
+
+_NOT_NEWS = frozenset({"ContainerCreating", "PodInitializing"})
+
+
+def queued(run: Run, planned: PlannedStage, attempt: Attempt) -> None:
+    """Someone else holds the Job: Kueue's queue, before it begins or again. It stays, and nothing is made."""
+    name = run.child(planned.name, attempt.number)
+    preempted = attempt.state == "Running" or attempt.reason == reasons.PREEMPTED
+    reason = reasons.PREEMPTED if preempted else reasons.QUEUED
+    queue = run.labels.get(naming.QUEUE)
+    words = run.explanation(Look("Workload", name)) if queue and run.settings.kueue else None
+    if queue and not run.settings.kueue:
+        words = f"the job names the queue {queue}, but this operator was not told of a Kueue (kueue: true)"
+    if attempt.state == "Running":
+        run.tell(
+            reasons.PREEMPTED, f"{planned.name}: attempt {attempt.number} was suspended; it will go on", warning=True
+        )
+    known = run.stages[planned.name].message if run.stages[planned.name].state == "Queued" else None
+    default = f"waits in the queue {queue}" if queue else "its Job is suspended, not by this operator"
+    run.change_attempt(planned.name, state="Pending", reason=reason)
+    run.change(
+        planned.name, state="Queued", reason=reason, message=naming.cut(words or known or default), progress=None
+    )
+
+
+def starting(run: Run, planned: PlannedStage, gang: Gang) -> bool:
+    """Whether the whole gang runs; else say why it does not, and for how long it may not."""
+    attempt = run.stages[planned.name].attempts[-1]
+    up = [pod for pod in gang.pods if pod.phase in ("Running", "Succeeded", "Failed")]
+    if attempt.state == "Running" or len(up) >= gang.nodes:
+        if attempt.state == "Pending":
+            kept = attempt.reason if attempt.reason in reasons.DISRUPTIONS else None
+            run.change_attempt(planned.name, state="Running", reason=kept)
+        run.change(planned.name, state="Running", reason=None, message=None)
+        return True
+    reason, message = _explained(run, gang)
+    run.change(planned.name, state="Pending", reason=reason, message=message)
+    if attempt.reason in (reasons.QUEUED, reasons.PREEMPTED):
+        run.change_attempt(planned.name, reason=None)
+    _timeout(run, planned, gang, message)
+    return False
+
+
+def _explained(run: Run, gang: Gang) -> tuple[str, str | None]:
+    for pod in gang.pods:
+        found = pod.waiting
+        if pod.phase == "Pending" and found is not None and found[0] not in _NOT_NEWS:
+            reason, message = found
+            return naming.reason(reason, reasons.PENDING), naming.cut(f"{pod.name}: {message or reason}")
+    if len(gang.pods) >= gang.nodes or gang.job is None:
+        return reasons.STARTING, None
+    asked = _since(gang, run) + timedelta(seconds=run.settings.timings.explain_after)
+    if asked > run.now:
+        run.wake(asked)
+        return reasons.STARTING, None
+    words = run.explanation(Look("Events", gang.job["metadata"]["name"]))
+    return (reasons.STARTING, None) if words is None else (reasons.NO_PODS, naming.cut(words))
+
+
+def _since(gang: Gang, run: Run) -> datetime:
+    """Since when it may run: Kueue's queue does not count."""
+    created = ((gang.job or {}).get("metadata") or {}).get("creationTimestamp")
+    return gang.started_at or (times.read(created) if created else run.now)
+
+
+def _timeout(run: Run, planned: PlannedStage, gang: Gang, message: str | None) -> None:
+    limit = run.job.spec.run_policy.pending_timeout
+    if limit is None:
+        return
+    end = _since(gang, run) + timedelta(seconds=limit)
+    if end > run.now:
+        run.wake(end)
+        return
+    why = f"not all pods ran within pendingTimeout ({limit} s)" + (f": {message}" if message else "")
+    run.change_attempt(planned.name, reason=reasons.PENDING_TIMEOUT, message=naming.cut(why))

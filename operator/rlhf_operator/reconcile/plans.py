@@ -1,0 +1,80 @@
+"""A job as the plan needs it, parsed once for each state of its spec."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from rlhf_api import Plan, Resolved, RLHFJob, parse_job, plan
+from rlhf_api.compact import expand
+from rlhf_operator.reconcile.outcome import Raw
+from rlhf_operator.reconcile.stage_files import STORAGE
+
+KEPT = 1024
+"""Parsed jobs that are kept: as many as are busy at a time."""
+
+
+def parse(raw: Raw) -> RLHFJob:
+    """The job. Of its metadata only what names it: stage files must not change with labels or annotations.
+
+    Raises:
+        SpecError: it is none; names every field.
+    """
+    metadata = {name: raw["metadata"][name] for name in ("name", "namespace", "uid") if name in raw["metadata"]}
+    value = {"apiVersion": raw.get("apiVersion"), "kind": raw.get("kind"), "metadata": metadata}
+    return _parsed(orjson.dumps({**value, "spec": raw.get("spec")}))
+
+
+def resolve(raw: Raw, resolved: str | None) -> tuple[Plan, Resolved | None]:
+    """The job's plan, with digests once prepare has told what it found.
+
+    Raises:
+        SpecError: as `parse`.
+        ValueError, KeyError: what prepare told is not of this job.
+    """
+    return _planned(parse(raw), resolved)
+
+
+@lru_cache(maxsize=KEPT)
+def _parsed(content: bytes) -> RLHFJob:
+    return parse_job(orjson.loads(content))
+
+
+class _ById:
+    """A job as a key: parsed jobs are shared, so that the object tells."""
+
+    def __init__(self, job: RLHFJob) -> None:
+        self.job = job
+
+    def __hash__(self) -> int:
+        return id(self.job)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ById) and other.job is self.job
+
+
+def _planned(job: RLHFJob, resolved: str | None) -> tuple[Plan, Resolved | None]:
+    return _planned_once(_ById(job), resolved)
+
+
+@lru_cache(maxsize=KEPT)
+def _planned_once(key: _ById, resolved: str | None) -> tuple[Plan, Resolved | None]:
+    if resolved is None:
+        return plan(key.job), None
+    found = expand(key.job, told(resolved), STORAGE)
+    return plan(key.job, found), found
+
+
+def told(text: str) -> Any:
+    """What prepare told, as status keeps it.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError("expected a JSON object")
+    return found

@@ -1,0 +1,157 @@
+"""The pod template of an attempt. Keeps to the `restricted` Pod Security Standard, whatever the job asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf_api.job import RLHFJob
+from rlhf_api.sources import parse_source
+from rlhf_operator.reconcile import storage
+from rlhf_operator.reconcile.observe import CONTAINER
+from rlhf_operator.reconcile.profiles import Shape
+from rlhf_operator.reconcile.settings import Settings
+from rlhf_operator.reconcile.stage_files import STORAGE
+
+STAGE_FILE = "/etc/rlhf"
+CLAIMS = "/rlhf/claims"
+"""Where prepare finds the claims that inputs name."""
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """What a pod template is drawn from."""
+
+    job: RLHFJob
+    settings: Settings
+    shape: Shape
+    name: str
+    """Of the attempt's objects."""
+    labels: dict[str, str]
+    prepare: bool
+    together: bool
+    """Whether all pods must share a node, because they share a claim that only one node may mount."""
+
+
+def template(sketch: Sketch) -> dict[str, Any]:
+    """The Job's `spec.template`."""
+    pod, timings = sketch.shape.pod, sketch.settings.timings
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": timings.grace + timings.grace_margin,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+            "fsGroup": pod.fs_group or sketch.settings.fs_group,
+            "fsGroupChangePolicy": "OnRootMismatch",
+        },
+        "containers": [_container(sketch)],
+        "volumes": [*_volumes(sketch), *pod.volumes],
+    }
+    if sketch.shape.nodes > 1:
+        spec["subdomain"] = sketch.name
+    given = {
+        "nodeSelector": pod.node_selector,
+        "tolerations": pod.tolerations,
+        "affinity": _affinity(sketch),
+        "priorityClassName": pod.priority_class_name,
+        "serviceAccountName": pod.service_account_name,
+        "imagePullSecrets": [{"name": name} for name in pod.image_pull_secrets],
+        "runtimeClassName": pod.runtime_class_name,
+    }
+    spec |= {name: value for name, value in given.items() if value}
+    metadata: dict[str, Any] = {"labels": {**pod.labels, **sketch.labels}}
+    if pod.annotations:
+        metadata["annotations"] = dict(pod.annotations)
+    return {"metadata": metadata, "spec": spec}
+
+
+def _container(sketch: Sketch) -> dict[str, Any]:
+    shape = sketch.shape
+    resources = {"requests": shape.resources.requests, "limits": shape.resources.limits}
+    container: dict[str, Any] = {
+        "name": CONTAINER,
+        "image": shape.image,
+        "command": ["python", "-m", "rlhf_trainer.launch", f"{STAGE_FILE}/stage.json"],
+        "env": _env(sketch),
+        "ports": [{"name": "metrics", "containerPort": sketch.settings.metrics_port, "protocol": "TCP"}],
+        "resources": {name: dict(value) for name, value in resources.items() if value},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "runAsNonRoot": True,
+            "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "terminationMessagePath": "/dev/termination-log",
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [*_mounts(sketch), *shape.pod.volume_mounts],
+    }
+    credentials = sketch.job.spec.credentials
+    if sketch.prepare and credentials is not None:
+        container["envFrom"] = [{"secretRef": {"name": credentials.secret_name}}]
+    return container
+
+
+def _env(sketch: Sketch) -> list[dict[str, str]]:
+    own = {
+        "HOME": "/tmp",  # noqa: S108 - the pod's own emptyDir: the root file system is read-only
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONSAFEPATH": "1",
+        **{variable.name: variable.value for variable in sketch.shape.pod.env},
+        "RLHF_GRACE_SECONDS": str(sketch.settings.timings.grace),
+        "RLHF_IMAGE": sketch.shape.image,
+    }
+    if sketch.prepare:
+        own["RLHF_CLAIMS"] = CLAIMS
+    else:
+        own |= dict.fromkeys(OFFLINE, "1")
+    return [{"name": name, "value": value} for name, value in own.items()]
+
+
+def _volumes(sketch: Sketch) -> list[dict[str, Any]]:
+    shared = {"medium": "Memory", "sizeLimit": sketch.shape.shared_memory}
+    volumes: list[dict[str, Any]] = [
+        {"name": "rlhf-stage", "configMap": {"name": sketch.name}},
+        {"name": "rlhf-tmp", "emptyDir": {}},
+        {"name": "rlhf-shm", "emptyDir": shared},
+        {"name": "rlhf-storage", "persistentVolumeClaim": {"claimName": storage.claim_name(sketch.job)}},
+    ]
+    for index, claim in enumerate(_input_claims(sketch)):
+        volumes.append({"name": f"rlhf-claim-{index}", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
+    return volumes
+
+
+def _mounts(sketch: Sketch) -> list[dict[str, Any]]:
+    place = None if sketch.job.spec.storage is None else sketch.job.spec.storage.path
+    mounts: list[dict[str, Any]] = [
+        {"name": "rlhf-stage", "mountPath": STAGE_FILE, "readOnly": True},
+        {"name": "rlhf-tmp", "mountPath": "/tmp"},  # noqa: S108 - as above
+        {"name": "rlhf-shm", "mountPath": "/dev/shm"},  # noqa: S108 - what torch's workers share
+        {"name": "rlhf-storage", "mountPath": STORAGE, **({"subPath": place} if place else {})},
+    ]
+    for index, claim in enumerate(_input_claims(sketch)):
+        mounts.append({"name": f"rlhf-claim-{index}", "mountPath": f"{CLAIMS}/{claim}", "readOnly": True})
+    return mounts
+
+
+def _input_claims(sketch: Sketch) -> list[str]:
+    """Claims that inputs name: prepare reads them, and copies what it reads to the storage."""
+    if not sketch.prepare:
+        return []
+    sources = [parse_source(entry.source) for entry in sketch.job.spec.inputs]
+    return sorted({source.location for source in sources if source.kind == "claim"})
+
+
+def _affinity(sketch: Sketch) -> dict[str, Any] | None:
+    given = sketch.shape.pod.affinity
+    if not sketch.together or sketch.shape.nodes == 1:
+        return given
+    term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": dict(sketch.labels)}}
+    near = dict((given or {}).get("podAffinity") or {})
+    required = [*(near.get("requiredDuringSchedulingIgnoredDuringExecution") or []), term]
+    near["requiredDuringSchedulingIgnoredDuringExecution"] = required
+    return {**(given or {}), "podAffinity": near}

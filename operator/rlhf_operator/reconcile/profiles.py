@@ -1,0 +1,154 @@
+"""What an attempt's pods are made of: the platform's profile, refined by job and stage, then by an override.
+
+Profiles are copied into status when a job starts; from then on the copy counts, whatever the configuration says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf_api.errors import Finding
+from rlhf_api.job import Override, Pod, Resources, RLHFJob
+from rlhf_api.plan import Plan, PlannedStage
+from rlhf_api.quantities import amount
+from rlhf_api.sentences import nearest
+from rlhf_operator.reconcile.settings import Profile, Settings
+
+CPU = "cpu"
+PLACEMENT = ("node_selector", "affinity", "runtime_class_name")
+"""Pod fields of a job that lead to its accelerators: prepare and report do not take them."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What an attempt's pods are made of."""
+
+    image: str
+    nodes: int
+    ranks: int
+    """Processes a pod."""
+    resources: Resources
+    pod: Pod
+    shared_memory: str
+
+    @property
+    def world(self) -> int:
+        """Processes of the gang."""
+        return self.nodes * self.ranks
+
+    @property
+    def threads(self) -> int:
+        """Threads a process may use, so that a gang behaves the same on every node; 0 where nothing bounds them."""
+        cpu = self.resources.limits.get("cpu") or self.resources.requests.get("cpu")
+        return 0 if cpu is None else max(1, int(amount(cpu)) // self.ranks)
+
+
+def pin(plan: Plan, settings: Settings) -> dict[str, str]:
+    """Copies for status of the profiles a job uses, each with its image.
+
+    Raises:
+        KeyError: there is no such profile; `missing` says so in words.
+    """
+    found = {}
+    for name in sorted({name_of(stage, settings) for stage in plan.stages}):
+        profile = _configured(name, settings)
+        image = profile.image or settings.image
+        found[name] = profile.model_copy(update={"image": image}).model_dump_json(exclude_defaults=True)
+    return found
+
+
+def missing(job: RLHFJob, settings: Settings) -> Iterator[Finding]:
+    """Profiles that the platform does not have."""
+    named: list[tuple[tuple[str | int, ...], str | None]] = [
+        (("stages", index, "profile"), stage.profile) for index, stage in enumerate(job.spec.stages) if stage.profile
+    ]
+    if job.spec.profile or len(named) < len(job.spec.stages):
+        named.insert(0, (("profile",), job.spec.profile))
+    known = sorted({CPU, *settings.profiles})
+    for at, given in named:
+        name = given or settings.default_profile
+        if name not in known:
+            message = f"there is no profile {name}" if given else f"none is given, and there is no profile {name}"
+            close = nearest(name, known)
+            yield Finding(at, message, f"did you mean {close}?" if close else f"there are {', '.join(known)}")
+
+
+def name_of(stage: PlannedStage, settings: Settings) -> str:
+    """The stage's profile."""
+    return stage.profile or settings.default_profile
+
+
+def shape(job: RLHFJob, stage: PlannedStage, pinned: Mapping[str, str], settings: Settings) -> Shape:
+    """What the next attempt of a stage is made of."""
+    name = name_of(stage, settings)
+    profile = Profile.model_validate_json(pinned[name]) if name in pinned else _configured(name, settings)
+    written = next((one for one in job.spec.stages if one.name == stage.name), None)
+    light = stage.profile == CPU and (written is None or written.type == stage.type == "report")
+    own = None if written is None else written.resources
+    resources = own or (None if light else job.spec.resources) or profile.resources
+    pod = merged(profile.pod, _unplaced(job.spec.pod) if light else job.spec.pod, written.pod if written else None)
+    nodes = stage.nodes or profile.nodes
+    override = override_of(job, stage.name)
+    if override is not None:
+        resources = override.resources or resources
+        pod = replaced(pod, override.pod)
+        nodes = override.nodes or nodes
+    ranks = stage.ranks_per_node or profile.ranks_per_node or _devices(resources) or 1
+    return Shape(profile.image or settings.image, nodes, ranks, resources, pod, profile.shared_memory)
+
+
+def override_of(job: RLHFJob, stage: str) -> Override | None:
+    """What runPolicy changes of a stage's attempts to come."""
+    return next((one for one in job.spec.run_policy.overrides if one.stage == stage), None)
+
+
+def merged(*pods: Pod | None) -> Pod:
+    """Pod fields, later ones refining earlier: maps by key, lists by name, the rest as a whole."""
+    fields: dict[str, Any] = {}
+    for pod in pods:
+        for name in () if pod is None else pod.model_fields_set:
+            value, before = getattr(pod, name), fields.get(name)
+            if isinstance(value, dict) and name != "affinity":
+                fields[name] = {**(before or {}), **value}
+            elif isinstance(value, list):
+                fields[name] = _joined(before or [], value)
+            else:
+                fields[name] = value
+    return Pod().model_copy(update=fields)
+
+
+def replaced(pod: Pod, override: Pod | None) -> Pod:
+    """Pod fields, with those that an override gives in place of them."""
+    if override is None:
+        return pod
+    return pod.model_copy(update={name: getattr(override, name) for name in override.model_fields_set})
+
+
+def _configured(name: str, settings: Settings) -> Profile:
+    return settings.profiles.get(name, Profile()) if name == CPU else settings.profiles[name]
+
+
+def _unplaced(pod: Pod | None) -> Pod | None:
+    if pod is None:
+        return None
+    kept = pod.model_fields_set - set(PLACEMENT)
+    return Pod().model_copy(update={name: getattr(pod, name) for name in kept})
+
+
+def _joined(before: list[Any], after: list[Any]) -> list[Any]:
+    """Entries of both; of entries with the same identity (a name, a mount's path) the later."""
+
+    def identity(entry: Any) -> Any:
+        if isinstance(entry, dict):
+            return entry.get("mountPath") or entry.get("name") or repr(sorted(entry.items()))
+        return getattr(entry, "name", entry)
+
+    return list({identity(entry): entry for entry in (*before, *after)}.values())
+
+
+def _devices(resources: Resources) -> int:
+    """GPUs, and parts of them, a pod asks for."""
+    given = {**resources.requests, **resources.limits}
+    return sum(int(amount(text)) for name, text in given.items() if "/gpu" in name or "/mig-" in name)

@@ -1,0 +1,67 @@
+"""Every reason the operator gives in conditions, stages, attempts and events: one list."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Of the job: conditions
+ACCEPTED: Final = "Accepted"
+RUNNING: Final = "Running"
+COMPLETE: Final = "Complete"
+SUSPENDED: Final = "Suspended"
+SUSPENDING: Final = "Suspending"
+RESUMED: Final = "Resumed"
+RETRIED: Final = "Retried"
+NOT_SUSPENDED: Final = "NotSuspended"
+NOT_FINISHED: Final = "NotFinished"
+NOT_STALLED: Final = "NotStalled"
+STARTED: Final = "Started"
+FAILED: Final = "Failed"
+STAGE_FAILED: Final = "StageFailed"
+INVALID_SPEC: Final = "InvalidSpec"
+INVALID_OVERRIDE: Final = "InvalidOverride"
+FORBIDDEN: Final = "Forbidden"
+UNKNOWN_PLAN: Final = "UnknownPlanVersion"
+
+# Why the operator itself ends an attempt
+SIBLING_FAILED: Final = "SiblingFailed"
+DEADLINE: Final = "DeadlineExceeded"
+PENDING_TIMEOUT: Final = "PendingTimeout"
+STUCK: Final = "Stuck"
+
+# What befell an attempt from outside
+DISRUPTED: Final = "Disrupted"
+EVICTED: Final = "Evicted"
+POD_DELETED: Final = "PodDeleted"
+JOB_DELETED: Final = "JobDeleted"
+LOST_RESULT: Final = "LostResult"
+STOPPED: Final = "Stopped"
+DISRUPTED_TOO_OFTEN: Final = "DisruptedTooOften"
+
+# How a trainer's container ended, where it did not say so itself
+INVALID_INPUT: Final = "InvalidInput"
+GUARD: Final = "Guard"
+GATE_FAILED: Final = "GateFailed"
+OOM_KILLED: Final = "OOMKilled"
+KILLED: Final = "Killed"
+FAILURE: Final = "Failure"
+NO_RESULT: Final = "NoResult"
+
+# Why a stage waits
+RESTARTING: Final = "Restarting"
+QUEUED: Final = "Queued"
+PREEMPTED: Final = "Preempted"
+PENDING: Final = "Pending"
+UNSCHEDULABLE: Final = "Unschedulable"
+NO_PODS: Final = "NoPods"
+STARTING: Final = "Starting"
+STORAGE_TAKEN: Final = "StorageTaken"
+BLOCKED: Final = "Blocked"
+REUSED: Final = "Reused"
+
+STOPS: Final = frozenset({SUSPENDED, SIBLING_FAILED})
+"""The operator ends an attempt that did nothing wrong: it ends Stopped."""
+INTENTS: Final = STOPS | {DEADLINE, PENDING_TIMEOUT, STUCK}
+"""Written to an attempt before its Job is deleted; never taken back, so that whoever comes next goes on with it."""
+DISRUPTIONS: Final = frozenset({DISRUPTED, EVICTED, POD_DELETED, JOB_DELETED})
+"""Written to an attempt when seen: the pod that shows it may be gone when the attempt ends."""

@@ -1,0 +1,40 @@
+"""Whether and when a stage that ended is tried again. Disruptions do not count against maxRestarts."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from rlhf_api.status import Attempt, StageStatus
+from rlhf_operator.reconcile import times
+from rlhf_operator.reconcile.settings import Timings
+
+
+def without_progress(attempts: list[Attempt]) -> int:
+    """Disruptions at the end of a stage's attempts, in a row, in which no step was made."""
+    count = 0
+    step: int | None = None
+    for attempt in reversed(attempts):
+        if attempt.state != "Disrupted":
+            break
+        if step is not None and (attempt.last_step or 0) < step:
+            break
+        step = attempt.last_step or 0
+        count += 1
+    return count
+
+
+def delay(stage: StageStatus, timings: Timings) -> float:
+    """Seconds between a stage's last attempt and its next: 10 s, doubled up to 6 min; none after a stop."""
+    if not stage.attempts or stage.attempts[-1].state == "Stopped":
+        return 0.0
+    last = stage.attempts[-1]
+    before = stage.restarts if last.counted else without_progress(stage.attempts)
+    return float(min(timings.backoff_limit, timings.backoff * 2 ** min(20, max(0, before - 1))))
+
+
+def due(stage: StageStatus, timings: Timings) -> datetime | None:
+    """When the next attempt may begin; None: at once."""
+    wait = delay(stage, timings)
+    if wait == 0 or stage.attempts[-1].end_time is None:
+        return None
+    return times.after(stage.attempts[-1].end_time, wait)

@@ -1,0 +1,141 @@
+"""One look at one job: what is known of it, and what has been decided so far. The policies read and change it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from rlhf_api.job import RLHFJob
+from rlhf_api.plan import Plan, PlannedStage, Resolved
+from rlhf_api.stages import PREPARE, REPORT
+from rlhf_api.status import MAX_ATTEMPTS, Attempt, JobStatus, StageStatus
+from rlhf_operator.reconcile import naming, plans
+from rlhf_operator.reconcile.observe import Gang
+from rlhf_operator.reconcile.outcome import Children, Event, Look, Outcome, Raw
+from rlhf_operator.reconcile.settings import Settings
+
+DONE = ("Complete", "Reused")
+OPEN = ("Pending", "Running")
+
+
+@dataclass
+class Run:
+    """One look at one job."""
+
+    raw: Raw
+    job: RLHFJob
+    status: JobStatus
+    children: Children
+    settings: Settings
+    now: datetime
+    plan: Plan
+    resolved: Resolved | None
+    stages: dict[str, StageStatus]
+    """As they stand, in the plan's order."""
+    out: Outcome = field(default_factory=Outcome)
+    stalled: tuple[str, str] | None = None
+    """Reason and message, where a person must change something before the job can go on."""
+
+    @classmethod
+    def of(cls, raw: Raw, status: JobStatus, children: Children, settings: Settings, now: datetime) -> Run:
+        """Take up a job where its status says it is.
+
+        Raises:
+            SpecError: it is not valid.
+        """
+        job = plans.parse(raw)
+        plan, resolved = plans.resolve(raw, status.resolved)
+        known = {stage.name: stage for stage in status.stages}
+        stages = {
+            one.name: known.get(one.name) or StageStatus(name=one.name, type=one.type, state="Waiting")
+            for one in plan.stages
+        }
+        return cls(raw, job, status, children, settings, now, plan, resolved, stages)
+
+    @property
+    def uid(self) -> str:
+        """The job's."""
+        return str(self.raw["metadata"].get("uid") or "")
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The job's."""
+        return dict(self.raw["metadata"].get("labels") or {})
+
+    @property
+    def report(self) -> PlannedStage:
+        """The stage that runs last."""
+        return self.plan.stages[-1]
+
+    @property
+    def failed(self) -> StageStatus | None:
+        """The first stage that failed, in the plan's order; the report last."""
+        return next((stage for stage in self.stages.values() if stage.state == "Failed"), None)
+
+    @property
+    def winding_up(self) -> bool:
+        """Whether a stage other than the report failed: siblings are stopped, the report runs."""
+        return any(stage.state == "Failed" and stage.type != REPORT for stage in self.stages.values())
+
+    @property
+    def prepared(self) -> bool:
+        """Whether it is known what the job's inputs are."""
+        return self.stages[PREPARE].state in DONE
+
+    def open(self) -> Iterator[tuple[PlannedStage, Attempt]]:
+        """Attempts that have not ended."""
+        for planned in self.plan.stages:
+            attempt = self.attempt(planned.name)
+            if attempt is not None:
+                yield planned, attempt
+
+    def attempt(self, stage: str) -> Attempt | None:
+        """The stage's attempt that has not ended, if there is one."""
+        attempts = self.stages[stage].attempts
+        return attempts[-1] if attempts and attempts[-1].state in OPEN else None
+
+    def child(self, stage: str, number: int) -> str:
+        """Name of an attempt's objects."""
+        return naming.child(self.job.metadata.name, self.uid, stage, number)
+
+    def gang(self, stage: str, number: int) -> Gang:
+        """An attempt's Job and pods."""
+        return Gang.of(self.child(stage, number), stage, number, self.children.jobs, self.children.pods)
+
+    def change(self, stage: str, **changes: Any) -> None:
+        """Change a stage's entry."""
+        self.stages[stage] = self.stages[stage].model_copy(update=changes)
+
+    def change_attempt(self, stage: str, **changes: Any) -> Attempt:
+        """Change the last attempt of a stage."""
+        attempts = self.stages[stage].attempts
+        last = attempts[-1].model_copy(update=changes)
+        self.change(stage, attempts=[*attempts[:-1], last])
+        return last
+
+    def add_attempt(self, stage: str, attempt: Attempt) -> None:
+        """Put a new attempt on record; older ones than the last few are only counted."""
+        self.change(stage, attempts=[*self.stages[stage].attempts, attempt][-MAX_ATTEMPTS:])
+
+    def tell(self, reason: str, note: str, *, warning: bool = False) -> None:
+        """Make an event of it."""
+        self.out.events.append(Event(reason, naming.cut(note), warning))
+
+    def wake(self, then: datetime) -> None:
+        """Look again at that time."""
+        self.out.wake(then, self.now)
+
+    def sure(self, look: Look) -> bool:
+        """Whether what the children say was read from the API server itself, not from a cache; else it is asked for."""
+        if look in self.children.looked or (look.what == "Claim" and look.name in self.children.claims):
+            return True
+        if look not in self.out.look:
+            self.out.look.append(look)
+        return False
+
+    def explanation(self, look: Look) -> str | None:
+        """Words that explain why something waits, once they are known."""
+        self.out.explain.append(look)
+        return self.children.told.get(look)

@@ -1,0 +1,153 @@
+"""Which stages begin now: a stage begins when all it takes from is complete, and its last attempt has left no pod."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from rlhf_api.errors import format_path
+from rlhf_api.plan import PlannedStage
+from rlhf_api.stages import PREPARE, REPORT
+from rlhf_operator.reconcile import (
+    closing,
+    deadline,
+    making,
+    overrides,
+    profiles,
+    reasons,
+    restarts,
+    stopping,
+    storage,
+    tenancy,
+)
+from rlhf_operator.reconcile.observe import Gang, Pod, attempts_of
+from rlhf_operator.reconcile.run import DONE, Run
+
+
+def start(run: Run) -> None:
+    """Begin what can begin; say why the rest waits."""
+    for planned in run.plan.stages:
+        stage = run.stages[planned.name]
+        if stage.state not in ("Waiting", "Suspended") or run.attempt(planned.name) is not None:
+            continue
+        if run.winding_up and planned.type != REPORT:
+            _skip(run, planned)
+        elif planned.hit and not stage.attempts:
+            reused = {"state": "Reused", "reason": reasons.REUSED, "product": planned.product}
+            closing.settle(run, planned, **reused)
+            run.tell("StageReused", f"{planned.name}: its product exists and was verified")
+        elif _ready(run, planned):
+            _begin(run, planned)
+        if run.out.look:
+            return
+
+
+def _skip(run: Run, planned: PlannedStage) -> None:
+    stopped = bool(run.stages[planned.name].attempts)
+    failed = run.failed
+    message = f"not run, because {failed.name if failed else 'another stage'} failed"
+    reason = reasons.STOPPED if stopped else reasons.BLOCKED
+    closing.settle(run, planned, state="Skipped", reason=reason, message=message)
+
+
+def _ready(run: Run, planned: PlannedStage) -> bool:
+    """Whether all it takes from is complete; the report of a job that failed waits for the others to end."""
+    if run.job.spec.suspend:
+        return False
+    if planned.type == REPORT and run.winding_up:
+        if not run.prepared:
+            _skip(run, planned)  # without what prepare found, there is nothing to tell of
+            return False
+        return not any(other.name != planned.name for other, _ in run.open())
+    return all(run.stages[name].state in DONE for name in planned.needs)
+
+
+def _begin(run: Run, planned: PlannedStage) -> None:
+    stage = run.stages[planned.name]
+    if deadline.passed(run) and not run.winding_up:
+        closing.fail_unstarted(run, planned, reasons.DEADLINE, deadline.message(run))
+        return
+    if not _cleared(run, planned):
+        return
+    due = restarts.due(stage, run.settings.timings)
+    if due is not None and due > run.now:
+        run.wake(due)
+        return
+    if _held(run, planned) or not _storage_free(run, planned):
+        return
+    making.begin(run, planned)
+    if run.status.start_time is None:
+        run.status = run.status.model_copy(update={"start_time": run.stages[planned.name].start_time})
+
+
+def _cleared(run: Run, planned: PlannedStage) -> bool:
+    """Whether no pod of an earlier attempt can still run: ended, gone, or on a node lost for long enough."""
+    clear = True
+    for number, job in attempts_of(planned.name, run.children.jobs):
+        gang = Gang.of(job["metadata"]["name"], planned.name, number, [job], run.children.pods)
+        if gang.finished:
+            continue
+        if gang.deleted_at is None:
+            stopping.stop(run, gang)
+            clear = False
+            continue
+        clear = _lost(run, gang) and clear
+    jobs = {job["metadata"]["name"] for job in run.children.jobs}
+    for raw in run.children.pods:
+        pod, labels = Pod(raw), raw["metadata"].get("labels") or {}
+        orphan = labels.get("batch.kubernetes.io/job-name") not in jobs
+        if pod.live and orphan and labels.get("rlhf.dev/stage") == planned.name:
+            clear = _lost(run, Gang(None, (pod,))) and clear
+    return clear
+
+
+def _lost(run: Run, gang: Gang) -> bool:
+    patience = run.job.spec.run_policy.lost_node_timeout
+    dead, then = gang.lost(patience, run.now)
+    if not gang.live and gang.deleted_at is not None:
+        timings = run.settings.timings
+        then = gang.deleted_at + timedelta(seconds=timings.grace + timings.grace_margin + patience)
+        dead = then <= run.now
+    if not dead and then is not None:
+        run.wake(then)
+    return dead
+
+
+def _held(run: Run, planned: PlannedStage) -> bool:
+    """Whether an override keeps the stage from going on: refused, with the field's path."""
+    shape = profiles.shape(run.job, planned, run.status.profiles, run.settings)
+    finding = overrides.refused(run.job, run.stages[planned.name], shape)
+    reason = reasons.INVALID_OVERRIDE
+    if finding is None:
+        limits = run.settings.tenancy_of(run.job.metadata.namespace or "default")
+        wrong = (one for one in tenancy.forbidden(run.job, limits) if one.at[:2] == ("runPolicy", "overrides"))
+        finding, reason = next(wrong, None), reasons.FORBIDDEN
+    if finding is None:
+        return False
+    hint = f" ({finding.hint})" if finding.hint else ""
+    message = f"{format_path(('spec', *finding.at))}: {finding.message}{hint}"
+    run.change(planned.name, reason=reason, message=message)
+    run.stalled = run.stalled or (reason, message)
+    return True
+
+
+def _storage_free(run: Run, planned: PlannedStage) -> bool:
+    """ReadWriteOnce means one stage at a time; a claim that only one pod may mount serves no gang."""
+    others = [other.name for other, _ in run.open() if other.name != planned.name]
+    shape = profiles.shape(run.job, planned, run.status.profiles, run.settings)
+    gang = shape.nodes > 1 and planned.type not in (PREPARE, REPORT)
+    if not (others or gang):
+        return True
+    modes = making.access(run)
+    if run.out.look:
+        return False
+    if gang and storage.ONE_POD in modes:
+        message = (
+            f"needs {shape.nodes} pods, but the claim {storage.claim_name(run.job)} serves one ({storage.ONE_POD})"
+        )
+        closing.fail_unstarted(run, planned, reasons.INVALID_SPEC, f"{planned.name}: {message}")
+        return False
+    if others and storage.one_node(modes):
+        message = f"waits for {', '.join(others)}: the claim {storage.claim_name(run.job)} is {', '.join(modes)}"
+        run.change(planned.name, reason=reasons.STORAGE_TAKEN, message=message)
+        return False
+    return True
