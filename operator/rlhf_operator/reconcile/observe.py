@@ -161,7 +161,7 @@ class Gang:
     def of(cls, name: str, stage: str, attempt: int, jobs: Iterable[Raw], pods: Iterable[Raw]) -> Gang:
         """The Job of that name and the pods of that stage and attempt, in the gang's order."""
         job = next((one for one in jobs if one["metadata"]["name"] == name), None)
-        mine = [Pod(one) for one in pods if _labelled(one, stage, attempt)]
+        mine = [Pod(one) for one in pods if _labelled(one, stage, attempt) and _of_job(one, job)]
         return cls(job, tuple(sorted(mine, key=lambda pod: (pod.index, pod.name))))
 
     @property
@@ -230,6 +230,12 @@ class Gang:
 def _labelled(raw: Raw, stage: str, attempt: int) -> bool:
     labels = raw["metadata"].get("labels") or {}
     return labels.get(naming.STAGE) == stage and labels.get(naming.ATTEMPT) == str(attempt)
+
+
+def _of_job(raw: Raw, job: Raw | None) -> bool:
+    """Whether a pod belongs to this Job, and not to one of the same name that was deleted."""
+    owners = raw["metadata"].get("ownerReferences") or ()
+    return job is None or any(one.get("uid") == job["metadata"]["uid"] for one in owners)
 
 
 def attempts_of(stage: str, jobs: Iterable[Raw]) -> Iterator[tuple[int, Raw]]:

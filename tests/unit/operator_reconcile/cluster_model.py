@@ -383,18 +383,22 @@ class Cluster:
         """
         for _ in range(rounds):
             before = self._state()
-            self.sync()
-            self.reconcile()
-            for one in self.all("Job"):
-                self.control(one["metadata"]["name"])
-            for pod in self.pods():
-                self._kubelet(pod, ends)
-            self.now += timedelta(seconds=1)
+            self.step(ends)
             if self._state() == before:
                 if self.requeue is None:
                     return
                 self.now += timedelta(seconds=self.requeue)
         raise AssertionError(f"did not settle: {json.dumps(self.status, indent=1)}")
+
+    def step(self, ends: Callable[[Raw], int | None] = lambda _: 0) -> None:
+        """Everyone looks once: the operator, the Job controller, the kubelets; a second passes."""
+        self.sync()
+        self.reconcile()
+        for one in self.all("Job"):
+            self.control(one["metadata"]["name"])
+        for pod in self.pods():
+            self._kubelet(pod, ends)
+        self.now += timedelta(seconds=1)
 
     def _kubelet(self, pod: Raw, ends: Callable[[Raw], int | None]) -> None:
         name = pod["metadata"]["name"]
