@@ -34,7 +34,7 @@ def follow(run: Run, planned: PlannedStage, attempt: Attempt) -> None:
     elif gang.condition("FailureTarget") is not None:
         _failing(run, planned, attempt, gang)
     elif gang.suspended:
-        pending.queued(run, planned, attempt)
+        pending.queued(run, planned, attempt, gang)
     else:
         _record_disruption(run, planned, attempt, gang)
         making.mend(run, planned, attempt.number, gang)
@@ -55,6 +55,7 @@ def _absent(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> No
     untouched = attempt.state == "Pending" and not gang.pods
     if untouched and attempt.reason not in reasons.INTENTS | reasons.DISRUPTIONS:
         making.make(run, planned, attempt.number)
+        pending.refused(run, planned)
     else:
         closing.close(run, planned, attempts.why(attempt, gang), gang)
 

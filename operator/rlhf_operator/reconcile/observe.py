@@ -165,6 +165,11 @@ class Gang:
         return cls(job, tuple(sorted(mine, key=lambda pod: (pod.index, pod.name))))
 
     @property
+    def uid(self) -> str:
+        """The Job's."""
+        return str((self.job or {}).get("metadata", {}).get("uid") or "")
+
+    @property
     def live(self) -> list[Pod]:
         """Pods of which a process may still run."""
         return [pod for pod in self.pods if pod.live]

@@ -38,6 +38,8 @@ class Look:
     """A Job; a claim; the events of a Job; the workload that Kueue made of a Job."""
     name: str
     """Of the Job or claim."""
+    uid: str = field(default="", compare=False)
+    """Of a Job that is there."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Children:
     """Answers for claims, by name, which may be some minutes old; None: it does not exist."""
     told: Mapping[Look, str] = field(default_factory=dict)
     """Answers to `Outcome.explain`: the words of Kueue, or of the Job controller."""
+    refusal: str | None = None
+    """Why the API server would not have an object made, when that was last tried."""
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from rlhf_operator.reconcile.run import Run
 _NOT_NEWS = frozenset({"ContainerCreating", "PodInitializing"})
 
 
-def queued(run: Run, planned: PlannedStage, attempt: Attempt) -> None:
+def queued(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> None:
     """Someone else holds the Job: Kueue's queue, before it begins or again. It stays, and nothing is made."""
     name = run.child(planned.name, attempt.number)
     preempted = attempt.state == "Running" or attempt.reason == reasons.PREEMPTED
     reason = reasons.PREEMPTED if preempted else reasons.QUEUED
     queue = run.labels.get(naming.QUEUE)
-    words = run.explanation(Look("Workload", name)) if queue and run.settings.kueue else None
+    words = run.explanation(Look("Workload", name, gang.uid)) if queue and run.settings.kueue else None
     if queue and not run.settings.kueue:
         words = f"the job names the queue {queue}, but this operator was not told of a Kueue (kueue: true)"
     if attempt.state == "Running":
@@ -33,6 +33,14 @@ def queued(run: Run, planned: PlannedStage, attempt: Attempt) -> None:
     run.change(
         planned.name, state="Queued", reason=reason, message=naming.cut(words or known or default), progress=None
     )
+
+
+def refused(run: Run, planned: PlannedStage) -> None:
+    """Say why its objects could not be made: a quota, an admission policy, a field of the spec that is wrong."""
+    words = run.children.refusal
+    if words is not None:
+        run.stalled = run.stalled or (reasons.CREATE_FAILED, naming.cut(words))
+        run.change(planned.name, state="Pending", reason=reasons.CREATE_FAILED, message=naming.cut(words))
 
 
 def starting(run: Run, planned: PlannedStage, gang: Gang) -> bool:
@@ -65,7 +73,7 @@ def _explained(run: Run, gang: Gang) -> tuple[str, str | None]:
     if asked > run.now:
         run.wake(asked)
         return reasons.STARTING, None
-    words = run.explanation(Look("Events", gang.job["metadata"]["name"]))
+    words = run.explanation(Look("Events", gang.job["metadata"]["name"], gang.uid))
     return (reasons.STARTING, None) if words is None else (reasons.NO_PODS, naming.cut(words))
 
 

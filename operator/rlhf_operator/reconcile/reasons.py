@@ -21,6 +21,7 @@ STAGE_FAILED: Final = "StageFailed"
 INVALID_SPEC: Final = "InvalidSpec"
 INVALID_OVERRIDE: Final = "InvalidOverride"
 FORBIDDEN: Final = "Forbidden"
+CREATE_FAILED: Final = "CreateFailed"
 UNKNOWN_PLAN: Final = "UnknownPlanVersion"
 
 # Why the operator itself ends an attempt

@@ -186,8 +186,10 @@ class Cluster:
         return copy.deepcopy(raw), copy.deepcopy(children)
 
     def _live(self, looks: list[Look] | tuple[Look, ...]) -> tuple[Raw, Children]:
-        self.sync()
-        raw, known = self._seen(self.caches)
+        kinds = ("RLHFJob", "Job", "Pod", "ConfigMap", "Service")
+        raw, known = self._seen(
+            {kind: {key: one for key, one in self.objects.items() if key[0] == kind} for kind in kinds}
+        )
         assert raw is not None
         claims = {one.name: self.objects.get(("PersistentVolumeClaim", one.name)) for one in looks}
         looked = {one: self.objects.get(("Job", one.name)) for one in looks}

@@ -1,0 +1,166 @@
+"""The shell around `reconcile`: sees, asks it, and does what it says, in its order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from rlhf_operator.explaining import Explainer
+from rlhf_operator.kinds import RLHFJOBS
+from rlhf_operator.patches import difference
+from rlhf_operator.polling import Poller
+from rlhf_operator.reconcile import Children, Delete, Outcome, Settings, reasons, reconcile
+from rlhf_operator.runtime.client import Client
+from rlhf_operator.runtime.errors import AlreadyExists, Conflict, Forbidden, Invalid, NotFound
+from rlhf_operator.runtime.events import Recorder
+from rlhf_operator.runtime.kinds import PERSISTENT_VOLUME_CLAIMS, Key, Kind, Object, controller_uid
+from rlhf_operator.runtime.metrics import Metrics
+from rlhf_operator.runtime.queue import Queue
+from rlhf_operator.runtime.workers import Workers
+from rlhf_operator.view import CHILD_KINDS, View
+
+log = logging.getLogger(__name__)
+
+NAME = "rlhfjob"
+MOST_LOOKS = 3
+"""Rounds of questions a reconcile may ask; it needs two."""
+
+
+class Stranger(Exception):
+    """An object of a child's name belongs to someone else."""
+
+
+class Controller:
+    """Reconciles every RLHFJob of some namespaces, or (None) of all."""
+
+    def __init__(
+        self,
+        client: Client,
+        settings: Settings,
+        *,
+        namespaces: Sequence[str] | None,
+        recorder: Recorder,
+        workers: int,
+        progress_per_second: float,
+        metrics: Metrics,
+    ) -> None:
+        self._client = client
+        self._settings = settings
+        self._recorder = recorder
+        self.queue: Queue[Key] = Queue(NAME, metrics)
+        self.view = View(client, namespaces, self._enqueue, metrics)
+        self._workers = Workers(self.queue, self.reconcile, workers)
+        self._poller = Poller(self.queue.add, progress_per_second, settings.timings.poll)
+        self._explainer = Explainer(client, self.queue.add)
+        self._refusals: dict[Key, str] = {}
+
+    async def run(self) -> None:
+        """Reconcile until cancelled. What was listed comes after what happens, and children are known first."""
+        async with asyncio.TaskGroup() as group:
+            *children, jobs = self.view.caches
+            for cache in children:
+                group.create_task(cache.run())
+            for cache in children:
+                await cache.wait_synced()
+            group.create_task(jobs.run())
+            await jobs.wait_synced()
+            log.info("%d jobs are known", len(jobs))
+            for part in (self._poller, self._explainer, self._recorder, self._workers):
+                group.create_task(part.run())
+
+    async def reconcile(self, key: Key) -> float | None:
+        """One look at one job; gives the seconds after which to look again."""
+        raw = self.view.job(key)
+        if raw is None:
+            self._forget(key)
+            return None
+        try:
+            raw, out = await self._decide(key, raw)
+        except NotFound:
+            self._forget(key)
+            return None
+        await self._apply(key, raw, out)
+        self._poller.follow(key, out.poll)
+        self._explainer.follow(key, out.explain)
+        return out.requeue
+
+    async def _decide(self, key: Key, raw: Object) -> tuple[Object, Outcome]:
+        """Ask `reconcile`, with live answers where it wants them, or where a stale cache could make an object twice."""
+        out = self._asked(key, raw, self.view.seen(raw))
+        looks = dict.fromkeys(out.look)
+        blind = bool(out.create) and out.status == (raw.get("status") or {})
+        for _ in range(MOST_LOOKS):
+            if not (out.look or blind):
+                return raw, out
+            raw, children = await self.view.live(raw, looks)
+            out, blind = self._asked(key, raw, children), False
+            looks |= dict.fromkeys(out.look)
+        raise RuntimeError(f"{key}: still asks for {out.look}")
+
+    def _asked(self, key: Key, raw: Object, children: Children) -> Outcome:
+        more = {"samples": self._poller.samples(key), "told": self._explainer.told(key)}
+        children = replace(children, **more, refusal=self._refusals.get(key))
+        return reconcile(raw, children, self._settings, datetime.now(UTC))
+
+    async def _apply(self, key: Key, raw: Object, out: Outcome) -> None:
+        patch = difference(raw.get("status") or {}, out.status)
+        if patch:
+            metadata = raw["metadata"]
+            body = {
+                "metadata": {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]},
+                "status": patch,
+            }
+            self.view.wrote(RLHFJOBS, await self._client.patch_status(RLHFJOBS, key.namespace, key.name, body))
+        for one in out.create:
+            await self._create(key, raw, one)
+        for gone in out.delete:
+            await self._delete(key, gone)
+        for event in out.events:
+            self._recorder.tell(raw, "Warning" if event.warning else "Normal", event.reason, event.note)
+
+    async def _create(self, key: Key, raw: Object, body: Object) -> None:
+        kind: Kind = CHILD_KINDS.get(body["kind"], PERSISTENT_VOLUME_CLAIMS)
+        name = body["metadata"]["name"]
+        try:
+            self.view.wrote(kind, await self._client.create(kind, key.namespace, body))
+        except AlreadyExists:
+            if kind is not PERSISTENT_VOLUME_CLAIMS:
+                await self._adopt(key, raw, kind, name)
+        except (Forbidden, Invalid) as error:  # a quota, a policy, a field: the user must know
+            self._refusals[key] = f"{kind.kind} {name} cannot be made: {error.message}"
+            self._recorder.tell(raw, "Warning", reasons.CREATE_FAILED, self._refusals[key])
+            raise
+        else:
+            self._refusals.pop(key, None)
+
+    async def _adopt(self, key: Key, raw: Object, kind: Kind, name: str) -> None:
+        """It is there already: made by an earlier process, or before this one's cache knew."""
+        found = await self._client.get(kind, key.namespace, name)
+        if controller_uid(found) != raw["metadata"]["uid"]:
+            words = f"{kind.kind} {name} exists and belongs to someone else; delete it, or make a job of another name"
+            self._refusals[key] = words
+            self._recorder.tell(raw, "Warning", reasons.CREATE_FAILED, words)
+            raise Stranger(words)
+        self.view.wrote(kind, found)
+
+    async def _delete(self, key: Key, gone: Delete) -> None:
+        kind = CHILD_KINDS.get(gone.kind, RLHFJOBS)
+        how: dict[str, Any] = {"uid": gone.uid, "propagation": "Foreground" if gone.kind == "Job" else "Background"}
+        try:
+            await self._client.delete(kind, key.namespace, gone.name, **how)
+        except NotFound:
+            log.debug("%s: %s %s is gone already", key, gone.kind, gone.name)
+        except Conflict:  # another of that name: not ours to delete
+            log.info("%s: %s %s is another by now", key, gone.kind, gone.name)
+
+    def _enqueue(self, key: Key, listed: bool) -> None:
+        self.queue.add(key, low=listed)
+
+    def _forget(self, key: Key) -> None:
+        self._poller.forget(key)
+        self._explainer.forget(key)
+        self._refusals.pop(key, None)

@@ -1,0 +1,225 @@
+"""What the operator sees: caches of its kinds, what it wrote itself and they do not show yet, and live reads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf_operator import keeping
+from rlhf_operator.kinds import RLHFJOBS
+from rlhf_operator.reconcile import Children, Look, naming
+from rlhf_operator.runtime.cache import Cache
+from rlhf_operator.runtime.client import Client
+from rlhf_operator.runtime.errors import NotFound
+from rlhf_operator.runtime.kinds import (
+    CONFIG_MAPS,
+    JOBS,
+    PERSISTENT_VOLUME_CLAIMS,
+    PODS,
+    SERVICES,
+    Key,
+    Kind,
+    Object,
+    controller_uid,
+    key_of,
+    version_of,
+)
+from rlhf_operator.runtime.metrics import Metrics
+from rlhf_operator.runtime.store import Change
+
+KEEP = {JOBS: keeping.job, PODS: keeping.pod, CONFIG_MAPS: keeping.bare, SERVICES: keeping.bare}
+CHILD_KINDS = {kind.kind: kind for kind in KEEP}
+OWN_WRITE_SECONDS = 30.0
+"""After which a write that the watch never told of is forgotten: the object is gone again."""
+CLAIM_SECONDS = 600.0
+"""How long an answer about a claim is good: access modes never change."""
+
+
+@dataclass
+class _Own:
+    """An object that this process wrote, until the watch tells of it."""
+
+    object: Object
+    until: float
+
+
+class View:
+    """What is known of jobs and their children.
+
+    Args:
+        on_job: called with the key of a job about which something may have changed; `low`: by a list.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        namespaces: Sequence[str] | None,
+        on_job: Callable[[Key, bool], None],
+        metrics: Metrics,
+    ) -> None:
+        self._client = client
+        self._on_job = on_job
+        self._keys: dict[str, Key] = {}  # of jobs, by UID
+        self._own: dict[tuple[Kind, Key], _Own] = {}
+        self._claims: dict[Key, tuple[float, Object | None]] = {}
+        self.jobs = Cache(
+            client, RLHFJOBS, namespaces, on_change=self._job_changed, keep=keeping.rlhfjob, metrics=metrics
+        )
+        self.children = {
+            kind: Cache(
+                client,
+                kind,
+                namespaces,
+                label_selector=keeping.SELECTOR,
+                on_change=self._child_changed(kind),
+                keep=keep,
+                indexers={keeping.JOB_UID: keeping.by_job},
+                metrics=metrics,
+            )
+            for kind, keep in KEEP.items()
+        }
+
+    @property
+    def caches(self) -> list[Cache]:
+        """All of them; the jobs' last, so that children are known when the first is looked at."""
+        return [*self.children.values(), self.jobs]
+
+    @property
+    def synced(self) -> bool:
+        """Whether everything was listed once."""
+        return all(cache.synced for cache in self.caches)
+
+    def job(self, key: Key) -> Object | None:
+        """A job as this process last saw or wrote it."""
+        kept = self.jobs.get(key)
+        own = self._recent(RLHFJOBS, key)
+        if own is not None and (kept is None or _newer(own, kept)):
+            kept = own
+        return None if kept is None else keeping.unpacked(kept)
+
+    def seen(self, raw: Object) -> Children:
+        """A job's children as caches know them, with what this process made since."""
+        uid, namespace = raw["metadata"]["uid"], raw["metadata"]["namespace"]
+        found = {kind: list(self._found(kind, uid)) for kind in KEEP}
+        claims = {
+            key.name: claim
+            for key, (until, claim) in self._claims.items()
+            if key.namespace == namespace and until > _clock()
+        }
+        return Children(
+            tuple(found[JOBS]), tuple(found[PODS]), tuple(found[CONFIG_MAPS]), tuple(found[SERVICES]), claims=claims
+        )
+
+    async def live(self, raw: Object, looks: Iterable[Look]) -> tuple[Object, Children]:
+        """A job and its children as the API server has them now, and answers to what was asked.
+
+        Raises:
+            NotFound: the job is gone.
+        """
+        metadata = raw["metadata"]
+        namespace, uid = metadata["namespace"], metadata["uid"]
+        fresh = await self._client.get(RLHFJOBS, namespace, metadata["name"])
+        selector = f"{keeping.SELECTOR},{naming.UID}={uid}"
+        found: dict[Kind, list[Object]] = {}
+        for kind, keep in KEEP.items():
+            pages = self._client.pages(kind, namespace, label_selector=selector)
+            listed = [keep(item) async for page in pages for item in page.items]
+            found[kind] = [one for one in listed if kind is PODS or controller_uid(one) == uid]
+        looked = dict.fromkeys(looks)
+        for look in looked:
+            if look.what == "Claim":
+                await self._ask_claim(Key(namespace, look.name))
+        known = self.seen(raw)
+        jobs = {one["metadata"]["name"]: one for one in found[JOBS]}
+        return keeping.unpacked(keeping.rlhfjob(fresh)), Children(
+            tuple(found[JOBS]),
+            tuple(found[PODS]),
+            tuple(found[CONFIG_MAPS]),
+            tuple(found[SERVICES]),
+            looked={look: jobs.get(look.name) for look in looked},
+            claims=known.claims,
+        )
+
+    def wrote(self, kind: Kind, thing: Object) -> None:
+        """This process wrote an object: it counts before the watch tells of it."""
+        keep = keeping.rlhfjob if kind is RLHFJOBS else KEEP.get(kind)
+        if keep is not None:
+            self._own[kind, key_of(thing)] = _Own(keep(thing), _clock() + OWN_WRITE_SECONDS)
+
+    def _found(self, kind: Kind, uid: str) -> Iterable[Object]:
+        cache = self.children[kind]
+        seen = cache.by(keeping.JOB_UID, uid) if kind is PODS else cache.owned(uid)
+        yield from seen
+        there = {key_of(one) for one in seen}
+        for (own_kind, key), own in list(self._own.items()):
+            if own_kind is kind and key not in there and controller_uid(own.object) == uid:
+                recent = self._recent(kind, key)
+                if recent is not None:
+                    yield recent
+
+    def _recent(self, kind: Kind, key: Key) -> Object | None:
+        own = self._own.get((kind, key))
+        if own is not None and own.until < _clock():
+            del self._own[kind, key]
+            return None
+        return None if own is None else own.object
+
+    async def _ask_claim(self, key: Key) -> None:
+        claim: Object | None
+        try:
+            claim = await self._client.get(PERSISTENT_VOLUME_CLAIMS, key.namespace, key.name)
+        except NotFound:
+            claim = None
+        for known in [known for known, (until, _) in self._claims.items() if until <= _clock()]:
+            del self._claims[known]
+        seconds = CLAIM_SECONDS if claim is not None else OWN_WRITE_SECONDS
+        self._claims[key] = _clock() + seconds, claim
+
+    def _job_changed(self, change: Change) -> None:
+        own = self._own.get((RLHFJOBS, change.key))
+        if change.new is None or (own is not None and not _newer(own.object, change.new)):
+            self._own.pop((RLHFJOBS, change.key), None)
+        for thing in (change.old, change.new):
+            if thing is not None:
+                self._keys.pop(thing["metadata"]["uid"], None)
+        if change.new is not None:
+            self._keys[change.new["metadata"]["uid"]] = change.key
+        self._on_job(change.key, change.listed)
+
+    def _child_changed(self, kind: Kind) -> Callable[[Change], None]:
+        def changed(change: Change) -> None:
+            self._own.pop((kind, change.key), None)
+            thing: Any = change.new if change.new is not None else change.old
+            labels = thing["metadata"].get("labels") or {}
+            key = self._keys.get(str(labels.get(naming.UID)))
+            if key is not None and _telling(kind, change):
+                self._on_job(key, change.listed)
+
+        return changed
+
+
+def _telling(kind: Kind, change: Change) -> bool:
+    """Whether a change can matter: of ConfigMaps and Services only that they went."""
+    if change.new is None:
+        return True
+    if kind in (CONFIG_MAPS, SERVICES):
+        return False
+    if change.old is None:
+        return True
+    return any(change.old.get(part) != change.new.get(part) for part in ("spec", "status")) or (
+        "deletionTimestamp" in change.new["metadata"] and "deletionTimestamp" not in change.old["metadata"]
+    )
+
+
+def _newer(one: Object, other: Object) -> bool:
+    """Whether an object is of a later resourceVersion than another; false where they cannot be compared."""
+    mine, theirs = version_of(one), version_of(other)
+    if one["metadata"].get("uid") != other["metadata"].get("uid"):
+        return False
+    return mine.isdigit() and theirs.isdigit() and int(mine) > int(theirs)
+
+
+def _clock() -> float:
+    return asyncio.get_running_loop().time()

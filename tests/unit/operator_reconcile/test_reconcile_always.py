@@ -1,0 +1,211 @@
+"""What is always true, whatever happens in whatever order: stale caches, an operator killed between two writes, pods
+that die in every way, users who suspend, resume, retry and delete."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from cluster_model import SETTINGS, Cluster, Killed, Raw, job
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from rlhf_api.load import parse_job
+from rlhf_api.plan import plan
+from rlhf_api.status import JobStatus
+
+DONE = ("Complete", "Reused")
+LOST = timedelta(seconds=300)
+KINDS = ("RLHFJob", "Job", "Pod", "ConfigMap", "Service")
+
+
+def labels(raw: Raw) -> tuple[str, int]:
+    found = raw["metadata"]["labels"]
+    return str(found["rlhf.dev/stage"]), int(found["rlhf.dev/attempt"])
+
+
+def active(raw: Raw) -> bool:
+    """Whether a Job may still start pods."""
+    conditions = {one["type"] for one in (raw.get("status") or {}).get("conditions", [])}
+    return "deletionTimestamp" not in raw["metadata"] and not conditions & {"Complete", "Failed", "FailureTarget"}
+
+
+def dead(pod: Raw, now: datetime) -> bool:
+    """Whether a pod has ended, or is given up as one on a lost node."""
+    gone = pod["metadata"].get("deletionTimestamp")
+    return pod["status"]["phase"] in ("Succeeded", "Failed") or (
+        gone is not None and datetime.fromisoformat(gone) + LOST <= now
+    )
+
+
+class AlwaysTrue(RuleBasedStateMachine):
+    """Everything that can happen to a job."""
+
+    cluster: Cluster
+
+    @initialize(nodes=st.sampled_from([1, 2]), restarts=st.integers(0, 3), queued=st.booleans())
+    def begin(self, nodes: int, restarts: int, queued: bool) -> None:
+        value = job(nodes=nodes, runPolicy={"maxRestarts": restarts})
+        if queued:
+            value["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "q"}
+        self.cluster = Cluster(value, SETTINGS)
+        self.needs = {one.name: one.needs for one in plan(parse_job(value)).stages}
+        self.highest: dict[str, int] = {}
+        self.known: set[str] = set()
+        self.restarts = restarts
+        self.retries = 0
+
+    # The operator
+
+    @rule(kinds=st.sets(st.sampled_from(KINDS), min_size=1))
+    def caches_catch_up(self, kinds: set[str]) -> None:
+        self.cluster.sync(*kinds)
+
+    @rule(sync=st.booleans(), kill=st.none() | st.integers(0, 6))
+    def reconcile(self, sync: bool, kill: int | None) -> None:
+        if sync:
+            self.cluster.sync()
+        self.cluster.kill_after = kill
+        try:
+            self.cluster.reconcile()
+        except Killed:
+            self.cluster.sync()  # the next process lists everything before it does anything
+        finally:
+            self.cluster.kill_after = None
+
+    # The cluster
+
+    @rule(data=st.data())
+    def a_controller_looks(self, data: st.DataObject) -> None:
+        self._with("Job", data, lambda one: self.cluster.control(one["metadata"]["name"]))
+
+    @rule()
+    def all_controllers_look(self) -> None:
+        for one in self.cluster.all("Job"):
+            self.cluster.control(one["metadata"]["name"])
+
+    @rule()
+    def kubelets_start_pods(self) -> None:
+        for pod in self.cluster.pods():
+            self.cluster.run_pod(pod["metadata"]["name"])
+
+    @rule(data=st.data(), code=st.sampled_from([0, 0, 0, 1, 2, 3, 75, 137]))
+    def a_pod_ends(self, data: st.DataObject, code: int) -> None:
+        self._with("Pod", data, lambda one: self.cluster.end_pod(one["metadata"]["name"], code))
+
+    @rule()
+    def all_pods_end_well(self) -> None:
+        for pod in self.cluster.pods():
+            asked = "deletionTimestamp" in pod["metadata"]
+            self.cluster.end_pod(pod["metadata"]["name"], 75 if asked else 0)
+
+    @rule(data=st.data())
+    def a_pod_is_evicted(self, data: st.DataObject) -> None:
+        self._with("Pod", data, lambda one: self.cluster.evict(one["metadata"]["name"]))
+
+    @rule(data=st.data(), kind=st.sampled_from(["Pod", "Job", "ConfigMap", "Service"]))
+    def someone_deletes(self, data: st.DataObject, kind: str) -> None:
+        self._with(kind, data, lambda one: self.cluster.delete(kind, one["metadata"]["name"]))
+
+    @rule(data=st.data(), suspend=st.booleans())
+    def kueue_admits_or_preempts(self, data: st.DataObject, suspend: bool) -> None:
+        def turn(one: Raw) -> None:
+            if "suspend" in one["spec"]:
+                one["spec"]["suspend"] = suspend
+
+        self._with("Job", data, turn)
+
+    @rule(seconds=st.sampled_from([1, 15, 200, 1000]))
+    def time_passes(self, seconds: int) -> None:
+        self.cluster.now += timedelta(seconds=seconds)
+
+    # The user
+
+    @rule(suspend=st.booleans())
+    def the_user_suspends_or_resumes(self, suspend: bool) -> None:
+        self.cluster.edit(suspend=suspend)
+
+    @precondition(lambda self: self.retries < 3)
+    @rule()
+    def the_user_retries(self) -> None:
+        self.retries += 1
+        self.cluster.job["metadata"]["annotations"] = {"rlhf.dev/retry": str(self.retries)}
+
+    def _with(self, kind: str, data: st.DataObject, act: Any) -> None:
+        found = self.cluster.all(kind)
+        if found:
+            act(data.draw(st.sampled_from(found)))
+
+    # What is always true
+
+    @invariant()
+    def at_most_one_active_job_a_stage(self) -> None:
+        stages = [labels(one)[0] for one in self.cluster.all("Job") if active(one)]
+        assert len(stages) == len(set(stages)), stages
+
+    @invariant()
+    def no_two_attempts_run_at_once(self) -> None:
+        running: dict[str, set[int]] = {}
+        for pod in self.cluster.pods():
+            if not dead(pod, self.cluster.now):
+                stage, attempt = labels(pod)
+                running.setdefault(stage, set()).add(attempt)
+        assert all(len(attempts) == 1 for attempts in running.values()), running
+
+    @invariant()
+    def attempts_only_grow(self) -> None:
+        for stage in self.cluster.status.get("stages", []):
+            numbers = [one["number"] for one in stage["attempts"]]
+            assert numbers == sorted(set(numbers))
+            last = max(numbers, default=-1)
+            assert last >= self.highest.get(stage["name"], -1)
+            self.highest[stage["name"]] = last
+            assert stage["restarts"] <= self.restarts
+
+    @invariant()
+    def a_stage_starts_only_after_all_it_takes_from_and_on_record(self) -> None:
+        for name in self.cluster.ever - self.known:
+            made = self.cluster.objects.get(("Job", name))
+            if made is None:
+                continue
+            stage, attempt = labels(made)
+            states = {one["name"]: one["state"] for one in self.cluster.status["stages"]}
+            if stage != "report" or "Failed" not in states.values():
+                assert all(states[need] in DONE for need in self.needs[stage]), (stage, states)
+            on_record = next(one for one in self.cluster.status["stages"] if one["name"] == stage)["attempts"]
+            assert attempt in [one["number"] for one in on_record], "made before it was on record"
+        self.known |= self.cluster.ever
+
+    @invariant()
+    def status_keeps_its_schema(self) -> None:
+        JobStatus.model_validate(self.cluster.status)
+
+    def teardown(self) -> None:
+        """From wherever it is, it comes to an end when the world is kind, and then is quiet."""
+        if not hasattr(self, "cluster"):
+            return
+        cluster = self.cluster
+        cluster.edit(suspend=False)
+        for _ in range(400):
+            for one in cluster.all("Job"):
+                if one["spec"].get("suspend"):
+                    one["spec"]["suspend"] = False
+            cluster.step(lambda _: 0)
+            self.at_most_one_active_job_a_stage()
+            self.no_two_attempts_run_at_once()
+            if cluster.status["phase"] in ("Succeeded", "Failed") and not any(map(active, cluster.all("Job"))):
+                break
+            cluster.now += timedelta(seconds=min(60.0, cluster.requeue or 0))
+        assert cluster.status["phase"] in ("Succeeded", "Failed"), cluster.status
+        cluster.settle()
+        cluster.writes.clear()
+        cluster.sync()
+        cluster.reconcile()
+        assert cluster.writes == []
+
+
+AlwaysTrue.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+TestAlwaysTrue = AlwaysTrue.TestCase
