@@ -1,6 +1,6 @@
 """One PPO-Lagrangian step of safe-rlhf's own code on CPU: seconds, memory, and the samples it learned from.
 
-    python safe_rlhf_step.py MODEL PROMPTS.json DUMP [--batch 16] [--max-length 96] [--steps 2]
+    python safe_rlhf_step.py MODEL PROMPTS.json DUMP [--batch 16] [--max-length 96] [--steps 3]
 
 Runs in an environment of its own (requirements/peer-safe-rlhf.in). The peer is the package shtec-rlhf 1.0.5,
 unchanged but for what a CPU lacks: its CUDA device and its fused Adam. MODEL serves as actor, reference, reward,
@@ -44,7 +44,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("dump", type=Path)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--max-length", type=int, default=96)
-    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=3)
     return parser.parse_args()
 
 
@@ -112,9 +112,8 @@ def main() -> None:
         name: {key: value.clone() for key, value in getattr(trainer, name).module.score_head.state_dict().items()}
         for name in ("reward_model", "cost_model", "reward_critic_model", "cost_critic_model")
     }
-    for step, batch in enumerate(trainer.prompt_only_dataloader):
-        if step == options.steps:
-            break
+    for step in range(options.steps):
+        batch = next(iter(trainer.prompt_only_dataloader))  # the same prompts each step
         start = time.perf_counter()
         trainer.set_train(mode=False)
         (sample,) = trainer.split_rl_micro_batches(batch)

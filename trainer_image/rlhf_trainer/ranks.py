@@ -29,6 +29,9 @@ FOLLOW_SECONDS = {DONE: 86400.0, STOPPED: 60.0}
 """How long the others may take after a rank ended so."""
 FOLLOW_FAILURE_SECONDS = 5.0
 """After any other end they hang in a collective, or fail of it: enough to write down which."""
+MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold=8589934592:glibc.malloc.mmap_threshold=33554432"
+"""On a CPU activations come and go by the gigabyte. glibc would give each back to the kernel and fault it in again, a
+page of 4 KiB at a time: as long as the arithmetic. So it keeps what it has, in huge pages where the kernel lends them."""
 
 
 class Ranks:
@@ -115,6 +118,7 @@ class Ranks:
             environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
         if not has_gpu():
             environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+            environment["GLIBC_TUNABLES"] = os.environ.get("GLIBC_TUNABLES", MALLOC)
         return environment
 
 
