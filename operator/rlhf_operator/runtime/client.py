@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
-import aiohttp
 import orjson
 from kubernetes.aio.client.configuration import Configuration
 
@@ -17,7 +16,7 @@ from rlhf_operator.runtime.errors import ApiError, Fenced, NotFound
 from rlhf_operator.runtime.kinds import Kind, Object, version_of
 from rlhf_operator.runtime.metrics import Metrics
 from rlhf_operator.runtime.pace import Bucket
-from rlhf_operator.runtime.transport import Response, Timeouts, Transport
+from rlhf_operator.runtime.transport import Response, Stream, Timeouts, Transport
 
 MERGE_PATCH = "application/merge-patch+json"
 RETRIES = 5
@@ -139,7 +138,7 @@ class Client:
             "propagationPolicy": propagation,
             "gracePeriodSeconds": grace_seconds,
         }
-        body = {"apiVersion": "v1", "kind": "DeleteOptions"}
+        body: Object = {"apiVersion": "v1", "kind": "DeleteOptions"}
         body |= {key: value for key, value in options.items() if value is not None}
         await self._write("DELETE", kind.path(namespace, name), body)
 
@@ -163,6 +162,7 @@ class Client:
             if not query["continue"]:
                 return
 
+    @contextlib.asynccontextmanager
     async def watch(
         self,
         kind: Kind,
@@ -171,12 +171,15 @@ class Client:
         resource_version: str,
         label_selector: str = "",
         seconds: int = 300,
-    ) -> AsyncGenerator[WatchEvent, None]:
+    ) -> AsyncIterator[AsyncIterator[WatchEvent]]:
         """What happens to objects of a kind after `resource_version`, bookmarks among it; ends by itself in `seconds`.
+
+        The block begins when the server has accepted.
 
         Raises:
             Gone: the server has forgotten what happened since.
-            Unreachable: it broke off, or was silent too long.
+            Silent: nothing was heard of it for too long.
+            Unreachable: it broke off.
         """
         query = {
             "watch": "true",
@@ -186,9 +189,8 @@ class Client:
             "timeoutSeconds": str(seconds),
         }
         await self._bucket.wait()
-        async with self._stream(_with_query(kind.path(namespace), query)) as response:
-            async for line in _lines(response.content):
-                yield _event(line)
+        async with self._stream(_with_query(kind.path(namespace), query)) as stream:
+            yield (_event(line) async for line in stream.lines())
 
     async def serves(self, kind: Kind) -> bool:
         """Whether the API server knows a kind."""
@@ -234,16 +236,17 @@ class Client:
         return response
 
     @contextlib.asynccontextmanager
-    async def _stream(self, path: str) -> AsyncIterator[aiohttp.ClientResponse]:
-        code = "<error>"
-        try:
-            async with self._transport.stream(path) as response:
-                code = str(response.status)
-                if response.status >= 400:
-                    raise errors.of_response(response.status, response.headers, await response.read())
-                yield response
-        finally:
-            self._metrics.request(code, "WATCH", self._transport.host)
+    async def _stream(self, path: str) -> AsyncIterator[Stream]:
+        async with contextlib.AsyncExitStack() as stack:
+            code = "<error>"
+            try:
+                stream = await stack.enter_async_context(self._transport.stream(path))
+                code = str(stream.status)
+            finally:
+                self._metrics.request(code, "WATCH", self._transport.host)
+            if stream.status >= 400:
+                raise errors.of_response(stream.status, stream.headers, await stream.read())
+            yield stream
 
 
 def _with_query(path: str, query: Mapping[str, str]) -> str:
@@ -271,15 +274,3 @@ def _event(line: bytes) -> WatchEvent:
     if event.type == "ERROR":
         raise errors.of_status(event.object)
     return event
-
-
-async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Lines of any length (aiohttp's own reader bounds them)."""
-    begun: list[bytes] = []
-    async for chunk in content.iter_any():
-        *whole, rest = chunk.split(b"\n")
-        for line in whole:
-            begun.append(line)
-            yield b"".join(begun)
-            begun = []
-        begun.append(rest)

@@ -19,6 +19,10 @@ class Unreachable(RequestFailed):
     """No whole answer came: refused, cut, too late. A write may have been done all the same."""
 
 
+class Silent(Unreachable):
+    """A watch of which nothing came for so long that it may be dead; or nothing happened."""
+
+
 class Fenced(RequestFailed):
     """A write that was not sent: this process does not lead any more."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
@@ -52,8 +52,8 @@ class Probes:
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
     @staticmethod
-    def _checked(checks: Mapping[str, Check]) -> Callable[[web.Request], web.StreamResponse]:
-        async def answer(_: web.Request) -> web.Response:
+    def _checked(checks: Mapping[str, Check]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def answer(_: web.Request) -> web.StreamResponse:
             said = {name: check() for name, check in checks.items()}
             text = "".join(f"{name}: {'ok' if wrong is None else wrong}\n" for name, wrong in said.items())
             return web.Response(text=text, status=503 if any(said.values()) else 200)

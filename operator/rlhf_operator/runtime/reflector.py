@@ -8,13 +8,12 @@ have told follows from the difference.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Callable, Iterator, Mapping
 
 from rlhf_operator.runtime.client import Client
-from rlhf_operator.runtime.errors import Gone, RequestFailed
+from rlhf_operator.runtime.errors import Gone, RequestFailed, Silent
 from rlhf_operator.runtime.kinds import Key, Kind, Object, key_of, version_of
 from rlhf_operator.runtime.metrics import Metrics
 from rlhf_operator.runtime.pace import Backoff
@@ -98,6 +97,8 @@ class Reflector:
                 if not self._version:
                     await self._list()
                 await self._watch()
+            except Silent as error:  # the next one fails to begin if it was dead
+                log.info("%s: %s; begun again", self.name, error)
             except RequestFailed as error:
                 if isinstance(error, Gone):
                     self._version = ""
@@ -134,19 +135,19 @@ class Reflector:
         clock = asyncio.get_running_loop().time
         begun = clock()
         self._metrics.watched(self.name)
-        events = self._client.watch(
+        watch = self._client.watch(
             self._kind,
             self._namespace,
             resource_version=self._version,
             label_selector=self._selector,
             seconds=random.randint(*WATCH_SECONDS),
         )
-        async with contextlib.aclosing(events):
+        async with watch as events:
+            self.problem = None
             async for event in events:
                 self._apply(event.type, event.object)
                 self._version = version_of(event.object)
                 self._backoff.reset()
-                self.problem = None
         if clock() - begun < SHORT:
             raise RequestFailed(f"the watch ended after {clock() - begun:.2f} s")
 

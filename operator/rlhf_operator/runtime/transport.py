@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,7 @@ from kubernetes.aio import config as kubernetes_config
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.client.rest import RESTClientObject
 
-from rlhf_operator.runtime.errors import Unreachable
-
-_FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
+from rlhf_operator.runtime.errors import Silent, Unreachable
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,46 @@ async def configuration(path: str | None = None, context: str | None = None) -> 
     return await from_kubeconfig(path, context)
 
 
+class Stream:
+    """An answer that is read as it comes."""
+
+    def __init__(self, response: aiohttp.ClientResponse, path: str) -> None:
+        self._response = response
+        self._what = f"GET {path}"
+        self.status = response.status
+        self.headers: Mapping[str, str] = response.headers
+
+    async def read(self) -> bytes:
+        """All of it."""
+        with _told_as_unreachable(self._what):
+            return await self._response.read()
+
+    async def lines(self) -> AsyncIterator[bytes]:
+        """Its lines, of any length (aiohttp's own reader bounds them).
+
+        Raises:
+            Silent: nothing came for too long.
+            Unreachable: it broke off.
+        """
+        begun: list[bytes] = []
+        while chunk := await self._chunk():
+            *whole, rest = chunk.split(b"\n")
+            for line in whole:
+                begun.append(line)
+                yield b"".join(begun)
+                begun = []
+            begun.append(rest)
+
+    async def _chunk(self) -> bytes:
+        try:
+            with _told_as_unreachable(self._what):
+                return await self._response.content.readany()
+        except Unreachable as error:
+            if isinstance(error.__cause__, TimeoutError):
+                raise Silent(str(error)) from error.__cause__
+            raise
+
+
 class Transport:
     """A pool of connections to one API server, used in one event loop."""
 
@@ -85,20 +124,25 @@ class Transport:
             Unreachable: there was none.
         """
         limit = aiohttp.ClientTimeout(total=self._timeouts.answer, sock_connect=self._timeouts.connect)
-        async with self._open(method, path, limit, body, content_type) as response:
-            content = await response.read()
-            return Response(response.status, response.headers, content)
+        with _told_as_unreachable(f"{method} {path}"):
+            async with await self._send(method, path, limit, body, content_type) as response:
+                return Response(response.status, response.headers, await response.read())
 
     @contextlib.asynccontextmanager
-    async def stream(self, path: str) -> AsyncIterator[aiohttp.ClientResponse]:
-        """GET an answer that goes on and on, given up when it is silent for too long.
+    async def stream(self, path: str) -> AsyncIterator[Stream]:
+        """GET an answer that goes on and on. The block begins when the answer does.
 
         Raises:
-            Unreachable: it broke off, or never came.
+            Unreachable: it did not.
         """
         limit = aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect, sock_read=self._timeouts.silence)
-        async with self._open("GET", path, limit) as response:
-            yield response
+        with _told_as_unreachable(f"GET {path}"):
+            async with asyncio.timeout(self._timeouts.answer):
+                response = await self._send("GET", path, limit)
+        try:
+            yield Stream(response, path)
+        finally:
+            response.close()
 
     async def close(self) -> None:
         """Close every connection."""
@@ -106,31 +150,35 @@ class Transport:
         if self._connector is not None:
             await self._connector.close()
 
-    @contextlib.asynccontextmanager
-    async def _open(
+    async def _send(
         self,
         method: str,
         path: str,
         limit: aiohttp.ClientTimeout,
         body: Any = None,
         content_type: str = "application/json",
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> aiohttp.ClientResponse:
         if self._connector is None:  # here, and not earlier: it belongs to the running loop
             self._connector = aiohttp.TCPConnector(limit=0, ssl=self._rest.ssl_context, socket_factory=_socket)
             self._configuration.client_session_kwargs = {"connector": self._connector}
         url = str(self._configuration.host).rstrip("/") + path
-        try:
-            headers = {**self._headers, "Content-Type": content_type, **await self._authorization()}
-            raw = await self._rest.request(method, url, headers=headers, body=body, _request_timeout=limit)
-            async with raw.response as response:
-                yield response
-        except _FAILURES as error:
-            said = str(error) or type(error).__name__
-            raise Unreachable(f"{method} {path.partition('?')[0]}: {said}") from error
+        headers = {**self._headers, "Content-Type": content_type, **await self._authorization()}
+        raw = await self._rest.request(method, url, headers=headers, body=body, _request_timeout=limit)
+        response: aiohttp.ClientResponse = raw.response
+        return response
 
     async def _authorization(self) -> dict[str, str]:
         settings = await self._configuration.auth_settings()
         return {one["key"]: one["value"] for one in settings.values() if one["in"] == "header" and one["value"]}
+
+
+@contextlib.contextmanager
+def _told_as_unreachable(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
+        said = str(error) or type(error).__name__
+        raise Unreachable(f"{what.partition('?')[0]}: {said}") from error
 
 
 def _socket(address: tuple[Any, ...]) -> socket.socket:
