@@ -46,8 +46,8 @@ class Elector:
         name: str,
         identity: str,
         timing: Timing | None = None,
-        on_started: Callable[[], None],
-        on_lost: Callable[[], None],
+        on_started: Callable[[], object],
+        on_lost: Callable[[], object],
         metrics: Metrics | None = None,
         clock: Callable[[], float] = boot_clock,
     ) -> None:
