@@ -102,8 +102,12 @@ class Controller:
         raise RuntimeError(f"{key}: still asks for {out.look}")
 
     def _asked(self, key: Key, raw: Object, children: Children) -> Outcome:
-        more = {"samples": self._poller.samples(key), "told": self._explainer.told(key)}
-        children = replace(children, **more, refusal=self._refusals.get(key))
+        children = replace(
+            children,
+            samples=self._poller.samples(key),
+            told=self._explainer.told(key),
+            refusal=self._refusals.get(key),
+        )
         return reconcile(raw, children, self._settings, datetime.now(UTC))
 
     async def _apply(self, key: Key, raw: Object, out: Outcome) -> None:

@@ -45,7 +45,7 @@ class Operator:
         self._led, self._lost = asyncio.Event(), asyncio.Event()
         self._lost.set()
         self._controller: Controller | None = None
-        loop, election = asyncio.get_running_loop(), config.leader_election
+        self._loop, election = asyncio.get_running_loop(), config.leader_election
         self.identity = f"{os.environ.get('POD_NAME') or socket.gethostname()}_{secrets.token_hex(4)}"
         self.elector = Elector(
             self._connect_for_lease,
@@ -53,8 +53,8 @@ class Operator:
             name=election.name,
             identity=self.identity,
             timing=election.timing,
-            on_started=lambda: loop.call_soon_threadsafe(self._turn, True),
-            on_lost=lambda: loop.call_soon_threadsafe(self._turn, False),
+            on_started=lambda: self._turn(leads=True),
+            on_lost=lambda: self._turn(leads=False),
             metrics=self._metrics,
         )
         self._metrics.registry.register(JobMetrics(self._known))
@@ -114,9 +114,11 @@ class Operator:
     async def _connect_for_lease(self) -> Client:
         return Client(await configuration(self._kubeconfig), field_manager=MANAGER, metrics=self._metrics)
 
-    def _turn(self, leads: bool) -> None:
-        (self._led if leads else self._lost).set()
-        (self._lost if leads else self._led).clear()
+    def _turn(self, *, leads: bool) -> None:
+        """Called in the elector's thread."""
+        now, before = (self._led, self._lost) if leads else (self._lost, self._led)
+        self._loop.call_soon_threadsafe(before.clear)
+        self._loop.call_soon_threadsafe(now.set)
 
     def _known(self) -> list[dict[str, object]]:
         controller = self._controller

@@ -126,8 +126,8 @@ def parsed(poll: Poll, content: bytes) -> Sample | None:
         return None
     if not isinstance(told, dict) or told.get("attempt", poll.attempt) != poll.attempt:
         return None
-    step, total = told.get("step"), told.get("total")
-    if not (_whole(step) and _whole(total)):
+    step, total = _whole(told.get("step")), _whole(told.get("total"))
+    if step is None or total is None:
         return None
     headline = told.get("headline")
     numbers = headline.items() if isinstance(headline, dict) else ()
@@ -142,8 +142,8 @@ def parsed(poll: Poll, content: bytes) -> Sample | None:
     )
 
 
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else None
 
 
 def _finite(value: Any) -> bool:

@@ -37,7 +37,7 @@ def complete(run: Run, planned: PlannedStage, gang: Gang) -> None:
         message=None,
         product=run.stages[planned.name].product or product,
     )
-    run.tell("StageComplete", f"{planned.name}: attempt {attempt.number} is complete")
+    run.tell(reasons.STAGE_COMPLETE, f"{planned.name}: attempt {attempt.number} is complete")
 
 
 def close(run: Run, planned: PlannedStage, end: End, gang: Gang) -> None:
@@ -111,7 +111,7 @@ def _again(run: Run, planned: PlannedStage, end: End) -> None:
         if end.state == "Failed"
         else ("a restart that does not count")
     )
-    run.tell("StageRestarted", f"{planned.name}: {message}; {counted}, {what}, in {seconds:.0f} s", warning=True)
+    run.tell(reasons.STAGE_RESTARTED, f"{planned.name}: {message}; {counted}, {what}, in {seconds:.0f} s", warning=True)
 
 
 def _fail(run: Run, planned: PlannedStage, reason: str, message: str) -> None:
@@ -123,10 +123,10 @@ def _fail(run: Run, planned: PlannedStage, reason: str, message: str) -> None:
         where = f" (pod {last.pod}{'' if last.node is None else f' on {last.node}'}{code})"
     text = naming.cut(f"{message}{where}", 2048)
     settle(run, planned, state="Failed", reason=reason, message=text)
-    run.tell("StageFailed", f"{planned.name}: {reason}: {text}", warning=True)
+    run.tell(reasons.STAGE_FAILED, f"{planned.name}: {reason}: {text}", warning=True)
 
 
 def fail_unstarted(run: Run, planned: PlannedStage, reason: str, message: str) -> None:
     """A stage that may not even begin."""
     settle(run, planned, state="Failed", reason=reason, message=message)
-    run.tell("StageFailed", f"{planned.name}: {reason}: {message}", warning=True)
+    run.tell(reasons.STAGE_FAILED, f"{planned.name}: {reason}: {message}", warning=True)

@@ -119,7 +119,7 @@ def _ready(run: Run, phase: Phase, *, started: bool) -> tuple[bool, str, str]:
         return False, reasons.SUSPENDED, "spec.suspend is true"
     if run.winding_up:
         return False, *_failure(run)
-    return started, reasons.RUNNING if started else reasons.STARTED, ""
+    return started, reasons.RUNNING if started else reasons.ACCEPTED, ""
 
 
 def _reconciling(phase: Phase, *, started: bool) -> tuple[bool, str, str]:

@@ -15,7 +15,6 @@ RETRIED: Final = "Retried"
 NOT_SUSPENDED: Final = "NotSuspended"
 NOT_FINISHED: Final = "NotFinished"
 NOT_STALLED: Final = "NotStalled"
-STARTED: Final = "Started"
 FAILED: Final = "Failed"
 STAGE_FAILED: Final = "StageFailed"
 INVALID_SPEC: Final = "InvalidSpec"
@@ -24,6 +23,11 @@ FORBIDDEN: Final = "Forbidden"
 CREATE_FAILED: Final = "CreateFailed"
 UNKNOWN_PLAN: Final = "UnknownPlanVersion"
 
+# Of events about stages
+STAGE_COMPLETE: Final = "StageComplete"
+STAGE_REUSED: Final = "StageReused"
+STAGE_RESTARTED: Final = "StageRestarted"
+
 # Why the operator itself ends an attempt
 SIBLING_FAILED: Final = "SiblingFailed"
 DEADLINE: Final = "DeadlineExceeded"
@@ -31,7 +35,6 @@ PENDING_TIMEOUT: Final = "PendingTimeout"
 STUCK: Final = "Stuck"
 
 # What befell an attempt from outside
-DISRUPTED: Final = "Disrupted"
 EVICTED: Final = "Evicted"
 POD_DELETED: Final = "PodDeleted"
 JOB_DELETED: Final = "JobDeleted"
@@ -44,7 +47,6 @@ INVALID_INPUT: Final = "InvalidInput"
 GUARD: Final = "Guard"
 GATE_FAILED: Final = "GateFailed"
 OOM_KILLED: Final = "OOMKilled"
-KILLED: Final = "Killed"
 FAILURE: Final = "Failure"
 NO_RESULT: Final = "NoResult"
 
@@ -53,7 +55,6 @@ RESTARTING: Final = "Restarting"
 QUEUED: Final = "Queued"
 PREEMPTED: Final = "Preempted"
 PENDING: Final = "Pending"
-UNSCHEDULABLE: Final = "Unschedulable"
 NO_PODS: Final = "NoPods"
 STARTING: Final = "Starting"
 STORAGE_TAKEN: Final = "StorageTaken"
@@ -64,5 +65,5 @@ STOPS: Final = frozenset({SUSPENDED, SIBLING_FAILED})
 """The operator ends an attempt that did nothing wrong: it ends Stopped."""
 INTENTS: Final = STOPS | {DEADLINE, PENDING_TIMEOUT, STUCK}
 """Written to an attempt before its Job is deleted; never taken back, so that whoever comes next goes on with it."""
-DISRUPTIONS: Final = frozenset({DISRUPTED, EVICTED, POD_DELETED, JOB_DELETED})
+DISRUPTIONS: Final = frozenset({EVICTED, POD_DELETED, JOB_DELETED})
 """Written to an attempt when seen: the pod that shows it may be gone when the attempt ends."""

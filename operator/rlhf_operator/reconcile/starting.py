@@ -34,7 +34,7 @@ def start(run: Run) -> None:
         elif planned.hit and not stage.attempts:
             reused = {"state": "Reused", "reason": reasons.REUSED, "product": planned.product}
             closing.settle(run, planned, **reused)
-            run.tell("StageReused", f"{planned.name}: its product exists and was verified")
+            run.tell(reasons.STAGE_REUSED, f"{planned.name}: its product exists and was verified")
         elif _ready(run, planned):
             _begin(run, planned)
         if run.out.look:
