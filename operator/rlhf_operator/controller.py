@@ -13,7 +13,7 @@ from rlhf_operator.explaining import Explainer
 from rlhf_operator.kinds import RLHFJOBS
 from rlhf_operator.patches import difference
 from rlhf_operator.polling import Poller
-from rlhf_operator.reconcile import Children, Delete, Outcome, Settings, reasons, reconcile
+from rlhf_operator.reconcile import Children, Delete, Look, Outcome, Settings, reasons, reconcile
 from rlhf_operator.runtime.client import Client
 from rlhf_operator.runtime.errors import AlreadyExists, Conflict, Forbidden, Invalid, NotFound
 from rlhf_operator.runtime.events import Recorder
@@ -26,8 +26,8 @@ from rlhf_operator.view import CHILD_KINDS, View
 log = logging.getLogger(__name__)
 
 NAME = "rlhfjob"
-MOST_LOOKS = 3
-"""Rounds of questions a reconcile may ask; it needs two."""
+MOST_LOOKS = 4
+"""Rounds of questions a reconcile may ask; it needs three."""
 
 
 class Stranger(Exception):
@@ -90,15 +90,19 @@ class Controller:
 
     async def _decide(self, key: Key, raw: Object) -> tuple[Object, Outcome]:
         """Ask `reconcile`, with live answers where it wants them, or where a stale cache could make an object twice."""
-        out = self._asked(key, raw, self.view.seen(raw))
-        looks = dict.fromkeys(out.look)
-        blind = bool(out.create) and out.status == (raw.get("status") or {})
+        children, live, looks = self.view.seen(raw), False, dict[Look, None]()
         for _ in range(MOST_LOOKS):
+            out = self._asked(key, raw, children)
+            blind = not live and bool(out.create) and out.status == (raw.get("status") or {})
             if not (out.look or blind):
                 return raw, out
-            raw, children = await self.view.live(raw, looks)
-            out, blind = self._asked(key, raw, children), False
             looks |= dict.fromkeys(out.look)
+            if live or blind or any(look.what != "Claim" for look in looks):
+                raw, children = await self.view.live(raw, looks)
+                live = True
+            else:
+                await self.view.ask(raw, looks)
+                children = self.view.seen(raw)
         raise RuntimeError(f"{key}: still asks for {out.look}")
 
     def _asked(self, key: Key, raw: Object, children: Children) -> Outcome:

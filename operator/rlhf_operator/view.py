@@ -128,9 +128,7 @@ class View:
             listed = [keep(item) async for page in pages for item in page.items]
             found[kind] = [one for one in listed if kind is PODS or controller_uid(one) == uid]
         looked = dict.fromkeys(looks)
-        for look in looked:
-            if look.what == "Claim":
-                await self._ask_claim(Key(namespace, look.name))
+        await self.ask(raw, looked)
         known = self.seen(raw)
         jobs = {one["metadata"]["name"]: one for one in found[JOBS]}
         return keeping.unpacked(keeping.rlhfjob(fresh)), Children(
@@ -141,6 +139,12 @@ class View:
             looked={look: jobs.get(look.name) for look in looked},
             claims=known.claims,
         )
+
+    async def ask(self, raw: Object, looks: Iterable[Look]) -> None:
+        """Answer questions about claims, which `seen` then knows."""
+        for look in looks:
+            if look.what == "Claim":
+                await self._ask_claim(Key(raw["metadata"]["namespace"], look.name))
 
     def wrote(self, kind: Kind, thing: Object) -> None:
         """This process wrote an object: it counts before the watch tells of it."""
