@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from rlhf_operator.reconcile.observe import Gang, attempts_of
 from rlhf_operator.reconcile.outcome import Delete, Raw
 from rlhf_operator.reconcile.run import Run
@@ -11,20 +13,21 @@ def superseded(run: Run) -> None:
     """Delete the ended Jobs of earlier attempts, with their ConfigMaps and Services."""
     if run.job.spec.run_policy.keep == "everything":
         return
-    for stage in run.stages.values():
-        last = stage.attempts[-1].number if stage.attempts else -1
-        for kind, objects in (
-            ("Job", run.children.jobs),
-            ("Service", run.children.services),
-            ("ConfigMap", run.children.config_maps),
-        ):
-            for number, raw in attempts_of(stage.name, objects):
-                if number < last and _over(kind, raw, stage.name, number):
-                    metadata = raw["metadata"]
-                    run.out.delete.append(Delete(kind, metadata["name"], metadata["uid"]))  # type: ignore[arg-type]
+    again = [stage for stage in run.stages.values() if stage.attempts and stage.attempts[-1].number > 0]
+    for stage in again:
+        last = stage.attempts[-1].number
+        for number, raw in attempts_of(stage.name, run.children.jobs):
+            if number < last and Gang(raw, ()).finished:
+                _delete(run, "Job", raw)
+        for number, raw in attempts_of(stage.name, run.children.services):
+            if number < last:
+                _delete(run, "Service", raw)
+        for number, raw in attempts_of(stage.name, run.children.config_maps):
+            if number < last:
+                _delete(run, "ConfigMap", raw)
 
 
-def _over(kind: str, raw: Raw, stage: str, number: int) -> bool:
-    if "deletionTimestamp" in raw["metadata"]:
-        return False
-    return kind != "Job" or Gang.of(raw["metadata"]["name"], stage, number, [raw], []).finished
+def _delete(run: Run, kind: Literal["Job", "Service", "ConfigMap"], raw: Raw) -> None:
+    metadata = raw["metadata"]
+    if "deletionTimestamp" not in metadata:
+        run.out.delete.append(Delete(kind, metadata["name"], metadata["uid"]))

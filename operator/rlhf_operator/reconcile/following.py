@@ -95,7 +95,7 @@ def _take_result(run: Run, lead: Pod) -> str | None:
     text = json.dumps(result, separators=(",", ":"))
     try:
         expand(run.job, plans.told(text), STORAGE)
-        run.plan, run.resolved = plans.resolve(run.raw, text)
+        run.plan, run.resolved = plans.resolve(run.job, text)
     except (ValueError, KeyError) as error:
         return str(error)
     run.status = run.status.model_copy(update={"resolved": text})

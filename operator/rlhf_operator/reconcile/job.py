@@ -35,10 +35,11 @@ def reconcile(raw: Raw, children: Children, settings: Settings, now: datetime) -
     """
     if raw["metadata"].get("deletionTimestamp"):
         return Outcome(status=dict(raw.get("status") or {}))  # what it owns goes with it
+    phase = (raw.get("status") or {}).get("phase")
+    failed = phase == "Failed" and retry.asked(raw)
+    if phase in ttl.FINISHED and not failed:
+        return ttl.after(raw, children, now)
     status = JobStatus.model_validate(raw.get("status") or {})
-    failed = status.phase == "Failed" and retry.asked(raw, status)
-    if ttl.finished(status) and not failed:
-        return ttl.after(raw, status, children, now)
     try:
         run = Run.of(raw, status, children, settings, now)
     except SpecError as error:
@@ -75,7 +76,7 @@ def _advance(run: Run) -> None:
 def _finish(run: Run, before: JobStatus) -> None:
     """Record the end of the job, and tell what changed."""
     phase = run.status.phase
-    if ttl.finished(run.status) and run.status.completion_time is None:
+    if phase in ttl.FINISHED and run.status.completion_time is None:
         run.status = run.status.model_copy(update={"completion_time": times.write(run.now)})
         failed = phase == "Failed"
         kind = "Failed" if failed else "Complete"

@@ -28,14 +28,13 @@ def parse(raw: Raw) -> RLHFJob:
     return _parsed(orjson.dumps({**value, "spec": raw.get("spec")}))
 
 
-def resolve(raw: Raw, resolved: str | None) -> tuple[Plan, Resolved | None]:
+def resolve(job: RLHFJob, resolved: str | None) -> tuple[Plan, Resolved | None]:
     """The job's plan, with digests once prepare has told what it found.
 
     Raises:
-        SpecError: as `parse`.
         ValueError, KeyError: what prepare told is not of this job.
     """
-    return _planned(parse(raw), resolved)
+    return _planned(_ById(job), resolved)
 
 
 @lru_cache(maxsize=KEPT)
@@ -56,12 +55,8 @@ class _ById:
         return isinstance(other, _ById) and other.job is self.job
 
 
-def _planned(job: RLHFJob, resolved: str | None) -> tuple[Plan, Resolved | None]:
-    return _planned_once(_ById(job), resolved)
-
-
 @lru_cache(maxsize=KEPT)
-def _planned_once(key: _ById, resolved: str | None) -> tuple[Plan, Resolved | None]:
+def _planned(key: _ById, resolved: str | None) -> tuple[Plan, Resolved | None]:
     if resolved is None:
         return plan(key.job), None
     found = expand(key.job, told(resolved), STORAGE)

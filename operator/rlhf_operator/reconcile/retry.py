@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rlhf_api.status import JobStatus
 from rlhf_operator.reconcile import naming, reasons
 from rlhf_operator.reconcile.outcome import Raw
 from rlhf_operator.reconcile.run import DONE, Run
@@ -14,10 +13,10 @@ def value(raw: Raw) -> str | None:
     return None if text is None else str(text)[:253]
 
 
-def asked(raw: Raw, status: JobStatus) -> bool:
+def asked(raw: Raw) -> bool:
     """Whether it has a value that was not acted on."""
     found = value(raw)
-    return found is not None and found != status.retry
+    return found is not None and found != (raw.get("status") or {}).get("retry")
 
 
 def acknowledge(run: Run, *, failed: bool) -> None:
@@ -25,7 +24,7 @@ def acknowledge(run: Run, *, failed: bool) -> None:
 
     While a failed job winds up the value waits: it is meant for what comes after.
     """
-    if not asked(run.raw, run.status) or (run.winding_up and not failed):
+    if not asked(run.raw) or (run.winding_up and not failed):
         return
     if failed:
         _again(run)

@@ -46,7 +46,7 @@ class Run:
             SpecError: it is not valid.
         """
         job = plans.parse(raw)
-        plan, resolved = plans.resolve(raw, status.resolved)
+        plan, resolved = plans.resolve(job, status.resolved)
         known = {stage.name: stage for stage in status.stages}
         stages = {
             one.name: known.get(one.name) or StageStatus(name=one.name, type=one.type, state="Waiting")

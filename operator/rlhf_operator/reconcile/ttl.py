@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from rlhf_api.status import JobStatus
 from rlhf_operator.reconcile import times
 from rlhf_operator.reconcile.outcome import Children, Delete, Outcome, Raw
 
-
-def finished(status: JobStatus) -> bool:
-    """Whether the job is complete or failed, for good."""
-    return status.phase in ("Succeeded", "Failed")
+FINISHED = ("Succeeded", "Failed")
+"""Phases that are for good, but for a retry."""
 
 
-def after(raw: Raw, status: JobStatus, children: Children, now: datetime) -> Outcome:
-    """What is still to do about a finished job. Its spec is read raw: it need not be planned for this."""
-    out = Outcome(status=dict(raw.get("status") or {}))
+def after(raw: Raw, children: Children, now: datetime) -> Outcome:
+    """What is still to do about a finished job. It is read raw: of ten thousand stored jobs most are finished."""
+    status = raw["status"]
+    out = Outcome(status=dict(status))
     generation = raw["metadata"].get("generation")
     if generation is not None:
         out.status["observedGeneration"] = generation
     spec = raw.get("spec") or {}
     seconds = spec.get("ttlSecondsAfterFinished")
-    if seconds is None or status.completion_time is None:
+    if seconds is None or "completionTime" not in status:
         return out
-    end = times.after(status.completion_time, seconds)
+    end = times.after(status["completionTime"], seconds)
     if end > now:
         out.wake(end, now)
         return out
