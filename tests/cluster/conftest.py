@@ -1,0 +1,71 @@
+"""Real API servers for tests. README.md says where they come from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from cluster.control_plane import ControlPlane
+from cluster.node import ADDRESS, Node, leftovers, plane_folder, running
+from cluster.sessions import new_folder
+
+
+class NewPlane(Protocol):
+    """Makes a control plane that is gone when the test is over; takes what ControlPlane takes."""
+
+    def __call__(
+        self, *, controllers: bool = False, audit: bool = False, arguments: tuple[str, ...] = ()
+    ) -> ControlPlane: ...
+
+
+@pytest.fixture
+def new_plane() -> Iterator[NewPlane]:
+    """For tests that stop, pause or overload it, or that need it empty: a few seconds each."""
+    made: list[ControlPlane] = []
+
+    def new(*, controllers: bool = False, audit: bool = False, arguments: tuple[str, ...] = ()) -> ControlPlane:
+        plane = ControlPlane(new_folder(), controllers=controllers, audit=audit, arguments=arguments)
+        made.append(plane)
+        return plane.start()
+
+    yield new
+    for plane in made:
+        plane.remove()
+
+
+@pytest.fixture(scope="session")
+def shared_plane() -> Iterator[ControlPlane]:
+    """etcd and kube-apiserver for every test of a process that leaves them as they are: use a namespace of your own."""
+    plane = ControlPlane(new_folder()).start()
+    yield plane
+    plane.remove()
+
+
+@pytest.fixture(scope="session")
+def controlled_plane() -> Iterator[ControlPlane]:
+    """The same with the controller manager: Jobs make pods (which nothing runs), and owners' children are collected."""
+    plane = ControlPlane(new_folder(), controllers=True).start()
+    yield plane
+    plane.remove()
+
+
+@pytest.fixture(scope="session")
+def kubeconfig() -> Iterator[Path]:
+    """A cluster whose pods run: KUBECONFIG's, else the one that `cluster up` started, else one for this session."""
+    given = os.environ.get("KUBECONFIG")
+    if given:
+        yield Path(given)
+        return
+    folder = plane_folder()
+    if "kubelet" in running(folder):
+        yield folder / "admin.kubeconfig"
+        return
+    leftovers(folder)
+    plane = ControlPlane(folder, controllers=True, address=ADDRESS).start()
+    Node(plane).start()
+    yield plane.kubeconfig
+    leftovers(folder)

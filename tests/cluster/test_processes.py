@@ -1,0 +1,109 @@
+"""Programs in the background end when told to, and their pid files never name a stranger."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster import images, sessions
+from cluster.processes import Died, Process, living, stop_all, wait
+
+
+def sleeper(folder: Path) -> Process:
+    """A program that does nothing for a while."""
+    return Process("sleeper", lambda: ["sleep", "1000"], folder)
+
+
+def state(pid: int) -> str:
+    """As the kernel has it: T is stopped."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_it_runs_until_it_is_stopped(tmp_path: Path) -> None:
+    process = sleeper(tmp_path)
+    process.start()
+    assert process.pid() is not None
+    process.stop()
+    assert process.pid() is None
+    assert not process.pid_file.exists()
+
+
+def test_a_killed_one_can_be_started_again(tmp_path: Path) -> None:
+    process = sleeper(tmp_path)
+    process.start()
+    first = process.pid()
+    process.kill()
+    assert wait(lambda: process.pid() is None, 10)
+    process.start()
+    assert process.pid() not in (None, first)
+    process.stop()
+
+
+def test_paused_it_stands_still_and_can_be_stopped(tmp_path: Path) -> None:
+    process = sleeper(tmp_path)
+    process.start()
+    pid = process.pid()
+    assert pid is not None
+    process.pause()
+    assert wait(lambda: state(pid) == "T", 10)
+    process.stop()
+    assert process.pid() is None
+
+
+def test_one_that_ends_at_once_is_told_with_its_last_words(tmp_path: Path) -> None:
+    process = Process("broken", lambda: ["sh", "-c", "echo no such flag >&2; exit 1"], tmp_path)
+    process.start()
+    with pytest.raises(Died, match=r"broken ended(.|\n)*no such flag"):
+        process.until(lambda: False, 10)
+
+
+def test_another_command_finds_and_ends_it(tmp_path: Path) -> None:
+    process = sleeper(tmp_path)
+    process.start()
+    stop_all(tmp_path)
+    assert process.pid() is None
+    assert list(tmp_path.glob("*.pid")) == []
+
+
+def test_a_pid_given_to_another_program_since_is_not_ours(tmp_path: Path) -> None:
+    file = tmp_path / "old.pid"
+    file.write_text(str(os.getpid()))
+    os.utime(file, (1, 1))  # older than this process
+    assert living(file) is None
+
+
+def test_what_a_killed_test_process_left_is_swept_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLHF_CLUSTER_HOME", str(tmp_path))
+    tests = Path(__file__).parents[1]
+    code = (
+        "import os, signal, sys\n"
+        f"sys.path.insert(0, {str(tests)!r})\n"
+        "from cluster.processes import Process\n"
+        "from cluster.sessions import new_folder\n"
+        "folder = new_folder()\n"
+        "Process('sleeper', lambda: ['sleep', '1000'], folder).start()\n"
+        "print(folder, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    left = Path(ended.stdout.strip())
+    assert living(left / "sleeper.pid") is not None
+    pid = int((left / "sleeper.pid").read_text())
+    mine = sessions.new_folder()
+    assert not left.exists()
+    assert wait(lambda: not Path(f"/proc/{pid}").exists() or state(pid) == "Z", 10)
+    assert mine.parent.name == str(os.getpid())
+
+
+def test_an_archive_is_one_layer_of_the_files(tmp_path: Path) -> None:
+    archive = tmp_path / "image.tar"
+    images.write_archive(archive, "localhost/nothing:1", {"nothing": b"#!"}, ["/nothing"])
+    listed = subprocess.run(["tar", "tf", str(archive)], capture_output=True, text=True, check=True).stdout.split()
+    assert "manifest.json" in listed
+    assert "layer.tar" in listed
