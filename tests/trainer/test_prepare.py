@@ -19,7 +19,7 @@ from rlhf_api.load import parse_job
 from rlhf_api.plan import plan
 from rlhf_api.product import Manifest
 from rlhf_api.stage_file import Directories, StageFile
-from rlhf_api.store import read_resolved
+from rlhf_api.store import read_resolved, read_runs
 from rlhf_trainer.exits import InputError, StageError
 from rlhf_trainer.inspection.models import inspect_model
 from rlhf_trainer.inspection.uses import ModelUse
@@ -165,6 +165,15 @@ def test_everything_is_resolved(folder, model):
     assert (prefs["kind"], prefs["format"]) == ("data", "safe-rlhf")
     assert prefs["counts"] == {"rows.read": 20, "rows.used": 20, "rows.bad": 0}
     assert prefs["bytes"] == (folder / "prefs.jsonl").stat().st_size
+
+
+def test_what_the_run_uses_is_named_for_the_garbage_collector(folder, model):
+    parsed = job(model)
+    resolved, *_ = run(parsed, folder)
+    (found,) = read_runs(folder.parent / "storage")
+    assert (found.job, found.namespace, found.uid) == ("test", "default", "uid")
+    assert found.inputs == {name: one.digest for name, one in resolved.inputs.items()}
+    assert found.products == {one.name: one.product for one in plan(parsed, resolved).stages if one.product is not None}
 
 
 def test_the_same_inputs_give_the_same_digests_and_changed_ones_others(folder, model):

@@ -4,7 +4,9 @@ Leaves in its work folder:
 
 - `resolved.json`: digest and path of each input, digest of each function, stages whose product exists
   (`rlhf_api.plan.Resolved`);
-- `provenance.json`: by input, what the report tells of it: source, commit, licence, kind, format, counts.
+- `provenance.json`: by input, what the report tells of it: source, commit, licence, kind, format, counts;
+
+and in the storage the run's index, so that nothing it uses is collected as garbage from here on.
 
 All that is wrong is told at once, in one message, exit code 2.
 """
@@ -25,7 +27,7 @@ from rlhf_api.compact import compact, function_names
 from rlhf_api.job import Input, RLHFJob
 from rlhf_api.plan import Resolved, ResolvedInput, plan
 from rlhf_api.stages import PREPARE, REPORT
-from rlhf_api.store import write_atomically, write_resolved
+from rlhf_api.store import Run, write_atomically, write_resolved, write_run
 from rlhf_trainer import functions, store
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.rows import inspect_rows
@@ -87,6 +89,7 @@ def run(context: StageContext) -> None:
     resolved = dataclasses.replace(resolved, hits=hits(job, resolved, context.storage))
     write_atomically(context.work / PROVENANCE, orjson.dumps(findings.provenance, option=orjson.OPT_INDENT_2))
     write_resolved(context.work / RESOLVED, resolved)
+    write_run(context.storage, index(context, job, resolved))
     context.result.update(compact(job, resolved))
     context.progress.advance(total)
 
@@ -101,6 +104,19 @@ def hits(job: RLHFJob, resolved: Resolved, storage: Path) -> tuple[str, ...]:
         if product is not None and product.manifest.failure is None:
             found.append(stage.name)
     return tuple(found)
+
+
+def index(context: StageContext, job: RLHFJob, resolved: Resolved) -> Run:
+    """Which inputs and products the run uses, made or about to be."""
+    file = context.file
+    return Run(
+        job=file.job,
+        namespace=file.namespace,
+        uid=file.uid,
+        inputs={name: found.digest for name, found in resolved.inputs.items()},
+        products={one.name: one.product for one in plan(job, resolved).stages if one.product is not None},
+        spec=job.spec.model_dump(mode="json", exclude_none=True),
+    )
 
 
 @contextmanager
