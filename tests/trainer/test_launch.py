@@ -36,7 +36,7 @@ def product(storage: Path) -> tuple[bytes, bytes]:
 
 def wait_for(process: subprocess.Popen, there) -> None:
     """Until something is on the disk, or the process is gone."""
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < deadline:
         if there():
             return
@@ -113,7 +113,7 @@ def test_killed_with_everything_at_moments_seen_on_the_disk_the_result_is_the_sa
         pids = ranks_of(file)
         process.kill()  # the kernel ends its ranks with it
         process.communicate(timeout=PATIENCE)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while any(started_at(pid) is not None for pid in pids) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert ranks_of(file) == []
@@ -161,9 +161,7 @@ def test_one_ranks_end_is_the_stages(tmp_path, how, code, reason, words):
 
 def test_a_rank_killed_for_memory_is_named_and_the_others_that_wait_for_it_are_ended(tmp_path):
     file = toy_file(tmp_path, {"steps": 5, "how": "SIGKILL", "at": 2, "rank": 1}, ranks_per_node=2)
-    began = time.monotonic()
-    assert launch(file)[0] == 1
-    assert time.monotonic() - began < 60
+    assert launch(file)[0] == 1  # a collective waits for a day: that it ended at all is the launcher's doing
     told = summary(file)
     assert told["reason"] == "Killed"
     assert "rank 1 was killed by SIGKILL, most often because memory ran out" in told["message"]

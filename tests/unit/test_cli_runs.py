@@ -19,7 +19,7 @@ def status(path: Path) -> dict[str, Any]:
     return dict(rlhf("status", path, "--output", "json").json)
 
 
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"

@@ -58,7 +58,7 @@ def under(tmp_path: Path) -> Iterator[Callable[..., Guarded]]:
         one.process.wait()
 
 
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"

@@ -43,7 +43,7 @@ class Terminal:
                 sys.stdout.flush()
                 os._exit(code)
 
-    def read_until(self, pattern: str, seconds: float = 20.0) -> None:
+    def read_until(self, pattern: str, seconds: float = 120.0) -> None:
         end = time.monotonic() + seconds
         while not re.search(pattern, self.text):
             assert time.monotonic() < end, self.text
