@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,6 +162,13 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def free_work(work: Path) -> None:
+    """Remove what only a stage that goes on needs: checkpoints, and states of frozen layers (`*.bin`); the rest stays."""
+    shutil.rmtree(work / "checkpoints", ignore_errors=True)
+    for remembered in work.glob("*.bin"):
+        remembered.unlink(missing_ok=True)
 
 
 _RESOLVED: TypeAdapter[Resolved] = TypeAdapter(Resolved)

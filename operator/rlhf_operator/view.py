@@ -147,10 +147,13 @@ class View:
                 await self._ask_claim(Key(raw["metadata"]["namespace"], look.name))
 
     def wrote(self, kind: Kind, thing: Object) -> None:
-        """This process wrote an object: it counts before the watch tells of it."""
-        keep = keeping.rlhfjob if kind is RLHFJOBS else KEEP.get(kind)
-        if keep is not None:
-            self._own[kind, key_of(thing)] = _Own(keep(thing), _clock() + OWN_WRITE_SECONDS)
+        """This process wrote an object: it counts until the watch tells of it, which may have happened by now."""
+        keep, cache = (keeping.rlhfjob, self.jobs) if kind is RLHFJOBS else (KEEP.get(kind), self.children.get(kind))
+        if keep is None or cache is None:
+            return
+        kept, seen = keep(thing), cache.get(key_of(thing))
+        if seen is None or _newer(kept, seen):
+            self._own[kind, key_of(thing)] = _Own(kept, _clock() + OWN_WRITE_SECONDS)
 
     def _found(self, kind: Kind, uid: str) -> Iterable[Object]:
         cache = self.children[kind]

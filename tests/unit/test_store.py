@@ -10,6 +10,7 @@ import pytest
 
 from rlhf_api.product import Manifest
 from rlhf_api.stage_file import StageFile
+from rlhf_api.store import free_work
 from rlhf_trainer import store
 from rlhf_trainer.exits import StorageFull
 
@@ -149,3 +150,12 @@ def test_another_uid_in_the_work_folder_is_a_stranger(tmp_path, file):
     store.raise_fence(file)
     with pytest.raises(store.Fenced):
         store.raise_fence(stage_file(tmp_path, uid="another"))
+
+
+def test_freed_work_keeps_logs_and_metrics(tmp_path: Path) -> None:
+    for name in ("checkpoints/step-1/state.pt", "trunk.bin", "logs/a0/rank0.log", "metrics.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    free_work(tmp_path)
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    assert left == ["logs/a0/rank0.log", "metrics.jsonl"]

@@ -20,7 +20,7 @@ import orjson
 from pydantic import ValidationError
 
 from rlhf_api.stage_file import STAGE_FILE_VERSION, StageFile
-from rlhf_api.store import Product
+from rlhf_api.store import Product, free_work
 from rlhf_trainer import ops, store
 from rlhf_trainer.exits import DONE, FAILURE, GuardTripped, InputError, StageError, Stopped, explain_full_disk
 from rlhf_trainer.lease import Holder, acquire
@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 GRACE_SECONDS = 60.0
 """Time between SIGTERM and SIGKILL of the ranks, enough for a checkpoint; RLHF_GRACE_SECONDS sets another. A pod's
 terminationGracePeriodSeconds must be a little longer."""
+FREE_WORK = "RLHF_FREE_WORK"
+"""Environment variable, set on a cluster unless runPolicy.keep says otherwise: a stage that is done frees its
+checkpoints. The local runner does so itself."""
 WAITING = "waiting: stage %s of job %s on %s is making %s now; it will be reused"
 
 
@@ -76,6 +79,8 @@ def main(arguments: list[str] | None = None) -> int:
     if outcome.code != DONE:
         log.error("%s: %s", outcome.reason, outcome.message)
     if file is not None and node_rank() == 0:
+        if outcome.code == DONE and os.environ.get(FREE_WORK):
+            free_work(Path(file.directories.work))
         write_summary(file, outcome)
     return outcome.code
 

@@ -105,6 +105,8 @@ def _env(sketch: Sketch) -> list[dict[str, str]]:
         "RLHF_GRACE_SECONDS": str(sketch.settings.timings.grace),
         "RLHF_IMAGE": sketch.shape.image,
     }
+    if sketch.job.spec.run_policy.keep != "everything":
+        own["RLHF_FREE_WORK"] = "1"
     if sketch.prepare:
         own["RLHF_CLAIMS"] = CLAIMS
     else:

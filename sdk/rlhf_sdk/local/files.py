@@ -148,13 +148,6 @@ def clear(work: Path, digest: str) -> None:
         (work / name).unlink(missing_ok=True)
 
 
-def free(work: Path) -> None:
-    """Remove what only a stage that goes on needs: checkpoints, and states of frozen layers (`*.bin`)."""
-    shutil.rmtree(work / "checkpoints", ignore_errors=True)
-    for remembered in work.glob("*.bin"):
-        remembered.unlink(missing_ok=True)
-
-
 def run_index(job: RLHFJob, state: RunState, plan: Plan, resolved: Resolved) -> Run:
     """What the run uses, made or about to be: named here, it is never collected as garbage."""
     products = {stage.name: stage.product for stage in plan.stages if stage.product is not None}

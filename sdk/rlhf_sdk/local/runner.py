@@ -13,7 +13,15 @@ from rlhf_api.job import RLHFJob
 from rlhf_api.plan import Plan, PlannedStage, Resolved, plan
 from rlhf_api.stage_file import product_digest
 from rlhf_api.stages import PREPARE, REPORT
-from rlhf_api.store import DamagedProduct, find_verified, read_product, read_resolved, write_atomically, write_run
+from rlhf_api.store import (
+    DamagedProduct,
+    find_verified,
+    free_work,
+    read_product,
+    read_resolved,
+    write_atomically,
+    write_run,
+)
 from rlhf_sdk.exits import Exit
 from rlhf_sdk.local import files, process
 from rlhf_sdk.local.attempts import judge
@@ -320,7 +328,7 @@ class Runner:
     def _clean(self, name: str) -> None:
         """A finished stage's checkpoints and remembered states are large and of no further use; the rest stays."""
         if self._job.spec.run_policy.keep != "everything":
-            files.free(self._layout.work(name))
+            free_work(self._layout.work(name))
 
     def _finish(self, end: str) -> Exit:
         code = Exit.DONE

@@ -57,6 +57,13 @@ def test_credentials_and_claims_of_inputs_reach_prepare_alone() -> None:
         assert ("RLHF_CLAIMS" in environment) == (stage == "prepare")
 
 
+def test_a_stage_that_is_done_frees_its_checkpoints_unless_all_is_kept() -> None:
+    for keep, expected in (("products", "1"), ("finished", "1"), ("everything", None)):
+        (container,) = pod(made(runPolicy={"keep": keep})["sft"])["containers"]
+        environment = {variable["name"]: variable["value"] for variable in container["env"]}
+        assert environment.get("RLHF_FREE_WORK") == expected
+
+
 def test_the_grace_period_is_longer_than_what_the_ranks_are_given() -> None:
     spec = pod(made()["sft"])
     environment = {variable["name"]: variable["value"] for variable in spec["containers"][0]["env"]}
