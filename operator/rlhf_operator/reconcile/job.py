@@ -63,8 +63,8 @@ def _advance(run: Run) -> None:
     stopping.mark(run)
     for planned, attempt in list(run.open()):
         following.follow(run, planned, attempt)
-        if run.out.look:
-            return
+    if run.out.look:  # all questions at once; what was decided without the answers is not done
+        return
     stopping.mark(run)
     stopping.end(run)
     if not run.job.spec.suspend:

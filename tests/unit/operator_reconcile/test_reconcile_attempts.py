@@ -193,6 +193,18 @@ def test_a_job_that_someone_deletes_is_a_disruption() -> None:
     assert cluster.status["phase"] == "Succeeded"
 
 
+def test_jobs_that_someone_deletes_at_once_are_asked_for_at_once() -> None:
+    cluster = Cluster(job())
+    cluster.settle(lambda pod: None if is_(pod, "reward") or is_(pod, "cost") else 0)
+    for one in [one for one in cluster.all("Job") if one["metadata"]["labels"]["rlhf.dev/stage"] in ("reward", "cost")]:
+        del cluster.objects["Job", one["metadata"]["name"]]
+    for pod in cluster.pods():
+        del cluster.objects["Pod", pod["metadata"]["name"]]
+    cluster.sync()
+    cluster.reconcile()  # the model refuses a second round of questions
+    assert attempts(cluster, "reward") == attempts(cluster, "cost") == [("Disrupted", "JobDeleted", False)]
+
+
 def test_the_next_attempt_waits_for_the_last_pod_of_the_one_before() -> None:
     cluster = pair()
     cluster.settle(hold("sft"))
