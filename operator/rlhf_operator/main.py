@@ -67,7 +67,7 @@ class Operator:
                 stack.push_async_callback(probes.stop)
                 log.info("serving on port %d", found)
             self.elector.start()
-            stack.callback(self.elector.stop)
+            stack.push_async_callback(asyncio.to_thread, self.elector.stop)
             while True:
                 await self._led.wait()
                 await self._lead()

@@ -78,6 +78,8 @@ class Cluster:
         self.events: list[str] = []
         self.ever: set[str] = set()
         """Names of all Jobs ever made."""
+        self.asked: list[Raw] = []
+        """Everything that was asked to be made, as it was asked."""
         self.kill_after: int | None = None
         self.samples: dict[str, Sample] = {}
         self.told: dict[Look, str] = {}
@@ -213,6 +215,7 @@ class Cluster:
             self._touch(self.job)
         for one in out.create:
             self._write(f"create {one['kind']} {one['metadata']['name']}")
+            self.asked.append(one)
             self.create(one)
         for gone in out.delete:
             self._write(f"delete {gone.kind} {gone.name}")

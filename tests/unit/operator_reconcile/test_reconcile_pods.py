@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from typing import Any
 
 import pytest
 from cluster_model import SETTINGS, Cluster, Raw, job
+from kubernetes.aio.client import ApiClient
 
 from rlhf_api.stage_file import StageFile
 from rlhf_operator.reconcile import naming
@@ -138,6 +140,36 @@ def test_pods_that_share_a_read_write_once_claim_share_a_node() -> None:
     spec = pod(next(one for one in cluster.all("Job") if "-sft-" in one["metadata"]["name"]))
     (term,) = spec["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     assert term["topologyKey"] == "kubernetes.io/hostname"
+
+
+def test_every_object_is_made_of_fields_that_kubernetes_has() -> None:
+    """Read into the Kubernetes client's models and written again, nothing is lost."""
+    pods = {
+        "affinity": {"nodeAffinity": {}},
+        "tolerations": [{"key": "a", "operator": "Exists"}],
+        "imagePullSecrets": ["p"],
+        "serviceAccountName": "s",
+        "runtimeClassName": "r",
+        "priorityClassName": "q",
+        "fsGroup": 5,
+        "annotations": {"a": "b"},
+        "env": [{"name": "A", "value": "B"}],
+        "volumes": [{"name": "v", "emptyDir": {}}],
+        "volumeMounts": [{"name": "v", "mountPath": "/v"}],
+    }
+    template = {"accessModes": ["ReadWriteOnce"], "size": "1Gi", "storageClassName": "s", "deleteWithJob": True}
+    value = job(nodes=2, credentials={"secretName": "x"}, storage={"claimTemplate": template}, pod=pods)
+    cluster = Cluster(value)
+    cluster.settle()
+    assert {one["kind"] for one in cluster.asked} == {"Job", "ConfigMap", "Service", "PersistentVolumeClaim"}
+
+    async def same() -> None:
+        async with ApiClient() as client:
+            for one in cluster.asked:
+                read = client.deserialize(json.dumps(one), f"V1{one['kind']}", "application/json")
+                assert client.sanitize_for_serialization(read) == one
+
+    asyncio.run(same())
 
 
 @pytest.mark.parametrize("name", ["7b.v2", "beaver", "a" * 253, "x.y-" + "z" * 60, "0"])
