@@ -35,8 +35,8 @@ def account(run: Run) -> None:
         seconds = round(active_seconds(run), 3)
         run.status = run.status.model_copy(update={"active_seconds": seconds, "active_since": None})
     limit = run.job.spec.active_deadline_seconds
-    if active and limit is not None and not run.winding_up:
-        run.wake(run.now + timedelta(seconds=max(0.0, limit - active_seconds(run))))
+    if active and limit is not None and not run.winding_up and not passed(run):
+        run.wake(run.now + timedelta(seconds=limit - active_seconds(run)))
 
 
 def _active(run: Run) -> bool:

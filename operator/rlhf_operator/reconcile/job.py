@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from rlhf_api.errors import SpecError
 from rlhf_api.status import JobStatus
@@ -84,7 +84,7 @@ def _finish(run: Run, before: JobStatus) -> None:
         run.tell(kind, words, warning=failed)
         seconds = run.job.spec.ttl_seconds_after_finished
         if seconds is not None:
-            run.wake(times.after(times.write(run.now), seconds))
+            run.wake(run.now + timedelta(seconds=max(1, seconds)))
     if before.phase != phase and phase == "Suspended":
         run.tell(reasons.SUSPENDED, "suspended; its checkpoints stay")
     if before.phase == "Suspended" and phase != "Suspended":

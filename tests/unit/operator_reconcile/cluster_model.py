@@ -173,6 +173,7 @@ class Cluster:
                 out = reconcile(raw, children, self.settings, self.now)
             assert not out.look, "asked again for what was answered"
         self.requeue = out.requeue
+        assert out.requeue is None or out.requeue > 0, "it would be called again without pause"
         try:
             self._apply(raw, out)
         except Conflict:
