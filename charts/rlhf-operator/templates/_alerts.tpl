@@ -1,0 +1,75 @@
+{{- /* One alert; takes name, expr, for, severity, summary, description and the context. */}}
+{{- define "rlhf-operator.alert" -}}
+- alert: {{ .name }}
+  expr: |-
+    {{- .expr | nindent 4 }}
+  {{- with .for }}
+  for: {{ . }}
+  {{- end }}
+  labels:
+    severity: {{ .severity }}
+    {{- with .context.Values.metrics.prometheusRule.alertLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  annotations:
+    summary: {{ .summary | quote }}
+    description: {{ .description | quote }}
+    {{- with .context.Values.metrics.prometheusRule.runbookPrefix }}
+    runbook_url: {{ printf "%s%s" . $.name | quote }}
+    {{- end }}
+{{- end }}
+
+{{- /* What wakes a person. Prometheus' own braces are strings to helm. */}}
+{{- define "rlhf-operator.alerts" -}}
+{{- $v := .Values.metrics.prometheusRule }}
+{{- $job := "{{ $labels.namespace }}/{{ $labels.rlhfjob }}" }}
+{{- $stage := printf "%s, stage {{ $labels.stage }}" $job }}
+{{- $same := "on (namespace, rlhfjob, stage)" }}
+groups:
+  - name: rlhf-jobs
+    rules:
+      {{- include "rlhf-operator.alert" (dict "context" . "name" "RLHFJobFailed" "severity" "warning"
+        "expr" "rlhf_job_phase{phase=\"Failed\"} == 1\nunless\n(rlhf_job_phase{phase=\"Failed\"} offset 1h) == 1"
+        "summary" (printf "RLHFJob %s failed" $job)
+        "description" "kubectl describe rlhfjob says which stage, pod, node and exit code. The alert ends an hour after the failure."
+        ) | nindent 6 }}
+      {{- include "rlhf-operator.alert" (dict "context" . "name" "RLHFStageStuck" "severity" "warning" "for" "5m"
+        "expr" (printf "changes(rlhf_stage_step[%dm]) == 0\nand %s\nrlhf_stage_state{state=\"Running\"} == 1\nand %s\n(rlhf_stage_state{state=\"Running\"} offset %dm) == 1" (int $v.stuckMinutes) $same $same (int $v.stuckMinutes))
+        "summary" (printf "%s: no step for %d minutes" $stage (int $v.stuckMinutes))
+        "description" "Its ranks may hang, or its pod cannot be asked. runPolicy.stuckTimeout restarts such a gang by itself."
+        ) | nindent 6 }}
+      {{- include "rlhf-operator.alert" (dict "context" . "name" "RLHFStageRestarting" "severity" "warning"
+        "expr" (printf "increase(rlhf_stage_restarts_total[1h]) >= %d" (int $v.restarts))
+        "summary" (printf "%s: restarts again and again" $stage)
+        "description" "{{ $value | humanize }} counted restarts within an hour; status.stages[].attempts says why each ended."
+        ) | nindent 6 }}
+  - name: rlhf-training
+    rules:
+      {{- include "rlhf-operator.alert" (dict "context" . "name" "RLHFLambdaAtBound" "severity" "warning" "for" "10m"
+        "expr" "rlhf_train_lambda_by_cost\n>= on (namespace, rlhfjob, stage, cost) group_left ()\n0.99 * rlhf_stage_lambda_bound"
+        "summary" (printf "%s: the multiplier of {{ $labels.cost }} is at its bound" $stage)
+        "description" "The cost stays above its limit whatever its weight: the limit cannot be kept, or lagrange.max is too low."
+        ) | nindent 6 }}
+      {{- include "rlhf-operator.alert" (dict "context" . "name" "RLHFKLBeyondTarget" "severity" "warning" "for" "10m"
+        "expr" (printf "rlhf_train_kl\n> %s group_left ()\n%v * rlhf_stage_kl_target" $same $v.klAboveTarget)
+        "summary" (printf "%s: the policy is far from its reference" $stage)
+        "description" (printf "KL is {{ $value | humanize }} nats, more than %v times its target; expect over-optimised rewards." $v.klAboveTarget)
+        ) | nindent 6 }}
+  - name: rlhf-operator
+    rules:
+      {{- include "rlhf-operator.alert" (dict "context" . "name" "RLHFOperatorWithoutLeader" "severity" "critical" "for" "5m"
+        "expr" (printf "(sum(leader_election_master_status{name=%q}) or vector(0)) < 1" (include "rlhf-operator.fullname" .))
+        "summary" "No rlhf-operator leads: RLHFJobs are not reconciled"
+        "description" "Running stages go on; nothing new starts, restarts or ends. Look at its pods and at the API server."
+        ) | nindent 6 }}
+      {{- include "rlhf-operator.alert" (dict "context" . "name" "RLHFOperatorNotReconciling" "severity" "critical" "for" "10m"
+        "expr" "sum(workqueue_depth{name=\"rlhfjob\"}) > 0\nand\nsum(rate(controller_runtime_reconcile_total{controller=\"rlhfjob\"}[10m])) == 0"
+        "summary" "rlhf-operator leads, has work and does none"
+        "description" "{{ $value | humanize }} jobs wait. Its log says what it hangs on."
+        ) | nindent 6 }}
+      {{- include "rlhf-operator.alert" (dict "context" . "name" "RLHFOperatorErrors" "severity" "warning" "for" "15m"
+        "expr" "sum(rate(controller_runtime_reconcile_errors_total{controller=\"rlhfjob\"}[10m]))\n>\n0.2 * sum(rate(controller_runtime_reconcile_total{controller=\"rlhfjob\"}[10m]))"
+        "summary" "rlhf-operator fails in one of five reconciles or more"
+        "description" "Its log has each error; a full disk of etcd, missing rights and webhooks that refuse are usual."
+        ) | nindent 6 }}
+{{- end }}
