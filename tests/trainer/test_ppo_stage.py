@@ -157,6 +157,14 @@ def test_rewards_are_weighted_and_functions_judge_texts(home: Path) -> None:
         assert not any(name.startswith(("lambda", "cost")) for name in line)
 
 
+def test_a_cost_model_is_a_penalty_where_its_weight_is_negative(home: Path) -> None:
+    rewards = [{"stage": "rm"}, {"stage": "cm", "weight": -1.0}]
+    _, found = run(home, rewards=rewards, costs=[], name="shaped")
+    for line in found:
+        assert line["reward"] == pytest.approx(line["reward.rm"] - line["reward.cm"])
+        assert not any(name.startswith(("lambda", "cost")) for name in line)
+
+
 def test_two_costs_have_a_multiplier_a_limit_and_a_head_each(home: Path) -> None:
     costs = [{"stage": "cm", "limit": -100.0}, {"function": "ppo_judges:length", "limit": 1e6}]
     _, found = run(home, costs=costs, name="two-costs")

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from rlhf_api.stages.ppo import Ppo
+from rlhf_api.stages.ppo import Ppo, Reward
 from rlhf_trainer.context import StageContext
 from rlhf_trainer.data.chat import prepare_tokenizer
 from rlhf_trainer.models.load import architecture, fit_vocabulary, load_policy
@@ -82,7 +82,8 @@ def load(context: StageContext, spec: Ppo) -> Models:
         judges[name] = []
         for index, scorer in enumerate(scorers):
             where = f"guards.{name}" if name == "gold" else f"{name}[{index}]"
-            judge, found = scoring.load(context, scorer, where, kind, tokenizer, spec.dtype)
+            penalty = isinstance(scorer, Reward) and scorer.weight < 0  # reward shaping: a cost model serves too
+            judge, found = scoring.load(context, scorer, where, None if penalty else kind, tokenizer, spec.dtype)
             judges[name].append(judge)
             decoders |= found
     made = _critics(context, spec, tokenizer)

@@ -58,7 +58,7 @@ class Judge:
 
 
 def load(
-    context: StageContext, scorer: Scorer, where: str, kind: Kind, tokenizer: Any, dtype: str
+    context: StageContext, scorer: Scorer, where: str, kind: Kind | None, tokenizer: Any, dtype: str
 ) -> tuple[Judge, dict[str, Any]]:
     """A judge and its decoders, to be run with the other frozen ones.
 
