@@ -110,6 +110,8 @@ def of_status(body: Object, status: int | None = None, retry_after: float | None
         cls = AlreadyExists
     elif any(cause.get("reason") == _AHEAD for cause in details.get("causes") or ()):
         cls = Gone
+    elif cls is Invalid and any(cause.get("field") == "metadata.uid" for cause in details.get("causes") or ()):
+        cls = Conflict  # a patch that names the UID of another object of that name
     if retry_after is None and code == 429:
         retry_after = _seconds(details.get("retryAfterSeconds"))
     return cls(code, reason, str(body.get("message") or reason), retry_after, body)

@@ -49,6 +49,11 @@ def test_a_version_that_the_server_has_not_come_to_is_listed_anew_like_one_it_fo
     assert type(of_response(504, {}, status(504, "Timeout", causes=causes))) is Gone
 
 
+def test_a_patch_that_names_anothers_uid_is_a_conflict() -> None:
+    causes = [{"reason": "FieldValueInvalid", "field": "metadata.uid", "message": "field is immutable"}]
+    assert type(of_response(422, {}, status(422, "Invalid", causes=causes))) is Conflict
+
+
 def test_an_error_in_the_middle_of_a_watch_carries_its_own_code() -> None:
     assert type(of_status({"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"})) is Gone
 
