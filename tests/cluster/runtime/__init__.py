@@ -1,0 +1,1 @@
+"""The operator's runtime against real API servers."""

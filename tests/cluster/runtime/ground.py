@@ -1,0 +1,108 @@
+"""What the tests here share: clients, namespaces, waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from kubernetes.aio.client.configuration import Configuration
+
+from cluster.control_plane import ControlPlane
+from rlhf_operator.runtime.client import Client
+from rlhf_operator.runtime.election import Timing
+from rlhf_operator.runtime.kinds import CONFIG_MAPS, NAMESPACES, Kind, Object
+from rlhf_operator.runtime.reflector import Reflector
+from rlhf_operator.runtime.store import Change
+from rlhf_operator.runtime.transport import from_kubeconfig
+
+_numbers = itertools.count()
+PATIENCE = 60.0
+"""Seconds that something may take on a busy machine: a bound on hanging, never a measure."""
+
+QUICK = Timing(duration=4, deadline=2.5, retry=0.4)
+"""Of elections."""
+
+
+async def configuration(plane: ControlPlane, port: int | None = None) -> Configuration:
+    """The administrator's, optionally through a relay's port."""
+    made = await from_kubeconfig(str(plane.kubeconfig))
+    if port is not None:
+        made.host = f"https://127.0.0.1:{port}"
+    return made
+
+
+@contextlib.asynccontextmanager
+async def client(plane: ControlPlane, port: int | None = None, **more: Any) -> AsyncIterator[Client]:
+    """A client of a control plane."""
+    more = {"field_manager": "test", "rate": 1000.0, "burst": 1000, **more}
+    async with Client(await configuration(plane, port), **more) as made:
+        yield made
+
+
+async def namespace(client: Client) -> str:
+    """A namespace of the test's own."""
+    name = f"t{os.getpid()}-{next(_numbers)}"
+    await client.create(NAMESPACES, None, {"metadata": {"name": name}})
+    return name
+
+
+async def put(client: Client, namespace: str, name: str, value: str = "", **metadata: Any) -> Object:
+    """Make a ConfigMap."""
+    body = {"metadata": {"name": name, **metadata}, "data": {"value": value}}
+    return await client.create(CONFIG_MAPS, namespace, body)
+
+
+async def set_to(client: Client, namespace: str, name: str, value: str) -> Object:
+    """Change a ConfigMap."""
+    return await client.patch(CONFIG_MAPS, namespace, name, {"data": {"value": value}})
+
+
+async def until(true: Callable[[], bool], seconds: float = PATIENCE) -> float:
+    """Wait until it is true; gives the seconds it took."""
+    clock = asyncio.get_running_loop().time
+    begun = clock()
+    while not true():
+        assert clock() - begun < seconds, f"not so after {seconds} s"
+        await asyncio.sleep(0.02)
+    return clock() - begun
+
+
+class Watched:
+    """A reflector that runs, and what it told."""
+
+    def __init__(self, client: Client, namespace: str | None, kind: Kind = CONFIG_MAPS, **more: Any) -> None:
+        self.changes: list[Change] = []
+        self.reflector = Reflector(
+            client, kind, namespace, on_change=self.changes.append, **{"pauses": (0.1, 1.0), **more}
+        )
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Watched]:
+        """Runs until the end of the block; what it raises is raised there."""
+        task = asyncio.create_task(self.reflector.run())
+        try:
+            await asyncio.wait_for(self.reflector.wait_synced(), PATIENCE)
+            yield self
+        finally:
+            if task.done():
+                task.result()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def values(self) -> dict[str, str]:
+        """`value` of each ConfigMap, by name."""
+        return {thing["metadata"]["name"]: thing["data"]["value"] for thing in self.reflector.values()}
+
+    def told(self) -> dict[str, str]:
+        """The same, from the changes alone."""
+        found: dict[str, str] = {}
+        for change in self.changes:
+            if change.new is None:
+                found.pop(change.key.name)
+            else:
+                found[change.key.name] = change.new["data"]["value"]
+        return found

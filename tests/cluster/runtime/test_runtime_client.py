@@ -1,0 +1,251 @@
+"""The client: what it asks for, and what it takes the answers for."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from cluster.control_plane import ControlPlane
+from cluster.runtime.ground import client, namespace, put, set_to
+from rlhf_operator.runtime.client import Client
+from rlhf_operator.runtime.errors import (
+    AlreadyExists,
+    Conflict,
+    Fenced,
+    Forbidden,
+    Gone,
+    Invalid,
+    NotFound,
+    Unreachable,
+)
+from rlhf_operator.runtime.kinds import CONFIG_MAPS, JOBS, NAMESPACES, PODS, Kind, Object
+from rlhf_operator.runtime.transport import Timeouts
+
+JOB: Object = {
+    "metadata": {"name": "a"},
+    "spec": {
+        "suspend": True,
+        "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "a", "image": "none"}]}},
+    },
+}
+
+
+def test_an_object_is_made_read_changed_and_deleted(shared_plane: ControlPlane) -> None:
+    async def main() -> None:
+        async with client(shared_plane) as api:
+            here = await namespace(api)
+            made = await put(api, here, "a", "1")
+            changed = await set_to(api, here, "a", "2")
+            assert await api.get(CONFIG_MAPS, here, "a") == changed
+            assert changed["data"] == {"value": "2"}
+            assert changed["metadata"]["uid"] == made["metadata"]["uid"]
+            await api.delete(CONFIG_MAPS, here, "a")
+            with pytest.raises(NotFound):
+                await api.get(CONFIG_MAPS, here, "a")
+            with pytest.raises(NotFound):
+                await api.delete(CONFIG_MAPS, here, "a")
+
+    asyncio.run(main())
+
+
+def test_all_writes_have_one_field_manager(shared_plane: ControlPlane) -> None:
+    async def main() -> None:
+        async with client(shared_plane, field_manager="the-operator") as api:
+            here = await namespace(api)
+            await put(api, here, "a")
+            changed = await set_to(api, here, "a", "2")
+            assert {entry["manager"] for entry in changed["metadata"]["managedFields"]} == {"the-operator"}
+
+    asyncio.run(main())
+
+
+def test_a_second_object_of_a_name_is_told_from_one_that_changed(shared_plane: ControlPlane) -> None:
+    async def main() -> None:
+        async with client(shared_plane) as api:
+            here = await namespace(api)
+            first = await put(api, here, "a", "1")
+            with pytest.raises(AlreadyExists):
+                await put(api, here, "a", "2")
+            await set_to(api, here, "a", "3")
+            stale = {"metadata": {"resourceVersion": first["metadata"]["resourceVersion"]}, "data": {"value": "4"}}
+            with pytest.raises(Conflict):
+                await api.patch(CONFIG_MAPS, here, "a", stale)
+            assert (await api.get(CONFIG_MAPS, here, "a"))["data"] == {"value": "3"}
+
+    asyncio.run(main())
+
+
+def test_a_stranger_of_the_same_name_is_neither_changed_nor_deleted(shared_plane: ControlPlane) -> None:
+    async def main() -> None:
+        async with client(shared_plane) as api:
+            here = await namespace(api)
+            first = await put(api, here, "a", "1")
+            await api.delete(CONFIG_MAPS, here, "a")
+            second = await put(api, here, "a", "2")
+            with pytest.raises(Conflict):
+                await api.delete(CONFIG_MAPS, here, "a", uid=first["metadata"]["uid"])
+            with pytest.raises(Conflict):
+                await api.patch(CONFIG_MAPS, here, "a", {"metadata": {"uid": first["metadata"]["uid"]}, "data": {}})
+            with pytest.raises(Conflict):
+                await api.delete(CONFIG_MAPS, here, "a", resource_version=first["metadata"]["resourceVersion"])
+            assert await api.get(CONFIG_MAPS, here, "a") == second
+            await api.delete(CONFIG_MAPS, here, "a", uid=second["metadata"]["uid"])
+
+    asyncio.run(main())
+
+
+def test_a_status_patch_leaves_the_spec_alone(shared_plane: ControlPlane) -> None:
+    async def main() -> None:
+        async with client(shared_plane) as api:
+            here = await namespace(api)
+            made = await api.create(JOBS, here, JOB)
+            patch = {
+                "metadata": {"uid": made["metadata"]["uid"], "resourceVersion": made["metadata"]["resourceVersion"]},
+                "spec": {"suspend": False},
+                "status": {"conditions": [{"type": "Suspended", "status": "True", "lastTransitionTime": None}]},
+            }
+            patched = await api.patch_status(JOBS, here, "a", patch)
+            assert patched["spec"]["suspend"] is True
+            assert patched["status"]["conditions"][0]["type"] == "Suspended"
+            with pytest.raises(Conflict):
+                await api.patch_status(JOBS, here, "a", patch)
+
+    asyncio.run(main())
+
+
+def test_a_refusal_says_why(shared_plane: ControlPlane) -> None:
+    async def main() -> None:
+        async with client(shared_plane) as api:
+            here = await namespace(api)
+            with pytest.raises(Invalid, match=r"spec\.template\.spec\.containers: Required value"):
+                await api.create(JOBS, here, {"metadata": {"name": "a"}, "spec": {"template": {"spec": {}}}})
+            limit = Kind("", "v1", "resourcequotas", "ResourceQuota")
+            await api.create(limit, here, {"metadata": {"name": "q"}, "spec": {"hard": {"count/jobs.batch": "0"}}})
+            with pytest.raises(Forbidden):
+                await api.create(JOBS, here, JOB)
+
+    asyncio.run(main())
+
+
+def test_a_list_comes_in_pages_as_of_one_moment(shared_plane: ControlPlane) -> None:
+    async def main() -> None:
+        async with client(shared_plane) as api:
+            here = await namespace(api)
+            for number in range(25):
+                await put(api, here, f"c{number:02}", labels={"even": str(number % 2 == 0)})
+            pages = [page async for page in api.pages(CONFIG_MAPS, here, limit=10)]
+            assert [len(page.items) for page in pages] == [10, 10, 5]
+            assert len({page.version for page in pages}) == 1
+            assert {(item["apiVersion"], item["kind"]) for page in pages for item in page.items} == {
+                ("v1", "ConfigMap")
+            }
+            some = [page async for page in api.pages(CONFIG_MAPS, here, label_selector="even=True", limit=0)]
+            assert [len(page.items) for page in some] == [13]
+
+    asyncio.run(main())
+
+
+def test_a_watch_tells_what_happens_and_a_bookmark_before_its_end(shared_plane: ControlPlane) -> None:
+    async def main() -> None:
+        async with client(shared_plane) as api:
+            here = await namespace(api)
+            first = await put(api, here, "a")
+            since = first["metadata"]["resourceVersion"]
+            await set_to(api, here, "a", "2")
+            await api.delete(CONFIG_MAPS, here, "a")
+            elsewhere = await namespace(api)
+            last = await put(api, elsewhere, "b")
+            async with api.watch(CONFIG_MAPS, here, resource_version=since, seconds=4) as events:
+                told = [event async for event in events]
+            assert [event.type for event in told][:2] == ["MODIFIED", "DELETED"]
+            assert {event.type for event in told[2:]} == {"BOOKMARK"}
+            assert int(told[-1].object["metadata"]["resourceVersion"]) >= int(last["metadata"]["resourceVersion"])
+
+    asyncio.run(main())
+
+
+def test_an_object_of_a_megabyte_comes_whole_through_a_watch(shared_plane: ControlPlane) -> None:
+    async def main() -> None:
+        async with client(shared_plane) as api:
+            here = await namespace(api)
+            since = (await put(api, here, "a"))["metadata"]["resourceVersion"]
+            big = "x" * 1_000_000
+            await put(api, here, "big", big)
+            async with api.watch(CONFIG_MAPS, here, resource_version=since, seconds=30) as events:
+                assert (await anext(events)).object["data"]["value"] == big
+
+    asyncio.run(main())
+
+
+def test_a_version_that_the_server_does_not_remember_is_gone(shared_plane: ControlPlane) -> None:
+    async def main() -> None:
+        async with client(shared_plane) as api:
+            with pytest.raises(Gone):
+                async with api.watch(CONFIG_MAPS, "default", resource_version="1", seconds=30) as events:
+                    await anext(events)
+
+    asyncio.run(main())
+
+
+def test_a_write_of_one_who_does_not_lead_is_not_sent(shared_plane: ControlPlane) -> None:
+    async def main() -> None:
+        async with client(shared_plane) as api, client(shared_plane, may_write=lambda: False) as fenced:
+            here = await namespace(api)
+            made = await put(api, here, "a", "1")
+            for write in (
+                put(fenced, here, "b"),
+                set_to(fenced, here, "a", "2"),
+                fenced.delete(CONFIG_MAPS, here, "a"),
+            ):
+                with pytest.raises(Fenced):
+                    await write
+            assert await fenced.get(CONFIG_MAPS, here, "a") == made
+            assert [len(page.items) async for page in api.pages(CONFIG_MAPS, here)] == [1]
+
+    asyncio.run(main())
+
+
+def test_kinds_that_the_cluster_has_are_told_from_those_it_has_not(shared_plane: ControlPlane) -> None:
+    async def main() -> None:
+        async with client(shared_plane) as api:
+            assert await api.serves(JOBS)
+            assert await api.serves(NAMESPACES)
+            assert not await api.serves(Kind("kueue.x-k8s.io", "v1beta1", "workloads", "Workload"))
+            assert not await api.serves(Kind("batch", "v1", "nonsense", "Nonsense"))
+
+    asyncio.run(main())
+
+
+def test_requests_keep_to_their_rate(shared_plane: ControlPlane) -> None:
+    async def main() -> None:
+        async with client(shared_plane, rate=20.0, burst=5) as api:
+            clock = asyncio.get_running_loop().time
+            begun = clock()
+            await asyncio.gather(*(api.serves(PODS) for _ in range(25)))
+            assert clock() - begun >= 1.0
+
+    asyncio.run(main())
+
+
+def test_a_server_that_is_not_there_is_unreachable(shared_plane: ControlPlane) -> None:
+    async def main() -> None:
+        async with client(shared_plane, port=9, timeouts=Timeouts(connect=2)) as api:
+            with pytest.raises(Unreachable, match="GET /api/v1/namespaces/default/configmaps/a"):
+                await api.get(CONFIG_MAPS, "default", "a")
+
+    asyncio.run(main())
+
+
+def test_a_client_closes_what_it_opened(shared_plane: ControlPlane) -> None:
+    async def main() -> None:
+        async with client(shared_plane) as api:
+            await api.serves(PODS)
+        assert api_is_closed(api)
+
+    asyncio.run(main())
+
+
+def api_is_closed(api: Client) -> bool:
+    connector = api._transport._connector
+    return connector is not None and connector.closed
