@@ -1,0 +1,149 @@
+"""What the tests here share: a namespace with enforced Pod Security, an operator in it, a job."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from cluster.control_plane import ControlPlane
+from cluster.operator.standin import Node
+from cluster.runtime.ground import client, configuration, namespace
+from rlhf_operator.controller import Controller
+from rlhf_operator.kinds import RLHFJOBS
+from rlhf_operator.reconcile import Settings
+from rlhf_operator.runtime.client import Client
+from rlhf_operator.runtime.errors import NotFound
+from rlhf_operator.runtime.events import Recorder
+from rlhf_operator.runtime.kinds import NAMESPACES, Object
+from rlhf_operator.runtime.metrics import Metrics
+
+CRD = Path(__file__).parents[3] / "crds" / "rlhf.dev_rlhfjobs.yaml"
+PATIENCE = 120.0
+SETTINGS = Settings.model_validate(
+    {
+        "image": "trainer:1",
+        "profiles": {"default": {"resources": {"limits": {"memory": "1Gi"}}}},
+        "timings": {"backoff": 1, "poll": 1, "explainAfter": 1},
+    }
+)
+JOB: Object = {
+    "apiVersion": "rlhf.dev/v1alpha1",
+    "kind": "RLHFJob",
+    "metadata": {"name": "beaver"},
+    "spec": {
+        "storage": {"claimName": "models"},
+        "inputs": [{"name": "base", "source": "hf://org/base@1"}, {"name": "rows", "source": "pvc://data/rows.jsonl"}],
+        "stages": [
+            {"name": "sft", "nodes": 2, "sft": {"model": {"input": "base"}, "data": [{"input": "rows"}]}},
+            {"name": "reward", "rewardModel": {"model": {"stage": "sft"}, "data": [{"input": "rows"}]}},
+            {"name": "cost", "costModel": {"model": {"stage": "sft"}, "data": [{"input": "rows"}]}},
+        ],
+    },
+}
+
+
+def job(**spec: Any) -> Object:
+    """The job of the tests, its spec's fields replaced."""
+    value = copy.deepcopy(JOB)
+    value["spec"] |= spec
+    return value
+
+
+class Ground:
+    """A namespace, a stand-in node, and an operator that can be killed."""
+
+    def __init__(self, plane: ControlPlane, api: Client, name: str, node: Node) -> None:
+        self._plane = plane
+        self.api = api
+        self.namespace = name
+        self.node = node
+        self.metrics = Metrics()
+
+    @contextlib.asynccontextmanager
+    async def operator(
+        self, settings: Settings = SETTINGS, may_write: Callable[[], bool] = lambda: True
+    ) -> AsyncIterator[Controller]:
+        """An operator of this namespace, until the end of the block; what it raises is raised there."""
+        made = Client(
+            await configuration(self._plane), field_manager="rlhf-operator", rate=500, burst=500, may_write=may_write
+        )
+        async with made:
+            recorder = Recorder(made, "rlhf-operator", "test", self.metrics)
+            controller = Controller(
+                made,
+                settings,
+                namespaces=[self.namespace],
+                recorder=recorder,
+                workers=4,
+                progress_per_second=5,
+                metrics=Metrics(),
+            )
+            task = asyncio.create_task(controller.run())
+            try:
+                yield controller
+            finally:
+                if task.done():
+                    task.result()
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    async def make(self, value: Object) -> Object:
+        """Create a job."""
+        return await self.api.create(RLHFJOBS, self.namespace, value)
+
+    async def status(self, name: str = "beaver") -> Object:
+        """Its status."""
+        found: Object = (await self.api.get(RLHFJOBS, self.namespace, name)).get("status") or {}
+        return found
+
+    async def until(self, true: Callable[[Object], bool], name: str = "beaver", seconds: float = PATIENCE) -> Object:
+        """Wait until it is true of the job's status."""
+        clock = asyncio.get_running_loop().time
+        end = clock() + seconds
+        while True:
+            try:
+                status = await self.status(name)
+            except NotFound:
+                status = {}
+            if true(status):
+                return status
+            assert clock() < end, f"not so after {seconds} s: {status}"
+            await asyncio.sleep(0.1)
+
+    async def edit(self, name: str = "beaver", **spec: Any) -> None:
+        """A user changes the spec."""
+        await self.api.patch(RLHFJOBS, self.namespace, name, {"spec": spec})
+
+
+@contextlib.asynccontextmanager
+async def ground(plane: ControlPlane) -> AsyncIterator[Ground]:
+    """A namespace in which Pod Security is enforced, with a stand-in node."""
+    plane.kubectl("apply", "--server-side", "-f", str(CRD))
+    plane.kubectl("wait", "--for=condition=Established", "crd/rlhfjobs.rlhf.dev", "--timeout=60s")
+    async with client(plane) as api:
+        name = await namespace(api)
+        enforce = {"pod-security.kubernetes.io/enforce": "restricted"}
+        await api.patch(NAMESPACES, None, name, {"metadata": {"labels": enforce}})
+        node = Node(api, name)
+        task = asyncio.create_task(node.run())
+        try:
+            yield Ground(plane, api, name, node)
+        finally:
+            if task.done():
+                task.result()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def phase(*phases: str) -> Callable[[Object], bool]:
+    """Whether the job is in one of these phases."""
+    return lambda status: status.get("phase") in phases
+
+
+def stage(status: Object, name: str) -> Object:
+    """A stage's entry."""
+    return next(one for one in status["stages"] if one["name"] == name)
