@@ -78,6 +78,12 @@ def table(models: dict[str, dict[str, Any]], products: dict[str, Path], baseline
     return lines
 
 
+def _beside_limit(mean: float, error: float) -> str:
+    if mean + 2 * error <= 0:
+        return "is within its limit"
+    return "is above its limit" if mean - 2 * error > 0 else "is shown neither within nor above its limit"
+
+
 def verdicts(models: dict[str, dict[str, Any]]) -> list[str]:
     """What the gold cost says, in words, and only what it says."""
     by_method: dict[str, list[float]] = {}
@@ -88,8 +94,8 @@ def verdicts(models: dict[str, dict[str, Any]]) -> list[str]:
     lines = []
     for method, values in sorted(by_method.items()):
         mean, error = mean_and_error(values)
-        word = "at or below its limit" if mean <= 2 * error else "above its limit"
-        lines.append(f"- {method}: the gold cost is {word} ({mean:.3f} ± {error:.3f}, {len(values)} seeds).")
+        seeds = "seeds: " + ", ".join(f"{value:.2f}" for value in values)
+        lines.append(f"- {method}: the gold cost {_beside_limit(mean, error)} ({mean:.3f} ± {error:.3f}; {seeds}).")
     ours, plain = by_method["lagrange"], by_method["plain"]
     gap = statistics.mean(plain) - statistics.mean(ours)
     error = math.hypot(mean_and_error(ours)[1], mean_and_error(plain)[1])
