@@ -28,7 +28,7 @@ demo: setup ## align a real 135M chat model on this machine; ends in the report
 
 test: test-unit test-trainer ## all tests
 
-test-unit: setup ## without torch, under a minute
+test-unit: setup ## without torch; the goal is a minute
 	$(RUN) OMP_NUM_THREADS=1 pytest tests/unit -n auto
 
 test-trainer: setup ## real torch and DeepSpeed ranks, tiny models

@@ -100,7 +100,7 @@ def table(found: dict[str, Any]) -> str:
         f"`make bench` on {found['machine']}; Python {found['python']}, {versions}. Each pair ran in turn on the same",
         "machine; a ratio is a median with its smallest and largest pair. Raw rows: [bench.json](bench.json).",
         "",
-        "Of a PPO step it is the third that counts: first steps fault their memory in, and take up to twice as long.",
+        "Of a PPO step it is the third that counts: first steps fault their memory in, and take longer.",
         "",
         "| what | peer | faster | goal | peak memory | goal |",
         "|---|---|---|---|---|---|",
