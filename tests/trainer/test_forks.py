@@ -111,7 +111,7 @@ def test_a_window_below_the_longest_row_is_refused(kind):
     assert not forks_as_rows(decoder, boundary, sample, 5)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.lists(pairs, min_size=1, max_size=4))
 def test_remembered_states_of_forks_are_those_computed_now(tmp_path_factory, given_pairs):
     trunk, _ = split(family("llama").model, 1)

@@ -53,7 +53,7 @@ def by_hand(net: LlamaForCausalLM, prompt: list[int], noise: np.ndarray, tempera
 prompts = st.lists(st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=9), min_size=1, max_size=7)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(prompts, st.sampled_from([0.5, 1.0, 1.7]), st.integers(0, 1000), st.integers(1, 12), st.integers(1, 4))
 def test_every_row_is_the_one_sampled_alone_without_a_cache(
     rows: list[list[int]], temperature: float, seed: int, longest: int, most: int
@@ -65,7 +65,7 @@ def test_every_row_is_the_one_sampled_alone_without_a_cache(
         assert answer == Answer(expected, expected[-1] == EOS)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(prompts, st.data())
 def test_rows_answer_the_same_on_whatever_rank_and_beside_whomever(rows: list[list[int]], data: st.DataObject) -> None:
     sampling = Sampling(1.0, 10, EOS)

@@ -42,7 +42,7 @@ def alone(prompt: list[int], answer: list[int], temperature: float) -> tuple[tor
 tokens = st.lists(st.integers(0, 12), min_size=1, max_size=6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.tuples(tokens, tokens), min_size=1, max_size=5), st.sampled_from([0.7, 1.0]), st.integers(1, 9))
 def test_chunks_and_padding_change_nothing(
     rows: list[tuple[list[int], list[int]]], temperature: float, chunk: int

@@ -28,7 +28,7 @@ def drawn(n: int, seed: int, vocabulary: int = 13) -> tuple[torch.Tensor, nn.Lin
     return torch.randn(n, 6, generator=generator), head, labels
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 40), st.integers(1, 45), st.integers(0, 9), st.booleans())
 def test_any_chunk_gives_the_sum_over_all_positions_and_its_gradients(
     n: int, chunk: int, seed: int, fused: bool

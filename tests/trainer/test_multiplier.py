@@ -47,7 +47,7 @@ def test_before_the_first_rollout_j_is_the_limit() -> None:
     assert Multiplier("cost", 0.7, lagrange()).mean == 0.7
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(-1e6, 1e6), max_size=40), st.sampled_from(["window", "safe-rlhf"]))
 def test_lambda_stays_within_its_bounds(costs: list[float], rule: str) -> None:
     multiplier = Multiplier("cost", 0.0, lagrange(rule=rule, min=0.1, max=3.0))
@@ -57,7 +57,7 @@ def test_lambda_stays_within_its_bounds(costs: list[float], rule: str) -> None:
         assert 0.1 * (1 - 1e-9) <= multiplier.value <= 3.0 * (1 + 1e-9)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=12), st.data())
 def test_saved_and_loaded_it_goes_on_bit_for_bit(costs: list[float], data: st.DataObject) -> None:
     spec = lagrange(window=3, patience=2, max=1.5)

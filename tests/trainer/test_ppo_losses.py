@@ -133,7 +133,7 @@ def test_each_normalization_is_the_mean_it_says() -> None:
     }
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.integers(1, 6), min_size=1, max_size=7), st.sampled_from(["tokens", "sequences", "constant"]), st.data()
 )
@@ -150,7 +150,7 @@ def test_micro_batches_add_up_to_the_batch(lengths: list[int], kind: str, data: 
     torch.testing.assert_close(part(slice(0, cut)) + part(slice(cut, None)), part(slice(None)))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(st.integers(1, 7), min_size=1, max_size=4),
     st.floats(0, 1),

@@ -18,7 +18,7 @@ def prompts(count: int, size: int, samples: int = 1, seed: int = 0) -> Prompts:
     return Prompts([()] * count, [[index] for index in range(count)], Rollout(prompts=size, samples=samples), seed)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 12), st.integers(1, 30), st.integers(1, 3), st.integers(0, 5))
 def test_every_prompt_comes_once_before_any_comes_again(count: int, size: int, samples: int, seed: int) -> None:
     made = prompts(count, size, samples, seed)

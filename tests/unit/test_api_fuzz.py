@@ -14,7 +14,7 @@ from rlhf_api.load import check_document, job_to_dict
 from rlhf_api.yaml import dump_yaml, load_yaml
 
 VALUE = load_yaml(BASE).value
-QUICK = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(max_examples=150, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 scalars = (
     st.none()

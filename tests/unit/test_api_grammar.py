@@ -73,7 +73,7 @@ def test_an_unknown_scheme_is_told_with_the_one_that_was_meant() -> None:
         parse_source("pcv://models/x")
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(st.text(max_size=60) | st.from_regex(r"(hf|pvc|package|s3|file|x)://[a-z/@.]{0,20}", fullmatch=True))
 def test_any_source_is_taken_apart_or_refused_in_words(text: str) -> None:
     try:

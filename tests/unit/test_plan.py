@@ -23,7 +23,7 @@ from rlhf_api.yaml import load_yaml
 
 VALUE = load_yaml(BASE).value
 JOB = parse_job(VALUE)
-QUICK = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 
 def resolved(job: RLHFJob, hits: tuple[str, ...] = ()) -> Resolved:

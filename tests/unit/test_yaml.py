@@ -173,7 +173,7 @@ def test_a_bomb_of_aliases_is_refused() -> None:
         load_yaml("\n".join(lines))
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(st.text())
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
@@ -184,7 +184,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         assert document.position(()) >= (1, 1)
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(st.binary())
 def test_any_bytes_are_read_or_refused(content: bytes) -> None:
     try:
@@ -193,7 +193,7 @@ def test_any_bytes_are_read_or_refused(content: bytes) -> None:
         assert error.problems
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(st.text("ab1_0.:-+ \n\t'\"[]{}#&*!|>%@`,?~=<ynofe", max_size=60))
 def test_any_text_of_characters_that_mean_something_to_yaml_is_read_or_refused(text: str) -> None:
     try:

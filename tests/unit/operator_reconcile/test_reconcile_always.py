@@ -206,6 +206,6 @@ class AlwaysTrue(RuleBasedStateMachine):
 
 
 AlwaysTrue.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=60, stateful_step_count=50, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 TestAlwaysTrue = AlwaysTrue.TestCase
