@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import socket
+import struct
 import urllib.error
 import urllib.request
 
@@ -101,3 +102,13 @@ def test_a_port_in_use_is_said_and_training_goes_on(serve, caplog):
         port = taken.getsockname()[1]
         assert serve(Prometheus(stage="sft", type="sft"), Progress(), port=port) is None
     assert f"metricsPort {port} cannot be served" in caplog.text
+
+
+def test_who_left_before_the_answer_is_no_error(serve, caplog):
+    port = serve(Prometheus(stage="ppo", type="ppo"), Progress())
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", port)) as gone:
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closed with a reset
+            gone.sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\n")
+    assert get(port, "/metrics")
+    assert not caplog.records

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,11 @@ GUARD = 3
 STOPPED = 75
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers of a write for which there is no room."""
+
+
+def severity(code: int) -> int:
+    """How loud a log tells of an end: a stop that was asked for is none to look into."""
+    return logging.INFO if code in (DONE, STOPPED) else logging.ERROR
 
 
 class StageError(Exception):

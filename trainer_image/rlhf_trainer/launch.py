@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from rlhf_api.stage_file import STAGE_FILE_VERSION, StageFile
 from rlhf_api.store import Product, free_work
 from rlhf_trainer import ops, store
-from rlhf_trainer.exits import DONE, FAILURE, GuardTripped, InputError, StageError, Stopped, explain_full_disk
+from rlhf_trainer.exits import DONE, FAILURE, GuardTripped, InputError, StageError, Stopped, explain_full_disk, severity
 from rlhf_trainer.lease import Holder, acquire
 from rlhf_trainer.outcome import Outcome, of_error, write_summary
 from rlhf_trainer.ranks import Ranks, has_gpu
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
         log.error("the launcher failed\n%s", traceback.format_exc())
         outcome = Outcome(FAILURE, type(error).__name__, str(error) or type(error).__name__)
     if outcome.code != DONE:
-        log.error("%s: %s", outcome.reason, outcome.message)
+        log.log(severity(outcome.code), "%s: %s", outcome.reason, outcome.message)
     if file is not None and node_rank() == 0:
         if outcome.code == DONE and os.environ.get(FREE_WORK):
             free_work(Path(file.directories.work))

@@ -22,7 +22,7 @@ import orjson
 
 from rlhf_api.stage_file import StageFile
 from rlhf_trainer.definitions import headline
-from rlhf_trainer.exits import DONE, FAILURE, StageError, Stopped, explain_full_disk
+from rlhf_trainer.exits import DONE, FAILURE, StageError, Stopped, explain_full_disk, severity
 from rlhf_trainer.outcome import LESS_MEMORY
 from rlhf_trainer.place import Place, log_path, result_path
 from rlhf_trainer.stages import LIGHT, resolve
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         run(file, place, work, told)
         ended: dict[str, Any] = {"code": DONE, "reason": "Done", "message": "done"}
     except StageError as error:
-        log.error("%s: %s", error.reason, error)
+        log.log(severity(error.code), "%s: %s", error.reason, error)
         ended = {"code": error.code, "reason": error.reason, "message": str(error)}
     except Exception as error:  # noqa: BLE001 - the last resort: logged whole, told in short, never swallowed
         log.error("failed\n%s", traceback.format_exc())

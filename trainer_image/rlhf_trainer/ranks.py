@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from rlhf_api.stage_file import StageFile
-from rlhf_trainer.exits import DONE, STOPPED
+from rlhf_trainer.exits import DONE, STOPPED, severity
 from rlhf_trainer.outcome import Outcome, RankEnd, judge
 from rlhf_trainer.place import log_path, result_path
 from rlhf_trainer.stages import LIGHT
@@ -92,7 +92,7 @@ class Ranks:
         said = self._said(rank)
         ours = killing and process.returncode == -signal.SIGKILL
         if process.returncode != DONE and not ours:
-            log.error("rank %d ended with %d", rank, process.returncode)
+            log.log(severity(process.returncode), "rank %d ended with %d", rank, process.returncode)
         return RankEnd(rank, process.returncode, said, ours)
 
     def _said(self, rank: int) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -74,6 +75,15 @@ class Prometheus:
         return True
 
 
+class _Http(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - as it is called
+        """Who asked may be gone before the answer; anything else is logged whole."""
+        if not isinstance(sys.exception(), ConnectionError):
+            log.exception("a request of %s failed", client_address)
+
+
 class Server:
     """Serves both pages from a thread. Read-only, without authentication: on a laptop for this machine only.
 
@@ -85,7 +95,7 @@ class Server:
         self._port = port
         self._prometheus = prometheus
         self._progress = progress
-        self._http: ThreadingHTTPServer | None = None
+        self._http: _Http | None = None
 
     def start(self, endpoint: Path | None = None) -> int | None:
         """Serve, and write host and port to `endpoint`. A port in use is said and not fatal; gives the port."""
@@ -112,11 +122,10 @@ class Server:
 
         host = "127.0.0.1" if self._port == 0 else "0.0.0.0"  # noqa: S104 - the pod's port, by design
         try:
-            self._http = ThreadingHTTPServer((host, self._port), Handler)
+            self._http = _Http((host, self._port), Handler)
         except OSError as error:
             log.warning("metricsPort %d cannot be served (%s); training goes on without /metrics", self._port, error)
             return None
-        self._http.daemon_threads = True
         threading.Thread(target=self._http.serve_forever, name="metrics", daemon=True).start()
         port = int(self._http.server_address[1])
         if endpoint is not None:
