@@ -15,6 +15,7 @@ from cluster.control_plane import ControlPlane
 from rlhf_operator.runtime.client import Client
 from rlhf_operator.runtime.election import Timing
 from rlhf_operator.runtime.kinds import CONFIG_MAPS, NAMESPACES, Kind, Object
+from rlhf_operator.runtime.metrics import Metrics
 from rlhf_operator.runtime.reflector import Reflector
 from rlhf_operator.runtime.store import Change
 from rlhf_operator.runtime.transport import from_kubeconfig
@@ -76,22 +77,27 @@ class Watched:
 
     def __init__(self, client: Client, namespace: str | None, kind: Kind = CONFIG_MAPS, **more: Any) -> None:
         self.changes: list[Change] = []
-        self.reflector = Reflector(
-            client, kind, namespace, on_change=self.changes.append, **{"pauses": (0.1, 1.0), **more}
-        )
+        self.metrics: Metrics = more.pop("metrics", None) or Metrics()
+        given = {"pauses": (0.1, 1.0), "metrics": self.metrics, **more}
+        self.reflector = Reflector(client, kind, namespace, on_change=self.changes.append, **given)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Watched]:
-        """Runs until the end of the block; what it raises is raised there."""
+        """Runs until the end of the block, which begins with a watch open; what it raises is raised there."""
         task = asyncio.create_task(self.reflector.run())
         try:
             await asyncio.wait_for(self.reflector.wait_synced(), PATIENCE)
+            await until(lambda: self.count("reflector_watches_total") >= 1)
             yield self
         finally:
             if task.done():
                 task.result()
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+    def count(self, metric: str) -> float:
+        """The reflector's own sample of a metric."""
+        return self.metrics.registry.get_sample_value(metric, {"name": self.reflector.name}) or 0.0
 
     def values(self) -> dict[str, str]:
         """`value` of each ConfigMap, by name."""
