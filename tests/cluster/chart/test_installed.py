@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cluster.chart.helm import CHART, NAMESPACE, helm, objects, template, values
+from cluster.chart.helm import CHART, NAMESPACE, helm, objects, parse, template, values
 from cluster.chart.monitoring import monitoring_crds
 from cluster.control_plane import ControlPlane
 from cluster.processes import wait
@@ -167,3 +168,38 @@ def test_the_notes_tell_the_next_command(release: ControlPlane) -> None:
     assert "rollout status deployment/rlhf-operator" in notes
     assert "kubectl get rlhfjobs" in notes
     assert "trainerImage.digest is not set" in notes
+    assert "docs/gitops.md" in notes
+    assert "argocd-cm" not in notes
+    assert "healthCheckExprs" not in notes
+
+
+def test_the_notes_tell_the_health_checks_to_whoever_has_argo_cd_and_flux(release: ControlPlane) -> None:
+    owners = (("argoproj.io", "v1alpha1", "Application"), ("kustomize.toolkit.fluxcd.io", "v1", "Kustomization"))
+    names = [f"{kind.lower()}s.{group}" for group, _, kind in owners]
+    for group, version, kind in owners:
+        words = {"group": group, "version": version, "kind": kind, "plural": f"{kind.lower()}s"}
+        release.kubectl("apply", "-f", "-", stdin=CRD_OF_OTHERS % words)
+    release.kubectl("wait", "--for=condition=Established", *(f"crd/{name}" for name in names), "--timeout=30s")
+    notes = install(release)
+    release.kubectl("delete", "crd", *names)
+    assert textwrap.indent((CHART / "files" / "health" / "argocd.lua").read_text().strip(), " " * 6) in notes
+    checks = parse((CHART / "files" / "health" / "flux.yaml").read_text())["spec"]["healthCheckExprs"]
+    told = notes[notes.index("  spec:\n    healthCheckExprs:") :]
+    assert parse(textwrap.dedent(told))["spec"]["healthCheckExprs"] == checks
+
+
+CRD_OF_OTHERS = """\
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata:
+  name: %(plural)s.%(group)s
+spec:
+  group: %(group)s
+  scope: Namespaced
+  names: {kind: %(kind)s, plural: %(plural)s}
+  versions:
+  - name: %(version)s
+    served: true
+    storage: true
+    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+"""
