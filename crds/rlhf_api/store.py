@@ -25,6 +25,7 @@ from rlhf_api.digest import digest_file
 from rlhf_api.fields import ApiModel
 from rlhf_api.plan import Resolved
 from rlhf_api.product import Manifest
+from rlhf_api.stage_file import StageFile
 
 MANIFEST = "manifest.json"
 
@@ -116,6 +117,21 @@ def write_run(storage: Path, run: Run) -> Path:
     path = run_path(storage, run.namespace, run.job, run.uid)
     write_atomically(path, run.model_dump_json(indent=1).encode())
     return path
+
+
+def name_product(file: StageFile, product: str) -> None:
+    """Name the stage's product in its run's index, where another is named: the report of a run that failed is another.
+
+    A run that has no index (any more) has none of its products kept.
+    """
+    path = run_path(Path(file.directories.storage), file.namespace, file.job, file.uid)
+    try:
+        run = Run.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return
+    if run.products.get(file.stage) != product:
+        products = {**run.products, file.stage: product}
+        write_run(Path(file.directories.storage), run.model_copy(update={"products": products}))
 
 
 def read_runs(storage: Path) -> Iterator[Run]:

@@ -6,11 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
+from rlhf_api.product import Manifest
+from rlhf_api.stage_file import StageFile
+from rlhf_api.store import Run, read_runs, write_run
+from rlhf_trainer import store
 from rlhf_trainer.exits import InputError
-from rlhf_trainer.launch import grace_seconds, node_rank, read_stage_file
+from rlhf_trainer.launch import Signals, grace_seconds, node_rank, read_stage_file, run
 
 GOOD = {
     "version": "1",
@@ -96,6 +101,19 @@ def test_an_error_of_the_launcher_itself_is_told_too(tmp_path, monkeypatch):
     assert (told["code"], told["reason"]) == (1, "NotADirectoryError")
     assert "products" in told["message"]
     assert "Traceback" in done.stdout
+
+
+def test_a_reused_product_is_named_in_the_runs_index_before_it_is_taken(tmp_path):
+    """The same failure of another job made the same report: without a name it could be freed."""
+    directories = {"storage": str(tmp_path), "work": str(tmp_path / "work"), "job": str(tmp_path)}
+    content = changed(stage="report", type="report", digest="failed", directories=directories)
+    file = StageFile.model_validate_json(content)
+    manifest = {"type": "report", "digest": "failed", "recipe": 1, "job": "another", "stage": "report", "spec": {}}
+    made = Manifest.model_validate({**manifest, "seed": 0, "inputs": {}, "files": {}, "versions": {}})
+    store.publish(tmp_path, file, lambda folder: made)
+    write_run(tmp_path, Run(job="job", uid="uid", products={"report": "report-plan"}))
+    assert run(file, tmp_path / "stage.json", Signals(threading.Event())).reason == "Reused"
+    assert [one.products for one in read_runs(tmp_path)] == [{"report": "report-failed"}]
 
 
 def test_the_pods_index_is_the_node(monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 
 from rlhf_api.product import Manifest
 from rlhf_api.stage_file import StageFile
-from rlhf_api.store import free_work
+from rlhf_api.store import Run, free_work, name_product, read_runs, write_run
 from rlhf_trainer import store
 from rlhf_trainer.exits import StorageFull
 
@@ -159,3 +159,18 @@ def test_freed_work_keeps_logs_and_metrics(tmp_path: Path) -> None:
     free_work(tmp_path)
     left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
     assert left == ["logs/a0/rank0.log", "metrics.jsonl"]
+
+
+def test_the_report_of_a_run_that_failed_is_named_and_the_plans_again_after_a_retry(tmp_path: Path) -> None:
+    planned = {"sft": "sft-abc", "report": "report-plan"}
+    write_run(tmp_path, Run(job="job", uid="uid", products=planned))
+    report = stage_file(tmp_path, stage="report", type="report", digest="failed")
+    name_product(report, store.product_name(report))
+    assert [run.products for run in read_runs(tmp_path)] == [{"sft": "sft-abc", "report": "report-failed"}]
+    name_product(report, "report-plan")
+    assert [run.products for run in read_runs(tmp_path)] == [planned]
+
+
+def test_a_run_whose_index_is_gone_gets_no_other(tmp_path: Path, file: StageFile) -> None:
+    name_product(file, "sft-abc")
+    assert list(read_runs(tmp_path)) == []

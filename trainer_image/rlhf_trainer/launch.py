@@ -20,7 +20,7 @@ import orjson
 from pydantic import ValidationError
 
 from rlhf_api.stage_file import STAGE_FILE_VERSION, StageFile
-from rlhf_api.store import Product, free_work
+from rlhf_api.store import Product, free_work, name_product
 from rlhf_trainer import ops, store
 from rlhf_trainer.exits import DONE, FAILURE, GuardTripped, InputError, StageError, Stopped, explain_full_disk, severity
 from rlhf_trainer.lease import Holder, acquire
@@ -136,6 +136,7 @@ def run(file: StageFile, path: Path, signals: Signals) -> Outcome:
     if node_rank() != 0:
         product, _ = store.look(storage, name)
         return gang(file, path, signals) if product is None else reused(product)
+    name_product(file, name)  # before it is made: what no run names can be freed
     while True:
         product, damaged = store.look(storage, name)
         if product is not None:
