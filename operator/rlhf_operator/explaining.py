@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 
 from rlhf_operator.reconcile import Look
 from rlhf_operator.runtime.client import Client
-from rlhf_operator.runtime.errors import RequestFailed
+from rlhf_operator.runtime.errors import NotFound, RequestFailed
 from rlhf_operator.runtime.kinds import EVENTS, Key, Kind, Object
 from rlhf_operator.runtime.pace import Bucket
 
 log = logging.getLogger(__name__)
 
-WORKLOADS = Kind("kueue.x-k8s.io", "v1beta1", "workloads", "Workload")
+WORKLOADS = tuple(Kind("kueue.x-k8s.io", version, "workloads", "Workload") for version in ("v1beta2", "v1beta1"))
+"""Kueue's, in every version that is read, the best first."""
 AGAIN = 60.0
 """Seconds between two questions about the same thing."""
 RATE = 2.0
@@ -40,6 +41,7 @@ class Explainer:
         self._wake = wake
         self._known: dict[Key, _Asked] = {}
         self._waiting: asyncio.Queue[tuple[Key, Look]] = asyncio.Queue(MOST_WAITING)
+        self._workloads: Kind | None = None
 
     def told(self, key: Key) -> Mapping[Look, str]:
         """What is known to explain why a job waits."""
@@ -82,20 +84,33 @@ class Explainer:
 
     async def _workload(self, namespace: str, look: Look) -> str | None:
         """The condition of the Job's Workload that keeps it waiting."""
-        selector = f"kueue.x-k8s.io/job-uid={look.uid}"
-        async for page in self._client.pages(WORKLOADS, namespace, label_selector=selector):
-            for item in page.items:
-                return _unmet(item)
+        kind = await self._served()
+        if kind is None:
+            return None
+        try:
+            async for page in self._client.pages(kind, namespace, label_selector=f"kueue.x-k8s.io/job-uid={look.uid}"):
+                for item in page.items:
+                    return _unmet(item)
+        except NotFound:  # an upgrade of Kueue may take a version away
+            self._workloads = None
+            raise
         return None
+
+    async def _served(self) -> Kind | None:
+        """Workloads in a version that the API server serves: found once, and looked for again while there is none."""
+        for kind in WORKLOADS if self._workloads is None else ():
+            if await self._client.serves(kind):
+                self._workloads = kind
+                break
+        return self._workloads
 
     async def _events(self, namespace: str, look: Look) -> str | None:
         """The last warning about the Job: a quota, or an admission policy, that refuses its pods."""
         found: list[tuple[str, str]] = []
-        async for page in self._client.pages(EVENTS, namespace):
-            for item in page.items:
-                about = item.get("regarding") or {}
-                if about.get("uid") == look.uid and item.get("type") == "Warning":
-                    found.append((_time(item), str(item.get("note") or "")))
+        async for page in self._client.pages(
+            EVENTS, namespace, field_selector=f"regarding.uid={look.uid},type=Warning"
+        ):
+            found += [(_time(item), str(item.get("note") or "")) for item in page.items]
         return max(found)[1] if found else None
 
 

@@ -143,14 +143,20 @@ class Client:
         await self._write("DELETE", kind.path(namespace, name), body)
 
     async def pages(
-        self, kind: Kind, namespace: str | None = None, *, label_selector: str = "", limit: int = 500
+        self,
+        kind: Kind,
+        namespace: str | None = None,
+        *,
+        label_selector: str = "",
+        field_selector: str = "",
+        limit: int = 500,
     ) -> AsyncIterator[Page]:
         """All objects of a kind, in pages of `limit` (0: in one), as of one moment.
 
         Raises:
             Gone: it took so long that the moment is forgotten.
         """
-        query = {"labelSelector": label_selector, "limit": str(limit or "")}
+        query = {"labelSelector": label_selector, "fieldSelector": field_selector, "limit": str(limit or "")}
         while True:
             answer = await self._ask("GET", kind.path(namespace), query)
             items = answer.get("items") or []

@@ -102,7 +102,7 @@ def test_it_may_do_what_it_does_and_no_more(release: ControlPlane) -> None:
         *((verb, "configmaps") for verb in ("create", "delete")),
         ("patch", "rlhfjobs.rlhf.dev/status"),
         ("watch", "pods"),
-        ("create", "events.events.k8s.io"),
+        *((verb, "events.events.k8s.io") for verb in ("create", "list")),
     ):
         assert can(release, verb, resource, "--all-namespaces"), f"{verb} {resource}"
     for verb, resource in (

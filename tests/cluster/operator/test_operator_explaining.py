@@ -1,0 +1,140 @@
+"""Why something waits, as Kueue and the Job controller wrote it down, whichever version of Kueue is served."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from cluster.control_plane import ControlPlane
+from cluster.runtime.ground import PATIENCE, client, namespace
+from rlhf_operator.explaining import Explainer
+from rlhf_operator.reconcile import Look
+from rlhf_operator.runtime.client import Client
+from rlhf_operator.runtime.kinds import EVENTS, Key, Kind, Object
+
+CRDS = Kind("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
+NAME = "workloads.kueue.x-k8s.io"
+WAITS = "couldn't assign flavors to pod set main: insufficient quota for cpu"
+
+
+def workload_crd(*versions: str) -> Object:
+    """Kueue's kind, served in these versions."""
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    served = [
+        {"name": name, "served": True, "storage": index == 0, "schema": schema} for index, name in enumerate(versions)
+    ]
+    return {
+        "metadata": {"name": NAME},
+        "spec": {
+            "group": "kueue.x-k8s.io",
+            "scope": "Namespaced",
+            "names": {"kind": "Workload", "plural": "workloads"},
+            "versions": served,
+        },
+    }
+
+
+@contextlib.asynccontextmanager
+async def explainer(api: Client) -> AsyncIterator[tuple[Explainer, asyncio.Queue[Key]]]:
+    """One that runs, and the keys it woke."""
+    woken: asyncio.Queue[Key] = asyncio.Queue()
+    made = Explainer(api, woken.put_nowait)
+    task = asyncio.create_task(made.run())
+    try:
+        yield made, woken
+    finally:
+        if task.done():
+            task.result()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.parametrize("versions", [("v1beta1",), ("v1beta2",), ("v1beta1", "v1beta2")], ids="+".join)
+def test_kueues_words_are_told_in_any_version_that_is_served(
+    shared_plane: ControlPlane, versions: tuple[str, ...]
+) -> None:
+    async def main() -> None:
+        async with client(shared_plane) as api:
+            here = await namespace(api)
+            await api.create(CRDS, None, workload_crd(*versions))
+            try:
+                kind = Kind("kueue.x-k8s.io", versions[-1], "workloads", "Workload")
+                async with asyncio.timeout(PATIENCE):
+                    while not await api.serves(kind):
+                        await asyncio.sleep(0.1)
+                    shared_plane.kubectl("wait", "--for=condition=Established", f"crd/{NAME}", "--timeout=60s")
+                condition = {"type": "QuotaReserved", "status": "False", "reason": "Pending", "message": WAITS}
+                labels = {"kueue.x-k8s.io/job-uid": "uid-1"}
+                body = {"apiVersion": kind.api_version, "kind": "Workload"}
+                body |= {"metadata": {"name": "w", "labels": labels}, "status": {"conditions": [condition]}}
+                await api.create(kind, here, body)
+                async with explainer(api) as (made, woken):
+                    key, look = Key(here, "beaver"), Look("Workload", "beaver-sft-a0", "uid-1")
+                    made.follow(key, [look])
+                    assert await asyncio.wait_for(woken.get(), PATIENCE) == key
+                    assert made.told(key) == {look: WAITS}
+            finally:
+                await api.delete(CRDS, None, NAME)
+                async with asyncio.timeout(PATIENCE):
+                    while any([await api.serves(Kind("kueue.x-k8s.io", one, "workloads", "W")) for one in versions]):
+                        await asyncio.sleep(0.1)
+
+    asyncio.run(main())
+
+
+def event(name: str, uid: str, type_: str, note: str, second: int) -> Object:
+    regarding = {"apiVersion": "batch/v1", "kind": "Job", "name": "beaver-sft-a0", "uid": uid}
+    return {
+        "metadata": {"name": name},
+        "eventTime": f"2026-03-01T12:00:{second:02d}.000000Z",
+        "reportingController": "job-controller",
+        "reportingInstance": "test",
+        "action": "Create",
+        "reason": "FailedCreate",
+        "regarding": regarding,
+        "type": type_,
+        "note": note,
+    }
+
+
+def test_the_last_warning_about_a_job_is_told_and_no_other(shared_plane: ControlPlane) -> None:
+    async def main() -> None:
+        async with client(shared_plane) as api, explainer(api) as (made, woken):
+            here = await namespace(api)
+            for number, (uid, type_, note) in enumerate(
+                [
+                    ("uid-1", "Warning", "exceeded quota: first"),
+                    ("uid-1", "Warning", "exceeded quota: last"),
+                    ("uid-1", "Normal", "a pod was made"),
+                    ("uid-2", "Warning", "another's"),
+                ]
+            ):
+                one = event(f"e{number}", uid, type_, note, number)
+                one["regarding"]["namespace"] = here
+                await api.create(EVENTS, here, one)
+            key, look = Key(here, "beaver"), Look("Events", "beaver-sft-a0", "uid-1")
+            made.follow(key, [look])
+            assert await asyncio.wait_for(woken.get(), PATIENCE) == key
+            assert made.told(key) == {look: "exceeded quota: last"}
+
+    asyncio.run(main())
+
+
+def test_without_kueue_nothing_is_explained_and_nothing_fails(shared_plane: ControlPlane) -> None:
+    async def main() -> None:
+        async with client(shared_plane) as api, explainer(api) as (made, woken):
+            here = await namespace(api)
+            key, look = Key(here, "beaver"), Look("Workload", "beaver-sft-a0", "uid-1")
+            made.follow(key, [look])
+            note = event("e", "uid-3", "Warning", "told", 1)
+            note["regarding"]["namespace"] = here
+            await api.create(EVENTS, here, note)
+            after = Look("Events", "beaver-sft-a0", "uid-3")
+            made.follow(key, [look, after])
+            assert await asyncio.wait_for(woken.get(), PATIENCE) == key  # asked after the other, answered all the same
+            assert made.told(key) == {after: "told"}
+
+    asyncio.run(main())
