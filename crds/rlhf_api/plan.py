@@ -1,7 +1,8 @@
 """The plan: a job's stages, what each takes, and - once resolved - the digest of what each makes. Pure.
 
-A product's digest covers the stage's type and recipe version, its effective spec, its seed, the digests of all it
-takes and the source of user functions. What does not change the result is not in a type's spec but beside it
+A product's digest covers the stage's type and recipe version, what its effective spec says beyond the defaults, its
+seed, the digests of all it takes and the source of user functions. Defaults are left out so that a later version may
+add a field without making every product anew; a changed default is a new recipe version (held by a test). What does not change the result is not in a type's spec but beside it
 (`execution`, `nodes`, `pod`, ...), so that a product is found again whatever it was computed on.
 """
 
@@ -190,13 +191,13 @@ def _report(job: RLHFJob, others: tuple[PlannedStage, ...], digests: dict[str, s
     takes = tuple(f"stage:{stage.name}" for stage in others)
     digest = None
     if digests is not None:
-        inputs = {entry.name: entry.model_dump(mode="json") for entry in job.spec.inputs}
+        inputs = {entry.name: entry.model_dump(mode="json", exclude_defaults=True) for entry in job.spec.inputs}
         digest = digest_of(
             {
                 "type": REPORT,
                 "recipe": STAGE_TYPES[REPORT].recipe,
                 "job": job.metadata.name,
-                "spec": spec.model_dump(mode="json"),
+                "spec": spec.model_dump(mode="json", exclude_defaults=True),
                 "inputs": [inputs[name] for name in sorted(inputs)],  # it prints their sources and licences
                 "stages": [[stage.name, stage.digest] for stage in others],
             }
@@ -207,19 +208,27 @@ def _report(job: RLHFJob, others: tuple[PlannedStage, ...], digests: dict[str, s
 
 
 def _input_digest(entry: Input, found: ResolvedInput) -> str:
-    meaning = entry.model_dump(mode="json", exclude=NOT_CONTENT)
+    meaning = entry.model_dump(mode="json", exclude=NOT_CONTENT, exclude_defaults=True)
     return digest_of({"content": found.digest, **meaning})
 
 
 def _content(value: Any, digests: dict[str, str]) -> Any:
-    """A spec as JSON with every reference replaced by the digest of what it points at; its seed left out."""
+    """A spec as JSON without defaults and seed, every reference replaced by the digest of what it points at."""
     if isinstance(value, Reference):
-        names = {"input", "stage", "function", "name"}
-        rest = {name: getattr(value, name) for name in type(value).model_fields if name not in names}
         label = {"label": value.label} if value.labelled else {}
-        return {"digest": digests[value.key], **label, **rest}
+        return {"digest": digests[value.key], **label, **_told(value, {"input", "stage", "function", "name"}, digests)}
     if isinstance(value, BaseModel):
-        return {name: _content(getattr(value, name), digests) for name in type(value).model_fields if name != "seed"}
+        return _told(value, {"seed"}, digests)
     if isinstance(value, list):
         return [_content(item, digests) for item in value]
     return value
+
+
+def _told(value: BaseModel, without: set[str], digests: dict[str, str]) -> dict[str, Any]:
+    """The fields that are not at their defaults."""
+    found = ((name, field, getattr(value, name)) for name, field in type(value).model_fields.items())
+    return {
+        name: _content(one, digests)
+        for name, field, one in found
+        if name not in without and (field.is_required() or one != field.get_default(call_default_factory=True))
+    }

@@ -1,0 +1,37 @@
+"""Defaults are not part of a product's digest, so a changed default has to be another recipe version."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_api.stages import STAGE_TYPES
+
+KNOWN = Path(__file__).parent / "recipes.json"
+"""Defaults by type, as they were when its recipe got its number. A new field is added here; a changed default raises
+`recipe` in rlhf_api/stages/__init__.py as well."""
+
+
+def defaults(kind: str) -> dict[str, Any]:
+    """Default of every field of a type's spec, by class and field."""
+    schema = STAGE_TYPES[kind].spec.model_json_schema(by_alias=True)
+    classes = {kind: schema, **schema.get("$defs", {})}
+    return {
+        f"{name}.{field}": told["default"]
+        for name, one in sorted(classes.items())
+        for field, told in sorted(one.get("properties", {}).items())
+        if "default" in told
+    }
+
+
+@pytest.mark.parametrize("kind", STAGE_TYPES)
+def test_a_changed_default_is_another_recipe(kind: str) -> None:
+    known = json.loads(KNOWN.read_text())[kind]
+    now = {"recipe": STAGE_TYPES[kind].recipe, "defaults": defaults(kind)}
+    if known["recipe"] == now["recipe"]:
+        changed = {name for name, value in known["defaults"].items() if now["defaults"].get(name, value) != value}
+        assert not changed, f"raise the recipe of {kind}: other defaults of {', '.join(sorted(changed))}"
+    assert now == known, f"{KNOWN.name} should say of {kind}: {json.dumps(now)}"
