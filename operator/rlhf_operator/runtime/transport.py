@@ -9,13 +9,19 @@ import socket
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+import orjson
 from kubernetes.aio import config as kubernetes_config
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.client.rest import RESTClientObject
 
 from rlhf_operator.runtime.errors import Silent, Unreachable
+
+READ_AHEAD = 2**21
+"""Bytes of an answer that are read before they are asked for: an event of a watch may be large."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +115,9 @@ class Transport:
         self._timeouts = timeouts
         # Not compressed: it is CPU at both ends of a fast network.
         self._headers = {"User-Agent": user_agent, "Accept": "application/json", "Accept-Encoding": "identity"}
-        self._rest = RESTClientObject(configuration)
-        self._connector: aiohttp.TCPConnector | None = None
+        self._trust = RESTClientObject(configuration).ssl_context
+        self._proxy = _proxy(configuration)
+        self._session: aiohttp.ClientSession | None = None
 
     @property
     def host(self) -> str:
@@ -146,9 +153,8 @@ class Transport:
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._rest.close()
-        if self._connector is not None:
-            await self._connector.close()
+        if self._session is not None:
+            await self._session.close()
 
     async def _send(
         self,
@@ -158,14 +164,23 @@ class Transport:
         body: Any = None,
         content_type: str = "application/json",
     ) -> aiohttp.ClientResponse:
-        if self._connector is None:  # here, and not earlier: it belongs to the running loop
-            self._connector = aiohttp.TCPConnector(limit=0, ssl=self._rest.ssl_context, socket_factory=_socket)
-            self._configuration.client_session_kwargs = {"connector": self._connector}
-        url = str(self._configuration.host).rstrip("/") + path
+        if self._session is None:  # here, and not earlier: it belongs to the running loop
+            connector = aiohttp.TCPConnector(limit=0, ssl=self._trust, socket_factory=_socket)
+            # The client's own session asks .netrc and the environment anew for every request, in threads: that took
+            # more time than all else.
+            self._session = aiohttp.ClientSession(
+                connector=connector, trust_env=False, read_bufsize=READ_AHEAD, cookie_jar=aiohttp.DummyCookieJar()
+            )
         headers = {**self._headers, "Content-Type": content_type, **await self._authorization()}
-        raw = await self._rest.request(method, url, headers=headers, body=body, _request_timeout=limit)
-        response: aiohttp.ClientResponse = raw.response
-        return response
+        return await self._session.request(
+            method,
+            str(self._configuration.host).rstrip("/") + path,
+            data=None if body is None else orjson.dumps(body),
+            headers=headers,
+            timeout=limit,
+            proxy=self._proxy,
+            server_hostname=self._configuration.tls_server_name or None,
+        )
 
     async def _authorization(self) -> dict[str, str]:
         settings = await self._configuration.auth_settings()
@@ -179,6 +194,16 @@ def _told_as_unreachable(what: str) -> Iterator[None]:
     except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
         said = str(error) or type(error).__name__
         raise Unreachable(f"{what.partition('?')[0]}: {said}") from error
+
+
+def _proxy(configuration: Configuration) -> str | None:
+    """The way to the API server: the kubeconfig's, else the environment's. Read once, not for every request."""
+    if configuration.proxy:
+        return str(configuration.proxy)
+    target = urlsplit(str(configuration.host))
+    if not target.hostname or proxy_bypass(target.hostname):
+        return None
+    return getproxies().get(target.scheme)
 
 
 def _socket(address: tuple[Any, ...]) -> socket.socket:

@@ -261,5 +261,5 @@ def test_a_client_closes_what_it_opened(shared_plane: ControlPlane) -> None:
 
 
 def api_is_closed(api: Client) -> bool:
-    connector = api._transport._connector
-    return connector is not None and connector.closed
+    session = api._transport._session
+    return session is not None and session.closed
