@@ -18,7 +18,7 @@ class Metrics:
             "rest_client_requests_total", "Requests to the API server, by what came of them.", "code", "method", "host"
         )
         self._lists = self._counter("reflector_lists_total", "Whole lists asked for.", "name")
-        self._watches = self._counter("reflector_watches_total", "Watches begun.", "name")
+        self._watches = self._counter("reflector_watches_total", "Watches that the API server accepted.", "name")
         self._items = self._gauge("reflector_items", "Objects kept in memory.", "name")
         self._leads = self._gauge("leader_election_master_status", "1: this process leads.", "name")
         self._events = self._counter(

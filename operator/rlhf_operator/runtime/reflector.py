@@ -134,7 +134,6 @@ class Reflector:
     async def _watch(self) -> None:
         clock = asyncio.get_running_loop().time
         begun = clock()
-        self._metrics.watched(self.name)
         watch = self._client.watch(
             self._kind,
             self._namespace,
@@ -144,6 +143,7 @@ class Reflector:
         )
         async with watch as events:
             self.problem = None
+            self._metrics.watched(self.name)
             async for event in events:
                 self._apply(event.type, event.object)
                 self._version = version_of(event.object)
