@@ -1,0 +1,1 @@
+"""Real jobs on a real node: the installed chart, this project's images, pods that train."""

@@ -1,0 +1,66 @@
+"""Jobs that a tiny model ends in minutes on a test's node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Object = dict[str, Any]
+
+
+def safe_rlhf(name: str, *, path: str = "all", steps: int = 4, **spec: Any) -> Object:
+    """prepare, SFT on two pods with ZeRO 2, reward and cost models, PPO-Lagrangian on two pods with ZeRO 3, evaluation,
+    report; `path` is its folder in the claim."""
+    data = {"data": [{"input": "chat"}], "batchSize": 4, "maxLength": 64, "learningRate": 1e-3, "maxSteps": steps}
+    pairs = {**data, "data": [{"input": "preferences"}], "model": {"stage": "sft"}, "holdout": 0.2}
+    every = {"checkpointEvery": 2}
+    stages: list[Object] = [
+        {"name": "sft", "nodes": 2, "execution": {"zero": 2, **every}, "sft": {**data, "model": {"input": "base"}}},
+        {"name": "reward", "execution": every, "rewardModel": pairs},
+        {"name": "cost", "execution": every, "costModel": pairs},
+        {
+            "name": "ppo",
+            "nodes": 2,
+            "execution": {"zero": 3, **every},
+            "ppo": {
+                "policy": {"stage": "sft"},
+                "rewards": [{"stage": "reward"}],
+                "costs": [{"stage": "cost", "limit": 0}],
+                "prompts": [{"input": "preferences"}],
+                "steps": steps,
+                "rollout": {"prompts": 8, "maxNewTokens": 8},
+                "learningRate": 1e-3,
+            },
+        },
+        {
+            "name": "evaluate",
+            "evaluate": {
+                "candidates": [{"stage": "ppo"}],
+                "baseline": {"stage": "sft"},
+                "prompts": [{"input": "preferences", "limit": 8}],
+                "generation": {"maxNewTokens": 8, "samples": 1},
+            },
+        },
+    ]
+    return job(name, stages, path=path, **spec)
+
+
+def sft_only(name: str, *, path: str = "all", steps: int = 4, nodes: int = 1, **spec: Any) -> Object:
+    """The shortest job that trains."""
+    sft = {"model": {"input": "base"}, "data": [{"input": "chat"}], "batchSize": 4, "maxLength": 64, "maxSteps": steps}
+    execution = {"checkpointEvery": 5, "zero": 1 if nodes > 1 else 0}
+    return job(name, [{"name": "sft", "nodes": nodes, "execution": execution, "sft": sft}], path=path, **spec)
+
+
+def job(name: str, stages: list[Object], *, path: str, **spec: Any) -> Object:
+    """A job of these stages on a namespace's claims."""
+    inputs = [
+        {"name": "base", "source": "pvc://data/model"},
+        {"name": "chat", "source": "pvc://data/chat.jsonl"},
+        {"name": "preferences", "source": "pvc://data/preferences.jsonl"},
+    ]
+    return {
+        "apiVersion": "rlhf.dev/v1alpha1",
+        "kind": "RLHFJob",
+        "metadata": {"name": name},
+        "spec": {"storage": {"claimName": "models", "path": path}, "inputs": inputs, "stages": stages, **spec},
+    }

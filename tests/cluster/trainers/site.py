@@ -1,0 +1,188 @@
+"""A cluster with the chart installed and this project's images on its node, and what jobs need there."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cluster.binaries import program
+from cluster.chart.helm import CHART, NAMESPACE, helm
+
+ROOT = Path(__file__).resolve().parents[3]
+VALUES = Path(__file__).parent / "values.yaml"
+PATIENCE = 900.0
+"""Seconds that something may take on a busy machine: a bound on hanging, never a measure."""
+OPERATOR = "app.kubernetes.io/name=rlhf-operator"
+MAKE_DATA = """\
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import small_data, tiny
+folder = Path(sys.argv[2])
+tiny.tiny_policy(folder / "model")
+small_data.chat(folder / "chat.jsonl")
+small_data.preferences(folder / "preferences.jsonl")
+"""
+
+Object = dict[str, Any]
+_numbers = itertools.count()
+
+
+class Site:
+    """An installed release, reached with kubectl as people do."""
+
+    def __init__(self, kubeconfig: Path, folder: Path, operator: str, trainer: str) -> None:
+        self.kubeconfig = kubeconfig
+        self.folder = folder
+        self._images = {"image": operator, "trainerImage": trainer}
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """What kubectl says; fails with its words."""
+        command = [str(program("kubectl")), f"--kubeconfig={self.kubeconfig}", *arguments]
+        ended = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, f"{' '.join(arguments)}: {ended.stderr}"
+        return ended.stdout
+
+    def get(self, kind: str, name: str, namespace: str) -> Object:
+        """An object."""
+        found: Object = json.loads(self.kubectl("get", kind, name, "-n", namespace, "-o", "json"))
+        return found
+
+    def install(self, *arguments: str) -> None:
+        """Install the chart, or upgrade it, and wait until it is up."""
+        images = [f"--set={key}.repository={one.partition('@')[0]}" for key, one in self._images.items()]
+        images += [f"--set={key}.digest={one.partition('@')[2]}" for key, one in self._images.items()]
+        command = ("upgrade", "--install", "rlhf-operator", str(CHART), "--namespace", NAMESPACE, "--create-namespace")
+        ended = helm(
+            *(*command, "--values", str(VALUES), *images, *arguments, "--wait", "--timeout=10m"),
+            kubeconfig=self.kubeconfig,
+        )
+        assert ended.returncode == 0, ended.stderr + self.kubectl("get", "pods", "-n", NAMESPACE, "-o", "wide")
+
+    def namespace(self) -> Namespace:
+        """A namespace of a test's own, with Pod Security enforced and storage."""
+        name = f"team-{next(_numbers)}"
+        enforce = "pod-security.kubernetes.io/enforce=restricted"
+        self.kubectl("create", "namespace", name)
+        self.kubectl("label", "namespace", name, enforce)
+        return Namespace(self, name)
+
+    def until(self, true: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
+        """Wait until it is true."""
+        end = time.monotonic() + seconds
+        while not true():
+            assert time.monotonic() < end, f"not so after {seconds:.0f} s: {what}"
+            time.sleep(0.5)
+
+
+class Namespace:
+    """Where a test's jobs run. `models` is their storage, `data` holds a tiny model and rows."""
+
+    def __init__(self, site: Site, name: str) -> None:
+        self.site = site
+        self.name = name
+        self.models = self._claim("models")
+        self.data = self._claim("data")
+        command = [sys.executable, "-c", MAKE_DATA, str(ROOT / "tests" / "trainer"), str(self.data)]
+        made = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert made.returncode == 0, made.stderr
+
+    def _claim(self, name: str) -> Path:
+        """A claim on a folder of the node; gives the folder."""
+        folder = self.site.folder / self.name / name
+        folder.mkdir(parents=True)
+        volume = f"{self.name}-{name}"
+        (node,) = json.loads(self.site.kubectl("get", "nodes", "-o", "json"))["items"]
+        on = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node["metadata"]["labels"][HOSTNAME]]}
+        common = {"accessModes": ["ReadWriteOnce"], "storageClassName": "", "volumeName": volume}
+        for kind, where, spec in (
+            (
+                "PersistentVolume",
+                {"name": volume},
+                {
+                    "capacity": {"storage": "1Gi"},
+                    "accessModes": common["accessModes"],
+                    "local": {"path": str(folder)},
+                    "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [on]}]}},
+                    "persistentVolumeReclaimPolicy": "Retain",
+                },
+            ),
+            (
+                "PersistentVolumeClaim",
+                {"name": name, "namespace": self.name},
+                {**common, "resources": {"requests": {"storage": "1Gi"}}},
+            ),
+        ):
+            body = {"apiVersion": "v1", "kind": kind, "metadata": where, "spec": spec}
+            self.site.kubectl("create", "-f", "-", stdin=json.dumps(body))
+        return folder
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """kubectl in this namespace."""
+        return self.site.kubectl("-n", self.name, *arguments, stdin=stdin)
+
+    def apply(self, job: Object) -> None:
+        """kubectl apply."""
+        self.kubectl("apply", "-f", "-", stdin=json.dumps(job))
+
+    def status(self, job: str) -> Object:
+        """The job's status."""
+        found: Object = self.site.get("rlhfjob", job, self.name).get("status") or {}
+        return found
+
+    def stage(self, job: str, name: str) -> Object:
+        """A stage's entry in it; empty before there is one."""
+        return next((one for one in self.status(job).get("stages", []) if one["name"] == name), {})
+
+    def until(self, job: str, true: Callable[[Object], bool], what: str) -> Object:
+        """Wait until it is true of the job's status; gives that."""
+        found: Object = {}
+
+        def check() -> bool:
+            nonlocal found
+            found = self.status(job)
+            return true(found)
+
+        try:
+            self.site.until(check, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{json.dumps(found, indent=1)}\n{self.said()}") from None
+        return found
+
+    def ended(self, job: str) -> Object:
+        """Wait for the job's end; gives its status."""
+        return self.until(job, lambda status: status.get("phase") in ("Succeeded", "Failed", "Invalid"), f"{job} ended")
+
+    def said(self) -> str:
+        """What a person would look at when it goes wrong."""
+        parts = [self.kubectl("get", "rlhfjobs,jobs,pods", "-o", "wide")]
+        parts.append(self.kubectl("get", "events", "--sort-by=.lastTimestamp"))
+        parts.append(self.site.kubectl("logs", "-n", NAMESPACE, "-l", OPERATOR, "--tail=40", "--prefix"))
+        for pod in self.kubectl("get", "pods", "-o", "name").split():
+            ended = subprocess.run(
+                [
+                    *(str(program("kubectl")), f"--kubeconfig={self.site.kubeconfig}", "-n", self.name),
+                    *("logs", pod, "--tail=15"),
+                ],
+                capture_output=True,
+                text=True,
+                check=False,  # a pod that never started has none
+            )
+            parts.append(f"{pod}:\n{ended.stdout or ended.stderr}")
+        return "\n".join(parts)
+
+
+HOSTNAME = "kubernetes.io/hostname"
+
+
+def images_given() -> tuple[str, str] | None:
+    """References of images that the cluster of KUBECONFIG can pull."""
+    given = [os.environ.get(f"RLHF_{name}_IMAGE") for name in ("OPERATOR", "TRAINER")]
+    return (given[0], given[1]) if given[0] and given[1] else None

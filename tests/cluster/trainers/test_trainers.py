@@ -1,0 +1,159 @@
+"""A Safe RLHF job as pods: to its end undisturbed, and to the same end with everything killed that can be."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.chart.helm import NAMESPACE
+from cluster.control_plane import ControlPlane
+from cluster.node import Node, plane_folder
+from cluster.trainers.jobs import safe_rlhf, sft_only
+from cluster.trainers.site import OPERATOR, Namespace, Object, Site, images_given
+
+WEIGHTS = ("sft", "rewardModel", "costModel", "ppo")
+
+
+def weights(folder: Path) -> dict[str, str]:
+    """Digest of every weight file of the products, by product and file."""
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted((folder / "products").rglob("*.safetensors"))
+    }
+
+
+def step(status: Object, stage: str) -> int:
+    """The last step that was told of a stage."""
+    found = next((one for one in status.get("stages", []) if one["name"] == stage), {})
+    return int((found.get("progress") or {}).get("step") or 0)
+
+
+def running(team: Namespace, stage: str, index: int = 0) -> str:
+    """Name of a stage's running pod; empty when there is none."""
+    labels = f"rlhf.dev/stage={stage},batch.kubernetes.io/job-completion-index={index}"
+    found = team.kubectl("get", "pods", "-l", labels, "--field-selector=status.phase=Running", "-o", "name").split()
+    return found[0] if found else ""
+
+
+def test_a_job_ends_as_people_see_it(team: Namespace) -> None:
+    team.apply(safe_rlhf("beaver"))
+    status = team.ended("beaver")
+    assert status["phase"] == "Succeeded", f"{status}\n{team.said()}"
+    team.kubectl("wait", "--for=condition=Complete", "rlhfjob/beaver", "--timeout=10s")
+    printed = team.kubectl("get", "rlhfjobs")
+    assert printed.split()[:2] == ["NAME", "STAGE"], printed
+    assert "Succeeded" in printed
+    states = {one["name"]: one["state"] for one in status["stages"]}
+    assert states == dict.fromkeys(("prepare", "sft", "reward", "cost", "ppo", "evaluate", "report"), "Complete")
+    ranks = {one["name"]: one["attempts"][-1]["ranks"] for one in status["stages"]}
+    assert (ranks["sft"], ranks["ppo"], ranks["reward"]) == (2, 2, 1)
+    (report,) = (team.models / "all" / "products").glob("report-*/report.html")
+    assert report.read_text().startswith("<!doctype html>")
+    made = {file.partition("/")[2].partition("-")[0] for file in weights(team.models / "all")}
+    assert made == set(WEIGHTS)
+    events = team.kubectl("get", "events", "--field-selector=involvedObject.name=beaver", "-o", "name").split()
+    assert events, "the job has no events"
+
+
+def test_whatever_is_killed_the_weights_are_the_same(site: Site, team: Namespace) -> None:
+    team.apply(safe_rlhf("calm", path="calm", steps=30))
+    assert team.ended("calm")["phase"] == "Succeeded", team.said()
+    team.apply(safe_rlhf("storm", path="storm", steps=30))
+    dice = random.Random(0)
+
+    team.until("storm", lambda status: step(status, "sft") >= 3, "SFT is under way")
+    rank = running(team, "sft", 1)
+    site.kubectl("-n", team.name, "exec", rank, "--", "python", "-c", KILL_RANKS)  # a crash: counts
+    kill_operators(site)
+    team.until("storm", lambda status: restarts(status, "sft") == 1, "the crash is counted, once")
+
+    def harass(stage: str) -> None:
+        for _ in range(3):
+            kill_operators(site)
+            time.sleep(dice.uniform(0, 4))  # any moment will do
+        team.until("storm", lambda status: step(status, stage) >= 3 or done(status, stage), f"{stage} is under way")
+
+    harass("reward")
+    team.until("storm", lambda status: step(status, "ppo") >= 3, "PPO is under way")
+    team.kubectl("delete", running(team, "ppo", 0), "--wait=false")  # a disruption: does not
+    team.until("storm", lambda status: attempts(status, "ppo") == 2 and step(status, "ppo") >= 5, "PPO goes on")
+    team.kubectl("patch", "rlhfjob", "storm", "--type=merge", "-p", '{"spec": {"suspend": true}}')
+    team.until("storm", lambda status: status.get("phase") == "Suspended", "suspended")
+    site.until(lambda: not running(team, "ppo"), "its pods are gone")
+    team.kubectl("patch", "rlhfjob", "storm", "--type=merge", "-p", '{"spec": {"suspend": false}}')
+    status = team.ended("storm")
+    assert status["phase"] == "Succeeded", f"{status}\n{team.said()}"
+    assert restarts(status, "sft") == 1
+    assert restarts(status, "ppo") == 0
+    assert weights(team.models / "storm") == weights(team.models / "calm")
+
+
+KILL_RANKS = """\
+import os, signal
+from pathlib import Path
+ranks = [entry for entry in Path("/proc").glob("[0-9]*") if b"rlhf_trainer.rank" in (entry / "cmdline").read_bytes()]
+assert ranks
+for rank in ranks:
+    os.kill(int(rank.name), signal.SIGKILL)
+"""
+
+
+def kill_operators(site: Site) -> None:
+    """At once, without a word."""
+    site.kubectl("delete", "pods", "-n", NAMESPACE, "-l", OPERATOR, "--grace-period=0", "--force", "--wait=false")
+
+
+def restarts(status: Object, stage: str) -> int:
+    """Counted ones."""
+    return next((int(one.get("restarts") or 0) for one in status.get("stages", []) if one["name"] == stage), 0)
+
+
+def attempts(status: Object, stage: str) -> int:
+    """How many there were."""
+    return next((len(one.get("attempts", [])) for one in status.get("stages", []) if one["name"] == stage), 0)
+
+
+def done(status: Object, stage: str) -> bool:
+    """Whether a stage is complete."""
+    return any(one["name"] == stage and one["state"] == "Complete" for one in status.get("stages", []))
+
+
+def test_an_oom_kill_is_named_with_its_limit(team: Namespace) -> None:
+    small = {"resources": {"requests": {"memory": "64Mi"}, "limits": {"memory": "64Mi"}}}
+    job = sft_only("small", runPolicy={"maxRestarts": 0})
+    job["spec"]["stages"][0] |= small
+    team.apply(job)
+    status = team.ended("small")
+    assert status["phase"] == "Failed"
+    stage = team.stage("small", "sft")
+    assert "OOMKilled" in str(stage) and "64Mi" in str(stage), stage
+
+
+def test_a_job_whose_input_is_not_there_says_so(team: Namespace) -> None:
+    job = sft_only("lost")
+    job["spec"]["inputs"][0]["source"] = "pvc://data/nothing"
+    team.apply(job)
+    status = team.ended("lost")
+    assert status["phase"] == "Failed"
+    prepare = team.stage("lost", "prepare")
+    assert prepare["attempts"][-1]["exitCode"] == 2
+    assert "nothing" in prepare["message"]
+    assert len(prepare["attempts"]) == 1  # exit 2 is not tried again
+
+
+def test_containerd_restarts_and_the_job_goes_on(site: Site, team: Namespace) -> None:
+    if images_given() is not None:
+        pytest.skip("this cluster's containerd is not ours to restart")
+    containerd = Node(ControlPlane(plane_folder(), controllers=True)).containerd
+    team.apply(sft_only("through", steps=40, nodes=2))
+    team.until("through", lambda status: step(status, "sft") >= 2, "SFT is under way")
+    containerd.kill()
+    time.sleep(5)  # long enough for the kubelet to miss it
+    containerd.start()
+    status = team.ended("through")
+    assert status["phase"] == "Succeeded", team.said()
+    assert restarts(status, "sft") == 0
