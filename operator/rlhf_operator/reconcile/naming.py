@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 
+from rlhf_api.names import ATTEMPT as ATTEMPT
+from rlhf_api.names import JOB as JOB
+from rlhf_api.names import RETRY as RETRY
+from rlhf_api.names import STAGE as STAGE
+from rlhf_api.names import UID as UID
+from rlhf_api.names import claim as claim
+
 MANAGED_BY = "rlhf-operator"
-JOB = "rlhf.dev/job"
-UID = "rlhf.dev/uid"
-STAGE = "rlhf.dev/stage"
-ATTEMPT = "rlhf.dev/attempt"
-RETRY = "rlhf.dev/retry"
 QUEUE = "kueue.x-k8s.io/queue-name"
 PRIORITY = "kueue.x-k8s.io/priority-class"
 
@@ -28,11 +30,6 @@ def child(job: str, uid: str, stage: str, attempt: int) -> str:
         start = f"j{start}"[:_PART].rstrip("-")
     digest = hashlib.sha256(f"{uid}/{stage}".encode()).hexdigest()[:8]
     return f"{start}-{stage[:_PART].rstrip('-')}-{digest}-a{attempt}"
-
-
-def claim(job: str) -> str:
-    """Name of the claim made from a job's template: an edited job created again finds it."""
-    return f"{job[:240].rstrip('-.')}-storage"
 
 
 def label(name: str) -> str:

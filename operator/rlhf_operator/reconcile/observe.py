@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from rlhf_api.names import CONTAINER as CONTAINER
 from rlhf_operator.reconcile import naming, times
 from rlhf_operator.reconcile.outcome import Raw
 
-CONTAINER = "trainer"
 _EVICTIONS = frozenset({"Evicted", "Preempting", "NodeShutdown", "NodeLost", "Shutdown", "Terminated", "NodeAffinity"})
 """`status.reason` of pods that kubelet or a controller ended."""
 
