@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import errno
 import sys
+from pathlib import Path
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-from rlhf_sdk.commands import compare, gc, init, logs, plan, report, run, status, validate
+from rlhf_sdk.commands import (
+    compare,
+    gc,
+    init,
+    logs,
+    plan,
+    pull,
+    report,
+    retry,
+    run,
+    status,
+    submit,
+    suspend,
+    validate,
+)
+from rlhf_sdk.commands.options import PLUGIN
 from rlhf_sdk.exits import HELP, CommandError, Exit
 
 
@@ -43,13 +59,16 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for module in (init, validate, plan, run, status, logs, compare, report, gc):
+for module in (init, validate, plan, run, submit, status, logs, suspend, retry, pull, compare, report, gc):
     module.register(app)
 
 
 def main() -> None:
-    """Entry point."""
-    app()
+    """Entry point, of `rlhf` and of `kubectl rlhf`: kubectl runs its plugin as `kubectl-rlhf`."""
+    if Path(sys.argv[0]).name.startswith("kubectl-"):
+        app(prog_name=PLUGIN, obj=PLUGIN)
+    else:
+        app()
 
 
 if __name__ == "__main__":

@@ -136,7 +136,8 @@ def locate(what: str, storage: Path | None) -> Located:
     """
     path = Path(what)
     if path.suffix in (".yaml", ".yml", ".json") or path.is_file():
-        layout = _layout(*_identity(path), path, storage)
+        namespace, name = identity(path)
+        layout = _layout(namespace or "default", name, path, storage)
         state = _load(layout)
         if state is None:
             raise CommandError(f"{what}: never run in {layout.storage} (looked for {layout.root})", Exit.INVALID)
@@ -146,7 +147,11 @@ def locate(what: str, storage: Path | None) -> Located:
         return found[0]
     where = (storage or Path(STORAGE)).resolve()
     if not found:
-        raise CommandError(f"{what}: no such job file, and no run of that name or UID in {where}", Exit.INVALID)
+        raise CommandError(
+            f"{what}: no such job file, and no run of that name or UID in {where}; "
+            "a job on a cluster is meant with -n NAMESPACE, --context or --cluster, or as `kubectl rlhf`",
+            Exit.INVALID,
+        )
     uids = ", ".join(run.layout.uid for run in found)
     raise CommandError(f"{what}: several runs in {where} have this name; say which by UID: {uids}", Exit.INVALID)
 
@@ -174,8 +179,12 @@ def _layout(namespace: str, name: str, file: Path, storage: Path | None) -> Layo
     return Layout((storage or folder / STORAGE).resolve(), local_uid(namespace, name, folder))
 
 
-def _identity(path: Path) -> tuple[str, str]:
-    """Namespace and name in a job file that may have become invalid since it was run."""
+def identity(path: Path) -> tuple[str | None, str]:
+    """Namespace, if it says one, and name in a job file that may have become invalid since it was run.
+
+    Raises:
+        CommandError: it is no job.
+    """
     try:
         value = read_document(path).value
     except SpecError as error:
@@ -184,4 +193,5 @@ def _identity(path: Path) -> tuple[str, str]:
     name = metadata.get("name") if isinstance(metadata, dict) else None
     if not isinstance(metadata, dict) or not isinstance(name, str):
         raise CommandError(f"{path}: no metadata.name; expected an RLHFJob", Exit.INVALID)
-    return str(metadata.get("namespace") or "default"), name
+    namespace = metadata.get("namespace")
+    return None if namespace is None else str(namespace), name

@@ -11,7 +11,10 @@ import pytest
 from fakes.command import rlhf
 from rlhf_sdk.reference import reference
 
-COMMANDS = ("init", "validate", "plan", "run", "status", "logs", "compare", "report", "gc")
+COMMANDS = (
+    *("init", "validate", "plan", "run", "submit", "status", "logs", "suspend", "resume", "retry", "pull"),
+    *("compare", "report", "gc"),
+)
 ROOT = Path(__file__).parents[2]
 
 

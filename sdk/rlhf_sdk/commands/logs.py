@@ -1,4 +1,4 @@
-"""`rlhf logs`: what a stage wrote."""
+"""`rlhf logs`: what a stage wrote, on this machine or on a cluster."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlhf_sdk.commands.options import Output, Storage
+from rlhf_sdk.commands.options import ON_CLUSTER, Context, Kubeconfig, Namespace, OnCluster, Output, Storage
 from rlhf_sdk.exits import CommandError, Exit
 from rlhf_sdk.output import Format, emit
 
 if TYPE_CHECKING:
+    from rlhf_sdk.cluster.kubectl import Target
+    from rlhf_sdk.cluster.logs import Wanted
     from rlhf_sdk.jobs import Located
 
 
@@ -21,32 +23,80 @@ def register(app: typer.Typer) -> None:
     app.command("logs", epilog=EPILOG)(logs)
 
 
-EPILOG = """\b
+EPILOG = f"""\b
 Examples:
   rlhf logs job.yaml ppo
   rlhf logs job.yaml ppo --rank 1 --attempt 2
-  rlhf logs job.yaml ppo --follow
+  rlhf logs beaver ppo -n team-a --follow
+  kubectl rlhf logs beaver ppo --attempt 0 --tail 50
 
-JSON: {"stage", "attempt", "file", "lines": [...]} (not with --follow).
+{ON_CLUSTER}
 
-Exit codes: 0 printed; 2 no such run, stage, attempt or rank."""
+On a cluster the log of rank 0, with its launcher's lines, is its pod's while that is there. Of other ranks, and once
+the pod is gone, it is read from the job's storage by a pod made for it, with your own rights, and deleted after. Attempts
+count from 0 there, from 1 on this machine.
+
+JSON: {{"stage", "attempt", "file" (on a cluster pod/NAME, or the path on the storage), "lines": [...]}} (not with
+--follow).
+
+Exit codes: 0 printed; 1 the cluster refused or cannot be reached; 2 no such run, job, stage, attempt or rank."""
 
 
 def logs(
+    ctx: typer.Context,
     job: Annotated[str, typer.Argument(metavar="JOB", help="A job file, a job's name or a UID.", show_default=False)],
     stage: Annotated[str, typer.Argument(metavar="STAGE", help="Name of the stage.", show_default=False)],
     storage: Storage = None,
-    rank: Annotated[str, typer.Option(metavar="R", help="Which rank; `launcher`: the process that starts them.")] = "0",
+    rank: Annotated[
+        str,
+        typer.Option(
+            metavar="R",
+            help="Which rank; `launcher`: the process that starts them (on a cluster also `launcher1`, of pod 1, ...).",
+        ),
+    ] = "0",
     attempt: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Which attempt; by default the last.", show_default=False)
+        int | None, typer.Option(metavar="N", min=0, help="Which attempt; by default the last.", show_default=False)
     ] = None,
     tail: Annotated[
         int | None, typer.Option(metavar="LINES", min=1, help="Only the last lines.", show_default=False)
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows, while the run lasts.")] = False,
+    stored: Annotated[
+        bool, typer.Option("--stored", help="On a cluster: from the storage, although the pod is there.")
+    ] = False,
+    cluster: OnCluster = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
     output: Output = Format.TEXT,
 ) -> None:
     """Print the log of one rank of one attempt of a stage."""
+    from rlhf_sdk.cluster.choice import chosen
+
+    place = chosen(ctx, namespace, context, kubeconfig, cluster=cluster, storage=storage)
+    if place is not None:
+        from rlhf_sdk.cluster.logs import Wanted
+
+        _of_cluster(place, job, Wanted(stage, rank, attempt, tail, stored), output, follow=follow)
+        return
+    if stored:
+        raise CommandError(
+            "--stored: it is of jobs on a cluster; here logs are always read from the storage", Exit.INVALID
+        )
+    _of_run(job, storage, stage, rank, attempt, tail, output, follow=follow)
+
+
+def _of_run(
+    job: str,
+    storage: Path | None,
+    stage: str,
+    rank: str,
+    attempt: int | None,
+    tail: int | None,
+    output: Format,
+    *,
+    follow: bool,
+) -> None:
     from rlhf_sdk import jobs
 
     run = jobs.locate(job, storage)
@@ -59,6 +109,23 @@ def logs(
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     if follow:
         _follow(run, stage, path)
+
+
+def _of_cluster(place: Target, job: str, wanted: Wanted, output: Format, *, follow: bool) -> None:
+    from rlhf_sdk.cluster import jobs, logs
+    from rlhf_sdk.cluster.kubectl import Kubectl
+
+    name, place = jobs.named(job, place)
+    kubectl = Kubectl(place)
+    found = jobs.get(kubectl, name)
+    if follow and output is Format.TEXT:
+        logs.follow(kubectl, found, wanted)
+        return
+    attempt, file, lines = logs.lines(kubectl, found, wanted)
+    if output is Format.JSON:
+        emit({"stage": wanted.stage, "attempt": attempt, "file": file, "lines": lines})
+    else:
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 
 def find(run: Located, stage: str, rank: str, attempt: int | None) -> tuple[int, Path]:

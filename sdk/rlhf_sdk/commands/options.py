@@ -29,3 +29,34 @@ Inputs = Annotated[
         show_default=False,
     ),
 ]
+
+PLUGIN = "kubectl rlhf"
+"""What the command is called, and the typer context's object, when kubectl runs it."""
+ON_CLUSTER = """\
+A job is meant on a cluster with --namespace, --context, --kubeconfig or --cluster, and always as `kubectl rlhf`;
+otherwise a run on this machine. On a cluster JOB is a name, or a job file that has the name."""
+"""For the help of commands that do both."""
+
+ClusterJobName = Annotated[
+    str, typer.Argument(help="A job's name on the cluster, or its job file.", metavar="JOB", show_default=False)
+]
+OnCluster = Annotated[
+    bool, typer.Option("--cluster", help="The job on the cluster that kubeconfig names, not a run on this machine.")
+]
+Namespace = Annotated[
+    str | None,
+    typer.Option(
+        "--namespace",
+        "-n",
+        metavar="NS",
+        help="Namespace of the job on a cluster; by default the job file's, or the context's.",
+        show_default=False,
+    ),
+]
+Context = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Context of kubeconfig; by default the current one.", show_default=False),
+]
+Kubeconfig = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="By default kubectl's own: $KUBECONFIG.", show_default=False)
+]

@@ -1,4 +1,4 @@
-"""`rlhf status`: how runs on this machine stand."""
+"""`rlhf status`: how runs on this machine, or jobs on a cluster, stand."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlhf_sdk.commands.options import Output, Storage
+from rlhf_sdk.commands.options import ON_CLUSTER, Context, Kubeconfig, Namespace, OnCluster, Output, Storage
 from rlhf_sdk.output import Format, emit, show
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from rlhf_sdk.cluster.kubectl import Target
     from rlhf_sdk.jobs import Located
 
 
@@ -21,20 +22,28 @@ def register(app: typer.Typer) -> None:
     app.command("status", epilog=EPILOG)(status)
 
 
-EPILOG = """\b
+EPILOG = f"""\b
 Examples:
   rlhf status
   rlhf status job.yaml --watch
   rlhf status safe-rlhf --storage /data/rlhf --output json
+  rlhf status beaver -n team-a --watch
+  kubectl rlhf status
 
-JSON of one run: {"job", "uid", "storage", "phase", "reason", "exitCode", "live": bool, "started", "stages": {NAME:
-{"phase", "attempt", "restarts", "exitCode", "reason", "message", "seconds", "product", "step", "total", "etaSeconds",
-"headline"}}}; without a job: {"runs": [such objects]}. "live" says whether a process runs it now.
+{ON_CLUSTER}
 
-Exit codes: 0 shown, however the run stands; 2 no such run."""
+JSON of one run: {{"job", "uid", "storage", "phase", "reason", "exitCode", "live": bool, "started", "stages": {{NAME:
+{{"phase", "attempt", "restarts", "exitCode", "reason", "message", "seconds", "product", "step", "total", "etaSeconds",
+"headline"}}}}}}; without a job: {{"runs": [such objects]}}. "live" says whether a process runs it now. Of a job on a
+cluster: the same without "storage" and "reason", with "namespace", "suspend", "completed", "conditions": {{TYPE:
+{{"status", "reason", "message"}}}}, and of a stage also "type" and "attempts": [as in .status]; without a job {{"jobs":
+[...]}}. "exitCode" is what waiting for its end gives, null before.
+
+Exit codes: 0 shown, however it stands; 1 the cluster refused or cannot be reached; 2 no such run or job."""
 
 
 def status(
+    ctx: typer.Context,
     job: Annotated[
         str | None,
         typer.Argument(
@@ -42,10 +51,20 @@ def status(
         ),
     ] = None,
     storage: Storage = None,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show again every second until the run ends.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show again as it changes until the run ends.")] = False,
+    cluster: OnCluster = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
     output: Output = Format.TEXT,
 ) -> None:
-    """Show the stages of a run: phase, attempt, progress, headline metrics, time."""
+    """Show the stages of a run: phase, attempts, progress, headline metrics, time."""
+    from rlhf_sdk.cluster.choice import chosen
+
+    place = chosen(ctx, namespace, context, kubeconfig, cluster=cluster, storage=storage)
+    if place is not None:
+        _of_cluster(place, job, output, watch=watch)
+        return
     from rlhf_sdk import jobs
     from rlhf_sdk.local.layout import STORAGE
 
@@ -65,6 +84,22 @@ def status(
         emit(as_json(run))
     else:
         _print(run)
+
+
+def _of_cluster(place: Target, job: str | None, output: Format, *, watch: bool) -> None:
+    from rlhf_sdk.cluster import jobs, shown
+    from rlhf_sdk.cluster.kubectl import Kubectl
+
+    if job is None:
+        shown.all_of(Kubectl(place), output)
+        return
+    name, place = jobs.named(job, place)
+    kubectl = Kubectl(place)
+    found = jobs.get(kubectl, name)
+    if watch and output is Format.TEXT:
+        shown.watch(kubectl, found)
+    else:
+        shown.one(found, output)
 
 
 def _watch(job: str, storage: Path | None) -> None:

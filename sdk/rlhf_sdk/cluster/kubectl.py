@@ -1,0 +1,142 @@
+"""kubectl as a process: whoever uses a cluster has it, with the login that the cluster asks for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rlhf_sdk.exits import CommandError, Exit
+
+ANSWER_SECONDS = 30
+"""A question that is not answered by then has failed; streams have no bound."""
+FIELD_MANAGER = "rlhf"
+_AWAY = (
+    "Unable to connect to the server",
+    "The connection to the server",
+    "(ServiceUnavailable)",
+    "(InternalError)",
+    "(Timeout)",
+    "(TooManyRequests)",
+    "etcdserver:",
+    "i/o timeout",
+    "context deadline exceeded",
+    "unexpected EOF",
+    "connection reset by peer",
+)
+"""Words of a cluster that does not answer now and may soon."""
+
+
+class Refused(CommandError):
+    """kubectl failed; the message has its words."""
+
+
+class NotFound(Refused):
+    """There is no such object."""
+
+
+class Away(Refused):
+    """The cluster does not answer now."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Which cluster and namespace are meant; what is not given, kubeconfig says."""
+
+    namespace: str | None = None
+    context: str | None = None
+    kubeconfig: Path | None = None
+    program: str = "rlhf"
+    """How the user called this command."""
+
+    @property
+    def flags(self) -> list[str]:
+        """For kubectl."""
+        given = {"--kubeconfig": self.kubeconfig, "--context": self.context, "--namespace": self.namespace}
+        return [f"{flag}={value}" for flag, value in given.items() if value is not None]
+
+    def within(self, namespace: str | None) -> Target:
+        """The same cluster, in that namespace where none was given."""
+        return replace(self, namespace=self.namespace or namespace)
+
+    def command(self, *words: str) -> str:
+        """A command that the user may type next, about the same place."""
+        given = {"-n": self.namespace, "--context": self.context, "--kubeconfig": self.kubeconfig}
+        flags = [f"{flag} {value}" for flag, value in given.items() if value is not None]
+        return " ".join([self.program, *words, *flags])
+
+
+class Kubectl:
+    """Asks one cluster."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._program = _program()
+
+    def command(self, *arguments: str) -> list[str]:
+        """The whole command line."""
+        return [self._program, *self.target.flags, *arguments]
+
+    def run(self, *arguments: str, stdin: bytes | None = None, alone: bool = False) -> bytes:
+        """What it prints.
+
+        Args:
+            arguments: a verb of kubectl's, and so on.
+            stdin: what it reads.
+            alone: whether Ctrl-C must not reach it: it makes or removes something.
+
+        Raises:
+            Refused: it failed.
+        """
+        done = subprocess.run(
+            self.command(*arguments, f"--request-timeout={ANSWER_SECONDS}s"),
+            input=stdin if stdin is not None else b"",
+            capture_output=True,
+            check=False,
+            start_new_session=alone,
+        )
+        if done.returncode != 0:
+            raise refusal(done.stderr.decode(errors="replace"))
+        return done.stdout
+
+    def json(self, *arguments: str, stdin: bytes | None = None, alone: bool = False) -> Any:
+        """The object that it prints; None: none, with --ignore-not-found.
+
+        Raises:
+            Refused: it failed.
+        """
+        said = self.run(*arguments, "--output=json", stdin=stdin, alone=alone)
+        return json.loads(said) if said.strip() else None
+
+    def namespace(self) -> str:
+        """The namespace that is meant."""
+        if self.target.namespace is not None:
+            return self.target.namespace
+        return self.run("config", "view", "--minify", "--output=jsonpath={..namespace}").decode() or "default"
+
+
+def refusal(said: str) -> Refused:
+    """What kubectl said on stderr, as an error of this command."""
+    text = said.strip() or "kubectl failed without a word"
+    if "the server doesn't have a resource type" in text or "no matches for kind" in text:
+        hint = "the operator is not installed there (helm install), or another --context is meant"
+        return Refused(f"this cluster has no RLHFJobs: {hint}", Exit.FAILED)
+    if "(NotFound)" in text:
+        return NotFound(text, Exit.INVALID)
+    if any(words in text for words in _AWAY):
+        return Away(text, Exit.FAILED)
+    invalid = "is invalid:" in text or "(Invalid)" in text or "(BadRequest)" in text
+    return Refused(text, Exit.INVALID if invalid else Exit.FAILED)
+
+
+def _program() -> str:
+    found = shutil.which("kubectl")
+    if found is None:
+        raise CommandError(
+            "kubectl is not on the PATH: commands about a cluster run it, with its contexts and login. "
+            "Install it, or run the job on this machine: rlhf run"
+        )
+    return found

@@ -1,0 +1,168 @@
+"""A stage's log: from its pod while that is there, then from the storage, where every rank leaves its own."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf_api import names
+from rlhf_api.status import StageStatus
+from rlhf_sdk.cluster import pods
+from rlhf_sdk.cluster.following import SECONDS, again, until
+from rlhf_sdk.cluster.jobs import DONE, OPEN, ClusterJob, last_attempt
+from rlhf_sdk.cluster.kubectl import Kubectl, refusal
+from rlhf_sdk.cluster.pipes import BLOCK, piped
+from rlhf_sdk.cluster.reader import Reader
+from rlhf_sdk.exits import CommandError, Exit
+from rlhf_sdk.output import complain
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What of a stage's logs is meant."""
+
+    stage: str
+    rank: str = "0"
+    """A number; or `launcher`, of the first pod, `launcher1` of the second, ..."""
+    attempt: int | None = None
+    """None: the last."""
+    tail: int | None = None
+    """Lines from the end; None: all."""
+    stored: bool = False
+    """Not from the pod, although it is there."""
+
+
+def lines(kubectl: Kubectl, job: ClusterJob, wanted: Wanted) -> tuple[int, str, list[str]]:
+    """Attempt, where its log is, and the log.
+
+    Raises:
+        CommandError: there is none; says which there are, or why it has not begun.
+    """
+    attempt = _chosen(job, wanted)
+    pod = _pod(kubectl, job, wanted, attempt)
+    if pod is not None:
+        started, why = pods.state_of(pod)
+        if not started:
+            raise CommandError(f"{wanted.stage}: attempt {attempt} has not started: {why}", Exit.INVALID)
+        arguments = ("logs", pod["metadata"]["name"], f"--container={names.CONTAINER}", *_tail(wanted))
+        text = kubectl.run(*arguments).decode(errors="replace")
+        return attempt, f"pod/{pod['metadata']['name']}", text.splitlines()
+    with pods.reader(kubectl, job) as reader:
+        file = stored(reader, job, wanted, attempt)
+        return attempt, file, reader.lines(file, wanted.tail)
+
+
+def follow(kubectl: Kubectl, job: ClusterJob, wanted: Wanted) -> None:
+    """Print the log as it grows, until the attempt ends; one that has not begun is waited for."""
+    job = _begun(kubectl, job, wanted)
+    attempt = _chosen(job, wanted)
+
+    def lasting() -> bool:
+        last = last_attempt(again(kubectl, job).stage(wanted.stage))
+        return last is not None and last.number == attempt and last.state in OPEN
+
+    told = ""
+    while (pod := _pod(kubectl, job, wanted, attempt)) is not None:
+        started, why = pods.state_of(pod)
+        if started:
+            _stream(kubectl, pod["metadata"]["name"], wanted, lasting)
+            return
+        if why != told:
+            complain(f"{wanted.stage}: attempt {attempt} has not started: {why}")
+            told = why
+        if not lasting():
+            return
+        time.sleep(SECONDS)
+    with pods.reader(kubectl, job) as reader:
+        reader.follow(stored(reader, job, wanted, attempt), wanted.tail, _write, lasting)
+
+
+def stored(reader: Reader, job: ClusterJob, wanted: Wanted, attempt: int) -> str:
+    """Path of a log on the storage.
+
+    Raises:
+        CommandError: there is none; says which there are.
+    """
+    folder = f"work/{job.uid}/{wanted.stage}/logs"
+    there = reader.sizes(folder)
+    name = wanted.rank if wanted.rank.startswith("launcher") else f"rank{wanted.rank}"
+    for found in (f"{folder}/a{attempt}/{name}.log", *_instead(folder, wanted, attempt)):
+        if found in there:
+            return found
+    known = sorted(
+        path.removeprefix(f"{folder}/").removesuffix(".log").replace("/rank", " rank ").replace("/", " ")
+        for path in there
+    )
+    raise CommandError(
+        f"{wanted.stage}: no log of rank {wanted.rank} in attempt {attempt} on the storage; "
+        f"there are: {', '.join(known) or 'none'}",
+        Exit.INVALID,
+    )
+
+
+def _instead(folder: str, wanted: Wanted, attempt: int) -> Sequence[str]:
+    """The launcher's log where its ranks had not started."""
+    return (f"{folder}/a{attempt}/launcher.log",) if wanted.rank == "0" else ()
+
+
+def _chosen(job: ClusterJob, wanted: Wanted) -> int:
+    stage = job.stage(wanted.stage)
+    last = last_attempt(stage)
+    if last is None:
+        raise CommandError(f"{stage.name}: no logs: {_unbegun(stage)}", Exit.INVALID)
+    if wanted.attempt is not None and wanted.attempt > last.number:
+        raise CommandError(
+            f"{stage.name}: no attempt {wanted.attempt}; the last is attempt {last.number}", Exit.INVALID
+        )
+    return last.number if wanted.attempt is None else wanted.attempt
+
+
+def _unbegun(stage: StageStatus) -> str:
+    if stage.state in DONE:
+        return "its product was there and is reused"
+    words = ": ".join(word for word in (stage.reason, stage.message) if word)
+    return f"it has not begun ({stage.state}{f': {words}' if words else ''})"
+
+
+def _begun(kubectl: Kubectl, job: ClusterJob, wanted: Wanted) -> ClusterJob:
+    """The job once the stage has an attempt; what happens meanwhile is told."""
+
+    def true(found: ClusterJob) -> bool:
+        if found.ended:
+            return True
+        stages = [stage for stage in found.status.stages if stage.name == wanted.stage]
+        return any(stage.attempts or stage.state in DONE for stage in stages)
+
+    if not job.status.stages or not true(job):
+        return until(kubectl, job, true, complain)
+    return job
+
+
+def _pod(kubectl: Kubectl, job: ClusterJob, wanted: Wanted, attempt: int) -> dict[str, Any] | None:
+    """The pod whose own log it is: the launcher's, with the rank 0 in the first."""
+    text = wanted.rank.removeprefix("launcher") or "0"
+    if wanted.stored or (wanted.rank != "0" and not wanted.rank.startswith("launcher")) or not text.isdigit():
+        return None
+    found = pods.pods_of(kubectl, job, wanted.stage, attempt)
+    return next((pod for pod in found if pods.index_of(pod) == int(text)), None)
+
+
+def _stream(kubectl: Kubectl, pod: str, wanted: Wanted, lasting: Callable[[], bool]) -> None:
+    command = kubectl.command("logs", pod, f"--container={names.CONTAINER}", "--follow", *_tail(wanted))
+    with piped(command, refusal) as process:
+        while block := process.read(BLOCK):
+            _write(block)
+    if lasting():
+        complain(f"{wanted.stage}: the stream ended, but the attempt goes on; follow it again")
+
+
+def _tail(wanted: Wanted) -> Sequence[str]:
+    return () if wanted.tail is None else (f"--tail={wanted.tail}",)
+
+
+def _write(block: bytes) -> None:
+    sys.stdout.buffer.write(block)
+    sys.stdout.flush()

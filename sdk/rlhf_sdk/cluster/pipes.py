@@ -1,0 +1,117 @@
+"""A process with pipes: what it was asked, what it answers, why it ended."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO
+
+BLOCK = 1 << 20
+
+
+class Broken(Exception):
+    """A process did not say, or read, all that it should have."""
+
+
+class Piped:
+    """A process whose input and output are pipes, read without a buffer of Python's: it could not be waited for."""
+
+    def __init__(self, command: Sequence[str], words: IO[bytes]) -> None:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": words}
+        self._process = subprocess.Popen(command, bufsize=0, **pipes)  # type: ignore[call-overload]  # as a dict
+        self._read = b""
+
+    def say(self, content: bytes) -> None:
+        """Write to it.
+
+        Raises:
+            Broken: it has ended.
+        """
+        try:
+            while content:
+                content = content[os.write(self._process.stdin.fileno(), content) :]
+        except BrokenPipeError as error:
+            raise Broken("it ended early") from error
+
+    def read(self, count: int) -> bytes:
+        """Some of what it prints next, at most so many bytes; none: it has ended."""
+        if not self._read:
+            return os.read(self._process.stdout.fileno(), min(count, BLOCK))
+        found, self._read = self._read[:count], self._read[count:]
+        return found
+
+    def waited(self, seconds: float) -> bytes | None:
+        """The same, if there is any by then; else None."""
+        if not self._read and not select.select([self._process.stdout], [], [], seconds)[0]:
+            return None
+        return self.read(BLOCK)
+
+    def exactly(self, count: int) -> bytes:
+        """The bytes it prints next.
+
+        Raises:
+            Broken: it prints fewer.
+        """
+        found = bytearray()
+        while len(found) < count:
+            more = self.read(count - len(found))
+            if not more:
+                raise Broken(f"the stream broke after {len(found)} of {count} bytes")
+            found += more
+        return bytes(found)
+
+    def line(self) -> bytes:
+        """The line it prints next.
+
+        Raises:
+            Broken: it prints none.
+        """
+        while b"\n" not in self._read:
+            more = os.read(self._process.stdout.fileno(), BLOCK)
+            if not more:
+                raise Broken("it ended without an answer")
+            self._read += more
+        found, _, self._read = self._read.partition(b"\n")
+        return found
+
+    def finish(self) -> int:
+        """Close its input, leave what it still prints; gives its exit code."""
+        self._process.stdin.close()
+        while self.read(BLOCK):
+            pass
+        return int(self._process.wait())
+
+    def end(self) -> None:
+        """End it, if it has not ended."""
+        self._process.kill()
+        self._process.wait()
+        self._process.stdout.close()
+        self._process.stdin.close()
+
+
+@contextmanager
+def piped(command: Sequence[str], refusal: Callable[[str], Exception]) -> Iterator[Piped]:
+    """Run a process for the time of a block; it is ended when the block fails.
+
+    Args:
+        command: its command line.
+        refusal: the error to raise when it ends badly, made of its words on stderr.
+    """
+    with tempfile.TemporaryFile() as words:
+        process = Piped(command, words)
+        broken = ""
+        try:
+            try:
+                yield process
+            except Broken as error:  # its own words, read below, say why
+                broken = str(error)
+            code = process.finish()
+        finally:
+            process.end()
+        if code != 0 or broken:
+            words.seek(0)
+            raise refusal(words.read().decode(errors="replace").strip() or broken)

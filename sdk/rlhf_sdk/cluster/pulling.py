@@ -1,0 +1,142 @@
+"""Products, logs and metrics from a job's storage to a folder here: whole, verified, or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from pydantic import ValidationError
+
+from rlhf_api.digest import digest_tree
+from rlhf_api.product import Manifest
+from rlhf_api.stages import PREPARE, REPORT
+from rlhf_api.store import MANIFEST, DamagedProduct, find_verified
+from rlhf_sdk.cluster.jobs import ClusterJob
+from rlhf_sdk.cluster.reader import Reader
+from rlhf_sdk.exits import CommandError, Exit
+
+LOGS = "_logs"
+"""Beside the stages' folders: what they logged and measured; no stage can have this name."""
+KEPT = ("logs", "metrics.jsonl", "timings.jsonl", "termination.json")
+"""Of a stage's work folder."""
+
+
+def report_of(job: ClusterJob) -> str:
+    """The stage that makes the report.
+
+    Raises:
+        CommandError: the operator has not begun the job.
+    """
+    found = next((stage.name for stage in reversed(job.status.stages) if stage.type == REPORT), None)
+    if found is None:
+        raise CommandError(
+            f"{job.name}: the operator has not begun it ({job.phase}); there is nothing yet", Exit.FAILED
+        )
+    return found
+
+
+def products(job: ClusterJob, stages: list[str], *, everything: bool) -> dict[str, str]:
+    """Products that are asked for, by stage.
+
+    Raises:
+        CommandError: a stage that was named has none; says why.
+    """
+    if everything:
+        return {stage.name: stage.product for stage in job.status.stages if stage.product and _made(job, stage.name)}
+    found = {}
+    for name in stages or [report_of(job)]:
+        stage = job.stage(name)
+        if stage.type == PREPARE:
+            raise CommandError(f"{name}: makes no product", Exit.INVALID)
+        if stage.product is None or not _made(job, name):
+            words = f"{stage.state}{f': {stage.message}' if stage.message else ''}"
+            raise CommandError(f"{name}: has no product yet ({words})", Exit.FAILED)
+        found[name] = stage.product
+    return found
+
+
+def product(reader: Reader, name: str, place: Path, tell: Callable[[int, int], None]) -> bool:
+    """Copy a product and put it in its place; gives whether it was copied, and not there already.
+
+    Args:
+        reader: of the storage.
+        name: of the product: `<type>-<digest>`.
+        place: the folder to be.
+        tell: told of bytes that came, and of all.
+
+    Raises:
+        CommandError: it is not on the storage, or damaged; or something else is in its place.
+    """
+    folder = f"products/{name}"
+    sizes = reader.sizes(folder)
+    if f"{folder}/{MANIFEST}" not in sizes:
+        raise CommandError(f"{name}: is not on the storage any more; submit the job again to make it", Exit.FAILED)
+    with beside(place) as here:
+        reader.fetch({f"{folder}/{MANIFEST}": sizes[f"{folder}/{MANIFEST}"]}, here)
+        if place.exists():
+            if holds(place, (here / folder / MANIFEST).read_bytes()):
+                return False
+            raise CommandError(f"{place}: is there and is not {name}; name another folder with --to", Exit.INVALID)
+        total = sum(sizes.values())
+        reader.fetch(sizes, here, lambda count: tell(count, total))
+        try:
+            found = find_verified(here, name)
+        except DamagedProduct as damage:
+            raise CommandError(f"{damage}: it is so on the storage, or was changed on its way", Exit.FAILED) from damage
+        if found is None:
+            raise CommandError(f"{name}: did not arrive", Exit.FAILED)
+        found.path.rename(place)
+    return True
+
+
+def logs(reader: Reader, job: ClusterJob, place: Path, tell: Callable[[int, int], None]) -> int:
+    """Copy what the stages logged and measured, in place of what was copied before; gives the number of files."""
+    root = f"work/{job.uid}"
+    folders = [f"{root}/{stage.name}" for stage in job.status.stages]
+    sizes = {path: size for path, size in reader.sizes(*folders).items() if _kept(PurePosixPath(path))}
+    if not sizes:
+        return 0
+    total = sum(sizes.values())
+    with beside(place) as here:
+        reader.fetch(sizes, here, lambda count: tell(count, total))
+        if place.exists():
+            place.rename(here / "before")
+        (here / root).rename(place)
+    return len(sizes)
+
+
+def holds(place: Path, manifest: bytes) -> bool:
+    """Whether a folder is the product of that manifest, every byte of it."""
+    if not (place / MANIFEST).is_file() or (place / MANIFEST).read_bytes() != manifest:
+        return False
+    try:
+        files = Manifest.model_validate_json(manifest).files
+    except ValidationError:
+        return False
+    there = digest_tree(place)
+    del there[MANIFEST]
+    return there == files
+
+
+@contextmanager
+def beside(place: Path) -> Iterator[Path]:
+    """A folder beside a place, from which it can be renamed there; it is gone afterwards."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    here = Path(tempfile.mkdtemp(prefix=".pull-", dir=place.parent))
+    try:
+        yield here
+    finally:
+        shutil.rmtree(here, ignore_errors=True)
+
+
+def _made(job: ClusterJob, name: str) -> bool:
+    """Whether its product is in place: a failed gate leaves it there."""
+    stage = job.stage(name)
+    return stage.state in ("Complete", "Reused") or stage.reason == "GateFailed"
+
+
+def _kept(path: PurePosixPath) -> bool:
+    return path.parts[3] in KEPT

@@ -1,0 +1,53 @@
+"""Prints what `rlhf status` shows of jobs on a cluster."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from rich.console import Console, Group, RenderableType
+
+from rlhf_sdk.cluster import following, jobs, views
+from rlhf_sdk.cluster.jobs import ClusterJob
+from rlhf_sdk.cluster.kubectl import Kubectl
+from rlhf_sdk.output import Format, emit, show
+
+
+def all_of(kubectl: Kubectl, output: Format) -> None:
+    """One row a job of the namespace."""
+    found, now = list(jobs.listed(kubectl)), datetime.now(UTC)
+    if output is Format.JSON:
+        emit({"jobs": [views.as_json(job, now) for job in found]})
+    elif found:
+        show(views.overview(found, now))
+    else:
+        show(f"no RLHFJobs in namespace {kubectl.namespace()}")
+
+
+def one(job: ClusterJob, output: Format) -> None:
+    """A job as it stands."""
+    now = datetime.now(UTC)
+    if output is Format.JSON:
+        emit(views.as_json(job, now))
+        return
+    for part in _parts(job, now):
+        show(part)
+
+
+def watch(kubectl: Kubectl, job: ClusterJob) -> None:
+    """A job until it has ended: redrawn in place on a terminal, else a line a change."""
+    console = Console(highlight=False, emoji=False, markup=False)
+    if not console.is_terminal:
+        one(following.until(kubectl, job, lambda found: found.ended, show), Format.TEXT)
+        return
+    from rich.live import Live
+
+    with Live(console=console, auto_refresh=False) as live:
+        for found in following.looks(kubectl, job):
+            live.update(Group(*_parts(found, datetime.now(UTC))), refresh=True)
+            if found.ended:
+                return
+
+
+def _parts(job: ClusterJob, now: datetime) -> list[RenderableType]:
+    table: list[RenderableType] = [views.table(job, now)] if job.status.stages else []
+    return [*views.title(job, now), *table, *views.messages(job)]

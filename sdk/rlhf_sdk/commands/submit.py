@@ -1,0 +1,131 @@
+"""`rlhf submit`: a job file to a cluster."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rlhf_sdk.commands.options import Context, JobFile, Kubeconfig, Namespace, Output
+from rlhf_sdk.exits import CommandError
+from rlhf_sdk.output import Format, complain, emit, show
+
+if TYPE_CHECKING:
+    from rlhf_sdk.cluster.jobs import ClusterJob
+    from rlhf_sdk.cluster.kubectl import Kubectl, Target
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("submit", epilog=EPILOG)(submit)
+
+
+EPILOG = """\b
+Examples:
+  rlhf submit job.yaml -n team-a
+  rlhf submit job.yaml --dry-run
+  rlhf submit job.yaml --wait && rlhf pull job.yaml
+
+The file is checked here first, as `rlhf validate` does, then by the API server; sent again, it changes nothing. A job's
+spec may not change but for suspend, activeDeadlineSeconds, ttlSecondsAfterFinished and runPolicy: delete the job and
+submit it again, or give it another name; finished products are reused either way.
+
+JSON: {"job", "namespace", "uid", "result": "created", "changed" or "unchanged", "phase", "exitCode" (null: it has not
+ended)}.
+
+Exit codes: 0 it is there, with --wait done; 1 the cluster refused or cannot be reached, with --wait a stage failed;
+2 the job is wrong; 3 (--wait) a guard tripped or a gate failed; 130 Ctrl-C while waiting: the job goes on."""
+
+
+def submit(
+    ctx: typer.Context,
+    job_file: JobFile,
+    namespace: Namespace = None,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Tell how it goes until it has ended.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Have the API server check it, but keep nothing.")] = False,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+    output: Output = Format.TEXT,
+) -> None:
+    """Send a job to a cluster, where the operator runs it."""
+    from rlhf_sdk.cluster import submission
+    from rlhf_sdk.cluster.choice import target
+    from rlhf_sdk.cluster.kubectl import Kubectl
+
+    job, document = submission.read(job_file, namespace)
+    for note in submission.notes(job, document, job_file.resolve().parent):
+        complain(note)
+    place = target(ctx, namespace, context, kubeconfig).within(job.metadata.namespace)
+    kubectl = Kubectl(place)
+    before, after = _apply(kubectl, submission.manifest(document, place.namespace), job.metadata.name, dry_run=dry_run)
+    result = _result(before, after)
+    if output is Format.TEXT:
+        _tell(place.within(after.namespace), after, result, dry_run=dry_run)
+    code = None
+    if wait and not dry_run:
+        from rlhf_sdk.cluster.following import to_its_end
+
+        after, code = to_its_end(kubectl, after)
+    if output is Format.JSON:
+        emit(_as_json(after, result))
+    if code is not None:
+        raise typer.Exit(int(code))
+
+
+def _apply(
+    kubectl: Kubectl, manifest: dict[str, Any], name: str, *, dry_run: bool
+) -> tuple[ClusterJob | None, ClusterJob]:
+    """The job as it was before, if it was, and as it is now."""
+    import orjson
+
+    from rlhf_sdk.cluster.jobs import RESOURCE, ClusterJob
+    from rlhf_sdk.cluster.kubectl import FIELD_MANAGER, Refused
+
+    raw = kubectl.json("get", RESOURCE, name, "--ignore-not-found")
+    before = None if raw is None else ClusterJob.of(raw)
+    flags = ["--dry-run=server"] if dry_run else []
+    sent = orjson.dumps(manifest)
+    try:
+        raw = kubectl.json(
+            "apply", "--server-side", f"--field-manager={FIELD_MANAGER}", "--filename=-", *flags, stdin=sent, alone=True
+        )
+    except Refused as error:
+        if before is None:
+            raise
+        raise CommandError(
+            f"{error}\n{name} is in namespace {before.namespace} already ({before.phase}). To run what the file says "
+            "now, delete that job first, or give this one another metadata.name; finished products are reused",
+            error.code,
+        ) from error
+    return before, ClusterJob.of(raw)
+
+
+def _result(before: ClusterJob | None, after: ClusterJob) -> str:
+    if before is None:
+        return "created"
+    same = before.raw["metadata"].get("generation") == after.raw["metadata"].get("generation")
+    return "unchanged" if same else "changed"
+
+
+def _tell(place: Target, job: ClusterJob, result: str, *, dry_run: bool) -> None:
+    if dry_run:
+        show(f"{job.name}: the API server takes it; it would be {result} in namespace {job.namespace}")
+        return
+    there = f" ({job.phase})" if result != "created" else ""
+    show(f"{job.name}: {result} in namespace {job.namespace}{there}")
+    if job.suspended:
+        show(f"  it is suspended; start it:  {place.command('resume', job.name)}")
+    show(f"  how it goes:  {place.command('status', job.name, '--watch')}")
+    show(f"  a stage's log:  {place.command('logs', job.name, 'STAGE', '--follow')}")
+    show(f"  its report, at the end:  {place.command('pull', job.name)}")
+
+
+def _as_json(job: ClusterJob, result: str) -> dict[str, Any]:
+    return {
+        "job": job.name,
+        "namespace": job.namespace,
+        "uid": job.uid,
+        "result": result,
+        "phase": job.phase,
+        "exitCode": int(job.exit) if job.ended else None,
+    }

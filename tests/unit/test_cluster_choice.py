@@ -1,0 +1,119 @@
+"""A run on this machine or a job on a cluster: told by the call, never guessed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fakes.command import rlhf
+from rlhf_sdk.cli import app
+from rlhf_sdk.cluster.jobs import named
+from rlhf_sdk.cluster.kubectl import Away, Kubectl, NotFound, Refused, Target, refusal
+from rlhf_sdk.exits import CommandError
+
+NO_KUBECTL = "kubectl is not on the PATH"
+
+
+@pytest.fixture(autouse=True)
+def without_kubectl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+@pytest.mark.parametrize("flags", [("--cluster",), ("-n", "team-a"), ("--context", "prod"), ("--kubeconfig", "file")])
+@pytest.mark.parametrize("command", [("status", "beaver"), ("status",), ("logs", "beaver", "sft")])
+def test_flags_of_a_cluster_mean_a_cluster(command: tuple[str, ...], flags: tuple[str, ...]) -> None:
+    said = rlhf(*command, *flags)
+    assert (said.code, NO_KUBECTL in said.err) == (1, True)
+
+
+@pytest.mark.parametrize("command", [("status", "beaver"), ("status",), ("logs", "beaver", "sft")])
+def test_kubectls_plugin_means_a_cluster(command: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, command, obj="kubectl rlhf")
+    assert (result.exit_code, NO_KUBECTL in result.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("command", ["submit", "suspend", "resume", "retry", "pull"])
+def test_some_commands_are_of_clusters_alone(command: str, tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        "apiVersion: rlhf.dev/v1alpha1\nkind: RLHFJob\nmetadata: {name: beaver}\nspec:\n"
+        "  storage: {claimName: models}\n  inputs: [{name: a, source: 'hf://o/a@1'}, {name: d, source: 'hf://datasets/o/d@1'}]\n"
+        "  stages: [{name: sft, sft: {model: {input: a}, data: [{input: d}]}}]\n"
+    )
+    assert NO_KUBECTL in rlhf(command, job).err
+
+
+def test_otherwise_this_machine_is_meant_and_the_error_says_how_to_mean_a_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = rlhf("status", "beaver")
+    assert said.code == 2
+    assert "a job on a cluster is meant with -n NAMESPACE, --context or --cluster, or as `kubectl rlhf`" in said.err
+
+
+def test_both_at_once_is_refused(tmp_path: Path) -> None:
+    said = rlhf("status", "beaver", "-n", "team-a", "--storage", tmp_path)
+    assert said.code == 2
+    assert said.err.startswith("--storage: it is of runs on this machine, but --namespace means a cluster")
+    assert rlhf("logs", "beaver", "sft", "--stored").code == 2
+
+
+def test_a_job_is_a_name_or_a_file_that_has_it(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("metadata: {name: beaver, namespace: team-b}")
+    assert named("otter", Target()) == ("otter", Target())
+    assert named("beaver.v2", Target()) == ("beaver.v2", Target()), "dots are fine in a name"
+    assert named(str(path), Target()) == ("beaver", Target("team-b"))
+    assert named(str(path), Target("team-a")) == ("beaver", Target("team-a"))
+    with pytest.raises(CommandError, match="cannot be read"):
+        named(str(tmp_path / "gone.yaml"), Target())
+
+
+def test_the_next_command_is_about_the_same_place() -> None:
+    target = Target(None, "prod", Path("/k"), "kubectl rlhf").within("team-a")
+    assert target.command("status", "beaver") == "kubectl rlhf status beaver -n team-a --context prod --kubeconfig /k"
+    assert target.flags == ["--kubeconfig=/k", "--context=prod", "--namespace=team-a"]
+
+
+def test_kubectl_calls_it_by_its_own_name(tmp_path: Path) -> None:
+    plugin = tmp_path / "kubectl-rlhf"
+    plugin.write_text(f"#!{sys.executable}\nfrom rlhf_sdk.cli import main\nmain()\n")
+    plugin.chmod(0o755)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([plugin, "status"], capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, NO_KUBECTL in done.stderr) == (1, True)
+    done = subprocess.run([plugin, "status", "-h"], capture_output=True, text=True, env=environment, check=False)
+    assert done.stdout.startswith("Usage: kubectl rlhf status ")
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "code"),
+    [
+        ('Error from server (NotFound): rlhfjobs.rlhf.dev "x" not found', NotFound, 2),
+        ("Unable to connect to the server: dial tcp: connection refused", Away, 1),
+        ("Error from server (InternalError): an error on the server", Away, 1),
+        ('Error from server (Forbidden): rlhfjobs.rlhf.dev "x" is forbidden', Refused, 1),
+        ('The RLHFJob "x" is invalid: spec.seed: Invalid value', Refused, 2),
+    ],
+)
+def test_what_kubectl_says_is_sorted_by_what_can_be_done(said: str, kind: type[Refused], code: int) -> None:
+    found = refusal(said)
+    assert (type(found), int(found.code), str(found)) == (kind, code, said)
+
+
+def test_a_cluster_without_the_operator_is_said() -> None:
+    found = refusal('error: the server doesn\'t have a resource type "rlhfjobs"')
+    assert str(found).startswith("this cluster has no RLHFJobs: the operator is not installed there")
+
+
+def test_kubectl_is_a_process_never_a_shell(tmp_path: Path) -> None:
+    (tmp_path / "kubectl").write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
+    (tmp_path / "kubectl").chmod(0o755)
+    found = Kubectl(Target("a; b")).json("get", "$(x)")
+    assert found == ["--namespace=a; b", "get", "$(x)", "--output=json", "--request-timeout=30s"]

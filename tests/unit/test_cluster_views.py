@@ -1,0 +1,121 @@
+"""What `rlhf status` makes of a job's .status."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from rich.console import Console
+
+from fakes.cluster_jobs import GAVE_UP, INVALID, QUEUED, RUNNING, SUCCEEDED, Status, failed, job
+from rlhf_sdk.cluster import views
+from rlhf_sdk.cluster.following import lines
+from rlhf_sdk.cluster.jobs import ClusterJob
+from rlhf_sdk.exits import CommandError, Exit
+
+NOW = datetime(2026, 1, 31, 12, 15, 30, tzinfo=UTC)
+
+
+def shown(found: ClusterJob) -> list[str]:
+    console = Console(width=200, highlight=False)
+    with console.capture() as captured:
+        console.print(views.table(found, NOW))
+    text = [*views.title(found, NOW), *captured.get().splitlines(), *views.messages(found)]
+    return [line.rstrip() for line in text]
+
+
+def test_a_running_job_is_a_tree_of_stages_and_attempts() -> None:
+    assert shown(job(RUNNING)) == [
+        "beaver: Running  1/3 stages  15:30  namespace team-a",
+        "STAGE    STATE            STEP    TIME   ETA    NODE   WHY                            HEADLINE",
+        "prepare  Complete",
+        "└─ a0    Complete                 4:00          cpu-1",
+        "sft      Running          40/120  15:30  10:02         1 restart                      loss 0.312",
+        "├─ a0    Disrupted                4:00          gpu-1  Evicted, 12 steps lost",
+        "├─ a1    Failed (counts)  33      4:00          gpu-2  Crashed, exit 1, beaver-sft-1",
+        "└─ a2    Running                  5:30          gpu-3",
+        "report   Waiting",
+        "sft a0: Evicted: Preempting: for another",
+        "sft a1: Crashed: rank 1 was killed",
+    ]
+
+
+def test_why_a_job_waits_is_said_whole() -> None:
+    text = shown(job(QUEUED))
+    assert text[0].startswith("beaver: Pending  0/3 stages")
+    assert text[-1] == "prepare: Pending: Unschedulable: 0/3 nodes are available: 3 Insufficient cpu."
+
+
+def test_a_failure_is_said_once() -> None:
+    text = shown(job(GAVE_UP))
+    assert sum("most often because memory ran out" in line for line in text) == 1
+    assert text[-1].startswith("sft: OOMKilled: rank 0 was killed by SIGKILL")
+    assert "└─ a3    Failed (counts)        4:00       n1     OOMKilled, exit 137" in text
+
+
+def test_a_refused_spec_is_said_with_its_path() -> None:
+    assert list(views.title(job(INVALID), NOW)) == [
+        "beaver: Invalid  namespace team-a",
+        "  InvalidSpec: spec.profile: there is no profile h100 (did you mean a100?)",
+    ]
+
+
+def test_a_job_that_nobody_has_seen_says_so() -> None:
+    assert list(views.title(job(None), NOW)) == ["beaver: Pending, not seen by the operator yet  namespace team-a"]
+
+
+def test_what_was_asked_for_and_not_done_yet_is_said() -> None:
+    assert "beaver: Running, suspending" in next(views.title(job(RUNNING, suspend=True), NOW))
+    assert "beaver: Failed, retry asked for" in next(views.title(job(GAVE_UP, retry="1"), NOW))
+
+
+def test_json_has_the_keys_that_a_run_on_this_machine_has_and_the_attempts() -> None:
+    found = views.as_json(job(RUNNING), NOW)
+    assert (found["job"], found["phase"], found["exitCode"], found["live"]) == ("beaver", "Running", None, True)
+    stage = found["stages"]["sft"]
+    assert [one["state"] for one in stage["attempts"]] == ["Disrupted", "Failed", "Running"]
+    assert (stage["attempt"], stage["step"], stage["total"], stage["etaSeconds"]) == (2, 40, 120, 602.0)
+    assert stage["attempts"][1]["exitCode"] == 1
+    assert found["conditions"]["Ready"]["status"] == "True"
+    assert views.as_json(job(SUCCEEDED), NOW)["exitCode"] == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (SUCCEEDED, Exit.DONE),
+        (INVALID, Exit.INVALID),
+        (GAVE_UP, Exit.FAILED),
+        (failed("InvalidInput", 2), Exit.INVALID),
+        (failed("KL", 3), Exit.REFUSED),
+        (failed("GateFailed", None), Exit.REFUSED),
+        (failed("DeadlineExceeded", None), Exit.FAILED),
+    ],
+)
+def test_an_end_has_the_exit_code_that_the_job_would_have_here(status: Status, code: Exit) -> None:
+    assert job(status).ended
+    assert job(status).exit is code
+
+
+def test_what_the_operator_has_not_seen_is_no_end() -> None:
+    assert not job(RUNNING).ended
+    assert not job(INVALID, generation=2).ended, "the spec was changed since"
+    assert not job(GAVE_UP, retry="2").ended, "a retry was asked for"
+    assert job({**GAVE_UP, "retry": "2"}, retry="2").ended, "it failed again"
+
+
+def test_a_status_of_a_newer_operator_is_refused_in_words() -> None:
+    with pytest.raises(CommandError, match=r"beaver: status.phase: .*newer operator"):
+        job({"phase": "Levitating"})
+
+
+def test_changes_are_told_a_line_each() -> None:
+    assert lines(job(RUNNING)) == {
+        "": "beaver: Running",
+        "prepare": "prepare: Complete",
+        "sft": "sft: Running, attempt 2",
+    }
+    assert lines(job(QUEUED))["prepare"] == (
+        "prepare: Pending: Unschedulable: 0/3 nodes are available: 3 Insufficient cpu."
+    )
+    assert lines(job(INVALID))["Stalled"].startswith("beaver: InvalidSpec: spec.profile: there is no profile h100")
