@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -119,11 +120,22 @@ class Ground:
         await self.api.patch(RLHFJOBS, self.namespace, name, {"spec": spec})
 
 
+def serve_jobs(plane: ControlPlane) -> None:
+    """Make the API server serve RLHFJobs."""
+    plane.kubectl("apply", "--server-side", "-f", str(CRD))
+
+    def established() -> bool:
+        crd = json.loads(plane.kubectl("get", "crd", "rlhfjobs.rlhf.dev", "-o", "json"))
+        conditions = (crd.get("status") or {}).get("conditions") or ()
+        return any((one["type"], one["status"]) == ("Established", "True") for one in conditions)
+
+    plane.apiserver.until(established, 60)
+
+
 @contextlib.asynccontextmanager
 async def ground(plane: ControlPlane) -> AsyncIterator[Ground]:
     """A namespace in which Pod Security is enforced, with a stand-in node."""
-    plane.kubectl("apply", "--server-side", "-f", str(CRD))
-    plane.kubectl("wait", "--for=condition=Established", "crd/rlhfjobs.rlhf.dev", "--timeout=60s")
+    serve_jobs(plane)
     async with client(plane) as api:
         name = await namespace(api)
         enforce = {"pod-security.kubernetes.io/enforce": "restricted"}
