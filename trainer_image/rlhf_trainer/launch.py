@@ -6,6 +6,7 @@ One exit code comes out, whatever the ranks do: see `rlhf_trainer.exits`. It is 
 from __future__ import annotations
 
 import logging
+import logging.handlers
 import os
 import signal
 import sys
@@ -25,6 +26,7 @@ from rlhf_trainer import ops, store
 from rlhf_trainer.exits import DONE, FAILURE, GuardTripped, InputError, StageError, Stopped, explain_full_disk, severity
 from rlhf_trainer.lease import Holder, acquire
 from rlhf_trainer.outcome import Outcome, of_error, write_summary
+from rlhf_trainer.place import log_path
 from rlhf_trainer.ranks import Ranks, has_gpu
 from rlhf_trainer.stages import LIGHT, STAGES
 from rlhf_trainer.words import in_words
@@ -37,6 +39,9 @@ terminationGracePeriodSeconds must be a little longer."""
 FREE_WORK = "RLHF_FREE_WORK"
 """Environment variable, set on a cluster unless runPolicy.keep says otherwise: a stage that is done frees its
 checkpoints. The local runner does so itself."""
+LOG_FORMAT = "%(asctime)s %(levelname)s launcher: %(message)s"
+LOG_BYTES = 1 << 20
+"""Of the launcher's log on the storage; the same again of what came before."""
 WAITING = "waiting: stage %s of job %s on %s is making %s now; it will be reused"
 
 
@@ -62,7 +67,7 @@ class Signals:
 def main(arguments: list[str] | None = None) -> int:
     """Run the stage that `stage.json` describes; gives the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(levelname)s launcher: %(message)s")
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format=LOG_FORMAT)
     signals = Signals.install()
     if len(arguments) != 1:
         log.error("usage: rlhf-stage STAGE.json")
@@ -70,6 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     file: StageFile | None = None
     try:
         file = read_stage_file(Path(arguments[0]))
+        keep_log(file)
         outcome = run(file, Path(arguments[0]), signals)
     except StageError as error:
         outcome = of_error(error)
@@ -120,6 +126,22 @@ def read_stage_file(path: Path) -> StageFile:
 def node_rank() -> int:
     """Which pod of the gang this is."""
     return int(os.environ.get("JOB_COMPLETION_INDEX") or os.environ.get("NODE_RANK") or 0)
+
+
+def keep_log(file: StageFile) -> None:
+    """In a pod, leave the launcher's own lines beside the ranks' logs, for when the pod is gone; the local runner keeps
+    them itself. Not this process's whole output: that has rank 0's log, which is on the storage already.
+    """
+    if file.directories.termination_message is None:
+        return
+    node = node_rank()
+    first = log_path(Path(file.directories.work), file.attempt, 0)
+    place = first.with_name(f"launcher{node or ''}.log")
+    with explain_full_disk(place.parent, "opening the log"):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        kept = logging.handlers.RotatingFileHandler(place, maxBytes=LOG_BYTES, backupCount=1)
+    kept.setFormatter(logging.Formatter(LOG_FORMAT))
+    logging.getLogger().addHandler(kept)
 
 
 def run(file: StageFile, path: Path, signals: Signals) -> Outcome:
