@@ -10,6 +10,7 @@ import orjson
 
 from rlhf_api import Plan, Resolved, RLHFJob, parse_job, plan
 from rlhf_api.compact import expand
+from rlhf_operator.reconcile.identity import ById
 from rlhf_operator.reconcile.outcome import Raw
 from rlhf_operator.reconcile.stage_files import STORAGE
 
@@ -34,7 +35,7 @@ def resolve(job: RLHFJob, resolved: str | None) -> tuple[Plan, Resolved | None]:
     Raises:
         ValueError, KeyError: what prepare told is not of this job.
     """
-    return _planned(_ById(job), resolved)
+    return _planned(ById(job), resolved)
 
 
 @lru_cache(maxsize=KEPT)
@@ -42,25 +43,12 @@ def _parsed(content: bytes) -> RLHFJob:
     return parse_job(orjson.loads(content))
 
 
-class _ById:
-    """A job as a key: parsed jobs are shared, so that the object tells."""
-
-    def __init__(self, job: RLHFJob) -> None:
-        self.job = job
-
-    def __hash__(self) -> int:
-        return id(self.job)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ById) and other.job is self.job
-
-
 @lru_cache(maxsize=KEPT)
-def _planned(key: _ById, resolved: str | None) -> tuple[Plan, Resolved | None]:
+def _planned(key: ById[RLHFJob], resolved: str | None) -> tuple[Plan, Resolved | None]:
     if resolved is None:
-        return plan(key.job), None
-    found = expand(key.job, told(resolved), STORAGE)
-    return plan(key.job, found), found
+        return plan(key.value), None
+    found = expand(key.value, told(resolved), STORAGE)
+    return plan(key.value, found), found
 
 
 def told(text: str) -> Any:

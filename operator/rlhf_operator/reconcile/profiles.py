@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from rlhf_api.errors import Finding
@@ -14,8 +15,11 @@ from rlhf_api.job import Override, Pod, Resources, RLHFJob
 from rlhf_api.plan import Plan, PlannedStage
 from rlhf_api.quantities import amount
 from rlhf_api.sentences import nearest
+from rlhf_operator.reconcile.identity import ById
 from rlhf_operator.reconcile.settings import Profile, Settings
 
+KEPT = 4096
+"""Shapes that are kept: of the stages of as many jobs as are busy at a time."""
 CPU = "cpu"
 PLACEMENT = ("node_selector", "affinity", "runtime_class_name")
 """Pod fields of a job that lead to its accelerators: prepare and report do not take them."""
@@ -82,8 +86,16 @@ def name_of(stage: PlannedStage, settings: Settings) -> str:
 
 def shape(job: RLHFJob, stage: PlannedStage, pinned: Mapping[str, str], settings: Settings) -> Shape:
     """What the next attempt of a stage is made of."""
-    name = name_of(stage, settings)
-    profile = Profile.model_validate_json(pinned[name]) if name in pinned else _configured(name, settings)
+    return _shape(ById(job), ById(stage), pinned.get(name_of(stage, settings)), ById(settings))
+
+
+@lru_cache(maxsize=KEPT)
+def _shape(
+    of_job: ById[RLHFJob], of_stage: ById[PlannedStage], pinned: str | None, of_settings: ById[Settings]
+) -> Shape:
+    """Asked for several times a look; checking what it is made of costs more than all else of a look."""
+    job, stage, settings = of_job.value, of_stage.value, of_settings.value
+    profile = _configured(name_of(stage, settings), settings) if pinned is None else _parsed(pinned)
     written = next((one for one in job.spec.stages if one.name == stage.name), None)
     light = stage.profile == CPU and (written is None or written.type == stage.type == "report")
     own = None if written is None else written.resources
@@ -97,6 +109,11 @@ def shape(job: RLHFJob, stage: PlannedStage, pinned: Mapping[str, str], settings
         nodes = override.nodes or nodes
     ranks = stage.ranks_per_node or profile.ranks_per_node or _devices(resources) or 1
     return Shape(profile.image or settings.image, nodes, ranks, resources, pod, profile.shared_memory)
+
+
+@lru_cache(maxsize=KEPT)
+def _parsed(pinned: str) -> Profile:
+    return Profile.model_validate_json(pinned)
 
 
 def override_of(job: RLHFJob, stage: str) -> Override | None:
