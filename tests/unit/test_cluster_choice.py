@@ -117,3 +117,24 @@ def test_kubectl_is_a_process_never_a_shell(tmp_path: Path) -> None:
     (tmp_path / "kubectl").chmod(0o755)
     found = Kubectl(Target("a; b")).json("get", "$(x)")
     assert found == ["--namespace=a; b", "get", "$(x)", "--output=json", "--request-timeout=30s"]
+
+
+def test_a_login_that_waits_for_the_user_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = tmp_path / "answered"
+    (tmp_path / "kubectl").write_text(
+        f"#!{sys.executable}\nimport os, sys, time\n"
+        "sys.stderr.write('open the browser and enter ABC\\n')\nsys.stderr.flush()\n"
+        f"while not os.path.exists({str(answered)!r}): time.sleep(0.05)\n"
+        "print(sys.stdin.read())\n"
+    )
+    (tmp_path / "kubectl").chmod(0o755)
+    told: list[str] = []
+
+    def user(text: str) -> None:
+        told.append(text)
+        answered.touch()
+
+    monkeypatch.setattr("rlhf_sdk.cluster.kubectl.LOGIN_SECONDS", 0.2)
+    monkeypatch.setattr("rlhf_sdk.cluster.kubectl.complain", user)
+    assert Kubectl(Target()).json("get", "x", stdin=b'{"a": 1}') == {"a": 1}
+    assert told == ["open the browser and enter ABC"]

@@ -7,12 +7,16 @@ import shutil
 import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 from rlhf_sdk.exits import CommandError, Exit
+from rlhf_sdk.output import complain
 
 ANSWER_SECONDS = 30
 """A question that is not answered by then has failed; streams have no bound."""
+LOGIN_SECONDS = 5
+"""After which kubectl may be waiting for a login that it asks for on stderr."""
 FIELD_MANAGER = "rlhf"
 _AWAY = (
     "Unable to connect to the server",
@@ -91,16 +95,16 @@ class Kubectl:
         Raises:
             Refused: it failed.
         """
-        done = subprocess.run(
-            self.command(*arguments, f"--request-timeout={ANSWER_SECONDS}s"),
-            input=stdin if stdin is not None else b"",
-            capture_output=True,
-            check=False,
-            start_new_session=alone,
-        )
-        if done.returncode != 0:
-            raise refusal(done.stderr.decode(errors="replace"))
-        return done.stdout
+        command = self.command(*arguments, f"--request-timeout={ANSWER_SECONDS}s")
+        with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=alone) as process:
+            try:
+                out, err = _communicated(process, stdin or b"")
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode != 0:
+            raise refusal(err.decode(errors="replace"))
+        return out
 
     def json(self, *arguments: str, stdin: bytes | None = None, alone: bool = False) -> Any:
         """The object that it prints; None: none, with --ignore-not-found.
@@ -130,6 +134,20 @@ def refusal(said: str) -> Refused:
         return Away(text, Exit.FAILED)
     invalid = "is invalid:" in text or "(Invalid)" in text or "(BadRequest)" in text
     return Refused(text, Exit.INVALID if invalid else Exit.FAILED)
+
+
+def _communicated(process: subprocess.Popen[bytes], stdin: bytes | None) -> tuple[bytes, bytes]:
+    """What it says. Its words on stderr are shown while that takes long: a login may wait for the user."""
+    shown = 0
+    while True:
+        try:
+            return process.communicate(stdin, timeout=LOGIN_SECONDS)
+        except subprocess.TimeoutExpired as waiting:
+            stdin = None  # it has it
+            words = waiting.stderr or b""
+            if len(words) > shown:
+                complain(words[shown:].decode(errors="replace").rstrip())
+                shown = len(words)
 
 
 def _program() -> str:

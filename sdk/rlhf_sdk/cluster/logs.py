@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from rlhf_sdk.cluster import pods
 from rlhf_sdk.cluster.following import SECONDS, again, until
 from rlhf_sdk.cluster.jobs import DONE, OPEN, ClusterJob, last_attempt
 from rlhf_sdk.cluster.kubectl import Kubectl, refusal
-from rlhf_sdk.cluster.pipes import BLOCK, piped
+from rlhf_sdk.cluster.pipes import BLOCK, Piped, piped
 from rlhf_sdk.cluster.reader import Reader
 from rlhf_sdk.exits import CommandError, Exit
 from rlhf_sdk.output import complain
@@ -47,9 +48,10 @@ def lines(kubectl: Kubectl, job: ClusterJob, wanted: Wanted) -> tuple[int, str, 
         started, why = pods.state_of(pod)
         if not started:
             raise CommandError(f"{wanted.stage}: attempt {attempt} has not started: {why}", Exit.INVALID)
-        arguments = ("logs", pod["metadata"]["name"], f"--container={names.CONTAINER}", *_tail(wanted))
-        text = kubectl.run(*arguments).decode(errors="replace")
-        return attempt, f"pod/{pod['metadata']['name']}", text.splitlines()
+        name = pod["metadata"]["name"]
+        with _printed(kubectl, name, wanted) as process:
+            text = b"".join(iter(lambda: process.read(BLOCK), b"")).decode(errors="replace")
+        return attempt, f"pod/{name}", text.splitlines()
     with pods.reader(kubectl, job) as reader:
         file = stored(reader, job, wanted, attempt)
         return attempt, file, reader.lines(file, wanted.tail)
@@ -151,16 +153,17 @@ def _pod(kubectl: Kubectl, job: ClusterJob, wanted: Wanted, attempt: int) -> dic
 
 
 def _stream(kubectl: Kubectl, pod: str, wanted: Wanted, lasting: Callable[[], bool]) -> None:
-    command = kubectl.command("logs", pod, f"--container={names.CONTAINER}", "--follow", *_tail(wanted))
-    with piped(command, refusal) as process:
+    with _printed(kubectl, pod, wanted, "--follow") as process:
         while block := process.read(BLOCK):
             _write(block)
     if lasting():
         complain(f"{wanted.stage}: the stream ended, but the attempt goes on; follow it again")
 
 
-def _tail(wanted: Wanted) -> Sequence[str]:
-    return () if wanted.tail is None else (f"--tail={wanted.tail}",)
+def _printed(kubectl: Kubectl, pod: str, wanted: Wanted, *flags: str) -> AbstractContextManager[Piped]:
+    """kubectl as it prints a pod's log: with no bound on the time that takes."""
+    tail = () if wanted.tail is None else (f"--tail={wanted.tail}",)
+    return piped(kubectl.command("logs", pod, f"--container={names.CONTAINER}", *tail, *flags), refusal)
 
 
 def _write(block: bytes) -> None:

@@ -8,7 +8,8 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO
+from subprocess import PIPE
+from typing import IO, cast
 
 BLOCK = 1 << 20
 
@@ -21,8 +22,9 @@ class Piped:
     """A process whose input and output are pipes, read without a buffer of Python's: it could not be waited for."""
 
     def __init__(self, command: Sequence[str], words: IO[bytes]) -> None:
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": words}
-        self._process = subprocess.Popen(command, bufsize=0, **pipes)  # type: ignore[call-overload]  # as a dict
+        self._process = subprocess.Popen(command, bufsize=0, stdin=PIPE, stdout=PIPE, stderr=words)
+        self._stdin = cast("IO[bytes]", self._process.stdin)  # pipes, so they are there
+        self._stdout = cast("IO[bytes]", self._process.stdout)
         self._read = b""
 
     def say(self, content: bytes) -> None:
@@ -33,20 +35,20 @@ class Piped:
         """
         try:
             while content:
-                content = content[os.write(self._process.stdin.fileno(), content) :]
+                content = content[os.write(self._stdin.fileno(), content) :]
         except BrokenPipeError as error:
             raise Broken("it ended early") from error
 
     def read(self, count: int) -> bytes:
         """Some of what it prints next, at most so many bytes; none: it has ended."""
         if not self._read:
-            return os.read(self._process.stdout.fileno(), min(count, BLOCK))
+            return os.read(self._stdout.fileno(), min(count, BLOCK))
         found, self._read = self._read[:count], self._read[count:]
         return found
 
     def waited(self, seconds: float) -> bytes | None:
         """The same, if there is any by then; else None."""
-        if not self._read and not select.select([self._process.stdout], [], [], seconds)[0]:
+        if not self._read and not select.select([self._stdout], [], [], seconds)[0]:
             return None
         return self.read(BLOCK)
 
@@ -71,7 +73,7 @@ class Piped:
             Broken: it prints none.
         """
         while b"\n" not in self._read:
-            more = os.read(self._process.stdout.fileno(), BLOCK)
+            more = os.read(self._stdout.fileno(), BLOCK)
             if not more:
                 raise Broken("it ended without an answer")
             self._read += more
@@ -80,17 +82,17 @@ class Piped:
 
     def finish(self) -> int:
         """Close its input, leave what it still prints; gives its exit code."""
-        self._process.stdin.close()
+        self._stdin.close()
         while self.read(BLOCK):
             pass
-        return int(self._process.wait())
+        return self._process.wait()
 
     def end(self) -> None:
         """End it, if it has not ended."""
         self._process.kill()
         self._process.wait()
-        self._process.stdout.close()
-        self._process.stdin.close()
+        self._stdout.close()
+        self._stdin.close()
 
 
 @contextmanager

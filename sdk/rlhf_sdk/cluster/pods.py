@@ -12,10 +12,11 @@ from typing import Any
 from rlhf_api import names
 from rlhf_api.job import API_VERSION, KIND
 from rlhf_sdk.cluster.jobs import ClusterJob
-from rlhf_sdk.cluster.kubectl import FIELD_MANAGER, Kubectl
+from rlhf_sdk.cluster.kubectl import FIELD_MANAGER, Kubectl, Refused
 from rlhf_sdk.cluster.reader import Reader
 from rlhf_sdk.cluster.signals import Ending
 from rlhf_sdk.exits import CommandError, Exit
+from rlhf_sdk.output import complain
 
 CONTAINER = "reader"
 STORAGE = "/rlhf/storage"
@@ -53,7 +54,7 @@ def reader(kubectl: Kubectl, job: ClusterJob) -> Iterator[Reader]:
             yield Reader(kubectl.command("exec", "--stdin", name, f"--container={CONTAINER}", "--", "python"), STORAGE)
         finally:
             with ending.held():
-                kubectl.run("delete", "pod", name, "--ignore-not-found", "--wait=false", "--grace-period=1", alone=True)
+                _delete(kubectl, name)
 
 
 def manifest(job: ClusterJob, name: str, node: dict[str, Any] | None) -> dict[str, Any]:
@@ -193,6 +194,13 @@ def _metadata(job: ClusterJob, name: str) -> dict[str, Any]:
 def _only(node: str) -> dict[str, Any]:
     field = {"key": "metadata.name", "operator": "In", "values": [node]}
     return {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchFields": [field]}]}}
+
+
+def _delete(kubectl: Kubectl, name: str) -> None:
+    try:
+        kubectl.run("delete", "pod", name, "--ignore-not-found", "--wait=false", "--grace-period=1", alone=True)
+    except Refused as error:  # what was read is whole all the same
+        complain(f"the pod {name} could not be deleted ({error}); it ends by itself in {IDLE_SECONDS // 60} minutes")
 
 
 def _await(kubectl: Kubectl, name: str) -> None:

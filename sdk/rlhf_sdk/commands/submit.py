@@ -92,18 +92,30 @@ def _apply(
     except Refused as error:
         if before is None:
             raise
-        raise CommandError(
-            f"{error}\n{name} is in namespace {before.namespace} already ({before.phase}). To run what the file says "
-            "now, delete that job first, or give this one another metadata.name; finished products are reused",
-            error.code,
-        ) from error
+        raise CommandError(f"{error}\n{_hint(before, str(error))}", error.code) from error
     return before, ClusterJob.of(raw)
+
+
+def _hint(job: ClusterJob, refusal: str) -> str:
+    """What to do about a job that is there already."""
+    if refusal.startswith("error: Apply failed"):
+        return (
+            "someone else has set that field (conflict with ... names who): change it there; suspend is changed by "
+            "`rlhf suspend` and `rlhf resume`"
+        )
+    return (
+        f"{job.name} is in namespace {job.namespace} already ({job.phase}). To run what the file says now, delete that "
+        "job first, or give this one another metadata.name; finished products are reused"
+    )
 
 
 def _result(before: ClusterJob | None, after: ClusterJob) -> str:
     if before is None:
         return "created"
-    same = before.raw["metadata"].get("generation") == after.raw["metadata"].get("generation")
+    same = all(
+        before.raw["metadata"].get(name) == after.raw["metadata"].get(name)
+        for name in ("generation", "labels", "annotations")
+    )
     return "unchanged" if same else "changed"
 
 

@@ -1,0 +1,138 @@
+"""`rlhf` on a node whose pods run: logs and products while there are pods, and when they are gone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from cluster.cli.ground import Command, until, written
+from cluster.trainers.jobs import sft_only
+from cluster.trainers.site import Namespace, Object
+from rlhf_api.store import MANIFEST
+from rlhf_sdk.cluster import pods
+from rlhf_sdk.cluster.jobs import ClusterJob
+
+READERS = ("get", "pods", "--selector=app.kubernetes.io/name=rlhf-reader", "-o", "name")
+
+
+@pytest.fixture
+def rlhf(team: Namespace, tmp_path: Path) -> Command:
+    return Command(team.site.kubeconfig, team.name, tmp_path)
+
+
+def forget_pods(team: Namespace) -> None:
+    """Delete what the TTL deletes."""
+    team.kubectl("delete", "jobs", "--selector=app.kubernetes.io/managed-by=rlhf-operator", "--cascade=foreground")
+    until(lambda: not team.kubectl("get", "pods", "-o", "name"), "the pods are gone")
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file, by path."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_a_job_is_looked_after_from_submit_to_pull(team: Namespace, rlhf: Command, tmp_path: Path) -> None:
+    file = written(tmp_path, sft_only("beaver", nodes=2))
+    following = rlhf.start("submit", file, "--wait")
+    until(lambda: rlhf.run("logs", "beaver", "sft", "--output", "json").code == 0, "SFT has begun")
+    live = rlhf.start("logs", "beaver", "sft", "--follow")
+    out, err = live.communicate(timeout=900)
+    assert live.returncode == 0, err
+    _, told = following.communicate(timeout=900)
+    assert following.returncode == 0, told + team.said()
+
+    found = rlhf.run("logs", "beaver", "sft", "--output", "json").json
+    assert (found["attempt"], found["file"].startswith("pod/beaver-sft-")) == (0, True)
+    assert out.splitlines()[-1] == found["lines"][-1], "followed to its end"
+    forget_pods(team)
+    stored = rlhf.run("logs", "beaver", "sft", "--output", "json").json
+    assert stored["file"].endswith("/sft/logs/a0/rank0.log")
+    assert stored["lines"] and set(stored["lines"]) <= set(found["lines"]), "the pod showed the same, and its launcher"
+    assert rlhf.run("logs", "beaver", "sft", "--rank", "1").code == 0
+    launcher = rlhf.run("logs", "beaver", "sft", "--rank", "launcher1")
+    assert launcher.code == 0, launcher
+    said = rlhf.run("logs", "beaver", "sft", "--rank", "7")
+    assert (said.code, "there are: a0 launcher, a0 launcher1, a0 rank 0, a0 rank 1" in said.err) == (2, True), said
+
+    said = rlhf.run("pull", "beaver")
+    assert said.code == 0, said
+    (report,) = (tmp_path / "beaver").glob("report/report.html")
+    assert str(report) in said.out
+    pulled = rlhf.run("pull", file, "--all", "--output", "json").json
+    assert {stage: one["copied"] for stage, one in pulled["products"].items()} == {"sft": True, "report": False}
+    for stage, one in pulled["products"].items():
+        assert digests(tmp_path / "beaver" / stage) == digests(team.models / "all" / "products" / one["product"])
+    assert (tmp_path / "beaver" / "_logs" / "sft" / "logs" / "a0" / "rank1.log").is_file()
+    assert (tmp_path / "beaver" / "_logs" / "sft" / "metrics.jsonl").is_file()
+    until(lambda: not team.kubectl(*READERS), "no reader is left")
+
+
+def test_the_claim_is_read_while_the_job_holds_it_for_its_node(team: Namespace, rlhf: Command, tmp_path: Path) -> None:
+    rlhf.run("submit", written(tmp_path, sft_only("long", steps=100_000)))
+    team.until("long", lambda status: _step(status) > 0, "SFT is under way")
+    said = rlhf.run("logs", "long", "sft", "--stored", "--tail", "1")
+    assert (said.code, len(said.out.splitlines())) == (0, 1), said
+    said = rlhf.run("pull", "long", "sft")
+    assert (said.code, "sft: has no product yet (Running)" in said.err) == (1, True)
+    following = rlhf.start("logs", "long", "sft", "--stored", "--follow")
+    assert following.stdout is not None and following.stdout.readline()
+    said = rlhf.run("suspend", "long", "--wait")
+    assert (said.code, "sft saves a checkpoint and ends" in said.out) == (0, True), said
+    rest, err = following.communicate(timeout=300)
+    assert following.returncode == 0, err
+    assert "Stopped" in rest, "it is followed to its last line"
+    assert team.status("long")["phase"] == "Suspended"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_broken_off_it_leaves_no_pod_and_nothing_half(
+    team: Namespace, rlhf: Command, tmp_path: Path, number: int
+) -> None:
+    job = sft_only("beaver")
+    assert rlhf.run("submit", written(tmp_path, job), "--wait").code == 0
+    (product,) = (team.models / "all" / "products").glob("sft-*")
+    process = rlhf.start("pull", "beaver", "sft")
+    until(lambda: any((tmp_path / "beaver").glob(".pull-*")) or process.poll() is not None, "it copies")
+    process.send_signal(number)
+    process.communicate(timeout=120)
+    until(lambda: not team.kubectl(*READERS), "no reader is left")
+    left = [entry.name for entry in (tmp_path / "beaver").iterdir()]
+    assert left in ([], ["sft"]), "whole, where the signal came too late, or not at all"
+    assert not left or (tmp_path / "beaver" / "sft" / MANIFEST).read_bytes() == (product / MANIFEST).read_bytes()
+
+
+def test_a_damaged_product_is_not_taken(team: Namespace, rlhf: Command, tmp_path: Path) -> None:
+    assert rlhf.run("submit", written(tmp_path, sft_only("beaver")), "--wait").code == 0
+    (weights,) = (team.models / "all" / "products").glob("sft-*/model.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    said = rlhf.run("pull", "beaver", "sft")
+    assert (said.code, "model.safetensors was changed" in said.err) == (1, True)
+    assert list((tmp_path / "beaver").iterdir()) == []
+
+
+def test_a_reader_that_nobody_reads_ends_by_itself(team: Namespace, rlhf: Command, tmp_path: Path) -> None:
+    assert rlhf.run("submit", written(tmp_path, sft_only("beaver")), "--wait").code == 0
+    job = ClusterJob.of(team.site.get("rlhfjob", "beaver", team.name))
+    pod = pods.manifest(job, "idle", None)
+    (container,) = pod["spec"]["containers"]
+    container["command"] = [word.replace(f"< {pods.IDLE_SECONDS}", "< 10") for word in container["command"]]
+    team.kubectl("create", "-f", "-", stdin=json.dumps(pod))
+    team.kubectl("wait", "--for=condition=Ready", "pod/idle", "--timeout=300s")
+    team.kubectl("exec", "idle", "--", "python", "-c", "import time; time.sleep(20)")  # read, it goes on
+    until(lambda: _phase(team) == "Succeeded", "it ends")
+
+
+def _phase(team: Namespace) -> str:
+    return str(team.site.get("pod", "idle", team.name)["status"]["phase"])
+
+
+def _step(status: Object) -> int:
+    found = next((one for one in status.get("stages", []) if one["name"] == "sft"), {})
+    return int((found.get("progress") or {}).get("step") or 0)
