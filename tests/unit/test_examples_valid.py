@@ -8,7 +8,8 @@ import pytest
 
 from rlhf_api import dump_job, load_job, plan
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+FOLDER = Path(__file__).parents[2] / "examples"
+EXAMPLES = sorted([*FOLDER.glob("*.yaml"), FOLDER / "cluster" / "safe-rlhf.yaml"])
 
 
 def test_there_are_examples() -> None:

@@ -20,6 +20,7 @@ VALUES = Path(__file__).parent / "values.yaml"
 PATIENCE = 900.0
 """Seconds that something may take on a busy machine: a bound on hanging, never a measure."""
 OPERATOR = "app.kubernetes.io/name=rlhf-operator"
+HOSTNAME = "kubernetes.io/hostname"
 MAKE_DATA = """\
 import sys
 from pathlib import Path
@@ -41,7 +42,7 @@ class Site:
     def __init__(self, kubeconfig: Path, folder: Path, operator: str, trainer: str) -> None:
         self.kubeconfig = kubeconfig
         self.folder = folder
-        self._images = {"image": operator, "trainerImage": trainer}
+        self.images = {"image": operator, "trainerImage": trainer}
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """What kubectl says; fails with its words."""
@@ -57,8 +58,8 @@ class Site:
 
     def install(self, *arguments: str) -> None:
         """Install the chart, or upgrade it, and wait until it is up."""
-        images = [f"--set={key}.repository={one.partition('@')[0]}" for key, one in self._images.items()]
-        images += [f"--set={key}.digest={one.partition('@')[2]}" for key, one in self._images.items()]
+        images = [f"--set={key}.repository={one.partition('@')[0]}" for key, one in self.images.items()]
+        images += [f"--set={key}.digest={one.partition('@')[2]}" for key, one in self.images.items()]
         command = ("upgrade", "--install", "rlhf-operator", str(CHART), "--namespace", NAMESPACE, "--create-namespace")
         ended = helm(
             *(*command, "--values", str(VALUES), *images, *arguments, "--wait", "--timeout=10m"),
@@ -73,6 +74,24 @@ class Site:
         self.kubectl("create", "namespace", name)
         self.kubectl("label", "namespace", name, enforce)
         return Namespace(self, name)
+
+    def volume(self, namespace: str, claim: str) -> Path:
+        """A folder of the node as a volume, kept for the claim of that name; gives the folder."""
+        folder = self.folder / namespace / claim
+        folder.mkdir(parents=True)
+        (node,) = json.loads(self.kubectl("get", "nodes", "-o", "json"))["items"]
+        on = {"key": HOSTNAME, "operator": "In", "values": [node["metadata"]["labels"][HOSTNAME]]}
+        spec = {
+            "capacity": {"storage": "100Gi"},
+            "accessModes": ["ReadWriteOnce"],
+            "local": {"path": str(folder)},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [on]}]}},
+            "persistentVolumeReclaimPolicy": "Retain",
+            "claimRef": {"namespace": namespace, "name": claim},
+        }
+        volume = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": f"{namespace}-{claim}"}}
+        self.kubectl("create", "-f", "-", stdin=json.dumps({**volume, "spec": spec}))
+        return folder
 
     def until(self, true: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
         """Wait until it is true."""
@@ -90,38 +109,14 @@ class Namespace:
         self.name = name
         self.models = self._claim("models")
         self.data = self._claim("data")
-        command = [sys.executable, "-c", MAKE_DATA, str(ROOT / "tests" / "trainer"), str(self.data)]
-        made = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert made.returncode == 0, made.stderr
+        make_data(self.data)
 
     def _claim(self, name: str) -> Path:
         """A claim on a folder of the node; gives the folder."""
-        folder = self.site.folder / self.name / name
-        folder.mkdir(parents=True)
-        volume = f"{self.name}-{name}"
-        (node,) = json.loads(self.site.kubectl("get", "nodes", "-o", "json"))["items"]
-        on = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node["metadata"]["labels"][HOSTNAME]]}
-        common = {"accessModes": ["ReadWriteOnce"], "storageClassName": "", "volumeName": volume}
-        for kind, where, spec in (
-            (
-                "PersistentVolume",
-                {"name": volume},
-                {
-                    "capacity": {"storage": "1Gi"},
-                    "accessModes": common["accessModes"],
-                    "local": {"path": str(folder)},
-                    "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [on]}]}},
-                    "persistentVolumeReclaimPolicy": "Retain",
-                },
-            ),
-            (
-                "PersistentVolumeClaim",
-                {"name": name, "namespace": self.name},
-                {**common, "resources": {"requests": {"storage": "1Gi"}}},
-            ),
-        ):
-            body = {"apiVersion": "v1", "kind": kind, "metadata": where, "spec": spec}
-            self.site.kubectl("create", "-f", "-", stdin=json.dumps(body))
+        folder = self.site.volume(self.name, name)
+        spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}, "storageClassName": ""}
+        claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}
+        self.kubectl("create", "-f", "-", stdin=json.dumps(claim))
         return folder
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
@@ -179,7 +174,11 @@ class Namespace:
         return "\n".join(parts)
 
 
-HOSTNAME = "kubernetes.io/hostname"
+def make_data(folder: Path) -> None:
+    """A tiny model and rows for it, as the trainer's tests make them."""
+    command = [sys.executable, "-c", MAKE_DATA, str(ROOT / "tests" / "trainer"), str(folder)]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
 
 
 def images_given() -> tuple[str, str] | None:
