@@ -107,6 +107,13 @@ def test_what_kubectl_says_is_sorted_by_what_can_be_done(said: str, kind: type[R
     assert (type(found), int(found.code), str(found)) == (kind, code, said)
 
 
+def test_what_kubectls_library_logs_is_left_out() -> None:
+    logged = 'E1122 10:12:39.222494   26095 memcache.go:265] "Unhandled Error" err="connection refused"'
+    words = "The connection to the server 127.0.0.1:1 was refused - did you specify the right host or port?"
+    assert str(refusal(f"{logged}\n{logged}\n{words}\n")) == words
+    assert str(refusal(logged)) == logged, "better than nothing"
+
+
 def test_a_cluster_without_the_operator_is_said() -> None:
     found = refusal('error: the server doesn\'t have a resource type "rlhfjobs"')
     assert str(found).startswith("this cluster has no RLHFJobs: the operator is not installed there")

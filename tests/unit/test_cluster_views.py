@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -27,17 +29,59 @@ def shown(found: ClusterJob) -> list[str]:
 def test_a_running_job_is_a_tree_of_stages_and_attempts() -> None:
     assert shown(job(RUNNING)) == [
         "beaver: Running  1/3 stages  15:30  namespace team-a",
-        "STAGE    STATE            STEP    TIME   ETA    NODE   WHY                            HEADLINE",
+        "STAGE    STATE            STEP    TIME   ETA    NODE   WHY                     HEADLINE",
         "prepare  Complete",
         "└─ a0    Complete                 4:00          cpu-1",
-        "sft      Running          40/120  15:30  10:02         1 restart                      loss 0.312",
+        "sft      Running          40/120  15:30  10:02         1 restart               loss 0.312",
         "├─ a0    Disrupted                4:00          gpu-1  Evicted, 12 steps lost",
-        "├─ a1    Failed (counts)  33      4:00          gpu-2  Crashed, exit 1, beaver-sft-1",
+        "├─ a1    Failed (counts)  33      4:00          gpu-2  Crashed, exit 1",
         "└─ a2    Running                  5:30          gpu-3",
         "report   Waiting",
         "sft a0: Evicted: Preempting: for another",
-        "sft a1: Crashed: rank 1 was killed",
+        "sft a1: Crashed: rank 1 was killed (pod beaver-sft-1)",
     ]
+
+
+def recorded(name: str) -> ClusterJob:
+    """A job as the operator left it on a real API server."""
+    return ClusterJob.of(json.loads((Path(__file__).parent / "cluster_statuses" / f"{name}.json").read_text()))
+
+
+def test_a_recorded_failure() -> None:
+    found = recorded("failed")
+    assert (found.ended, found.exit) == (True, Exit.REFUSED)
+    assert [
+        line for line in shown(found) if not line.startswith(("├─ a1", "STAGE", "prepare", "reward", "report"))
+    ] == [
+        "beaver: Failed  4/5 stages  0:28  namespace t28676-0",
+        "└─ a0    Complete         7     0:01       stand-in",
+        "sft      Complete               0:18                 1 restart",
+        "├─ a0    Failed (counts)  7     0:01       stand-in  Crashed, exit 1",
+        "└─ a2    Complete         7     0:04       stand-in",
+        "└─ a0    Complete         7     0:02       stand-in",
+        "cost     Failed                 0:05                 Crashed",
+        "└─ a0    Failed           7     0:03       stand-in  Crashed, exit 3",
+        "└─ a0    Complete         7     0:01       stand-in",
+        "sft a0: Crashed: code 1 (pod beaver-sft-490ab06e-a0-1-m5g4k)",
+        "sft a1: Suspended: stopped on request (spec.suspend)",
+        "cost: Crashed: code 3 (pod beaver-cost-8b65900c-a0-0-67prm on stand-in, exit code 3)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "ended", "first"),
+    [
+        ("restarted", False, "beaver: Running  1/5 stages"),
+        ("suspended", False, "beaver: Suspended  1/5 stages"),
+        ("succeeded", True, "beaver: Succeeded  5/5 stages  0:39"),
+        ("invalid", True, "beaver: Invalid"),
+    ],
+)
+def test_recorded_jobs(name: str, ended: bool, first: str) -> None:
+    found = recorded(name)
+    assert found.ended is ended
+    assert shown(found)[0].startswith(first)
+    assert set(views.as_json(found, NOW)["stages"]) == {stage.name for stage in found.status.stages}
 
 
 def test_why_a_job_waits_is_said_whole() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass, replace
@@ -32,6 +33,8 @@ _AWAY = (
     "connection reset by peer",
 )
 """Words of a cluster that does not answer now and may soon."""
+_LIBRARY = re.compile(r"[EWI]\d{4} \d\d:\d\d:\d\d")
+"""Begin of lines that kubectl's library logs, of the same thing that kubectl says last."""
 
 
 class Refused(CommandError):
@@ -124,7 +127,10 @@ class Kubectl:
 
 def refusal(said: str) -> Refused:
     """What kubectl said on stderr, as an error of this command."""
-    text = said.strip() or "kubectl failed without a word"
+    lines = said.strip().splitlines()
+    text = (
+        "\n".join(line for line in lines if not _LIBRARY.match(line)) or said.strip() or "kubectl failed without a word"
+    )
     if "the server doesn't have a resource type" in text or "no matches for kind" in text:
         hint = "the operator is not installed there (helm install), or another --context is meant"
         return Refused(f"this cluster has no RLHFJobs: {hint}", Exit.FAILED)

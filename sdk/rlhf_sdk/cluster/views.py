@@ -53,9 +53,9 @@ def messages(job: ClusterJob) -> Iterator[str]:
         if stage.message and stage.state not in DONE:
             yield f"{stage.name}: {stage.reason or stage.state}: {stage.message}"
         for attempt in stage.attempts:
-            said = attempt.message and attempt.state not in ("Complete", "Running") and attempt.message != stage.message
-            if said:
-                yield f"{stage.name} a{attempt.number}: {attempt.reason or attempt.state}: {attempt.message}"
+            if _untold(stage, attempt):
+                pod = f" (pod {attempt.pod})" if attempt.pod and attempt.pod not in str(attempt.message) else ""
+                yield f"{stage.name} a{attempt.number}: {attempt.reason or attempt.state}: {attempt.message}{pod}"
 
 
 def overview(jobs: Iterable[ClusterJob], now: datetime) -> Table:
@@ -133,7 +133,7 @@ def _headline(stage: StageStatus) -> dict[str, float]:
 
 def _why(stage: StageStatus) -> str:
     """A stage's own reason, where its state does not say it all."""
-    parts = [] if stage.state in DONE or stage.reason is None else [stage.reason]
+    parts = [] if stage.state in DONE or stage.reason in (None, stage.state) else [str(stage.reason)]
     if stage.restarts:
         parts.append(plural(stage.restarts, "restart"))
     return ", ".join(parts)
@@ -146,9 +146,14 @@ def _ending(attempt: Attempt) -> str:
         parts.append(f"exit {attempt.exit_code}")
     if attempt.lost_steps:
         parts.append(f"{plural(attempt.lost_steps, 'step')} lost")
-    if attempt.pod and attempt.state == "Failed":
-        parts.append(attempt.pod)
     return ", ".join(parts)
+
+
+def _untold(stage: StageStatus, attempt: Attempt) -> bool:
+    """Whether an attempt's message says what its stage's, which stands above it, does not."""
+    if not attempt.message or attempt.state in ("Complete", "Running"):
+        return False
+    return stage.state in DONE or attempt.message not in (stage.message or "")
 
 
 def _indented(text: str) -> Iterator[str]:
