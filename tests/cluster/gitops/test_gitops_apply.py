@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from cluster.control_plane import ControlPlane
-from cluster.operator.ground import ground, job, phase, serve_jobs
-from cluster.runtime.ground import client, namespace
+from cluster.operator.ground import fresh, ground, job, phase
 from corpus.cases import good_specs
 from rlhf_api.yaml import load_yaml
 from rlhf_operator.runtime.kinds import JOBS
@@ -59,13 +58,6 @@ class Manifests:
                 value = value[part]
             found[one["metadata"]["name"]] = value
         return found
-
-
-async def fresh(plane: ControlPlane) -> str:
-    """A namespace of an API server that serves RLHFJobs."""
-    serve_jobs(plane)
-    async with client(plane) as api:
-        return await namespace(api)
 
 
 @pytest.fixture(params=["examples", "corpus"])

@@ -132,6 +132,13 @@ def serve_jobs(plane: ControlPlane) -> None:
     plane.apiserver.until(established, 60)
 
 
+async def fresh(plane: ControlPlane) -> str:
+    """A namespace of an API server that serves RLHFJobs."""
+    serve_jobs(plane)
+    async with client(plane) as api:
+        return await namespace(api)
+
+
 @contextlib.asynccontextmanager
 async def ground(plane: ControlPlane) -> AsyncIterator[Ground]:
     """A namespace in which Pod Security is enforced, with a stand-in node."""
