@@ -114,9 +114,16 @@ def test_what_kubectls_library_logs_is_left_out() -> None:
     assert str(refusal(logged)) == logged, "better than nothing"
 
 
-def test_a_cluster_without_the_operator_is_said() -> None:
-    found = refusal('error: the server doesn\'t have a resource type "rlhfjobs"')
-    assert str(found).startswith("this cluster has no RLHFJobs: the operator is not installed there")
+@pytest.mark.parametrize(
+    "said",
+    [
+        'error: the server doesn\'t have a resource type "rlhfjobs"',
+        "Error from server (NotFound): the server could not find the requested resource",
+        'error: resource mapping not found for name: "x": no matches for kind "RLHFJob" in version "rlhf.dev/v1alpha1"',
+    ],
+)
+def test_a_cluster_without_the_operator_is_said(said: str) -> None:
+    assert str(refusal(said)).startswith("this cluster has no RLHFJobs: the operator is not installed there")
 
 
 def test_kubectl_is_a_process_never_a_shell(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from rlhf_api.status import StageStatus
 from rlhf_sdk.cluster.jobs import DONE, ClusterJob, get, last_attempt
-from rlhf_sdk.cluster.kubectl import Away, Kubectl
+from rlhf_sdk.cluster.kubectl import Away, Kubectl, Unserved
 from rlhf_sdk.exits import CommandError, Exit
 from rlhf_sdk.output import complain
 
@@ -27,7 +27,7 @@ def looks(kubectl: Kubectl, job: ClusterJob, pause: Callable[[float], None] = ti
         pause(SECONDS)
         try:
             job = again(kubectl, job)
-        except Away as error:
+        except (Away, Unserved) as error:
             if not away:
                 complain(f"the cluster does not answer, trying again: {error}")
             away = True

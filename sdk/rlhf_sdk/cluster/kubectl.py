@@ -33,6 +33,11 @@ _AWAY = (
     "connection reset by peer",
 )
 """Words of a cluster that does not answer now and may soon."""
+_UNSERVED = (
+    "the server doesn't have a resource type",
+    "no matches for kind",
+    "the server could not find the requested resource",
+)
 _LIBRARY = re.compile(r"[EWI]\d{4} \d\d:\d\d:\d\d")
 """Begin of lines that kubectl's library logs, of the same thing that kubectl says last."""
 
@@ -47,6 +52,10 @@ class NotFound(Refused):
 
 class Away(Refused):
     """The cluster does not answer now."""
+
+
+class Unserved(Refused):
+    """The cluster has no RLHFJobs; an API server that has just started has none for a moment."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +140,9 @@ def refusal(said: str) -> Refused:
     text = (
         "\n".join(line for line in lines if not _LIBRARY.match(line)) or said.strip() or "kubectl failed without a word"
     )
-    if "the server doesn't have a resource type" in text or "no matches for kind" in text:
+    if any(words in text for words in _UNSERVED):
         hint = "the operator is not installed there (helm install), or another --context is meant"
-        return Refused(f"this cluster has no RLHFJobs: {hint}", Exit.FAILED)
+        return Unserved(f"this cluster has no RLHFJobs: {hint}", Exit.FAILED)
     if "(NotFound)" in text:
         return NotFound(text, Exit.INVALID)
     if any(words in text for words in _AWAY):

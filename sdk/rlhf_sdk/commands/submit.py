@@ -112,11 +112,18 @@ def _hint(job: ClusterJob, refusal: str) -> str:
 def _result(before: ClusterJob | None, after: ClusterJob) -> str:
     if before is None:
         return "created"
-    same = all(
-        before.raw["metadata"].get(name) == after.raw["metadata"].get(name)
-        for name in ("generation", "labels", "annotations")
-    )
-    return "unchanged" if same else "changed"
+    return "unchanged" if _written(before) == _written(after) else "changed"
+
+
+def _written(job: ClusterJob) -> tuple[object, ...]:
+    """What a user writes of it; kubectl's own note of what it applied is not that."""
+    metadata = job.raw["metadata"]
+    annotations = {
+        name: value
+        for name, value in (metadata.get("annotations") or {}).items()
+        if name != "kubectl.kubernetes.io/last-applied-configuration"
+    }
+    return metadata.get("generation"), metadata.get("labels") or {}, annotations
 
 
 def _tell(place: Target, job: ClusterJob, result: str, *, dry_run: bool) -> None:

@@ -52,10 +52,23 @@ def test_what_kubectl_applied_is_the_same_job(controlled_plane: ControlPlane, tm
             file = written(tmp_path, job(seed=0, suspend=False))
             controlled_plane.kubectl("apply", "-n", here.namespace, "-f", str(file))
             assert (await rlhf("submit", file, "--output", "json")).json["result"] == "unchanged"
-            written(tmp_path, job(seed=0, suspend=True))
+
+    asyncio.run(main())
+
+
+def test_a_field_that_another_manager_owns_is_left_to_it(controlled_plane: ControlPlane, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with ground(controlled_plane) as here:
+            rlhf = command(controlled_plane, here, tmp_path)
+            file = written(tmp_path, job(suspend=False))
+            manager = ("--server-side", "--field-manager=gitops")
+            controlled_plane.kubectl("apply", "-n", here.namespace, *manager, "-f", str(file))
+            assert (await rlhf("submit", file, "--output", "json")).json["result"] == "unchanged"
+            written(tmp_path, job(suspend=True))
             said = await rlhf("submit", file)
             assert said.code == 1
-            assert "spec.suspend" in said.err and "someone else has set that field" in said.err
+            assert 'conflict with "gitops"' in said.err and ".spec.suspend" in said.err
+            assert "someone else has set that field" in said.err
 
     asyncio.run(main())
 
