@@ -120,21 +120,21 @@ class Ground:
         await self.api.patch(RLHFJOBS, self.namespace, name, {"spec": spec})
 
 
-def serve_jobs(plane: ControlPlane) -> None:
+def serve_jobs(plane: ControlPlane, crd: Path = CRD) -> None:
     """Make the API server serve RLHFJobs."""
-    plane.kubectl("apply", "--server-side", "-f", str(CRD))
+    plane.kubectl("apply", "--server-side", "-f", str(crd))
 
     def established() -> bool:
-        crd = json.loads(plane.kubectl("get", "crd", "rlhfjobs.rlhf.dev", "-o", "json"))
-        conditions = (crd.get("status") or {}).get("conditions") or ()
+        found = json.loads(plane.kubectl("get", "crd", "rlhfjobs.rlhf.dev", "-o", "json"))
+        conditions = (found.get("status") or {}).get("conditions") or ()
         return any((one["type"], one["status"]) == ("Established", "True") for one in conditions)
 
     plane.apiserver.until(established, 60)
 
 
-async def fresh(plane: ControlPlane) -> str:
+async def fresh(plane: ControlPlane, crd: Path = CRD) -> str:
     """A namespace of an API server that serves RLHFJobs."""
-    serve_jobs(plane)
+    serve_jobs(plane, crd)
     async with client(plane) as api:
         return await namespace(api)
 

@@ -1,0 +1,131 @@
+"""An upgrade: of the operator under a running job, and of the CRD under stored jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from pathlib import Path
+
+from cluster.conftest import NewPlane
+from cluster.control_plane import ControlPlane
+from cluster.operator.ground import CRD, SETTINGS, Ground, fresh, ground, job, phase, serve_jobs, stage
+from cluster.operator.standin import stage_of
+from cluster.runtime.ground import client
+from corpus.cases import good_specs
+from rlhf_api import parse_job, plan
+from rlhf_api.status import JobStatus
+from rlhf_api.yaml import load_yaml
+from rlhf_operator.kinds import RLHFJOBS
+from rlhf_operator.reconcile import Settings
+from rlhf_operator.runtime.errors import Invalid
+from rlhf_operator.runtime.kinds import JOBS, Object
+
+STORED = Path(__file__).parents[2] / "corpus" / "stored"
+UPGRADED = Settings.model_validate(
+    SETTINGS.model_dump(mode="json", exclude_defaults=True)
+    | {"image": "trainer:2", "profiles": {"default": {"resources": {"limits": {"memory": "2Gi"}}}}}
+)
+
+
+async def trainers(here: Ground, name: str) -> dict[str, tuple[str, str]]:
+    """Image and memory of a job's stages."""
+    found = {}
+    async for page in here.api.pages(JOBS, here.namespace, label_selector=f"rlhf.dev/job={name}"):
+        for one in page.items:
+            container = one["spec"]["template"]["spec"]["containers"][0]
+            memory = container["resources"].get("limits", {}).get("memory", "")
+            found[stage_of(one)] = container["image"], memory
+    return found
+
+
+def test_a_job_that_runs_while_the_operator_is_upgraded_ends_with_what_it_began_with(
+    controlled_plane: ControlPlane,
+) -> None:
+    async def main() -> None:
+        async with ground(controlled_plane) as here:
+            here.node.ends = lambda pod: None if stage_of(pod) == "sft" else 0
+            await here.make(job())
+            async with here.operator():
+                await here.until(lambda found: any(one["state"] == "Running" for one in _sft(found)))
+            here.node.ends = lambda pod: 0
+            async with here.operator(UPGRADED):
+                status = await here.until(phase("Succeeded", "Failed"))
+                assert status["phase"] == "Succeeded"
+                assert (status["image"], status["planVersion"]) == ("trainer:1", "1")
+                assert len(stage(status, "sft")["attempts"]) == 1
+                found = await trainers(here, "beaver")
+                assert {image for image, _ in found.values()} == {"trainer:1"}
+                assert {found[name][1] for name in ("sft", "reward", "cost")} == {"1Gi"}
+                later = job()
+                later["metadata"]["name"] = "otter"
+                await here.make(later)
+                assert (await here.until(phase("Succeeded", "Failed"), "otter"))["phase"] == "Succeeded"
+                found = await trainers(here, "otter")
+                assert {image for image, _ in found.values()} == {"trainer:2"}
+                assert {found[name][1] for name in ("sft", "reward", "cost")} == {"2Gi"}
+
+    asyncio.run(main())
+
+
+def _sft(status: Object) -> list[Object]:
+    return [one for one in status.get("stages", ()) if one["name"] == "sft"]
+
+
+def former_crd() -> str:
+    """The CRD as it was before it last changed.
+
+    Raises:
+        CalledProcessError: this is no clone with its history.
+    """
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=CRD.parent, capture_output=True, text=True, check=True).stdout
+
+    for commit in git("log", "--format=%H", "--", CRD.name).split():
+        text = git("show", f"{commit}:./{CRD.name}")
+        if text != CRD.read_text():
+            return text
+    raise AssertionError("the CRD never changed")
+
+
+def test_what_the_former_crd_stored_is_whole_and_taken_under_the_present_one(
+    new_plane: NewPlane, tmp_path: Path
+) -> None:
+    plane = new_plane()
+    (tmp_path / "former.yaml").write_text(former_crd())
+    texts = good_specs() | {path.stem: path.read_text() for path in STORED.glob("*.yaml")}
+
+    async def stored(here: str) -> list[Object]:
+        async with client(plane) as api:
+            return [one async for page in api.pages(RLHFJOBS, here) for one in page.items]
+
+    async def fill(here: str) -> None:
+        async with client(plane) as api:
+            for name, text in texts.items():
+                value = load_yaml(text.encode()).value
+                try:
+                    await api.create(RLHFJOBS, here, {**value, "metadata": {"name": f"job-{name}"}})
+                except Invalid:
+                    continue  # of a rule that is younger
+                await api.patch_status(RLHFJOBS, here, f"job-{name}", {"status": value.get("status", {})})
+
+    async def touch(here: str, name: str) -> None:
+        async with client(plane) as api:
+            await api.patch(RLHFJOBS, here, name, {"metadata": {"labels": {"seen": "yes"}}})
+            await api.patch_status(RLHFJOBS, here, name, {"status": {"phase": "Pending"}})
+
+    here = asyncio.run(fresh(plane, tmp_path / "former.yaml"))
+    asyncio.run(fill(here))
+    before = asyncio.run(stored(here))
+    assert len(before) > len(texts) / 2
+    serve_jobs(plane)
+    plane.apiserver.kill()  # so that what it serves then is the present one for certain
+    plane.apiserver.start()
+    plane.apiserver.until(plane.ready, 120)
+    after = asyncio.run(stored(here))
+    assert [one["spec"] for one in after] == [one["spec"] for one in before]
+    assert [one.get("status") for one in after] == [one.get("status") for one in before]
+    for one in after:
+        assert plan(parse_job(one)).stages
+        JobStatus.model_validate(one.get("status") or {})
+        asyncio.run(touch(here, one["metadata"]["name"]))
