@@ -44,10 +44,10 @@ def lines(kubectl: Kubectl, job: ClusterJob, wanted: Wanted) -> tuple[int, str, 
     """
     attempt = _chosen(job, wanted)
     pod = _pod(kubectl, job, wanted, attempt)
+    why = _waits(job, wanted, attempt, pod)
+    if why is not None:
+        raise CommandError(f"{wanted.stage}: attempt {attempt} has not started: {why}", Exit.INVALID)
     if pod is not None:
-        started, why = pods.state_of(pod)
-        if not started:
-            raise CommandError(f"{wanted.stage}: attempt {attempt} has not started: {why}", Exit.INVALID)
         name = pod["metadata"]["name"]
         with _printed(kubectl, name, wanted) as process:
             text = b"".join(iter(lambda: process.read(BLOCK), b"")).decode(errors="replace")
@@ -66,18 +66,16 @@ def follow(kubectl: Kubectl, job: ClusterJob, wanted: Wanted) -> None:
         last = last_attempt(again(kubectl, job).stage(wanted.stage))
         return last is not None and last.number == attempt and last.state in OPEN
 
-    told = ""
-    while (pod := _pod(kubectl, job, wanted, attempt)) is not None:
-        started, why = pods.state_of(pod)
-        if started:
-            _stream(kubectl, pod["metadata"]["name"], wanted, lasting)
-            return
+    told = None
+    while (why := _waits(job, wanted, attempt, pod := _pod(kubectl, job, wanted, attempt))) is not None:
         if why != told:
             complain(f"{wanted.stage}: attempt {attempt} has not started: {why}")
             told = why
-        if not lasting():
-            return
         time.sleep(SECONDS)
+        job = again(kubectl, job)
+    if pod is not None:
+        _stream(kubectl, pod["metadata"]["name"], wanted, lasting)
+        return
     with pods.reader(kubectl, job) as reader:
         reader.follow(stored(reader, job, wanted, attempt), wanted.tail, _write, lasting)
 
@@ -141,6 +139,19 @@ def _begun(kubectl: Kubectl, job: ClusterJob, wanted: Wanted) -> ClusterJob:
     if not job.status.stages or not true(job):
         return until(kubectl, job, true, complain)
     return job
+
+
+def _waits(job: ClusterJob, wanted: Wanted, attempt: int, pod: dict[str, Any] | None) -> str | None:
+    """Why an attempt has no log yet; None: it has, or never will."""
+    stage = job.stage(wanted.stage)
+    last = last_attempt(stage)
+    if last is None or last.number != attempt or last.state not in OPEN:
+        return None
+    if pod is not None:
+        started, why = pods.state_of(pod)
+        return None if started else why
+    told = ": ".join(word for word in (stage.reason, stage.message) if word)
+    return told or "Pending" if last.state == "Pending" else None
 
 
 def _pod(kubectl: Kubectl, job: ClusterJob, wanted: Wanted, attempt: int) -> dict[str, Any] | None:

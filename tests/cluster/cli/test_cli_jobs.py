@@ -11,6 +11,9 @@ from cluster.conftest import NewPlane
 from cluster.control_plane import ControlPlane
 from cluster.operator.ground import CRD, Ground, ground, job, phase
 from cluster.operator.standin import attempt_of, stage_of
+from rlhf_operator.runtime.kinds import Kind
+
+QUOTAS = Kind("", "v1", "resourcequotas", "ResourceQuota")
 
 
 def command(plane: ControlPlane, here: Ground, folder: Path) -> Command:
@@ -160,6 +163,27 @@ def test_an_invalid_job_ends_waiting_with_its_field(controlled_plane: ControlPla
             assert (said.code, "its spec is refused, which no retry changes" in said.err) == (2, True)
             said = await rlhf("pull", "beaver")
             assert (said.code, "the operator has not begun it (Invalid)" in said.err) == (1, True)
+
+    asyncio.run(main())
+
+
+def test_why_a_stage_has_no_log_yet_is_said(controlled_plane: ControlPlane, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with ground(controlled_plane) as here, here.operator():
+            await here.api.create(
+                QUOTAS, here.namespace, {"metadata": {"name": "team"}, "spec": {"hard": {"pods": "0"}}}
+            )
+            while "hard" not in (await here.api.get(QUOTAS, here.namespace, "team")).get("status", {}):
+                await asyncio.sleep(0.1)
+            rlhf = command(controlled_plane, here, tmp_path)
+            await rlhf("submit", written(tmp_path, job()))
+            await here.until(lambda status: "exceeded quota" in str(status.get("stages")))
+            said = await rlhf("logs", "beaver", "prepare")
+            assert said.code == 2
+            assert "prepare: attempt 0 has not started: NoPods: " in said.err and "exceeded quota: team" in said.err
+            said = await rlhf("logs", "beaver", "sft")
+            assert (said.code, said.err) == (2, "sft: no logs: it has not begun (Waiting)\n")
+            assert "exceeded quota: team" in (await rlhf("status", "beaver")).out
 
     asyncio.run(main())
 
