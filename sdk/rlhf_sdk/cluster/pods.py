@@ -45,6 +45,7 @@ def reader(kubectl: Kubectl, job: ClusterJob) -> Iterator[Reader]:
         CommandError: the job has not begun, or the pod cannot be made or does not start.
     """
     name = f"rlhf-reader-{secrets.token_hex(4)}"
+    profile_of(job)  # a job that has begun has a claim to look for
     pod = manifest(job, name, node_of(kubectl, job))
     with Ending() as ending:
         try:
@@ -68,11 +69,11 @@ def manifest(job: ClusterJob, name: str, node: dict[str, Any] | None) -> dict[st
     Raises:
         CommandError: nothing of the job has begun.
     """
-    profile = _profile(job)
+    profile = profile_of(job)
     own, preset = job.spec.get("pod") or {}, profile.get("pod") or {}
     group = own.get("fsGroup") or preset.get("fsGroup")
-    storage = job.spec["storage"]
-    mount = {"name": "storage", "mountPath": STORAGE, "readOnly": True}
+    beside = node or {}
+    pulls = dict.fromkeys([*preset.get("imagePullSecrets", []), *own.get("imagePullSecrets", [])])
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -83,41 +84,36 @@ def manifest(job: ClusterJob, name: str, node: dict[str, Any] | None) -> dict[st
             "seccompProfile": {"type": "RuntimeDefault"},
             **({"supplementalGroups": [group]} if group else {}),
         },
-        "containers": [
-            {
-                "name": CONTAINER,
-                "image": profile["image"],
-                "command": ["python", "-I", "-S", "-c", WAIT],
-                "resources": {
-                    "requests": {"cpu": "50m", "memory": "128Mi"},
-                    "limits": {"cpu": "1", "memory": "512Mi"},
-                },
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
-                "volumeMounts": [{**mount, "subPath": storage["path"]} if storage.get("path") else mount],
-            }
-        ],
+        "containers": [_container(profile["image"], job.spec["storage"].get("path"))],
         # read-only by its mount: a volume that is so itself some drivers attach in another way than the trainer's
         "volumes": [{"name": "storage", "persistentVolumeClaim": {"claimName": claim_of(job)}}],
-        "tolerations": [
-            *preset.get("tolerations", []),
-            *own.get("tolerations", []),
-            *(node or {}).get("tolerations", []),
-        ],
+        "tolerations": [one for pod in (preset, own, beside) for one in pod.get("tolerations", [])],
+        "imagePullSecrets": [{"name": one} for one in pulls],
     }
-    secrets_of_images = [*preset.get("imagePullSecrets", []), *own.get("imagePullSecrets", [])]
-    spec["imagePullSecrets"] = [{"name": one} for one in dict.fromkeys(secrets_of_images)]
     account = own.get("serviceAccountName") or preset.get("serviceAccountName")
     if account:
         spec["serviceAccountName"] = account
-    if node is not None:
-        spec["affinity"] = {"nodeAffinity": _only(node["nodeName"])}
+    if beside:
+        spec["affinity"] = {"nodeAffinity": _only(beside["nodeName"])}
     elif preset.get("nodeSelector"):
         spec["nodeSelector"] = preset["nodeSelector"]
     return {"apiVersion": "v1", "kind": "Pod", "metadata": _metadata(job, name), "spec": spec}
+
+
+def _container(image: str, path: str | None) -> dict[str, Any]:
+    mount = {"name": "storage", "mountPath": STORAGE, "readOnly": True}
+    return {
+        "name": CONTAINER,
+        "image": image,
+        "command": ["python", "-I", "-S", "-c", WAIT],
+        "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [{**mount, "subPath": path} if path else mount],
+    }
 
 
 def claim_of(job: ClusterJob) -> str:
@@ -170,7 +166,12 @@ def state_of(pod: dict[str, Any]) -> tuple[bool, str]:
     return False, str(status.get("reason") or status.get("phase") or "Pending")
 
 
-def _profile(job: ClusterJob) -> dict[str, Any]:
+def profile_of(job: ClusterJob) -> dict[str, Any]:
+    """What prepare ran with, its image among it.
+
+    Raises:
+        CommandError: nothing of the job has begun.
+    """
     pinned = job.status.profiles
     text = pinned.get("cpu") or next(iter(pinned.values()), None)
     profile: dict[str, Any] = {} if text is None else json.loads(text)

@@ -111,6 +111,7 @@ class Reader:
         with piped(self._command, refusal) as process:
             process.say(f"{len(program)}\n".encode() + program + line + b"\n")
             yield process
+            process.say(b"\n")
 
 
 def _append(path: Path, content: Any, tell: Callable[[int], None]) -> None:

@@ -1,7 +1,7 @@
 """What runs in the reader pod, sent there as text: the standard library alone, whatever is in the image.
 
 A request is one line of JSON on stdin: root, verb and what the verb takes. The answer goes to stdout. Then it waits
-until stdin is closed, for `kubectl exec` cuts off what was not fetched when a process ends.
+for a byte, which says that the answer has arrived: `kubectl exec` cuts off what is on its way when a process ends.
 """
 
 import json
@@ -36,7 +36,9 @@ def tail(root: Path, out: BinaryIO, request: dict[str, Any]) -> None:
         copy(file, out, start, length)
         asked = request["follow"]
         while asked:
-            asked = not select.select([sys.stdin.fileno()], [], [], 0.5)[0]
+            if select.select([sys.stdin.fileno()], [], [], 0.5)[0]:
+                os.read(sys.stdin.fileno(), 1)  # or nobody is there any more
+                asked = False
             start, length = length, file.seek(0, os.SEEK_END)
             copy(file, out, start, length)
     out.flush()
@@ -87,7 +89,7 @@ def main() -> None:
     verbs = {"list": listing, "tail": tail, "send": send}
     verbs[request["verb"]](Path(request["root"]), sys.stdout.buffer, request)
     sys.stdout.buffer.flush()
-    sys.stdin.buffer.read()
+    sys.stdin.buffer.read(1)
 
 
 if __name__ == "__main__":

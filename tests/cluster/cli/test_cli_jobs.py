@@ -163,6 +163,11 @@ def test_an_invalid_job_ends_waiting_with_its_field(controlled_plane: ControlPla
             assert (said.code, "its spec is refused, which no retry changes" in said.err) == (2, True)
             said = await rlhf("pull", "beaver")
             assert (said.code, "the operator has not begun it (Invalid)" in said.err) == (1, True)
+            said = await rlhf("pull", "beaver", "--all")
+            assert (said.code, said.err) == (
+                1,
+                "beaver: nothing of it has begun (Invalid), so there is nothing to read\n",
+            )
 
     asyncio.run(main())
 
