@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from rlhf_sdk.cluster import remote
 from rlhf_sdk.cluster.kubectl import Refused
 from rlhf_sdk.cluster.reader import TRIES, Reader
 from rlhf_sdk.cluster.remote import last_lines
@@ -73,6 +76,14 @@ def test_a_log_is_followed_to_its_last_line(tmp_path: Path) -> None:
 
     reader(tmp_path).follow("log", 1, came.extend, lasting)
     assert bytes(came) == b"two\nmore 1\nmore 2\n"
+
+
+def test_it_ends_when_nobody_is_there_any_more(tmp_path: Path) -> None:
+    written(tmp_path, {"log": b"one\n"})
+    request = {"root": str(tmp_path), "verb": "tail", "file": "log", "lines": None, "follow": True}
+    process = subprocess.Popen([sys.executable, remote.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    out, _ = process.communicate(json.dumps(request).encode() + b"\n", timeout=300)
+    assert (process.returncode, out) == (0, b"4\none\n")
 
 
 def test_files_are_copied_whole(tmp_path: Path) -> None:
