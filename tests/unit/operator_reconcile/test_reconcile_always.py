@@ -3,6 +3,7 @@ that die in every way, users who suspend, resume, retry and delete."""
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,9 +15,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from rlhf_api.load import parse_job
 from rlhf_api.plan import plan
 from rlhf_api.status import JobStatus
+from rlhf_operator.reconcile import Settings
 
 DONE = ("Complete", "Reused")
 LOST = timedelta(seconds=300)
+UPGRADED = Settings.model_validate(
+    SETTINGS.model_dump(mode="json", exclude_defaults=True)
+    | {"image": "trainer@sha256:2", "profiles": {"default": {"resources": {"limits": {"memory": "3Gi"}}}}}
+)
 KINDS = ("RLHFJob", "Job", "Pod", "ConfigMap", "Service")
 
 
@@ -53,6 +59,7 @@ class AlwaysTrue(RuleBasedStateMachine):
         self.needs = {one.name: one.needs for one in plan(parse_job(value)).stages}
         self.highest: dict[str, int] = {}
         self.known: set[str] = set()
+        self.pinned: Raw | None = None
         self.restarts = restarts
         self.retries = 0
 
@@ -61,6 +68,19 @@ class AlwaysTrue(RuleBasedStateMachine):
     @rule(kinds=st.sets(st.sampled_from(KINDS), min_size=1))
     def caches_catch_up(self, kinds: set[str]) -> None:
         self.cluster.sync(*kinds)
+
+    @rule()
+    def what_a_look_wrote_itself_gives_the_next_nothing_to_do(self) -> None:
+        """Where it made and deleted nothing: by this the shell need not look again when the watch tells it of its write."""
+        self.cluster.sync()
+        out = self.cluster.reconcile()
+        if out.create or out.delete:
+            return
+        self.cluster.sync()
+        self.cluster.writes.clear()
+        again = self.cluster.reconcile()
+        assert self.cluster.writes == []
+        assert (again.requeue is None, again.poll, again.explain) == (out.requeue is None, out.poll, out.explain)
 
     @rule(sync=st.booleans(), kill=st.none() | st.integers(0, 6))
     def reconcile(self, sync: bool, kill: int | None) -> None:
@@ -73,6 +93,10 @@ class AlwaysTrue(RuleBasedStateMachine):
             self.cluster.sync()  # the next process lists everything before it does anything
         finally:
             self.cluster.kill_after = None
+
+    @rule(to=st.sampled_from([SETTINGS, UPGRADED]))
+    def the_operator_is_upgraded(self, to: Settings) -> None:
+        self.cluster.settings = to
 
     # The cluster
 
@@ -178,6 +202,19 @@ class AlwaysTrue(RuleBasedStateMachine):
         self.known |= self.cluster.ever
 
     @invariant()
+    def everything_runs_with_what_the_job_began_with(self) -> None:
+        pinned = {name: self.cluster.status.get(name) for name in ("image", "planVersion", "profiles")}
+        if pinned["image"] is None:
+            return
+        assert self.pinned in (None, pinned)
+        self.pinned = pinned
+        resources = json.loads(pinned["profiles"]["default"])["resources"]
+        for one in self.cluster.all("Job"):
+            (container,) = one["spec"]["template"]["spec"]["containers"]
+            assert container["image"] == pinned["image"]
+            assert container["resources"] == (resources if labels(one)[0] not in ("prepare", "report") else {})
+
+    @invariant()
     def status_keeps_its_schema(self) -> None:
         JobStatus.model_validate(self.cluster.status)
 
@@ -206,6 +243,6 @@ class AlwaysTrue(RuleBasedStateMachine):
 
 
 AlwaysTrue.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=50, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=60, stateful_step_count=50, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestAlwaysTrue = AlwaysTrue.TestCase
