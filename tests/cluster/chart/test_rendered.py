@@ -116,6 +116,13 @@ def test_policies_of_trainers_need_their_namespaces() -> None:
     assert "needs `namespaces`" in refusal("default", "--set", "networkPolicy.jobs.enabled=true")
 
 
+def test_an_operator_of_all_namespaces_can_give_its_policies_to_one() -> None:
+    """As the chart's README says."""
+    where = ("--set", "namespaces={team-a}", "--set", "networkPolicy.jobs.enabled=true")
+    rendered = objects(template("default", "--show-only", "templates/networkpolicy.yaml", *where))
+    assert [(o["kind"], o["metadata"]["namespace"]) for o in rendered] == [("NetworkPolicy", "team-a")] * 2
+
+
 def test_an_image_goes_by_its_digest(tmp_path: Path) -> None:
     rendered = objects(template("full"))
     container = find(rendered, "Deployment")["spec"]["template"]["spec"]["containers"][0]
