@@ -75,7 +75,8 @@ class StageFile(ApiModel):
     digest: str
     """Digest of its product to be: `<type>-<hex>` names the folder."""
     spec: dict[str, Any]
-    """The effective spec of its type, all defaults written out; the whole job for `prepare` and `report`."""
+    """The effective spec of its type; the whole job for `prepare` and `report`. A default may be left out: a trainer
+    reads files of a younger operator whose spec has fields that it does not know."""
     seed: int
     """Effective seed."""
     execution: Execution

@@ -7,16 +7,21 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
+from rlhf_api.job import RLHFJob
 from rlhf_api.product import Manifest
 from rlhf_api.stage_file import StageFile
+from rlhf_api.stages import STAGE_TYPES
 from rlhf_api.store import Run, read_runs, write_run
 from rlhf_trainer import store
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.launch import Signals, grace_seconds, node_rank, read_stage_file, run
 
+STORED = Path(__file__).parents[1] / "corpus" / "stored"
+"""stage-<release>-<stage>.json as the operator of that release wrote it. Never edited."""
 GOOD = {
     "version": "1",
     "job": "job",
@@ -40,12 +45,21 @@ def test_a_good_one_is_read(tmp_path):
     assert read_stage_file(tmp_path / "stage.json").stage == "sft"
 
 
+@pytest.mark.parametrize("path", sorted(STORED.glob("stage-*.json")), ids=lambda path: path.stem)
+def test_one_that_an_earlier_release_wrote_is_read(path):
+    file = read_stage_file(path)
+    kind = RLHFJob if file.type in ("prepare", "report") else STAGE_TYPES[file.type].spec
+    kind.model_validate_json(json.dumps(file.spec))
+    assert file.digest == json.loads(path.read_bytes())["digest"]
+
+
 @pytest.mark.parametrize(
     ("content", "reason", "words"),
     [
         (None, "InvalidStageFile", "No such file"),
         ("{", "InvalidStageFile", "not readable as JSON"),
         ("[]", "UnknownVersion", "version: found None; this trainer reads version '1'"),
+        (changed(version="0"), "UnknownVersion", "version: found '0'; this trainer reads version '1'"),
         (changed(version="2"), "UnknownVersion", "version: found '2'; this trainer reads version '1'. Use the image"),
         (changed(version=1), "UnknownVersion", "version: found 1"),
         (changed(type="levitate"), "UnknownStageType", "type: found 'levitate'; this trainer knows costModel,"),

@@ -65,6 +65,8 @@ class StageContext:
     """Set by SIGTERM and SIGINT on this rank; ask `stop_requested()`, which all ranks answer alike."""
     result: dict[str, Any] = field(default_factory=dict)
     """Goes into the termination summary (2 KiB in all); `prepare` puts what it resolved here."""
+    _effective: dict[str, Any] | None = field(default=None, init=False, repr=False)
+    """The spec with its defaults, for the manifest: stage.json may leave them out."""
 
     @property
     def storage(self) -> Path:
@@ -83,11 +85,13 @@ class StageContext:
             InputError: it is not one; the message names every wrong field.
         """
         try:
-            return cls.model_validate_json(orjson.dumps(self.file.spec))
+            spec = cls.model_validate_json(orjson.dumps(self.file.spec))
         except ValidationError as error:
             raise InputError(
                 f"stage.json: spec of {self.file.stage} ({self.file.type}): {in_words(error)}", reason="InvalidSpec"
             ) from error
+        self._effective = spec.model_dump(mode="json")
+        return spec
 
     def input(self, reference: Reference) -> StageInput:
         """Where what a reference points at lies.
@@ -150,7 +154,7 @@ class StageContext:
             recipe=STAGE_TYPES[file.type].recipe,
             job=file.job,
             stage=file.stage,
-            spec=file.spec,
+            spec=file.spec if self._effective is None else self._effective,
             seed=file.seed,
             inputs={key: entry.digest for key, entry in file.inputs.items()},
             files={},

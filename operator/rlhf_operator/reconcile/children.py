@@ -27,13 +27,13 @@ def owner(name: str, uid: str) -> Raw:
 
 
 def config_map(sketch: Sketch, reference: Raw, file: StageFile) -> Raw:
-    """Holds stage.json; immutable, so that no running gang can be told another story."""
+    """Holds stage.json, without defaults; immutable, so that no running gang can be told another story."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": _metadata(sketch, reference),
         "immutable": True,
-        "data": {"stage.json": file.model_dump_json(indent=1, exclude_none=True)},
+        "data": {"stage.json": file.model_dump_json(indent=1, exclude_defaults=True)},
     }
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+import orjson
+
+from rlhf_api.fields import ApiModel
 from rlhf_api.job import RLHFJob
 from rlhf_api.plan import Plan, PlannedStage, Resolved
 from rlhf_api.stage_file import Directories, Outcome, StageFile, StageInput, product_digest
-from rlhf_api.stages import PREPARE, REPORT
+from rlhf_api.stages import PREPARE, REPORT, STAGE_TYPES
 from rlhf_api.status import StageStatus
 from rlhf_operator.reconcile import reasons
 from rlhf_operator.reconcile.profiles import Shape
@@ -83,7 +87,7 @@ def stage_file(
         type=stage.type,
         attempt=attempt,
         digest=digest(plan, stage, states),
-        spec=stage.spec,
+        spec=_told(stage),
         seed=stage.seed,
         execution=stage.execution,
         nodes=nodes,
@@ -97,6 +101,12 @@ def stage_file(
         metricsPort=port,
         master=f"{name}-0.{name}:{RENDEZVOUS}" if nodes > 1 else None,
     )
+
+
+def _told(stage: PlannedStage) -> dict[str, Any]:
+    """A stage's spec without what is the default: the trainer that the job began with may not know a younger field."""
+    kind: type[ApiModel] = RLHFJob if stage.type in (PREPARE, REPORT) else STAGE_TYPES[stage.type].spec
+    return kind.model_validate_json(orjson.dumps(stage.spec)).model_dump(mode="json", exclude_defaults=True)
 
 
 def _inputs(

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from rlhf_api.compact import compact
+from rlhf_api.compact import compact, function_names
 from rlhf_api.load import parse_job
 from rlhf_api.plan import Resolved, ResolvedInput
 from rlhf_operator.reconcile import Children, Look, Outcome, Sample, Settings, reconcile
@@ -369,7 +369,8 @@ class Cluster:
         whole = {name: self.job[name] for name in ("apiVersion", "kind", "spec")}
         parsed = parse_job({**whole, "metadata": {"name": self.name}})
         inputs = {one.name: ResolvedInput(DIGEST, "") for one in parsed.spec.inputs}
-        return dict(compact(parsed, Resolved(inputs, {}, hits)))
+        functions = dict.fromkeys(function_names(parsed), DIGEST)
+        return dict(compact(parsed, Resolved(inputs, functions, hits)))
 
     def evict(self, name: str) -> None:
         """A node is drained."""

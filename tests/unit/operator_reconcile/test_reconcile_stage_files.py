@@ -1,0 +1,64 @@
+"""What stage.json says of a stage: all that the job says, and nothing that an older trainer would not know."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from cluster_model import Cluster, Raw, job
+from pydantic import ValidationError, create_model
+
+from corpus.cases import BASE
+from rlhf_api.fields import ApiModel
+from rlhf_api.job import RLHFJob
+from rlhf_api.stage_file import StageFile
+from rlhf_api.stages import PREPARE, REPORT, STAGE_TYPES
+from rlhf_api.stages.sft import Sft
+from rlhf_api.yaml import load_yaml
+from rlhf_operator.reconcile import Settings
+from rlhf_operator.reconcile.plans import parse, resolve
+
+
+def of_the_corpus() -> Raw:
+    value: Raw = load_yaml(BASE.encode()).value
+    return value | {"metadata": {"name": "beaver", "namespace": "team", "uid": "uid-1", "generation": 1}}
+
+
+def kind_of(file: Raw) -> type[ApiModel]:
+    return RLHFJob if file["type"] in (PREPARE, REPORT) else STAGE_TYPES[file["type"]].spec
+
+
+def written(value: Raw) -> tuple[Cluster, list[Raw]]:
+    """The cluster at the job's end, and every stage.json."""
+    cluster = Cluster(value, Settings.model_validate({"image": "t:1", "profiles": {"default": {}, "h100x8": {}}}))
+    cluster.settle()
+    assert cluster.status["phase"] == "Succeeded"
+    return cluster, [json.loads(one["data"]["stage.json"]) for one in cluster.asked if one["kind"] == "ConfigMap"]
+
+
+@pytest.mark.parametrize("value", [job(nodes=2), of_the_corpus()], ids=["small", "corpus"])
+def test_it_says_what_the_plan_says_and_no_default(value: Raw) -> None:
+    cluster, files = written(value)
+    plan, _ = resolve(parse(cluster.job), cluster.status["resolved"])
+    assert [file["stage"] for file in files] == [stage.name for stage in plan.stages]
+    for file, stage in zip(files, plan.stages, strict=True):
+        assert file == StageFile.model_validate(file).model_dump(mode="json", exclude_defaults=True)
+        spec = kind_of(file).model_validate_json(json.dumps(file["spec"]))
+        assert file["spec"] == spec.model_dump(mode="json", exclude_defaults=True)
+        planned = kind_of(file).model_validate_json(json.dumps(stage.spec))
+        assert spec == planned
+        assert (file["digest"], file["seed"]) == (stage.digest or file["digest"], stage.seed)
+
+
+def test_a_trainer_that_lacks_a_field_reads_what_is_written_where_the_job_does_not_set_it() -> None:
+    """As the trainer of a job does that began before the operator was upgraded to know the field."""
+    _, files = written(job())
+    (spec,) = [file["spec"] for file in files if file["stage"] == "sft"]
+    optional = [name for name, field in Sft.model_fields.items() if not field.is_required()]
+    assert len(optional) > 5
+    for lacking in optional:
+        known = {name: (field.annotation, field) for name, field in Sft.model_fields.items() if name != lacking}
+        older = create_model("Older", __base__=ApiModel, **known)  # type: ignore[call-overload]  # pydantic's own idiom
+        older.model_validate_json(json.dumps(spec))
+        with pytest.raises(ValidationError, match="Extra inputs"):
+            older.model_validate_json(Sft.model_validate_json(json.dumps(spec)).model_dump_json())
