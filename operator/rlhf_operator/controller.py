@@ -52,7 +52,7 @@ class Controller:
         self._settings = settings
         self._recorder = recorder
         self.queue: Queue[Key] = Queue(NAME, metrics)
-        self.view = View(client, namespaces, self._enqueue, metrics)
+        self.view = View(client, namespaces, self.queue.add, metrics)
         self._workers = Workers(self.queue, self.reconcile, workers)
         self._poller = Poller(self.queue.add, progress_per_second, settings.timings.poll)
         self._explainer = Explainer(client, self.queue.add)
@@ -164,9 +164,6 @@ class Controller:
             log.debug("%s: %s %s is gone already", key, gone.kind, gone.name)
         except Conflict:  # another of that name: not ours to delete
             log.info("%s: %s %s is another by now", key, gone.kind, gone.name)
-
-    def _enqueue(self, key: Key, listed: bool) -> None:
-        self.queue.add(key, low=listed)
 
     def _forget(self, key: Key) -> None:
         self._poller.forget(key)

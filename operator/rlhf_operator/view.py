@@ -27,6 +27,7 @@ from rlhf_operator.runtime.kinds import (
     version_of,
 )
 from rlhf_operator.runtime.metrics import Metrics
+from rlhf_operator.runtime.queue import Lane
 from rlhf_operator.runtime.store import Change
 
 KEEP = {JOBS: keeping.job, PODS: keeping.pod, CONFIG_MAPS: keeping.bare, SERVICES: keeping.bare}
@@ -49,14 +50,14 @@ class View:
     """What is known of jobs and their children.
 
     Args:
-        on_job: called with the key of a job about which something may have changed; `low`: by a list.
+        on_job: called with the key of a job about which something may have changed, and its lane.
     """
 
     def __init__(
         self,
         client: Client,
         namespaces: Sequence[str] | None,
-        on_job: Callable[[Key, bool], None],
+        on_job: Callable[[Key, Lane], None],
         metrics: Metrics,
     ) -> None:
         self._client = client
@@ -186,6 +187,8 @@ class View:
 
     def _job_changed(self, change: Change) -> None:
         own = self._own.get((RLHFJOBS, change.key))
+        # What a look has written itself is no news to it: the next one would find nothing to do.
+        echo = own is not None and change.new is not None and version_of(own.object) == version_of(change.new)
         if change.new is None or (own is not None and not _newer(own.object, change.new)):
             self._own.pop((RLHFJOBS, change.key), None)
         for thing in (change.old, change.new):
@@ -193,7 +196,8 @@ class View:
                 self._keys.pop(thing["metadata"]["uid"], None)
         if change.new is not None:
             self._keys[change.new["metadata"]["uid"]] = change.key
-        self._on_job(change.key, change.listed)
+        if not echo:
+            self._on_job(change.key, _lane(change))
 
     def _child_changed(self, kind: Kind) -> Callable[[Change], None]:
         def changed(change: Change) -> None:
@@ -202,7 +206,7 @@ class View:
             labels = thing["metadata"].get("labels") or {}
             key = self._keys.get(str(labels.get(naming.UID)))
             if key is not None and _telling(kind, change):
-                self._on_job(key, change.listed)
+                self._on_job(key, Lane.LOW if change.listed else Lane.USUAL)
 
         return changed
 
@@ -218,6 +222,16 @@ def _telling(kind: Kind, change: Change) -> bool:
     return any(change.old.get(part) != change.new.get(part) for part in ("spec", "status")) or (
         "deletionTimestamp" in change.new["metadata"] and "deletionTimestamp" not in change.old["metadata"]
     )
+
+
+def _lane(change: Change) -> Lane:
+    """Of a job that has changed: a person waits for an answer to a new job, or to a change of its spec."""
+    if change.listed:
+        return Lane.LOW
+    if change.new is None or change.old is None:
+        return Lane.FIRST
+    before, now = (thing["metadata"].get("generation") for thing in (change.old, change.new))
+    return Lane.USUAL if before == now else Lane.FIRST
 
 
 def _newer(one: Object, other: Object) -> bool:

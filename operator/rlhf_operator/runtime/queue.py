@@ -2,7 +2,7 @@
 
 Like client-go's: a key put in while it is worked on comes again when that is done. What differs: taking a key out
 forgets when it was to come later, since whoever works on it sees all there is and says anew when to come back; and
-keys put in `low` (a start's whole list) let others pass.
+keys stand in lanes, so that what a person has just asked for passes the daily work, and that a start's whole list.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import deque
+from enum import IntEnum
 from typing import Generic, TypeVar
 
 from rlhf_operator.runtime.metrics import Metrics
@@ -19,8 +20,16 @@ K = TypeVar("K")
 
 FIRST_BACKOFF, MOST_BACKOFF = 0.005, 300.0
 """Seconds between the tries of a key that fails."""
-LOW_EVERY = 8
-"""Of so many keys taken, one is a low one, so that a stream of others does not starve them."""
+USUAL_EVERY, LOW_EVERY = 4, 8
+"""Of so many keys taken, one is from that lane, so that a stream of others does not starve it."""
+
+
+class Lane(IntEnum):
+    """Who goes before whom."""
+
+    FIRST = 0
+    USUAL = 1
+    LOW = 2
 
 
 class Queue(Generic[K]):
@@ -31,12 +40,11 @@ class Queue(Generic[K]):
     ) -> None:
         self.metrics = (metrics or Metrics()).queue(name)
         self._first, self._most = first, most
-        self._high: deque[K] = deque()
-        self._low: deque[K] = deque()
+        self._lines: dict[Lane, deque[K]] = {lane: deque() for lane in Lane}
         self._waiting: dict[K, float] = {}  # since when
-        self._low_ones: set[K] = set()
+        self._lanes: dict[K, Lane] = {}  # of those that wait
         self._working: dict[K, float] = {}  # since when
-        self._again: dict[K, bool] = {}  # put in while worked on: low?
+        self._again: dict[K, Lane] = {}  # put in while worked on
         self._due: dict[K, tuple[float, int]] = {}  # when, and which entry of the heap says so
         self._heap: list[tuple[float, int, K]] = []
         self._count = 0
@@ -48,20 +56,19 @@ class Queue(Generic[K]):
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, key: K, *, low: bool = False) -> None:
-        """Put a key in; one that is in already stays in its place, or moves ahead if it was a low one."""
+    def add(self, key: K, lane: Lane = Lane.USUAL) -> None:
+        """Put a key in; one that is in already stays in its place, or moves to a lane that goes before its own."""
         if key in self._working:
-            self._again[key] = low and self._again.get(key, True)
+            self._again[key] = min(lane, self._again.get(key, lane))
             return
         if key in self._waiting:
-            if not low and key in self._low_ones:
-                self._low_ones.discard(key)
-                self._high.append(key)  # its place among the low ones is passed over
+            if lane < self._lanes[key]:
+                self._lanes[key] = lane
+                self._lines[lane].append(key)  # its place in the other lane is passed over
             return
         self._waiting[key] = self._now()
-        if low:
-            self._low_ones.add(key)
-        (self._low if low else self._high).append(key)
+        self._lanes[key] = lane
+        self._lines[lane].append(key)
         self.metrics.adds.inc()
         self.metrics.depth.set(len(self))
         self._wake()
@@ -108,7 +115,7 @@ class Queue(Generic[K]):
         now = self._now()
         self.metrics.waited.observe(now - self._waiting.pop(key))
         self.metrics.depth.set(len(self))
-        self._low_ones.discard(key)
+        self._lanes.pop(key)
         self._due.pop(key, None)
         self._working[key] = now
         return key
@@ -117,7 +124,7 @@ class Queue(Generic[K]):
         """The key is not worked on any more."""
         self.metrics.worked.observe(self._now() - self._working.pop(key))
         if key in self._again:
-            self.add(key, low=self._again.pop(key))
+            self.add(key, self._again.pop(key))
 
     def observe(self) -> None:
         """Bring the metrics of what is worked on up to date: before they are read."""
@@ -127,14 +134,20 @@ class Queue(Generic[K]):
 
     def _next(self) -> K:
         self._taken += 1
-        low_first = self._taken % LOW_EVERY == 0
-        for low in (low_first, not low_first):
-            line = self._low if low else self._high
+        for lane in self._turn():
+            line = self._lines[lane]
             while line:
                 key = line.popleft()
-                if key in self._waiting and (key in self._low_ones) == low:
+                if self._lanes.get(key) == lane:
                     return key
         raise AssertionError("a key that waits stands in one of the lines")
+
+    def _turn(self) -> tuple[Lane, Lane, Lane]:
+        if self._taken % LOW_EVERY == 0:
+            return Lane.LOW, Lane.USUAL, Lane.FIRST
+        if self._taken % USUAL_EVERY == 0:
+            return Lane.USUAL, Lane.FIRST, Lane.LOW
+        return Lane.FIRST, Lane.USUAL, Lane.LOW
 
     def _wake(self) -> None:
         while self._takers:

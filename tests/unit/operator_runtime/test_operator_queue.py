@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from virtual_time import run
 
 from rlhf_operator.runtime.metrics import Metrics
-from rlhf_operator.runtime.queue import LOW_EVERY, Queue
+from rlhf_operator.runtime.queue import LOW_EVERY, USUAL_EVERY, Lane, Queue
 
 
 async def taken(queue: Queue[str], count: int) -> list[str]:
@@ -83,7 +83,7 @@ def test_low_keys_let_others_pass_but_do_not_starve() -> None:
     async def main() -> None:
         queue = Queue[str]("q")
         for number in range(4):
-            queue.add(f"low{number}", low=True)
+            queue.add(f"low{number}", Lane.LOW)
         for number in range(20):
             queue.add(f"high{number}")
         order = await taken(queue, 24)
@@ -93,11 +93,40 @@ def test_low_keys_let_others_pass_but_do_not_starve() -> None:
     run(main())
 
 
+def test_the_first_pass_the_usual_but_do_not_starve_them() -> None:
+    async def main() -> None:
+        queue = Queue[str]("q")
+        for number in range(4):
+            queue.add(f"usual{number}")
+        for number in range(20):
+            queue.add(f"first{number}", Lane.FIRST)
+        order = await taken(queue, 24)
+        assert [key for key in order if key.startswith("first")] == [f"first{number}" for number in range(20)]
+        turns = [number * USUAL_EVERY - 1 for number in range(1, 5)]
+        assert [order.index(f"usual{number}") for number in range(4)] == turns
+
+    run(main())
+
+
+def test_a_key_that_is_put_in_while_worked_on_comes_again_in_the_lane_that_goes_before() -> None:
+    async def main() -> None:
+        queue = Queue[str]("q")
+        queue.add("a")
+        assert await queue.take() == "a"
+        for lane in (Lane.LOW, Lane.FIRST, Lane.USUAL):
+            queue.add("a", lane)
+        queue.add("b")
+        queue.done("a")
+        assert await taken(queue, 2) == ["a", "b"]
+
+    run(main())
+
+
 def test_a_low_key_that_is_put_in_again_moves_ahead() -> None:
     async def main() -> None:
         queue = Queue[str]("q")
         for key in "abc":
-            queue.add(key, low=True)
+            queue.add(key, Lane.LOW)
         queue.add("c")
         assert len(queue) == 3
         assert await taken(queue, 3) == ["c", "a", "b"]
@@ -186,8 +215,9 @@ def test_metrics_say_what_waits_and_what_is_worked_on() -> None:
     run(main())
 
 
+LANES = {"add": Lane.USUAL, "low": Lane.LOW, "first": Lane.FIRST}
 STEP = st.tuples(
-    st.sampled_from(["add", "low", "later", "fail", "wait"]), st.sampled_from("abcd"), st.sampled_from([0.0, 0.5, 3.0])
+    st.sampled_from([*LANES, "later", "fail", "wait"]), st.sampled_from("abcd"), st.sampled_from([0.0, 0.5, 3.0])
 )
 
 
@@ -218,8 +248,8 @@ def _random_walk(steps: list[tuple[str, str, float]], workers: int, work: float)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(worker()) for _ in range(workers)]
             for what, key, seconds in steps:
-                if what in ("add", "low"):
-                    queue.add(key, low=what == "low")
+                if what in LANES:
+                    queue.add(key, LANES[what])
                     wanted[key] = now()
                 elif what == "later":
                     queue.add_after(key, seconds)
