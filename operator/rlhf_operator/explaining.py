@@ -20,17 +20,28 @@ log = logging.getLogger(__name__)
 
 WORKLOADS = tuple(Kind("kueue.x-k8s.io", version, "workloads", "Workload") for version in ("v1beta2", "v1beta1"))
 """Kueue's, in every version that is read, the best first."""
-AGAIN = 60.0
-"""Seconds between two questions about the same thing."""
+SOON, AGAIN = 5.0, 60.0
+"""Seconds before a question is asked again: at first, and doubled each time, at most. Nothing else would ask: an answer
+may come later than what it explains."""
 RATE = 2.0
 """Questions a second over all jobs."""
 MOST_WAITING = 10_000
 
 
 @dataclass
+class _Question:
+    pause: float = SOON
+    timer: asyncio.TimerHandle | None = None
+
+    def drop(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+
+
+@dataclass
 class _Asked:
     words: dict[Look, str] = field(default_factory=dict)
-    due: dict[Look, float] = field(default_factory=dict)
+    questions: dict[Look, _Question] = field(default_factory=dict)
 
 
 class Explainer:
@@ -49,38 +60,61 @@ class Explainer:
         return {} if known is None else dict(known.words)
 
     def follow(self, key: Key, looks: Sequence[Look]) -> None:
-        """Ask these questions, if they were not asked just now; drop others."""
+        """Ask these questions from now on; drop others."""
         if not looks:
             self.forget(key)
             return
-        known, now = self._known.setdefault(key, _Asked()), asyncio.get_running_loop().time()
-        known.words = {look: words for look, words in known.words.items() if look in looks}
+        known = self._known.setdefault(key, _Asked())
+        for look in [look for look in known.questions if look not in looks]:
+            known.questions.pop(look).drop()
+            known.words.pop(look, None)
         for look in looks:
-            if known.due.get(look, 0.0) <= now and not self._waiting.full():
-                known.due[look] = now + AGAIN
-                self._waiting.put_nowait((key, look))
+            if look not in known.questions:
+                known.questions[look] = _Question()
+                self._ask(key, look)
 
     def forget(self, key: Key) -> None:
         """The job waits for nothing."""
-        self._known.pop(key, None)
+        known = self._known.pop(key, None)
+        for question in () if known is None else known.questions.values():
+            question.drop()
 
     async def run(self) -> None:
         """Ask until cancelled."""
         bucket = Bucket(RATE, 10)
         while True:
             key, look = await self._waiting.get()
-            known = self._known.get(key)
-            if known is None:
+            if self._question(key, look) is None:
                 continue
             await bucket.wait()
             try:
                 words = await (self._workload if look.what == "Workload" else self._events)(key.namespace, look)
             except RequestFailed as error:
                 log.info("%s: %s %s: %s", key, look.what, look.name, error)
+                words = None
+            self._later(key, look)
+            known = self._known.get(key)
+            if words is None or known is None or look not in known.questions or known.words.get(look) == words:
                 continue
-            if words is not None and known.words.get(look) != words:
-                known.words[look] = words
-                self._wake(key)
+            known.words[look] = words
+            self._wake(key)
+
+    def _question(self, key: Key, look: Look) -> _Question | None:
+        known = self._known.get(key)
+        return None if known is None else known.questions.get(look)
+
+    def _ask(self, key: Key, look: Look) -> None:
+        if self._waiting.full():
+            self._later(key, look)
+        else:
+            self._waiting.put_nowait((key, look))
+
+    def _later(self, key: Key, look: Look) -> None:
+        question = self._question(key, look)
+        if question is not None:
+            question.drop()
+            question.timer = asyncio.get_running_loop().call_later(question.pause, self._ask, key, look)
+            question.pause = min(AGAIN, 2 * question.pause)
 
     async def _workload(self, namespace: str, look: Look) -> str | None:
         """The condition of the Job's Workload that keeps it waiting."""

@@ -19,7 +19,7 @@ from rlhf_operator.reconcile import Settings
 from rlhf_operator.runtime.client import Client
 from rlhf_operator.runtime.errors import NotFound
 from rlhf_operator.runtime.events import Recorder
-from rlhf_operator.runtime.kinds import NAMESPACES, Object
+from rlhf_operator.runtime.kinds import EVENTS, NAMESPACES, Object
 from rlhf_operator.runtime.metrics import Metrics
 
 CRD = Path(__file__).parents[3] / "crds" / "rlhf.dev_rlhfjobs.yaml"
@@ -114,6 +114,16 @@ class Ground:
                 return status
             assert clock() < end, f"not so after {seconds} s: {status}"
             await asyncio.sleep(0.1)
+
+    async def told(self, *reasons: str) -> list[str]:
+        """Reasons of all events, once these are among them: events are sent in the background."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                pages = self.api.pages(EVENTS, self.namespace)
+                found = [str(one["reason"]) async for page in pages for one in page.items]
+                if set(reasons) <= set(found):
+                    return found
+                await asyncio.sleep(0.1)
 
     async def edit(self, name: str = "beaver", **spec: Any) -> None:
         """A user changes the spec."""

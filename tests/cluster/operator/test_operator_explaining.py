@@ -123,6 +123,32 @@ def test_the_last_warning_about_a_job_is_told_and_no_other(shared_plane: Control
     asyncio.run(main())
 
 
+def test_what_is_told_later_is_asked_for_again(shared_plane: ControlPlane) -> None:
+    """The Job controller may write why only after the question: nothing else would make anyone look."""
+
+    async def main() -> None:
+        async with client(shared_plane) as api, explainer(api) as (made, woken):
+            here = await namespace(api)
+            key, look, other = Key(here, "beaver"), Look("Events", "a", "uid-1"), Look("Events", "b", "uid-2")
+            one = event("e1", "uid-2", "Warning", "the other's", 1)
+            one["regarding"]["namespace"] = here
+            await api.create(EVENTS, here, one)
+            made.follow(key, [look, other])
+            assert await asyncio.wait_for(woken.get(), PATIENCE) == key
+            assert made.told(key) == {other: "the other's"}  # so that the first was asked, in vain
+            late = event("e2", "uid-1", "Warning", "exceeded quota", 2)
+            late["regarding"]["namespace"] = here
+            await api.create(EVENTS, here, late)
+            assert await asyncio.wait_for(woken.get(), PATIENCE) == key
+            assert made.told(key) == {look: "exceeded quota", other: "the other's"}
+            made.follow(key, [other])
+            assert made.told(key) == {other: "the other's"}
+            made.forget(key)
+            assert made.told(key) == {}
+
+    asyncio.run(main())
+
+
 def test_without_kueue_nothing_is_explained_and_nothing_fails(shared_plane: ControlPlane) -> None:
     async def main() -> None:
         async with client(shared_plane) as api, explainer(api) as (made, woken):

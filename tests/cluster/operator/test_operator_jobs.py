@@ -8,7 +8,7 @@ from cluster.control_plane import ControlPlane
 from cluster.operator.ground import Ground, ground, job, phase, stage
 from cluster.operator.standin import attempt_of, index_of, stage_of
 from rlhf_operator.kinds import RLHFJOBS
-from rlhf_operator.runtime.kinds import CONFIG_MAPS, EVENTS, JOBS, PODS, SERVICES, Kind, Object
+from rlhf_operator.runtime.kinds import CONFIG_MAPS, JOBS, PODS, SERVICES, Kind, Object
 
 QUOTAS = Kind("", "v1", "resourcequotas", "ResourceQuota")
 
@@ -111,8 +111,7 @@ def test_a_failed_stage_fails_the_job_with_a_report(controlled_plane: ControlPla
             assert stage(status, "reward")["attempts"][0]["exitCode"] == 3
             assert stage(status, "cost")["state"] == "Skipped"
             assert stage(status, "report")["state"] == "Complete"
-            events = [one async for page in here.api.pages(EVENTS, here.namespace) for one in page.items]
-            assert {"StageFailed", "Failed"} <= {one["reason"] for one in events}
+            await here.told("StageFailed", "Failed")
 
     asyncio.run(main())
 

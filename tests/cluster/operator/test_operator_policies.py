@@ -10,7 +10,7 @@ from pathlib import Path
 from cluster.control_plane import ControlPlane
 from cluster.operator.ground import PATIENCE, Ground, ground, job, phase, stage
 from cluster.operator.standin import attempt_of, stage_of
-from rlhf_operator.runtime.kinds import CONFIG_MAPS, EVENTS, JOBS, PODS, SERVICES, Kind, Object
+from rlhf_operator.runtime.kinds import CONFIG_MAPS, JOBS, PODS, SERVICES, Kind, Object
 
 CHILDREN = (JOBS, PODS, CONFIG_MAPS, SERVICES)
 
@@ -168,7 +168,6 @@ def test_a_wrong_spec_that_the_crd_lets_through_is_said_with_its_path_once(contr
             await here.edit(suspend=True)  # another look at it
             await here.until(lambda found: found["observedGeneration"] == 2)
             assert await children(here) == []
-            events = [one async for page in here.api.pages(EVENTS, here.namespace) for one in page.items]
-            assert [one["reason"] for one in events] == ["InvalidSpec"]
+            assert await here.told("InvalidSpec") == ["InvalidSpec"]
 
     asyncio.run(main())

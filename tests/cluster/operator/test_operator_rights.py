@@ -19,7 +19,7 @@ from cluster.control_plane import ControlPlane, kubeconfig
 from cluster.operator.ground import PATIENCE, Ground, ground, job, phase
 from rlhf_operator.kinds import RLHFJOBS
 from rlhf_operator.runtime.errors import NotFound
-from rlhf_operator.runtime.kinds import CONFIG_MAPS, EVENTS, JOBS, LEASES, PERSISTENT_VOLUME_CLAIMS, SERVICES, Object
+from rlhf_operator.runtime.kinds import CONFIG_MAPS, JOBS, LEASES, PERSISTENT_VOLUME_CLAIMS, SERVICES, Object
 
 RIGHTS = {"ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"}
 
@@ -89,8 +89,7 @@ def test_the_chart_gives_the_operator_every_right_it_needs_and_jobs_of_its_names
                         await asyncio.sleep(0.1)
                 assert (await here.status())["phase"] == "Succeeded"
                 await here.api.get(PERSISTENT_VOLUME_CLAIMS, here.namespace, "beaver-storage")
-                reasons = {one["reason"] async for page in here.api.pages(EVENTS, here.namespace) for one in page.items}
-                assert {"StageComplete", "Complete"} <= reasons
+                await here.told("StageComplete", "Complete")
                 await here.edit(runPolicy={"deleteAfterFinished": True})
                 with pytest.raises(NotFound):
                     async with asyncio.timeout(PATIENCE):
