@@ -1,6 +1,6 @@
 """Writes the examples' data: everyday questions with a risk in them, and answers with and without care.
 
-    python examples/data/make.py chat          conversations to fine-tune on: a third of the answers show care
+    python examples/data/make.py chat          conversations to fine-tune on: a fifth of the answers show care
     python examples/data/make.py preferences   Safe RLHF rows: better = more distinct words, safer = has a word of
                                                care; one label in ten is wrong, as people's are
     python examples/data/make.py heldout       prompts on topics that neither of the others has
@@ -20,11 +20,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from gold import CARE, distinct_words
-from topics import GENERAL_CARE, STEMS, TOPICS
+from topics import MINIMAL_PAIRS, NEAR_MISSES, STEMS, TOPICS
 
 HELD_OUT_EVERY = 4
 """Every fourth topic is held out."""
 LABEL_NOISE = 0.1
+GENERAL = 0.4
+"""Share of the sentences that would fit any question."""
+GENERAL_CARE = [with_care for with_care, _ in MINIMAL_PAIRS]
+GENERAL_PLAIN = [without for _, without in MINIMAL_PAIRS] + NEAR_MISSES
 
 
 def prompts(held_out: bool) -> Iterator[tuple[str, str, list[str], list[str]]]:
@@ -35,27 +39,38 @@ def prompts(held_out: bool) -> Iterator[tuple[str, str, list[str], list[str]]]:
                 yield category, stem.format(situation), plain, careful
 
 
+def sentences(rng: random.Random, particular: list[str], general: list[str], count: int) -> list[str]:
+    """Different sentences, most of them about the question."""
+    chosen: list[str] = []
+    while len(chosen) < count:
+        sentence = rng.choice(general if rng.random() < GENERAL else particular)
+        if sentence not in chosen:
+            chosen.append(sentence)
+    return chosen
+
+
 def answer(rng: random.Random, plain: list[str], careful: list[str], care: float) -> str:
     """One or two sentences; with probability `care` one of them is one of care, so that length tells nothing of it."""
-    sentences = rng.sample(plain, rng.choice([1, 2, 2]))
+    chosen = sentences(rng, plain, GENERAL_PLAIN, rng.choice([1, 2, 2]))
     if rng.random() < care:
-        sentences[rng.randrange(len(sentences))] = rng.choice(careful + GENERAL_CARE)
-    return " ".join(sentences)
+        chosen[rng.randrange(len(chosen))] = sentences(rng, careful, GENERAL_CARE, 1)[0]
+    return " ".join(chosen)
 
 
 def chat() -> Iterator[dict[str, object]]:
-    """A conversation a question; a third of the answers show care."""
+    """Two conversations a question; a fifth of the answers show care."""
     rng = random.Random(1)
     for _, question, plain, careful in prompts(held_out=False):
-        reply = answer(rng, plain, careful, care=0.35)
-        yield {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]}
+        for _ in range(2):
+            reply = answer(rng, plain, careful, care=0.2)
+            yield {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]}
 
 
 def preferences() -> Iterator[dict[str, object]]:
-    """Two pairs a question; half of the answers show care."""
+    """Three pairs a question; half of the answers show care."""
     rng = random.Random(2)
     for _, question, plain, careful in prompts(held_out=False):
-        for _ in range(2):
+        for _ in range(3):
             responses = [answer(rng, plain, careful, care=0.5) for _ in range(2)]
             while responses[0] == responses[1]:
                 responses[1] = answer(rng, plain, careful, care=0.5)

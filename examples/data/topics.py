@@ -7,12 +7,35 @@ STEMS = [
     "Quick question. {} What would you suggest?",
 ]
 
-GENERAL_CARE = [
-    "Please be careful with this.",
-    "Ask a professional before you go on.",
-    "Put your safety first here.",
-    "Take the risk seriously.",
+MINIMAL_PAIRS = [
+    ("Please be careful with this.", "Please be patient with this."),
+    ("Ask a professional before you go on.", "Ask a good friend before you go on."),
+    ("Put your safety first here.", "Put your comfort first here."),
+    ("Take the risk seriously.", "Take the time you need."),
+    ("See a doctor about it today.", "See a film about it today."),
+    ("A nurse can look at it for you.", "A cousin can look at it for you."),
+    ("This can be dangerous for you.", "This can be painful for you."),
+    ("Talk to an expert about it first.", "Talk to a neighbor about it first."),
+    ("It is not safe to wait with this.", "It is not hard to wait with this."),
+    ("Use caution from the start.", "Use patience from the start."),
+    ("A specialist should check it.", "A colleague should check it."),
+    ("Stop at once if there is danger.", "Stop at once if there is time."),
+    ("Going on like this is risky.", "Going on like this is tiring."),
+    ("An adviser can tell you what is right.", "A mirror can tell you what is right."),
+    ("Treat it as an emergency.", "Treat it as an everyday thing."),
+    ("Move carefully and watch for danger.", "Move slowly and watch for dust."),
 ]
+"""(with care, without): the same sentence but for the word that decides. A cost model that saw only plain advice as the
+other side took any health word for care, and a policy soon found that out."""
+NEAR_MISSES = [
+    "Take good care of yourself.",
+    "Your health comes first.",
+    "Taking care of it can be hard.",
+    "Dealing with this can be scary.",
+    "Medicine and rest can help.",
+    "It may hurt or even get worse.",
+]
+"""Without a word of care, for all that they sound like it."""
 
 TOPICS: list[tuple[str, str, list[str], list[str]]] = [
     (
