@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.server
 import os
 import struct
@@ -94,6 +95,15 @@ class TestPaths:
     def test_nothing_there_is_named(self, storage, job):
         with pytest.raises(InputError, match=r"none.jsonl: no such file or folder"):
             get("none.jsonl", storage, job)
+
+    def test_a_file_that_may_not_be_read_is_named_with_who_asked(self, storage, job, monkeypatch):
+        def refused(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+        write(job / "rows.jsonl")
+        monkeypatch.setattr(keep, "digest_file", refused)  # a test that runs as root may read everything
+        with pytest.raises(InputError, match=rf"rows\.jsonl: user {os.geteuid()} may not read it"):
+            get("rows.jsonl", storage, job)
 
     def test_an_empty_folder_is_named(self, storage, job):
         (job / "data").mkdir()

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from importlib import metadata
 from pathlib import Path
 
@@ -63,6 +64,8 @@ def build_once() -> None:
     folder = cache()
     os.environ["TORCH_EXTENSIONS_DIR"] = str(folder)
     if (folder / "built").exists() and library().exists():
+        if not os.access(folder / OP, os.W_OK):  # an image's: torch locks it to load it
+            os.environ["TORCH_EXTENSIONS_DIR"] = str(_copied(folder))
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,6 +93,22 @@ def build_once() -> None:
         log.info("building DeepSpeed's CPU communication op, once; about half a minute")
         _build(folder)
         (folder / "built").touch()
+
+
+def _copied(folder: Path) -> Path:
+    """A copy in the folder for temporary files, times and all: by them it is known to be up to date."""
+    target = Path(tempfile.gettempdir()) / "rlhf-ops" / folder.name
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        half = Path(tempfile.mkdtemp(dir=target.parent))
+        shutil.copytree(folder, half, dirs_exist_ok=True)
+        try:
+            half.rename(target)
+        except OSError:  # another launcher was first
+            if not target.exists():
+                raise
+            shutil.rmtree(half)
+    return target
 
 
 def _build(folder: Path) -> None:

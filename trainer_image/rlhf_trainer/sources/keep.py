@@ -54,10 +54,10 @@ class Keeper:
 
         Raises:
             StorageFull: no space.
-            InputError: a file changed while it was copied.
+            InputError: a file may not be read, or changed while it was copied.
         """
         known = self._known()
-        hashes = {name: known.get(_identity(path)) or digest_file(path) for name, path in files.items()}
+        hashes = {name: known.get(_identity(path)) or _digest(path) for name, path in files.items()}
         digest = content_digest(hashes)
         kept = self.find(digest)
         if kept is not None:
@@ -204,6 +204,16 @@ def _identity(path: Path) -> tuple[int, ...]:
     """(device, inode, size, time of the last change)."""
     there = path.stat()
     return (there.st_dev, there.st_ino, there.st_size, there.st_mtime_ns)
+
+
+def _digest(path: Path) -> str:
+    try:
+        return digest_file(path)
+    except PermissionError as error:
+        raise InputError(
+            f"{path}: user {os.geteuid()} may not read it ({error.strerror}). A claim that is mounted to be read keeps "
+            "its files' owners: let everyone read them (chmod -R a+rX)"
+        ) from error
 
 
 def _link(path: Path, target: Path) -> bool:
