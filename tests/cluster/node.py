@@ -180,6 +180,7 @@ def _kubelet(socket: Path) -> dict[str, object]:
         "clusterDomain": "cluster.local",
         "failSwapOn": False,
         "resolvConf": "",
+        "imageGCHighThresholdPercent": 100,  # never: the disk is the machine's own, and no image can be fetched again
         "evictionHard": {"nodefs.available": "1%", "imagefs.available": "1%", "memory.available": "100Mi"},
     }
 

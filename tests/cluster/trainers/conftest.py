@@ -38,4 +38,4 @@ def team(site: Site) -> Iterator[Namespace]:
     """A namespace with storage, gone after the test."""
     made = site.namespace()
     yield made
-    made.site.kubectl("delete", "namespace", made.name, "--wait=false")
+    site.forget(made.name)

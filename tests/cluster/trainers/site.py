@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -30,10 +30,11 @@ folder = Path(sys.argv[2])
 tiny.tiny_policy(folder / "model")
 small_data.chat(folder / "chat.jsonl")
 small_data.preferences(folder / "preferences.jsonl")
+for path in folder.rglob("*"):
+    path.chmod(path.stat().st_mode | 0o444)  # a claim that is mounted to be read keeps its owner: pods are others
 """
 
 Object = dict[str, Any]
-_numbers = itertools.count()
 
 
 class Site:
@@ -69,7 +70,7 @@ class Site:
 
     def namespace(self) -> Namespace:
         """A namespace of a test's own, with Pod Security enforced and storage."""
-        name = f"team-{next(_numbers)}"
+        name = f"team-{secrets.token_hex(3)}"
         enforce = "pod-security.kubernetes.io/enforce=restricted"
         self.kubectl("create", "namespace", name)
         self.kubectl("label", "namespace", name, enforce)
@@ -92,6 +93,13 @@ class Site:
         volume = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": f"{namespace}-{claim}"}}
         self.kubectl("create", "-f", "-", stdin=json.dumps({**volume, "spec": spec}))
         return folder
+
+    def forget(self, namespace: str) -> None:
+        """Delete a namespace's volumes, and itself unless it is the default one."""
+        volumes = [f"{namespace}-{claim}" for claim in ("models", "data")]
+        self.kubectl("delete", "persistentvolumes", *volumes, "--ignore-not-found", "--wait=false")
+        if namespace != "default":
+            self.kubectl("delete", "namespace", namespace, "--wait=false")
 
     def until(self, true: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
         """Wait until it is true."""

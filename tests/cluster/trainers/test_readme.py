@@ -43,6 +43,8 @@ def test_its_commands_end_with_a_job_complete_and_its_report(site: Site, tmp_pat
         text=True,
         check=False,
     )
+    site.kubectl("delete", "-n", "default", "rlhfjobs,persistentvolumeclaims", "--all", "--wait=false")
+    site.forget("default")
     site.install()  # as the other tests have it
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert re.search(r"^safe-rlhf\s.*Succeeded", ended.stdout, re.MULTILINE), ended.stdout
