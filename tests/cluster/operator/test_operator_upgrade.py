@@ -119,7 +119,7 @@ def test_what_the_former_crd_stored_is_whole_and_taken_under_the_present_one(
     before = asyncio.run(stored(here))
     assert len(before) > len(texts) / 2
     serve_jobs(plane)
-    plane.apiserver.kill()  # so that what it serves then is the present one for certain
+    plane.apiserver.stop()  # so that what it serves then is the present one for certain
     plane.apiserver.start()
     plane.apiserver.until(plane.ready, 120)
     after = asyncio.run(stored(here))
