@@ -44,6 +44,9 @@ RECIPES = {
     "etcd": Recipe("etcd", "go.etcd.io/etcd/server/v3"),
     "coredns": Recipe("coredns", "."),
     "helm": Recipe("helm", "helm.sh/helm/v4/cmd/helm"),
+    "kwok": Recipe("kwok", "sigs.k8s.io/kwok/cmd/kwok"),
+    "jobset": Recipe("jobset", "sigs.k8s.io/jobset"),
+    "kueue": Recipe("kueue", "sigs.k8s.io/kueue/cmd/kueue"),
 }
 
 

@@ -40,6 +40,7 @@ class ControlPlane:
         address: where nodes and pods find the API server; by default nowhere.
         audit: whether every request is written to audit.log.
         arguments: further ones for the API server, such as --max-requests-inflight=10.
+        controller_arguments: further ones for the controller manager.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class ControlPlane:
         address: str | None = None,
         audit: bool = False,
         arguments: Sequence[str] = (),
+        controller_arguments: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.kubeconfig = folder / "admin.kubeconfig"
@@ -60,6 +62,7 @@ class ControlPlane:
         self._ports = _ports(folder, ("etcd", "apiserver", "controllers"))
         self.url = f"https://{LOOPBACK}:{self._ports['apiserver']}"
         self._arguments = list(arguments)
+        self._controller_arguments = controller_arguments
         if audit:
             self._arguments += [f"--audit-policy-file={folder / 'audit.json'}", f"--audit-log-path={self.audit_log}"]
         self.etcd = Process("etcd", self._etcd, folder)
@@ -94,6 +97,16 @@ class ControlPlane:
     def ready(self) -> bool:
         """Whether the API server says that it is ready."""
         return self._answers("/readyz")
+
+    def serve_all(self, seconds: float = 120) -> None:
+        """Return when every CRD is served; kubectl wait gives up on one that has no conditions yet."""
+
+        def established() -> bool:
+            found = json.loads(self.kubectl("get", "crds", "-o", "json"))["items"]
+            told = [(one.get("status") or {}).get("conditions") or () for one in found]
+            return all(any((one["type"], one["status"]) == ("Established", "True") for one in these) for these in told)
+
+        self.apiserver.until(established, seconds)
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """What kubectl says.
@@ -157,7 +170,7 @@ class ControlPlane:
             *(str(program("kube-controller-manager")), f"--kubeconfig={self.kubeconfig}", "--leader-elect=false"),
             *(f"--bind-address={LOOPBACK}", f"--secure-port={self._ports['controllers']}"),
             *("--use-service-account-credentials", f"--root-ca-file={self.pki / 'ca.crt'}"),
-            f"--service-account-private-key-file={self.pki / 'accounts.key'}",
+            *(f"--service-account-private-key-file={self.pki / 'accounts.key'}", *self._controller_arguments),
         ]
 
 
