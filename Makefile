@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 RUN    := PATH="$(CURDIR)/$(BIN):$$PATH"
+ON_NODES := trainers cli/test_cli_node.py kueue load
 LOCKS  := requirements/uv.txt requirements/lock.txt requirements/demo-model.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-trainer test-cluster cluster images lint format bench bench-operator evidence lock generate clean
+.PHONY: help setup demo test test-unit test-trainer test-api test-cluster cluster images lint format bench bench-operator evidence lock generate clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -26,7 +27,9 @@ $(VENV)/.done: $(LOCKS) pyproject.toml tools/check-machine
 demo: setup ## align a real 135M chat model on this machine; ends in the report
 	$(RUN) rlhf run examples/safe-rlhf.yaml
 
-test: test-unit test-trainer ## all tests
+test: ## all tests that need no node; what is missing is said before the first begins
+	@tools/check-machine $(PYTHON) cluster
+	$(MAKE) test-unit test-trainer test-api
 
 test-unit: setup ## without torch; the goal is a minute
 	$(RUN) OMP_NUM_THREADS=1 pytest tests/unit -n auto
@@ -34,7 +37,11 @@ test-unit: setup ## without torch; the goal is a minute
 test-trainer: setup ## real torch and DeepSpeed ranks, tiny models
 	$(RUN) OMP_NUM_THREADS=1 pytest tests/trainer -n auto --dist worksteal
 
-test-cluster: setup ## against a real Kubernetes; builds it the first time (tests/cluster/README.md)
+test-api: setup ## operator, chart and command against a real API server; builds it the first time (20 minutes)
+	@tools/check-machine $(PYTHON) cluster
+	$(RUN) pytest tests/cluster $(addprefix --ignore=tests/cluster/,$(ON_NODES))
+
+test-cluster: setup ## the same and all that needs a node with real pods, Kueue or kwok (tests/cluster/README.md)
 	$(RUN) pytest tests/cluster
 
 cluster: ## a real Kubernetes on this machine: one node (root); tests/cluster/cluster has more verbs

@@ -11,7 +11,9 @@ import pytest
 
 from cluster.control_plane import ControlPlane
 from cluster.node import ADDRESS, Node, leftovers, plane_folder, running
+from cluster.project_images import archive
 from cluster.sessions import new_folder
+from cluster.trainers.site import Namespace, Site, images_given
 
 
 class NewPlane(Protocol):
@@ -69,3 +71,30 @@ def kubeconfig() -> Iterator[Path]:
     Node(plane).start()
     yield plane.kubeconfig
     leftovers(folder)
+
+
+@pytest.fixture(scope="session")
+def site(kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """The chart, installed with this project's images; one a session, because they are gigabytes."""
+    given = images_given()
+    if given is None:
+        assert "KUBECONFIG" not in os.environ, (
+            "found KUBECONFIG alone; expected RLHF_OPERATOR_IMAGE and RLHF_TRAINER_IMAGE too: "
+            "name@sha256:... of images that your cluster can pull"
+        )
+        node = Node(ControlPlane(plane_folder(), controllers=True))
+        given = (node.load(archive("operator")), node.load(archive("trainer")))
+    folder = tmp_path_factory.mktemp("volumes")
+    for parent in (folder, *folder.parents[:2]):  # pytest's folders are their owner's alone; pods have another user
+        parent.chmod(0o755)
+    made = Site(kubeconfig, folder, *given)
+    made.install()
+    return made
+
+
+@pytest.fixture
+def team(site: Site) -> Iterator[Namespace]:
+    """A namespace with storage, gone after the test."""
+    made = site.namespace()
+    yield made
+    site.forget(made.name)
