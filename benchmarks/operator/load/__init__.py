@@ -1,0 +1,1 @@
+"""Load on the operator, and beside it on what else makes Jobs; `run` says how."""

@@ -1,0 +1,74 @@
+"""`run` of benchmarks/operator: measures, and writes operator.{json,md}."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from load import contenders, loaded, races, report
+
+
+def main() -> int:
+    """The command; gives its exit code."""
+    parser = argparse.ArgumentParser(prog="benchmarks/operator/run", description="Load on the operator, beside others.")
+    parser.add_argument("--jobs", type=int, default=1000, help="jobs that churn (default 1000)")
+    parser.add_argument("--stored", type=int, help="jobs stored when the operator starts (default ten times --jobs)")
+    parser.add_argument("--quiet", type=float, default=600, help="seconds of quiet that are watched (default 600)")
+    parser.add_argument("--rounds", type=int, default=1, help="how often the races are run, in turn (default 1)")
+    parser.add_argument("--kopf", type=Path, help="a Python that has kopf; without it kopf is left out")
+    parser.add_argument("--jobset", action="store_true", help="measure JobSet, too")
+    parser.add_argument("--only", choices=("races", "loaded"), help="a part of it; nothing is written")
+    parser.add_argument("--out", type=Path, help="folder of operator.{json,md}")
+    given = parser.parse_args()
+    measured: dict[str, Any] = {"jobs": given.jobs}
+    if given.only != "loaded":
+        measured |= asyncio.run(_races(given))
+    if given.only != "races":
+        say("loaded")
+        stored = given.stored if given.stored is not None else 10 * given.jobs
+        measured["loaded"] = asyncio.run(loaded.loaded(given.jobs, stored, given.quiet))
+    if given.only or given.out is None:
+        print(json.dumps(measured, indent=1))
+        return 0
+    report.write(measured, given.out)
+    return 0
+
+
+async def _races(given: argparse.Namespace) -> dict[str, Any]:
+    first: list[dict[str, Any]] = []
+    churn: list[dict[str, Any]] = []
+    for _ in range(given.rounds):
+        say("plain: first children")
+        first.append(await races.plain(given.jobs, races.QUEUE))
+        for who in _rivals(given, races.QUEUE):
+            say(f"{who.name}: first children")
+            first.append(await races.first(who, given.jobs))
+        say("plain: churn")
+        churn.append(await races.plain(given.jobs, None))
+        for who in _rivals(given, None):
+            if who is not contenders.JOBSET:  # measured to its first Jobs only
+                say(f"{who.name}: churn")
+                churn.append(await races.churn(who, given.jobs))
+    return {"first": first, "churn": churn}
+
+
+def _rivals(given: argparse.Namespace, queue: str | None) -> list[contenders.Contender]:
+    rivals = [contenders.OPERATOR]
+    if given.kopf is not None:
+        rivals.append(contenders.kopf(given.kopf.absolute(), queue=queue))
+    if given.jobset:
+        rivals.append(contenders.JOBSET)
+    return rivals
+
+
+def say(what: str) -> None:
+    """Tell how far it is."""
+    print(what, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""The operator alone: its start with many jobs stored, a new job's way to its first Job while others churn, and quiet."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import urllib.request
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from cluster.control_plane import LOOPBACK, free_port
+from cluster.processes import Process
+from load import contenders, jobs
+from load.ground import Ground, ground
+from load.measure import Audit, Usage, percentile, writes
+from rlhf_operator.kinds import RLHFJOBS
+from rlhf_operator.patches import difference
+from rlhf_operator.reconcile import Children, reconcile
+from rlhf_operator.runtime.kinds import Object
+from rlhf_operator.runtime.metrics import Metrics
+from rlhf_operator.view import View
+
+SUSPENDED_OF = 20
+"""Of so many stored jobs one is suspended; the others are finished, their children gone by their TTL."""
+RUNNING = 20
+"""Jobs whose pods run on and on while all else is quiet."""
+PROBE_EVERY = 0.25
+AGENT = contenders.OPERATOR.agent
+Row = dict[str, Any]
+
+
+async def loaded(count: int, stored: int, quiet_s: float) -> Row:
+    """All of it, on one control plane.
+
+    Args:
+        count: jobs that churn.
+        stored: jobs that are there when the operator starts.
+        quiet_s: seconds of quiet that are watched.
+    """
+    async with ground(kubelets=True) as here:
+        await _store(here, stored)
+        port = free_port()
+        process = contenders.operator(here, port)
+        audit = Audit(here.plane.audit_log, AGENT)
+        try:
+            begun = time.monotonic()
+            process.start()
+            await _looked_at(port, stored)
+            started: Row = {"seconds": time.monotonic() - begun, "peak_rss_mib": Usage.of(process).peak_rss_mib}
+            started |= {"writes": _but_lease(audit.counted()), "stored": stored}
+            busy = await _busy(here, process, count)
+            quiet = await _quiet(here, quiet_s)
+            return {
+                "start": started,
+                "busy": busy,
+                "quiet": quiet,
+                "hour": await _hour(here),
+                "peak_rss_mib": Usage.of(process).peak_rss_mib,
+            }
+        finally:
+            process.stop()
+
+
+async def _store(here: Ground, stored: int) -> None:
+    names = jobs.names("stored", stored)
+    suspended = set(names[::SUSPENDED_OF])
+    await here.post(RLHFJOBS, (jobs.job(name, suspend=name in suspended) for name in names))
+    finished = jobs.course(jobs.job("any")).status
+    held = jobs.course(jobs.job("any", suspend=True)).status
+    await here.finish((name, held if name in suspended else finished) for name in names)
+
+
+async def _looked_at(port: int, count: int) -> None:
+    """Return when every stored job was looked at: so many reconciles, none in the queue."""
+    while True:
+        await asyncio.sleep(0.5)
+        told = await asyncio.to_thread(_metrics, port)
+        done = told["controller_runtime_reconcile_total"]
+        if done >= count and told["workqueue_depth"] == 0 and told["controller_runtime_active_workers"] == 0:
+            return
+
+
+def _metrics(port: int) -> defaultdict[str, float]:
+    """Sums over the labels of each metric; empty while nobody answers."""
+    found: defaultdict[str, float] = defaultdict(float)
+    try:
+        with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/metrics", timeout=60) as answer:
+            text = answer.read().decode()
+    except OSError:
+        return found
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found[sample.name] += sample.value
+    return found
+
+
+async def _busy(here: Ground, process: Process, count: int) -> Row:
+    wanted = jobs.names("job", count)
+    sent: dict[str, float] = {}
+
+    async def probe() -> None:
+        for name in jobs.names("probe", 100_000):
+            sent[name] = time.monotonic()
+            await here.api.create(RLHFJOBS, jobs.NAMESPACE, jobs.job(name))
+            await asyncio.sleep(PROBE_EVERY)
+
+    audit, before, begun = Audit(here.plane.audit_log, AGENT), Usage.of(process), time.monotonic()
+    probing = asyncio.create_task(probe())
+    await here.post(RLHFJOBS, (jobs.job(name) for name in wanted))
+    seconds = await here.seen.until(wanted, here.seen.ended) - begun
+    probing.cancel()
+    await asyncio.gather(probing, return_exceptions=True)
+    there = {name for name, _ in await here.owners()}
+    probes = [name for name in sent if name in there]
+    await here.seen.until(probes, here.seen.ended)
+    waited = [here.seen.first[name] - sent[name] for name in probes]
+    settled = max(here.seen.first[name] for name in wanted)
+    after_burst = [here.seen.first[name] - sent[name] for name in probes if sent[name] > settled]
+    after, counted, total = Usage.of(process), audit.counted(), count + len(probes)
+    return {
+        "jobs": count,
+        "probes": len(probes),
+        "seconds": seconds,
+        "first_job_p50_s": percentile(waited, 0.5),
+        "first_job_p99_s": percentile(waited, 0.99),
+        "first_job_most_s": max(waited),
+        "burst_s": settled - begun,
+        "after_burst_p99_s": percentile(after_burst, 0.99) if after_burst else None,
+        "cpu_ms_a_job": (after.cpu_s - before.cpu_s) * 1000 / total,
+        "peak_rss_mib": after.peak_rss_mib,
+        "requests_a_job": sum(counted.values()) / total,
+        "writes_a_job": writes(counted) / total,
+        "requests": dict(counted.most_common()),
+    }
+
+
+async def _quiet(here: Ground, seconds: float) -> Row:
+    """What is asked for while some jobs run on and nothing changes; watched from when the last change has settled."""
+    wanted = jobs.names("running", RUNNING)
+    await here.post(RLHFJOBS, (jobs.job(name, hold=True) for name in wanted))
+    await here.seen.until(wanted, here.seen.first)
+    for _ in range(30):
+        audit = Audit(here.plane.audit_log, AGENT)
+        await asyncio.sleep(10)
+        if not _but_lease(audit.counted()):
+            break
+    audit = Audit(here.plane.audit_log, AGENT)
+    await asyncio.sleep(seconds)
+    counted = audit.counted()
+    return {"seconds": seconds, "running": RUNNING, "writes": _but_lease(counted), "requests": dict(counted)}
+
+
+def _but_lease(counted: Counter[str]) -> dict[str, int]:
+    return {what: count for what, count in counted.items() if writes(Counter({what: count})) and "leases" not in what}
+
+
+async def _hour(here: Ground) -> Row:
+    """Jobs as they stand, looked at for an hour of a clock that nobody waits for: what would be written?"""
+    view = View(here.api, None, lambda key, listed: None, Metrics())
+    looks, would = 0, Counter[str]()
+    finished = 0
+    async for page in here.api.pages(RLHFJOBS, jobs.NAMESPACE):
+        for listed in page.items:
+            if listed["status"]["phase"] == "Succeeded":
+                finished += 1
+                if finished > RUNNING:
+                    continue
+            raw, children = await view.live(listed, ())
+            for what in _watched(raw, children):
+                looks += 1
+                would.update(what)
+    return {"looks": looks, "writes": dict(would)}
+
+
+def _watched(raw: Object, children: Children) -> Iterator[list[str]]:
+    """What each look would write, once a minute and whenever it was asked for."""
+    now = datetime.now(UTC)
+    end = now + timedelta(hours=1)
+    while now < end:
+        out = reconcile(raw, children, jobs.SETTINGS, now)
+        parts = {
+            "status": difference(raw.get("status") or {}, out.status),
+            "create": out.create,
+            "delete": out.delete,
+            "event": out.events,
+        }
+        yield [name for name, part in parts.items() if part]
+        now += timedelta(seconds=min(60.0, max(out.requeue or 60.0, 1.0)))

@@ -1,0 +1,67 @@
+"""What a process took, and what the API server says was asked of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.processes import Process
+
+READS = frozenset({"get", "list", "watch"})
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Of a process, since it began."""
+
+    cpu_s: float
+    peak_rss_mib: float
+
+    @classmethod
+    def of(cls, process: Process) -> Usage:
+        """Of a process that runs."""
+        pid = process.pid()
+        if pid is None:
+            raise RuntimeError(f"{process.name} has ended; see {process.log}")
+        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        status = Path(f"/proc/{pid}/status").read_text().splitlines()
+        peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
+        return cls((int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK"), peak / 1024)
+
+
+class Audit:
+    """The requests of one client, from when this is made."""
+
+    def __init__(self, log: Path, agent: str) -> None:
+        self._log = log
+        self._agent = f'"userAgent":"{agent}'.encode()
+        self._from = log.stat().st_size
+
+    def counted(self) -> Counter[str]:
+        """How many, by verb and resource."""
+        found: Counter[str] = Counter()
+        with self._log.open("rb") as log:
+            log.seek(self._from)
+            for line in log:
+                if self._agent in line and line.endswith(b"\n"):
+                    one = json.loads(line)
+                    reference = one.get("objectRef") or {}
+                    names = (reference.get("resource", "none"), reference.get("subresource"))
+                    found[f"{one['verb']} {'/'.join(name for name in names if name)}"] += 1
+        return found
+
+
+def writes(counted: Counter[str]) -> int:
+    """Of requests, those that may change something."""
+    return sum(count for what, count in counted.items() if what.split()[0] not in READS)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that this share of all values does not exceed: one that was measured, not one between."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
