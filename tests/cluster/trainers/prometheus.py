@@ -1,8 +1,12 @@
-"""A real Prometheus beside the node, with the chart's rules and what the chart's monitors say."""
+"""A real Prometheus beside the node, with the chart's rules and what the chart's monitors say.
+
+Debian's Prometheus has no discovery of Kubernetes: what that would find is written to a file, under the same labels.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import urllib.parse
 import urllib.request
@@ -12,7 +16,7 @@ from typing import Any
 from cluster.chart.helm import NAMESPACE, find, objects, template
 from cluster.control_plane import LOOPBACK, free_port
 from cluster.processes import Process
-from cluster.trainers.site import OPERATOR
+from cluster.trainers.site import OPERATOR, Site
 
 LABELS = "__meta_kubernetes_pod_label_"
 
@@ -20,16 +24,22 @@ LABELS = "__meta_kubernetes_pod_label_"
 class Prometheus:
     """Scrapes the operator's pods and the trainers'."""
 
-    def __init__(self, kubeconfig: Path, folder: Path) -> None:
+    def __init__(self, site: Site, folder: Path) -> None:
         tool = shutil.which("prometheus")
         assert tool is not None, "found no prometheus (Debian: apt-get install prometheus)"
+        self._site = site
+        self._targets = folder / "targets.json"
+        self._discover()
         rendered = objects(template("full"))
         (folder / "rules.json").write_text(json.dumps(find(rendered, "PrometheusRule")["spec"]))
         monitor = find(rendered, "PodMonitor", "rlhf-operator-trainers")
         config = {
             "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
             "rule_files": [str(folder / "rules.json")],
-            "scrape_configs": [_operator(kubeconfig), _trainers(kubeconfig, monitor)],
+            "scrape_configs": [
+                {**one, "file_sd_configs": [{"files": [str(self._targets)], "refresh_interval": "1s"}]}
+                for one in (_operator(), _trainers(monitor))
+            ],
         }
         (folder / "prometheus.json").write_text(json.dumps(config))
         port = free_port()
@@ -58,31 +68,47 @@ class Prometheus:
         except OSError:  # not yet
             return False
 
+    def _discover(self) -> None:
+        pods = json.loads(self._site.kubectl("get", "pods", "-A", "-o", "json"))["items"]
+        found = [
+            _target(pod, port)
+            for pod in pods
+            if pod["status"].get("podIP")
+            for container in pod["spec"]["containers"]
+            for port in container.get("ports", [])
+        ]
+        whole = self._targets.with_suffix(".new")
+        whole.write_text(json.dumps(found))
+        whole.rename(self._targets)
+
     def ask(self, query: str) -> list[dict[str, Any]]:
-        """Labels of the series that a query gives."""
+        """Labels of the series that a query gives; pods that came since are found first."""
+        self._discover()
         url = f"{self._url}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
         with urllib.request.urlopen(url, timeout=30) as answer:
             return [one["metric"] for one in json.load(answer)["data"]["result"]]
 
 
-def _discovery(kubeconfig: Path) -> dict[str, object]:
-    return {"kubernetes_sd_configs": [{"role": "pod", "kubeconfig_file": str(kubeconfig)}]}
+def _target(pod: dict[str, Any], port: dict[str, Any]) -> dict[str, object]:
+    labels = {LABELS + re.sub(r"\W", "_", name): value for name, value in pod["metadata"]["labels"].items()}
+    labels["__meta_kubernetes_namespace"] = pod["metadata"]["namespace"]
+    labels["__meta_kubernetes_pod_container_port_name"] = port["name"]
+    return {"targets": [f"{pod['status']['podIP']}:{port['containerPort']}"], "labels": labels}
 
 
 def _keep(**labels: str) -> list[dict[str, object]]:
     return [{"action": "keep", "source_labels": [name], "regex": value} for name, value in labels.items()]
 
 
-def _operator(kubeconfig: Path) -> dict[str, object]:
+def _operator() -> dict[str, object]:
     """As the chart's ServiceMonitor has it."""
     key, _, value = OPERATOR.partition("=")
     pods = {LABELS + key.replace(".", "_").replace("/", "_"): value, "__meta_kubernetes_namespace": NAMESPACE}
     port = {"__meta_kubernetes_pod_container_port_name": "metrics"}
-    config = {"job_name": "operator", "honor_labels": True, "relabel_configs": _keep(**pods, **port)}
-    return config | _discovery(kubeconfig)
+    return {"job_name": "operator", "honor_labels": True, "relabel_configs": _keep(**pods, **port)}
 
 
-def _trainers(kubeconfig: Path, monitor: dict[str, Any]) -> dict[str, object]:
+def _trainers(monitor: dict[str, Any]) -> dict[str, object]:
     """As the chart's PodMonitor has it, its relabelings to the letter."""
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     relabelings = [
@@ -90,4 +116,4 @@ def _trainers(kubeconfig: Path, monitor: dict[str, Any]) -> dict[str, object]:
     ]
     namespace = {"source_labels": ["__meta_kubernetes_namespace"], "target_label": "namespace"}
     kept = _keep(**{"__meta_kubernetes_pod_container_port_name": endpoint["port"], f"{LABELS}rlhf_dev_job": ".+"})
-    return {"job_name": "trainers", "relabel_configs": [*kept, namespace, *relabelings]} | _discovery(kubeconfig)
+    return {"job_name": "trainers", "relabel_configs": [*kept, namespace, *relabelings]}

@@ -1,9 +1,9 @@
-"""Accelerators that a node has too few of. The device is a fake: a number in the node's capacity; the pods are real."""
+"""An accelerator that the node has not got yet. The device is a fake, a number in the node's capacity; the pods are real."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -14,33 +14,27 @@ GPU = "nvidia.com/gpu"
 
 
 @pytest.fixture
-def one_gpu(site: Site) -> Iterator[None]:
-    """A node that says it has one."""
+def plug_in(site: Site) -> Iterator[Callable[[], None]]:
+    """Gives the node one; taken away after the test."""
     (node,) = site.kubectl("get", "nodes", "-o", "name").split()
-    path = f"/status/capacity/{GPU.replace('/', '~1')}"
-    for patch in ({"op": "add", "path": path, "value": "1"}, {"op": "remove", "path": path}):
-        site.kubectl("patch", node, "--subresource=status", "--type=json", "-p", json.dumps([patch]))
-        if patch["op"] == "add":
-            yield
+
+    def patch(operation: str, **value: str) -> None:
+        change = {"op": operation, "path": f"/status/capacity/{GPU.replace('/', '~1')}", **value}
+        site.kubectl("patch", node, "--subresource=status", "--type=json", "-p", json.dumps([change]))
+
+    yield lambda: patch("add", value="1")
+    patch("remove")
 
 
-@pytest.mark.usefixtures("one_gpu")
-def test_a_stage_waits_for_a_device_and_says_so(team: Namespace) -> None:
-    def trained(name: str, steps: int) -> Object:
-        job = sft_only(name, path=name, steps=steps)
-        job["spec"]["stages"][0]["resources"] = {"limits": {GPU: "1", "memory": "4Gi"}}
-        return job
-
-    team.apply(trained("first", 60))
-    running = "sft is under way"
-    team.until("first", lambda status: _sft(status).get("state") == "Running", running)
-    team.apply(trained("second", 2))
-    team.until(
-        "second", lambda status: f"Insufficient {GPU}" in str(_sft(status).get("message")), "why it waits is told"
-    )
-    assert team.ended("first")["phase"] == "Succeeded", team.said()
-    assert team.ended("second")["phase"] == "Succeeded", team.said()
+def test_a_stage_waits_for_a_device_and_says_so(team: Namespace, plug_in: Callable[[], None]) -> None:
+    job = sft_only("waiting")
+    job["spec"]["stages"][0]["resources"] = {"limits": {GPU: "1", "memory": "4Gi"}}
+    team.apply(job)
+    team.until("waiting", lambda status: f"Insufficient {GPU}" in str(_sft(status).get("message")), "why it waits")
+    plug_in()
+    assert team.ended("waiting")["phase"] == "Succeeded", team.said()
     pods = json.loads(team.kubectl("get", "pods", "-l", "rlhf.dev/stage=prepare", "-o", "json"))["items"]
+    assert pods
     assert not any(GPU in str(pod["spec"]) for pod in pods)  # preparing needs none
 
 

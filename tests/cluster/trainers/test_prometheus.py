@@ -12,8 +12,8 @@ from cluster.trainers.site import Namespace, Site
 def test_operator_and_trainers_are_scraped_and_a_failed_job_is_told(
     site: Site, team: Namespace, tmp_path: Path
 ) -> None:
-    with Prometheus(site.kubeconfig, tmp_path) as prometheus:
-        team.apply(sft_only("watched", steps=60))
+    with Prometheus(site, tmp_path) as prometheus:
+        team.apply(sft_only("watched", steps=400))
         of = f'namespace="{team.name}", rlhfjob="watched"'
         site.until(lambda: bool(prometheus.ask(f'rlhf_train_step{{{of}, stage="sft"}} > 0')), "the trainer is scraped")
         site.until(lambda: bool(prometheus.ask(f'rlhf_job_phase{{{of}, phase="Running"}}')), "the operator is scraped")

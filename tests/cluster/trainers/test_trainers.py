@@ -60,9 +60,9 @@ def test_a_job_ends_as_people_see_it(team: Namespace) -> None:
 
 
 def test_whatever_is_killed_the_weights_are_the_same(site: Site, team: Namespace) -> None:
-    team.apply(safe_rlhf("calm", path="calm", steps=30))
+    team.apply(safe_rlhf("calm", path="calm", steps=120))
     assert team.ended("calm")["phase"] == "Succeeded", team.said()
-    team.apply(safe_rlhf("storm", path="storm", steps=30))
+    team.apply(safe_rlhf("storm", path="storm", steps=120))
     dice = random.Random(0)
 
     team.until("storm", lambda status: step(status, "sft") >= 3, "SFT is under way")
@@ -149,7 +149,7 @@ def test_containerd_restarts_and_the_job_goes_on(site: Site, team: Namespace) ->
     if images_given() is not None:
         pytest.skip("this cluster's containerd is not ours to restart")
     containerd = Node(ControlPlane(plane_folder(), controllers=True)).containerd
-    team.apply(sft_only("through", steps=40, nodes=2))
+    team.apply(sft_only("through", steps=400, nodes=2))
     team.until("through", lambda status: step(status, "sft") >= 2, "SFT is under way")
     containerd.kill()
     time.sleep(5)  # long enough for the kubelet to miss it
