@@ -39,6 +39,7 @@ test-trainer: setup ## real torch and DeepSpeed ranks, tiny models
 
 test-api: setup ## operator, chart and command against a real API server; builds it the first time (20 minutes)
 	@tools/check-machine $(PYTHON) cluster
+	@$(RUN) tests/cluster/cluster build kube-apiserver etcd helm
 	$(RUN) pytest tests/cluster $(addprefix --ignore=tests/cluster/,$(ON_NODES))
 
 test-cluster: setup ## the same and all that needs a node with real pods, Kueue or kwok (tests/cluster/README.md)
