@@ -27,9 +27,7 @@ $(VENV)/.done: $(LOCKS) pyproject.toml tools/check-machine
 demo: setup ## align a real 135M chat model on this machine; ends in the report
 	$(RUN) rlhf run examples/safe-rlhf.yaml
 
-test: ## all tests that need no node; what is missing is said before the first begins
-	@tools/check-machine $(PYTHON) cluster
-	$(MAKE) test-unit test-trainer test-api
+test: test-unit test-trainer ## all tests that need no Kubernetes
 
 test-unit: setup ## without torch; the goal is a minute
 	$(RUN) OMP_NUM_THREADS=1 pytest tests/unit -n auto
