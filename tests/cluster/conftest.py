@@ -15,6 +15,9 @@ from cluster.project_images import archive
 from cluster.sessions import new_folder
 from cluster.trainers.site import Namespace, Site, images_given
 
+KEEP_PODS = ("--controllers=*,-pod-garbage-collector-controller",)
+"""Pods that a stand-in runs are bound to a node that is not there: the collector deletes such after a minute."""
+
 
 class NewPlane(Protocol):
     """Makes a control plane that is gone when the test is over; takes what ControlPlane takes."""
@@ -50,7 +53,7 @@ def shared_plane() -> Iterator[ControlPlane]:
 @pytest.fixture(scope="session")
 def controlled_plane() -> Iterator[ControlPlane]:
     """The same with the controller manager: Jobs make pods (which nothing runs), and owners' children are collected."""
-    plane = ControlPlane(new_folder(), controllers=True).start()
+    plane = ControlPlane(new_folder(), controllers=True, controller_arguments=KEEP_PODS).start()
     yield plane
     plane.remove()
 
