@@ -7,6 +7,7 @@ builder is killed; ranks then find the finished library.
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import hashlib
 import logging
@@ -96,18 +97,13 @@ def build_once() -> None:
 
 
 def _copied(folder: Path) -> Path:
-    """A copy in the folder for temporary files, times and all: by them it is known to be up to date."""
-    target = Path(tempfile.gettempdir()) / "rlhf-ops" / folder.name
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        half = Path(tempfile.mkdtemp(dir=target.parent))
-        shutil.copytree(folder, half, dirs_exist_ok=True)
-        try:
-            half.rename(target)
-        except OSError:  # another launcher was first
-            if not target.exists():
-                raise
-            shutil.rmtree(half)
+    """A copy in a folder of this process's own, times and all: by them it is known to be up to date.
+
+    Never one that is found in the place for temporary files: anyone may have put a library there.
+    """
+    target = Path(tempfile.mkdtemp(prefix="rlhf-ops-"))
+    atexit.register(shutil.rmtree, target, ignore_errors=True)
+    shutil.copytree(folder, target, dirs_exist_ok=True)
     return target
 
 

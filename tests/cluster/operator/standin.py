@@ -15,7 +15,6 @@ from rlhf_operator.runtime.client import Client
 from rlhf_operator.runtime.errors import Conflict, NotFound
 from rlhf_operator.runtime.kinds import PODS, Kind, Object
 
-NODES = Kind("", "v1", "nodes", "Node", namespaced=False)
 NODE = "stand-in"
 End = int | None
 """An exit code; None: it runs on."""
