@@ -7,7 +7,7 @@ ON_NODES := trainers cli/test_cli_node.py kueue load
 LOCKS  := requirements/uv.txt requirements/lock.txt requirements/demo-model.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-trainer test-api test-cluster cluster images lint format bench bench-operator evidence lock generate clean
+.PHONY: help setup demo test machine test-unit test-trainer test-api test-cluster cluster images lint format bench bench-operator evidence lock generate clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -27,7 +27,7 @@ $(VENV)/.done: $(LOCKS) pyproject.toml tools/check-machine
 demo: setup ## align a real 135M chat model on this machine; ends in the report
 	$(RUN) rlhf run examples/safe-rlhf.yaml
 
-test: test-unit test-trainer ## all tests that need no Kubernetes
+test: machine test-unit test-trainer test-api ## all tests but those that need a node with real pods: test-cluster
 
 test-unit: setup ## without torch; the goal is a minute
 	$(RUN) OMP_NUM_THREADS=1 pytest tests/unit -n auto
@@ -35,10 +35,12 @@ test-unit: setup ## without torch; the goal is a minute
 test-trainer: setup ## real torch and DeepSpeed ranks, tiny models
 	$(RUN) OMP_NUM_THREADS=1 pytest tests/trainer -n auto --dist worksteal
 
-test-api: setup ## operator, chart and command against a real API server; builds it the first time (20 minutes)
+machine: # named before minutes of other tests
 	@tools/check-machine $(PYTHON) cluster
+
+test-api: machine setup ## operator, chart and command against a real API server; builds it the first time (20 minutes)
 	@$(RUN) tests/cluster/cluster build kube-apiserver etcd helm
-	$(RUN) pytest tests/cluster $(addprefix --ignore=tests/cluster/,$(ON_NODES))
+	$(RUN) pytest tests/cluster $(addprefix --ignore=tests/cluster/,$(ON_NODES)) -n 4 --dist loadfile # it waits more than it computes
 
 test-cluster: setup ## the same and all that needs a node with real pods, Kueue or kwok (tests/cluster/README.md)
 	$(RUN) pytest tests/cluster
