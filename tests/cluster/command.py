@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
+from cluster import project_images
 from cluster.binaries import RECIPES, Missing, program
 from cluster.control_plane import ControlPlane
 from cluster.node import ADDRESS, Node, check_machine, leftovers, plane_folder, running
 from cluster.processes import Died
+from cluster.project_images import MADE_OF
 
 
 def main(usage: str | None, arguments: Sequence[str]) -> int:
@@ -74,9 +75,13 @@ def environment() -> int:
     return 0
 
 
-def load(archive: str) -> int:
-    """An image for the node."""
-    print(Node(ControlPlane(plane_folder())).load(Path(archive)))
+def load(*names: str) -> int:
+    """This project's images for the node."""
+    for name in names or MADE_OF:
+        if name not in MADE_OF:
+            print(f"{name}: no such image; expected {', '.join(MADE_OF)}", file=sys.stderr)
+            return 2
+        print(project_images.load(Node(ControlPlane(plane_folder())).socket, name))
     return 0
 
 

@@ -9,9 +9,9 @@ from typing import Protocol
 
 import pytest
 
+from cluster import project_images
 from cluster.control_plane import ControlPlane
 from cluster.node import ADDRESS, Node, leftovers, plane_folder, running
-from cluster.project_images import archive
 from cluster.sessions import new_folder
 from cluster.trainers.site import Namespace, Site, images_given
 
@@ -85,8 +85,8 @@ def site(kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
             "found KUBECONFIG alone; expected RLHF_OPERATOR_IMAGE and RLHF_TRAINER_IMAGE too: "
             "name@sha256:... of images that your cluster can pull"
         )
-        node = Node(ControlPlane(plane_folder(), controllers=True))
-        given = (node.load(archive("operator")), node.load(archive("trainer")))
+        socket = Node(ControlPlane(plane_folder(), controllers=True)).socket
+        given = (project_images.load(socket, "operator"), project_images.load(socket, "trainer"))
     folder = tmp_path_factory.mktemp("volumes")
     for parent in (folder, *folder.parents[:2]):  # pytest's folders are their owner's alone; pods have another user
         parent.chmod(0o755)

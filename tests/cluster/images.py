@@ -1,4 +1,4 @@
-"""Images for the node, as docker archives."""
+"""Images for the node."""
 
 from __future__ import annotations
 
@@ -7,30 +7,44 @@ import io
 import json
 import subprocess
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.binaries import HERE
 
 PAUSE = "localhost/pause:1"
+CTR = ("ctr", "-n", "k8s.io")
 
 
 def ctr(socket: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """containerd's own command, in Kubernetes' namespace."""
-    command = ["ctr", "-a", str(socket), "-n", "k8s.io", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run([*CTR, "-a", str(socket), *arguments], capture_output=True, text=True, check=False)
 
 
-def load(socket: Path, archive: Path) -> str:
-    """Give containerd an image; gives `name@sha256:...`, under which a pod may name it too."""
-    names = json.loads(_member(archive, "manifest.json"))[0]["RepoTags"]
-    ended = ctr(socket, "images", "import", str(archive))
-    if ended.returncode != 0:
-        raise RuntimeError(f"{archive}: containerd refused it: {ended.stderr}")
+def digest(socket: Path, image: str) -> str | None:
+    """`sha256:...` of an image that containerd has."""
     rows = [line.split() for line in ctr(socket, "images", "ls").stdout.splitlines()]
-    digest = next(row[2] for row in rows if row and row[0] == names[0])
-    pinned = f"{names[0].rpartition(':')[0]}@{digest}"
-    ctr(socket, "images", "tag", "--force", names[0], pinned)
-    return pinned
+    return next((row[2] for row in rows if row and row[0] == image), None)
+
+
+def pinned(socket: Path, image: str) -> str:
+    """`name@sha256:...` of an image that containerd has, under which a pod may name it from now on."""
+    name = f"{image.rpartition(':')[0]}@{digest(socket, image)}"
+    ctr(socket, "images", "tag", "--force", image, name)
+    return name
+
+
+def stream(socket: Path, source: Sequence[str]) -> None:
+    """Give containerd the docker archive that a command writes: none lies on the disk in between."""
+    with subprocess.Popen(source, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as writing:
+        taking = subprocess.run(
+            [*CTR, "-a", str(socket), "images", "import", "-"], stdin=writing.stdout, capture_output=True, check=False
+        )
+        written = writing.stderr.read() if writing.stderr else b""
+    if writing.returncode or taking.returncode:
+        raise RuntimeError(
+            f"{' '.join(source)}: containerd took no image: {(written + taking.stderr).decode()[-2000:]}"
+        )
 
 
 def pause(folder: Path) -> Path:
@@ -72,11 +86,3 @@ def _tar(files: dict[str, tuple[bytes, int]]) -> bytes:
             entry.size, entry.mode = len(content), mode
             tar.addfile(entry, io.BytesIO(content))
     return buffer.getvalue()
-
-
-def _member(archive: Path, name: str) -> bytes:
-    with tarfile.open(archive) as tar:
-        member = tar.extractfile(name)
-        if member is None:
-            raise RuntimeError(f"{archive}: no {name}; expected a docker-archive")
-        return member.read()

@@ -102,7 +102,7 @@ class Node:
         self._write_configuration()
         self.containerd.start()
         self.containerd.until(lambda: self._ctr("version").returncode == 0, 30)
-        images.load(self.socket, images.pause(home() / "images"))
+        images.stream(self.socket, ["cat", str(images.pause(home() / "images"))])
         for process in (self.scheduler, self.kubelet, self.proxy, self.dns):
             process.start()
         self.kubelet.until(self.ready, 120)
@@ -115,10 +115,6 @@ class Node:
         except subprocess.CalledProcessError:
             return False
         return any(c["type"] == "Ready" and c["status"] == "True" for c in node["status"].get("conditions", []))
-
-    def load(self, archive: Path) -> str:
-        """Give the node an image from a docker-archive; its reference by digest."""
-        return images.load(self.socket, archive)
 
     def remove(self) -> None:
         """Stop it and everything that its pods left on this machine; the control plane is left alone."""

@@ -1,4 +1,4 @@
-"""This project's images as archives for the node: built once for each state of what they are made of."""
+"""This project's images on the node: built once for each state of what they are made of, and streamed to containerd."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from cluster import images
 from cluster.binaries import Missing, home
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,36 +24,38 @@ BASES = ("localhost/rlhf-base:bookworm", "localhost/rlhf-base-build:bookworm")
 """What `tools/images base --with-compiler` makes."""
 
 
-def archive(name: str) -> Path:
-    """The docker-archive of an image; built when there is none of these sources yet.
+def load(socket: Path, name: str) -> str:
+    """Give containerd the image of these sources, built when there is none yet; its reference by digest.
 
     Raises:
         Missing: it cannot be built here.
     """
-    folder = home() / "images" / f"{name}-{_digest(name)}"
-    file = folder / f"rlhf-{name}.tar"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not file.exists():
-            for old in folder.parent.glob(f"{name}-*"):  # gigabytes each
-                shutil.rmtree(old)
-            _build(name, folder)
-    return file
-
-
-def _build(name: str, folder: Path) -> None:
     if shutil.which("buildah") is None:
         raise Missing("images are built with Debian's buildah and debootstrap: apt-get install buildah debootstrap")
+    tag = _digest(name)
+    image = f"localhost/rlhf-{name}:{tag}"
+    home().mkdir(parents=True, exist_ok=True)
+    with (home() / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not _built(image):
+            _build(name, tag)
+        if images.digest(socket, image) is None:
+            images.stream(socket, ["buildah", "push", "--quiet", image, f"docker-archive:/dev/stdout:{image}"])
+        return images.pinned(socket, image)
+
+
+def _build(name: str, tag: str) -> None:
     print(f"building rlhf-{name} (minutes, the first time)", flush=True)
-    environment = {**os.environ, "BUILDER": "buildah", "TAG": "test"}
+    environment = {**os.environ, "BUILDER": "buildah", "TAG": tag}
     if "BASE_IMAGE" not in environment:
-        if any(_run("buildah", "inspect", "--type=image", base).returncode for base in BASES):
+        if not all(_built(base) for base in BASES):
             _checked(_run(str(ROOT / "tools" / "images"), "base", "--with-compiler"))
         environment |= {"BASE_IMAGE": BASES[0], "BUILD_IMAGE": BASES[1]}
-    half = folder.with_name(f"{folder.name}.half")
-    _checked(_run(str(ROOT / "tools" / "images"), name, environment={**environment, "ARCHIVES": str(half)}))
-    half.rename(folder)
+    _checked(_run(str(ROOT / "tools" / "images"), name, environment=environment))
+
+
+def _built(image: str) -> bool:
+    return _run("buildah", "inspect", "--type=image", image).returncode == 0
 
 
 def _run(*command: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
