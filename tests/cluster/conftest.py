@@ -12,11 +12,9 @@ import pytest
 from cluster import project_images
 from cluster.control_plane import ControlPlane
 from cluster.node import ADDRESS, Node, leftovers, plane_folder, running
+from cluster.operator.standin import KEEP_PODS
 from cluster.sessions import new_folder
 from cluster.trainers.site import Namespace, Site, images_given
-
-KEEP_PODS = ("--controllers=*,-pod-garbage-collector-controller",)
-"""Pods that a stand-in runs are bound to a node that is not there: the collector deletes such after a minute."""
 
 
 class NewPlane(Protocol):

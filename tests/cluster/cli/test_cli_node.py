@@ -73,7 +73,7 @@ def test_a_job_is_looked_after_from_submit_to_pull(team: Namespace, rlhf: Comman
 
 
 def test_the_claim_is_read_while_the_job_holds_it_for_its_node(team: Namespace, rlhf: Command, tmp_path: Path) -> None:
-    rlhf.run("submit", written(tmp_path, sft_only("long", steps=100_000)))
+    rlhf.run("submit", written(tmp_path, sft_only("long", steps=12_000)))
     team.until("long", lambda status: _step(status) > 0, "SFT is under way")
     said = rlhf.run("logs", "long", "sft", "--stored", "--tail", "1")
     assert (said.code, len(said.out.splitlines())) == (0, 1), said

@@ -12,7 +12,7 @@ import pytest
 from cluster.control_plane import ControlPlane
 from cluster.kueue.manager import Kueue, queues
 from cluster.operator.ground import SETTINGS, Ground, ground, job, phase, stage
-from cluster.operator.standin import stage_of
+from cluster.operator.standin import KEEP_PODS, stage_of
 from cluster.sessions import new_folder
 from rlhf_operator.reconcile import Settings, naming
 from rlhf_operator.runtime.kinds import EVENTS, JOBS, Object
@@ -28,7 +28,7 @@ GANG = "2Gi"
 @pytest.fixture(scope="module")
 def kueue() -> Iterator[tuple[ControlPlane, Kueue]]:
     """A control plane with the controller manager, and Kueue beside it."""
-    plane = ControlPlane(new_folder(), controllers=True, audit=True)
+    plane = ControlPlane(new_folder(), controllers=True, controller_arguments=KEEP_PODS, audit=True)
     try:
         plane.start()
         yield plane, Kueue(plane).start()

@@ -16,6 +16,8 @@ from rlhf_operator.runtime.errors import Conflict, NotFound
 from rlhf_operator.runtime.kinds import PODS, Kind, Object
 
 NODE = "stand-in"
+KEEP_PODS = ("--controllers=*,-pod-garbage-collector-controller",)
+"""For the controller manager: it deletes pods that are bound to a node that is not there after a minute."""
 End = int | None
 """An exit code; None: it runs on."""
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 Object = dict[str, Any]
+EPOCHS = 1000
+"""The rows are few, and 1000 is the most there may be: a stage ends after its steps, up to 12,000."""
 
 
 def safe_rlhf(name: str, *, path: str = "all", steps: int = 4, **spec: Any) -> Object:
     """prepare, SFT on two pods with ZeRO 2, reward and cost models, PPO-Lagrangian on two pods with ZeRO 3, evaluation,
     report; `path` is its folder in the claim."""
-    data = {"data": [{"input": "chat"}], "batchSize": 4, "maxLength": 64, "learningRate": 1e-3, "maxSteps": steps}
+    length = {"batchSize": 4, "maxLength": 64, "epochs": EPOCHS, "maxSteps": steps}
+    data = {"data": [{"input": "chat"}], "learningRate": 1e-3, **length}
     pairs = {**data, "data": [{"input": "preferences"}], "model": {"stage": "sft"}, "holdout": 0.2}
     every = {"checkpointEvery": 2}
     stages: list[Object] = [
@@ -46,7 +49,8 @@ def safe_rlhf(name: str, *, path: str = "all", steps: int = 4, **spec: Any) -> O
 
 def sft_only(name: str, *, path: str = "all", steps: int = 4, nodes: int = 1, **spec: Any) -> Object:
     """The shortest job that trains."""
-    sft = {"model": {"input": "base"}, "data": [{"input": "chat"}], "batchSize": 4, "maxLength": 64, "maxSteps": steps}
+    length = {"batchSize": 2, "maxLength": 64, "epochs": EPOCHS, "maxSteps": steps}
+    sft = {"model": {"input": "base"}, "data": [{"input": "chat"}], **length}
     execution = {"checkpointEvery": 5, "zero": 1 if nodes > 1 else 0}
     return job(name, [{"name": "sft", "nodes": nodes, "execution": execution, "sft": sft}], path=path, **spec)
 

@@ -73,7 +73,7 @@ class Prometheus:
         found = [
             _target(pod, port)
             for pod in pods
-            if pod["status"].get("podIP")
+            if pod["status"]["phase"] == "Running" and pod["status"].get("podIP")
             for container in pod["spec"]["containers"]
             for port in container.get("ports", [])
         ]

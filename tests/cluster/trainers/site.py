@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -182,11 +186,22 @@ class Namespace:
         return "\n".join(parts)
 
 
-def make_data(folder: Path) -> None:
-    """A tiny model and rows for it, as the trainer's tests make them."""
+@functools.cache
+def _made_data() -> Path:
+    """Made once a process: it takes an import of torch."""
+    own = tempfile.mkdtemp(prefix="rlhf-data-")
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
+    folder = Path(own, "data")  # whose rights a copy has, too
+    folder.mkdir()
     command = [sys.executable, "-c", MAKE_DATA, str(ROOT / "tests" / "trainer"), str(folder)]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
+    return folder
+
+
+def make_data(folder: Path) -> None:
+    """A tiny model and rows for it, as the trainer's tests make them."""
+    shutil.copytree(_made_data(), folder, dirs_exist_ok=True)
 
 
 def images_given() -> tuple[str, str] | None:
