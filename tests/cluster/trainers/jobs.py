@@ -9,15 +9,16 @@ EPOCHS = 1000
 """The rows are few, and 1000 is the most there may be: a stage ends after its steps, up to 12,000."""
 
 
-def safe_rlhf(name: str, *, path: str = "all", steps: int = 4, **spec: Any) -> Object:
+def safe_rlhf(name: str, *, path: str = "all", steps: int = 4, sft_steps: int = 4, **spec: Any) -> Object:
     """prepare, SFT on two pods with ZeRO 2, reward and cost models, PPO-Lagrangian on two pods with ZeRO 3, evaluation,
     report; `path` is its folder in the claim."""
     length = {"batchSize": 4, "maxLength": 64, "epochs": EPOCHS, "maxSteps": steps}
     data = {"data": [{"input": "chat"}], "learningRate": 1e-3, **length}
     pairs = {**data, "data": [{"input": "preferences"}], "model": {"stage": "sft"}, "holdout": 0.2}
+    sft = {**data, "model": {"input": "base"}, "maxSteps": sft_steps}
     every = {"checkpointEvery": 2}
     stages: list[Object] = [
-        {"name": "sft", "nodes": 2, "execution": {"zero": 2, **every}, "sft": {**data, "model": {"input": "base"}}},
+        {"name": "sft", "nodes": 2, "execution": {"zero": 2, **every}, "sft": sft},
         {"name": "reward", "execution": every, "rewardModel": pairs},
         {"name": "cost", "execution": every, "costModel": pairs},
         {
