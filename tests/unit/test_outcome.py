@@ -55,6 +55,12 @@ def test_of_two_exceptions_the_earlier_is_the_cause():
     assert out.message == "rank 1: 'x'"
 
 
+def test_when_it_was_raised_is_told_so_that_a_gang_finds_who_began_and_a_killed_rank_raised_nothing():
+    lost = end(0, 1, "RuntimeError", "connection closed", 20.0)
+    assert verdict(lost, end(1, 1, "KeyError", "'x'", 10.0)).raised == 10.0
+    assert verdict(lost, end(1, -signal.SIGKILL)).raised is None
+
+
 def test_a_segmentation_fault_is_named():
     assert "killed by SIGSEGV" in verdict(end(0, -signal.SIGSEGV)).message
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,9 @@ class Outcome:
     step: int = 0
     headline: dict[str, float] = field(default_factory=dict)
     result: dict[str, Any] = field(default_factory=dict)
+    raised: float | None = None
+    """When the rank that is to blame raised, in seconds of the epoch; None: it was killed, or there is none. Of a
+    gang's pods the earliest is to blame: the others raise because they lose a peer."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ def judge(ends: list[RankEnd], *, asked: bool, grace_over: bool, grace: float) -
     stopped = {STOPPED, -signal.SIGTERM} if asked else {STOPPED}
     own = [end for end in ends if not end.killed_by_us and end.exit != DONE and end.exit not in stopped]
     if own:
-        return outcome(FAILURE, *_why(min(own, key=_blame)))
+        first = min(own, key=_blame)
+        return replace(outcome(FAILURE, *_why(first)), raised=_blame(first)[1] or None)
     if any(end.exit in stopped for end in ends):
         said = next((end.said for end in ends if end.exit == STOPPED and end.said is not None), None)
         message = str(said["message"]) if said is not None else "stopped on request before its first step"
@@ -138,6 +142,7 @@ def summary(file: StageFile, outcome: Outcome) -> bytes:
         "step": outcome.step,
         "message": outcome.message,
         "headline": {name: float(f"{value:.6g}") for name, value in outcome.headline.items()},
+        **({"raised": outcome.raised} if outcome.raised else {}),
         **({"result": outcome.result} if outcome.result else {}),
     }
     for drop in ((), ("headline",), ("headline", "result")):

@@ -102,11 +102,12 @@ def own_failures(gang: Gang) -> list[Pod]:
 
 
 def _culprit(pods: list[Pod]) -> Pod:
-    """Who failed first: the others fail of it."""
+    """Who failed first: the others fail of it. A kill comes before what it makes the others raise, whoever ends first;
+    Kubernetes' own times are whole seconds, and come last."""
 
-    def blame(pod: Pod) -> tuple[bool, str, int]:
+    def blame(pod: Pod) -> tuple[bool, float, str, int]:
         ended = pod.ended_at
-        return not pod.out_of_memory, "" if ended is None else times.write(ended), pod.index
+        return not pod.out_of_memory, pod.said.raised, "" if ended is None else times.write(ended), pod.index
 
     return min(pods, key=blame)
 

@@ -24,6 +24,8 @@ class Said:
     message: str = ""
     step: int | None = None
     result: dict[str, Any] = field(default_factory=dict)
+    raised: float = 0.0
+    """When its rank raised, in seconds of the epoch; 0: it was killed, or said nothing."""
 
 
 @dataclass(frozen=True)
@@ -129,12 +131,13 @@ class Pod:
             return Said(message=text.strip())
         if not isinstance(found, dict):
             return Said(message=text.strip())
-        step, result = found.get("step"), found.get("result")
+        step, result, raised = found.get("step"), found.get("result"), found.get("raised")
         return Said(
             reason=str(found.get("reason") or ""),
             message=str(found.get("message") or ""),
             step=step if isinstance(step, int) and step >= 0 else None,
             result=result if isinstance(result, dict) else {},
+            raised=float(raised) if isinstance(raised, int | float) else 0.0,
         )
 
     @property

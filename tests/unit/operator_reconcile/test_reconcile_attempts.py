@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from cluster_model import Cluster, Raw, job
@@ -125,6 +127,25 @@ def test_an_out_of_memory_pod_is_named_with_its_limit() -> None:
     cluster.settle()
     assert cluster.stage("sft")["reason"] == "OOMKilled"
     assert "the limit of 2Gi" in cluster.stage("sft")["message"]
+
+
+@pytest.mark.parametrize(
+    ("of_first", "of_second", "blamed"),
+    [
+        ({"reason": "RuntimeError", "raised": 99.5}, {"reason": "Killed"}, "Killed"),
+        ({"reason": "RuntimeError", "raised": 99.5}, {"reason": "KeyError", "raised": 99.25}, "KeyError"),
+        ({"reason": "KeyError", "raised": 99}, {"reason": "RuntimeError", "raised": 99.5}, "KeyError"),
+    ],
+)
+def test_of_a_gang_that_ends_in_one_second_the_one_that_began_it_is_named(
+    of_first: dict[str, Any], of_second: dict[str, Any], blamed: str
+) -> None:
+    cluster = pair()
+    cluster.settle(hold("sft"))
+    for index, said in enumerate((of_first, of_second)):
+        cluster.end_pod(pod_of(cluster, "sft", index), 1, message=json.dumps({"message": "its words", **said}))
+    cluster.settle()
+    assert attempts(cluster)[0] == ("Failed", blamed, True)
 
 
 def test_restarts_are_bounded_and_then_the_stage_fails() -> None:
