@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 RUN    := PATH="$(CURDIR)/$(BIN):$$PATH"
-ON_NODES := trainers cli/test_cli_node.py kueue load
+ON_NODE := $(addprefix tests/cluster/,trainers cli/test_cli_node.py)
 LOCKS  := requirements/uv.txt requirements/lock.txt requirements/demo-model.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test machine test-unit test-trainer test-api test-cluster cluster images lint format bench bench-operator evidence lock generate clean
+.PHONY: help setup demo test machine test-unit test-trainer test-api test-node cluster images lint format bench bench-operator evidence lock generate clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -27,7 +27,7 @@ $(VENV)/.done: $(LOCKS) pyproject.toml tools/check-machine
 demo: setup ## align a real 135M chat model on this machine; ends in the report
 	$(RUN) rlhf run examples/safe-rlhf.yaml
 
-test: machine test-unit test-trainer test-api ## all tests but those that need a node with real pods: test-cluster
+test: machine test-unit test-trainer test-api ## all tests but those that need a node with real pods: test-node
 
 test-unit: setup ## without torch; the goal is a minute
 	$(RUN) OMP_NUM_THREADS=1 pytest tests/unit -n auto
@@ -38,12 +38,12 @@ test-trainer: setup ## real torch and DeepSpeed ranks, tiny models
 machine: # named before minutes of other tests
 	@tools/check-machine $(PYTHON) cluster
 
-test-api: machine setup ## operator, chart and command against a real API server; builds it the first time (20 minutes)
-	@$(RUN) tests/cluster/cluster build kube-apiserver etcd helm
-	$(RUN) pytest tests/cluster $(addprefix --ignore=tests/cluster/,$(ON_NODES)) -n 4 --dist loadfile # it waits more than it computes
+test-api: machine setup ## operator, chart and command against a real API server, with a real Kueue; builds them the first time (half an hour)
+	@$(RUN) tests/cluster/cluster build kube-apiserver etcd helm kueue kwok
+	$(RUN) pytest tests/cluster $(addprefix --ignore=,$(ON_NODE)) -n 4 --dist loadfile # it waits more than it computes
 
-test-cluster: setup ## the same and all that needs a node with real pods, Kueue or kwok (tests/cluster/README.md)
-	$(RUN) pytest tests/cluster
+test-node: setup ## what needs a node whose pods run: root, 40 GB of disk (tests/cluster/README.md)
+	$(RUN) pytest $(ON_NODE)
 
 cluster: ## a real Kubernetes on this machine: one node (root); tests/cluster/cluster has more verbs
 	tests/cluster/cluster up
