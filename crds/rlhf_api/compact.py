@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from rlhf_api.digest import SHORT_DIGEST
 from rlhf_api.fields import Scorer, references
 from rlhf_api.job import RLHFJob
 from rlhf_api.plan import Resolved, ResolvedInput
+from rlhf_api.stages import REPORT
 
 MAX_BYTES = 1800
 """The most the compact form may take, as JSON."""
@@ -28,12 +29,19 @@ class Told(TypedDict):
     """Digests by sorted name, likewise."""
     hits: str
     """Bit i, in hex: the product of the job's stage i exists and was verified."""
+    recipes: NotRequired[str]
+    """Recipe versions of the job's stage types by sorted name, with points between; older trainers told none."""
 
 
 def function_names(job: RLHFJob) -> list[str]:
     """Every `module:function` of a job, sorted, each once."""
     found = (one.function for stage in job.spec.stages for one in references(stage.spec) if isinstance(one, Scorer))
     return sorted({name for name in found if name is not None})
+
+
+def stage_types(job: RLHFJob) -> list[str]:
+    """Every stage type whose products a job makes, sorted, each once."""
+    return sorted({REPORT, *(stage.type for stage in job.spec.stages)})
 
 
 def compact(job: RLHFJob, resolved: Resolved) -> Told:
@@ -48,6 +56,7 @@ def compact(job: RLHFJob, resolved: Resolved) -> Told:
         "inputs": _packed(resolved.inputs[entry.name].digest for entry in job.spec.inputs),
         "functions": _packed(resolved.functions[name] for name in function_names(job)),
         "hits": f"{sum(1 << places[name] for name in set(resolved.hits)):x}",
+        "recipes": ".".join(str(resolved.recipe(kind)) for kind in stage_types(job)),
     }
 
 
@@ -65,6 +74,9 @@ def expand(job: RLHFJob, told: Told, storage: str) -> Resolved:
             f"{len(job.spec.inputs)} and {len(names)}",
         )
         raise ValueError(f"prepare told of {given}; the job {job.metadata.name} has {wanted}")
+    versions = [int(one) for one in told["recipes"].split(".")] if "recipes" in told else []
+    if versions and len(versions) != len(stage_types(job)):
+        raise ValueError(f"prepare told of {len(versions)} stage types; the job has {len(stage_types(job))}")
     return Resolved(
         inputs={
             entry.name: ResolvedInput(digest, f"{storage}/inputs/{digest}")
@@ -72,6 +84,7 @@ def expand(job: RLHFJob, told: Told, storage: str) -> Resolved:
         },
         functions=dict(zip(names, functions, strict=True)),
         hits=tuple(stage.name for index, stage in enumerate(job.spec.stages) if hits >> index & 1),
+        recipes=dict(zip(stage_types(job), versions, strict=True)) if versions else {},
     )
 
 

@@ -44,6 +44,13 @@ class Resolved:
     """Digest of the source of each `module:function`, 40 hex digits."""
     hits: tuple[str, ...] = ()
     """Stages whose product exists and was verified."""
+    recipes: dict[str, int] = field(default_factory=dict)
+    """Recipe version of a stage type in the trainer that `prepare` ran in, and all stages of the job will; types that
+    are not named here have the version of this package."""
+
+    def recipe(self, kind: str) -> int:
+        """Recipe version of a stage type."""
+        return self.recipes.get(kind, STAGE_TYPES[kind].recipe)
 
 
 @dataclass(frozen=True)
@@ -119,12 +126,12 @@ def plan(job: RLHFJob, resolved: Resolved | None = None) -> Plan:
         if resolved is not None:
             content = _content(spec, digests)
             digest = digest_of(
-                {"type": stage.type, "recipe": STAGE_TYPES[stage.type].recipe, "seed": one.seed, "spec": content}
+                {"type": stage.type, "recipe": resolved.recipe(stage.type), "seed": one.seed, "spec": content}
             )
             digests[f"stage:{stage.name}"] = digest
             one = replace(one, digest=digest, hit=stage.name in resolved.hits)
         planned.append(one)
-    planned.append(_report(job, tuple(planned[1:]), digests if resolved is not None else None))
+    planned.append(_report(job, tuple(planned[1:]), resolved))
     return Plan(job.metadata.name, tuple(planned))
 
 
@@ -184,18 +191,18 @@ def _prepare(job: RLHFJob) -> PlannedStage:
     return PlannedStage(PREPARE, PREPARE, (), takes, _whole(job), Execution(), job.spec.seed, "cpu", 1, 1)
 
 
-def _report(job: RLHFJob, others: tuple[PlannedStage, ...], digests: dict[str, str] | None) -> PlannedStage:
+def _report(job: RLHFJob, others: tuple[PlannedStage, ...], resolved: Resolved | None) -> PlannedStage:
     written = next((stage for stage in job.spec.stages if stage.type == REPORT), None)
     name = written.name if written is not None else REPORT
     spec = written.spec if written is not None else Report()
     takes = tuple(f"stage:{stage.name}" for stage in others)
     digest = None
-    if digests is not None:
+    if resolved is not None:
         inputs = {entry.name: entry.model_dump(mode="json", exclude_defaults=True) for entry in job.spec.inputs}
         digest = digest_of(
             {
                 "type": REPORT,
-                "recipe": STAGE_TYPES[REPORT].recipe,
+                "recipe": resolved.recipe(REPORT),
                 "job": job.metadata.name,
                 "spec": spec.model_dump(mode="json", exclude_defaults=True),
                 "inputs": [inputs[name] for name in sorted(inputs)],  # it prints their sources and licences

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import typing
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -440,6 +441,18 @@ def test_the_compact_form_loses_nothing_the_plan_needs(data: st.DataObject) -> N
         name: one.digest for name, one in found.inputs.items()
     }
     assert again.inputs[job.spec.inputs[0].name].path == f"/mnt/inputs/{found.inputs[job.spec.inputs[0].name].digest}"
+
+
+def test_what_another_release_calls_a_product_is_told_and_kept() -> None:
+    """An operator that is upgraded below a running job goes on with the names its pinned trainer has."""
+    found = replace(resolved(JOB), recipes={"sft": 7})
+    told = compact(JOB, found)
+    assert [one.digest for one in plan(JOB, expand(JOB, told, "/mnt")).stages] == [
+        one.digest for one in plan(JOB, found).stages
+    ]
+    assert plan(JOB, found) != plan(JOB, resolved(JOB))
+    del told["recipes"]  # by a trainer of before
+    assert plan(JOB, expand(JOB, told, "/mnt")) == plan(JOB, resolved(JOB))
 
 
 def test_a_message_of_another_job_is_refused() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 
-from rlhf_api.compact import expand
+from rlhf_api.compact import Told, expand
 from rlhf_api.plan import PlannedStage
 from rlhf_api.stages import PREPARE
 from rlhf_api.status import Attempt
@@ -89,8 +89,8 @@ def _complete(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> 
 
 def _take_result(run: Run, lead: Pod) -> str | None:
     """Take over what prepare found; else what is wrong with it."""
-    result = {name: lead.said.result.get(name) for name in ("inputs", "functions", "hits")}
-    if not all(isinstance(value, str) for value in result.values()):
+    result = {name: value for name in Told.__annotations__ if isinstance(value := lead.said.result.get(name), str)}
+    if not result.keys() >= {"inputs", "functions", "hits"}:
         return "its summary has no result"
     text = json.dumps(result, separators=(",", ":"))
     try:

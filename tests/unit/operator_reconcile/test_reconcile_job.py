@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 from cluster_model import JOB, SETTINGS, Cluster, Killed, Raw, job
 
+from rlhf_api.stages import STAGE_TYPES
 from rlhf_api.status import JobStatus
-from rlhf_operator.reconcile import Children, reconcile
+from rlhf_operator.reconcile import Children, plans, reconcile
 
 ALL = ("prepare", "sft", "reward", "cost", "report")
 
@@ -47,6 +49,20 @@ def test_a_job_runs_to_its_end() -> None:
     assert len(cluster.ever) == len(ALL)
     assert JobStatus.model_validate(cluster.status).completion_time is not None
     assert all(one["product"] for one in cluster.status["stages"][1:])
+
+
+def test_an_upgrade_that_raises_a_recipe_renames_no_product_of_a_running_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    undisturbed = Cluster(job())
+    undisturbed.settle()
+    cluster = Cluster(job())
+    cluster.settle(lambda pod: None if stage_of(pod) == "sft" else 0)
+    for name in ("sft", "rewardModel", "report"):
+        monkeypatch.setitem(STAGE_TYPES, name, replace(STAGE_TYPES[name], recipe=99))
+    plans._planned.cache_clear()  # another process
+    cluster.settle()
+    plans._planned.cache_clear()
+    made = [[one.get("product") for one in which.status["stages"]] for which in (undisturbed, cluster)]
+    assert made[0] == made[1]
 
 
 def test_a_stage_starts_only_after_all_it_takes_from() -> None:
