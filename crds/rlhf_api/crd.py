@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from rlhf_api.cel import rules_of, spec_rules
+from rlhf_api.cel import check_once, rules_of, spec_rules
 from rlhf_api.job import API_VERSION, KIND, JobSpec, RLHFJob
 from rlhf_api.status import JobStatus
 from rlhf_api.yaml import dump_yaml
@@ -75,6 +75,7 @@ def crd() -> dict[str, Any]:
 def schema() -> dict[str, Any]:
     """The structural schema of an RLHFJob."""
     spec = _Schema(JobSpec).whole()
+    check_once(spec)
     spec["x-kubernetes-validations"] = spec.get("x-kubernetes-validations", []) + spec_rules(JobSpec)
     return {
         "type": "object",

@@ -143,9 +143,25 @@ def test_no_placeholder_is_left_in_a_rule() -> None:
 
 
 def test_a_stage_has_exactly_one_type() -> None:
-    assert f"[{', '.join(f'has(self.{name})' for name in STAGE_TYPES)}].filter(given, given).size() == 1" in rules(
-        ".spec.stages[]"
-    )
+    one = f"[{', '.join(f'has(self.{name})' for name in STAGE_TYPES)}].filter(given, given).size() == 1"
+    assert f"oldSelf.hasValue() || ({one})" in rules(".spec.stages[]")
+
+
+def test_what_may_not_change_is_checked_once_wherever_the_api_server_knows_the_old_value() -> None:
+    """It runs every rule at each write of a status."""
+
+    def known(path: str) -> bool:
+        """Whether no list above it has items without a name."""
+        lists = [path[: found.start()] for found in re.finditer(r"\[\]", path)]
+        return all(NODES[one].get("x-kubernetes-list-type") == "map" for one in lists)
+
+    for path, node in NODES.items():
+        fixed = path.startswith(".spec.") and path.removeprefix(".spec.").partition(".")[0].partition("[")[0]
+        for one in node.get("x-kubernetes-validations", []):
+            if fixed and fixed not in MUTABLE and known(path):
+                assert one.get("optionalOldSelf"), (path, one)
+            else:
+                assert "optionalOldSelf" not in one or path == ".spec", (path, one)
 
 
 def test_what_may_change_is_the_documented_list_and_nothing_else() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from load import contenders, loaded, races, report
+from load.measure import say
 
 
 def main() -> int:
@@ -28,7 +29,6 @@ def main() -> int:
     if given.only != "loaded":
         measured |= asyncio.run(_races(given))
     if given.only != "races":
-        say("loaded")
         stored = given.stored if given.stored is not None else 10 * given.jobs
         measured["loaded"] = asyncio.run(loaded.loaded(given.jobs, stored, given.quiet))
     if given.only or given.out is None:
@@ -63,11 +63,6 @@ def _rivals(given: argparse.Namespace, queue: str | None) -> list[contenders.Con
     if given.jobset:
         rivals.append(contenders.JOBSET)
     return rivals
-
-
-def say(what: str) -> None:
-    """Tell how far it is."""
-    print(what, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from cluster.control_plane import LOOPBACK, free_port
 from cluster.processes import Process
 from load import contenders, jobs
 from load.ground import Ground, ground
-from load.measure import Audit, Usage, percentile, writes
+from load.measure import Audit, Usage, percentile, say, writes
 from rlhf_operator.kinds import RLHFJOBS
 from rlhf_operator.patches import difference
 from rlhf_operator.reconcile import Children, reconcile
@@ -42,6 +42,7 @@ async def loaded(count: int, stored: int, quiet_s: float) -> Row:
         quiet_s: seconds of quiet that are watched.
     """
     async with ground(kubelets=True) as here:
+        say(f"loaded: {stored} stored jobs")
         await _store(here, stored)
         port = free_port()
         process = contenders.operator(here, port)
@@ -52,7 +53,9 @@ async def loaded(count: int, stored: int, quiet_s: float) -> Row:
             await _looked_at(port, stored)
             started: Row = {"seconds": time.monotonic() - begun, "peak_rss_mib": Usage.of(process).peak_rss_mib}
             started |= {"writes": _but_lease(audit.counted()), "stored": stored}
+            say(f"loaded: {count} jobs")
             busy = await _busy(here, process, count)
+            say(f"loaded: {quiet_s:.0f} s of quiet")
             quiet = await _quiet(here, quiet_s)
             return {
                 "start": started,
