@@ -11,8 +11,9 @@ from typing import Any
 from rlhf_api.errors import Loc, SpecError, SpecProblem, format_path
 from rlhf_api.sentences import nearest
 from rlhf_api.yaml import Document
+from rlhf_trainer.data.columns import canonical_type
 from rlhf_trainer.rules.combinations import Combination, Tangled, contradiction
-from rlhf_trainer.rules.policy import Measures, Needs, Policy, canonical_type, default_features, reached
+from rlhf_trainer.rules.policy import Measures, Needs, Policy, default_features
 
 REQUIRED = ("prompt_template", "completion_class_order", "completion_classes", "simple_propositions")
 OPTIONAL = ("derived_propositions", "features", "ranking", "measures")
@@ -168,7 +169,9 @@ class _Checker:
             tiers = [self._tier(entry, (*at, index), known) for index, entry in enumerate(entries)]
             for index, (name, needs) in enumerate(tiers):
                 if bool(needs) == (index == len(tiers) - 1):
-                    wanted = "{}: the last one holds of everything else" if needs else "what it needs: only the last is {}"
+                    wanted = (
+                        "{}: the last one holds of everything else" if needs else "what it needs: only the last is {}"
+                    )
                     self._refuse((*at, index), f"{name}: expected {wanted}")
             found[kind] = tuple(tiers)
         return found
@@ -192,10 +195,14 @@ class _Checker:
             if name not in raw:
                 self._refuse(("measures", name), "is missing", "leave measures out altogether for none")
         lists = {name: self._names(raw.get(name, []), ("measures", name)) for name in MEASURES}
-        for name, there, what in (("unsafe", order, "class"), ("comply", [*classes], "response type"), ("refusal", order, "class")):
+        for name, known, what in (
+            ("unsafe", order, "class"),
+            ("comply", [*classes], "response type"),
+            ("refusal", order, "class"),
+        ):
             for index, one in enumerate(lists[name]):
-                if one not in there:
-                    self._refuse(("measures", name, index), f"there is no {what} {one}", _meant(one, there))
+                if one not in known:
+                    self._refuse(("measures", name, index), f"there is no {what} {one}", _meant(one, known))
         return Measures(*(tuple(lists[name]) for name in MEASURES))
 
     # -- values -------------------------------------------------------------------------------------------------------

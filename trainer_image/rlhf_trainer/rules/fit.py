@@ -7,9 +7,7 @@ a seed only decides which prompts are held out.
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,13 +77,6 @@ def ranked_pairs(groups: Sequence[Hashable], ranks: Sequence[int]) -> tuple[Indi
     found.sort()
     pairs = np.array(found, dtype=np.int64).reshape(-1, 2)
     return pairs[:, 0], pairs[:, 1]
-
-
-def held_out(prompts: Iterable[str], share: float, seed: int) -> set[str]:
-    """The prompts that are held out: those of the lowest seeded hash, ceil(share x prompts), never all of them."""
-    drawn = {text: hashlib.sha256(b"rules:%d\0" % seed + text.encode()).digest() for text in prompts}
-    size = min(math.ceil(share * len(drawn)), len(drawn) - 1) if share > 0 else 0
-    return set(sorted(drawn, key=lambda text: (drawn[text], text))[: max(0, size)])
 
 
 def errors(better: Floats, worse: Floats) -> Floats:

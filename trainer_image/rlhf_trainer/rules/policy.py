@@ -122,11 +122,6 @@ def reached(name: str, derived: Mapping[str, Needs]) -> frozenset[str]:
     return frozenset(simple for part in derived[name] for simple in reached(part, derived))
 
 
-def canonical_type(text: str) -> str:
-    """A response type as policies write it: `Hard Refuse` is `hard_refuse`."""
-    return re.sub(r"[\s-]+", "_", text.strip().lower())
-
-
 def read_policy(path: Path) -> Policy:
     """Read and check a policy: a YAML file, or a folder that holds one.
 
