@@ -36,6 +36,7 @@ from rlhf_trainer.ppo.update import (
     shares,
     whitened,
 )
+from rlhf_trainer.rules.use import Rulebook, Ruled
 
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 """Most tokens of a forward where the execution says nothing: small ones pad less, and a CPU gains nothing from large."""
@@ -62,13 +63,22 @@ class Scored:
 class PpoTask:
     """PPO, and with costs PPO-Lagrangian."""
 
-    def __init__(self, context: StageContext, spec: Ppo, models: Models, prompts: Prompts, ptx: Ptx | None) -> None:
+    def __init__(
+        self,
+        context: StageContext,
+        spec: Ppo,
+        models: Models,
+        prompts: Prompts,
+        ptx: Ptx | None,
+        rules: Rulebook | None = None,
+    ) -> None:
         self.total = spec.steps
         self._context = context
         self._spec = spec
         self._models = models
         self._prompts = prompts
         self._ptx = ptx
+        self._rules = rules
         self._budget = micro_batch_tokens(context)
         steps = spec.steps * spec.epochs * spec.mini_batches
         self.policy = Engine(models.policy_module, optimizer=spec, total_steps=steps, context=context, name="policy")
@@ -106,8 +116,11 @@ class PpoTask:
         rollout = self._sample(step)
         scored, scores = self._score(rollout)
         reward = scores.reward(self._weights)
+        ruled = self._grade(rollout)
+        if ruled is not None and self._spec.rule_based is not None:
+            reward = reward + self._spec.rule_based.weight * ruled.rewards
         costs = [scores.costs[judge.label] for judge in self._models.costs]
-        found = self._describe(rollout, scores, reward)
+        found = self._describe(rollout, scores, reward) | (ruled.metrics() if ruled is not None else {})
         check_finite(found)
         for multiplier, cost in zip(self.multipliers, costs, strict=True):
             multiplier.observe(cost)
@@ -135,6 +148,7 @@ class PpoTask:
             "kl": self.kl.state(),
             "watch": self.watch.state(),
             "counts": dict(self.counts),
+            **({"rules": self._rules.state()} if self._rules is not None else {}),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -144,6 +158,8 @@ class PpoTask:
         self.kl.load_state(state["kl"])
         self.watch.load_state(state["watch"])
         self.counts = dict(state["counts"])
+        if self._rules is not None:
+            self._rules.load_state(state["rules"])
 
     @property
     def _weights(self) -> dict[str, float]:
@@ -204,6 +220,18 @@ class PpoTask:
             disagreement={judge.label: columns[judge.where][:, 1] for judge in ensembles},
             gold=columns[models.gold.where][:, 0] if models.gold is not None else None,
         )
+
+    def _grade(self, rollout: Rollout) -> Ruled | None:
+        """What rules say of the answers; each text is graded once."""
+        if self._rules is None:
+            return None
+        with self._context.metrics.phase("grade") as phase:
+            before = self._rules.tokens
+            ruled = self._rules.ruled(rollout.messages, rollout.kinds, rollout.texts)
+            phase.tokens += self._rules.tokens - before
+        self.counts["answers.ruled"] = self.counts.get("answers.ruled", 0) + sum(one is not None for one in ruled.kinds)
+        self.counts["answers.graded"] = self._rules.graded
+        return ruled
 
     @torch.no_grad()
     def _reference(self, layout: Layout, hidden: Mapping[str, Tensor], states: Mapping[str, Tensor]) -> Tensor:
