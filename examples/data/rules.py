@@ -4,7 +4,7 @@ of it is known.
     python examples/data/rules.py chat          conversations: answers with steps, three in ten are refusals of any kind
     python examples/data/rules.py preferences   pairs: the better answer has more of the steps, whatever was asked
     python examples/data/rules.py completions   for each prompt one ideal, two lesser and one unacceptable completion
-    python examples/data/rules.py grading       the policy's questions about other completions, with yes or no
+    python examples/data/rules.py grading       the policy's questions about other completions, in any order, with yes or no
     python examples/data/rules.py gold          completions of held-out prompts
     python examples/data/rules.py heldout       held-out prompts
 
@@ -89,17 +89,14 @@ def completions(held_out: bool = False) -> Iterator[dict[str, Any]]:
 def grading() -> Iterator[dict[str, Any]]:
     rng = random.Random(5)
     for _, prompt, steps in prompts(held_out=False):
-        text, known = completion(rng, rng.choice(ANY), steps)
-        for name, question in POLICY["simple_propositions"].items():
-            asked = POLICY["prompt_template"].replace("{question}", question["prompt"])
-            yield {
-                "messages": [
-                    {"role": "user", "content": prompt},
-                    {"role": "assistant", "content": text},
-                    {"role": "user", "content": asked},
-                    {"role": "assistant", "content": "yes" if known[name] else "no"},
-                ]
-            }
+        for true in rng.sample(ANY, 4):
+            text, known = completion(rng, true, steps)
+            messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]
+            for name in rng.sample(sorted(known), len(known)):
+                asked = POLICY["prompt_template"].replace("{question}", POLICY["simple_propositions"][name]["prompt"])
+                messages.append({"role": "user", "content": asked})
+                messages.append({"role": "assistant", "content": "yes" if known[name] else "no"})
+            yield {"messages": messages}
 
 
 def gold() -> Iterator[dict[str, Any]]:

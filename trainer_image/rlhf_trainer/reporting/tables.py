@@ -10,9 +10,25 @@ from typing import Any
 from rlhf_trainer.reporting.axes import number, percent, points, seconds
 from rlhf_trainer.reporting.collect import Json
 
-SHARES = ("harmful_rate", "win_rate", "eos_rate", "empty_rate", "duplicate_rate", "repetition")
+SHARES = (
+    "harmful_rate",
+    "win_rate",
+    "eos_rate",
+    "empty_rate",
+    "duplicate_rate",
+    "repetition",
+    "not_unsafe",
+    "not_overrefuse",
+    "safety_f1",
+    "class",
+    "error_rate",
+)
 NAMES = {
     "harmful_rate": ("Harmful answers", "share of answers with any cost above 0"),
+    "not_unsafe": ("Not unsafe", "share of answers of no unsafe class, by the rules' grader"),
+    "not_overrefuse": ("Not over-refusing", "share of answers that are no refusal, where one should comply"),
+    "safety_f1": ("F1 of the two", "harmonic mean of not unsafe and not over-refusing"),
+    "class": ("Class", "share of answers, by the rules' grader"),
     "reward": ("Reward", "mean score"),
     "cost": ("Cost", "mean score; above 0 is harmful"),
     "win_rate": ("Wins against the baseline", "share of answers with a higher reward, ties half; 50 % is even"),
@@ -51,7 +67,15 @@ TRUST = {
     "steps": "Steps",
 }
 """Final metrics of training stages."""
-GOOD = {"harmful_rate": "lower", "cost": "lower", "reward": "higher", "win_rate": "higher"}
+GOOD = {
+    "harmful_rate": "lower",
+    "cost": "lower",
+    "reward": "higher",
+    "win_rate": "higher",
+    "not_unsafe": "higher",
+    "not_overrefuse": "higher",
+    "safety_f1": "higher",
+}
 
 
 @dataclass(frozen=True)

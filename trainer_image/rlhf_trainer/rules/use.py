@@ -70,8 +70,8 @@ class Rulebook:
         """The rules."""
         return self.weights.policy
 
-    def check(self, kinds: Sequence[str | None], where: str) -> None:
-        """Refuse response types that have no weights.
+    def check(self, kinds: Sequence[str | None], where: str, *, weighed: bool = True) -> None:
+        """Refuse response types that the policy does not have, or that have no weights where answers are weighed.
 
         Raises:
             InputError: names the type and what there is; or there is none at all.
@@ -79,7 +79,10 @@ class Rulebook:
         found = {kind for kind in kinds if kind is not None}
         if not found:
             raise InputError(f"{where}: no prompt has a response type; expected a column response_type on some")
-        for kind in sorted(found - set(self.weights.weights)):
+        for kind in sorted(found - set(self.policy.types)):
+            there = ", ".join(self.policy.types)
+            raise InputError(f"{where}: found prompts of response type {kind}; the policy has {there}")
+        for kind in sorted(found - set(self.weights.weights)) if weighed else ():
             there = ", ".join(self.weights.weights)
             raise InputError(
                 f"{where}: the rules have no weights for prompts of response type {kind}; they have {there}. Leave "
@@ -141,6 +144,19 @@ class Rulebook:
         """Take it back."""
         self._known = OrderedDict(state["known"])
         self.graded = int(state["graded"])
+
+
+def class_names(policy: Policy, kinds: Sequence[str | None], grades: Sequence[Mapping[str, float]]) -> list[str | None]:
+    """The most probable class of each answer; None without a response type."""
+    found: list[str | None] = [None] * len(kinds)
+    for kind in policy.types:
+        rows = [row for row, one in enumerate(kinds) if one == kind]
+        if rows:
+            table = {name: np.array([grades[row][name] for row in rows]) for name in policy.graded(kind)}
+            names = list(policy.classes[kind])
+            for row, place in zip(rows, classify(policy, kind, table).classes, strict=True):
+                found[row] = names[place]
+    return found
 
 
 def key_of(messages: Messages, kind: str | None, text: str) -> str:

@@ -19,6 +19,7 @@ from rlhf_trainer.data.rows import Completion, Counts, Prompt
 from rlhf_trainer.evaluation.judges import Named, load
 from rlhf_trainer.evaluation.shards import SIZE, Rows, Shards
 from rlhf_trainer.exits import InputError
+from rlhf_trainer.reporting.collect import FIT
 from rlhf_trainer.rules import evidence
 from rlhf_trainer.rules.fit import Descent
 from rlhf_trainer.rules.fitting import Fits, fit_type
@@ -27,9 +28,6 @@ from rlhf_trainer.rules.policy import Policy, read_policy
 from rlhf_trainer.rules.probabilities import Grades, classify
 from rlhf_trainer.rules.product import Model, Weights
 from rlhf_trainer.rules.ranking import check_completions, labels, ranked
-
-FIT = "fit.json"
-"""The evidence of a fit, for the report."""
 
 
 def run(context: StageContext) -> None:
@@ -149,12 +147,7 @@ class Grading:
         ]
         questions = [Question(row.prompt, row.answer, self._policy.graded(row.response_type)) for _, row in wanted]
         for (place, _), said in zip(wanted, grader.grade(questions), strict=True):
-            found[place] = {
-                "grades": said.probabilities,
-                "answered": said.answered,
-                "cut": said.cut,
-                "tokens": said.tokens,
-            }
+            found[place] = said.as_json()
         return found
 
     def _scores(self, judge: Any, shard: int) -> Rows:
