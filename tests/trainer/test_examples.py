@@ -13,7 +13,17 @@ from ruamel.yaml import YAML
 from tiny import tiny_policy
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-RUN = ("safe-rlhf", "ppo", "sft-only", "two-costs")
+RUN = ("safe-rlhf", "ppo", "sft-only", "two-costs", "safe-rlhf-rbr")
+SAYS = {
+    "safe-rlhf-rbr": (
+        "Rule-based rewards",
+        "The grader on labelled completions",
+        "Not over-refusing",
+        "The last policies of ppo",
+        "Classes of answers, by rules: hard refuse",
+    )
+}
+"""What an example's report must say, beyond being one."""
 
 
 def smaller(value: Any) -> Any:
@@ -52,5 +62,6 @@ def test_an_example_runs_to_its_report(name: str, model: Path, tmp_path: Path) -
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    report = Path(json.loads(done.stdout)["report"])
-    assert report.read_text().startswith("<!doctype html>")
+    report = Path(json.loads(done.stdout)["report"]).read_text()
+    assert report.startswith("<!doctype html>")
+    assert all(said in report for said in SAYS.get(name, ()))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from rlhf_trainer.evaluation.statistics import Floats
+from rlhf_trainer.evaluation.statistics import Floats, Intervals
+from rlhf_trainer.rules.evidence import over_seeds
 from rlhf_trainer.rules.policy import Policy
 
 SAFE, ANSWERED, BOTH = "not_unsafe", "not_overrefuse", "safety_f1"
@@ -58,3 +60,14 @@ def measured(policy: Policy) -> list[str]:
     found += [ANSWERED] if policy.measures.comply else []
     found += [BOTH] if policy.measures.unsafe and policy.measures.comply else []
     return found + [f"class.{kind}.{name}" for kind in policy.types for name in policy.classes[kind]]
+
+
+def spread(policies: Sequence[Classes], intervals: Intervals) -> dict[str, Any]:
+    """Each measure over the last policies of a run: mean and standard error over them, and their values in order."""
+    found: dict[str, list[float | None]] = {}
+    for one in policies:
+        both = one.both()
+        told = {name: intervals.rate(values).value for name, values in one.rates().items()}
+        for name, value in (told | ({BOTH: intervals.harmonic(*both).value} if both is not None else {})).items():
+            found.setdefault(name, []).append(value)
+    return {name: {**over_seeds(values), "values": values} for name, values in found.items()}

@@ -18,6 +18,7 @@ from rlhf_trainer.data.batches import MicroBatch, micro_batches, order
 from rlhf_trainer.engine import Engine
 from rlhf_trainer.generation.logprobs import Layout, lay_out, log_probs
 from rlhf_trainer.models.adapters import off
+from rlhf_trainer.models.save import save_policy
 from rlhf_trainer.ppo.guards import Watch, check_finite
 from rlhf_trainer.ppo.kl import KlCoefficient
 from rlhf_trainer.ppo.models import Models, stream_of
@@ -26,6 +27,8 @@ from rlhf_trainer.ppo.policy import Inputs
 from rlhf_trainer.ppo.ptx import Ptx
 from rlhf_trainer.ppo.rollout import Prompts, Rollout
 from rlhf_trainer.ppo.scoring import Judge, Scores, call
+from rlhf_trainer.ppo.snapshots import Keeper
+from rlhf_trainer.ppo.snapshots import steps as snapshot_steps
 from rlhf_trainer.ppo.update import (
     Objective,
     Share,
@@ -79,6 +82,7 @@ class PpoTask:
         self._prompts = prompts
         self._ptx = ptx
         self._rules = rules
+        self.snapshots = Keeper(context.work, frozenset(snapshot_steps(spec)))
         self._budget = micro_batch_tokens(context)
         steps = spec.steps * spec.epochs * spec.mini_batches
         self.policy = Engine(models.policy_module, optimizer=spec, total_steps=steps, context=context, name="policy")
@@ -134,11 +138,20 @@ class PpoTask:
         )
         found |= self._multiplier_metrics()
         found |= self._learn(step, rollout, scored, objective, found)
+        self._snapshot(step + 1)
         self.kl.update(found["kl"], len(rollout.answers))
         self.counts["answers"] += len(rollout.answers)
         self.counts["tokens.response"] += rollout.tokens
         self.counts["answers.without_eos"] += int(missing.sum())
         return found
+
+    def _snapshot(self, done: int) -> None:
+        """Keep the policy of a step that is to be kept. A collective."""
+        if done in self.snapshots.due:
+            weights = self._models.policy.product(self.policy.state_dict())
+            if self._context.rank == 0:
+                policy = self._models.policy
+                self.snapshots.keep(done, lambda to: save_policy(to, weights, policy.model, self._models.tokenizer))
 
     def state(self) -> dict[str, Any]:
         """Multipliers with their windows, KL coefficient, guards with their baselines, counts. Prompts and samples are

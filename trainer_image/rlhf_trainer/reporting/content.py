@@ -149,6 +149,7 @@ def _evaluation(found: StageFolder, collected: Collected) -> Json:
     evaluation = dict(found.evaluation or {})
     pushed = _optimised(found, collected)
     evaluation["stage"] = found.planned.name
+    evaluation.setdefault("snapshots", {})  # evaluations of before have none
     evaluation["judges"] = [{**judge, "optimised": judge["source"] in pushed} for judge in evaluation["judges"]]
     evaluation["samples"] = _by_prompt(found.samples, verdict.primary(evaluation, "cost"))
     return evaluation

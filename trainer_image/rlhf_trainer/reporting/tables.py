@@ -218,9 +218,16 @@ def rejected(counts: Mapping[str, int]) -> list[tuple[str, int]]:
     return [(name.replace("_", " "), count) for name, count in found if count]
 
 
-def _line(name: str, first: Json, others: Sequence[Json]) -> Line:
+def label(name: str) -> str:
+    """A metric in words."""
     head, _, tail = name.partition(".")
-    label, help_ = NAMES.get(head, (name.replace("_", " "), ""))
+    said = NAMES.get(head, (name.replace("_", " "), ""))[0]
+    return f"{said}: {tail}" if tail else said
+
+
+def _line(name: str, first: Json, others: Sequence[Json]) -> Line:
+    head = _head(name)
+    help_ = NAMES.get(head, ("", ""))[1]
     own = first["metrics"].get(name)
     pairs = []
     for other in others:
@@ -231,7 +238,7 @@ def _line(name: str, first: Json, others: Sequence[Json]) -> Line:
             difference = Cell("", "", word, _tone(name, word))
         pairs.append((cell(name, estimate), difference))
     counts = [model["metrics"][name]["n"] for model in (first, *others) if name in model["metrics"]]
-    return Line(f"{label}: {tail}" if tail else label, help_, min(counts, default=0), cell(name, own), tuple(pairs))
+    return Line(label(name), help_, min(counts, default=0), cell(name, own), tuple(pairs))
 
 
 def _head(name: str) -> str:

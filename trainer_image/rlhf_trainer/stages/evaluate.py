@@ -16,6 +16,7 @@ from rlhf_trainer.data.load import load_prompts
 from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.evaluation import gates, table
 from rlhf_trainer.evaluation.classes import measured as measured_by
+from rlhf_trainer.evaluation.classes import spread
 from rlhf_trainer.evaluation.runner import Evaluation
 from rlhf_trainer.evaluation.shards import Rows
 from rlhf_trainer.evaluation.statistics import Intervals
@@ -125,6 +126,7 @@ def tabulate(evaluation: Evaluation, judged: Sequence[table.Judged]) -> tuple[di
         "win_rate_weights": weights,
         "categories": table.categories(judged, judged[0], [p.category for p in evaluation.prompts], intervals),
         "gates": [verdict.as_json() for verdict in verdicts],
+        "snapshots": {name: spread(classes, intervals) for name, classes in evaluation.classes_of_snapshots().items()},
         "notes": [*evaluation.notes, *table.missing_scores(judged)],
         "shown": shown(len(evaluation.prompts), spec.show, context.seed),
     }

@@ -101,6 +101,7 @@ def _publish(context: StageContext, spec: Ppo, task: PpoTask, models: Models, co
     def build(folder: Path) -> Facts:
         save_policy(folder, weights, models.policy.model, models.tokenizer)
         critic_models.save(folder, models.critics, critics)
+        task.snapshots.give(folder)
         metrics, notes = last_steps(context.metrics.path), list(models.notes)
         metrics["steps"] = spec.steps
         for name, warnings in task.watch.warnings.items():
@@ -110,6 +111,7 @@ def _publish(context: StageContext, spec: Ppo, task: PpoTask, models: Models, co
 
     context.publish(build)
     if context.rank == 0:
+        task.snapshots.drop()
         for file in context.work.glob(f"{STATES}.*"):
             file.unlink(missing_ok=True)
 
