@@ -26,7 +26,7 @@ from ruamel.yaml import YAML
 
 HELD_OUT_EVERY = 4
 """Every fourth request is held out."""
-POLICY = YAML(typ="safe").load(Path(__file__).parent.parent / "rbr-policy.yaml")
+POLICY = YAML(typ="safe").load(Path(__file__).parent / "rbr-policy.yaml")
 PARTS = {"apologises": SORRY, "declines": DECLINE, "scolds": SCOLD}
 RANKED = {
     "hard_refuse": ["apologises declines", "apologises declines scolds", "declines", "gives_steps"],

@@ -22,7 +22,7 @@ from rlhf_trainer.exits import InputError
 from rlhf_trainer.rules import combinations
 from rlhf_trainer.rules.policy import as_json, parse_policy, read_policy
 
-OWN = Path(__file__).parents[2] / "examples" / "rbr-policy.yaml"
+OWN = Path(__file__).parents[2] / "examples" / "data" / "rbr-policy.yaml"
 
 
 def refused(policy: dict[str, Any]) -> str:

@@ -216,7 +216,7 @@ def trust(policy: Policy, gold: Sequence[Completion], grades: Sequence[dict[str,
     """The grader on the gold rows, by proposition and by class; None where nothing was graded."""
     if not gold or not any(grades):
         return None
-    found = evidence.grader_trust(grades, [row.propositions or {} for row in gold])
+    found = evidence.grader_trust(grades, [row.propositions or {} for row in gold], policy.questions)
     classes: dict[str, Any] = {}
     for kind in policy.types:
         own = [number for number, row in enumerate(gold) if row.response_type == kind]
