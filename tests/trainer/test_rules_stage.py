@@ -13,6 +13,7 @@ import rules_cases
 from rules_cases import POLICY, case
 from stage_gang import Case, CutOff, alone, gang
 
+from fakes.policies import DATA, public
 from rlhf_trainer.exits import InputError, Stopped
 from rlhf_trainer.rules import grader
 from rlhf_trainer.rules.policy import parse_policy
@@ -257,3 +258,20 @@ def test_rules_that_were_tampered_with_are_refused(done: Case, tmp_path: Path, c
     (tmp_path / "rules.json").write_text(json.dumps(found))
     with pytest.raises(InputError, match=said):
         Weights.read(tmp_path)
+
+
+@public
+def test_the_gold_set_is_fitted_on_its_labels_and_one_response_type_is_not_measurable(home: Path) -> None:
+    files = {"input:policy": str(DATA / "rbr_policy.yaml"), "input:completions": str(DATA / "rbr_gold_train.jsonl.gz")}
+    across = {"features": "labels", "pairs": "responseType", "grader": None, "gold": None, "holdout": 0.3}
+    one = case(home, name="gold", reward={"function": "care:score"}, inputs=files, iterations=1000, **across)
+    alone(one)
+    fit, manifest = published(one)
+    assert manifest["counts"]["rows.used"] == 351
+    for kind in ("comply", "hard_refuse", "safe_refuse_2"):
+        assert fit["types"][kind]["heldout"]["total"]["high"] < 0.3, kind
+        assert fit["types"][kind]["heldout"]["rm"]["value"] > 0.3, kind
+    assert fit["types"]["safe_refuse_1"]["pairs"] is None
+    notes = " ".join(manifest["notes"])
+    assert "safe_refuse_1: no pair to fit on (9 completions, unacceptable_completion): not measurable" in notes
+    assert "Features are labels" in notes and "different prompts" in notes
