@@ -231,7 +231,7 @@ def test_completions_that_all_rank_alike_leave_nothing_to_fit(home: Path, tmp_pa
     rows = [json.loads(line) for line in (home / "completions.jsonl").read_text().splitlines()][::3]
     data = tmp_path / "alike.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(InputError, match="no response type has two that rank apart"):
+    with pytest.raises(InputError, match="no two of one prompt rank apart; there is nothing to fit"):
         alone(case(home, name="alike", gold=None, inputs={"input:completions": str(data)}))
 
 
