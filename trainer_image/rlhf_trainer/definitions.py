@@ -61,6 +61,8 @@ METRICS: tuple[Metric, ...] = (
         "cost.*", "", "Mean score an answer of one cost; above its limit is too much.", PPO, label="cost", headline=True
     ),
     Metric("lambda.*", "", "Multiplier of one cost.", PPO, label="cost", finite=True, headline=True),
+    Metric("rbr.*", "", "Mean reward by rules an answer, by response type.", PPO, label="response_type"),
+    Metric("class_share.*", "share", "Share of a class among a response type's answers.", PPO, label="class"),
     Metric("kl", "nats", "Mean over answers of the sum of log pi/pi_ref over its tokens.", PPO, headline=True),
     Metric("kl_coefficient", "1/nats", "Weight of the KL penalty.", PPO),
     Metric("policy_loss", "", "Clipped surrogate loss.", PPO, finite=True),
@@ -91,6 +93,7 @@ PHASES: dict[str, str] = {
     "load": "Models are read and put on the device.",
     "generate": "Answers are sampled.",
     "score": "Rewards, costs, reference and values of the answers are computed.",
+    "grade": "A grader answers the questions of rules about the answers.",
     "update": "Forward, backward and optimizer steps.",
     "evaluate": "Held-out rows are measured.",
     "sync": "Ranks exchange results, or weights are gathered for the rollout.",

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rlhf_api.fields import DataRef, Reference, Scorer
+from rlhf_api.fields import DataRef, Reference, RulesRef, Scorer
 from rlhf_api.job import Execution, RLHFJob, Stage
 from rlhf_api.memory.facts import ModelFacts
 from rlhf_api.memory.lineage import Origin, origin
-from rlhf_api.stages import Evaluate, Ppo, Sft
+from rlhf_api.stages import Evaluate, Ppo, Rules, Sft
 from rlhf_api.stages.common import Batches, Optimizer
 from rlhf_api.stages.preference import Preference
 
@@ -31,6 +31,10 @@ SFT_LOGITS = 256
 """Positions whose logits `sft` holds at once."""
 CHUNK_LOGITS = 1 << 24
 """Logits that `ppo` and `evaluate` hold at once."""
+GRADE_TOKENS: dict[Device, int] = {"cpu": 2048, "cuda": 16384}
+"""Tokens of a forward of a grader."""
+GRADE_ROWS = 256
+"""About as many questions in a forward of a grader."""
 BUCKET = 50_000_000
 """Most elements of a buffer in which ZeRO gathers gradients."""
 
@@ -111,6 +115,8 @@ class _Terms:
             return self._ppo(self.spec)
         if isinstance(self.spec, Evaluate):
             return self._evaluate(self.spec)
+        if isinstance(self.spec, Rules):
+            return self._rules(self.spec)
         return []
 
     # ---- what all share
@@ -288,6 +294,17 @@ class _Terms:
             shared = min(critic.layers - layers, frozen_policy)
             own = (critic.layers - shared) * critic.layer
         found["critics"] = (count * critic.parameters, count * own)
+        if spec.rule_based is not None:
+            grader, _ = self._model(self._grader(spec.rule_based))
+            found["grader"] = (grader.parameters, grader.parameters)
+        return found
+
+    def _grader(self, rules: RulesRef) -> Reference:
+        """The grader of rules: their own, or that of the stage that made them."""
+        made = next((one.rule_based for one in self.job.spec.stages if one.name == rules.stage), None)
+        found = rules.grader or (made.grader if made is not None else None)
+        if found is None:
+            raise Missing(f"{rules.key}.grader")
         return found
 
     def _own(self, model: ModelFacts, where: Origin, start: Origin, frozen_policy: int) -> int:
@@ -306,7 +323,8 @@ class _Terms:
         prompt = self._longest(spec.prompts, spec.generation.max_prompt_tokens)
         row = prompt + spec.generation.max_new_tokens
         rows = max(1, TOKENS // row)
-        for reference in (spec.baseline, *spec.candidates, *spec.rewards, *spec.costs):
+        graders = [self._grader(spec.rule_based)] if spec.rule_based is not None else []
+        for reference in (spec.baseline, *spec.candidates, *spec.rewards, *spec.costs, *graders):
             if reference.key.startswith("function:"):
                 continue
             model, where = self._model(reference)
@@ -316,6 +334,28 @@ class _Terms:
                     "keys and values": 2 * size * rows * row * model.layers * model.key,
                     "forward": self._forward(model, rows * row, size),
                     "logits": 2 * 4 * CHUNK_LOGITS,
+                }
+            )
+        return moments
+
+    # ---- rules
+
+    def _rules(self, spec: Rules) -> list[dict[str, int]]:
+        """Grader and reward model in turn; of grading, the beginnings' keys and values stay while questions run."""
+        size, moments = self._size(spec.dtype), []
+        longest = self._longest([*spec.completions, *spec.gold], spec.max_tokens)
+        budget = GRADE_TOKENS[self.device]
+        for reference in ([spec.grader] if spec.grader is not None else []) + [spec.reward]:
+            if reference.key.startswith("function:"):
+                continue
+            model, where = self._model(reference)
+            tokens = max(longest, budget)
+            moments.append(
+                {
+                    "weights": size * where.copies * model.parameters,
+                    "keys and values": 2 * size * tokens * model.layers * model.key,
+                    "forward": self._forward(model, tokens, size),
+                    "logits": 2 * 4 * GRADE_ROWS * model.vocabulary,
                 }
             )
         return moments

@@ -76,7 +76,7 @@ class Shards:
                 if shard < self.count and self._read(name, shard) is None:
                     rows = compute(shard)
                     self._write(name, shard, rows)
-                    timed.tokens += sum(len(row.get("ids", ())) for row in rows)
+                    timed.tokens += sum(row.get("tokens", len(row.get("ids", ()))) for row in rows)
             self._done += 1
             self.context.metrics.log(self._done, {})
             self.context.progress.advance(self._done, tokens=timed.tokens)

@@ -23,6 +23,7 @@ Json = dict[str, Any]
 PROVENANCE = "provenance.json"
 EVALUATION = "evaluation.json"
 SAMPLES = "samples.jsonl"
+FIT = "fit.json"
 
 
 @dataclass
@@ -43,6 +44,8 @@ class StageFolder:
     evaluation: Json | None = None
     samples: list[Json] = field(default_factory=list)
     """Answers that the evaluation drew to be shown."""
+    fit: Json | None = None
+    """What fitting rules found: errors, weights, histograms, the grader."""
     model: Json | None = None
     """Facts of the model it made: architecture, layers, hidden, vocabulary, parameters."""
 
@@ -104,6 +107,7 @@ def _stage(planned: PlannedStage, file: StageFile, work: Path, problems: list[st
         found.reused = not (work / "stage.json").exists()
         found.model = _model(found.product, problems)
         found.evaluation = _json(found.product / EVALUATION, problems)
+        found.fit = _json(found.product / FIT, problems)
         found.samples = _samples(found.product, found.evaluation, problems)
     folders = [folder for folder in (found.product, work) if folder is not None]
     for folder in folders:

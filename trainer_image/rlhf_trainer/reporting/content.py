@@ -13,6 +13,7 @@ from rlhf_api.stages.report import Report
 from rlhf_trainer.reporting import verdict
 from rlhf_trainer.reporting.collect import Collected, Json, StageFolder
 from rlhf_trainer.reporting.disclosure import disclosure, limits
+from rlhf_trainer.reporting.fits import fits
 
 VERSION = "1"
 PLACES = 6
@@ -39,6 +40,7 @@ def content(collected: Collected) -> Json:
         "stages": stages,
         "inputs": _inputs(collected),
         "evaluations": evaluations,
+        "fits": fits(collected.stages),
         "versions": _versions(collected.stages),
         "disclosure": disclosure(collected, settings, evaluations),
         "limits": limits(collected, evaluations),
@@ -147,6 +149,7 @@ def _evaluation(found: StageFolder, collected: Collected) -> Json:
     evaluation = dict(found.evaluation or {})
     pushed = _optimised(found, collected)
     evaluation["stage"] = found.planned.name
+    evaluation.setdefault("snapshots", {})  # evaluations of before have none
     evaluation["judges"] = [{**judge, "optimised": judge["source"] in pushed} for judge in evaluation["judges"]]
     evaluation["samples"] = _by_prompt(found.samples, verdict.primary(evaluation, "cost"))
     return evaluation
