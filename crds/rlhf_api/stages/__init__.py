@@ -15,6 +15,7 @@ from rlhf_api.stages.ppo import Ppo
 from rlhf_api.stages.preference import CostModel, RewardModel
 from rlhf_api.stages.report import Report
 from rlhf_api.stages.sft import Sft
+from rlhf_api.stages.simulate import Simulate
 
 __all__ = [
     "PREPARE",
@@ -27,6 +28,7 @@ __all__ = [
     "Report",
     "RewardModel",
     "Sft",
+    "Simulate",
     "StageType",
 ]
 
@@ -50,6 +52,7 @@ STAGE_TYPES: dict[str, StageType] = {
     "sft": StageType(Sft, "policy", 1, True),
     "rewardModel": StageType(RewardModel, "reward", 1, True),
     "costModel": StageType(CostModel, "cost", 1, True),
+    "simulate": StageType(Simulate, "data", 1, True),
     "ppo": StageType(Ppo, "policy", 1, True),
     "evaluate": StageType(Evaluate, "evaluation", 1, True),
     "report": StageType(Report, "report", 1, False),

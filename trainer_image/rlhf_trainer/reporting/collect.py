@@ -23,6 +23,8 @@ Json = dict[str, Any]
 PROVENANCE = "provenance.json"
 EVALUATION = "evaluation.json"
 SAMPLES = "samples.jsonl"
+SIMULATION = "simulation.json"
+AUDIT = "audit-key.jsonl"
 
 
 @dataclass
@@ -43,6 +45,9 @@ class StageFolder:
     evaluation: Json | None = None
     samples: list[Json] = field(default_factory=list)
     """Answers that the evaluation drew to be shown."""
+    simulation: Json | None = None
+    audit: list[Json] = field(default_factory=list)
+    """Rows that a simulation set aside for people, as they were made."""
     model: Json | None = None
     """Facts of the model it made: architecture, layers, hidden, vocabulary, parameters."""
 
@@ -104,6 +109,8 @@ def _stage(planned: PlannedStage, file: StageFile, work: Path, problems: list[st
         found.reused = not (work / "stage.json").exists()
         found.model = _model(found.product, problems)
         found.evaluation = _json(found.product / EVALUATION, problems)
+        found.simulation = _json(found.product / SIMULATION, problems)
+        found.audit = _lines(found.product / AUDIT, problems)
         found.samples = _samples(found.product, found.evaluation, problems)
     folders = [folder for folder in (found.product, work) if folder is not None]
     for folder in folders:

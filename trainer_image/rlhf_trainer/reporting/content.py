@@ -13,6 +13,7 @@ from rlhf_api.stages.report import Report
 from rlhf_trainer.reporting import verdict
 from rlhf_trainer.reporting.collect import Collected, Json, StageFolder
 from rlhf_trainer.reporting.disclosure import disclosure, limits
+from rlhf_trainer.reporting.simulated import simulations, tests
 
 VERSION = "1"
 PLACES = 6
@@ -39,6 +40,8 @@ def content(collected: Collected) -> Json:
         "stages": stages,
         "inputs": _inputs(collected),
         "evaluations": evaluations,
+        "simulations": simulations(collected.stages),
+        "tests": tests(collected.stages),
         "versions": _versions(collected.stages),
         "disclosure": disclosure(collected, settings, evaluations),
         "limits": limits(collected, evaluations),

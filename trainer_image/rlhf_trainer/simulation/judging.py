@@ -1,0 +1,156 @@
+"""A model chooses between two answers, in both orders: the log-odds of `A` against `B`, and a soft label of their mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from rlhf_trainer.data.batches import buckets
+from rlhf_trainer.data.chat import FALLBACK_TEMPLATE, Encoded
+from rlhf_trainer.data.rows import Message
+from rlhf_trainer.data.template import Guarded, Tokenizer, ids_of, render
+from rlhf_trainer.data.tensors import pad
+from rlhf_trainer.evaluation.answers import FORWARD_TOKENS, Answering
+from rlhf_trainer.exits import InputError
+from rlhf_trainer.simulation.placing import plain
+
+QUESTION = """\
+Below is a conversation between a person and an assistant, and then two answers with which the assistant could go on.
+
+# Conversation
+{dialogue}
+
+# Answer A
+{first}
+
+# Answer B
+{second}
+
+# Task
+{instruction} Say A or B."""
+LEADS = (("I choose answer", " A", " B"), ("I choose answer (", "A", "B"))
+"""Begins the judge's reply, and the labels that may follow; the first whose labels are single tokens is taken."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How a judge's choice is read."""
+
+    lead: str
+    first: int
+    """Id of A."""
+    second: int
+    """Id of B."""
+
+
+class Choice(NamedTuple):
+    """A judge's reading of one question."""
+
+    log_odds: float
+    """log P(A) - log P(B), nats."""
+    mass: float
+    """P(A) + P(B): what is left went to other tokens."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two answers to a prompt and what to choose by."""
+
+    messages: Sequence[Message]
+    first: str
+    second: str
+    instruction: str
+
+
+def labels_of(tokenizer: Tokenizer) -> Labels:
+    """The labels' tokens.
+
+    Raises:
+        InputError: no form of A and B is one token each, so that their probabilities cannot be read at one place.
+    """
+    found = []
+    for lead, first, second in LEADS:
+        start = ids_of(tokenizer, lead, plain=True)
+        ids = [ids_of(tokenizer, lead + label, plain=True) for label in (first, second)]
+        tails = [one[len(start) :] for one in ids]
+        if all(one[: len(start)] == start and len(tail) == 1 for one, tail in zip(ids, tails, strict=True)):
+            return Labels(lead, tails[0][0], tails[1][0])
+        found.append(f"{first!r} after {lead!r}: {len(ids[0]) - len(start)} tokens")
+    raise InputError(
+        f"judge: its tokenizer has no single tokens for the labels A and B ({'; '.join(found)}); expected one each. "
+        "Judge with another model"
+    )
+
+
+def soft_label(first: float, second: float) -> float:
+    """Probability that the first answer is the better one: sigmoid of the mean log-odds of both orders.
+
+    Args:
+        first: log P(A) - log P(B) with the first answer as A.
+        second: log P(A) - log P(B) with the first answer as B.
+
+    (1.2 and -0.4: mean 0.8, p 0.6899745.)
+    """
+    mean = (first - second) / 2
+    return 1 / (1 + math.exp(-mean)) if mean >= 0 else math.exp(mean) / (1 + math.exp(mean))
+
+
+class Judge:
+    """A causal language model that chooses.
+
+    Args:
+        model: loaded.
+        most_prompt_tokens: longer dialogues lose their start.
+    """
+
+    def __init__(self, model: Answering, most_prompt_tokens: int) -> None:
+        self._model = model
+        self._labels = labels_of(model.tokenizer)
+        self._most = most_prompt_tokens
+        self._plain = model.tokenizer.chat_template == FALLBACK_TEMPLATE
+
+    def both_orders(self, pairs: Sequence[Compared]) -> list[tuple[Choice, Choice]]:
+        """(first answer as A, first answer as B) of each pair."""
+        asked = [self.encode(pair, swapped) for pair in pairs for swapped in (False, True)]
+        choices = self._choose(asked)
+        return list(zip(choices[::2], choices[1::2], strict=True))
+
+    def encode(self, pair: Compared, swapped: bool) -> list[int]:
+        """Ids of a question with the reply's beginning."""
+        tokenizer = self._model.tokenizer
+        answers = (pair.second, pair.first) if swapped else (pair.first, pair.second)
+        dialogue = plain(pair.messages).strip().rpartition("\n\nAssistant:")[0]
+        ids = ids_of(tokenizer, dialogue, plain=True)
+        if len(ids) > self._most:
+            dialogue = tokenizer.decode(ids[-self._most :])
+        text = QUESTION.format(dialogue=dialogue, first=answers[0], second=answers[1], instruction=pair.instruction)
+        if self._plain:
+            return ids_of(tokenizer, f"{text}\n\n{self._labels.lead}", plain=True)
+        guarded = Guarded.of(tokenizer, [{"role": "user", "content": text}])
+        whole = render(tokenizer, guarded.messages, generation=True)
+        return [*guarded.ids(tokenizer, whole), *ids_of(tokenizer, self._labels.lead, after="\n", plain=True)]
+
+    @torch.no_grad()
+    def _choose(self, rows: Sequence[list[int]]) -> list[Choice]:
+        model, found = self._model.model, [Choice(0.0, 0.0)] * len(rows)
+        for batch in buckets([len(row) for row in rows], FORWARD_TOKENS):
+            padded = pad(
+                [Encoded(rows[index], [0] * len(rows[index])) for index in batch], self._model.tokenizer.pad_token_id
+            )
+            mask = padded.attention_mask.to(self._model.device)
+            hidden = model.base_model(
+                input_ids=padded.input_ids.to(self._model.device),
+                attention_mask=mask,
+                position_ids=padded.position_ids.to(self._model.device),
+                use_cache=False,
+            ).last_hidden_state
+            ends = hidden[torch.arange(len(batch), device=hidden.device), mask.sum(1) - 1]
+            logs = model.get_output_embeddings()(ends).double().log_softmax(-1)
+            first, second = logs[:, self._labels.first].tolist(), logs[:, self._labels.second].tolist()
+            for index, a, b in zip(batch, first, second, strict=True):
+                found[index] = Choice(a - b, math.exp(a) + math.exp(b))
+        return found
