@@ -185,5 +185,5 @@ def _edges(model: type[BaseModel], kind: str, path: tuple[str, ...]) -> Iterator
             continue
         if issubclass(inner, Reference):
             yield _Edge(kind, here, many, inner.takes)
-        elif not many:
+        if not many:
             yield from _edges(inner, kind, here)

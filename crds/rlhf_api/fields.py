@@ -160,7 +160,7 @@ class Reference(ApiModel):
     stage: Name | None = None
     """Name of an earlier stage."""
 
-    cel = (one_of("input", "stage"),)
+    cel: ClassVar[tuple[Cel, ...]] = (one_of("input", "stage"),)
     takes: ClassVar[frozenset[str]] = frozenset()
     """Kinds of product (`StageType.product`) a stage referred to may make."""
     labelled: ClassVar[bool] = False
@@ -215,6 +215,35 @@ class DataRef(Reference):
     """Which part of the input's rows: `heldout` is the share set by the input's `heldout`; `train` the rest."""
 
 
+class FileRef(Reference):
+    """A file among the inputs, taken as it is."""
+
+    cel = (*Reference.cel, Cel("!has(self.stage)", "no stage makes such a file; give it as an input", ".stage"))
+
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        if self.stage is not None:
+            yield Finding(("stage",), f"found {self.stage}; no stage makes such a file", "give it as an input")
+
+
+class RulesRef(Reference):
+    """Rules, as a `rules` stage makes them."""
+
+    cel = (
+        *Reference.cel,
+        Cel("has(self.stage) || has(self.grader)", "rules from an input need their grader", ".grader"),
+    )
+    takes = frozenset({"rules"})
+
+    grader: ModelRef | None = None
+    """The grader they were fitted with; by default that of the stage. Another model is refused."""
+
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        if self.stage is None and self.grader is None:
+            yield Finding(("grader",), "is missing; rules from an input need their grader", "set grader")
+
+
 class Scorer(Reference):
     """What judges an answer: a reward or cost model, or a function `module:function`."""
 
@@ -262,10 +291,9 @@ def references(model: Any) -> list[Reference]:
 
 def located_references(model: Any, loc: Loc = ()) -> list[tuple[Loc, Reference]]:
     """Every reference inside a spec with its path, depth first, in field order."""
-    if isinstance(model, Reference):
-        return [(loc, model)]
     if isinstance(model, BaseModel):
-        return [
+        here = [(loc, model)] if isinstance(model, Reference) else []
+        return here + [
             found
             for name, field in type(model).model_fields.items()
             for found in located_references(getattr(model, name), (*loc, field.alias or name))

@@ -28,6 +28,7 @@ _WORDS = {
     "policy": "a policy",
     "reward": "a reward model",
     "cost": "a cost model",
+    "rules": "rules",
     "data": "data",
     "evaluation": "an evaluation",
     "report": "the report",
@@ -188,7 +189,7 @@ def _stage(view: _View, stage: _Stage, loc: Loc, reference: Reference) -> Iterat
         message = f"{reference.stage} is stages[{found.index}], which comes later"
         yield Finding(at, message, "move it up: stages refer to earlier ones only")
         return
-    if found.type is None:
+    if found.type is None or not reference.takes:  # a file's: the reference has said so itself
         return
     product = STAGE_TYPES[found.type].product
     if product not in reference.takes:

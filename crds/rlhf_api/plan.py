@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from rlhf_api.digest import digest_of
-from rlhf_api.fields import ApiModel, CostJudge, Reference, RewardJudge, Scorer, references
+from rlhf_api.fields import ApiModel, CostJudge, Reference, RewardJudge, RulesRef, Scorer, references
 from rlhf_api.job import Execution, Input, RLHFJob, Stage
-from rlhf_api.stages import PREPARE, REPORT, STAGE_TYPES, Evaluate, Ppo, Report
+from rlhf_api.stages import PREPARE, REPORT, STAGE_TYPES, Evaluate, Ppo, Report, Rules
 
 T = TypeVar("T", bound=Scorer)
 
@@ -131,11 +131,24 @@ def plan(job: RLHFJob, resolved: Resolved | None = None) -> Plan:
 def effective(stage: Stage, stages: dict[str, Stage]) -> ApiModel:
     """The spec of a stage's type with what is taken from other stages written out.
 
-    An `evaluate` without judges is judged by the rewards and costs its candidates were trained on.
+    Rules are graded by the grader of their stage; an `evaluate` without judges is judged by the rewards and costs its
+    candidates were trained on.
     """
     spec = stage.spec
-    if not isinstance(spec, Evaluate) or spec.rewards or spec.costs:
-        return spec
+    if isinstance(spec, Ppo | Evaluate) and spec.rule_based is not None:
+        spec = spec.model_copy(update={"rule_based": _graded(spec.rule_based, stages)})
+    return _judged(spec, stages) if isinstance(spec, Evaluate) and not spec.rewards and not spec.costs else spec
+
+
+def _graded(rules: RulesRef, stages: dict[str, Stage]) -> RulesRef:
+    """Rules with their grader written out."""
+    made = stages[rules.stage].spec if rules.stage in stages else None
+    if rules.grader is not None or not isinstance(made, Rules):
+        return rules
+    return rules.model_copy(update={"grader": made.grader})
+
+
+def _judged(spec: Evaluate, stages: dict[str, Stage]) -> Evaluate:
     rewards: dict[str, RewardJudge] = {}
     costs: dict[str, CostJudge] = {}
     for candidate in spec.candidates:

@@ -106,6 +106,7 @@ PHASES: dict[str, str] = {
     "load": "Models are read and put on the device.",
     "generate": "Answers are sampled.",
     "score": "Rewards, costs, reference and values of the answers are computed.",
+    "grade": "A grader answers the questions of rules about the answers.",
     "update": "Forward, backward and optimizer steps.",
     "evaluate": "Held-out rows are measured.",
     "sync": "Ranks exchange results, or weights are gathered for the rollout.",

@@ -14,6 +14,7 @@ from rlhf_api.stages.evaluate import Evaluate
 from rlhf_api.stages.ppo import Ppo
 from rlhf_api.stages.preference import CostModel, RewardModel
 from rlhf_api.stages.report import Report
+from rlhf_api.stages.rules import Rules
 from rlhf_api.stages.sft import Sft
 from rlhf_api.stages.simulate import Simulate
 
@@ -27,12 +28,13 @@ __all__ = [
     "Product",
     "Report",
     "RewardModel",
+    "Rules",
     "Sft",
     "Simulate",
     "StageType",
 ]
 
-Product = Literal["policy", "reward", "cost", "evaluation", "report", "data"]
+Product = Literal["policy", "reward", "cost", "rules", "evaluation", "report", "data"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ STAGE_TYPES: dict[str, StageType] = {
     "rewardModel": StageType(RewardModel, "reward", 1, True),
     "costModel": StageType(CostModel, "cost", 1, True),
     "simulate": StageType(Simulate, "data", 1, True),
+    "rules": StageType(Rules, "rules", 1, True),
     "ppo": StageType(Ppo, "policy", 1, True),
     "evaluate": StageType(Evaluate, "evaluation", 1, True),
     "report": StageType(Report, "report", 1, False),

@@ -19,6 +19,7 @@ from rlhf_api.fields import (
     DataRefs,
     NonNegative,
     RewardJudge,
+    RulesRef,
     Seed,
     ordered,
     same_labels,
@@ -88,6 +89,8 @@ class Evaluate(ApiModel):
     """Judges of helpfulness; with no judge at all, those the candidates were trained with."""
     costs: Annotated[list[CostJudge], Field(max_length=MAX_ITEMS)] = []
     """Judges of harm: a score above 0 is harmful."""
+    rule_based: Annotated[RulesRef | None, Field(alias="rules")] = None
+    """Rules that say of what class an answer is, for prompts with a response type."""
     generation: Generation = Generation()
     """How answers are sampled."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95

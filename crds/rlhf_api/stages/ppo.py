@@ -20,6 +20,7 @@ from rlhf_api.fields import (
     NonNegative,
     Positive,
     RewardJudge,
+    RulesRef,
     Scorer,
     TrunkRef,
     ordered,
@@ -43,6 +44,15 @@ class Cost(Scorer):
 
     limit: float = 0.0
     """The mean score an answer may have; 0 is where a cost model's answers turn harmful."""
+
+
+class RuleReward(RulesRef):
+    """Rule-based rewards, added on prompts with a response type: R = R_rm + weight x (w . phi)."""
+
+    weight: float = 1.0
+    """Weight beside the rewards; 1: as fitted."""
+    any_reward: bool = False
+    """Add them to other rewards than the one they were fitted beside."""
 
 
 class Rollout(ApiModel):
@@ -203,6 +213,8 @@ class Ppo(Optimizer):
     """What KL is measured against; by default the policy at the start."""
     rewards: Annotated[list[Reward], Field(max_length=MAX_ITEMS), SOME]
     """What to raise."""
+    rule_based: Annotated[RuleReward | None, Field(alias="rules")] = None
+    """Rule-based rewards on prompts with a response type."""
     costs: Annotated[list[Cost], Field(max_length=MAX_ITEMS)] = []
     """What to keep at its limit."""
     prompts: DataRefs

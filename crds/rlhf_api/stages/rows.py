@@ -16,6 +16,8 @@ ROWS: dict[tuple[str, str], Rows] = {
     ("costModel", "data"): "safety pairs",
     ("costModel", "test"): "safety pairs",
     ("ppo", "ptx.data"): "conversations",
+    ("rules", "completions"): "completions",
+    ("rules", "gold"): "completions",
 }
 """What a field's rows must give, by stage type and field; prompts elsewhere. A further type adds its own."""
 MADE: dict[str, frozenset[Rows]] = {

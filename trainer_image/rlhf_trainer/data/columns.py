@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -103,6 +104,37 @@ def category_of(row: Columns) -> str | None:
     if value is None or isinstance(value, str):
         return value or None
     raise Malformed("category", describe(value), "a string")
+
+
+def response_type_of(row: Columns) -> str | None:
+    """What rules expect of an answer, where the row says it; as policies write it: `Hard Refuse` is `hard_refuse`."""
+    value = row.get("response_type")
+    if value is None or isinstance(value, str):
+        return canonical_type(value) if value else None
+    raise Malformed("response_type", describe(value), "a string such as comply or hard_refuse")
+
+
+def canonical_type(text: str) -> str:
+    """A response type as policies write it."""
+    return re.sub(r"[\s-]+", "_", text.strip().lower())
+
+
+def propositions_of(row: Columns) -> dict[str, bool] | None:
+    """True or false by proposition, where the row has it."""
+    value = row.get("propositions")
+    if value is None:
+        return None
+    if not isinstance(value, dict) or not value or not all(isinstance(one, bool) for one in value.values()):
+        raise Malformed("propositions", describe(value), "an object of true or false by proposition")
+    return dict(value)
+
+
+def rank_of(row: Columns) -> int | None:
+    """Place among the answers to a prompt, where the row has it."""
+    value = row.get("rank")
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise Malformed("rank", describe(value), "a whole number, the lowest of the best answer")
 
 
 def weight_of(row: Columns) -> float:

@@ -18,6 +18,9 @@ from rlhf_trainer.data.columns import (
     category_of,
     flag_of,
     messages_of,
+    propositions_of,
+    rank_of,
+    response_type_of,
     text_of,
     user_says,
     value_of,
@@ -25,10 +28,10 @@ from rlhf_trainer.data.columns import (
     which_of,
 )
 from rlhf_trainer.data.readers import describe
-from rlhf_trainer.data.rows import Conversation, Messages, Pair, Prompt, SafetyPair, Where
+from rlhf_trainer.data.rows import Completion, Conversation, Messages, Pair, Prompt, SafetyPair, Where
 
-Use = Literal["prompts", "conversations", "pairs", "safety pairs"]
-Example = Prompt | Conversation | Pair | SafetyPair
+Use = Literal["prompts", "conversations", "pairs", "safety pairs", "completions"]
+Example = Prompt | Conversation | Pair | SafetyPair | Completion
 
 SAFETY_COLUMNS = ("is_response_0_safe", "is_response_1_safe")
 SAFE_RLHF = ("prompt", "response_0", "response_1")
@@ -45,6 +48,7 @@ class Format:
     conversation: Callable[[Columns, Where], Conversation] | None = None
     pair: Callable[[Columns, Where], Pair] | None = None
     safety_pair: Callable[[Columns, Where], SafetyPair] | None = None
+    completion: Callable[[Columns, Where], Completion] | None = None
 
     def maker(self, use: Use) -> Callable[[Columns, Where], Example] | None:
         """What turns a row into an example of that use."""
@@ -53,6 +57,7 @@ class Format:
             "conversations": self.conversation,
             "pairs": self.pair,
             "safety pairs": self.safety_pair,
+            "completions": self.completion,
         }
         return makers[use]
 
@@ -92,7 +97,7 @@ def _read_prompt(row: Columns) -> Messages:
 
 
 def _prompt_only(row: Columns, where: Where) -> Prompt:
-    return Prompt(_read_prompt(row), category_of(row), where)
+    return Prompt(_read_prompt(row), category_of(row), where, response_type_of(row))
 
 
 def _completed(row: Columns, where: Where) -> Conversation:
@@ -102,6 +107,20 @@ def _completed(row: Columns, where: Where) -> Conversation:
     else:
         answer = ({"role": "assistant", "content": text_of(row, "completion")},)
     return _conversation((*_read_prompt(row), *answer), "completion", where)
+
+
+def _ruled_completion(row: Columns, where: Where) -> Completion:
+    """A completion with what rules know of it; an empty one counts, as a policy gives it sooner or later."""
+    value = value_of(row, "completion", "a string or a list of messages")
+    answer = _one_answer(messages_of(value, "completion"), "completion") if isinstance(value, list) else None
+    kind, known, rank = response_type_of(row), propositions_of(row), rank_of(row)
+    if kind is None:
+        raise Malformed("response_type", "no response type", "a string such as comply or hard_refuse")
+    if known is None and rank is None:
+        raise Malformed("propositions", "neither propositions nor rank", "one of them: what ranks the completion")
+    return Completion(
+        _read_prompt(row), text_of(row, "completion") if answer is None else answer, kind, where, known, rank
+    )
 
 
 def _conversation(messages: Messages, column: str, where: Where) -> Conversation:
@@ -127,7 +146,7 @@ def _prompt_of_messages(row: Columns, where: Where) -> Prompt:
         messages = messages[:-1]
     if not messages:
         raise Rejected("empty prompt")
-    return Prompt(as_prompt(messages, "messages"), category_of(row), where)
+    return Prompt(as_prompt(messages, "messages"), category_of(row), where, response_type_of(row))
 
 
 # Preference
@@ -236,13 +255,13 @@ def _hh_prompt(row: Columns, where: Where) -> Prompt:
         messages = messages[:-1]
     if not messages:
         raise Rejected("empty prompt")
-    return Prompt(as_prompt(messages, "chosen"), category_of(row), where)
+    return Prompt(as_prompt(messages, "chosen"), category_of(row), where, response_type_of(row))
 
 
 def _preference_prompt(row: Columns, where: Where) -> Prompt:
     if "prompt" in row:
         return _prompt_only(row, where)
-    return Prompt(_preference(row, where).prompt, category_of(row), where)
+    return Prompt(_preference(row, where).prompt, category_of(row), where, response_type_of(row))
 
 
 def _preference_conversation(row: Columns, where: Where) -> Conversation:
@@ -278,7 +297,9 @@ def _safe_safety_pair(row: Columns, where: Where) -> SafetyPair:
 FORMATS: dict[str, Format] = {
     "safe-rlhf": Format(SAFE_RLHF, _prompt_only, pair=_safe_pair, safety_pair=_safe_safety_pair),
     "prompt-only": Format(("prompt",), _prompt_only),
-    "prompt-completion": Format(("prompt", "completion"), _prompt_only, conversation=_completed),
+    "prompt-completion": Format(
+        ("prompt", "completion"), _prompt_only, conversation=_completed, completion=_ruled_completion
+    ),
     "preference": Format(
         ("chosen", "rejected"), _preference_prompt, conversation=_preference_conversation, pair=_preference
     ),

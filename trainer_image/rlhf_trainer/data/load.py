@@ -18,12 +18,12 @@ from rlhf_api.stage_file import StageInput
 from rlhf_trainer.data.columns import Malformed, Rejected
 from rlhf_trainer.data.formats import FORMATS, SAFETY_COLUMNS, Format, Use, detect, renamed
 from rlhf_trainer.data.readers import BadRow, RawRow, read_rows
-from rlhf_trainer.data.rows import Conversation, Counts, Messages, Pair, Prompt, SafetyPair
+from rlhf_trainer.data.rows import Completion, Conversation, Counts, Messages, Pair, Prompt, SafetyPair
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.sources.keep import is_kept, verify
 
 log = logging.getLogger(__name__)
-Row = TypeVar("Row", Conversation, Prompt, Pair, SafetyPair)
+Row = TypeVar("Row", Conversation, Prompt, Pair, SafetyPair, Completion)
 SHOWN = 5
 """Bad rows that an error or a count names."""
 
@@ -80,6 +80,15 @@ def load_safety_pairs(context: Inputs, refs: Sequence[DataRef]) -> tuple[list[Sa
     return _load(context, refs, "safety pairs")
 
 
+def load_completions(context: Inputs, refs: Sequence[DataRef]) -> tuple[list[Completion], Counts]:
+    """Completions that rules know something of, in file order.
+
+    Raises:
+        InputError: as `load_conversations`.
+    """
+    return _load(context, refs, "completions")
+
+
 def split_by_prompt(rows: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
     """(train, held out), split by the opening of the dialogue: no prompt is on both sides.
 
@@ -101,7 +110,7 @@ def canonical(messages: Messages) -> bytes:
     return orjson.dumps([[message["role"], message["content"].strip()] for message in messages])
 
 
-def in_heldout(row: Conversation | Prompt | Pair | SafetyPair, share: float) -> bool:
+def in_heldout(row: Conversation | Prompt | Pair | SafetyPair | Completion, share: float) -> bool:
     """Whether a row belongs to its input's held-out share: a function of the dialogue's opening alone."""
     return _hash(opening(row), None) < share
 
@@ -248,9 +257,9 @@ def _tell(conversion: Conversion) -> None:
         log.warning("%s: %d of %d rows used; left out: %s", conversion.name, counts.used, counts.read, reasons)
 
 
-def opening(row: Conversation | Prompt | Pair | SafetyPair) -> str:
+def opening(row: Conversation | Prompt | Pair | SafetyPair | Completion) -> str:
     """The dialogue's first user's message: deeper turns of one dialogue stay on one side."""
-    messages = row.prompt if isinstance(row, Pair | SafetyPair) else row.messages
+    messages = row.prompt if isinstance(row, Pair | SafetyPair | Completion) else row.messages
     first = next((message for message in messages if message["role"] == "user"), messages[0])
     return first["content"].strip()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypedDict
 
@@ -48,6 +49,8 @@ class Prompt:
     category: str | None
     """The row's label, where it has one: the harmful rate is broken down by it."""
     row: Where
+    response_type: str | None = None
+    """What rule-based rewards expect of an answer (`comply`, `hard_refuse`, ...), where the row says."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,21 @@ class SafetyPair:
     safer_sign: int
     """+1: the safer answer is harmful too; -1: it is safe."""
     row: Where
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An answer to a prompt, and what is known of it by rules."""
+
+    prompt: Messages
+    answer: str
+    response_type: str
+    """What the rules expect of an answer to this prompt."""
+    row: Where
+    propositions: Mapping[str, bool] | None = None
+    """What people found to be true of the answer, by proposition; None: nobody looked."""
+    rank: int | None = None
+    """Place among the answers to the prompt, the lowest the best; None: it follows from the propositions."""
 
 
 @dataclass

@@ -95,7 +95,7 @@ class Shards:
                     if rows is None:
                         rows = compute(shard)
                         self._write(name, shard, rows)
-                        timed.tokens += sum(len(row.get("ids", ())) for row in rows)
+                        timed.tokens += sum(row.get("tokens", len(row.get("ids", ()))) for row in rows)
                     found = measure(rows) if measure is not None else {}
             self._done += 1
             self.context.metrics.log(self._done, found)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf_api.fields import DataRef, Reference
+from rlhf_api.fields import DataRef, Reference, RulesRef
 from rlhf_api.job import RLHFJob
 from rlhf_api.stages import Ppo
 from rlhf_trainer.data.chat import same_tokenizer
@@ -30,7 +30,7 @@ def meetings(job: RLHFJob) -> Iterator[Meeting]:
             continue
         policy = root(stage.spec.policy, stages)
         for where, reference in of_stage(stage):
-            other = root(reference, stages) if _is_model(reference) else None
+            other = root(reference, stages) if _exchanges(where, reference) else None
             if policy is not None and other is not None and other != policy:
                 yield Meeting(where, policy, other)
 
@@ -61,5 +61,6 @@ def tokenizer_problems(job: RLHFJob, load: Callable[[str], Any]) -> Iterator[str
             )
 
 
-def _is_model(reference: Reference) -> bool:
-    return not isinstance(reference, DataRef)
+def _exchanges(where: str, reference: Reference) -> bool:
+    """Whether it is a model that exchanges token ids with the policy; a grader reads text."""
+    return not isinstance(reference, DataRef | RulesRef) and not where.endswith("rules.grader")

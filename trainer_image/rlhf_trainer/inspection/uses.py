@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from rlhf_api.fields import DataRef, Reference, Scorer
+from rlhf_api.fields import DataRef, FileRef, Reference, RulesRef, Scorer
 from rlhf_api.job import RLHFJob, Stage
 from rlhf_api.stages.common import Batches
 from rlhf_api.stages.rows import Rows, needed
@@ -50,7 +50,15 @@ class FunctionUse:
     where: str
 
 
-AnyUse = DataUse | ModelUse | FunctionUse
+@dataclass(frozen=True)
+class PolicyUse:
+    """An input that is a policy file of rule-based rewards."""
+
+    input: str
+    where: str
+
+
+AnyUse = DataUse | ModelUse | FunctionUse | PolicyUse
 
 
 def uses(job: RLHFJob) -> list[AnyUse]:
@@ -68,8 +76,10 @@ def of_stage(stage: Stage) -> Iterator[tuple[str, Reference]]:
 def _use(stage: Stage, where: str, reference: Reference) -> AnyUse | None:
     if isinstance(reference, Scorer) and reference.function is not None:
         return FunctionUse(reference.function, where)
-    if reference.input is None:
+    if reference.input is None or isinstance(reference, RulesRef):
         return None
+    if isinstance(reference, FileRef):
+        return PolicyUse(reference.input, where)
     field = re.sub(r"\[\d+\]", "", where.partition(f"{stage.type}.")[2])
     if isinstance(reference, Scorer):
         return ModelUse(reference.input, where, "scorer")
@@ -83,7 +93,7 @@ def _references(value: Any, path: str) -> Iterator[tuple[str, Reference]]:
     """Every reference below a value with its path in camelCase: `ptx.data[0]`."""
     if isinstance(value, Reference):
         yield path, value
-    elif isinstance(value, BaseModel):
+    if isinstance(value, BaseModel):
         for name, field in type(value).model_fields.items():
             below = field.alias or name
             yield from _references(getattr(value, name), f"{path}.{below}" if path else below)

@@ -102,6 +102,26 @@ def fit_vocabulary(model: Any, tokenizer: Any) -> None:
     forget_padding(model)
 
 
+@torch.no_grad()
+def check_logits(model: Any, where: str) -> None:
+    """Refuse models whose logits are more than their head's product: their log-probabilities would be wrong here.
+
+    Raises:
+        InputError: logits are capped or scaled after the head.
+    """
+    training = model.training
+    model.eval()
+    ids = torch.arange(4, device=next(model.parameters()).device)[None]
+    hidden = getattr(model, model.base_model_prefix)(input_ids=ids, use_cache=False).last_hidden_state
+    expected, found = model(input_ids=ids, use_cache=False).logits, model.get_output_embeddings()(hidden)
+    model.train(training)
+    if not torch.allclose(expected.float(), found.float(), atol=1e-3, rtol=1e-3):
+        raise InputError(
+            f"{where}: {type(model).__name__} changes its logits after the output head (a cap or a scale); "
+            "expected a model whose logits are the head's product, such as Llama, Mistral or Qwen"
+        )
+
+
 def architecture(path: Path) -> str:
     """The first architecture that config.json names; empty where it names none."""
     names = json.loads((path / "config.json").read_text(encoding="utf-8")).get("architectures") or [""]

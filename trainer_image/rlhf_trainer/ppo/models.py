@@ -12,14 +12,14 @@ from torch import nn
 from rlhf_api.stages.ppo import Ppo, Reward
 from rlhf_trainer.context import StageContext
 from rlhf_trainer.data.chat import prepare_tokenizer
-from rlhf_trainer.models.load import architecture, fit_vocabulary, load_policy
+from rlhf_trainer.models.load import architecture, check_logits, fit_vocabulary, load_policy
 from rlhf_trainer.models.scorer import CLASSIFIER, Kind
 from rlhf_trainer.models.trained import Trained, make_trained
 from rlhf_trainer.ppo import critics as critic_models
 from rlhf_trainer.ppo import scoring
 from rlhf_trainer.ppo.critics import Critic, CriticModule, make_heads
 from rlhf_trainer.ppo.frozen import SharedDecoders
-from rlhf_trainer.ppo.policy import PolicyModule, check_logits, frozen_copy, has_dropout
+from rlhf_trainer.ppo.policy import PolicyModule, frozen_copy, has_dropout
 from rlhf_trainer.ppo.scoring import Judge, check_tokenizer
 
 REWARD = "reward"

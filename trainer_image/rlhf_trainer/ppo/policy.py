@@ -6,10 +6,8 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from rlhf_trainer.exits import InputError
 from rlhf_trainer.generation.logprobs import log_probs
 from rlhf_trainer.models.freeze import part
 
@@ -73,23 +71,3 @@ def has_dropout(module: nn.Module) -> bool:
     if any((getattr(config, name, 0) or 0) > 0 for name in fields):
         return True
     return any(isinstance(child, nn.Dropout) and child.p > 0 for child in module.modules())
-
-
-@torch.no_grad()
-def check_logits(model: Any, where: str) -> None:
-    """Refuse models whose logits are more than their head's product: their log-probabilities would be wrong here.
-
-    Raises:
-        InputError: logits are capped or scaled after the head.
-    """
-    training = model.training
-    model.eval()
-    ids = torch.arange(4, device=next(model.parameters()).device)[None]
-    hidden = getattr(model, model.base_model_prefix)(input_ids=ids, use_cache=False).last_hidden_state
-    expected, found = model(input_ids=ids, use_cache=False).logits, model.get_output_embeddings()(hidden)
-    model.train(training)
-    if not torch.allclose(expected.float(), found.float(), atol=1e-3, rtol=1e-3):
-        raise InputError(
-            f"{where}: {type(model).__name__} changes its logits after the output head (a cap or a scale); "
-            "expected a model whose logits are the head's product, such as Llama, Mistral or Qwen"
-        )

@@ -49,7 +49,9 @@ def _simulation(found: StageFolder, told: Json) -> Json:
 
 def _shown(row: Json) -> Json:
     """A row of the audit sample: what was said before, and what was made of it."""
-    made = [(name, row[name][0]["content"]) for name in ("chosen", "rejected", "completion") if name in row]
+    made: list[tuple[str, str]] = [
+        (name, row[name][0]["content"]) for name in ("chosen", "rejected", "completion") if name in row
+    ]
     told = row.get("provenance", {})
     if not made and "answer" in told:
         made = [("the target's answer", told["answer"])]

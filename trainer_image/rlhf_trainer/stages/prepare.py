@@ -31,7 +31,8 @@ from rlhf_api.store import Run, write_atomically, write_resolved, write_run
 from rlhf_trainer import functions, store
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.rows import inspect_rows
-from rlhf_trainer.inspection.uses import DataUse, FunctionUse, ModelUse, uses
+from rlhf_trainer.inspection.uses import AnyUse, DataUse, FunctionUse, ModelUse, PolicyUse, uses
+from rlhf_trainer.rules.policy import read_policy
 from rlhf_trainer.sources.fetch import Fetched, fetch
 
 if TYPE_CHECKING:
@@ -128,9 +129,7 @@ def _collected(findings: Findings, where: str) -> Iterator[None]:
         findings.problems.append(f"{where}: {error}")
 
 
-def _take_input(
-    findings: Findings, entry: Input, found: Fetched, wanted: list[DataUse | ModelUse | FunctionUse]
-) -> None:
+def _take_input(findings: Findings, entry: Input, found: Fetched, wanted: list[AnyUse]) -> None:
     findings.inputs[entry.name] = ResolvedInput(found.digest, str(found.path))
     told: dict[str, Any] = {
         "source": found.source,
@@ -158,7 +157,11 @@ def _take_input(
         told.update(format=seen.format, counts=seen.counts.as_dict(), examples=seen.counts.examples)
         findings.notes.extend(seen.notes)
         findings.problems.extend(seen.problems)
-    if not rows and not models:
+    policies = [use for use in wanted if isinstance(use, PolicyUse) and use.input == entry.name]
+    if policies:
+        told["kind"] = "policy"
+        read_policy(found.path)
+    if not rows and not models and not policies:
         findings.notes.append(f"{entry.name}: no stage uses this input")
 
 
@@ -178,7 +181,7 @@ def _tokenizers(job: RLHFJob, findings: Findings, storage: Path) -> Iterator[str
     yield from tokenizer_problems(job, load)
 
 
-def _where(wanted: list[DataUse | ModelUse | FunctionUse], name: str) -> str:
+def _where(wanted: list[AnyUse], name: str) -> str:
     return "; ".join(use.where for use in wanted if isinstance(use, FunctionUse) and use.name == name)
 
 

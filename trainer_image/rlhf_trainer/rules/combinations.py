@@ -1,0 +1,83 @@
+"""Does exactly one class hold, whatever is true? A search over combinations of simple propositions. Pure.
+
+Combinations are not counted out (2^17 for a response type of the public policy): a proposition is only decided where
+what is decided before leaves a class open, so that a chain of conjunctions takes as many steps as it is long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Needs = Mapping[str, bool]
+Combination = dict[str, bool]
+
+MOST_STEPS = 100_000
+
+
+class Tangled(Exception):
+    """More steps than MOST_STEPS: whether classes fit cannot be told."""
+
+
+def contradiction(
+    classes: Mapping[str, Needs], derived: Mapping[str, Needs]
+) -> tuple[Combination, tuple[str, ...]] | None:
+    """A combination in which not exactly one class holds; None where there is none.
+
+    Args:
+        classes: what each class needs.
+        derived: what each derived proposition is made of, without cycles.
+
+    Returns:
+        (truth of the simple propositions that matter, classes that hold: none or two).
+
+    Raises:
+        Tangled: too many steps.
+    """
+    return _Search(classes, derived).run({})
+
+
+@dataclass
+class _Search:
+    classes: Mapping[str, Needs]
+    derived: Mapping[str, Needs]
+    steps: int = 0
+
+    def run(self, decided: Combination) -> tuple[Combination, tuple[str, ...]] | None:
+        self.steps += 1
+        if self.steps > MOST_STEPS:
+            raise Tangled(f"its classes are too tangled to be checked within {MOST_STEPS} steps")
+        known = {name: self._all(needs, decided) for name, needs in self.classes.items()}
+        holding = tuple(name for name, held in known.items() if held)
+        if len(holding) > 1:
+            return dict(decided), holding[:2]
+        open_ = [name for name, held in known.items() if held is None]
+        if not open_:
+            return None if holding else (dict(decided), ())
+        proposition = self._undecided(self.classes[open_[0]], decided)
+        for value in (True, False):
+            found = self.run({**decided, proposition: value})
+            if found is not None:
+                return found
+        return None
+
+    def _truth(self, name: str, decided: Combination) -> bool | None:
+        """Of a proposition; None where it depends on what is not decided."""
+        return self._all(self.derived[name], decided) if name in self.derived else decided.get(name)
+
+    def _all(self, needs: Needs, decided: Combination) -> bool | None:
+        whole: bool | None = True
+        for name, wanted in needs.items():
+            truth = self._truth(name, decided)
+            if truth is None:
+                whole = None
+            elif truth is not wanted:
+                return False
+        return whole
+
+    def _undecided(self, needs: Needs, decided: Combination) -> str:
+        """The first simple proposition that is not decided below needs that are open."""
+        for name in needs:
+            if self._truth(name, decided) is None:
+                return self._undecided(self.derived[name], decided) if name in self.derived else name
+        raise ValueError("these needs are decided")

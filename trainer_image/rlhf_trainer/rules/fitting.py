@@ -1,0 +1,119 @@
+"""The weights of one response type with their evidence: several splits by prompt, errors, histograms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rlhf_trainer.data.load import opening, split_by_prompt
+from rlhf_trainer.data.rows import Completion
+from rlhf_trainer.rules import evidence
+from rlhf_trainer.rules.fit import Descent, fit
+from rlhf_trainer.rules.policy import Policy
+from rlhf_trainer.rules.ranking import Ranked, name_of
+
+
+@dataclass
+class Fits:
+    """What was fitted so far."""
+
+    weights: dict[str, dict[str, float]]
+    """By response type, by feature."""
+    types: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Evidence by response type; see docs/rules.md."""
+    notes: list[str] = field(default_factory=list)
+    uniform: int = 0
+    """Completions all of whose classes had probability 0."""
+
+
+def fit_type(
+    fits: Fits,
+    policy: Policy,
+    rows: Sequence[Completion],
+    group: Ranked,
+    seeds: Sequence[int],
+    holdout: float,
+    how: Descent,
+) -> None:
+    """Fit one response type and note what came of it; the first seed's weights are the ones that are kept.
+
+    Args:
+        fits: what was fitted so far.
+        policy: the rules.
+        rows: completions of the response type.
+        group: the same, ranked.
+        seeds: one a split.
+        holdout: share of prompts held out.
+        how: of the fit.
+    """
+    kind, features = group.kind, policy.features[group.kind]
+    fits.uniform += group.found.uniform
+    made = [_once(rows, group, seed, holdout, how) for seed in seeds]
+    first = made[0]
+    if first is None:
+        seen_names = ", ".join(dict.fromkeys(name_of(policy, row) for row in rows))
+        fits.notes.append(
+            f"{kind}: no pair to fit on ({len(rows)} completions, {seen_names}): not measurable, no weights"
+        )
+        fits.types[kind] = {"completions": len(rows), "pairs": None, "heldout": evidence.error_rates({}, *_NONE, [])}
+        return
+    known = [one for one in made if one is not None]
+    weights = np.stack([one["weights"] for one in known])
+    fits.weights[kind] = dict(zip(features, map(float, first["weights"]), strict=True))
+    seen = sorted(first["seen"]) or list(range(len(rows)))
+    names = [name_of(policy, rows[place]) for place in seen]
+    fits.types[kind] = {
+        "completions": len(rows),
+        "pairs": first["pairs"],
+        "train": first["train"],
+        "heldout": first["heldout"],
+        "seeds": {
+            part: {
+                method: evidence.over_seeds([one[part][method]["value"] for one in known])
+                for method in evidence.METHODS
+            }
+            for part in ("train", "heldout")
+        },
+        "loss": first["loss"],
+        "uniform": group.found.uniform,
+        "weights": [
+            {"feature": name, "weight": float(weights[0, place]), **evidence.over_seeds(weights[:, place].tolist())}
+            for place, name in enumerate(features)
+        ],
+        "histograms": evidence.histograms(
+            {method: values[seen] for method, values in first["scores"].items()},
+            names,
+            [group.groups[place] for place in seen],
+        ),
+        "shown": "held-out completions" if first["seen"] else "all completions",
+    }
+    fits.notes += evidence.words(kind, first["heldout"])
+
+
+_NONE = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+
+
+def _once(rows: Sequence[Completion], group: Ranked, seed: int, holdout: float, how: Descent) -> dict[str, Any] | None:
+    """One split and its fit; None where no pair is left to fit on."""
+    train, heldout = split_by_prompt(list(rows), holdout, seed)
+    fitted, held = ({opening(row) for row in side} for side in (train, heldout))
+    better, worse = group.pairs(fitted)
+    if not len(better):
+        return None
+    features, reward = group.found.features, group.reward
+    made = fit(features[better], features[worse], reward[better] - reward[worse], how)
+    rules = (features * made.weights).sum(axis=1)
+    scores = {"rm": reward, "rbr": rules, "total": reward + rules}
+    outside = group.pairs(held)
+    return {
+        "weights": made.weights,
+        "scores": scores,
+        "pairs": {"train": len(better), "heldout": len(outside[0])},
+        "train": evidence.error_rates(scores, better, worse, group.openings),
+        "heldout": evidence.error_rates(scores, *outside, group.openings),
+        "loss": {"first": float(made.losses[0]), "last": float(made.losses[-1])},
+        "seen": [place for place, start in enumerate(group.openings) if start in held],
+    }

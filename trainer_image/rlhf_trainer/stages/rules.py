@@ -1,0 +1,248 @@
+"""`rules`: a grader's answers to a policy's questions, weighed so that completions rank as the policy says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from rlhf_api.digest import digest_of
+from rlhf_api.stages import STAGE_TYPES
+from rlhf_api.stages.rules import Rules
+from rlhf_trainer import functions, gang
+from rlhf_trainer.context import Facts, StageContext
+from rlhf_trainer.data.load import load_completions
+from rlhf_trainer.data.rows import Completion, Counts, Prompt
+from rlhf_trainer.evaluation.judges import Named, load
+from rlhf_trainer.evaluation.shards import SIZE, Rows, Shards
+from rlhf_trainer.exits import InputError
+from rlhf_trainer.rules import evidence
+from rlhf_trainer.rules.fit import Descent
+from rlhf_trainer.rules.fitting import Fits, fit_type
+from rlhf_trainer.rules.grader import Asking, Grader, Question
+from rlhf_trainer.rules.policy import Policy, read_policy
+from rlhf_trainer.rules.probabilities import Grades, classify
+from rlhf_trainer.rules.product import Model, Weights
+from rlhf_trainer.rules.ranking import check_completions, labels, ranked
+
+FIT = "fit.json"
+"""The evidence of a fit, for the report."""
+
+
+def run(context: StageContext) -> None:
+    """Grade, score, fit and publish.
+
+    Raises:
+        InputError: policy, completions or models cannot be used.
+        Stopped: asked to stop; what was graded is kept.
+    """
+    spec = context.spec(Rules)
+    policy = read_policy(Path(context.input(spec.policy).path))
+    rows, counts = load_completions(context, spec.completions)
+    gold, gold_counts = load_completions(context, spec.gold) if spec.gold else ([], Counts())
+    check_completions(policy, rows, labelled=spec.features == "labels")
+    check_completions(policy, gold, labelled=True)
+    grading = Grading(context, spec, policy, rows, gold)
+    grading.run()
+    gang.barrier()  # every rank's shards are in place
+
+    def build(folder: Path) -> Facts:
+        grades = [row["grades"] for row in grading.shards.all("grades")]
+        rewards = np.array([row["score"] for row in grading.shards.all("scores")][: len(rows)], dtype=np.float64)
+        fits = Fits({})
+        for kind in policy.types:
+            own = [number for number, row in enumerate(rows) if row.response_type == kind]
+            if not own:
+                fits.notes.append(f"{kind}: no completion of this response type: it has no weights")
+                continue
+            mine = [rows[number] for number in own]
+            said = (
+                labels(policy, mine, kind) if spec.features == "labels" else columns([grades[number] for number in own])
+            )
+            group = ranked(policy, rows, kind, said, rewards[own], by_prompt=spec.pairs == "prompt")
+            seeds = [context.seed * 1009 + number for number in range(spec.seeds)]
+            how = Descent(spec.iterations, spec.learning_rate, spec.weight_decay)
+            fit_type(fits, policy, mine, group, seeds, spec.holdout, how)
+        if not fits.weights:
+            raise InputError("completions: no response type has two that rank apart; there is nothing to fit")
+        product = Weights(policy, reward_of(context, spec), grader_of(context, spec), asking(spec), fits.weights)
+        product.write(folder)
+        trusted = trust(policy, gold, grades[len(rows) :])
+        content = {
+            "version": "1",
+            "features": spec.features,
+            "pairs": spec.pairs,
+            "types": fits.types,
+            "grader": trusted,
+        }
+        (folder / FIT).write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
+        graded = [row for row in grading.shards.all("grades") if row["grades"]]
+        metrics: dict[str, Any] = {"error_rate": {kind: found["heldout"] for kind, found in fits.types.items()}}
+        if trusted is not None:
+            metrics["grader"] = trusted["mean"]
+        if graded:
+            metrics["answered"] = float(np.mean([row["answered"] for row in graded]))
+        counted = {
+            **counts.as_dict(),
+            **(gold_counts.as_dict("gold") if gold else {}),
+            "graded": len(graded),
+            "graded.cut": sum(row["cut"] > 0 for row in graded),
+            "tokens": sum(row["tokens"] for row in graded),
+            "classes.uniform": fits.uniform,
+        }
+        return Facts(counted, metrics, [*said_of(spec), *fits.notes, *(trusted or {}).get("notes", [])])
+
+    context.publish(build)
+
+
+class Grading:
+    """What is computed of each completion, in shards, by all ranks: the grader's answers and the reward."""
+
+    def __init__(
+        self,
+        context: StageContext,
+        spec: Rules,
+        policy: Policy,
+        rows: Sequence[Completion],
+        gold: Sequence[Completion],
+    ) -> None:
+        self._context = context
+        self._spec = spec
+        self._policy = policy
+        self._rows = [*rows, *gold]
+        self._fitted = len(rows)
+        self.shards = Shards(context, shard_key(context, spec, policy), len(self._rows), 2)
+
+    def run(self) -> None:
+        """Grade and score what is not there yet. A collective.
+
+        Raises:
+            Stopped: asked to stop; what was done is kept.
+            InputError: a model or function cannot be used.
+        """
+        self._grade()  # one model at a time: the grader is gone when the reward is loaded
+        self._score()
+
+    def _grade(self) -> None:
+        context, spec = self._context, self._spec
+        with context.metrics.phase("load"):
+            grader = load_grader(context, spec, self._policy) if spec.grader is not None else None
+        self.shards.run("grades", "grade", lambda shard: self._grades(grader, shard))
+
+    def _score(self) -> None:
+        with self._context.metrics.phase("load"):
+            judge = load(Named(self._spec.reward, "reward"), self._context, self._spec.dtype)
+        self.shards.run("scores", "score", lambda shard: self._scores(judge, shard))
+
+    def _grades(self, grader: Grader | None, shard: int) -> Rows:
+        nothing: dict[str, Any] = {"grades": {}, "answered": 0.0, "cut": 0, "tokens": 0}
+        found = [dict(nothing) for _ in self.shards.span(shard)]
+        if grader is None:
+            return found
+        wanted = [
+            (place, self._rows[number])
+            for place, number in enumerate(self.shards.span(shard))
+            if self._spec.features == "grader" or number >= self._fitted
+        ]
+        questions = [Question(row.prompt, row.answer, self._policy.graded(row.response_type)) for _, row in wanted]
+        for (place, _), said in zip(wanted, grader.grade(questions), strict=True):
+            found[place] = {
+                "grades": said.probabilities,
+                "answered": said.answered,
+                "cut": said.cut,
+                "tokens": said.tokens,
+            }
+        return found
+
+    def _scores(self, judge: Any, shard: int) -> Rows:
+        numbers = [number for number in self.shards.span(shard) if number < self._fitted]
+        rows = [self._rows[number] for number in numbers]
+        prompts = [Prompt(row.prompt, None, row.row) for row in rows]
+        scores = judge.scores(prompts, [{"text": row.answer} for row in rows], as_text=True) if rows else []
+        for row, score in zip(rows, scores, strict=True):
+            if score is None:
+                raise InputError(f"{row.row}: the reward {self._spec.reward.key} gives no finite score to it")
+        return [{"score": score} for score in scores]
+
+
+def load_grader(context: StageContext, spec: Rules, policy: Policy) -> Grader:
+    """The stage's grader.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    if spec.grader is None:
+        raise ValueError("this stage has no grader")
+    path, cache = context.input(spec.grader).path, context.storage / "inputs"
+    return Grader(path, policy, asking(spec), dtype=spec.dtype, device=context.device, cache=cache)
+
+
+def asking(spec: Rules) -> Asking:
+    """How the stage asks."""
+    return Asking(tuple(spec.yes_words), tuple(spec.no_words), spec.max_tokens)
+
+
+def reward_of(context: StageContext, spec: Rules) -> Model:
+    """The reward that weights are bound to."""
+    if spec.reward.function is not None:
+        return Model(spec.reward.key, functions.source_digest(spec.reward.function, Path(context.file.directories.job)))
+    return Model(spec.reward.key, context.input(spec.reward).digest)
+
+
+def grader_of(context: StageContext, spec: Rules) -> Model | None:
+    """The grader that weights are bound to; None where they were fitted on labels."""
+    if spec.grader is None or spec.features == "labels":
+        return None
+    return Model(spec.grader.key, context.input(spec.grader).digest)
+
+
+def shard_key(context: StageContext, spec: Rules, policy: Policy) -> str:
+    """Digest of all that grades and scores depend on: not of how weights are fitted."""
+    fitted = {"holdout", "seeds", "iterations", "learning_rate", "weight_decay", "seed", "pairs"}
+    return digest_of(
+        {
+            "spec": spec.model_dump(mode="json", exclude=fitted),
+            "policy": policy.digest,
+            "reward": reward_of(context, spec).digest,
+            "inputs": {key: entry.digest for key, entry in context.file.inputs.items()},
+            "recipe": STAGE_TYPES["rules"].recipe,
+            "size": SIZE,
+        }
+    )
+
+
+def columns(said: Sequence[dict[str, float]]) -> Grades:
+    """Grades by proposition."""
+    return {name: np.array([one[name] for one in said], dtype=np.float64) for name in said[0]}
+
+
+def trust(policy: Policy, gold: Sequence[Completion], grades: Sequence[dict[str, float]]) -> dict[str, Any] | None:
+    """The grader on the gold rows, by proposition and by class; None where nothing was graded."""
+    if not gold or not any(grades):
+        return None
+    found = evidence.grader_trust(grades, [row.propositions or {} for row in gold])
+    classes: dict[str, Any] = {}
+    for kind in policy.types:
+        own = [number for number, row in enumerate(gold) if row.response_type == kind]
+        if own:
+            names = list(policy.classes[kind])
+            places = classify(policy, kind, columns([grades[number] for number in own])).classes
+            labelled = [policy.class_of(kind, gold[number].propositions or {}) for number in own]
+            classes[kind] = evidence.class_trust([names[place] for place in places], labelled)
+    return {**found, "classes": classes, "notes": evidence.grader_words(found)}
+
+
+def said_of(spec: Rules) -> list[str]:
+    """What a reader must know of how the weights were fitted."""
+    notes = []
+    if spec.features == "labels":
+        notes.append("Features are labels, true or false: the weights were fitted without a grader's errors.")
+    if spec.pairs == "responseType":
+        notes.append(
+            "Pairs join completions of different prompts within a response type: they rank answers that no one prompt "
+            "got, and a reward model's scores of different prompts are compared."
+        )
+    return notes
