@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 
@@ -16,6 +15,7 @@ from rlhf_trainer.data.template import Guarded, Tokenizer, ids_of, render
 from rlhf_trainer.data.tensors import pad
 from rlhf_trainer.evaluation.answers import FORWARD_TOKENS, Answering
 from rlhf_trainer.exits import InputError
+from rlhf_trainer.simulation.choices import Choice
 from rlhf_trainer.simulation.placing import plain
 
 QUESTION = """\
@@ -47,15 +47,6 @@ class Labels:
     """Id of B."""
 
 
-class Choice(NamedTuple):
-    """A judge's reading of one question."""
-
-    log_odds: float
-    """log P(A) - log P(B), nats."""
-    mass: float
-    """P(A) + P(B): what is left went to other tokens."""
-
-
 @dataclass(frozen=True)
 class Compared:
     """Two answers to a prompt and what to choose by."""
@@ -84,19 +75,6 @@ def labels_of(tokenizer: Tokenizer) -> Labels:
         f"judge: its tokenizer has no single tokens for the labels A and B ({'; '.join(found)}); expected one each. "
         "Judge with another model"
     )
-
-
-def soft_label(first: float, second: float) -> float:
-    """Probability that the first answer is the better one: sigmoid of the mean log-odds of both orders.
-
-    Args:
-        first: log P(A) - log P(B) with the first answer as A.
-        second: log P(A) - log P(B) with the first answer as B.
-
-    (1.2 and -0.4: mean 0.8, p 0.6899745.)
-    """
-    mean = (first - second) / 2
-    return 1 / (1 + math.exp(-mean)) if mean >= 0 else math.exp(mean) / (1 + math.exp(mean))
 
 
 class Judge:

@@ -12,12 +12,12 @@ import numpy as np
 from rlhf_api.stages.simulate import Simulate
 from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.evaluation.statistics import wilson
+from rlhf_trainer.simulation.attacks import Attack, row_of, select
+from rlhf_trainer.simulation.choices import agree, centred
 from rlhf_trainer.simulation.draws import ORDER, drawn
 from rlhf_trainer.simulation.filters import Filter
 from rlhf_trainer.simulation.methods import Method
-from rlhf_trainer.simulation.red_team import Attack, row_of, select
 from rlhf_trainer.simulation.rows import Answered, Json, blind, completions, conversation, pair
-from rlhf_trainer.simulation.runner import agree
 
 VERSION = "1"
 BINS = 10
@@ -116,7 +116,8 @@ def of_attacks(
 def judging(answered: Sequence[Answered], *, constructed: bool) -> Json:
     """What the judge's choices are worth: agreement of both orders, lean to a place, certainty.
 
-    A judge that answers by place alone agrees with itself never; one that answers at random, half the time.
+    A judge that answers by place alone agrees with itself never; one that answers at random, half the time. With the
+    mean lean taken out, what is left of a judge's choices is compared.
     """
     both = [one.choices for one in answered if one.choices is not None]
     odds = [(first.log_odds, second.log_odds) for first, second in both]
@@ -124,6 +125,7 @@ def judging(answered: Sequence[Answered], *, constructed: bool) -> Json:
     counts, _ = np.histogram(chosen, bins=BINS, range=(0.5, 1.0))
     found: Json = {
         "order_agreement": wilson(sum(agree(*one) for one in odds), len(odds)).as_json(),
+        "centred_agreement": wilson(sum(agree(*one) for one in centred(odds)), len(odds)).as_json(),
         "order_bias": float(np.mean([(first + second) / 2 for first, second in odds])),
         "label_mass": float(np.mean([(first.mass + second.mass) / 2 for first, second in both])),
         "certainty": float(np.mean(chosen)),
@@ -184,12 +186,16 @@ def _notes(outcome: Outcome) -> list[str]:
     said = []
     judged = outcome.content.get("judging")
     if judged is not None:
-        agreed = judged["order_agreement"]
-        if agreed["low"] is not None and agreed["low"] <= 0.5:
-            said.append(
-                f"both orders of the judge agree on {agreed['value']:.3f} of the pairs ({agreed['low']:.3f} to "
-                f"{agreed['high']:.3f}), which is not above a coin's 0.5: its labels show nothing"
-            )
+        for name, meaning in (
+            ("order_agreement", "the place of an answer decides as much as the answer"),
+            ("centred_agreement", "with the judge's lean to a place taken out, its labels show nothing"),
+        ):
+            agreed = judged[name]
+            if agreed["low"] is not None and agreed["low"] <= 0.5:
+                said.append(
+                    f"both orders agree on {agreed['value']:.3f} of the pairs ({agreed['low']:.3f} to "
+                    f"{agreed['high']:.3f}), which is not above a coin's 0.5: {meaning}"
+                )
         if judged["label_mass"] < 0.5:
             said.append(
                 f"the judge gives A and B together {judged['label_mass']:.3f} of the probability: it mostly wants to "

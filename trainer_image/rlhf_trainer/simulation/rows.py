@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from rlhf_trainer.data.rows import Message, Prompt
-from rlhf_trainer.simulation.judging import Choice, soft_label
+from rlhf_trainer.simulation.choices import Choice, soft_label
 from rlhf_trainer.simulation.methods import Request
 from rlhf_trainer.simulation.phrases import SET
 
@@ -105,8 +105,3 @@ def _answer(text: str) -> list[Message]:
 
 def _phrase(one: Answered, index: int) -> str | None:
     return one.request.phrases[index][0]
-
-
-def mean(values: Sequence[float]) -> float | None:
-    """Their mean; None of nothing."""
-    return sum(values) / len(values) if values else None

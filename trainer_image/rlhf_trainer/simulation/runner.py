@@ -16,7 +16,8 @@ from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.evaluation.answers import Answering
 from rlhf_trainer.evaluation.shards import Rows, Shards
 from rlhf_trainer.generation.sample import Sampling, sample
-from rlhf_trainer.simulation.judging import Choice, Compared, Judge
+from rlhf_trainer.simulation.choices import Choice, agree
+from rlhf_trainer.simulation.judging import Compared, Judge
 from rlhf_trainer.simulation.methods import Method
 from rlhf_trainer.simulation.placing import Chat, ask, chat_of, said
 from rlhf_trainer.simulation.rows import Answered
@@ -173,11 +174,6 @@ def agreement(rows: Rows) -> dict[str, float]:
         "order_bias": sum(first + second for first, second in odds) / (2 * len(rows)),
         "label_mass": sum(sum(row["mass"]) for row in rows) / (2 * len(rows)),
     }
-
-
-def agree(first: float, second: float) -> float:
-    """1 where both orders choose the same answer (the log-odds of A change their sign), 0 where not; a tie is a half."""
-    return 0.5 if first == 0 or second == 0 else float((first > 0) != (second > 0))
 
 
 def _choices(row: Mapping[str, Any]) -> tuple[Choice, Choice]:
