@@ -14,7 +14,7 @@ from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.simulation.filters import EMPTY, REPEATED
 
 UNJUDGED = "answer without a score"
-_MARKS = re.compile(r"^(?:\d+\s*[.)]|[-*•])\s*")
+_MARKS = re.compile(r"^(?:(?:\d+\s*[.)]|[-*•])\s*)+")
 
 
 @dataclass(frozen=True)
