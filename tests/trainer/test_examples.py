@@ -13,12 +13,20 @@ from ruamel.yaml import YAML
 from tiny import tiny_policy
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-RUN = ("safe-rlhf", "ppo", "sft-only", "two-costs")
+RUN = ("safe-rlhf", "ppo", "sft-only", "two-costs", "rlcd", "rlaif", "context-distillation", "three-rounds")
 
 
 def smaller(value: Any) -> Any:
     """The job with sizes that a test can wait for."""
-    sizes = {"steps": 2, "prompts": 4, "maxNewTokens": 6, "trainableLayers": 1, "batchSize": 4, "resamples": 100}
+    sizes = {
+        "steps": 2,
+        "prompts": 4,
+        "maxNewTokens": 6,
+        "maxAnswerTokens": 6,
+        "trainableLayers": 1,
+        "batchSize": 4,
+        "resamples": 100,
+    }
     if isinstance(value, list):
         return [smaller(item) for item in value]
     if isinstance(value, dict):

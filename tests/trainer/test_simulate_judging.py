@@ -127,7 +127,8 @@ def judge(tmp_path_factory):
 
 
 def test_log_odds_are_those_of_the_model_s_own_forward_in_both_orders(judge):
-    path, judging, _ = judge
+    path, _, answering = judge
+    judging = Judge(answering, 512)
     pairs = [
         Compared(DIALOGUE[1:2], "Call for help.", "Run away now please.", "Choose the kinder one."),
         Compared(DIALOGUE, "No.", "Yes, see a doctor and wait.", "Choose the safer one."),

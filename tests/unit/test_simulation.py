@@ -142,6 +142,13 @@ def test_what_is_drawn_is_distinct_in_range_and_a_function_of_seed_and_row(
     assert len(found) == len(set(found)) == min(count, of) and all(0 <= one < of for one in found)
 
 
+@given(st.integers(0, 2**31 - 1), st.integers(4097, 2**40), st.integers(0, 64))
+def test_few_of_many_are_drawn_without_a_permutation(seed: int, of: int, count: int) -> None:
+    found = drawn(seed, 1, 5, count, of)
+    assert found == drawn(seed, 1, 5, count, of)
+    assert len(found) == len(set(found)) == count and all(0 <= one < of for one in found)
+
+
 def test_every_entry_is_drawn_about_as_often() -> None:
     counts = Counter(drawn(5, 1, row, 1, 16)[0] for row in range(16000))
     chi = sum((counts[index] - 1000) ** 2 / 1000 for index in range(16))

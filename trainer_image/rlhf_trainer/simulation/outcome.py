@@ -44,7 +44,7 @@ class Outcome:
 
 
 def of_answers(
-    method: Method, answered: Iterable[Answered], provenance: Mapping[str, Any], *, answers: Sequence[Json]
+    method: Method, answered: Iterable[Answered], provenance: Mapping[str, Any], *, answers: Iterable[Json]
 ) -> Outcome:
     """Rows of a method that answers prompts.
 
@@ -69,13 +69,7 @@ def of_answers(
             kept.append((one, _rows(method.name, one, provenance)))
     outcome = _set_aside(method.spec, method.seed, [rows for _, rows in kept], dropped)
     whole = [one for one, _ in kept]
-    outcome.counts |= {
-        "answers": len(answers),
-        "answers.cut_prompt": sum(row["cut"] > 0 for row in answers),
-        "answers.without_end": sum(not row["finished"] for row in answers),
-        "turns.unmarked": sum(row["unmarked"] for row in answers),
-        "tokens": sum(len(row["ids"]) for row in answers),
-    }
+    outcome.counts |= _counted(answers)
     if method.judged is not None:
         outcome.content["judging"] = judging(everything, constructed=method.name == "rlcdRescore")
         outcome.metrics |= {name: outcome.content["judging"][name] for name in ("order_agreement", "order_bias")}
@@ -111,6 +105,18 @@ def of_attacks(
     if judged:
         outcome.metrics["harmful"] = outcome.content["attacks"]["harmful"]
     return outcome
+
+
+def _counted(answers: Iterable[Json]) -> dict[str, int]:
+    """What became of the answers, from the rows of the shards."""
+    counts = dict.fromkeys(("answers", "answers.cut_prompt", "answers.without_end", "turns.unmarked", "tokens"), 0)
+    for row in answers:
+        counts["answers"] += 1
+        counts["answers.cut_prompt"] += row["cut"] > 0
+        counts["answers.without_end"] += not row["finished"]
+        counts["turns.unmarked"] += row["unmarked"]
+        counts["tokens"] += len(row["ids"])
+    return counts
 
 
 def judging(answered: Sequence[Answered], *, constructed: bool) -> Json:
@@ -165,8 +171,9 @@ def _set_aside(spec: Simulate, seed: int, kept: Sequence[list[Json]], dropped: C
     """Draw the audit sample: which rows, and in which order people see a pair's answers."""
     count = min(spec.audit, len(kept) // AUDIT_SHARE)
     aside = sorted(drawn(seed, ORDER, 0, count, len(kept))) if count else []
+    apart = set(aside)
     swapped = set(drawn(seed, ORDER, 1, count // 2, count)) if count else set()
-    outcome = Outcome(rows=[row for index, rows in enumerate(kept) if index not in set(aside) for row in rows])
+    outcome = Outcome(rows=[row for index, rows in enumerate(kept) if index not in apart for row in rows])
     for number, index in enumerate(aside):
         for row in kept[index]:
             outcome.audit.append(blind(row, number, number in swapped))

@@ -82,7 +82,7 @@ def _outcome(
     if isinstance(simulation, RedTeaming):
         outcome = of_attacks(spec, context.seed, simulation.attacks(), prompts, shared)
     else:
-        answers = list(simulation.shards.all("answers"))
+        answers = simulation.shards.all("answers")
         outcome = of_answers(simulation.method, simulation.answered(), shared, answers=answers)
     outcome.content |= {
         "prompts": len(prompts),
