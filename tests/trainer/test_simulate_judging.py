@@ -9,6 +9,7 @@ from rlhf_trainer.data.chat import FALLBACK_TEMPLATE, encode_prompt, prepare_tok
 from rlhf_trainer.evaluation.answers import Answering
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.generation.sample import Sampling, sample
+from rlhf_trainer.generation.shared import common, last_states
 from rlhf_trainer.simulation.judging import QUESTION, Compared, Judge, labels_of
 from rlhf_trainer.simulation.placing import ask, chat_of, plain, said, templated
 
@@ -168,3 +169,30 @@ def test_labels_of_several_tokens_are_refused_with_what_was_found():
         InputError, match=r"no single tokens for the labels A and B \(' A' after 'I choose answer': 3 tokens"
     ):
         labels_of(Split())
+
+
+@pytest.mark.parametrize("budget", [8192, 16])
+def test_rows_that_begin_alike_have_the_states_they_have_apart(judge, budget):
+    path, _, _ = judge
+    model = AutoModelForCausalLM.from_pretrained(path).eval()
+    draw = torch.Generator().manual_seed(5)
+    start, other = (torch.randint(3, 200, (count,), generator=draw).tolist() for count in (9, 4))
+    groups = [
+        [[*start, 7, 8], [*start, 9], [*start, 7, 8, 10, 11]],
+        [[*other, 5], [*other, 6]],
+        [[5, 6, 7]],
+        [[8, 9], [10, 11, 12]],
+        [[*start], [*start, 4]],
+    ]
+    found = last_states(model, groups, 0, torch.device("cpu"), budget)
+    for rows, states in zip(groups, found, strict=True):
+        assert len(states) == len(rows)
+        for row, state in zip(rows, states, strict=True):
+            with torch.no_grad():
+                expected = model.base_model(torch.tensor([row])).last_hidden_state[0, -1]
+            assert torch.allclose(state, expected, atol=1e-5)
+
+
+def test_only_what_no_row_ends_in_is_shared():
+    assert common([[1, 2, 3], [1, 2, 4, 5]]) == 2
+    assert common([[1, 2], [1, 2, 4]]) == 1 and common([[1, 2]]) == 0 and common([[1], [1, 2]]) == 0

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 
-from rlhf_trainer.data.batches import buckets
-from rlhf_trainer.data.chat import FALLBACK_TEMPLATE, Encoded
+from rlhf_trainer.data.chat import FALLBACK_TEMPLATE
 from rlhf_trainer.data.rows import Message
 from rlhf_trainer.data.template import Guarded, Tokenizer, ids_of, render
-from rlhf_trainer.data.tensors import pad
 from rlhf_trainer.evaluation.answers import FORWARD_TOKENS, Answering
 from rlhf_trainer.exits import InputError
+from rlhf_trainer.generation.shared import last_states
 from rlhf_trainer.simulation.choices import Choice
 from rlhf_trainer.simulation.placing import plain
 
@@ -92,9 +92,12 @@ class Judge:
         self._plain = model.tokenizer.chat_template == FALLBACK_TEMPLATE
 
     def both_orders(self, pairs: Sequence[Compared]) -> list[tuple[Choice, Choice]]:
-        """(first answer as A, first answer as B) of each pair."""
-        asked = [self.encode(pair, swapped) for pair in pairs for swapped in (False, True)]
-        choices = self._choose(asked)
+        """(first answer as A, first answer as B) of each pair; what neighbours of one prompt share is computed once."""
+        groups = [
+            [self.encode(pair, swapped) for pair in same for swapped in (False, True)]
+            for _, same in groupby(pairs, key=lambda pair: list(pair.messages))
+        ]
+        choices = self._choose(groups)
         return list(zip(choices[::2], choices[1::2], strict=True))
 
     def encode(self, pair: Compared, swapped: bool) -> list[int]:
@@ -113,22 +116,11 @@ class Judge:
         return [*guarded.ids(tokenizer, whole), *ids_of(tokenizer, self._labels.lead, after="\n", plain=True)]
 
     @torch.no_grad()
-    def _choose(self, rows: Sequence[list[int]]) -> list[Choice]:
-        model, found = self._model.model, [Choice(0.0, 0.0)] * len(rows)
-        for batch in buckets([len(row) for row in rows], FORWARD_TOKENS):
-            padded = pad(
-                [Encoded(rows[index], [0] * len(rows[index])) for index in batch], self._model.tokenizer.pad_token_id
-            )
-            mask = padded.attention_mask.to(self._model.device)
-            hidden = model.base_model(
-                input_ids=padded.input_ids.to(self._model.device),
-                attention_mask=mask,
-                position_ids=padded.position_ids.to(self._model.device),
-                use_cache=False,
-            ).last_hidden_state
-            ends = hidden[torch.arange(len(batch), device=hidden.device), mask.sum(1) - 1]
-            logs = model.get_output_embeddings()(ends).double().log_softmax(-1)
+    def _choose(self, groups: Sequence[Sequence[list[int]]]) -> list[Choice]:
+        model, fill = self._model.model, self._model.tokenizer.pad_token_id
+        found = []
+        for states in last_states(model, groups, fill, self._model.device, FORWARD_TOKENS):
+            logs = model.get_output_embeddings()(torch.stack(states)).double().log_softmax(-1)
             first, second = logs[:, self._labels.first].tolist(), logs[:, self._labels.second].tolist()
-            for index, a, b in zip(batch, first, second, strict=True):
-                found[index] = Choice(a - b, math.exp(a) + math.exp(b))
+            found += [Choice(a - b, math.exp(a) + math.exp(b)) for a, b in zip(first, second, strict=True)]
         return found
