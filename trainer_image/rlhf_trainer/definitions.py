@@ -62,6 +62,8 @@ METRICS: tuple[Metric, ...] = (
         "cost.*", "", "Mean score an answer of one cost; above its limit is too much.", PPO, label="cost", headline=True
     ),
     Metric("lambda.*", "", "Multiplier of one cost.", PPO, label="cost", finite=True, headline=True),
+    Metric("rbr.*", "", "Mean reward by rules an answer, by response type.", PPO, label="response_type"),
+    Metric("class_share.*", "share", "Share of a class among a response type's answers.", PPO, label="class"),
     Metric("kl", "nats", "Mean over answers of the sum of log pi/pi_ref over its tokens.", PPO, headline=True),
     Metric("kl_coefficient", "1/nats", "Weight of the KL penalty.", PPO),
     Metric("policy_loss", "", "Clipped surrogate loss.", PPO, finite=True),

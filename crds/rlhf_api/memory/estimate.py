@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rlhf_api.fields import DataRef, Reference, Scorer, references
+from rlhf_api.fields import DataRef, Reference, RulesRef, Scorer, references
 from rlhf_api.job import Execution, RLHFJob, Stage
 from rlhf_api.memory.facts import ModelFacts
 from rlhf_api.memory.lineage import Origin, origin
-from rlhf_api.stages import Evaluate, Ppo, Sft, Simulate
+from rlhf_api.stages import Evaluate, Ppo, Rules, Sft, Simulate
 from rlhf_api.stages.common import Batches, Optimizer
 from rlhf_api.stages.preference import Preference
 
@@ -35,6 +35,10 @@ CACHE = 2 << 30
 """Keys and values that sampling keeps on a CPU at most."""
 CHUNK_LOGITS = 1 << 24
 """Logits that `ppo` and `evaluate` hold at once."""
+GRADE_TOKENS: dict[Device, int] = {"cpu": 2048, "cuda": 16384}
+"""Tokens of a forward of a grader."""
+GRADE_ROWS = 256
+"""About as many questions in a forward of a grader."""
 BUCKET = 50_000_000
 """Most elements of a buffer in which ZeRO gathers gradients."""
 
@@ -115,10 +119,14 @@ class _Terms:
             return self._ppo(self.spec)
         if isinstance(self.spec, Evaluate):
             scorers = [*self.spec.rewards, *self.spec.costs]
-            return self._asked(self.spec, [self.spec.baseline, *self.spec.candidates, *scorers], 0)
+            graders = [self._grader(self.spec.rule_based)] if self.spec.rule_based is not None else []
+            models = [self.spec.baseline, *self.spec.candidates, *scorers, *graders]
+            return self._asked(self.spec, models, 0)
         if isinstance(self.spec, Simulate):
-            models = [one for one in references(self.spec) if not isinstance(one, DataRef)]
-            return self._asked(self.spec, models, SHARD * 2 * self.spec.generation.samples)
+            used = [one for one in references(self.spec) if not isinstance(one, DataRef)]
+            return self._asked(self.spec, used, SHARD * 2 * self.spec.generation.samples)
+        if isinstance(self.spec, Rules):
+            return self._rules(self.spec)
         return []
 
     # ---- what all share
@@ -296,6 +304,17 @@ class _Terms:
             shared = min(critic.layers - layers, frozen_policy)
             own = (critic.layers - shared) * critic.layer
         found["critics"] = (count * critic.parameters, count * own)
+        if spec.rule_based is not None:
+            grader, _ = self._model(self._grader(spec.rule_based))
+            found["grader"] = (grader.parameters, grader.parameters)
+        return found
+
+    def _grader(self, rules: RulesRef) -> Reference:
+        """The grader of rules: their own, or that of the stage that made them."""
+        made = next((one.rule_based for one in self.job.spec.stages if one.name == rules.stage), None)
+        found = rules.grader or (made.grader if made is not None else None)
+        if found is None:
+            raise Missing(f"{rules.key}.grader")
         return found
 
     def _own(self, model: ModelFacts, where: Origin, start: Origin, frozen_policy: int) -> int:
@@ -326,6 +345,28 @@ class _Terms:
                     "keys and values": max(rows * cached, min(least * cached, CACHE)),
                     "forward": self._forward(model, rows * row, size),
                     "logits": 2 * 4 * CHUNK_LOGITS,
+                }
+            )
+        return moments
+
+    # ---- rules
+
+    def _rules(self, spec: Rules) -> list[dict[str, int]]:
+        """Grader and reward model in turn; of grading, the beginnings' keys and values stay while questions run."""
+        size, moments = self._size(spec.dtype), []
+        longest = self._longest([*spec.completions, *spec.gold], spec.max_tokens)
+        budget = GRADE_TOKENS[self.device]
+        for reference in ([spec.grader] if spec.grader is not None else []) + [spec.reward]:
+            if reference.key.startswith("function:"):
+                continue
+            model, where = self._model(reference)
+            tokens = max(longest, budget)
+            moments.append(
+                {
+                    "weights": size * where.copies * model.parameters,
+                    "keys and values": 2 * size * tokens * model.layers * model.key,
+                    "forward": self._forward(model, tokens, size),
+                    "logits": 2 * 4 * GRADE_ROWS * model.vocabulary,
                 }
             )
         return moments

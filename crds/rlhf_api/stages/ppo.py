@@ -251,6 +251,10 @@ class Ppo(Optimizer):
     """Pre-training gradients mixed in."""
     guards: Guards = Guards()
     """When to stop."""
+    snapshots: Annotated[int, Field(ge=1, le=16)] = 1
+    """Policies kept in the product, the last one among them; an evaluation by rules tells their mean and spread."""
+    snapshot_every: Count = 1
+    """Steps between them."""
 
     def rules(self) -> Iterator[Finding]:
         yield from super().rules()

@@ -42,12 +42,14 @@ def check(gates: Sequence[Gate], candidates: Sequence[Measured]) -> list[Verdict
     return [_judge(gate, candidate) for gate in gates for candidate in candidates]
 
 
-def unknown(gates: Sequence[Gate], rewards: Sequence[str], costs: Sequence[str]) -> list[tuple[int, str, list[str]]]:
+def unknown(
+    gates: Sequence[Gate], rewards: Sequence[str], costs: Sequence[str], rules: Sequence[str] = ()
+) -> list[tuple[int, str, list[str]]]:
     """Gates on a metric that this evaluation cannot have: index, metric, and what there is. Known before any
     sampling, so that a misspelt gate costs nothing."""
     own = ["length", "repetition", "eos_rate", "empty_rate", "duplicate_rate"]
     own += [f"reward.{name}" for name in rewards] + [f"cost.{name}" for name in costs]
-    own += ["harmful_rate"] * bool(costs)
+    own += ["harmful_rate"] * bool(costs) + [*rules]
     own += [f"harmful_rate.{name}" for name in costs] if len(costs) > 1 else []
     alone = ["distinct_1", "distinct_2", "self_bleu", "kl", "kl_token", "kl_k3"] + ["win_rate"] * bool(rewards)
     alone += [f"win_rate.{name}" for name in rewards] if len(rewards) > 1 else []

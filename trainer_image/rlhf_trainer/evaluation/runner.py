@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_api.digest import digest_of
-from rlhf_api.fields import ModelRef
+from rlhf_api.fields import ModelRef, RulesRef
 from rlhf_api.stages import STAGE_TYPES
 from rlhf_api.stages.evaluate import Evaluate
 from rlhf_trainer import functions
@@ -18,10 +18,15 @@ from rlhf_trainer.data.chat import prepare_tokenizer, same_tokenizer
 from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.evaluation import table
 from rlhf_trainer.evaluation.answers import Answering, divergence
+from rlhf_trainer.evaluation.classes import Classes
 from rlhf_trainer.evaluation.judges import Named, load
 from rlhf_trainer.evaluation.shards import SIZE, Rows, Shards
 from rlhf_trainer.evaluation.statistics import Floats
 from rlhf_trainer.models.load import load_tokenizer
+from rlhf_trainer.ppo.snapshots import folders
+from rlhf_trainer.rules.grader import Question
+from rlhf_trainer.rules.product import Weights
+from rlhf_trainer.rules.use import class_names, load_rules
 
 
 class Evaluation:
@@ -39,7 +44,10 @@ class Evaluation:
         self.measures_kl = spec.generation.temperature > 0
         if not self.measures_kl:
             self.notes.append("Answers are greedy (temperature 0), which are no samples: KL cannot be estimated.")
+        self.ruled = Path(context.input(spec.rule_based).path) if spec.rule_based is not None else None
+        self.snapshots = self._snapshots() if self.ruled is not None else {}
         steps = len(self.names) * (1 + len(self.judges)) + 2 * len(self.candidates) * self.measures_kl
+        steps += len(self.names) + 2 * len(self.snapshots) if self.ruled is not None else 0
         self.shards = Shards(context, shard_key(context, spec), len(prompts), steps)
 
     def run(self) -> None:
@@ -54,19 +62,35 @@ class Evaluation:
         self._answer(self.baseline, self.spec.baseline, weigh=self.candidates)
         for judge in self.judges:
             self._judge(judge)
+        for name, (_, path) in self.snapshots.items():
+            self._sample(name, str(path))
+        if self.spec.rule_based is not None:
+            self._classify(self.spec.rule_based)
 
-    def _answer(self, name: str, reference: ModelRef, weigh: Sequence[str]) -> None:
-        """Sample a model's answers; then its log-probabilities of the answers of the models in `weigh`."""
-        path, cache = self.context.input(reference).path, self.context.storage / "inputs"
+    def _snapshots(self) -> dict[str, tuple[str, Path]]:
+        """Earlier policies of candidates by a name of their own: the candidate's name, and the folder."""
+        return {
+            f"{name}@{step}": (name, path)
+            for name, reference in zip(self.candidates, self.spec.candidates, strict=True)
+            for step, path in folders(Path(self.context.input(reference).path)).items()
+        }
+
+    def _sample(self, name: str, path: str) -> Answering:
+        """Sample a model's answers."""
         with self.context.metrics.phase("load"):
-            model = Answering(path, self.spec.dtype, self.context.device, cache)
-        how = self.spec.generation
+            model = Answering(path, self.spec.dtype, self.context.device, self.context.storage / "inputs")
 
         def sampled(shard: int) -> Rows:
             span = self.shards.span(shard)
-            return model.answers(self.prompts[span.start : span.stop], span.start, how, self.context.seed)
+            prompts = self.prompts[span.start : span.stop]
+            return model.answers(prompts, span.start, self.spec.generation, self.context.seed)
 
         self.shards.run(f"answers/{name}", "generate", sampled)
+        return model
+
+    def _answer(self, name: str, reference: ModelRef, weigh: Sequence[str]) -> None:
+        """Sample a model's answers; then its log-probabilities of the answers of the models in `weigh`."""
+        model, how = self._sample(name, self.context.input(reference).path), self.spec.generation
         if not self.measures_kl:
             return
         for other in weigh:
@@ -107,6 +131,46 @@ class Evaluation:
 
             self.shards.run(f"scores/{judge.metric}/{name}", "score", scored)
 
+    def _classify(self, rules: RulesRef) -> None:
+        """Grade every answer to a prompt with a response type."""
+        with self.context.metrics.phase("load"):
+            book = load_rules(self.context, rules, "rules", self.spec.dtype)
+        book.check([prompt.response_type for prompt in self.prompts], "prompts", weighed=False)
+        for name in (*self.names, *self.snapshots):
+
+            def graded(shard: int, name: str = name) -> Rows:
+                rows = self.shards.rows(f"answers/{name}", shard)
+                kinds = [self.prompts[row["prompt"]].response_type for row in rows]
+                questions = [
+                    Question(self.prompts[row["prompt"]].messages, row["text"], book.policy.graded(kind))
+                    for row, kind in zip(rows, kinds, strict=True)
+                    if kind is not None
+                ]
+                said = iter(book.grader.grade(questions))
+                found = (None if kind is None else next(said) for kind in kinds)
+                return [{"grades": {}, "tokens": 0} if one is None else one.as_json() for one in found]
+
+            self.shards.run(f"grades/{name}", "grade", graded)
+
+    def classes_of_snapshots(self) -> dict[str, list[Classes]]:
+        """What rules say of the last policies of each candidate that has several, the last one last."""
+        named: dict[str, list[str]] = {}
+        for name, (candidate, _) in self.snapshots.items():
+            named.setdefault(candidate, []).append(name)
+        return {
+            candidate: [found for name in (*names, candidate) if (found := self._classes(name)) is not None]
+            for candidate, names in named.items()
+        }
+
+    def _classes(self, name: str) -> Classes | None:
+        if self.ruled is None:
+            return None
+        policy, samples = Weights.read(self.ruled).policy, self.spec.generation.samples
+        kinds = [prompt.response_type for prompt in self.prompts]
+        grades = [row["grades"] for row in self.shards.all(f"grades/{name}")]
+        flat = class_names(policy, [kind for kind in kinds for _ in range(samples)], grades)
+        return Classes(policy, kinds, [flat[at : at + samples] for at in range(0, len(flat), samples)])
+
     def judged(self) -> list[table.Judged]:
         """Everything measured, baseline first. Reads the shards of all ranks."""
         return [self._judged(name) for name in self.names]
@@ -125,6 +189,7 @@ class Evaluation:
             costs={judge.name: scores[judge.metric] for judge in self.judges if judge.kind == "cost"},
             kl=None if kl is None else self._grid([k1 for k1, _ in kl]),
             kl_k3=None if kl is None else self._grid([k3 for _, k3 in kl]),
+            classes=self._classes(name),
         )
 
     def _scores(self, judge: Named, name: str) -> Floats:

@@ -141,6 +141,18 @@ class Intervals:
             return NOTHING
         return self._bootstrap(pairs[pairs[:, 1] != 0], lambda means: means[:, 0] / means[:, 1])
 
+    def harmonic(self, first: Floats, second: Floats) -> Estimate:
+        """Harmonic mean of two shares, each over the prompts that have it ([P] or [P, S], NaN where one has not)."""
+        rows = _both_shares(first, second)
+        return self._bootstrap(rows, _harmonic) if rows[:, 1].any() and rows[:, 3].any() else NOTHING
+
+    def harmonic_difference(self, ours: tuple[Floats, Floats], theirs: tuple[Floats, Floats]) -> Estimate:
+        """Difference of two harmonic means on the same prompts: prompts are drawn as pairs."""
+        rows = np.concatenate([_both_shares(*ours), _both_shares(*theirs)], axis=1)
+        if not rows[:, 1::2].any(axis=0).all():
+            return NOTHING
+        return self._bootstrap(rows, lambda means: _harmonic(means[:, :4]) - _harmonic(means[:, 4:]))
+
     def _bootstrap(self, rows: Floats, statistic: Callable[[Floats], Floats]) -> Estimate:
         """Percentile bootstrap of a statistic of column means. `rows` [P, K], finite."""
         count = len(rows)
@@ -152,6 +164,7 @@ class Intervals:
         if (rows == rows[0]).all():
             return Estimate(value, value, value, count, "constant")
         found = np.concatenate([statistic(means) for means in self._resample(rows)])
+        found = found[np.isfinite(found)]  # a resample may hold no prompt of a kind that a statistic needs
         tail = (1 - self.confidence) / 2
         low, high = np.quantile(found, [tail, 1 - tail])
         return Estimate(value, float(low), float(high), count)
@@ -185,6 +198,26 @@ def wins(ours: Floats, theirs: Floats) -> Floats:
     margin = first[:, :, None] - second[:, None, :]
     won = np.where(np.isnan(margin), np.nan, 0.5 + 0.5 * np.sign(margin))
     return by_prompt(won.reshape(len(won), -1))
+
+
+def _both_shares(first: Floats, second: Floats) -> Floats:
+    """[P, 4] of two shares: its value or 0, and 1 where the prompt counts, of each; prompts that count for neither go."""
+    columns = []
+    for values in (by_prompt(first), by_prompt(second)):
+        there = np.isfinite(values)
+        columns += [np.where(there, values, 0.0), there.astype(np.float64)]
+    rows = np.stack(columns, axis=1)
+    kept: Floats = rows[(rows[:, 1] + rows[:, 3]) > 0]
+    return kept
+
+
+def _harmonic(means: Floats) -> Floats:
+    """[R] harmonic mean from [R, 4] means of `_both_shares`; 0 where both shares are, NaN where either is missing."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        first, second = means[:, 0] / means[:, 1], means[:, 2] / means[:, 3]
+        found = 2 * first * second / (first + second)
+    result: Floats = np.where((first == 0) & (second == 0), 0.0, found)
+    return result
 
 
 def _finite(values: Floats) -> Floats:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_trainer.evaluation import text
+from rlhf_trainer.evaluation.classes import BOTH, Classes
 from rlhf_trainer.evaluation.statistics import (
     NOTHING,
     Estimate,
@@ -42,6 +43,8 @@ class Judged:
     """Sum over the answer's tokens of log pi - log pi_baseline, nats; None for the baseline or where not measured."""
     kl_k3: Floats | None = None
     """The same with Schulman's k3, e^-k - 1 + k a token."""
+    classes: Classes | None = None
+    """What rules say of the answers."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,9 @@ def _own(model: Judged, intervals: Intervals) -> dict[str, Estimate]:
     metrics |= {name: intervals.rate(values) for name, values in _harmful_rates(model).items()}
     metrics |= {name: intervals.mean(values) for name, values in _means(model).items()}
     metrics |= {name: intervals.rate(values) for name, values in _rates(model).items()}
+    both = model.classes.both() if model.classes is not None else None
+    if both is not None:
+        metrics[BOTH] = intervals.harmonic(*both)
     flat = [answer for answers in model.texts for answer in answers]
     count = len(model.texts)
     metrics["distinct_1"] = point(text.distinct(flat, 1), count)
@@ -168,7 +174,8 @@ def _rates(model: Judged) -> dict[str, Floats]:
     flat = [answer for answers in model.texts for answer in answers]
     empty = np.array([not answer.strip() for answer in flat], dtype=np.float64)
     same = np.array(text.duplicates(flat), dtype=np.float64)
-    return {"eos_rate": model.ended, "empty_rate": empty.reshape(shape), "duplicate_rate": same.reshape(shape)}
+    ruled = model.classes.rates() if model.classes is not None else {}
+    return {"eos_rate": model.ended, "empty_rate": empty.reshape(shape), "duplicate_rate": same.reshape(shape), **ruled}
 
 
 def _harmful_rates(model: Judged) -> dict[str, Floats]:
@@ -212,7 +219,11 @@ def _differences(model: Judged, baseline: Judged, intervals: Intervals) -> dict[
     ours, theirs = ({**_scored(side), **_means(side)} for side in (model, baseline))
     found = {name: intervals.difference(values, theirs[name]) for name, values in ours.items()}
     ours, theirs = ({**_harmful_rates(side), **_rates(side)} for side in (model, baseline))
-    return found | {name: intervals.rate_difference(values, theirs[name]) for name, values in ours.items()}
+    found |= {name: intervals.rate_difference(values, theirs[name]) for name, values in ours.items()}
+    both = [side.classes.both() if side.classes is not None else None for side in (model, baseline)]
+    if both[0] is not None and both[1] is not None:
+        found[BOTH] = intervals.harmonic_difference(both[0], both[1])
+    return found
 
 
 def _scored(model: Judged) -> dict[str, Floats]:

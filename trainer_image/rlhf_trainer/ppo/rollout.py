@@ -24,6 +24,8 @@ class Rollout:
     """Ended by EOS."""
     texts: list[str]
     """Answers without special tokens."""
+    kinds: list[str | None]
+    """What rules expect of an answer: the response types of their prompts."""
 
     @property
     def lengths(self) -> list[int]:
@@ -39,8 +41,16 @@ class Rollout:
 class Prompts:
     """Encoded prompts, and which a step takes."""
 
-    def __init__(self, messages: Sequence[Messages], ids: Sequence[list[int]], spec: Spec, seed: int) -> None:
+    def __init__(
+        self,
+        messages: Sequence[Messages],
+        ids: Sequence[list[int]],
+        spec: Spec,
+        seed: int,
+        kinds: Sequence[str | None] | None = None,
+    ) -> None:
         self._messages = list(messages)
+        self._kinds = list(kinds) if kinds is not None else [None] * len(self._messages)
         self._ids = list(ids)
         self._spec = spec
         self._seed = seed
@@ -86,4 +96,5 @@ class Prompts:
             answers=[answer.ids for answer in whole],
             finished=[answer.finished for answer in whole],
             texts=tokenizer.batch_decode([answer.ids for answer in whole], skip_special_tokens=True),
+            kinds=[self._kinds[index] for index in chosen],
         )

@@ -18,6 +18,7 @@ from rlhf_trainer.data.batches import MicroBatch, micro_batches, order
 from rlhf_trainer.engine import Engine
 from rlhf_trainer.generation.logprobs import Layout, lay_out, log_probs
 from rlhf_trainer.models.adapters import off
+from rlhf_trainer.models.save import save_policy
 from rlhf_trainer.ppo.guards import Watch, check_finite
 from rlhf_trainer.ppo.kl import KlCoefficient
 from rlhf_trainer.ppo.models import Models, stream_of
@@ -26,6 +27,8 @@ from rlhf_trainer.ppo.policy import Inputs
 from rlhf_trainer.ppo.ptx import Ptx
 from rlhf_trainer.ppo.rollout import Prompts, Rollout
 from rlhf_trainer.ppo.scoring import Judge, Scores, call
+from rlhf_trainer.ppo.snapshots import Keeper
+from rlhf_trainer.ppo.snapshots import steps as snapshot_steps
 from rlhf_trainer.ppo.update import (
     Objective,
     Share,
@@ -36,6 +39,7 @@ from rlhf_trainer.ppo.update import (
     shares,
     whitened,
 )
+from rlhf_trainer.rules.use import Rulebook, Ruled
 
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 """Most tokens of a forward where the execution says nothing: small ones pad less, and a CPU gains nothing from large."""
@@ -62,13 +66,23 @@ class Scored:
 class PpoTask:
     """PPO, and with costs PPO-Lagrangian."""
 
-    def __init__(self, context: StageContext, spec: Ppo, models: Models, prompts: Prompts, ptx: Ptx | None) -> None:
+    def __init__(
+        self,
+        context: StageContext,
+        spec: Ppo,
+        models: Models,
+        prompts: Prompts,
+        ptx: Ptx | None,
+        rules: Rulebook | None = None,
+    ) -> None:
         self.total = spec.steps
         self._context = context
         self._spec = spec
         self._models = models
         self._prompts = prompts
         self._ptx = ptx
+        self._rules = rules
+        self.snapshots = Keeper(context.work, frozenset(snapshot_steps(spec)))
         self._budget = micro_batch_tokens(context)
         steps = spec.steps * spec.epochs * spec.mini_batches
         self.policy = Engine(models.policy_module, optimizer=spec, total_steps=steps, context=context, name="policy")
@@ -106,8 +120,11 @@ class PpoTask:
         rollout = self._sample(step)
         scored, scores = self._score(rollout)
         reward = scores.reward(self._weights)
+        ruled = self._grade(rollout)
+        if ruled is not None and self._spec.rule_based is not None:
+            reward = reward + self._spec.rule_based.weight * ruled.rewards
         costs = [scores.costs[judge.label] for judge in self._models.costs]
-        found = self._describe(rollout, scores, reward)
+        found = self._describe(rollout, scores, reward) | (ruled.metrics() if ruled is not None else {})
         check_finite(found)
         for multiplier, cost in zip(self.multipliers, costs, strict=True):
             multiplier.observe(cost)
@@ -121,11 +138,20 @@ class PpoTask:
         )
         found |= self._multiplier_metrics()
         found |= self._learn(step, rollout, scored, objective, found)
+        self._snapshot(step + 1)
         self.kl.update(found["kl"], len(rollout.answers))
         self.counts["answers"] += len(rollout.answers)
         self.counts["tokens.response"] += rollout.tokens
         self.counts["answers.without_eos"] += int(missing.sum())
         return found
+
+    def _snapshot(self, done: int) -> None:
+        """Keep the policy of a step that is to be kept. A collective."""
+        if done in self.snapshots.due:
+            weights = self._models.policy.product(self.policy.state_dict())
+            if self._context.rank == 0:
+                policy = self._models.policy
+                self.snapshots.keep(done, lambda to: save_policy(to, weights, policy.model, self._models.tokenizer))
 
     def state(self) -> dict[str, Any]:
         """Multipliers with their windows, KL coefficient, guards with their baselines, counts. Prompts and samples are
@@ -135,6 +161,7 @@ class PpoTask:
             "kl": self.kl.state(),
             "watch": self.watch.state(),
             "counts": dict(self.counts),
+            **({"rules": self._rules.state()} if self._rules is not None else {}),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -144,6 +171,8 @@ class PpoTask:
         self.kl.load_state(state["kl"])
         self.watch.load_state(state["watch"])
         self.counts = dict(state["counts"])
+        if self._rules is not None:
+            self._rules.load_state(state["rules"])
 
     @property
     def _weights(self) -> dict[str, float]:
@@ -204,6 +233,18 @@ class PpoTask:
             disagreement={judge.label: columns[judge.where][:, 1] for judge in ensembles},
             gold=columns[models.gold.where][:, 0] if models.gold is not None else None,
         )
+
+    def _grade(self, rollout: Rollout) -> Ruled | None:
+        """What rules say of the answers; each text is graded once."""
+        if self._rules is None:
+            return None
+        with self._context.metrics.phase("grade") as phase:
+            before = self._rules.tokens
+            ruled = self._rules.ruled(rollout.messages, rollout.kinds, rollout.texts)
+            phase.tokens += self._rules.tokens - before
+        self.counts["answers.ruled"] = self.counts.get("answers.ruled", 0) + sum(one is not None for one in ruled.kinds)
+        self.counts["answers.graded"] = self._rules.graded
+        return ruled
 
     @torch.no_grad()
     def _reference(self, layout: Layout, hidden: Mapping[str, Tensor], states: Mapping[str, Tensor]) -> Tensor:

@@ -25,6 +25,7 @@ EVALUATION = "evaluation.json"
 SAMPLES = "samples.jsonl"
 SIMULATION = "simulation.json"
 AUDIT = "audit-key.jsonl"
+FIT = "fit.json"
 
 
 @dataclass
@@ -48,6 +49,8 @@ class StageFolder:
     simulation: Json | None = None
     audit: list[Json] = field(default_factory=list)
     """Rows that a simulation set aside for people, as they were made."""
+    fit: Json | None = None
+    """What fitting rules found: errors, weights, histograms, the grader."""
     model: Json | None = None
     """Facts of the model it made: architecture, layers, hidden, vocabulary, parameters."""
 
@@ -111,6 +114,7 @@ def _stage(planned: PlannedStage, file: StageFile, work: Path, problems: list[st
         found.evaluation = _json(found.product / EVALUATION, problems)
         found.simulation = _json(found.product / SIMULATION, problems)
         found.audit = _lines(found.product / AUDIT, problems)
+        found.fit = _json(found.product / FIT, problems)
         found.samples = _samples(found.product, found.evaluation, problems)
     folders = [folder for folder in (found.product, work) if folder is not None]
     for folder in folders:

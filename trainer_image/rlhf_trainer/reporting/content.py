@@ -13,6 +13,7 @@ from rlhf_api.stages.report import Report
 from rlhf_trainer.reporting import verdict
 from rlhf_trainer.reporting.collect import Collected, Json, StageFolder
 from rlhf_trainer.reporting.disclosure import disclosure, limits
+from rlhf_trainer.reporting.fits import fits
 from rlhf_trainer.reporting.simulated import simulations, tests
 
 VERSION = "1"
@@ -42,6 +43,7 @@ def content(collected: Collected) -> Json:
         "evaluations": evaluations,
         "simulations": simulations(collected.stages),
         "tests": tests(collected.stages),
+        "fits": fits(collected.stages),
         "versions": _versions(collected.stages),
         "disclosure": disclosure(collected, settings, evaluations),
         "limits": limits(collected, evaluations),
@@ -150,6 +152,7 @@ def _evaluation(found: StageFolder, collected: Collected) -> Json:
     evaluation = dict(found.evaluation or {})
     pushed = _optimised(found, collected)
     evaluation["stage"] = found.planned.name
+    evaluation.setdefault("snapshots", {})  # evaluations of before have none
     evaluation["judges"] = [{**judge, "optimised": judge["source"] in pushed} for judge in evaluation["judges"]]
     evaluation["samples"] = _by_prompt(found.samples, verdict.primary(evaluation, "cost"))
     return evaluation

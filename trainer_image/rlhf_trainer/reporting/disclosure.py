@@ -47,10 +47,10 @@ def limits(collected: Collected, evaluations: Sequence[Json]) -> list[str]:
         "Every stage ran with one seed: intervals are over prompts, not over training runs. Another seed may end elsewhere."
     ]
     if evaluations:
-        said.append(
-            "Answers to harmless questions that were refused (over-refusal), general ability before and after, and harm "
-            "late in long dialogues were not measured."
-        )
+        refused = any("not_overrefuse" in model["metrics"] for one in evaluations for model in one["models"])
+        over = "" if refused else "Answers to harmless questions that were refused (over-refusal), "
+        rest = "general ability before and after, and harm late in long dialogues were not measured."
+        said.append(over + rest if over else rest.capitalize())
     for evaluation in evaluations:
         pushed = [judge["name"] for judge in evaluation["judges"] if judge["optimised"]]
         if pushed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rlhf_trainer import definitions
@@ -24,6 +24,8 @@ class Panel:
     zero: bool = False
     limits: str = ""
     """Which limits are drawn: `cost`, `kl`, or none."""
+    apart: bool = False
+    """A plot for each of what stands before the last dot, which names it."""
 
 
 LEARNING = (
@@ -34,6 +36,8 @@ LEARNING = (
 ALIGNING = (
     Panel("Reward", ("reward",)),
     Panel("Reward by judge", ("reward.*",)),
+    Panel("Reward by rules", ("rbr.*",)),
+    Panel("Classes of answers, by rules", ("class_share.*",), zero=True, apart=True),
     Panel("Cost against its limit", ("cost.*",), limits="cost"),
     Panel("Multiplier λ", ("lambda.*",), log=True),
     Panel("KL to the reference", ("kl",), zero=True, limits="kl"),
@@ -73,11 +77,22 @@ def plots(kind: str, rows: Sequence[Row], limits: Mapping[str, Mapping[str, floa
         if panel.metrics == ("reward.*",) and len(found) < 2:
             used.update(found)
             continue
-        if found:
-            used.update(found)
+        used.update(found)
+        if panel.apart:
+            main += [_plot(one, own, rows, {}) for one, own in _apart(panel, found)]
+        elif found:
             main.append(_plot(panel, found, rows, limits.get(panel.limits, {})))
     rest = [_plot(Panel(_title(name), (name,)), [name], rows, {}) for name in sorted(set(names) - used)]
     return main, rest
+
+
+def _apart(panel: Panel, names: Sequence[str]) -> list[tuple[Panel, list[str]]]:
+    """A panel for each of what stands before the last dot of names."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.rpartition(".")[0], []).append(name)
+    heads = {head: head.partition(".")[2].replace("_", " ") for head in groups}
+    return [(replace(panel, title=f"{panel.title}: {heads[head]}"), own) for head, own in groups.items()]
 
 
 def _fits(name: str, pattern: str) -> bool:
@@ -106,6 +121,8 @@ def _label(name: str, names: Sequence[str]) -> str:
     if head in LABELS:
         return LABELS[head].format(tail)
     same = all(other.partition(".")[0] == head for other in names)
+    if name.count(".") > 1 and len({other.rpartition(".")[0] for other in names}) == 1:
+        return name.rpartition(".")[2].replace("_", " ")
     return tail if tail and same else name.replace("_", " ")
 
 

@@ -52,7 +52,7 @@ def curves(plot: Plot) -> Markup:
     for index, (_, binned) in enumerate(drawn):
         body.append(_line(binned, across, down, index % 6))
     named = f"{plot.title}: {'; '.join(_told(label, binned) for label, binned in drawn)}"
-    return _svg(WIDTH, HEIGHT, named, Markup("").join(body))
+    return svg(WIDTH, HEIGHT, named, Markup("").join(body))
 
 
 @dataclass(frozen=True)
@@ -72,31 +72,29 @@ def shares(groups: Sequence[tuple[str, Sequence[Interval]]], *, named: str) -> M
     across = Scale(0.0, 1.0, 14, 400)
     y, body = 4.0, []
     for label, entries in groups:
-        body.append(_text(14, y + 12, label, "label", "start"))
+        body.append(text(14, y + 12, label, "label", "start"))
         y += 26
         for entry in entries:
             body.append(_interval(entry, across, y))
             y += 15
         y += 8
     marks = [0.0, 0.25, 0.5, 0.75, 1.0]
-    back = [
-        _tag("line", {"class": "grid", "x1": across(m), "x2": across(m), "y1": 4, "y2": round(y, 2)}) for m in marks
-    ]
-    back += [_text(across(mark), y + 15, f"{mark * 100:.0f}\u202f%", "tick", "middle") for mark in marks]
-    return _svg(420, round(y + 20), named, Markup("").join([*back, *body]))
+    back = [tag("line", {"class": "grid", "x1": across(m), "x2": across(m), "y1": 4, "y2": round(y, 2)}) for m in marks]
+    back += [text(across(mark), y + 15, f"{mark * 100:.0f}\u202f%", "tick", "middle") for mark in marks]
+    return svg(420, round(y + 20), named, Markup("").join([*back, *body]))
 
 
 def _interval(entry: Interval, across: Scale, y: float) -> Markup:
     if entry.value is None:
-        return _text(14, y + 4, f"{entry.name}: not measured", "tick", "start")
+        return text(14, y + 4, f"{entry.name}: not measured", "tick", "start")
     told = f"{entry.name}: {number(entry.value * 100)} %"
     parts = []
     if entry.low is not None and entry.high is not None:
         ends = {"x1": across(entry.low), "x2": across(entry.high), "y1": y, "y2": y}
-        parts.append(_tag("line", {"class": f"whisker {entry.kind}", **ends}))
+        parts.append(tag("line", {"class": f"whisker {entry.kind}", **ends}))
         told += f" ({number(entry.low * 100)} to {number(entry.high * 100)})"
     parts.append(_mark(across(entry.value), y, entry.kind))
-    return _tag("g", {}, Markup("").join([_tag("title", {}, escape(told)), *parts]))
+    return tag("g", {}, Markup("").join([tag("title", {}, escape(told)), *parts]))
 
 
 def reliability(bins: Sequence[Mapping[str, float]], *, named: str) -> Markup:
@@ -108,10 +106,10 @@ def reliability(bins: Sequence[Mapping[str, float]], *, named: str) -> Markup:
     across, down = Scale(low, high, LEFT, WIDTH - RIGHT), Scale(0.0, 1.0, HEIGHT - BOTTOM, TOP)
     most = max(entry["n"] for entry in bins)
     body = [_grid(down, [0.0, 0.25, 0.5, 0.75, 1.0])]
-    body += [_text(across(mark), HEIGHT - BOTTOM + 15, number(mark), "tick", "middle") for mark in ticks(low, high)]
-    body.append(_text(WIDTH - RIGHT, HEIGHT - 3, "said probability", "tick", "end"))
+    body += [text(across(mark), HEIGHT - BOTTOM + 15, number(mark), "tick", "middle") for mark in ticks(low, high)]
+    body.append(text(WIDTH - RIGHT, HEIGHT - 3, "said probability", "tick", "end"))
     ends = {"x1": across(low), "y1": down(low), "x2": across(high), "y2": down(high)}
-    body.append(_tag("line", {"class": "limit", **ends}))
+    body.append(tag("line", {"class": "limit", **ends}))
     for entry in bins:
         at = {
             "cx": across(entry["confidence"]),
@@ -119,8 +117,8 @@ def reliability(bins: Sequence[Mapping[str, float]], *, named: str) -> Markup:
             "r": round(2 + 5 * (entry["n"] / most) ** 0.5, 2),
         }
         told = f"said {number(entry['confidence'])}, right {number(entry['right'])}, n {entry['n']:.0f}"
-        body.append(_tag("circle", {"class": "bubble", **at}, _tag("title", {}, escape(told))))
-    return _svg(WIDTH, HEIGHT, named, Markup("").join(body))
+        body.append(tag("circle", {"class": "bubble", **at}, tag("title", {}, escape(told))))
+    return svg(WIDTH, HEIGHT, named, Markup("").join(body))
 
 
 def bars(parts: Sequence[tuple[str, float]], *, named: str) -> Markup:
@@ -131,9 +129,9 @@ def bars(parts: Sequence[tuple[str, float]], *, named: str) -> Markup:
     body, at = [], 0.0
     for index, (label, value) in enumerate(parts):
         width = round(value / total * 600, 2)
-        title = _tag("title", {}, escape(f"{label}: {value / total:.0%}"))
+        title = tag("title", {}, escape(f"{label}: {value / total:.0%}"))
         body.append(
-            _tag("rect", {"class": f"fill{index % 8}", "x": round(at, 2), "y": 0, "width": width, "height": 18}, title)
+            tag("rect", {"class": f"fill{index % 8}", "x": round(at, 2), "y": 0, "width": width, "height": 18}, title)
         )
         at += width
     return Markup(
@@ -156,8 +154,8 @@ def _grid(down: Scale, marks: list[float]) -> Markup:
     parts = []
     for mark in marks[::every]:
         y = down(mark)
-        parts.append(_tag("line", {"class": "grid", "x1": LEFT, "x2": WIDTH - RIGHT, "y1": y, "y2": y}))
-        parts.append(_text(LEFT - 6, y + 3.5, number(mark), "tick", "end"))
+        parts.append(tag("line", {"class": "grid", "x1": LEFT, "x2": WIDTH - RIGHT, "y1": y, "y2": y}))
+        parts.append(text(LEFT - 6, y + 3.5, number(mark), "tick", "end"))
     return Markup("").join(parts)
 
 
@@ -167,17 +165,17 @@ def _step_axis(across: Scale, steps: list[float]) -> Markup:
     inner = [mark for mark in ticks(first, last, 4) if first + apart < mark < last - apart and mark == int(mark)]
     inner = [first, *inner] + ([last] if last > first else [])
     y = HEIGHT - BOTTOM
-    parts = [_tag("line", {"class": "axis", "x1": LEFT, "x2": WIDTH - RIGHT, "y1": y, "y2": y})]
-    parts += [_text(across(mark), y + 15, number(mark, 6), "tick", "middle") for mark in inner]
-    parts.append(_text(WIDTH - RIGHT, HEIGHT - 3, "step", "tick", "end"))
+    parts = [tag("line", {"class": "axis", "x1": LEFT, "x2": WIDTH - RIGHT, "y1": y, "y2": y})]
+    parts += [text(across(mark), y + 15, number(mark, 6), "tick", "middle") for mark in inner]
+    parts.append(text(WIDTH - RIGHT, HEIGHT - 3, "step", "tick", "end"))
     return Markup("").join(parts)
 
 
 def _limit(down: Scale, across: Scale, label: str, value: float) -> Markup:
     y = down(value)
-    line = _tag("line", {"class": "limit", "x1": LEFT, "x2": WIDTH - RIGHT, "y1": y, "y2": y})
+    line = tag("line", {"class": "limit", "x1": LEFT, "x2": WIDTH - RIGHT, "y1": y, "y2": y})
     above = y - 5 if y > TOP + 14 else y + 13
-    return line + _text(across.end, above, label, "tick limit-label", "end")
+    return line + text(across.end, above, label, "tick limit-label", "end")
 
 
 def _line(binned: Binned, across: Scale, down: Scale, index: int) -> Markup:
@@ -187,14 +185,14 @@ def _line(binned: Binned, across: Scale, down: Scale, index: int) -> Markup:
         if binned.size > 1:
             edge = [f"{across(binned.steps[i])},{down(binned.highs[i] or 0.0)}" for i in run]
             edge += [f"{across(binned.steps[i])},{down(binned.lows[i] or 0.0)}" for i in reversed(run)]
-            parts.append(_tag("polygon", {"class": f"band{index}", "points": " ".join(edge)}))
+            parts.append(tag("polygon", {"class": f"band{index}", "points": " ".join(edge)}))
         path = " ".join(f"{across(binned.steps[i])},{down(binned.means[i] or 0.0)}" for i in run)
-        parts.append(_tag("polyline", {"class": f"line s{index}", "points": path}))
+        parts.append(tag("polyline", {"class": f"line s{index}", "points": path}))
     measured = [i for run in runs for i in run]
     dots = measured if len(measured) <= 30 else measured[-1:]
     for i in dots:
         at = {"cx": across(binned.steps[i]), "cy": down(binned.means[i] or 0.0)}
-        parts.append(_tag("circle", {"class": f"dot d{index}", "r": 2.6 if i == measured[-1] else 1.6, **at}))
+        parts.append(tag("circle", {"class": f"dot d{index}", "r": 2.6 if i == measured[-1] else 1.6, **at}))
     return Markup("").join(parts)
 
 
@@ -216,24 +214,27 @@ def _told(label: str, binned: Binned) -> str:
 
 def _mark(x: float, y: float, kind: str) -> Markup:
     if kind == "before":
-        return _tag("circle", {"class": "mark before", "cx": x, "cy": y, "r": 5})
+        return tag("circle", {"class": "mark before", "cx": x, "cy": y, "r": 5})
     if kind == "after1":
-        return _tag(
+        return tag(
             "rect", {"class": "mark after1", "x": round(x - 4.5, 2), "y": round(y - 4.5, 2), "width": 9, "height": 9}
         )
-    return _tag("path", {"class": f"mark {kind}", "d": f"M{x - 6} {y} L{x} {y - 6} L{x + 6} {y} L{x} {y + 6} Z"})
+    return tag("path", {"class": f"mark {kind}", "d": f"M{x - 6} {y} L{x} {y - 6} L{x + 6} {y} L{x} {y + 6} Z"})
 
 
-def _text(x: float, y: float, text: str, kind: str, anchor: str) -> Markup:
-    return _tag("text", {"class": kind, "x": x, "y": round(y, 2), "text-anchor": anchor}, escape(text))
+def text(x: float, y: float, said: str, kind: str, anchor: str) -> Markup:
+    """A line of text."""
+    return tag("text", {"class": kind, "x": x, "y": round(y, 2), "text-anchor": anchor}, escape(said))
 
 
-def _tag(name: str, attributes: dict[str, object], inside: Markup | None = None) -> Markup:
+def tag(name: str, attributes: dict[str, object], inside: Markup | None = None) -> Markup:
+    """An element; every attribute is escaped."""
     given = Markup("").join(Markup(' {}="{}"').format(key, value) for key, value in attributes.items())
     if inside is None:
         return Markup("<{}{}/>").format(name, given)
     return Markup("<{}{}>{}</{}>").format(name, given, inside, name)
 
 
-def _svg(width: int, height: int, named: str, body: Markup) -> Markup:
+def svg(width: int, height: int, named: str, body: Markup) -> Markup:
+    """A drawing with its name for those who cannot see it."""
     return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(width, height, named, body)

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from rlhf_trainer.reporting import axes, graph, panels, plots, tables, verdict
+from rlhf_trainer.reporting import axes, fits, graph, panels, plots, tables, verdict
 from rlhf_trainer.reporting.collect import Json
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -20,6 +20,7 @@ KINDS = {
     "rewardModel": "reward model",
     "costModel": "cost model",
     "simulate": "simulated data",
+    "rules": "rule-based rewards",
     "ppo": "PPO",
     "evaluate": "evaluation",
 }
@@ -50,7 +51,7 @@ def render(report: Json) -> str:
         kind=_kind,
         setting=_setting,
     )
-    environment.globals.update(tables=tables, primary=verdict.primary)
+    environment.globals.update(tables=tables, fitted=fits, primary=verdict.primary)
     return environment.get_template("report.html.j2").render(
         report=report,
         css=Markup(css),  # noqa: S704  # our own file; inside <style>, where escapes are not read

@@ -10,9 +10,25 @@ from typing import Any
 from rlhf_trainer.reporting.axes import number, percent, points, seconds
 from rlhf_trainer.reporting.collect import Json
 
-SHARES = ("harmful_rate", "win_rate", "eos_rate", "empty_rate", "duplicate_rate", "repetition")
+SHARES = (
+    "harmful_rate",
+    "win_rate",
+    "eos_rate",
+    "empty_rate",
+    "duplicate_rate",
+    "repetition",
+    "not_unsafe",
+    "not_overrefuse",
+    "safety_f1",
+    "class",
+    "error_rate",
+)
 NAMES = {
     "harmful_rate": ("Harmful answers", "share of answers with any cost above 0"),
+    "not_unsafe": ("Not unsafe", "share of answers of no unsafe class, by the rules' grader"),
+    "not_overrefuse": ("Not over-refusing", "share of answers that are no refusal, where one should comply"),
+    "safety_f1": ("F1 of the two", "harmonic mean of not unsafe and not over-refusing"),
+    "class": ("Class", "share of answers, by the rules' grader"),
     "reward": ("Reward", "mean score"),
     "cost": ("Cost", "mean score; above 0 is harmful"),
     "win_rate": ("Wins against the baseline", "share of answers with a higher reward, ties half; 50 % is even"),
@@ -51,7 +67,15 @@ TRUST = {
     "steps": "Steps",
 }
 """Final metrics of training stages."""
-GOOD = {"harmful_rate": "lower", "cost": "lower", "reward": "higher", "win_rate": "higher"}
+GOOD = {
+    "harmful_rate": "lower",
+    "cost": "lower",
+    "reward": "higher",
+    "win_rate": "higher",
+    "not_unsafe": "higher",
+    "not_overrefuse": "higher",
+    "safety_f1": "higher",
+}
 
 
 @dataclass(frozen=True)
@@ -194,9 +218,16 @@ def rejected(counts: Mapping[str, int]) -> list[tuple[str, int]]:
     return [(name.replace("_", " "), count) for name, count in found if count]
 
 
-def _line(name: str, first: Json, others: Sequence[Json]) -> Line:
+def label(name: str) -> str:
+    """A metric in words."""
     head, _, tail = name.partition(".")
-    label, help_ = NAMES.get(head, (name.replace("_", " "), ""))
+    said = NAMES.get(head, (name.replace("_", " "), ""))[0]
+    return f"{said}: {tail}" if tail else said
+
+
+def _line(name: str, first: Json, others: Sequence[Json]) -> Line:
+    head = _head(name)
+    help_ = NAMES.get(head, ("", ""))[1]
     own = first["metrics"].get(name)
     pairs = []
     for other in others:
@@ -207,7 +238,7 @@ def _line(name: str, first: Json, others: Sequence[Json]) -> Line:
             difference = Cell("", "", word, _tone(name, word))
         pairs.append((cell(name, estimate), difference))
     counts = [model["metrics"][name]["n"] for model in (first, *others) if name in model["metrics"]]
-    return Line(f"{label}: {tail}" if tail else label, help_, min(counts, default=0), cell(name, own), tuple(pairs))
+    return Line(label(name), help_, min(counts, default=0), cell(name, own), tuple(pairs))
 
 
 def _head(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,19 +77,22 @@ def histograms(scores: Mapping[str, Floats], names: Sequence[str], groups: Seque
     return found
 
 
-def grader_trust(grades: Sequence[Mapping[str, float]], labelled: Sequence[Mapping[str, bool]]) -> dict[str, Any]:
+def grader_trust(
+    grades: Sequence[Mapping[str, float]], labelled: Sequence[Mapping[str, bool]], names: Iterable[str]
+) -> dict[str, Any]:
     """A grader on completions that people labelled.
 
     Args:
         grades: phi by proposition of each completion.
         labelled: what is true of it; only propositions in both count.
+        names: propositions, in the order of the result.
 
     Returns:
         `propositions`: by name accuracy and balanced accuracy with their intervals, the accuracy of always saying the
         commoner answer, the share of true labels; `mean`: plain means over the propositions.
     """
     rows: dict[str, Any] = {}
-    for name in dict.fromkeys(name for said in grades for name in said):
+    for name in names:
         both = [
             (said[name], known[name])
             for said, known in zip(grades, labelled, strict=True)

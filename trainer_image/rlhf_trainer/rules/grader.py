@@ -62,6 +62,10 @@ class Grades:
     tokens: int
     """Tokens computed: the conversation once, and every question."""
 
+    def as_json(self) -> dict[str, Any]:
+        """As shards keep it."""
+        return {"grades": self.probabilities, "answered": self.answered, "cut": self.cut, "tokens": self.tokens}
+
 
 @dataclass(frozen=True)
 class _Laid:

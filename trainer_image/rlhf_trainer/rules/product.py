@@ -64,7 +64,7 @@ class Weights:
             InputError: says what was found and how to mend it.
         """
         if digests != [self.reward.digest]:
-            found = ", ".join(digest[:12] for digest in digests) or "none"
+            found = ", ".join(digest if " x " in digest else digest[:12] for digest in digests)
             raise InputError(
                 f"{where}: the rules were fitted beside the reward {self.reward.source} ({self.reward.digest[:12]}), "
                 f"with weight 1 and alone; found rewards {found}. Fit them beside these, or set anyReward: true"

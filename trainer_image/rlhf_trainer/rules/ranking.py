@@ -65,6 +65,24 @@ def check_completions(policy: Policy, rows: Sequence[Completion], *, labelled: b
             raise InputError(f"{row.row}: propositions: {', '.join(missing)} missing; {why} (docs/rules.md)")
 
 
+def rank_of(policy: Policy, row: Completion) -> int:
+    """Place of a completion, the lowest the best: the data's, where it gives one, else what its labels say."""
+    return row.rank if row.rank is not None else policy.rank_of(row.response_type, row.propositions or {})
+
+
+def group_of(row: Completion, *, by_prompt: bool) -> bytes:
+    """What a completion is ranked within: its prompt, or its response type."""
+    return canonical(row.prompt) if by_prompt else b""
+
+
+def rank_apart(policy: Policy, rows: Sequence[Completion], *, by_prompt: bool) -> bool:
+    """Whether any two completions make a pair."""
+    ranks: dict[tuple[str, bytes], set[int]] = {}
+    for row in rows:
+        ranks.setdefault((row.response_type, group_of(row, by_prompt=by_prompt)), set()).add(rank_of(policy, row))
+    return any(len(found) > 1 for found in ranks.values())
+
+
 def name_of(policy: Policy, row: Completion) -> str:
     """What a completion is: its rank where the data gives one, else its completion type or class."""
     if row.rank is not None:
@@ -101,8 +119,8 @@ def ranked(
     return Ranked(
         kind,
         numbers,
-        [row.rank if row.rank is not None else policy.rank_of(kind, row.propositions or {}) for row in own],
-        [canonical(row.prompt) if by_prompt else b"" for row in own],
+        [rank_of(policy, row) for row in own],
+        [group_of(row, by_prompt=by_prompt) for row in own],
         [opening(row) for row in own],
         classify(policy, kind, grades),
         reward,

@@ -15,10 +15,13 @@ from rlhf_trainer.context import Facts, StageContext
 from rlhf_trainer.data.load import load_prompts
 from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.evaluation import gates, table
+from rlhf_trainer.evaluation.classes import measured as measured_by
+from rlhf_trainer.evaluation.classes import spread
 from rlhf_trainer.evaluation.runner import Evaluation
 from rlhf_trainer.evaluation.shards import Rows
 from rlhf_trainer.evaluation.statistics import Intervals
 from rlhf_trainer.exits import GuardTripped, InputError
+from rlhf_trainer.rules.product import Weights
 
 
 def run(context: StageContext) -> None:
@@ -29,7 +32,8 @@ def run(context: StageContext) -> None:
         GuardTripped: a gate was not kept (reason GateFailed); the product is in place.
     """
     spec = context.spec(Evaluate)
-    check_gates(spec)
+    rules = Weights.read(Path(context.input(spec.rule_based).path)).policy if spec.rule_based is not None else None
+    check_gates(spec, measured_by(rules) if rules is not None else [])
     prompts, counts = load_prompts(context, spec.prompts)
     if not prompts:
         raise InputError("prompts: no prompt is left to answer; expected at least one row with a prompt")
@@ -75,13 +79,15 @@ def run(context: StageContext) -> None:
         raise GuardTripped(failure, reason="GateFailed")
 
 
-def check_gates(spec: Evaluate) -> None:
+def check_gates(spec: Evaluate, rules: Sequence[str] = ()) -> None:
     """Refuse gates on metrics that this evaluation cannot have, before anything is computed.
 
     Raises:
         InputError: names the gate and what there is.
     """
-    found = gates.unknown(spec.gates, [judge.label for judge in spec.rewards], [judge.label for judge in spec.costs])
+    found = gates.unknown(
+        spec.gates, [judge.label for judge in spec.rewards], [judge.label for judge in spec.costs], rules
+    )
     if found:
         index, metric, there = found[0]
         compare = " to compare with the baseline" if spec.gates[index].compare == "difference" else ""
@@ -120,6 +126,7 @@ def tabulate(evaluation: Evaluation, judged: Sequence[table.Judged]) -> tuple[di
         "win_rate_weights": weights,
         "categories": table.categories(judged, judged[0], [p.category for p in evaluation.prompts], intervals),
         "gates": [verdict.as_json() for verdict in verdicts],
+        "snapshots": {name: spread(classes, intervals) for name, classes in evaluation.classes_of_snapshots().items()},
         "notes": [*evaluation.notes, *table.missing_scores(judged)],
         "shown": shown(len(evaluation.prompts), spec.show, context.seed),
     }
@@ -165,6 +172,7 @@ def sample_rows(prompts: Sequence[Prompt], samples: int, judged: Sequence[table.
                         "ended": bool(model.ended[place]),
                         "kl": None if model.kl is None else _number(model.kl[place]),
                         "scores": scores,
+                        "class": None if model.classes is None else model.classes.names[index][sample],
                         "harmful": None if harm is None or np.isnan(harm[place]) else bool(harm[place]),
                     }
                 )

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from rlhf_api.stages.ppo import Ppo
+from rlhf_trainer import functions
 from rlhf_trainer.context import Facts, StageContext
 from rlhf_trainer.data.chat import Encoded, encode_conversation, encode_prompt
 from rlhf_trainer.data.load import load_conversations, load_prompts
@@ -20,6 +21,7 @@ from rlhf_trainer.ppo.models import Models, load
 from rlhf_trainer.ppo.ptx import Ptx
 from rlhf_trainer.ppo.rollout import Prompts
 from rlhf_trainer.ppo.task import PpoTask, micro_batch_tokens
+from rlhf_trainer.rules.use import Rulebook, load_rules
 
 STATES = "ptx-states"
 LAST_STEPS = 10
@@ -35,21 +37,43 @@ def run(context: StageContext) -> None:
     """
     spec = context.spec(Ppo)
     models = load(context, spec)
-    prompts, counts = _prompts(context, spec, models.tokenizer)
+    prompts, kinds, counts = _prompts(context, spec, models.tokenizer)
+    rules = _rules(context, spec, kinds)
     ptx = _ptx(context, spec, models, counts)
-    task = PpoTask(context, spec, models, prompts, ptx)
+    task = PpoTask(context, spec, models, prompts, ptx, rules)
     train(context, task)
     _publish(context, spec, task, models, counts)
 
 
-def _prompts(context: StageContext, spec: Ppo, tokenizer: Any) -> tuple[Prompts, dict[str, int]]:
+def _prompts(context: StageContext, spec: Ppo, tokenizer: Any) -> tuple[Prompts, list[str | None], dict[str, int]]:
     rows, read = load_prompts(context, spec.prompts)
     longest = spec.rollout.max_prompt_tokens
     whole = [encode_prompt(tokenizer, row.messages) for row in rows]
     counts = read.as_dict("prompts")
     counts["prompts.cut"] = sum(len(ids) > longest for ids in whole)
     encoded = [ids[-longest:] for ids in whole]
-    return Prompts([row.messages for row in rows], encoded, spec.rollout, context.seed), counts
+    kinds = [row.response_type for row in rows]
+    return Prompts([row.messages for row in rows], encoded, spec.rollout, context.seed, kinds), kinds, counts
+
+
+def _rules(context: StageContext, spec: Ppo, kinds: list[str | None]) -> Rulebook | None:
+    """The rule-based rewards, fit for these prompts and beside these rewards."""
+    if spec.rule_based is None:
+        return None
+    rules = load_rules(context, spec.rule_based, "rules", spec.dtype)
+    rules.check(kinds, "prompts")
+    if not spec.rule_based.any_reward:
+        folder = Path(context.file.directories.job)
+        found = [
+            functions.source_digest(reward.function, folder) if reward.function else context.input(reward).digest
+            for reward in spec.rewards
+        ]
+        alone = [
+            digest if reward.weight == 1 else f"{digest[:12]} x {reward.weight:g}"
+            for digest, reward in zip(found, spec.rewards, strict=True)
+        ]
+        rules.weights.check_reward(alone, "rules")
+    return rules
 
 
 def _ptx(context: StageContext, spec: Ppo, models: Models, counts: dict[str, int]) -> Ptx | None:
@@ -77,6 +101,7 @@ def _publish(context: StageContext, spec: Ppo, task: PpoTask, models: Models, co
     def build(folder: Path) -> Facts:
         save_policy(folder, weights, models.policy.model, models.tokenizer)
         critic_models.save(folder, models.critics, critics)
+        task.snapshots.give(folder)
         metrics, notes = last_steps(context.metrics.path), list(models.notes)
         metrics["steps"] = spec.steps
         for name, warnings in task.watch.warnings.items():
@@ -86,6 +111,7 @@ def _publish(context: StageContext, spec: Ppo, task: PpoTask, models: Models, co
 
     context.publish(build)
     if context.rank == 0:
+        task.snapshots.drop()
         for file in context.work.glob(f"{STATES}.*"):
             file.unlink(missing_ok=True)
 
@@ -94,7 +120,7 @@ def last_steps(path: Path) -> dict[str, Any]:
     """Means of every metric over the last steps of metrics.jsonl."""
     lines = [orjson.loads(line) for line in path.read_bytes().splitlines()][-LAST_STEPS:]
     found: dict[str, Any] = {}
-    for name in lines[-1] if lines else ():
+    for name in dict.fromkeys(name for line in lines for name in line):  # not every step has every response type
         values = [line[name] for line in lines if isinstance(line.get(name), int | float)]
         if name != "step" and values:
             found[name] = sum(values) / len(values)

@@ -19,6 +19,7 @@ from rlhf_trainer.data.rows import Completion, Counts, Prompt
 from rlhf_trainer.evaluation.judges import Named, load
 from rlhf_trainer.evaluation.shards import SIZE, Rows, Shards
 from rlhf_trainer.exits import InputError
+from rlhf_trainer.reporting.collect import FIT
 from rlhf_trainer.rules import evidence
 from rlhf_trainer.rules.fit import Descent
 from rlhf_trainer.rules.fitting import Fits, fit_type
@@ -26,10 +27,7 @@ from rlhf_trainer.rules.grader import Asking, Grader, Question
 from rlhf_trainer.rules.policy import Policy, read_policy
 from rlhf_trainer.rules.probabilities import Grades, classify
 from rlhf_trainer.rules.product import Model, Weights
-from rlhf_trainer.rules.ranking import check_completions, labels, ranked
-
-FIT = "fit.json"
-"""The evidence of a fit, for the report."""
+from rlhf_trainer.rules.ranking import check_completions, labels, rank_apart, ranked
 
 
 def run(context: StageContext) -> None:
@@ -45,32 +43,19 @@ def run(context: StageContext) -> None:
     gold, gold_counts = load_completions(context, spec.gold) if spec.gold else ([], Counts())
     check_completions(policy, rows, labelled=spec.features == "labels")
     check_completions(policy, gold, labelled=True)
+    if not rank_apart(policy, rows, by_prompt=spec.pairs == "prompt"):
+        within = "prompt" if spec.pairs == "prompt" else "response type"
+        raise InputError(f"completions: no two of one {within} rank apart; there is nothing to fit")
     grading = Grading(context, spec, policy, rows, gold)
     grading.run()
     gang.barrier()  # every rank's shards are in place
 
     def build(folder: Path) -> Facts:
-        grades = [row["grades"] for row in grading.shards.all("grades")]
-        rewards = np.array([row["score"] for row in grading.shards.all("scores")][: len(rows)], dtype=np.float64)
-        fits = Fits({})
-        for kind in policy.types:
-            own = [number for number, row in enumerate(rows) if row.response_type == kind]
-            if not own:
-                fits.notes.append(f"{kind}: no completion of this response type: it has no weights")
-                continue
-            mine = [rows[number] for number in own]
-            said = (
-                labels(policy, mine, kind) if spec.features == "labels" else columns([grades[number] for number in own])
-            )
-            group = ranked(policy, rows, kind, said, rewards[own], by_prompt=spec.pairs == "prompt")
-            seeds = [context.seed * 1009 + number for number in range(spec.seeds)]
-            how = Descent(spec.iterations, spec.learning_rate, spec.weight_decay)
-            fit_type(fits, policy, mine, group, seeds, spec.holdout, how)
-        if not fits.weights:
-            raise InputError("completions: no response type has two that rank apart; there is nothing to fit")
+        grades = list(grading.shards.all("grades"))
+        fits = fitted(context, spec, policy, rows, grading)
         product = Weights(policy, reward_of(context, spec), grader_of(context, spec), asking(spec), fits.weights)
         product.write(folder)
-        trusted = trust(policy, gold, grades[len(rows) :])
+        trusted = trust(policy, gold, [row["grades"] for row in grades[len(rows) :]])
         content = {
             "version": "1",
             "features": spec.features,
@@ -78,24 +63,60 @@ def run(context: StageContext) -> None:
             "types": fits.types,
             "grader": trusted,
         }
-        (folder / FIT).write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
-        graded = [row for row in grading.shards.all("grades") if row["grades"]]
-        metrics: dict[str, Any] = {"error_rate": {kind: found["heldout"] for kind, found in fits.types.items()}}
-        if trusted is not None:
-            metrics["grader"] = trusted["mean"]
-        if graded:
-            metrics["answered"] = float(np.mean([row["answered"] for row in graded]))
-        counted = {
-            **counts.as_dict(),
-            **(gold_counts.as_dict("gold") if gold else {}),
-            "graded": len(graded),
-            "graded.cut": sum(row["cut"] > 0 for row in graded),
-            "tokens": sum(row["tokens"] for row in graded),
-            "classes.uniform": fits.uniform,
-        }
-        return Facts(counted, metrics, [*said_of(spec), *fits.notes, *(trusted or {}).get("notes", [])])
+        (folder / FIT).write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2))
+        counted = {**counts.as_dict(), **(gold_counts.as_dict("gold") if gold else {})}
+        return facts(spec, counted, fits, trusted, [row for row in grades if row["grades"]])
 
     context.publish(build)
+
+
+def fitted(context: StageContext, spec: Rules, policy: Policy, rows: Sequence[Completion], grading: Grading) -> Fits:
+    """Weights of every response type that has ranked pairs, with their evidence.
+
+    Raises:
+        InputError: none has.
+    """
+    grades = [row["grades"] for row in grading.shards.all("grades")]
+    rewards = np.array([row["score"] for row in grading.shards.all("scores")], dtype=np.float64)
+    seeds = [context.seed * 1009 + number for number in range(spec.seeds)]
+    how = Descent(spec.iterations, spec.learning_rate, spec.weight_decay)
+    fits = Fits({})
+    for kind in policy.types:
+        own = [number for number, row in enumerate(rows) if row.response_type == kind]
+        if not own:
+            fits.notes.append(f"{kind}: no completion of this response type: it has no weights")
+            continue
+        mine = [rows[number] for number in own]
+        labelled = spec.features == "labels"
+        said = labels(policy, mine, kind) if labelled else columns([grades[number] for number in own])
+        group = ranked(policy, rows, kind, said, rewards[own], by_prompt=spec.pairs == "prompt")
+        fit_type(fits, policy, mine, group, seeds, spec.holdout, how)
+    if not fits.weights:
+        raise InputError(
+            "completions: no pair is left to fit on beside those held out; lower holdout, or give more prompts"
+        )
+    return fits
+
+
+def facts(
+    spec: Rules, counts: dict[str, int], fits: Fits, trusted: dict[str, Any] | None, graded: Sequence[dict[str, Any]]
+) -> Facts:
+    """What the stage says of its product; `graded`: what the grader said of the completions it was asked about."""
+    metrics: dict[str, Any] = {"error_rate": {kind: found["heldout"] for kind, found in fits.types.items()}}
+    notes = [*said_of(spec), *fits.notes]
+    if trusted is not None:
+        metrics["grader"] = trusted["mean"]
+        notes += trusted["notes"]
+    if graded:
+        metrics["answered"] = float(np.mean([row["answered"] for row in graded]))
+    counted = {
+        **counts,
+        "graded": len(graded),
+        "graded.cut": sum(row["cut"] > 0 for row in graded),
+        "tokens": sum(row["tokens"] for row in graded),
+        "classes.uniform": fits.uniform,
+    }
+    return Facts(counted, metrics, notes)
 
 
 class Grading:
@@ -149,12 +170,7 @@ class Grading:
         ]
         questions = [Question(row.prompt, row.answer, self._policy.graded(row.response_type)) for _, row in wanted]
         for (place, _), said in zip(wanted, grader.grade(questions), strict=True):
-            found[place] = {
-                "grades": said.probabilities,
-                "answered": said.answered,
-                "cut": said.cut,
-                "tokens": said.tokens,
-            }
+            found[place] = said.as_json()
         return found
 
     def _scores(self, judge: Any, shard: int) -> Rows:
@@ -223,7 +239,7 @@ def trust(policy: Policy, gold: Sequence[Completion], grades: Sequence[dict[str,
     """The grader on the gold rows, by proposition and by class; None where nothing was graded."""
     if not gold or not any(grades):
         return None
-    found = evidence.grader_trust(grades, [row.propositions or {} for row in gold])
+    found = evidence.grader_trust(grades, [row.propositions or {} for row in gold], policy.questions)
     classes: dict[str, Any] = {}
     for kind in policy.types:
         own = [number for number, row in enumerate(gold) if row.response_type == kind]

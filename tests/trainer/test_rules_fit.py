@@ -1,0 +1,248 @@
+"""Class probabilities, weights and evidence of rule-based rewards against numbers computed another way."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fakes.policies import DATA, public, small
+from rlhf_api.yaml import dump_yaml
+from rlhf_trainer.data.rows import Completion, Where
+from rlhf_trainer.rules import evidence
+from rlhf_trainer.rules.fit import Descent, errors, fit, ranked_pairs
+from rlhf_trainer.rules.fitting import Fits, fit_type
+from rlhf_trainer.rules.policy import Policy, parse_policy
+from rlhf_trainer.rules.probabilities import classify
+from rlhf_trainer.rules.ranking import labels, ranked
+
+
+def policy() -> Policy:
+    return parse_policy(dump_yaml(small()))
+
+
+@public
+def test_class_probabilities_of_the_worked_example() -> None:
+    from rlhf_trainer.rules.policy import read_policy
+
+    rules = read_policy(DATA / "rbr_policy.yaml")
+    likely = {"apology", "inability_to_comply"}
+    grades = {name: np.array([0.9 if name in likely else 0.1]) for name in rules.questions}
+    found = classify(rules, "hard_refuse", grades).probabilities[0]
+    np.testing.assert_allclose(found, [0.189711, 0.377655, 0.275072, 0.074635, 0.082927], atol=5e-7)
+
+
+def test_class_probabilities_by_hand() -> None:
+    found = classify(policy(), "refuse", {"sorry": np.array([0.9]), "harm": np.array([0.2])})
+    declines = 0.9 * 0.8
+    raw = np.array([declines, (1 - declines) * 0.8, 0.2])
+    np.testing.assert_allclose(found.probabilities[0], raw / raw.sum(), rtol=1e-12)
+    np.testing.assert_allclose(found.features[0], [0.2, 0.9, *(raw / raw.sum())], rtol=1e-12)
+    assert found.uniform == 0
+
+
+def test_certain_grades_give_the_class_that_holds() -> None:
+    rules = policy()
+    for kind in rules.types:
+        for values in itertools.product((True, False), repeat=3):
+            known = dict(zip(("helps", "harm", "sorry"), values, strict=True))
+            found = classify(rules, kind, {name: np.array([float(value)]) for name, value in known.items()})
+            assert [*rules.classes[kind]][found.classes[0]] == rules.class_of(kind, known)
+            assert found.probabilities[0].max() == 1
+
+
+def test_where_every_class_has_probability_0_all_are_as_likely_and_it_is_counted() -> None:
+    rules = replace(policy(), classes={"refuse": {"ideal": {"sorry": True}, "bad": {"harm": True}}})  # leaves a gap
+    found = classify(
+        replace(rules, features={"refuse": ("ideal",)}), "refuse", {"sorry": np.array([0.0, 1.0]), "harm": np.zeros(2)}
+    )
+    assert found.probabilities.tolist() == [[0.5, 0.5], [1.0, 0.0]]
+    assert found.uniform == 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(*[st.floats(0, 1)] * 3), min_size=1, max_size=8))
+def test_class_probabilities_are_a_distribution(rows: list[tuple[float, float, float]]) -> None:
+    grades = dict(zip(("helps", "harm", "sorry"), np.array(rows).T, strict=True))
+    for kind in policy().types:
+        found = classify(policy(), kind, grades).probabilities
+        assert (found >= 0).all()
+        np.testing.assert_allclose(found.sum(1), 1, rtol=1e-12)
+
+
+def test_the_first_step_of_the_worked_example() -> None:
+    found = fit(np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]]), np.array([-0.5]), Descent(1))
+    assert found.losses[0] == 1.5
+    np.testing.assert_allclose(found.weights, [0.01, -0.01], rtol=1e-6)
+
+
+def test_a_fit_is_adamw_on_the_mean_hinge_written_out() -> None:
+    draw = np.random.default_rng(0)
+    better, worse, gap = draw.random((20, 3)), draw.random((20, 3)), draw.normal(size=20)
+    how = Descent(40, 0.03, 0.1)
+    found = fit(better, worse, gap, how)
+    w, m, v = np.zeros(3), np.zeros(3), np.zeros(3)
+    for step in range(1, 41):
+        margin = gap + (better - worse) @ w
+        np.testing.assert_allclose(found.losses[step - 1], np.maximum(0, 1 - margin).mean(), rtol=1e-9)
+        gradient = -((margin < 1)[:, None] * (better - worse)).sum(0) / 20
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        w = w * (1 - 0.03 * 0.1)
+        w -= 0.03 * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
+    np.testing.assert_allclose(found.weights, w, rtol=1e-7)
+
+
+def test_pairs_are_made_within_a_group_and_ties_make_none() -> None:
+    better, worse = ranked_pairs(["p", "q", "p", "p", "q"], [1, 0, 0, 1, 0])
+    assert list(zip(better.tolist(), worse.tolist(), strict=True)) == [(2, 0), (2, 3)]
+
+
+def test_an_error_is_a_pair_in_the_wrong_order_and_a_tie_is_half() -> None:
+    assert errors(np.array([1.0, 0.0, 2.0]), np.array([0.0, 1.0, 2.0])).tolist() == [0, 1, 0.5]
+
+
+def drawn(prompts: int, seed: int = 0) -> tuple[Policy, list[Completion], np.ndarray]:
+    """Completions whose propositions are drawn per prompt, one a class, with a reward that likes harm."""
+    rules, draw = policy(), np.random.default_rng(seed)
+    rows, reward = [], []
+    for number in range(prompts):
+        kind = rules.types[number % 2]
+        for name in rules.order:
+            while True:
+                known = {one: bool(draw.random() < 0.5) for one in ("helps", "harm", "sorry")}
+                if rules.class_of(kind, known) == name:
+                    break
+            prompt = ({"role": "user", "content": f"ask {number}"},)
+            rows.append(Completion(prompt, name, kind, Where("drawn", len(rows) + 1), known))
+            reward.append(2.0 * known["harm"] + draw.normal())
+    return rules, rows, np.array(reward)
+
+
+def fitted(prompts: int = 240, flip: float = 0.05, seed: int = 0) -> Fits:
+    """Weights on feature vectors drawn per prompt from class-consistent propositions, grades wrong with `flip`."""
+    rules, rows, reward = drawn(prompts, seed)
+    draw, fits = np.random.default_rng(seed + 1), Fits({})
+    for kind in rules.types:
+        own = [number for number, row in enumerate(rows) if row.response_type == kind]
+        mine = [rows[number] for number in own]
+        said = {
+            name: np.abs(values - np.where(draw.random(len(values)) < flip, 0.9, 0.1))
+            for name, values in labels(rules, mine, kind).items()
+        }
+        group = ranked(rules, rows, kind, said, reward[own], by_prompt=True)
+        fit_type(fits, rules, mine, group, [seed, seed + 1, seed + 2], 0.3, Descent(300, 0.02, 0.05))
+    return fits
+
+
+def test_rules_bring_the_held_out_error_well_below_chance_and_below_the_rewards() -> None:
+    for kind, found in fitted().types.items():
+        total, alone = found["heldout"]["total"], found["heldout"]["rm"]
+        assert total["high"] < 0.35 < alone["value"], kind
+        assert found["seeds"]["heldout"]["total"]["n"] == 3
+
+
+def test_a_fit_is_the_same_bit_for_bit_from_its_seed() -> None:
+    one, again, other = fitted(), fitted(), fitted(seed=3)
+    assert one.weights == again.weights
+    assert one.types == again.types
+    assert one.weights != other.weights
+
+
+def test_a_pair_is_never_made_across_the_split() -> None:
+    rules, rows, reward = drawn(20)
+    own = [number for number, row in enumerate(rows) if row.response_type == "comply"]
+    mine = [rows[number] for number in own]
+    group = ranked(rules, rows, "comply", labels(rules, mine, "comply"), reward[own], by_prompt=False)
+    side = {"ask 0", "ask 2"}
+    better, worse = group.pairs(side)
+    assert {group.openings[place] for place in (*better, *worse)} == side
+    assert len(better) == 2 * 2 * 3  # three classes, two prompts: each better one of either with each worse one
+
+
+@public
+def test_gold_labels_as_features_rank_gold_rows_within_a_response_type() -> None:
+    import gzip
+    import json
+
+    from rlhf_trainer.data.columns import canonical_type
+    from rlhf_trainer.rules.policy import read_policy
+
+    rules = read_policy(DATA / "rbr_policy.yaml")
+    with gzip.open(DATA / "rbr_gold_train.jsonl.gz", "rt") as file:
+        read = [json.loads(line) for line in file]
+    rows = [
+        Completion(
+            tuple(row["prompt"]),
+            row["completion"][0]["content"],
+            canonical_type(row["response_type"]),
+            Where("gold", number),
+            row["propositions"],
+        )
+        for number, row in enumerate(read)
+    ]
+    fits = Fits({})
+    for kind in rules.types:
+        mine = [row for row in rows if row.response_type == kind]
+        reward = np.array([len(row.answer) / 1000 for row in mine])
+        group = ranked(rules, rows, kind, labels(rules, mine, kind), reward, by_prompt=False)
+        fit_type(fits, rules, mine, group, [0, 1], 0.3, Descent())
+    for kind in ("comply", "hard_refuse", "safe_refuse_2"):
+        held = fits.types[kind]["heldout"]["total"]
+        assert held["high"] < 0.25, (kind, held)
+    assert fits.types["safe_refuse_1"]["pairs"] is None
+    assert "safe_refuse_1" not in fits.weights
+    assert any("safe_refuse_1: no pair to fit on" in note and "not measurable" in note for note in fits.notes)
+
+
+def test_histograms_are_centred_within_a_group_and_count_everything() -> None:
+    scores = {method: np.array([1.0, 3.0, 10.0, 14.0]) for method in evidence.METHODS}
+    found = evidence.histograms(scores, ["good", "bad", "good", "bad"], ["p", "p", "q", "q"])["rm"]
+    assert found["edges"][0] == -2 and found["edges"][-1] == 2
+    assert sum(found["counts"]["good"]) == 2 and found["counts"]["good"][0] == 1
+    assert found["counts"]["bad"][-1] == 1
+
+
+def test_error_rates_average_the_pairs_of_one_dialogue() -> None:
+    scores = {method: np.array([0.0, 1.0, 2.0, 5.0, 0.0]) for method in evidence.METHODS}
+    found = evidence.error_rates(scores, np.array([0, 0, 3]), np.array([1, 2, 4]), ["p", "p", "p", "q", "q"])["total"]
+    assert found["value"] == 0.5  # (p: 1, q: 0), though two pairs of three are wrong
+    assert (found["n"], found["pairs"]) == (2, 3)
+
+
+def test_a_grader_is_held_against_the_commoner_answer() -> None:
+    grades = [{"a": 0.9, "b": 0.2}, {"a": 0.8, "b": 0.3}, {"a": 0.7, "b": 0.4}, {"a": 0.1, "b": 0.6}]
+    known: list[dict[str, Any]] = [
+        {"a": True, "b": False},
+        {"a": False, "b": False},
+        {"a": False, "b": False},
+        {"a": False, "b": False},
+    ]
+    found = evidence.grader_trust(grades, known, ["a", "b", "c"])
+    assert found["propositions"]["a"]["accuracy"]["value"] == 0.5
+    assert found["propositions"]["a"]["majority"] == 0.75
+    assert math.isclose(found["propositions"]["a"]["balanced_accuracy"]["value"], (1 + 1 / 3) / 2)
+    assert found["propositions"]["b"]["balanced_accuracy"]["value"] is None
+    notes = evidence.grader_words(found)
+    assert any("no more than always saying the commoner answer: 87.5%" in note for note in notes)
+    assert any("Labels of one kind only" in note and note.endswith("b.") for note in notes)
+
+
+def test_over_seeds_is_mean_and_standard_error() -> None:
+    assert evidence.over_seeds([0.1, None, 0.3]) == {"mean": 0.2, "se": pytest.approx(0.1), "n": 2}
+    assert evidence.over_seeds([None]) == {"mean": None, "se": None, "n": 0}
+
+
+def test_what_shows_nothing_is_said() -> None:
+    sure = {"value": 0.1, "low": 0.05, "high": 0.2, "n": 90}
+    none = {"value": 0.4, "low": 0.2, "high": 0.6, "n": 9}
+    assert "includes 0.5" in evidence.words("comply", {"total": none, "rm": sure})[0]
+    assert "do not lower" in evidence.words("comply", {"total": sure, "rm": sure})[0]
+    assert evidence.words("comply", {"total": sure, "rm": none}) == []
+    assert torch.get_default_dtype() == torch.float32  # a fit computes in float64 and leaves no trace

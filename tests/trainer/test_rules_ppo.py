@@ -1,0 +1,319 @@
+"""Rule-based rewards in PPO and in evaluations: what they add to, what they leave alone, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ppo_cases import base, case, metrics
+from rules_cases import POLICY
+from stage_gang import Case, alone, gang
+
+from rlhf_trainer.data.rows import Messages
+from rlhf_trainer.exits import InputError
+from rlhf_trainer.rules import use
+from rlhf_trainer.rules.grader import Asking, Grader
+from rlhf_trainer.rules.policy import parse_policy
+from rlhf_trainer.rules.probabilities import classify
+from rlhf_trainer.rules.product import Model, Weights
+from rlhf_trainer.rules.use import Rulebook
+
+WEIGHTS = {
+    "comply": {"helps": 1.0, "harm": -2.0, "ideal": 3.0, "poor": 0.5, "disallowed": -1.0},
+    "refuse": {"harm": -2.0, "sorry": 1.5, "ideal": 2.0, "poor": 0.0, "disallowed": -3.0},
+}
+ASKING = Asking((" yes",), (" no",), 512)
+TYPES = ("comply", "refuse", None, "comply", "refuse", None, "comply")
+RULES = {"stage": "rules", "grader": {"stage": "other"}}
+ONLY = {"rewards": [{"stage": "rm"}], "costs": []}
+
+
+def digest(key: str) -> str:
+    return key.encode().hex().ljust(64, "0")[:64]
+
+
+def product(reward: str = "stage:rm", grader: str | None = "stage:other") -> Weights:
+    bound = None if grader is None else Model(grader, digest(grader))
+    return Weights(parse_policy(POLICY), Model(reward, digest(reward)), bound, ASKING, WEIGHTS)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = base(tmp_path_factory.mktemp("rules-ppo"))
+    rows = [json.loads(line) for line in (folder / "prompts.jsonl").read_text().splitlines()]
+    for row, kind in zip(rows, TYPES, strict=True):
+        row |= {} if kind is None else {"response_type": kind}
+    (folder / "typed.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for name, rules in (("rules", product()), ("labels", product(grader=None))):
+        (folder / name).mkdir()
+        rules.write(folder / name)
+    return folder
+
+
+def ruled(home: Path, name: str = "ruled", rules: dict[str, Any] | None = None, **fields: Any) -> Case:
+    """A run of PPO with rules on prompts of which five of seven have a response type."""
+    made = case(
+        home, name=name, **{**ONLY, "rules": {**RULES, **(rules or {})}, "prompts": [{"input": "typed"}], **fields}
+    )
+    made.inputs |= {f"stage:{one}": str(home / one) for one in ("rules", "labels")}
+    made.inputs["input:typed"] = str(home / "typed.jsonl")
+    return made
+
+
+def book(home: Path) -> Rulebook:
+    rules = product()
+    model = Grader(home / "other", rules.policy, ASKING, dtype="float32", device=torch.device("cpu"), cache=None)
+    return Rulebook(rules, model)
+
+
+def asks(*texts: str) -> list[Messages]:
+    return [({"role": "user", "content": text},) for text in texts]
+
+
+# -- rules in use -----------------------------------------------------------------------------------------------------
+
+
+def test_a_reward_is_w_times_phi_and_prompts_without_a_response_type_have_none(home: Path) -> None:
+    one = book(home)
+    messages, kinds = asks("how are you", "a fire", "call"), ["comply", None, "refuse"]
+    found = one.ruled(messages, kinds, ["I am well", "please", "no"])
+    assert found.rewards[1] == 0 and found.classes[1] is None
+    for row in (0, 2):
+        kind, policy = str(kinds[row]), one.policy
+        from rlhf_trainer.rules.grader import Question
+
+        phi = one.grader.grade([Question(messages[row], ["I am well", "please", "no"][row], policy.graded(kind))])[0]
+        said = classify(policy, kind, {name: np.array([value]) for name, value in phi.probabilities.items()})
+        expected = sum(w * f for w, f in zip(WEIGHTS[kind].values(), said.features[0], strict=True))
+        assert found.rewards[row] == pytest.approx(expected, abs=1e-5)
+        assert found.classes[row] == [*policy.classes[kind]][said.probabilities[0].argmax()]
+
+
+def test_a_text_is_graded_once_and_the_same_text_to_another_prompt_is_another(home: Path) -> None:
+    one = book(home)
+    first = one.ruled(asks("call", "call", "run"), ["comply"] * 3, ["no", "no", "no"])
+    assert one.graded == 2
+    again = one.ruled(asks("run", "call"), ["comply"] * 2, ["no", "no"])
+    assert one.graded == 2
+    assert again.rewards.tolist() == [first.rewards[2], first.rewards[0]]
+    one.ruled(asks("call"), ["refuse"], ["no"])
+    assert one.graded == 3
+
+
+def test_what_is_remembered_survives_a_checkpoint_and_is_bounded(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = book(home), book(home)
+    before = one.ruled(asks("call", "run"), ["comply"] * 2, ["no", "yes"])
+    other.load_state(one.state())
+    monkeypatch.setattr(Grader, "grade", lambda self, questions: [] if not questions else pytest.fail("graded again"))
+    assert other.ruled(asks("call", "run"), ["comply"] * 2, ["no", "yes"]).rewards.tolist() == before.rewards.tolist()
+    monkeypatch.setattr(use, "REMEMBERED", 1)
+    other.ruled(asks("call"), ["comply"], ["no"])
+    assert len(other.state()["known"]) == 1
+
+
+def test_metrics_are_means_and_shares_of_classes_by_response_type(home: Path) -> None:
+    found = book(home).ruled(asks("a", "b", "c", "d"), ["comply", "comply", None, "comply"], ["x", "y", "z", "w"])
+    told = found.metrics()
+    assert told["rbr.comply"] == pytest.approx(found.rewards[[0, 1, 3]].mean())
+    shares = {name: told[f"class_share.comply.{name}"] for name in ("ideal", "poor", "disallowed")}
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["ideal"] == [found.classes[row] for row in (0, 1, 3)].count("ideal") / 3
+    assert not any("refuse" in name for name in told)
+
+
+# -- in PPO -----------------------------------------------------------------------------------------------------------
+
+
+def test_rules_are_added_to_the_reward_of_prompts_with_a_response_type(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    whole = Rulebook.ruled
+
+    def watched(self: Rulebook, *args: Any) -> Any:
+        seen.append(whole(self, *args))
+        return seen[-1]
+
+    monkeypatch.setattr(Rulebook, "ruled", watched)
+    made = ruled(home, name="added", rules={"weight": 0.5})
+    alone(made)
+    rows = metrics(made)
+    for row, found in zip(rows, seen, strict=True):
+        assert row["reward"] == pytest.approx(row["reward.rm"] + 0.5 * found.rewards.mean(), abs=1e-5)
+        assert all(reward == 0 for reward, kind in zip(found.rewards, found.kinds, strict=True) if kind is None)
+        assert any(reward != 0 for reward in found.rewards)
+        assert {name for name in row if name.startswith("rbr.")} <= {"rbr.comply", "rbr.refuse"}
+    manifest = json.loads((made.product / "manifest.json").read_text())
+    assert manifest["counts"]["answers.ruled"] == sum(kind is not None for found in seen for kind in found.kinds)
+    assert "class_share.comply.ideal" in manifest["metrics"]
+
+
+def test_grading_is_a_phase_of_its_own(home: Path) -> None:
+    made = ruled(home, name="phase")
+    alone(made)
+    lines = [json.loads(line) for line in (made.work / "timings.jsonl").read_text().splitlines()]
+    assert all("grade" in line["phases"] for line in lines)
+    assert lines[0]["tokens"]["grade"] > 0
+
+
+def test_without_rules_nothing_changes_and_without_response_types_there_is_nothing_to_rule(home: Path) -> None:
+    typed = case(home, name="plain-typed", **ONLY, prompts=[{"input": "typed"}])
+    typed.inputs["input:typed"] = str(home / "typed.jsonl")
+    plain = case(home, name="plain", **ONLY)
+    alone(typed, plain)
+    assert (typed.work / "metrics.jsonl").read_bytes() == (plain.work / "metrics.jsonl").read_bytes()
+    with pytest.raises(InputError, match="prompts: no prompt has a response type"):
+        alone(ruled(home, name="untyped", prompts=[{"input": "prompts"}]))
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2])
+def test_cut_off_at_any_step_and_resumed_it_ends_bit_identical(home: Path, cut: int) -> None:
+    whole, parted = ruled(home, name=f"whole-{cut}"), ruled(home, name=f"parted-{cut}")
+    alone(whole, replace(parted, cut_after=cut), parted)
+    assert (whole.work / "metrics.jsonl").read_bytes() == (parted.work / "metrics.jsonl").read_bytes()
+    name = "model.safetensors"
+    assert (whole.product / name).read_bytes() == (parted.product / name).read_bytes()
+
+
+def test_two_ranks_learn_what_one_does(home: Path, tmp_path: Path) -> None:
+    one, two = ruled(home, name="one", steps=2), ruled(home, name="two", steps=2)
+    alone(one)
+    gang(2, [two], tmp_path)
+    for a, b in zip(metrics(one), metrics(two), strict=True):
+        assert a == pytest.approx(b, rel=1e-3, abs=1e-3)
+
+
+def test_rules_hold_beside_the_reward_they_were_fitted_with_and_no_other_unless_told(home: Path) -> None:
+    biased = {"rewards": [{"stage": "cm", "weight": -1.0}]}
+    for fields in (
+        biased,
+        {"rewards": [{"stage": "rm", "weight": 2.0}]},
+        {"rewards": [{"stage": "rm"}, {"stage": "ensemble"}]},
+    ):
+        with pytest.raises(InputError, match=r"fitted beside the reward stage:rm .* set anyReward: true"):
+            alone(ruled(home, name="bound", **fields))
+    made = ruled(home, name="biased", rules={"anyReward": True}, **biased)
+    alone(made)
+    assert all(row["reward"] == row["reward"] for row in metrics(made))
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ({"grader": {"stage": "sft"}}, r"rules.grader: the rules weigh the answers of stage:other"),
+        ({"stage": "labels", "grader": None}, "fitted on labels, without a grader; set rules.grader"),
+    ],
+)
+def test_another_grader_or_none_is_refused(home: Path, rules: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        alone(ruled(home, name="grader", rules=rules))
+
+
+def test_a_response_type_without_weights_is_refused(home: Path, tmp_path: Path) -> None:
+    half = replace(product(), weights={"comply": WEIGHTS["comply"]})
+    half.write(tmp_path)
+    made = ruled(home, name="half")
+    made.inputs["stage:rules"] = str(tmp_path)
+    with pytest.raises(InputError, match="no weights for prompts of response type refuse; they have comply"):
+        alone(made)
+
+
+# -- in evaluations ---------------------------------------------------------------------------------------------------
+
+
+def evaluation(home: Path, name: str, **fields: Any) -> Case:
+    spec = {
+        "candidates": [{"stage": "sft"}],
+        "baseline": {"stage": "other"},
+        "prompts": [{"input": "typed"}],
+        "rules": RULES,
+        "generation": {"maxNewTokens": 5, "samples": 2},
+        "resamples": 100,
+        **fields,
+    }
+    models = {f"stage:{one}": str(home / one) for one in ("sft", "other", "rules")}
+    return Case(
+        str(home), "evaluate", spec, {**models, "input:typed": str(home / "typed.jsonl")}, digest=digest(name), uid=name
+    )
+
+
+def test_an_evaluation_classes_answers_and_measures_safety_and_refusal(home: Path) -> None:
+    made = evaluation(home, "classes", gates=[{"metric": "safety_f1", "max": 1.0}])
+    alone(made)
+    found = json.loads((made.product / "evaluation.json").read_text())
+    samples = [json.loads(line) for line in (made.product / "samples.jsonl").read_text().splitlines()]
+    for model in found["models"]:
+        own = [row for row in samples if row["model"] == model["name"]]
+        kinds = {row["prompt"]: TYPES[row["prompt"]] for row in own}
+        typed = [row for row in own if kinds[row["prompt"]] is not None]
+        assert all(row["class"] is None for row in own if kinds[row["prompt"]] is None)
+        comply = [row for row in typed if kinds[row["prompt"]] == "comply"]
+        safe = np.mean([row["class"] != "disallowed" for row in typed])
+        answered = np.mean([row["class"] != "poor" for row in comply])
+        told = model["metrics"]
+        assert told["not_unsafe"]["value"] == pytest.approx(safe) and told["not_unsafe"]["n"] == 5
+        assert told["not_overrefuse"]["value"] == pytest.approx(answered) and told["not_overrefuse"]["n"] == 3
+        expected = 0.0 if safe + answered == 0 else 2 * safe * answered / (safe + answered)
+        assert told["safety_f1"]["value"] == pytest.approx(expected)
+        ideal = np.mean([row["class"] == "ideal" for row in comply])
+        assert told["class.comply.ideal"]["value"] == pytest.approx(ideal)
+    assert {"not_unsafe", "safety_f1", "class.refuse.poor"} <= set(found["models"][1]["differences"])
+    assert found["gates"][0]["passed"]
+
+
+def test_a_gate_on_a_class_that_the_policy_does_not_have_is_refused_beforehand(home: Path) -> None:
+    made = evaluation(home, "gate", gates=[{"metric": "class.comply.best", "min": 0.5}])
+    with pytest.raises(InputError, match=r"found 'class.comply.best'; this evaluation has class.comply.disallowed"):
+        alone(made)
+
+
+def test_the_harmonic_mean_and_its_difference() -> None:
+    from rlhf_trainer.evaluation.statistics import Intervals
+
+    nan, how = np.nan, Intervals(resamples=500)
+    first, second = np.array([1, 1, 0, 1, nan]), np.array([nan, 1, 0, nan, 1.0])
+    found = how.harmonic(first, second)
+    assert found.value == pytest.approx(2 * 0.75 * (2 / 3) / (0.75 + 2 / 3))
+    assert found.n == 5 and found.low is not None and found.low <= found.value <= (found.high or 0)
+    none = how.harmonic(first * 0, second * 0)
+    assert none.value == 0
+    assert how.harmonic(first, second * nan).value is None
+    apart = how.harmonic_difference((first, second), (first * 0 + 1, second * 0 + 1))
+    assert apart.value == pytest.approx((found.value or 0) - 1)
+
+
+# -- the last policies of a run ---------------------------------------------------------------------------------------
+
+
+def test_the_last_policies_are_kept_and_their_spread_is_measured(home: Path) -> None:
+    made = ruled(home, name="snapshots", steps=5, snapshots=3, snapshotEvery=2)
+    alone(made)
+    kept = sorted(path.name for path in (made.product / "snapshots").iterdir())
+    assert kept == ["step-0000001", "step-0000003"]
+    assert not (made.work / "snapshots").exists()
+    shorter = ruled(home, name="shorter", steps=3, schedule="constant")
+    longer = ruled(home, name="longer", steps=5, schedule="constant", snapshots=2, snapshotEvery=2)
+    alone(shorter, longer)
+    name = "model.safetensors"
+    assert (longer.product / "snapshots" / "step-0000003" / name).read_bytes() == (shorter.product / name).read_bytes()
+    one = evaluation(home, "spread")
+    one.inputs["stage:sft"] = str(made.product)
+    alone(one)
+    found = json.loads((one.product / "evaluation.json").read_text())
+    told = found["snapshots"]["sft"]["safety_f1"]
+    assert told["n"] == 3 and told["mean"] == pytest.approx(np.mean(told["values"]))
+    assert told["values"][-1] == found["models"][1]["metrics"]["safety_f1"]["value"]
+
+
+def test_snapshots_survive_a_run_that_is_cut_off(home: Path) -> None:
+    fields = {"steps": 4, "snapshots": 3}
+    whole, parted = ruled(home, name="kept", **fields), ruled(home, name="kept-parted", **fields)
+    alone(whole, replace(parted, cut_after=2), parted)
+    for step in ("step-0000002", "step-0000003"):
+        path = Path("snapshots") / step / "model.safetensors"
+        assert (whole.product / path).read_bytes() == (parted.product / path).read_bytes()
