@@ -6,6 +6,7 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+import rules_cases
 import torch
 from stage_gang import Case, CutOff, alone, gang
 from tiny import tiny_policy, tiny_scorer
@@ -265,6 +266,19 @@ def test_what_was_simulated_is_learned_from(folder, tmp_path):
     found, _ = load_completions(context, [DataRef(stage="made")])
     assert Counter(one.rank for one in found) == {0: 63, 1: 126, 2: 63}
     assert {one.response_type for one in found} == {"comply", "hard_refuse", "safe_refuse_1"}
+
+
+def test_rules_are_fitted_on_simulated_completions(folder, tmp_path):
+    home = rules_cases.base(tmp_path / "home")
+    rows = [{"prompt": f"How do I stop fire {index}?", "response_type": "comply"} for index in range(12)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = case(folder, tmp_path / "made", "completions")
+    made.inputs["input:prompts"] = str(tmp_path / "prompts.jsonl")
+    alone(made)
+    fitted = rules_cases.case(home, completions=[{"stage": "made"}], inputs={"stage:made": str(made.product)})
+    alone(fitted)
+    told = json.loads((fitted.product / "rules.json").read_text())
+    assert set(told["weights"]) == {"comply"} and manifest_of(fitted)["counts"]["rows.used"] == len(rows_of(made)) == 44
 
 
 def test_soft_labels_weigh_the_loss_of_the_pairs(tmp_path, folder):
