@@ -34,14 +34,15 @@ def test_both_reward_models_are_scored_on_the_same_people_s_pairs(tmp_path: Path
     )
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(done.stdout)
+    made = {name: Path(told["storage"]) / "products" / stage["product"] for name, stage in told["stages"].items()}
     tests = {}
     for name in ("rlcd-reward", "rlaif-reward"):
-        manifest = json.loads((Path(told["stages"][name]["product"]) / "manifest.json").read_text())
+        manifest = json.loads((made[name] / "manifest.json").read_text())
         tests[name] = manifest["metrics"]["test"]["accuracy"]
         assert manifest["counts"]["test.seen_prompts"] == 0
     assert tests["rlcd-reward"]["n"] == tests["rlaif-reward"]["n"] > 10
     assert all(one["low"] < one["value"] < one["high"] for one in tests.values())
-    rows = (Path(told["stages"]["rlcd-pairs"]["product"]) / "rows.jsonl").read_text().splitlines()
+    rows = (made["rlcd-pairs"] / "rows.jsonl").read_text().splitlines()
     turns = [len(json.loads(row)["prompt"]) for row in rows]
     assert max(turns) > 1, "dialogues of several turns"
     page = Path(told["report"]).read_text()
