@@ -58,9 +58,7 @@ def of_answers(
     dropped: Counter[str] = Counter()
     kept: list[tuple[Answered, list[Json]]] = []
     made: Counter[int | None] = Counter()
-    everything: list[Answered] = []
     for one in answered:
-        everything.append(one)
         made[one.request.drawn] += 1
         why = judge.reason(one.prompt.messages, one.texts, one.request.told)
         if why is not None:
@@ -70,8 +68,8 @@ def of_answers(
     outcome = _set_aside(method.spec, method.seed, [rows for _, rows in kept], dropped)
     whole = [one for one, _ in kept]
     outcome.counts |= _counted(answers)
-    if method.judged is not None:
-        outcome.content["judging"] = judging(everything, constructed=method.name == "rlcdRescore")
+    if method.judged is not None and whole:
+        outcome.content["judging"] = judging(whole, constructed=method.name == "rlcdRescore")
         outcome.metrics |= {name: outcome.content["judging"][name] for name in ("order_agreement", "order_bias")}
     if method.answers == 2 and whole:
         outcome.content["lengths"] = pair_lengths(whole)
