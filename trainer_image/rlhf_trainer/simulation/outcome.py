@@ -193,7 +193,7 @@ def _notes(outcome: Outcome) -> list[str]:
     if judged is not None:
         for name, meaning in (
             ("order_agreement", "the place of an answer decides as much as the answer"),
-            ("centred_agreement", "with the judge's lean to a place taken out, its labels show nothing"),
+            ("centred_agreement", "with its mean lean taken out the place still does; the labels rest on little"),
         ):
             agreed = judged[name]
             if agreed["low"] is not None and agreed["low"] <= 0.5:
