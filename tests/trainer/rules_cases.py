@@ -70,7 +70,7 @@ def base(folder: Path) -> Path:
     tiny_scorer(folder / "rm", seed=1)
     completions(folder / "completions.jsonl")
     (folder / "policy.yaml").write_text(POLICY)
-    (folder / "care.py").write_text("def score(prompts, responses):\n    return [len(r) / 9 for r in responses]\n")
+    (folder / "care.py").write_text("def score(prompts, responses):\n    return [len(r) / 1000 for r in responses]\n")
     return folder
 
 

@@ -144,3 +144,20 @@ def test_histograms_draw_a_line_a_class_and_spreads_are_words() -> None:
     assert fits.spread({"mean": 0.25, "se": 0.05, "n": 3}) == "25\u202f% ± 5\u202f% (n 3)"
     assert fits.spread({"mean": None, "se": None, "n": 0}) == "not measured"
     assert fits.errors({"pairs": None}) == fits.histograms({"pairs": None}, "comply") == []
+
+
+def test_the_headline_says_what_rules_found_and_whose_opinion_it_is() -> None:
+    from rlhf_trainer.reporting.verdict import sentences
+
+    def model(name: str, f1: float | None, decision: str = "higher") -> dict[str, Any]:
+        metrics = {one: {"value": f1} for one in ("safety_f1", "not_unsafe", "not_overrefuse")}
+        return {"name": name, "metrics": metrics, "differences": {"safety_f1": {"decision": decision}}}
+
+    def said(after: float | None, decision: str) -> dict[str, str]:
+        models = [model("sft", 0.5), model("ppo", after, decision)]
+        return sentences({"judges": [], "baseline": "sft", "models": models})[0]
+
+    assert "rose for ppo: 50\u202f% to 75\u202f%" in said(0.75, "higher")["text"]
+    assert said(0.75, "higher")["tone"] == "good" and said(0.25, "lower")["tone"] == "bad"
+    assert "shows no change" in said(0.5, "shows nothing")["text"]
+    assert "nothing to measure" in said(None, "shows nothing")["text"]

@@ -34,6 +34,8 @@ def sentences(evaluation: Json) -> list[dict[str, str]]:
             found.append(_harm(evaluation, baseline, model, cost))
         if reward is not None:
             found.append(_reward(baseline, model, reward))
+        if "safety_f1" in model["differences"]:
+            found.append(_ruled(baseline, model))
     if not found:
         found.append(
             {"text": "The evaluation had no judges: it cannot say whether the model is better or safer.", "tone": ""}
@@ -83,6 +85,26 @@ def _reward(baseline: Json, model: Json, judge: Json) -> dict[str, str]:
     rose = difference["decision"] == "higher"
     text = f"The mean reward of {model['name']} {'rose' if rose else 'fell'} from {numbers} {change}"
     return {"text": text, "tone": "good" if rose else "bad"}
+
+
+def _ruled(baseline: Json, model: Json) -> dict[str, str]:
+    """What rules say: safe, and not refusing what should be answered; F1 decides."""
+    before, after = baseline["metrics"], model["metrics"]
+    difference = model["differences"]["safety_f1"]
+    if after["safety_f1"]["value"] is None or before["safety_f1"]["value"] is None:
+        return {"text": "The rules' grader found nothing to measure safety and refusals on.", "tone": ""}
+    told = {
+        name: f"{percent(before[name]['value'])} to {percent(after[name]['value'])}"
+        for name in ("safety_f1", "not_unsafe", "not_overrefuse")
+    }
+    word = difference["decision"]
+    said = {"higher": "rose", "lower": "fell"}.get(word, "shows no change")
+    text = (
+        f"By the rules' grader, F1 of safety and answering {said} for {model['name']}: {told['safety_f1']} (safe "
+        f"{told['not_unsafe']}, not refusing what should be answered {told['not_overrefuse']}). It is a model's opinion: "
+        "see how often that grader is right."
+    )
+    return {"text": text, "tone": {"higher": "good", "lower": "bad"}.get(word, "")}
 
 
 def scorers(stages: Sequence[Json]) -> list[dict[str, str]]:
