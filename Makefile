@@ -5,9 +5,10 @@ BIN    := $(VENV)/bin
 RUN    := PATH="$(CURDIR)/$(BIN):$$PATH"
 ON_NODE := $(addprefix tests/cluster/,trainers cli/test_cli_node.py)
 RECIPE ?= safe-rlhf
-RECIPES := safe-rlhf rbr
+RECIPES := safe-rlhf rbr rlcd
 DEMO_safe-rlhf := safe-rlhf
 DEMO_rbr := safe-rlhf-rbr
+DEMO_rlcd := rlcd
 LOCKS  := requirements/uv.txt requirements/lock.txt requirements/demo-model.txt
 
 .DEFAULT_GOAL := help
@@ -28,7 +29,7 @@ $(VENV)/.done: $(LOCKS) pyproject.toml tools/check-machine
 	$(BIN)/python -m rlhf_trainer.ops
 	@touch $@
 
-demo: setup ## align a real 135M chat model on this machine; ends in the report. RECIPE=rbr: with rule-based rewards
+demo: setup ## align a real 135M chat model on this machine; ends in the report. RECIPE=rbr: with rule-based rewards; RECIPE=rlcd: preferences without people
 	$(RUN) rlhf run examples/$(or $(DEMO_$(RECIPE)),$(error RECIPE=$(RECIPE): expected one of $(RECIPES))).yaml
 
 test: machine test-unit test-trainer test-api ## all tests but those that need a node with real pods: test-node

@@ -54,6 +54,7 @@ def results(folder: Path) -> dict[str, Any]:
     names = ("safe-rlhf", "safe-rlhf-malloc", "ours-distinct", "ours-shared")
     peer, tuned, distinct, shared = (rows(folder / name) for name in names)
     trl, reward, sampling = (rows(folder / name) for name in ("trl", "ours-reward", "sampling"))
+    simulate = rows(folder / "simulate")
     (equal,) = rows(folder / "equal")
     pair_s = {
         name: [statistics.median(row["step_s"][1:]) for row in found]
@@ -78,6 +79,7 @@ def results(folder: Path) -> dict[str, Any]:
             "rows": {"trl": trl, "ours": reward},
         },
         "sampling": {"faster": spread([row["ratio"] for row in sampling]), "rows": sampling},
+        "simulate": {"faster": spread([row["ratio"] for row in simulate]), "rows": simulate},
     }
 
 
@@ -92,7 +94,7 @@ def times(ratio: dict[str, float]) -> str:
 
 def table(found: dict[str, Any]) -> str:
     """The results for people."""
-    ppo, reward, sampling = found["ppo_step"], found["reward_model"], found["sampling"]
+    ppo, reward, sampling, simulate = (found[name] for name in ("ppo_step", "reward_model", "sampling", "simulate"))
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     lines = [
         "# Measured beside peers",
@@ -111,6 +113,7 @@ def table(found: dict[str, Any]) -> str:
         f"| {ppo['memory_shared']:.2f}x | 0.6x |",
         f"| Reward-model step | TRL RewardTrainer | {times(reward['faster'])} | 1.2x | {reward['memory']:.2f}x | |",
         f"| Sampling, mixed lengths | transformers generate | {times(sampling['faster'])} | 1.3x | | |",
+        f"| Answers of a simulate stage | transformers generate | {times(simulate['faster'])} | 1.3x | | |",
         "",
         "A PPO step is 16 prompts, answers up to 96 tokens in all, SmolLM2-135M as all models, every layer trained,",
         "float32; seconds a response token, because answers are sampled. On the peer's own samples, weights and score",

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from rlhf_api.fields import Cel, Reference, bare
 from rlhf_api.stages import PREPARE, REPORT, STAGE_TYPES
+from rlhf_api.stages.rows import MADE, needed
 
 MUTABLE = ("suspend", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "runPolicy")
 """Fields of a spec that may change once the job exists."""
@@ -136,7 +137,7 @@ def _references() -> Iterator[Cel]:
     for kind in STAGE_TYPES:
         for edge in _edges(STAGE_TYPES[kind].spec, kind, ()):
             where = ".".join((kind, *edge.path))
-            makers = [f"has(t.{name})" for name, other in STAGE_TYPES.items() if other.product in edge.takes]
+            makers = [_made(name, edge) for name, other in STAGE_TYPES.items() if other.product in edge.takes]
             fits = " || ".join(makers) or "false"
             wanted = " or ".join(name for name, other in STAGE_TYPES.items() if other.product in edge.takes)
             yield Cel(
@@ -157,6 +158,15 @@ def _references() -> Iterator[Cel]:
             yield from _heldout(edge)
 
 
+def _made(name: str, edge: _Edge) -> str:
+    """That stage t is of a type, and makes rows that the edge can use."""
+    if name != "simulate" or "data" not in edge.takes:
+        return f"has(t.{name})"
+    wanted = needed(edge.type, ".".join(edge.path))
+    methods = [f"has(t.simulate.{method})" for method, made in MADE.items() if wanted in made]
+    return f"(has(t.simulate) && ({' || '.join(methods) or 'false'}))"
+
+
 def _heldout(edge: _Edge) -> Iterator[Cel]:
     """Held-out rows are asked only of inputs that hold some out."""
     if "data" not in edge.takes:
@@ -168,6 +178,11 @@ def _heldout(edge: _Edge) -> Iterator[Cel]:
     yield Cel(
         f"self.stages.all(s, {absent} || s.{'.'.join(path)}.all(r, !({asked}) || ({held})))",
         f"{'.'.join(path)}: split heldout of an input that holds no rows out",
+        ".stages",
+    )
+    yield Cel(
+        f"self.stages.all(s, {absent} || s.{'.'.join(path)}.all(r, !has(r.stage) || !has(r.split) || r.split != 'heldout'))",
+        f"{'.'.join(path)}: split heldout of a stage, which holds no rows out",
         ".stages",
     )
 

@@ -16,9 +16,10 @@ from rlhf_api.errors import Finding, Loc
 from rlhf_api.fields import MAX_ITEMS, DataRef, ModelRef, Reference, Scorer, located_references
 from rlhf_api.sentences import nearest
 from rlhf_api.sources import parse_source
-from rlhf_api.stages import PREPARE, REPORT, STAGE_TYPES, Evaluate, Ppo
+from rlhf_api.stages import PREPARE, REPORT, STAGE_TYPES, Evaluate, Ppo, Simulate
 from rlhf_api.stages.common import Batches
 from rlhf_api.stages.ppo import Reward
+from rlhf_api.stages.rows import misfit
 
 if TYPE_CHECKING:
     from rlhf_api.job import Input, JobSpec, Pod, RunPolicy, Stage
@@ -198,6 +199,13 @@ def _stage(view: _View, stage: _Stage, loc: Loc, reference: Reference) -> Iterat
     elif isinstance(reference, Reward) and product == "cost" and reference.weight >= 0:
         message = f"found {reference.weight} for the cost model {reference.stage}: harm would be rewarded"
         yield Finding((*loc, "weight"), message, "give it a negative weight, or put it under costs with a limit")
+    elif isinstance(reference, DataRef) and found.model is not None and isinstance(found.model.spec, Simulate):
+        why = misfit(str(stage.type), loc[2:], found.model.spec)
+        if why is not None:
+            yield Finding(at, f"{reference.stage} {why}")
+        if reference.split == "heldout":
+            message = f"found heldout, but the stage {reference.stage} holds no rows out"
+            yield Finding((*loc, "split"), message, "only inputs do; a model that is trained on them has a holdout")
 
 
 def _known(name: str, known: list[str]) -> str:

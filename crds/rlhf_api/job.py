@@ -27,7 +27,7 @@ from rlhf_api.fields import (
 )
 from rlhf_api.pods import label_findings, pod_findings, pod_rules, resource_findings
 from rlhf_api.sources import parse_source, source_findings, source_rules
-from rlhf_api.stages import STAGE_TYPES, Evaluate, Ppo, Report, Rules, Sft
+from rlhf_api.stages import STAGE_TYPES, Evaluate, Ppo, Report, Rules, Sft, Simulate
 from rlhf_api.stages.preference import CostModel, RewardModel
 
 API_VERSION = "rlhf.dev/v1alpha1"
@@ -190,6 +190,8 @@ class Stage(Placement):
     """A reward model from preferences."""
     cost_model: CostModel | None = None
     """A cost model from preferences with safety labels."""
+    simulate: Simulate | None = None
+    """Preferences, conversations or prompts that models make."""
     rule_based: Annotated[Rules | None, Field(alias="rules")] = None
     """Rule-based rewards from a policy file."""
     ppo: Ppo | None = None

@@ -13,7 +13,18 @@ from ruamel.yaml import YAML
 from tiny import tiny_policy
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-RUN = ("safe-rlhf", "ppo", "sft-only", "two-costs", "safe-rlhf-rbr", "rbr-gold")
+RUN = (
+    "safe-rlhf",
+    "ppo",
+    "sft-only",
+    "two-costs",
+    "safe-rlhf-rbr",
+    "rbr-gold",
+    "rlcd",
+    "rlaif",
+    "context-distillation",
+    "three-rounds",
+)
 SAYS = {
     "safe-rlhf-rbr": (
         "Rule-based rewards",
@@ -32,6 +43,7 @@ def smaller(value: Any) -> Any:
         "steps": 2,
         "prompts": 4,
         "maxNewTokens": 6,
+        "maxAnswerTokens": 6,
         "trainableLayers": 1,
         "batchSize": 4,
         "resamples": 100,

@@ -185,7 +185,8 @@ def test_every_reference_of_every_type_has_its_rules() -> None:
             "ppo.ptx.data",
         ),
         *("ppo.guards.gold", "evaluate.candidates", "evaluate.baseline", "evaluate.prompts", "evaluate.rewards"),
-        "evaluate.costs",
+        *("evaluate.costs", "rewardModel.test", "costModel.test", "simulate.model", "simulate.prompts"),
+        *("simulate.rlaif.judge", "simulate.rlcdRescore.judge", "simulate.redTeam.target", "simulate.redTeam.costs"),
     ):
         assert text.count(f"s.{path}.all(r, ") >= 3 or text.count(f"!has(s.{path}.stage)") == 2, path
 

@@ -277,6 +277,17 @@ def test_an_evaluation_holds_one_model_at_a_time() -> None:
     assert found.parts["weights"] == 4 * LLAMA_7B.parameters
 
 
+def test_a_simulation_holds_one_model_at_a_time_and_a_shard_s_keys_and_values_as_far_as_the_cache_goes() -> None:
+    value = copy.deepcopy(VALUE)
+    made = {"model": {"stage": "sft"}, "prompts": [{"input": "prefs"}], "rlaif": {"judge": {"stage": "ppo"}}}
+    value["spec"]["stages"].insert(4, {"name": "made", "simulate": made})
+    found = estimate(parse_job(value), "made", {"base": LLAMA_7B})
+    assert found is not None
+    assert found.parts["weights"] == 4 * LLAMA_7B.parameters
+    row = 2 * 4 * (512 + 128) * LLAMA_7B.layers * LLAMA_7B.key
+    assert found.parts["keys and values"] == max(6 * row, min(128 * row, 2 << 30))
+
+
 def test_lineage_tells_what_a_model_still_has_of_its_input() -> None:
     value = copy.deepcopy(VALUE)
     one = parse_job(value)

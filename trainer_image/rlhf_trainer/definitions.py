@@ -43,6 +43,7 @@ class Metric:
 TRAINED = ("sft", "rewardModel", "costModel", "ppo")
 PREFERENCE = ("rewardModel", "costModel")
 PPO = ("ppo",)
+SIMULATE = ("simulate",)
 
 METRICS: tuple[Metric, ...] = (
     Metric("loss", "", "Training loss of the step, over all ranks.", TRAINED, finite=True, headline=True),
@@ -73,8 +74,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("clip_fraction", "share", "Share of tokens whose probability ratio was clipped.", PPO),
     Metric("explained_variance", "share", "Share of the returns' variance the reward's critic explains.", PPO),
     Metric("cost_explained_variance.*", "share", "The same of one cost's critic.", PPO, label="cost"),
-    Metric("length", "tokens", "Mean tokens an answer, EOS included.", PPO),
-    Metric("missing_eos", "share", "Share of answers cut before EOS.", PPO),
+    Metric("length", "tokens", "Mean tokens an answer, EOS included.", (*PPO, *SIMULATE)),
+    Metric("missing_eos", "share", "Share of answers cut before EOS.", (*PPO, *SIMULATE)),
     Metric("length_ratio", "share", "Mean tokens an answer over that of the first rollout.", PPO),
     Metric("unique_answers", "share", "Different answers of a rollout over its answers.", PPO),
     Metric("reward_std", "", "Standard deviation of the reward over a rollout.", PPO),
@@ -87,6 +88,20 @@ METRICS: tuple[Metric, ...] = (
     Metric("advantage", "", "Mean combined advantage a token.", PPO),
     Metric("critic_grad_norm", "", "Global norm of the shared critic's gradient before clipping.", PPO, finite=True),
     Metric("critic_grad_norm.*", "", "The same of a critic of its own.", PPO, label="critic", finite=True),
+    Metric(
+        "order_agreement",
+        "share",
+        "Share of pairs whose better answer is the same in both orders.",
+        SIMULATE,
+        headline=True,
+    ),
+    Metric(
+        "order_bias",
+        "nats",
+        "Mean log-odds of answer A, whichever answer it is: the judge's lean to a place.",
+        SIMULATE,
+    ),
+    Metric("label_mass", "share", "Probability that the judge gives to A and B together.", SIMULATE),
 )
 
 PHASES: dict[str, str] = {

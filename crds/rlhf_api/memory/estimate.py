@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rlhf_api.fields import DataRef, Reference, RulesRef, Scorer
+from rlhf_api.fields import DataRef, Reference, RulesRef, Scorer, references
 from rlhf_api.job import Execution, RLHFJob, Stage
 from rlhf_api.memory.facts import ModelFacts
 from rlhf_api.memory.lineage import Origin, origin
-from rlhf_api.stages import Evaluate, Ppo, Rules, Sft
+from rlhf_api.stages import Evaluate, Ppo, Rules, Sft, Simulate
 from rlhf_api.stages.common import Batches, Optimizer
 from rlhf_api.stages.preference import Preference
 
@@ -29,6 +29,10 @@ PPO_TOKENS = 1024
 """Tokens of a forward in `ppo`, where the execution says nothing."""
 SFT_LOGITS = 256
 """Positions whose logits `sft` holds at once."""
+SHARD = 64
+"""Prompts that `simulate` answers at once."""
+CACHE = 2 << 30
+"""Keys and values that sampling keeps on a CPU at most."""
 CHUNK_LOGITS = 1 << 24
 """Logits that `ppo` and `evaluate` hold at once."""
 GRADE_TOKENS: dict[Device, int] = {"cpu": 2048, "cuda": 16384}
@@ -114,7 +118,13 @@ class _Terms:
         if isinstance(self.spec, Ppo):
             return self._ppo(self.spec)
         if isinstance(self.spec, Evaluate):
-            return self._evaluate(self.spec)
+            scorers = [*self.spec.rewards, *self.spec.costs]
+            graders = [self._grader(self.spec.rule_based)] if self.spec.rule_based is not None else []
+            models = [self.spec.baseline, *self.spec.candidates, *scorers, *graders]
+            return self._asked(self.spec, models, 0)
+        if isinstance(self.spec, Simulate):
+            used = [one for one in references(self.spec) if not isinstance(one, DataRef)]
+            return self._asked(self.spec, used, SHARD * 2 * self.spec.generation.samples)
         if isinstance(self.spec, Rules):
             return self._rules(self.spec)
         return []
@@ -314,24 +324,25 @@ class _Terms:
         shared = min(model.layers - max(where.trained, start.trained), frozen_policy)
         return (model.layers - shared) * model.layer + (0 if shared else model.embedding)
 
-    # ---- evaluate
+    # ---- evaluate, simulate
 
-    def _evaluate(self, spec: Evaluate) -> list[dict[str, int]]:
-        """Models are held one at a time; answers are sampled, weighed and judged in turn."""
+    def _asked(self, spec: Evaluate | Simulate, models: Sequence[Reference], least: int) -> list[dict[str, int]]:
+        """Models are held one at a time; answers are sampled (`least` at once, as far as the cache allows), weighed and
+        judged in turn."""
         size = self._size(spec.dtype)
         moments = []
         prompt = self._longest(spec.prompts, spec.generation.max_prompt_tokens)
         row = prompt + spec.generation.max_new_tokens
         rows = max(1, TOKENS // row)
-        graders = [self._grader(spec.rule_based)] if spec.rule_based is not None else []
-        for reference in (spec.baseline, *spec.candidates, *spec.rewards, *spec.costs, *graders):
+        for reference in models:
             if reference.key.startswith("function:"):
                 continue
             model, where = self._model(reference)
+            cached = 2 * size * row * model.layers * model.key
             moments.append(
                 {
                     "weights": size * where.copies * model.parameters,
-                    "keys and values": 2 * size * rows * row * model.layers * model.key,
+                    "keys and values": max(rows * cached, min(least * cached, CACHE)),
                     "forward": self._forward(model, rows * row, size),
                     "logits": 2 * 4 * CHUNK_LOGITS,
                 }

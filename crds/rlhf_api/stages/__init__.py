@@ -16,6 +16,7 @@ from rlhf_api.stages.preference import CostModel, RewardModel
 from rlhf_api.stages.report import Report
 from rlhf_api.stages.rules import Rules
 from rlhf_api.stages.sft import Sft
+from rlhf_api.stages.simulate import Simulate
 
 __all__ = [
     "PREPARE",
@@ -29,6 +30,7 @@ __all__ = [
     "RewardModel",
     "Rules",
     "Sft",
+    "Simulate",
     "StageType",
 ]
 
@@ -52,6 +54,7 @@ STAGE_TYPES: dict[str, StageType] = {
     "sft": StageType(Sft, "policy", 1, True),
     "rewardModel": StageType(RewardModel, "reward", 1, True),
     "costModel": StageType(CostModel, "cost", 1, True),
+    "simulate": StageType(Simulate, "data", 1, True),
     "rules": StageType(Rules, "rules", 1, True),
     "ppo": StageType(Ppo, "policy", 1, True),
     "evaluate": StageType(Evaluate, "evaluation", 1, True),

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from rlhf_api.errors import Finding
-from rlhf_api.fields import ApiModel, Cel, DataRefs, NonNegative, TrunkRef
+from rlhf_api.fields import MAX_ITEMS, ApiModel, Cel, DataRef, DataRefs, NonNegative, TrunkRef
 from rlhf_api.stages.common import Batches, Optimizer
 
 
@@ -37,6 +37,9 @@ class Preference(Optimizer, Batches):
     """The model whose trunk is trained; the head is new unless the model has one."""
     data: DataRefs
     """Pairs of answers to the same prompt."""
+    test: Annotated[list[DataRef], Field(max_length=MAX_ITEMS)] = []
+    """Further pairs, judged at the end and never trained on: what a model learned from simulated pairs is worth on
+    people's, say."""
     regularization: NonNegative = 1e-3
     """mu of mu * mean(score^2): keeps scores near 0."""
     members: Annotated[int, Field(ge=1, le=16)] = 1

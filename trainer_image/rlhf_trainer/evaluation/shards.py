@@ -7,7 +7,7 @@ restarted evaluation ends in the same bytes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,34 +23,38 @@ log = logging.getLogger(__name__)
 
 Rows = list[dict[str, Any]]
 SIZE = 32
-"""Prompts a shard. Part of the result's last digits, as the batch a row is computed in is: never a setting."""
+"""Prompts a shard of an evaluation."""
 
 
 @dataclass
 class Shards:
-    """The shards of one evaluation, `count` of them, and the steps made on each.
+    """The shards of one evaluation or simulation, `count` of them, and the steps made on each.
 
     Args:
         context: the stage's.
         key: digest of all that the shards depend on; those of another key are computed anew.
         prompts: how many prompts there are.
         steps: how many times `run` will be called.
+        size: prompts a shard. Part of the result's last digits, as the batch a row is computed in is: never a setting.
+        phase: what the progress bar says.
     """
 
     context: StageContext
     key: str
     prompts: int
     steps: int
+    size: int = SIZE
+    phase: str = "evaluating"
     _done: int = 0
 
     def __post_init__(self) -> None:
         self.context.metrics.rewind(0)
-        self.context.progress.begin(self.steps * self.rounds, "shards", phase="evaluating")
+        self.context.progress.begin(self.steps * self.rounds, "shards", phase=self.phase)
 
     @property
     def count(self) -> int:
         """Number of shards."""
-        return -(-self.prompts // SIZE)
+        return -(-self.prompts // self.size)
 
     @property
     def rounds(self) -> int:
@@ -59,10 +63,22 @@ class Shards:
 
     def span(self, shard: int) -> range:
         """Its prompts."""
-        return range(shard * SIZE, min((shard + 1) * SIZE, self.prompts))
+        return range(shard * self.size, min((shard + 1) * self.size, self.prompts))
 
-    def run(self, name: str, phase: str, compute: Callable[[int], Rows]) -> None:
+    def run(
+        self,
+        name: str,
+        phase: str,
+        compute: Callable[[int], Rows],
+        measure: Callable[[Rows], Mapping[str, float]] | None = None,
+    ) -> None:
         """Compute and keep `name` of every shard that is not there yet; this rank its share. A collective.
+
+        Args:
+            name: under which rows are kept.
+            phase: that takes the time.
+            compute: a shard's rows; what they have under `ids` counts as tokens.
+            measure: metrics of a shard's rows, whether they were computed now or kept.
 
         Raises:
             Stopped: asked to stop; the shards done are kept.
@@ -72,13 +88,17 @@ class Shards:
                 done = f"{self._done} of {self.steps * self.rounds} rounds"
                 raise Stopped(f"stopped on request after {done}; what was sampled is kept")
             shard = turn * self.context.world + self.context.rank
+            found: Mapping[str, float] = {}
             with self.context.metrics.phase(phase) as timed:
-                if shard < self.count and self._read(name, shard) is None:
-                    rows = compute(shard)
-                    self._write(name, shard, rows)
-                    timed.tokens += sum(row.get("tokens", len(row.get("ids", ()))) for row in rows)
+                if shard < self.count:
+                    rows = self._read(name, shard)
+                    if rows is None:
+                        rows = compute(shard)
+                        self._write(name, shard, rows)
+                        timed.tokens += sum(row.get("tokens", len(row.get("ids", ()))) for row in rows)
+                    found = measure(rows) if measure is not None else {}
             self._done += 1
-            self.context.metrics.log(self._done, {})
+            self.context.metrics.log(self._done, found)
             self.context.progress.advance(self._done, tokens=timed.tokens)
 
     def rows(self, name: str, shard: int) -> Rows:

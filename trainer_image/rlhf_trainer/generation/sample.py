@@ -8,7 +8,7 @@ on when they finish, nor on how many ranks share the rollout.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,8 @@ class Sampling:
     """Tokens an answer may have, EOS included."""
     eos: int
     """Id that ends an answer."""
+    ends: Callable[[list[int]], bool] | None = None
+    """Whether an answer of these ids has ended without EOS; None: never."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Answer:
     ids: list[int]
     """At least one token; EOS is the last where `finished`."""
     finished: bool
-    """Ended by EOS, not by length."""
+    """Ended by EOS, not by length nor by `Sampling.ends`."""
 
 
 def uniforms(seed: int, step: int, row: int, count: int) -> npt.NDArray[np.float64]:
@@ -171,12 +173,16 @@ class _Wave:
             chosen = tokens.tolist()
             for place, token in enumerate(chosen):
                 self._ids[index[place]].append(token)
-            ended = [place for place, token in enumerate(chosen) if token == self._sampling.eos]
+            ended = [place for place, token in enumerate(chosen) if self._ends(token, self._ids[index[place]])]
             keep = self._evict(index, ended, self._width + done - 1)
             if not index or done == self._sampling.max_new_tokens:
                 break
             tokens = self._step(tokens[keep] if ended else tokens, index, done)
         return [Answer(ids, ids[-1] == self._sampling.eos) for ids in self._ids]
+
+    def _ends(self, token: int, ids: list[int]) -> bool:
+        ends = self._sampling.ends
+        return token == self._sampling.eos or (ends is not None and ends(ids))
 
     def _prefill(self) -> Tensor:
         """First tokens of all rows: prompts in groups of like length, right-aligned in the cache."""

@@ -12,19 +12,10 @@ from pydantic import BaseModel
 from rlhf_api.fields import DataRef, FileRef, Reference, RulesRef, Scorer
 from rlhf_api.job import RLHFJob, Stage
 from rlhf_api.stages.common import Batches
-from rlhf_trainer.data.formats import Use as Rows
+from rlhf_api.stages.rows import Rows, needed
 
 Model = Literal["causal", "trunk", "scorer"]
 
-ROWS: dict[tuple[str, str], Rows] = {
-    ("sft", "data"): "conversations",
-    ("rewardModel", "data"): "pairs",
-    ("costModel", "data"): "safety pairs",
-    ("ppo", "ptx.data"): "conversations",
-    ("rules", "completions"): "completions",
-    ("rules", "gold"): "completions",
-}
-"""What a field's rows must give, by stage type and field; prompts elsewhere. A further type adds its own."""
 TRUNKS = {("rewardModel", "model"), ("costModel", "model"), ("ppo", "critics.model")}
 """Where a model with another head than a language model's will do."""
 
@@ -93,8 +84,8 @@ def _use(stage: Stage, where: str, reference: Reference) -> AnyUse | None:
     if isinstance(reference, Scorer):
         return ModelUse(reference.input, where, "scorer")
     if isinstance(reference, DataRef):
-        holdout = stage.spec.holdout if isinstance(stage.spec, Batches) else 0.0
-        return DataUse(reference.input, where, ROWS.get((stage.type, field), "prompts"), reference, holdout)
+        holdout = stage.spec.holdout if isinstance(stage.spec, Batches) and field == "data" else 0.0
+        return DataUse(reference.input, where, needed(stage.type, field), reference, holdout)
     return ModelUse(reference.input, where, "trunk" if (stage.type, field) in TRUNKS else "causal")
 
 

@@ -23,6 +23,8 @@ Json = dict[str, Any]
 PROVENANCE = "provenance.json"
 EVALUATION = "evaluation.json"
 SAMPLES = "samples.jsonl"
+SIMULATION = "simulation.json"
+AUDIT = "audit-key.jsonl"
 FIT = "fit.json"
 
 
@@ -44,6 +46,9 @@ class StageFolder:
     evaluation: Json | None = None
     samples: list[Json] = field(default_factory=list)
     """Answers that the evaluation drew to be shown."""
+    simulation: Json | None = None
+    audit: list[Json] = field(default_factory=list)
+    """Rows that a simulation set aside for people, as they were made."""
     fit: Json | None = None
     """What fitting rules found: errors, weights, histograms, the grader."""
     model: Json | None = None
@@ -107,6 +112,8 @@ def _stage(planned: PlannedStage, file: StageFile, work: Path, problems: list[st
         found.reused = not (work / "stage.json").exists()
         found.model = _model(found.product, problems)
         found.evaluation = _json(found.product / EVALUATION, problems)
+        found.simulation = _json(found.product / SIMULATION, problems)
+        found.audit = _lines(found.product / AUDIT, problems)
         found.fit = _json(found.product / FIT, problems)
         found.samples = _samples(found.product, found.evaluation, problems)
     folders = [folder for folder in (found.product, work) if folder is not None]

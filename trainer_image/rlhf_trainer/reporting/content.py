@@ -14,6 +14,7 @@ from rlhf_trainer.reporting import verdict
 from rlhf_trainer.reporting.collect import Collected, Json, StageFolder
 from rlhf_trainer.reporting.disclosure import disclosure, limits
 from rlhf_trainer.reporting.fits import fits
+from rlhf_trainer.reporting.simulated import simulations, tests
 
 VERSION = "1"
 PLACES = 6
@@ -40,6 +41,8 @@ def content(collected: Collected) -> Json:
         "stages": stages,
         "inputs": _inputs(collected),
         "evaluations": evaluations,
+        "simulations": simulations(collected.stages),
+        "tests": tests(collected.stages),
         "fits": fits(collected.stages),
         "versions": _versions(collected.stages),
         "disclosure": disclosure(collected, settings, evaluations),

@@ -63,6 +63,12 @@ def limits(collected: Collected, evaluations: Sequence[Json]) -> list[str]:
         tokens = evaluation.get("generation", {}).get("maxNewTokens")
         if tokens is not None:
             said.append(f"Answers were cut at {tokens} tokens: what a longer answer would have said was not judged.")
+    made = [found.planned.name for found in collected.stages if found.simulation is not None]
+    if made:
+        said.append(
+            f"Models made the data of {', '.join(made)}, and no person checked it but where someone fills in its audit "
+            "sample. What is learned from it is what those models prefer."
+        )
     return said + _leaks(collected)
 
 

@@ -46,7 +46,11 @@ ALIGNING = (
     Panel("Explained variance of the critics", ("explained_variance", "cost_explained_variance.*")),
     Panel("Gold score, never optimised", ("gold", "gold.*", "goldGap")),
 )
-PANELS: dict[str, tuple[Panel, ...]] = {"ppo": ALIGNING}
+SIMULATING = (
+    Panel("Answer length", ("length",), zero=True),
+    Panel("Both orders agree", ("order_agreement",)),
+)
+PANELS: dict[str, tuple[Panel, ...]] = {"ppo": ALIGNING, "simulate": SIMULATING}
 HIDDEN = {"step"}
 LABELS = {
     "accuracy": "pairs",

@@ -19,6 +19,7 @@ KINDS = {
     "sft": "supervised fine-tuning",
     "rewardModel": "reward model",
     "costModel": "cost model",
+    "simulate": "simulated data",
     "rules": "rule-based rewards",
     "ppo": "PPO",
     "evaluate": "evaluation",

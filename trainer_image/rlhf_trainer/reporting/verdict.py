@@ -120,6 +120,10 @@ def scorers(stages: Sequence[Json]) -> list[dict[str, str]]:
         )
         if shorter is not None and shorter["value"] is not None:
             text += f"; always taking the shorter answer gives {percent(shorter['value'])}, the longer {percent(1 - shorter['value'])}"
+        tested = stage["metrics"].get("test", {}).get("accuracy")
+        if tested is not None and tested["value"] is not None:
+            text += f". Of {tested['n']} test pairs that it was not trained on, {_estimate(tested)}"
+            text += ", which shows nothing beyond a coin" if tested["low"] <= 0.5 <= tested["high"] else ""
         signs, majority = (stage["metrics"].get(name) for name in ("sign_accuracy", "sign_accuracy_majority"))
         if signs is not None and majority is not None and signs["value"] is not None:
             text += f". Of signs, {_estimate(signs)}; always saying the commoner one gives {percent(majority['value'])}"

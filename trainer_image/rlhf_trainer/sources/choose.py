@@ -13,7 +13,7 @@ SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".jsonl.gz", ".ndjson.gz",
 """Files that hold rows."""
 NOT_DATA = {"manifest.json", "dataset_infos.json", "dataset_dict.json", "dataset_info.json", "state.json"}
 """Files of a data folder that describe it."""
-OF_PRODUCTS = {"metrics.jsonl", "timings.json", "samples.jsonl"}
+OF_PRODUCTS = {"metrics.jsonl", "timings.json", "samples.jsonl", "simulation.json", "audit.jsonl", "audit-key.jsonl"}
 """Files that a product has beside its data."""
 SPLIT_WORDS = ("train", "test", "validation", "valid", "val", "dev", "eval", "heldout")
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,8 @@ from torch import Tensor, nn
 from rlhf_api.stages.preference import CostModel, Ensemble, Preference, RewardModel
 from rlhf_trainer.context import Facts, StageContext
 from rlhf_trainer.data.batches import Schedule, micro_batches
-from rlhf_trainer.data.chat import Encoded, encode_row, prepare_tokenizer
-from rlhf_trainer.data.forks import Fork
-from rlhf_trainer.data.load import load_pairs, load_safety_pairs, split_by_prompt
-from rlhf_trainer.data.rows import Pair, SafetyPair
+from rlhf_trainer.data.chat import prepare_tokenizer
+from rlhf_trainer.data.pairs import Pairs, encode_pairs
 from rlhf_trainer.engine import Engine
 from rlhf_trainer.evaluation.calibration import Trust, pair_trust, sign_trust
 from rlhf_trainer.loop import train
@@ -50,45 +47,6 @@ class Scores(nn.Module):
         rows = torch.arange(len(hidden), device=hidden.device).view(-1, ends.shape[1])
         scores: Tensor = self.head(hidden[rows, ends]).float().movedim(-1, 0)
         return scores
-
-
-@dataclass
-class Pairs:
-    """Pairs as rows of tokens; `encoded[2 i]` is the answer of pair i that should score higher, `encoded[2 i + 1]` the
-    other. Training pairs come first."""
-
-    encoded: list[Encoded]
-    trained: int
-    """Training pairs."""
-    certainty: Tensor
-    """[P] probability that the order is right (rewards)."""
-    signs: Tensor
-    """[P, 2] +1 harmful, -1 safe (costs)."""
-    forked: bool = False
-    """Whether a pair is computed as a fork, its prompt once."""
-
-    @cached_property
-    def forks(self) -> list[Fork]:
-        """Each pair as one sequence."""
-        return [Fork(*self.encoded[2 * index : 2 * index + 2]) for index in range(len(self))]
-
-    def __len__(self) -> int:
-        return len(self.encoded) // 2
-
-    @cached_property
-    def lengths(self) -> list[int]:
-        """Tokens a pair takes in a forward: as a fork, or twice its longer row."""
-        if self.forked:
-            return [len(fork) for fork in self.forks]
-        return [2 * max(len(self.encoded[2 * i]), len(self.encoded[2 * i + 1])) for i in range(len(self))]
-
-    def tokens(self, pairs: Sequence[int]) -> int:
-        """Tokens of both rows of some pairs."""
-        return sum(len(self.encoded[2 * i]) + len(self.encoded[2 * i + 1]) for i in pairs)
-
-    def answer_lengths(self, pairs: Sequence[int]) -> NDArray[np.float64]:
-        """[2, P] tokens of the answers, EOS included."""
-        return np.array([[sum(self.encoded[2 * i + side].mask) for i in pairs] for side in (0, 1)], dtype=np.float64)
 
 
 class PreferenceTask:
@@ -150,7 +108,7 @@ class PreferenceTask:
         if isinstance(self.spec, CostModel):
             found["sign_accuracy"] = sums[3] / (2 * len(pairs))
         every = self.spec.eval_every
-        if every and (step + 1) % every == 0 and len(self._data) > self._data.trained:
+        if every and (step + 1) % every == 0 and self._data.heldout:
             first, second = self.heldout_scores().mean(1)
             found["heldout_accuracy"] = float((np.sign(first - second) / 2 + 0.5).mean())
         return found
@@ -190,7 +148,7 @@ class PreferenceTask:
 
     def heldout_scores(self) -> NDArray[np.float64]:
         """[2, members, P] of the held-out pairs; see `scores`. A collective."""
-        return self.scores(range(self._data.trained, len(self._data)))
+        return self.scores(self._data.heldout)
 
     @torch.no_grad()
     def scores(self, pairs: Sequence[int]) -> NDArray[np.float64]:
@@ -230,7 +188,7 @@ def run(context: StageContext) -> None:
     cache = context.storage / "inputs"
     tokenizer = load_tokenizer(found.path, cache)
     notes = prepare_tokenizer(tokenizer)
-    data, counts, answers = _data(context, spec, tokenizer)
+    data, counts, answers = encode_pairs(context, spec, tokenizer, context.seed)
     rule = _rule(spec)
     seeds = [context.seed * 1009 + member for member in range(spec.members)]
     scorer = new_scorer(
@@ -263,51 +221,6 @@ def _rule(spec: Preference) -> Rule:
     return Rule(kind=kind, trunk=trunk, members=spec.members, combine=ensemble.combine, k=ensemble.k)
 
 
-def _data(
-    context: StageContext, spec: Preference, tokenizer: Any
-) -> tuple[Pairs, dict[str, int], list[tuple[str, str]]]:
-    """Encoded pairs, counts, and each held-out pair's two answers with their prompts (to tell answers apart)."""
-    ordered: list[Pair | SafetyPair]
-    if isinstance(spec, CostModel):
-        labelled, read = load_safety_pairs(context, spec.data)
-        split = split_by_prompt(labelled, spec.holdout, context.seed)
-        ordered = [*split[0], *split[1]]
-        trained = len(split[0])
-    else:
-        pairs, read = load_pairs(context, spec.data)
-        plain = split_by_prompt(pairs, spec.holdout, context.seed)
-        ordered = [*plain[0], *plain[1]]
-        trained = len(plain[0])
-    texts = [_texts(row) for row in ordered]
-    encoded = [
-        encode_row(tokenizer, row.prompt, text, spec.max_length)
-        for row, both in zip(ordered, texts, strict=True)
-        for text in both
-    ]
-    signs = [(row.harmful_sign, row.safer_sign) if isinstance(row, SafetyPair) else (0, 0) for row in ordered]
-    certainty = [row.weight if isinstance(row, Pair) else 1.0 for row in ordered]
-    data = Pairs(
-        encoded,
-        trained,
-        torch.tensor(certainty, dtype=torch.float32),
-        torch.tensor(signs, dtype=torch.float32).reshape(-1, 2),
-    )
-    counts = {
-        **read.as_dict(),
-        "rows.train": trained,
-        "rows.heldout": len(ordered) - trained,
-        "answers.cut_prompt": sum(row.cut_prompt > 0 for row in encoded),
-        "answers.cut_answer": sum(row.cut_answer > 0 for row in encoded),
-        "tokens.cut": sum(row.cut_prompt + row.cut_answer for row in encoded),
-    }
-    answers = [(repr(row.prompt), text) for row in ordered[trained:] for text in _texts(row)]
-    return data, counts, answers
-
-
-def _texts(row: Pair | SafetyPair) -> tuple[str, str]:
-    return (row.better, row.worse) if isinstance(row, Pair) else (row.harmful, row.safer)
-
-
 def _publish(
     context: StageContext,
     task: PreferenceTask,
@@ -320,12 +233,18 @@ def _publish(
     notes: list[str],
 ) -> None:
     scores = task.heldout_scores()
-    held = range(data.trained, len(data))
+    held = data.heldout
     spec = task.spec
     if rule.kind == "reward" and rule.members > 1 and isinstance(spec, RewardModel) and spec.standardize:
         reference = scores if scores.shape[-1] else task.scores(range(data.trained))
         rule = _standardised(rule, reference, notes, "held-out" if scores.shape[-1] else "training")
-    trust = judge(rule, scores, data, held, answers)
+    trust = judge(rule, scores, data, held, answers[: 2 * len(held)])
+    if data.test:
+        tested = judge(rule, task.scores(data.test), data, data.test, answers[2 * len(held) :])
+        trust.metrics["test"] = tested.metrics
+        trust.notes += [f"on the test pairs, {note}" for note in tested.notes]
+        if seen := counts["test.seen_prompts"]:
+            trust.notes.append(f"{seen} of {len(data.test)} test pairs have a prompt that was trained on")
     states = [part.product(engine.state_dict()) for part, engine in zip(parts, task.engines.values(), strict=True)]
 
     def build(folder: Path) -> Facts:

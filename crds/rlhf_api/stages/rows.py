@@ -1,0 +1,51 @@
+"""Which rows a stage reads and which a `simulate` stage makes, so that one can be told not to fit the other."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from rlhf_api.errors import Loc
+from rlhf_api.stages.simulate import Simulate
+
+Rows = Literal["prompts", "conversations", "pairs", "safety pairs", "completions"]
+
+ROWS: dict[tuple[str, str], Rows] = {
+    ("sft", "data"): "conversations",
+    ("rewardModel", "data"): "pairs",
+    ("rewardModel", "test"): "pairs",
+    ("costModel", "data"): "safety pairs",
+    ("costModel", "test"): "safety pairs",
+    ("ppo", "ptx.data"): "conversations",
+    ("rules", "completions"): "completions",
+    ("rules", "gold"): "completions",
+}
+"""What a field's rows must give, by stage type and field; prompts elsewhere. A further type adds its own."""
+MADE: dict[str, frozenset[Rows]] = {
+    "rlcd": frozenset({"pairs", "conversations", "prompts"}),
+    "rlaif": frozenset({"pairs", "conversations", "prompts"}),
+    "rlcdRescore": frozenset({"pairs", "conversations", "prompts"}),
+    "contextDistillation": frozenset({"conversations", "prompts"}),
+    "completions": frozenset({"completions", "conversations", "prompts"}),
+    "redTeam": frozenset({"prompts"}),
+}
+"""What the rows of each method of `simulate` give: of a pair, also its preferred answer and its prompt."""
+
+
+def needed(kind: str, field: str) -> Rows:
+    """What the rows of a field must give."""
+    return ROWS.get((kind, field), "prompts")
+
+
+def misfit(kind: str, at: Loc, maker: Simulate) -> str | None:
+    """What a simulation makes that a field cannot use, in words; None: it can.
+
+    Args:
+        kind: type of the stage that reads.
+        at: the reference's place in that stage: (type, field, ..., index).
+        maker: the simulation referred to.
+    """
+    want = needed(kind, ".".join(str(part) for part in at[1:] if isinstance(part, str)))
+    made = MADE[maker.method]
+    if want in made:
+        return None
+    return f"makes {' and '.join(sorted(made))} by {maker.method}; expected {want}"

@@ -1,0 +1,49 @@
+"""examples/rlcd.yaml on real dialogues: HH-RLHF pairs are read where they lie, beside the repository."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+from test_examples import EXAMPLES, smaller
+from tiny import tiny_policy
+
+PAIRS = Path(__file__).parents[3] / "shared" / "data" / "hh_harmless_1500.jsonl.gz"
+ROWS = 60
+
+
+@pytest.mark.skipif(not PAIRS.exists(), reason=f"{PAIRS.name} is not beside the repository")
+def test_both_reward_models_are_scored_on_the_same_people_s_pairs(tmp_path: Path) -> None:
+    with gzip.open(PAIRS, "rt") as rows:
+        (tmp_path / "pairs.jsonl").write_text("".join(line for line, _ in zip(rows, range(ROWS), strict=False)))
+    job = smaller(YAML(typ="safe").load(EXAMPLES / "rlcd.yaml"))
+    (tmp_path / "data").mkdir()
+    YAML().dump(job, tmp_path / "job.yaml")
+    model = tiny_policy(tmp_path / "model")
+    given = ["--input", f"base={model}", "--input", f"pairs={tmp_path / 'pairs.jsonl'}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "rlhf_sdk.cli", "run", str(tmp_path / "job.yaml"), *given, "--output", "json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(done.stdout)
+    made = {name: Path(told["storage"]) / "products" / stage["product"] for name, stage in told["stages"].items()}
+    tests = {}
+    for name in ("rlcd-reward", "rlaif-reward"):
+        manifest = json.loads((made[name] / "manifest.json").read_text())
+        tests[name] = manifest["metrics"]["test"]["accuracy"]
+        assert manifest["counts"]["test.seen_prompts"] == 0
+    assert tests["rlcd-reward"]["n"] == tests["rlaif-reward"]["n"] > 10
+    assert all(one["low"] < one["value"] < one["high"] for one in tests.values())
+    rows = (made["rlcd-pairs"] / "rows.jsonl").read_text().splitlines()
+    turns = [len(json.loads(row)["prompt"]) for row in rows]
+    assert max(turns) > 1, "dialogues of several turns"
+    page = Path(told["report"]).read_text()
+    assert "Scorers on pairs they were not trained on" in page and "rlaif-reward" in page

@@ -1,0 +1,104 @@
+"""What simulate stages made, as the report shows it: counts, filters, the judge's worth, the audit sample; and what
+scorers make of pairs that they were never trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rlhf_trainer.reporting.collect import Json, StageFolder
+
+LONGEST = 1500
+"""Characters of one text of the audit sample that are shown."""
+METHODS = {
+    "rlcd": "pairs by contrast (RLCD)",
+    "rlaif": "pairs judged by a model (RLAIF)",
+    "rlcdRescore": "pairs by contrast, judged by a model (RLCD-Rescore)",
+    "contextDistillation": "conversations by context distillation",
+    "completions": "completions for rule-based rewards",
+    "redTeam": "prompts by red-teaming",
+}
+
+
+def simulations(stages: Sequence[StageFolder]) -> list[Json]:
+    """One entry a simulate stage that has a product."""
+    return [_simulation(found, found.simulation) for found in stages if found.simulation is not None]
+
+
+def _simulation(found: StageFolder, told: Json) -> Json:
+    spent = (found.timings or {}).get("phases", {}).get("generate")
+    tokens = (found.timings or {}).get("tokens", {}).get("generate")
+    return {
+        "stage": found.planned.name,
+        "method": METHODS.get(told["method"], told["method"]),
+        "prompts": told["prompts"],
+        "chat": told["chat"],
+        "model": told["provenance"]["model"]["source"],
+        "judge": told["provenance"].get("judge", {}).get("source"),
+        "target": told["provenance"].get("target", {}).get("source"),
+        "counts": told["counts"],
+        "dropped": told["dropped"],
+        "judging": told.get("judging"),
+        "lengths": told.get("lengths"),
+        "attacks": told.get("attacks"),
+        "asks": told.get("asks", []),
+        "tokensPerSecond": tokens / spent if spent and tokens else None,
+        "audit": [_shown(row) for row in found.audit],
+    }
+
+
+def _shown(row: Json) -> Json:
+    """A row of the audit sample: what was said before, and what was made of it."""
+    made: list[tuple[str, str]] = [
+        (name, row[name][0]["content"]) for name in ("chosen", "rejected", "completion") if name in row
+    ]
+    told = row.get("provenance", {})
+    if not made and "answer" in told:
+        made = [("the target's answer", told["answer"])]
+    grade = told.get("grade") or told.get("phrase")
+    return {
+        "number": row["number"],
+        "messages": [{**message, "content": _cut(message["content"])} for message in row["prompt"]],
+        "made": [
+            {"name": name, "text": _cut(text), "asked": told.get(name) if name != "completion" else grade}
+            for name, text in made
+        ],
+        "weight": row.get("weight"),
+        "instruction": told.get("instruction"),
+        "costs": told.get("costs"),
+    }
+
+
+def tests(stages: Sequence[StageFolder]) -> list[Json]:
+    """One entry a reward or cost model that was measured on pairs of `test`."""
+    found = []
+    methods = {one.planned.name: one.simulation["method"] for one in stages if one.simulation is not None}
+    for one in stages:
+        metrics: dict[str, Any] = one.manifest.metrics if one.manifest is not None else {}
+        tested = metrics.get("test")
+        if not isinstance(tested, dict) or "accuracy" not in tested:
+            continue
+        learned = [str(ref.get("stage") or ref.get("input")) for ref in one.planned.spec["data"]]
+        found.append(
+            {
+                "stage": one.planned.name,
+                "learned": [{"name": name, "method": METHODS.get(methods.get(name, ""))} for name in learned],
+                "judged": [str(ref.get("stage") or ref.get("input")) for ref in one.planned.spec["test"]],
+                "heldout": metrics.get("accuracy"),
+                "test": tested["accuracy"],
+                "shorter": tested.get("accuracy_shorter_wins"),
+                "word": _word(tested["accuracy"]),
+            }
+        )
+    return found
+
+
+def _word(accuracy: Json) -> str:
+    """Against a coin."""
+    if accuracy["low"] is None or accuracy["low"] <= 0.5 <= accuracy["high"]:
+        return "shows nothing"
+    return "better than a coin" if accuracy["low"] > 0.5 else "worse than a coin"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text) - LONGEST} more characters)"

@@ -1,0 +1,126 @@
+"""A model chooses between two answers, in both orders: the log-odds of `A` against `B`, and a soft label of their mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+
+from rlhf_trainer.data.chat import FALLBACK_TEMPLATE
+from rlhf_trainer.data.rows import Message
+from rlhf_trainer.data.template import Guarded, Tokenizer, ids_of, render
+from rlhf_trainer.evaluation.answers import FORWARD_TOKENS, Answering
+from rlhf_trainer.exits import InputError
+from rlhf_trainer.generation.shared import last_states
+from rlhf_trainer.simulation.choices import Choice
+from rlhf_trainer.simulation.placing import plain
+
+QUESTION = """\
+Below is a conversation between a person and an assistant, and then two answers with which the assistant could go on.
+
+# Conversation
+{dialogue}
+
+# Answer A
+{first}
+
+# Answer B
+{second}
+
+# Task
+{instruction} Say A or B."""
+LEADS = (("I choose answer", " A", " B"), ("I choose answer (", "A", "B"))
+"""Begins the judge's reply, and the labels that may follow; the first whose labels are single tokens is taken."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How a judge's choice is read."""
+
+    lead: str
+    first: int
+    """Id of A."""
+    second: int
+    """Id of B."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two answers to a prompt and what to choose by."""
+
+    messages: Sequence[Message]
+    first: str
+    second: str
+    instruction: str
+
+
+def labels_of(tokenizer: Tokenizer) -> Labels:
+    """The labels' tokens.
+
+    Raises:
+        InputError: no form of A and B is one token each, so that their probabilities cannot be read at one place.
+    """
+    found = []
+    for lead, first, second in LEADS:
+        start = ids_of(tokenizer, lead, plain=True)
+        ids = [ids_of(tokenizer, lead + label, plain=True) for label in (first, second)]
+        tails = [one[len(start) :] for one in ids]
+        if all(one[: len(start)] == start and len(tail) == 1 for one, tail in zip(ids, tails, strict=True)):
+            return Labels(lead, tails[0][0], tails[1][0])
+        found.append(f"{first!r} after {lead!r}: {len(ids[0]) - len(start)} tokens")
+    raise InputError(
+        f"judge: its tokenizer has no single tokens for the labels A and B ({'; '.join(found)}); expected one each. "
+        "Judge with another model"
+    )
+
+
+class Judge:
+    """A causal language model that chooses.
+
+    Args:
+        model: loaded.
+        most_prompt_tokens: longer dialogues lose their start.
+    """
+
+    def __init__(self, model: Answering, most_prompt_tokens: int) -> None:
+        self._model = model
+        self._labels = labels_of(model.tokenizer)
+        self._most = most_prompt_tokens
+        self._plain = model.tokenizer.chat_template == FALLBACK_TEMPLATE
+
+    def both_orders(self, pairs: Sequence[Compared]) -> list[tuple[Choice, Choice]]:
+        """(first answer as A, first answer as B) of each pair; what neighbours of one prompt share is computed once."""
+        groups = [
+            [self.encode(pair, swapped) for pair in same for swapped in (False, True)]
+            for _, same in groupby(pairs, key=lambda pair: list(pair.messages))
+        ]
+        choices = self._choose(groups)
+        return list(zip(choices[::2], choices[1::2], strict=True))
+
+    def encode(self, pair: Compared, swapped: bool) -> list[int]:
+        """Ids of a question with the reply's beginning."""
+        tokenizer = self._model.tokenizer
+        answers = (pair.second, pair.first) if swapped else (pair.first, pair.second)
+        dialogue = plain(pair.messages).strip().rpartition("\n\nAssistant:")[0]
+        ids = ids_of(tokenizer, dialogue, plain=True)
+        if len(ids) > self._most:
+            dialogue = tokenizer.decode(ids[-self._most :])
+        text = QUESTION.format(dialogue=dialogue, first=answers[0], second=answers[1], instruction=pair.instruction)
+        if self._plain:
+            return ids_of(tokenizer, f"{text}\n\n{self._labels.lead}", plain=True)
+        guarded = Guarded.of(tokenizer, [{"role": "user", "content": text}])
+        whole = render(tokenizer, guarded.messages, generation=True)
+        return [*guarded.ids(tokenizer, whole), *ids_of(tokenizer, self._labels.lead, after="\n", plain=True)]
+
+    @torch.no_grad()
+    def _choose(self, groups: Sequence[Sequence[list[int]]]) -> list[Choice]:
+        model, fill = self._model.model, self._model.tokenizer.pad_token_id
+        found = []
+        for states in last_states(model, groups, fill, self._model.device, FORWARD_TOKENS):
+            logs = model.get_output_embeddings()(torch.stack(states)).double().log_softmax(-1)
+            first, second = logs[:, self._labels.first].tolist(), logs[:, self._labels.second].tolist()
+            found += [Choice(a - b, math.exp(a) + math.exp(b)) for a, b in zip(first, second, strict=True)]
+        return found

@@ -1,0 +1,138 @@
+"""Where a phrase stands in a dialogue: in brackets before the colon of `Assistant`, or in the role's header.
+
+The phrase of the answer to be sampled stands at the last turn; earlier turns of the assistant carry the opposite, so
+that the last answer is told apart from what was said before (RLCD, arXiv 2307.12950, section 3). What is kept of a row
+is the dialogue without any phrase.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rlhf_trainer.data.chat import FALLBACK_TEMPLATE
+from rlhf_trainer.data.rows import Message
+from rlhf_trainer.data.template import Guarded, Tokenizer, ids_of, render
+from rlhf_trainer.exits import InputError
+
+Chat = Literal["template", "plain"]
+ROLE = re.compile(r"assistant|model|bot\b|\bai\b", re.IGNORECASE)
+"""What templates call the one who answers."""
+NAMES = {"user": "Human", "assistant": "Assistant", "system": "System"}
+"""Of plain dialogues, HH-RLHF's."""
+NEXT_TURN = re.compile(r"\n+\s*(Human|Assistant|System)\b[^\n:]*:")
+"""Where a model goes on with a turn that is not its own to write."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A dialogue to be continued."""
+
+    ids: list[int]
+    """Not cut; no padding."""
+    unmarked: int = 0
+    """Earlier turns of the assistant without their phrase: the template writes them differently once they are history."""
+
+
+def chat_of(tokenizer: Tokenizer, wanted: Chat | None) -> Chat:
+    """How dialogues are written: as wanted, else through the template where the tokenizer came with one."""
+    if wanted is not None:
+        return wanted
+    return "plain" if tokenizer.chat_template == FALLBACK_TEMPLATE else "template"
+
+
+def ask(
+    tokenizer: Tokenizer, messages: Sequence[Message], chat: Chat, last: str | None = None, earlier: str | None = None
+) -> Asked:
+    """A dialogue with phrases.
+
+    Args:
+        tokenizer: prepared.
+        messages: all turns before the answer.
+        chat: how it is written.
+        last: phrase of the answer to come; None: none.
+        earlier: phrase of the assistant's turns before; None: none.
+
+    Raises:
+        InputError: the template's header has no role to put a phrase behind.
+    """
+    if chat == "plain":
+        text = plain(messages, last, earlier)
+        return Asked([*_start(tokenizer), *ids_of(tokenizer, text, plain=True)])
+    guarded = Guarded.of(tokenizer, messages)
+    text, unmarked = templated(tokenizer, guarded.messages, last, earlier)
+    return Asked(guarded.ids(tokenizer, text), unmarked)
+
+
+def plain(messages: Sequence[Message], last: str | None = None, earlier: str | None = None) -> str:
+    """`\\n\\nHuman: ...\\n\\nAssistant (earlier): ...\\n\\nHuman: ...\\n\\nAssistant (last):`."""
+    turns = [
+        f"\n\n{NAMES.get(message['role'], message['role'].capitalize())}"
+        f"{_bracketed(earlier if message['role'] == 'assistant' else None)}: {message['content'].strip()}"
+        for message in messages
+    ]
+    return "".join(turns) + f"\n\nAssistant{_bracketed(last)}:"
+
+
+def templated(
+    tokenizer: Tokenizer, messages: Sequence[Message], last: str | None = None, earlier: str | None = None
+) -> tuple[str, int]:
+    """The chat template's text with phrases behind the role in its headers, and the earlier turns left unmarked.
+
+    Raises:
+        InputError: as `ask`.
+    """
+    whole = render(tokenizer, messages, generation=True)
+    phrases = [(len(messages), last)]
+    phrases += [(index, earlier) for index, message in enumerate(messages) if message["role"] == "assistant"]
+    places: list[tuple[int, str]] = []
+    unmarked = 0
+    for index, phrase in phrases:
+        if phrase is None:
+            continue
+        place = _place(tokenizer, messages, index, whole)
+        if place is not None:
+            places.append((place, _bracketed(phrase)))
+        elif index == len(messages):
+            header = whole[-40:]
+            raise InputError(
+                f"the chat template's last words before an answer are {header!r}; expected a role such as "
+                "'assistant' to put a phrase behind. Set chat: plain"
+            )
+        else:
+            unmarked += 1
+    for place, phrase in sorted(places, reverse=True):
+        whole = whole[:place] + phrase + whole[place:]
+    return whole, unmarked
+
+
+def _place(tokenizer: Tokenizer, messages: Sequence[Message], index: int, whole: str) -> int | None:
+    """Where the role's name ends in the header of turn `index`; None where it cannot be told."""
+    if index == 0:
+        return None  # templates differ on a dialogue of nothing
+    done = render(tokenizer, messages[:index])
+    before = render(tokenizer, messages[:index], generation=True)
+    if not before.startswith(done) or not whole.startswith(before):
+        return None
+    names = list(ROLE.finditer(before, len(done)))
+    return names[-1].end() if names else None
+
+
+def said(text: str, chat: Chat) -> tuple[str, bool]:
+    """What was answered, blanks around it removed, and whether it ended because the model wrote a further turn."""
+    if chat == "template":
+        return text.strip(), False
+    found = NEXT_TURN.search(text)
+    return (text if found is None else text[: found.start()]).strip(), found is not None
+
+
+def _bracketed(phrase: str | None) -> str:
+    return "" if phrase is None else f" ({phrase})"
+
+
+def _start(tokenizer: Tokenizer) -> list[int]:
+    """BOS where the tokenizer puts it before every text."""
+    ids = tokenizer("a")["input_ids"]
+    return ids[:1] if ids and ids[0] == tokenizer.bos_token_id else []

@@ -1,0 +1,197 @@
+"""One simulation: models answer and judge in shards, by all ranks, each once however often the stage is started."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlhf_api.digest import digest_of
+from rlhf_api.fields import ModelRef
+from rlhf_api.stages import STAGE_TYPES
+from rlhf_api.stages.simulate import Simulate
+from rlhf_trainer import functions
+from rlhf_trainer.context import StageContext
+from rlhf_trainer.data.rows import Prompt
+from rlhf_trainer.evaluation.answers import Answering
+from rlhf_trainer.evaluation.shards import Rows, Shards
+from rlhf_trainer.generation.sample import Sampling, sample
+from rlhf_trainer.simulation.choices import Choice, agree
+from rlhf_trainer.simulation.judging import Compared, Judge
+from rlhf_trainer.simulation.methods import Method
+from rlhf_trainer.simulation.placing import Chat, ask, chat_of, said
+from rlhf_trainer.simulation.rows import Answered
+
+SIZE = 64
+"""Prompts a shard."""
+
+
+class Writer:
+    """A model that answers dialogues with phrases in them.
+
+    Args:
+        context: the stage's.
+        spec: how it answers.
+        reference: the model.
+    """
+
+    def __init__(self, context: StageContext, spec: Simulate, reference: ModelRef) -> None:
+        path, cache = context.input(reference).path, context.storage / "inputs"
+        with context.metrics.phase("load"):
+            self.model = Answering(path, spec.dtype, context.device, cache)
+        self.chat: Chat = chat_of(self.model.tokenizer, spec.chat)
+        self._spec = spec
+        self._seed = context.seed
+
+    def answers(self, asked: Sequence[list[int]], numbers: Sequence[int], *, step: int = 0) -> Rows:
+        """`{row, text, ids, finished, cut}` for each prompt's ids; an answer's random numbers are those of its number."""
+        how, tokenizer = self._spec.generation, self.model.tokenizer
+        kept = [ids[-how.max_prompt_tokens :] for ids in asked]
+        stop = self._next_turn if self.chat == "plain" else None
+        sampling = Sampling(how.temperature, how.max_new_tokens, tokenizer.eos_token_id, stop)
+        found = sample(self.model.model, kept, sampling, seed=self._seed, step=step, rows=list(numbers))
+        rows = []
+        for number, whole, ids, answer in zip(numbers, asked, kept, found, strict=True):
+            spoken = answer.ids[:-1] if answer.finished else answer.ids
+            text, ended = said(tokenizer.decode(spoken, skip_special_tokens=True), self.chat)
+            finished = answer.finished or ended
+            cut = len(whole) - len(ids)
+            rows.append({"row": number, "text": text, "ids": answer.ids, "finished": finished, "cut": cut})
+        return rows
+
+    def _next_turn(self, ids: list[int]) -> bool:
+        """Whether a plain dialogue goes on with another's turn; `:` ends its header."""
+        text: str = self.model.tokenizer.decode(ids[-16:])
+        return ":" in text and said(text, "plain")[1]
+
+
+class Simulation:
+    """Answers, and where the method has one the judge's choices.
+
+    Args:
+        context: the stage's.
+        spec: a method that answers prompts (not red-teaming).
+        prompts: what is answered.
+    """
+
+    def __init__(self, context: StageContext, spec: Simulate, prompts: Sequence[Prompt]) -> None:
+        self.context = context
+        self.spec = spec
+        self.prompts = prompts
+        self.method = Method(spec, context.seed)
+        self.chat: Chat | None = None
+        steps = 2 if self.method.judged is not None else 1
+        self.shards = Shards(context, shard_key(context, spec), len(prompts), steps, SIZE, "simulating")
+
+    def run(self) -> None:
+        """Compute every shard. A collective.
+
+        Raises:
+            Stopped: asked to stop.
+            InputError: a model cannot be used.
+        """
+        model = self._answer()
+        if self.method.judged is not None:
+            self._choose(self.method.judged.judge or self.spec.model, model)
+
+    def _answer(self) -> Answering:
+        writer = Writer(self.context, self.spec, self.spec.model)
+        self.chat = writer.chat
+        self.shards.run("answers", "generate", lambda shard: self._answered(writer, shard), measure=lengths)
+        return writer.model
+
+    def _choose(self, reference: ModelRef, model: Answering) -> None:
+        """Let a model choose; `model` is what answered, which may judge as well."""
+        if reference.key != self.spec.model.key:
+            model = Writer(self.context, self.spec, reference).model
+        judge = Judge(model, self.spec.generation.max_prompt_tokens)
+        self.shards.run("choices", "score", lambda shard: self._judged(judge, shard), measure=agreement)
+
+    def numbers(self, shard: int) -> Iterator[tuple[int, Prompt]]:
+        """Row numbers of a shard with their prompts."""
+        for index in self.shards.span(shard):
+            for one in range(self.spec.generation.samples):
+                yield index * self.spec.generation.samples + one, self.prompts[index]
+
+    def _answered(self, writer: Writer, shard: int) -> Rows:
+        asked, numbers, unmarked = [], [], []
+        for number, prompt in self.numbers(shard):
+            request = self.method.request(number, prompt.response_type)
+            for side, (last, earlier) in enumerate(request.phrases):
+                found = ask(writer.model.tokenizer, prompt.messages, writer.chat, last, earlier)
+                asked.append(found.ids)
+                unmarked.append(found.unmarked)
+                numbers.append(number * self.method.answers + side)
+        rows = writer.answers(asked, numbers)
+        return [{**row, "unmarked": count} for row, count in zip(rows, unmarked, strict=True)]
+
+    def _judged(self, judge: Judge, shard: int) -> Rows:
+        pairs = []
+        for number, prompt, texts, _ in self._grouped(shard):
+            instruction = self.method.request(number).instruction
+            pairs.append(Compared(prompt.messages, texts[0], texts[1], str(instruction)))
+        choices = judge.both_orders(pairs)
+        return [
+            {"row": number, "log_odds": [one.log_odds for one in both], "mass": [one.mass for one in both]}
+            for (number, *_), both in zip(self._grouped(shard), choices, strict=True)
+        ]
+
+    def _grouped(self, shard: int) -> Iterator[tuple[int, Prompt, tuple[str, ...], tuple[int, ...]]]:
+        """(number, prompt, texts, tokens) of each row of a shard."""
+        rows = self.shards.rows("answers", shard)
+        count = self.method.answers
+        for place, (number, prompt) in enumerate(self.numbers(shard)):
+            own = rows[place * count : (place + 1) * count]
+            yield number, prompt, tuple(row["text"] for row in own), tuple(len(row["ids"]) for row in own)
+
+    def answered(self) -> Iterator[Answered]:
+        """Every row in the prompts' order. Reads the shards of all ranks."""
+        for shard in range(self.shards.count):
+            judged = self.shards.rows("choices", shard) if self.method.judged is not None else []
+            for place, (number, prompt, texts, tokens) in enumerate(self._grouped(shard)):
+                request = self.method.request(number, prompt.response_type)
+                choices = _choices(judged[place]) if judged else None
+                yield Answered(number, prompt, request, texts, tokens, choices)
+
+
+def lengths(rows: Rows) -> dict[str, float]:
+    """Metrics of answers."""
+    if not rows:
+        return {}
+    return {
+        "length": sum(len(row["ids"]) for row in rows) / len(rows),
+        "missing_eos": sum(not row["finished"] for row in rows) / len(rows),
+    }
+
+
+def agreement(rows: Rows) -> dict[str, float]:
+    """Metrics of choices: whether both orders choose the same answer, which place they lean to, what was left."""
+    if not rows:
+        return {}
+    odds = [row["log_odds"] for row in rows]
+    return {
+        "order_agreement": sum(agree(*both) for both in odds) / len(rows),
+        "order_bias": sum(first + second for first, second in odds) / (2 * len(rows)),
+        "label_mass": sum(sum(row["mass"]) for row in rows) / (2 * len(rows)),
+    }
+
+
+def _choices(row: Mapping[str, Any]) -> tuple[Choice, Choice]:
+    first, second = (Choice(odds, mass) for odds, mass in zip(row["log_odds"], row["mass"], strict=True))
+    return first, second
+
+
+def shard_key(context: StageContext, spec: Simulate) -> str:
+    """Digest of all that answers and choices depend on: not of the audit, which is drawn from what there is."""
+    named = [cost.function for cost in spec.red_team.costs if cost.function] if spec.red_team is not None else []
+    folder = Path(context.file.directories.job)
+    return digest_of(
+        {
+            "spec": spec.model_dump(mode="json", exclude={"audit", "seed"}),
+            "seed": context.seed,
+            "inputs": {key: entry.digest for key, entry in context.file.inputs.items()},
+            "functions": {name: functions.source_digest(name, folder) for name in named},
+            "recipe": STAGE_TYPES["simulate"].recipe,
+            "size": SIZE,
+        }
+    )
