@@ -29,7 +29,7 @@ $(VENV)/.done: $(LOCKS) pyproject.toml tools/check-machine
 	$(BIN)/python -m rlhf_trainer.ops
 	@touch $@
 
-demo: setup ## align a real 135M chat model on this machine; ends in the report. RECIPE=rbr: with rule-based rewards; RECIPE=rlcd: preferences without people
+demo: setup ## align a real 135M chat model on this machine; ends in the report. RECIPE=rbr: rule-based rewards; rlcd: preferences without people
 	$(RUN) rlhf run examples/$(or $(DEMO_$(RECIPE)),$(error RECIPE=$(RECIPE): expected one of $(RECIPES))).yaml
 
 test: machine test-unit test-trainer test-api ## all tests but those that need a node with real pods: test-node

@@ -6,11 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 from tiny import tiny_policy
+
+from smaller import smaller
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 RUN = (
@@ -35,30 +36,6 @@ SAYS = {
     )
 }
 """What an example's report must say, beyond being one."""
-
-
-def smaller(value: Any) -> Any:
-    """The job with sizes that a test can wait for."""
-    sizes = {
-        "steps": 2,
-        "prompts": 4,
-        "maxNewTokens": 6,
-        "maxAnswerTokens": 6,
-        "trainableLayers": 1,
-        "batchSize": 4,
-        "resamples": 100,
-        "snapshotEvery": 1,
-    }
-    if isinstance(value, list):
-        return [smaller(item) for item in value]
-    if isinstance(value, dict):
-        kept = {
-            key: sizes[key] if key in sizes and isinstance(item, int) else smaller(item) for key, item in value.items()
-        }
-        if "epochs" in kept or ("batchSize" in kept and "coefficient" not in kept):
-            kept["maxSteps"] = 2
-        return kept
-    return value
 
 
 @pytest.fixture(scope="module")
