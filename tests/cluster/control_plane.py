@@ -65,6 +65,7 @@ class ControlPlane:
         self._controller_arguments = controller_arguments
         if audit:
             self._arguments += [f"--audit-policy-file={folder / 'audit.json'}", f"--audit-log-path={self.audit_log}"]
+            self._arguments += ["--audit-log-maxsize=100000"]  # MiB: by default a new file is begun after 100
         self.etcd = Process("etcd", self._etcd, folder)
         self.apiserver = Process("kube-apiserver", self._apiserver, folder)
         self.controllers = Process("kube-controller-manager", self._controllers, folder)

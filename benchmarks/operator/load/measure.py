@@ -44,7 +44,13 @@ class Audit:
         self._from = log.stat().st_size
 
     def counted(self) -> Counter[str]:
-        """How many, by verb and resource."""
+        """How many, by verb and resource.
+
+        Raises:
+            RuntimeError: the log was begun anew meanwhile.
+        """
+        if self._log.stat().st_size < self._from:
+            raise RuntimeError(f"{self._log} is shorter than it was: requests were lost")
         found: Counter[str] = Counter()
         with self._log.open("rb") as log:
             log.seek(self._from)
