@@ -8,6 +8,7 @@ import json
 import struct
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -158,7 +159,9 @@ def test_everything_is_resolved(folder, model):
         assert list(Path(found.path).iterdir())
     assert set(resolved.functions) == {"gold:count"}
     assert resolved.hits == ()
-    assert expand(parsed, context.result, str(folder.parent / "storage")) == resolved
+    told = expand(parsed, context.result, str(folder.parent / "storage"))
+    assert replace(told, recipes={}) == resolved
+    assert plan(parsed, told) == plan(parsed, resolved)
     base, prefs = provenance["base"], provenance["prefs"]
     assert (base["kind"], base["format"], base["architecture"]) == ("model", "safetensors", "LlamaForCausalLM")
     assert base["parameters"] == 31776

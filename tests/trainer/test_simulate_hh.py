@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
-from test_examples import EXAMPLES, smaller
+from test_examples import EXAMPLES
 from tiny import tiny_policy
+
+from smaller import smaller
 
 PAIRS = Path(__file__).parents[3] / "shared" / "data" / "hh_harmless_1500.jsonl.gz"
 ROWS = 60
@@ -34,7 +36,8 @@ def test_both_reward_models_are_scored_on_the_same_people_s_pairs(tmp_path: Path
     )
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(done.stdout)
-    made = {name: Path(told["storage"]) / "products" / stage["product"] for name, stage in told["stages"].items()}
+    products = Path(told["storage"]) / "products"
+    made = {name: products / stage["product"] for name, stage in told["stages"].items() if stage["product"]}
     tests = {}
     for name in ("rlcd-reward", "rlaif-reward"):
         manifest = json.loads((made[name] / "manifest.json").read_text())
