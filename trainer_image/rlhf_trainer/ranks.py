@@ -32,9 +32,6 @@ FOLLOW_FAILURE_SECONDS = 5.0
 MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold=8589934592:glibc.malloc.mmap_threshold=33554432"
 """On a CPU activations come and go by the gigabyte. glibc would give each back to the kernel and fault it in again, a
 page of 4 KiB at a time: as long as the arithmetic. So it keeps what it has, in huge pages where the kernel lends them."""
-OPTIMIZE = frozenset({"sft", "rewardModel", "costModel", "ppo"})
-"""Stage types whose steps are alike, and that keep it. Where models only answer or judge, caches of another size each
-would leave gigabytes of holes behind."""
 
 
 class Ranks:
@@ -121,8 +118,7 @@ class Ranks:
             environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
         if not has_gpu():
             environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-            if file.type in OPTIMIZE:
-                environment["GLIBC_TUNABLES"] = os.environ.get("GLIBC_TUNABLES", MALLOC)
+            environment["GLIBC_TUNABLES"] = os.environ.get("GLIBC_TUNABLES", MALLOC)
         return environment
 
 
