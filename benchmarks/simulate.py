@@ -1,12 +1,11 @@
 """Answers of a `simulate` stage beside transformers' `generate`: same model, prompts with their phrases, batch and machine.
 
-    python benchmarks/simulate.py MODEL PROMPTS [--limit 48] [--batch 32] [--new 128] [--rounds 2] [--ends]
+    python benchmarks/simulate.py MODEL PROMPTS [--limit 48] [--batch 32] [--new 128] [--rounds 2]
 
 MODEL: a folder that transformers reads. PROMPTS: a file of any of the project's data formats. Both sides answer the same
 RLCD prompts, at most `--batch` rows at a time, at temperature 1 without top-k and top-p: transformers in the file's order,
 as its users do, we as the stage does: longest prompts first, answers that ended leave. Each counts the tokens it made,
-EOS included. Answers end where the model ends them; with `--ends`, after lengths drawn once from 8 to `--new` on both
-sides, so that both make exactly as many tokens. Prints one JSON object.
+EOS included; answers end where the model ends them. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -19,10 +18,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
-from sampling import Ending, EndsAt
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessorList
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from rlhf_api.fields import DataRef
 from rlhf_api.stages.simulate import Simulate
@@ -51,10 +48,8 @@ def asked(tokenizer: Any, path: str, limit: int) -> list[list[int]]:
 class Theirs:
     """transformers' generate, batch after batch in the file's order."""
 
-    def __init__(
-        self, model: Any, rows: list[list[int]], batch: int, new: int, eos: int, ends: list[int] | None
-    ) -> None:
-        self.model, self.rows, self.batch, self.eos, self.ends = model, rows, batch, eos, ends
+    def __init__(self, model: Any, rows: list[list[int]], batch: int, new: int, eos: int) -> None:
+        self.model, self.rows, self.batch, self.eos = model, rows, batch, eos
         self.config = GenerationConfig(
             do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=new, eos_token_id=eos, pad_token_id=eos
         )
@@ -67,11 +62,7 @@ class Theirs:
             width = max(map(len, part))
             ids = torch.tensor([[self.eos] * (width - len(row)) + row for row in part])
             mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in part])
-            extra = {}
-            if self.ends is not None:
-                ending = EndsAt(self.ends[start : start + self.batch], width, self.eos)
-                extra = {"logits_processor": LogitsProcessorList([ending])}
-            found = self.model.generate(ids, attention_mask=mask, generation_config=self.config, **extra)
+            found = self.model.generate(ids, attention_mask=mask, generation_config=self.config)
             for row in found[:, width:].tolist():
                 made += row.index(self.eos) + 1 if self.eos in row else len(row)
         return made
@@ -80,35 +71,14 @@ class Theirs:
 class Ours:
     """The stage's sampling."""
 
-    def __init__(
-        self, model: Any, rows: list[list[int]], batch: int, new: int, eos: int, ends: list[int] | None
-    ) -> None:
-        self.model, self.rows, self.batch, self.ends = model, rows, batch, ends
+    def __init__(self, model: Any, rows: list[list[int]], batch: int, new: int, eos: int) -> None:
+        self.model, self.rows, self.batch = model, rows, batch
         self.sampling = ours.Sampling(1.0, new, eos)
 
     def run(self) -> int:
         """Tokens made."""
-        plain = ours._Wave
-        if self.ends is not None:
-            ours._Wave = self._ending()  # type: ignore[misc]
-        try:
-            found = ours.sample(self.model, self.rows, self.sampling, seed=0, most_rows=self.batch)
-        finally:
-            ours._Wave = plain  # type: ignore[misc]
+        found = ours.sample(self.model, self.rows, self.sampling, seed=0, most_rows=self.batch)
         return sum(len(answer.ids) for answer in found)
-
-    def _ending(self) -> type[ours._Wave]:
-        """Waves that end each row at its own length; they come in order, each of at most `batch` rows."""
-        order = sorted(range(len(self.rows)), key=lambda row: (-len(self.rows[row]), row))
-        waves = iter(order[start : start + self.batch] for start in range(0, len(order), self.batch))
-        ends = self.ends or []
-
-        class Wave(Ending):
-            def __init__(self, *args: Any) -> None:
-                super().__init__(*args)
-                self.lengths = [ends[row] for row in next(waves)]
-
-        return Wave
 
 
 def main() -> None:
@@ -120,14 +90,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--new", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--ends", action="store_true")
     options = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     prepare_tokenizer(tokenizer)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
     rows = asked(tokenizer, options.prompts, options.limit)
-    ends = np.random.default_rng(0).integers(8, options.new + 1, len(rows)).tolist() if options.ends else None
-    shared = (model, rows, options.batch, options.new, tokenizer.eos_token_id, ends)
+    shared = (model, rows, options.batch, options.new, tokenizer.eos_token_id)
     sides: dict[str, Ours | Theirs] = {"ours": Ours(*shared), "transformers": Theirs(*shared)}
     torch.manual_seed(0)
     rates: dict[str, list[float]] = {name: [] for name in sides}
@@ -147,7 +115,6 @@ def main() -> None:
                 "prompt_tokens": {"shortest": min(lengths), "longest": max(lengths)},
                 "batch": options.batch,
                 "longest_answer": options.new,
-                "ends_drawn": options.ends,
                 "tokens": made,
                 "ours_tokens_per_processor_s": round(mine, 1),
                 "transformers_tokens_per_processor_s": round(theirs, 1),

@@ -29,21 +29,26 @@ def digest(socket: Path, image: str) -> str | None:
 
 def pinned(socket: Path, image: str) -> str:
     """`name@sha256:...` of an image that containerd has, under which a pod may name it from now on."""
-    name = f"{image.rpartition(':')[0]}@{digest(socket, image)}"
-    ctr(socket, "images", "tag", "--force", image, name)
+    found = digest(socket, image)
+    name = f"{image.rpartition(':')[0]}@{found}"
+    ended = ctr(socket, "images", "tag", "--force", image, name)
+    if found is None or ended.returncode != 0:
+        raise RuntimeError(f"containerd has no image {image} to name: {ended.stderr}")
     return name
 
 
 def stream(socket: Path, source: Sequence[str]) -> None:
     """Give containerd the docker archive that a command writes: none lies on the disk in between."""
     with subprocess.Popen(source, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as writing:
+        assert writing.stdout is not None and writing.stderr is not None
         taking = subprocess.run(
             [*CTR, "-a", str(socket), "images", "import", "-"], stdin=writing.stdout, capture_output=True, check=False
         )
-        written = writing.stderr.read() if writing.stderr else b""
+        writing.stdout.close()  # whoever still writes to one who has given up is told so
+        written = writing.stderr.read()
     if writing.returncode or taking.returncode:
         raise RuntimeError(
-            f"{' '.join(source)}: containerd took no image: {(written + taking.stderr).decode()[-2000:]}"
+            f"{' '.join(source)}: containerd took no image: {(taking.stderr + written).decode()[-2000:]}"
         )
 
 

@@ -107,3 +107,12 @@ def test_an_archive_is_one_layer_of_the_files(tmp_path: Path) -> None:
     listed = subprocess.run(["tar", "tf", str(archive)], capture_output=True, text=True, check=True).stdout.split()
     assert "manifest.json" in listed
     assert "layer.tar" in listed
+
+
+def test_an_image_that_is_not_taken_ends_in_words_and_not_in_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk, say: the one who writes gigabytes must not wait for one who has given up."""
+    monkeypatch.setattr(images, "CTR", ("false",))
+    with pytest.raises(RuntimeError, match="yes: containerd took no image"):
+        images.stream(tmp_path / "socket", ["yes"])

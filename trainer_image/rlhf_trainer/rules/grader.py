@@ -8,20 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rlhf_trainer.data.batches import buckets
 from rlhf_trainer.data.chat import encode_prompt, prepare_tokenizer
 from rlhf_trainer.data.rows import Messages
 from rlhf_trainer.data.template import ids_of
 from rlhf_trainer.exits import InputError
-from rlhf_trainer.generation.cache import attends_everywhere, right_aligned
-from rlhf_trainer.generation.prefix import PrefixCache
+from rlhf_trainer.generation.shared import common, last_states
 from rlhf_trainer.models.load import check_logits, fit_vocabulary, load_policy
 from rlhf_trainer.rules.policy import Policy
 
@@ -69,11 +66,13 @@ class Grades:
 
 @dataclass(frozen=True)
 class _Laid:
-    """A completion's questions as ids: what they have in common, and the rest of each."""
+    """A completion's questions as ids, which begin alike."""
 
-    prefix: list[int]
-    rests: list[list[int]]
+    rows: list[list[int]]
     cut: int
+    """Ids that each lost at its start."""
+    tokens: int
+    """What all have in common, once, and the rest of each."""
 
 
 class Grader:
@@ -96,7 +95,6 @@ class Grader:
         self._asking = asking
         self._device = device
         self._yes, self._no = answer_tokens(self.tokenizer, asking)
-        self._shares = attends_everywhere(self.model.config)
 
     @torch.no_grad()
     def grade(self, questions: Sequence[Question], *, apart: bool = False) -> list[Grades]:
@@ -111,14 +109,15 @@ class Grader:
             InputError: a question alone is longer than the tokens that the grader may read.
         """
         laid = [self._lay(question) for question in questions]
-        logits = self._apart(laid) if apart or not self._shares else self._together(laid)
+        groups = [[row] for one in laid for row in one.rows] if apart else [one.rows for one in laid if one.rows]
+        states = last_states(self.model, groups, self._fill, self._device, FORWARD_TOKENS[self._device.type])
+        scores = iter([row for group in states for row in self._scores(torch.stack(group))])
         found = []
-        for question, one, rows in zip(questions, laid, logits, strict=True):
-            yes, no = rows[:, 0].double(), rows[:, 1].double()
-            phi = torch.sigmoid(yes - no).tolist()
-            answered = float((yes.exp() + no.exp()).mean()) if len(rows) else 0.0
-            tokens = len(one.prefix) + sum(map(len, one.rests))
-            found.append(Grades(dict(zip(question.propositions, phi, strict=True)), answered, one.cut, tokens))
+        for question, one in zip(questions, laid, strict=True):
+            said = [next(scores).double() for _ in one.rows]
+            phi = {name: float(torch.sigmoid(s[0] - s[1])) for name, s in zip(question.propositions, said, strict=True)}
+            answered = float(torch.stack(said).exp().sum(1).mean()) if said else 0.0
+            found.append(Grades(phi, answered, one.cut, one.tokens))
         return found
 
     def _lay(self, question: Question) -> _Laid:
@@ -128,73 +127,21 @@ class Grader:
             asked = {"role": "user", "content": self._policy.asked(name, question.answer)}
             rows.append(encode_prompt(self.tokenizer, [*question.prompt, said, asked]))  # type: ignore[list-item]
         if not rows:
-            return _Laid([], [], 0)
-        shared = min(_common(rows), min(map(len, rows)) - 1)
-        rests = [row[shared:] for row in rows]
-        longest, most = max(map(len, rests)), self._asking.max_tokens
-        if longest >= most:
-            name = question.propositions[[len(rest) for rest in rests].index(longest)]
+            return _Laid([], 0, 0)
+        shared = common(rows) if len(rows) > 1 else len(rows[0]) - 1
+        longest, most = max(map(len, rows)), self._asking.max_tokens
+        if longest - shared >= most:
+            name = question.propositions[[len(row) for row in rows].index(longest)]
             raise InputError(
-                f"the grader's question {name} takes {longest} tokens after the conversation; expected fewer than "
-                f"maxTokens, {most}. Raise maxTokens, or ask shorter"
+                f"the grader's question {name} takes {longest - shared} tokens after the conversation; expected fewer "
+                f"than maxTokens, {most}. Raise maxTokens, or ask shorter"
             )
-        cut = max(0, shared + longest - most)
-        return _Laid(rows[0][cut:shared], rests, cut)
-
-    # -- forwards -----------------------------------------------------------------------------------------------------
-
-    def _together(self, laid: Sequence[_Laid]) -> list[Tensor]:
-        """[questions, 2] log-probabilities of yes and no for each completion, its beginning computed once."""
-        found = [torch.zeros(len(one.rests), 2) for one in laid]
-        there = [index for index, one in enumerate(laid) if one.rests]
-        budget = FORWARD_TOKENS[self._device.type]
-        for group in buckets([len(laid[index].prefix) for index in there], budget):
-            members = [there[place] for place in group]
-            cache = PrefixCache(int(self.model.config.get_text_config().num_hidden_layers))
-            ids, mask = right_aligned([laid[index].prefix for index in members], self._fill, self._device)
-            self._hidden(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)
-            asked = [(place, number) for place, index in enumerate(members) for number in range(len(laid[index].rests))]
-            rests = [laid[members[place]].rests[number] for place, number in asked]
-            for chunk in buckets([len(rest) for rest in rests], budget):
-                rows = torch.tensor([asked[one][0] for one in chunk], device=self._device)
-                cache.rows = rows
-                rest, seen = _left_aligned([rests[one] for one in chunk], self._fill, self._device)
-                starts = mask.sum(-1)[rows, None]
-                positions = starts + torch.arange(rest.shape[1], device=self._device)
-                hidden = self._hidden(rest, torch.cat((mask[rows], seen), 1), positions, cache)
-                scores = self._scores(hidden[torch.arange(len(chunk)), seen.sum(-1) - 1])
-                for one, score in zip(chunk, scores, strict=True):
-                    place, number = asked[one]
-                    found[members[place]][number] = score
-        return found
-
-    def _apart(self, laid: Sequence[_Laid]) -> list[Tensor]:
-        """The same, each question by itself."""
-        found = [torch.zeros(len(one.rests), 2) for one in laid]
-        asked = [(index, number) for index, one in enumerate(laid) for number in range(len(one.rests))]
-        rows = [[*laid[index].prefix, *laid[index].rests[number]] for index, number in asked]
-        for chunk in buckets([len(row) for row in rows], FORWARD_TOKENS[self._device.type]):
-            ids, mask = _left_aligned([rows[one] for one in chunk], self._fill, self._device)
-            hidden = self._hidden(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), None)
-            scores = self._scores(hidden[torch.arange(len(chunk)), mask.sum(-1) - 1])
-            for one, score in zip(chunk, scores, strict=True):
-                found[asked[one][0]][asked[one][1]] = score
-        return found
+        cut = max(0, longest - most)
+        return _Laid([row[cut:] for row in rows], cut, sum(map(len, rows)) - (len(rows) - 1) * shared - cut)
 
     @property
     def _fill(self) -> int:
         return int(self.tokenizer.eos_token_id)
-
-    def _hidden(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: PrefixCache | None) -> Tensor:
-        """[B, T, H] states of the new tokens."""
-        found: Tensor = getattr(self.model, self.model.base_model_prefix)(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        ).last_hidden_state
-        return found
 
     def _scores(self, hidden: Tensor) -> Tensor:
         """[R, 2] log-probability of yes and of no after states [R, H]."""
@@ -223,16 +170,3 @@ def answer_tokens(tokenizer: Any, asking: Asking) -> tuple[list[int], list[int]]
             "of one id each; set yesWords and noWords to words that it has"
         )
     return yes, no
-
-
-def _common(rows: Sequence[list[int]]) -> int:
-    """Ids that all rows begin with."""
-    return sum(1 for _ in takewhile(lambda ids: len(set(ids)) == 1, zip(*rows, strict=False)))
-
-
-def _left_aligned(rows: Sequence[list[int]], fill: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """([B, W] ids, [B, W] mask), padded on the right."""
-    width = max(map(len, rows))
-    ids = torch.tensor([row + [fill] * (width - len(row)) for row in rows], device=device)
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
-    return ids, mask
