@@ -95,11 +95,25 @@ def living(pid_file: Path) -> int | None:
     """The pid in a file, if that process still runs; a pid given anew to a younger program does not count."""
     try:
         pid = int(pid_file.read_text())
-        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        zombie = _stat(pid)[0] == "Z"
+        started = boot_time() + began(pid) / os.sysconf("SC_CLK_TCK")
     except (FileNotFoundError, ProcessLookupError, ValueError):
         return None
-    started = boot_time() + int(stat[19]) / os.sysconf("SC_CLK_TCK")
-    return pid if stat[0] != "Z" and started <= pid_file.stat().st_mtime + 2 else None
+    return pid if not zombie and started <= pid_file.stat().st_mtime + 2 else None
+
+
+def began(pid: int) -> int:
+    """When a process began, in clock ticks since the machine started.
+
+    Raises:
+        FileNotFoundError, ProcessLookupError: there is none.
+    """
+    return int(_stat(pid)[19])
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat after the name of the program; the first is its state."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def boot_time() -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
-import subprocess
+import shutil
 from pathlib import Path
 
 from cluster.binaries import home
-from cluster.processes import stop_all
+from cluster.processes import began, stop_all
 
 _counter = itertools.count()
 
@@ -16,14 +17,34 @@ _counter = itertools.count()
 def new_folder() -> Path:
     """A folder for a control plane of this process."""
     sweep()
-    return home() / "sessions" / str(os.getpid()) / str(next(_counter))
+    return _sessions() / name(os.getpid()) / str(next(_counter))
+
+
+def name(pid: int) -> str:
+    """Of a living process; a later process that is given the same pid is named otherwise."""
+    return f"{pid}-{began(pid)}"
 
 
 def sweep() -> None:
-    """End what processes left behind that are gone."""
-    for session in (home() / "sessions").glob("[0-9]*"):
-        if Path(f"/proc/{session.name}").exists():
-            continue
-        for folder in session.iterdir():
-            stop_all(folder)
-        subprocess.run(["rm", "-rf", str(session)], check=True)
+    """End what processes left behind that are gone; one process sweeps at a time."""
+    _sessions().mkdir(parents=True, exist_ok=True)
+    with (_sessions() / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for session in _sessions().glob("[0-9]*"):
+            if _lives(session):
+                continue
+            for folder in session.iterdir():
+                stop_all(folder)
+            shutil.rmtree(session)
+
+
+def _lives(session: Path) -> bool:
+    pid = int(session.name.partition("-")[0])
+    try:
+        return session.name == name(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _sessions() -> Path:
+    return home() / "sessions"

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,19 @@ def test_what_a_killed_test_process_left_is_swept_up(tmp_path: Path, monkeypatch
     mine = sessions.new_folder()
     assert not left.exists()
     assert wait(lambda: not Path(f"/proc/{pid}").exists() or state(pid) == "Z", 10)
-    assert mine.parent.name == str(os.getpid())
+    assert mine.parent.name == sessions.name(os.getpid())
+
+
+def test_several_sweep_at_once_what_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of one test run begin together, after a run whose workers are gone."""
+    monkeypatch.setenv("RLHF_CLUSTER_HOME", str(tmp_path))
+    for pid in range(1, 200):
+        (tmp_path / "sessions" / f"{pid}-1" / "0").mkdir(parents=True)
+    (tmp_path / "sessions" / sessions.name(os.getpid()) / "0").mkdir(parents=True)
+    with ThreadPoolExecutor(8) as pool:
+        for swept in [pool.submit(sessions.sweep) for _ in range(8)]:
+            swept.result()
+    assert [each.name for each in (tmp_path / "sessions").glob("[0-9]*")] == [sessions.name(os.getpid())]
 
 
 def test_an_archive_is_one_layer_of_the_files(tmp_path: Path) -> None:
