@@ -7,7 +7,7 @@ from dataclasses import replace
 from rlhf_api.plan import PlannedStage
 from rlhf_api.stages import PREPARE, REPORT
 from rlhf_api.status import Attempt
-from rlhf_operator.reconcile import children, naming, profiles, reasons, stage_files, storage, times
+from rlhf_operator.reconcile import children, naming, pending, profiles, reasons, stage_files, storage, times
 from rlhf_operator.reconcile.observe import Gang, attempts_of
 from rlhf_operator.reconcile.outcome import Look, Raw
 from rlhf_operator.reconcile.pods import Sketch
@@ -22,14 +22,14 @@ def begin(run: Run, planned: PlannedStage) -> None:
     number = max(known, default=-1) + 1
     shape = profiles.shape(run.job, planned, run.status.profiles, run.settings)
     started = times.write(run.now)
-    run.add_attempt(
-        planned.name, Attempt(number=number, state="Pending", startTime=started, ranks=_ranks(planned, shape.world))
-    )
+    queued = naming.QUEUE in run.labels
+    attempt = Attempt(number=number, state="Pending", startTime=started, ranks=_ranks(planned, shape.world))
+    run.add_attempt(planned.name, attempt.model_copy(update={"reason": reasons.QUEUED}) if queued else attempt)
     run.change(
         planned.name,
-        state="Pending",
-        reason=reasons.STARTING,
-        message=None,
+        state="Queued" if queued else "Pending",
+        reason=reasons.QUEUED if queued else reasons.STARTING,
+        message=pending.held(run) if queued else None,
         progress=None,
         start_time=stage.start_time or started,
         product=None if planned.type == PREPARE else _product(run, planned),

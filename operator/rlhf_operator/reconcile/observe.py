@@ -111,6 +111,13 @@ class Pod:
         return None if ended is None else int(ended.get("exitCode", 0))
 
     @property
+    def started_at(self) -> datetime | None:
+        """When the trainer's container began."""
+        state = self.container.get("state") or {}
+        text = (state.get("running") or state.get("terminated") or {}).get("startedAt")
+        return times.read(text) if text else None
+
+    @property
     def ended_at(self) -> datetime | None:
         """When the trainer's container ended."""
         text = (self.terminated or {}).get("finishedAt")

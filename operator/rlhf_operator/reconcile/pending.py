@@ -7,10 +7,12 @@ from datetime import datetime, timedelta
 from rlhf_api.plan import PlannedStage
 from rlhf_api.status import Attempt
 from rlhf_operator.reconcile import naming, reasons, times
-from rlhf_operator.reconcile.observe import Gang
+from rlhf_operator.reconcile.observe import Gang, Pod
 from rlhf_operator.reconcile.outcome import Look
 from rlhf_operator.reconcile.run import Run
 
+BRIEF = timedelta(seconds=2)
+"""A gang that ends sooner is never shown as running. Kubernetes tells whole seconds."""
 _NOT_NEWS = frozenset({"ContainerCreating", "PodInitializing"})
 
 
@@ -21,18 +23,24 @@ def queued(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> Non
     reason = reasons.PREEMPTED if preempted else reasons.QUEUED
     queue = run.labels.get(naming.QUEUE)
     words = run.explanation(Look("Workload", name, gang.uid)) if queue and run.settings.kueue else None
-    if queue and not run.settings.kueue:
-        words = f"the job names the queue {queue}, but this operator was not told of a Kueue (kueue: true)"
     if attempt.state == "Running":
         run.tell(
             reasons.PREEMPTED, f"{planned.name}: attempt {attempt.number} was suspended; it will go on", warning=True
         )
     known = run.stages[planned.name].message if run.stages[planned.name].state == "Queued" else None
-    default = f"waits in the queue {queue}" if queue else "its Job is suspended, not by this operator"
     run.change_attempt(planned.name, state="Pending", reason=reason)
-    run.change(
-        planned.name, state="Queued", reason=reason, message=naming.cut(words or known or default), progress=None
-    )
+    message = naming.cut(words or known or held(run))
+    run.change(planned.name, state="Queued", reason=reason, message=message, progress=None)
+
+
+def held(run: Run) -> str:
+    """Who holds a suspended Job, before its holder has said a word."""
+    queue = run.labels.get(naming.QUEUE)
+    if queue is None:
+        return "its Job is suspended, not by this operator"
+    if not run.settings.kueue:
+        return naming.cut(f"the job names the queue {queue}, but this operator was not told of a Kueue (kueue: true)")
+    return naming.cut(f"waits in the queue {queue}")
 
 
 def refused(run: Run, planned: PlannedStage) -> None:
@@ -49,6 +57,8 @@ def starting(run: Run, planned: PlannedStage, gang: Gang) -> bool:
     up = [pod for pod in gang.pods if pod.phase in ("Running", "Succeeded", "Failed")]
     if attempt.state == "Running" or len(up) >= gang.nodes:
         if attempt.state == "Pending":
+            if _brief(run, up):
+                return False
             kept = attempt.reason if attempt.reason in reasons.DISRUPTIONS else None
             run.change_attempt(planned.name, state="Running", reason=kept)
         run.change(planned.name, state="Running", reason=None, message=None)
@@ -59,6 +69,17 @@ def starting(run: Run, planned: PlannedStage, gang: Gang) -> bool:
         run.change_attempt(planned.name, reason=None)
     _timeout(run, planned, gang, message)
     return False
+
+
+def _brief(run: Run, pods: list[Pod]) -> bool:
+    """Whether a gang has only begun, or has ended already: then one write tells how it ended, and none that it ran."""
+    if not any(pod.live for pod in pods):
+        return True
+    began = max((at for pod in pods if (at := pod.started_at) is not None), default=None)
+    if began is None or not began <= run.now < began + BRIEF:
+        return False
+    run.wake(began + BRIEF)
+    return True
 
 
 def _explained(run: Run, gang: Gang) -> tuple[str, str | None]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from cluster_model import JOB, SETTINGS, Cluster, Killed, Raw, job
 
 from rlhf_api.stages import STAGE_TYPES
 from rlhf_api.status import JobStatus
-from rlhf_operator.reconcile import Children, plans, reconcile
+from rlhf_operator.reconcile import Children, plans, reconcile, times
 
 ALL = ("prepare", "sft", "reward", "cost", "report")
 
@@ -102,6 +103,23 @@ def test_reconciling_ends_when_the_first_gang_runs() -> None:
     cluster.settle(lambda pod: None)
     assert cluster.condition("Reconciling") == "False:Running"
     assert cluster.condition("Ready") == "True:Running"
+
+
+def test_gangs_that_end_at_once_are_written_down_once_each() -> None:
+    """Load on the API server is what bounds the rate of jobs, and a status is the dearest write."""
+    cluster = Cluster(job())
+    cluster.settle()
+    ends_seen = len(("accepted", "prepare", "sft", "reward and cost", "report"))
+    assert cluster.writes.count("status") == ends_seen
+
+
+def test_a_gang_that_runs_on_is_shown_as_running_within_seconds() -> None:
+    cluster = Cluster(job())
+    cluster.settle(lambda pod: None)
+    assert states(cluster)["prepare"] == "Running"
+    shown = next(one for one in cluster.status["conditions"] if one["type"] == "Ready")["lastTransitionTime"]
+    pod = cluster.pods()[0]["status"]["containerStatuses"][0]["state"]["running"]["startedAt"]
+    assert times.read(shown) - times.read(pod) <= timedelta(seconds=3)
 
 
 def test_a_finished_job_that_nothing_changes_makes_no_writes() -> None:

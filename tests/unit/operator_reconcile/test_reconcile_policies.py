@@ -243,6 +243,7 @@ def test_jobs_with_a_queue_are_made_suspended_and_wait_in_it() -> None:
     assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
     assert made["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] == "low"
     assert cluster.stage("prepare")["state"] == "Queued"
+    assert cluster.writes.count("status") == 1
     assert cluster.condition("Reconciling") == "True:Accepted"
     assert "activeSince" not in cluster.status
 
