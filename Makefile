@@ -32,7 +32,7 @@ $(VENV)/.done: $(LOCKS) pyproject.toml tools/check-machine
 demo: setup ## align a real 135M chat model on this machine; ends in the report. RECIPE=rbr: rule-based rewards; rlcd: preferences without people
 	$(RUN) rlhf run examples/$(or $(DEMO_$(RECIPE)),$(error RECIPE=$(RECIPE): expected one of $(RECIPES))).yaml
 
-test: machine test-unit test-trainer test-api ## all tests but those that need a node with real pods: test-node
+test: machine test-unit test-trainer test-api test-node ## all tests
 
 test-unit: setup ## without torch; the goal is a minute
 	$(RUN) OMP_NUM_THREADS=1 pytest tests/unit -n auto
@@ -41,13 +41,15 @@ test-trainer: setup ## real torch and DeepSpeed ranks, tiny models
 	$(RUN) OMP_NUM_THREADS=1 pytest tests/trainer -n auto --dist worksteal
 
 machine: # named before minutes of other tests
-	@tools/check-machine $(PYTHON) cluster
+	@tools/check-machine $(PYTHON) api node
 
-test-api: machine setup ## operator, chart and command against a real API server, with a real Kueue; builds them the first time (half an hour)
+test-api: setup ## operator, chart and command against a real API server, with a real Kueue; builds them the first time (half an hour)
+	@tools/check-machine $(PYTHON) api
 	@$(RUN) tests/cluster/cluster build kube-apiserver etcd helm kueue kwok
 	$(RUN) pytest tests/cluster $(addprefix --ignore=,$(ON_NODE)) -n 4 --dist loadfile # it waits more than it computes
 
 test-node: setup ## what needs a node whose pods run: root, 40 GB of disk (tests/cluster/README.md)
+	@tools/check-machine $(PYTHON) api node
 	$(RUN) pytest $(ON_NODE)
 
 cluster: ## a real Kubernetes on this machine: one node (root); tests/cluster/cluster has more verbs

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,14 +23,7 @@ BRIDGE = "cluster0"
 ADDRESS = "10.99.0.1"
 PODS = "10.99.0.0/16"
 FIRST_POD = "10.99.1.2"
-NEEDS = {
-    **{name: name for name in ("containerd", "runc", "iptables", "conntrack", "gcc", "openssl")},
-    "ctr": "containerd",
-    "ip": "iproute2",
-    "/usr/lib/cni/bridge": "containernetworking-plugins",
-}
-"""Programs, and Debian's packages that have them."""
-
+CHECK = Path(__file__).resolve().parents[2] / "tools" / "check-machine"
 CONTAINERD = """\
 version = 2
 root = "{folder}/containerd/root"
@@ -59,11 +53,9 @@ cluster.local:53 {{
 
 def check_machine() -> None:
     """Raises Missing, with everything that this machine lacks."""
-    missing = sorted({package for name, package in NEEDS.items() if shutil.which(name) is None})
-    if missing:
-        raise Missing(f"a node needs Debian's {' '.join(missing)}: apt-get install {' '.join(missing)}")
-    if os.geteuid() != 0:
-        raise Missing("a node needs root; or set KUBECONFIG to a cluster of yours")
+    checked = subprocess.run([CHECK, sys.executable, "node"], capture_output=True, text=True, check=False)
+    if checked.returncode != 0:
+        raise Missing(checked.stderr.strip())
 
 
 class Node:

@@ -91,7 +91,7 @@ def test_nothing_is_written_over_unless_forced(tmp_path: Path) -> None:
 def test_an_unknown_recipe_is_answered_with_those_there_are() -> None:
     said = rlhf("init", "dpo")
     assert said.code == 2
-    assert said.err == "dpo: no such recipe; there are sft, preference, ppo, safe-rlhf\n"
+    assert said.err == "dpo: no such recipe; there are sft, preference, ppo, rlcd, safe-rlhf\n"
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def why(attempt: Attempt, gang: Gang) -> End:
         return disruption
     own = own_failures(gang)
     if own:
-        return _of(_culprit(own), reasons.FAILURE)
+        return _of(_culprit([*own, *_struck(gang)]), reasons.FAILURE)
     stopped = next((pod for pod in gang.pods if pod.exit_code == STOPPED), None)
     if stopped is not None:
         end = _of(stopped, reasons.STOPPED)
@@ -99,6 +99,18 @@ def own_failures(gang: Gang) -> list[Pod]:
         elif code not in (None, 0, STOPPED) and (asked is None or (ended is not None and ended < asked)):
             found.append(pod)
     return found
+
+
+def _struck(gang: Gang) -> list[Pod]:
+    """Pods that tell of a failure, but ended after they were asked to: the launcher of a killed rank may be slower than
+    the peer that lost it, whose end makes the Job controller delete the rest."""
+    return [
+        pod
+        for pod in gang.pods
+        if pod.deleted_at is not None
+        and pod.exit_code not in (None, 0, STOPPED)
+        and pod.said.reason not in ("", reasons.GRACE_EXCEEDED)
+    ]
 
 
 def _culprit(pods: list[Pod]) -> Pod:

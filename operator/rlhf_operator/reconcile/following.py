@@ -122,6 +122,9 @@ def _leaving(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> N
 def _failing(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> None:
     """The Job controller ends the gang: it says Failed when the last pod has ended, which one on a lost node never does."""
     _record_disruption(run, planned, attempt, gang)
+    if not gang.live and len(gang.pods) >= gang.nodes:  # all can tell now; those it deleted go as it says Failed
+        closing.close(run, planned, attempts.why(run.attempt(planned.name) or attempt, gang), gang)
+        return
     dead, then = gang.lost(run.job.spec.run_policy.lost_node_timeout, run.now)
     if not (gang.live and dead):
         if then is not None:

@@ -42,6 +42,9 @@ LOST_RESULT: Final = "LostResult"
 STOPPED: Final = "Stopped"
 DISRUPTED_TOO_OFTEN: Final = "DisruptedTooOften"
 
+# A trainer's own word for ranks that were killed because they did not stop in time
+GRACE_EXCEEDED: Final = "GraceExceeded"
+
 # How a trainer's container ended, where it did not say so itself
 INVALID_INPUT: Final = "InvalidInput"
 GUARD: Final = "Guard"

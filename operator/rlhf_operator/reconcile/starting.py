@@ -86,6 +86,9 @@ def _cleared(run: Run, planned: PlannedStage) -> bool:
         gang = Gang.of(job["metadata"]["name"], planned.name, number, [job], run.children.pods)
         if gang.finished:
             continue
+        if gang.condition("FailureTarget") is not None and not gang.live:
+            clear = False  # it says Failed in a moment, and stays to be looked at
+            continue
         if gang.deleted_at is None:
             stopping.stop(run, gang)
             clear = False

@@ -31,6 +31,11 @@ RECIPES: Mapping[str, Recipe] = {
         "Learn a reward model and a cost model from pairs with safety labels.", ("chat", "preferences")
     ),
     "ppo": Recipe("Plain PPO on a reward function, no cost.", ("prompts", "heldout"), judges=True),
+    "rlcd": Recipe(
+        "Preferences without people: pairs by contrast, a reward model on them, PPO, evaluation.",
+        ("prompts", "heldout"),
+        judges=True,
+    ),
     "safe-rlhf": Recipe(
         "The whole chain: SFT, reward and cost model, PPO-Lagrangian, evaluation, report.",
         ("chat", "preferences", "heldout"),

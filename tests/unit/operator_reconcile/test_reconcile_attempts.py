@@ -148,6 +148,34 @@ def test_of_a_gang_that_ends_in_one_second_the_one_that_began_it_is_named(
     assert attempts(cluster)[0] == ("Failed", blamed, True)
 
 
+@pytest.mark.parametrize(
+    ("later", "blamed"),
+    [
+        ({"reason": "Killed"}, "Killed"),
+        ({"reason": "KeyError", "raised": 98}, "KeyError"),
+        ({"reason": "RuntimeError", "raised": 100}, "RuntimeError"),
+        ({"reason": "GraceExceeded"}, "RuntimeError"),
+        ({}, "RuntimeError"),
+    ],
+)
+def test_one_that_failed_first_and_told_so_last_is_named(later: dict[str, Any], blamed: str) -> None:
+    """The peer that lost it may end before it does; by then the Job controller has asked the rest to end."""
+    cluster = pair()
+    cluster.settle(hold("sft"))
+    first, last = pod_of(cluster, "sft", 0), pod_of(cluster, "sft", 1)
+    cluster.end_pod(first, 1, message=json.dumps({"message": "lost it", "reason": "RuntimeError", "raised": 99.5}))
+    cluster.control(cluster.objects["Pod", first]["metadata"]["labels"]["batch.kubernetes.io/job-name"])
+    assert "deletionTimestamp" in cluster.objects["Pod", last]["metadata"]
+    cluster.now += timedelta(seconds=1)
+    cluster.end_pod(last, 1, message=json.dumps({"message": "its words", **later}) if later else "")
+    cluster.settle()
+    assert attempts(cluster)[0] == ("Failed", blamed, True)
+    again = next(
+        place for place, write in enumerate(cluster.writes) if write.startswith("create Job") and "-a1" in write
+    )
+    assert not [write for write in cluster.writes[:again] if write.startswith("delete Job")], "it stays to be looked at"
+
+
 def test_restarts_are_bounded_and_then_the_stage_fails() -> None:
     cluster = Cluster(job(runPolicy={"maxRestarts": 2}))
     cluster.settle(lambda pod: 1 if is_(pod, "sft") else 0)
