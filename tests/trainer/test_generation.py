@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers.cache_utils import Cache
 
 from rlhf_trainer.exits import GuardTripped
 from rlhf_trainer.generation.sample import Answer, Sampling, draw, sample, uniforms
+from rlhf_trainer.generation.shared import last_states
 
 VOCABULARY, EOS = 11, 3
 
@@ -161,3 +165,25 @@ def test_memory_that_was_never_written_does_not_reach_an_answer(monkeypatch: pyt
         assert sample(MODEL, prompts, sampling, seed=0) == clean
     finally:
         torch.use_deterministic_algorithms(before)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_keys_and_values_go_when_the_answers_are_there(shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only when the collector comes by: there may be gigabytes of them."""
+    made: list[weakref.ref[Cache]] = []
+    whole = Cache.__init__
+
+    def seen(cache: Cache, *args: Any, **kwargs: Any) -> None:
+        made.append(weakref.ref(cache))
+        whole(cache, *args, **kwargs)
+
+    monkeypatch.setattr(Cache, "__init__", seen)
+    gc.disable()
+    try:
+        if shared:
+            last_states(MODEL, [[[1, 2, 4], [1, 2, 5]]], 0, torch.device("cpu"), 64)
+        else:
+            sample(MODEL, [[1, 2]], Sampling(1.0, 3, EOS), seed=0)
+        assert made and all(one() is None for one in made)
+    finally:
+        gc.enable()

@@ -7,27 +7,12 @@ not read.
 
 from __future__ import annotations
 
-import math
-import mmap
+import weakref
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
-
-
-def _zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Zeros of a tensor's type and device. On a CPU they are mapped, and go back to the kernel with the tensor.
-
-    The allocator would keep them: caches of ever other sizes leave holes that none of the next fits.
-    """
-    if like.device.type != "cpu":
-        return like.new_zeros(shape)
-    count = math.prod(shape)
-    mapped = mmap.mmap(-1, count * like.element_size())
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        mapped.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(mapped, dtype=like.dtype, count=count).view(shape)
 
 
 class EvictingLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not typed
@@ -40,13 +25,13 @@ class EvictingLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is n
 
     def __init__(self, owner: EvictingCache) -> None:
         super().__init__()
-        self._owner = owner
+        self._owner = weakref.proxy(owner)  # a cycle would keep gigabytes until the collector comes by
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         rows, columns = self._owner.rows, self._owner.columns
         self.dtype, self.device = key_states.dtype, key_states.device
-        self.keys = _zeros(key_states, (rows, key_states.shape[1], columns, key_states.shape[3]))
-        self.values = _zeros(value_states, (rows, value_states.shape[1], columns, value_states.shape[3]))
+        self.keys = key_states.new_zeros((rows, key_states.shape[1], columns, key_states.shape[3]))
+        self.values = value_states.new_zeros((rows, value_states.shape[1], columns, value_states.shape[3]))
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
@@ -64,7 +49,7 @@ class EvictingLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is n
         return self._owner.end - self._owner.start + query_length, 0
 
     def get_seq_length(self) -> int:
-        return self._owner.end - self._owner.start
+        return int(self._owner.end - self._owner.start)
 
     def get_max_length(self) -> int:
         return -1

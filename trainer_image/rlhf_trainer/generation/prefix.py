@@ -5,6 +5,7 @@ Beginnings are right-aligned, so that what follows any of them starts at one col
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ class PrefixLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not
 
     def __init__(self, owner: PrefixCache) -> None:
         super().__init__()
-        self._owner = owner
+        self._owner = weakref.proxy(owner)  # a cycle would keep gigabytes until the collector comes by
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
