@@ -32,10 +32,9 @@ _LIST_KEYS = {
     ("RunPolicy", "overrides"): "stage",
     ("Pod", "env"): "name",
     ("JobStatus", "conditions"): "type",
-    ("JobStatus", "stages"): "name",
-    ("StageStatus", "attempts"): "number",
 }
-"""Lists whose entries have an identity of their own."""
+"""Lists whose entries several managers may own. Stages and attempts in status have one writer, who writes them whole: as
+keyed lists they would make the API server keep an owner of each of their fields."""
 _KEPT = ("type", "pattern", "enum", "minLength", "maxLength", "minItems", "maxItems", "maxProperties", "format")
 
 
