@@ -30,6 +30,8 @@ class Cel:
     """What was expected."""
     field: str | None = None
     """`.field` the message is about, if one."""
+    tells: str | None = None
+    """CEL of a message that says more than `message`."""
 
 
 def one_of(*fields: str) -> Cel:

@@ -64,6 +64,22 @@ def test_the_api_server_refuses_what_its_schema_and_rules_reach(shared_plane: Co
     assert {case.id for case, said in found.items() if not said} == unseen | DROPPED
 
 
+def test_the_api_server_names_the_reference_that_does_not_fit(shared_plane: ControlPlane) -> None:
+    """Many claims are one rule; what it says is of the one that is broken."""
+    namespace = asyncio.run(fresh(shared_plane))
+    body = sent(good_specs()["base"], "unknown")
+    assert body is not None
+    (ppo,) = [stage["ppo"] for stage in body["spec"]["stages"] if "ppo" in stage]
+    for field, wrong, words in (
+        ("policy", {"stage": "nobody"}, "ppo.policy: names no stage of this job that fits (sft or ppo)"),
+        ("prompts", [{"input": "nothing"}], "ppo.prompts: names no input of this job"),
+    ):
+        right, ppo[field] = ppo[field], wrong
+        assert words in refusal(shared_plane, namespace, body)
+        ppo[field] = right
+    assert refusal(shared_plane, namespace, body) == ""
+
+
 def test_the_api_server_takes_every_good_spec(shared_plane: ControlPlane) -> None:
     namespace = asyncio.run(fresh(shared_plane))
     for name, text in good_specs().items():
