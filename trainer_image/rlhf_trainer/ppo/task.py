@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,19 +13,17 @@ from torch import Tensor
 from rlhf_api.stages.ppo import Ppo
 from rlhf_trainer import gang
 from rlhf_trainer.context import StageContext
-from rlhf_trainer.data.batches import MicroBatch, micro_batches, order
+from rlhf_trainer.data.batches import order
 from rlhf_trainer.engine import Engine
-from rlhf_trainer.generation.logprobs import Layout, lay_out, log_probs
-from rlhf_trainer.models.adapters import off
 from rlhf_trainer.models.save import save_policy
+from rlhf_trainer.ppo import described
+from rlhf_trainer.ppo.assess import Assessor, Scored
 from rlhf_trainer.ppo.guards import Watch, check_finite
 from rlhf_trainer.ppo.kl import KlCoefficient
 from rlhf_trainer.ppo.models import Models, stream_of
 from rlhf_trainer.ppo.multiplier import Multiplier, check_feasible
-from rlhf_trainer.ppo.policy import Inputs
 from rlhf_trainer.ppo.ptx import Ptx
 from rlhf_trainer.ppo.rollout import Prompts, Rollout
-from rlhf_trainer.ppo.scoring import Judge, Scores, call
 from rlhf_trainer.ppo.snapshots import Keeper
 from rlhf_trainer.ppo.snapshots import steps as snapshot_steps
 from rlhf_trainer.ppo.update import (
@@ -36,31 +33,9 @@ from rlhf_trainer.ppo.update import (
     Targets,
     Updater,
     form_targets,
-    shares,
     whitened,
 )
 from rlhf_trainer.rules.use import Rulebook, Ruled
-
-MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
-"""Most tokens of a forward where the execution says nothing: small ones pad less, and a CPU gains nothing from large."""
-
-
-def micro_batch_tokens(context: StageContext) -> int:
-    """Most tokens (padding included) of one forward."""
-    return context.file.execution.micro_batch_tokens or MICRO_BATCH_TOKENS[context.device.type]
-
-
-@dataclass
-class Scored:
-    """A micro-batch after scoring."""
-
-    rows: tuple[int, ...]
-    dummy: bool
-    layout: Layout
-    reference: Tensor
-    """[B, T] log-probabilities."""
-    states: dict[str, Tensor]
-    """[B, L, H] of the frozen lower layers of policy and critics."""
 
 
 class PpoTask:
@@ -83,7 +58,6 @@ class PpoTask:
         self._ptx = ptx
         self._rules = rules
         self.snapshots = Keeper(context.work, frozenset(snapshot_steps(spec)))
-        self._budget = micro_batch_tokens(context)
         steps = spec.steps * spec.epochs * spec.mini_batches
         self.policy = Engine(models.policy_module, optimizer=spec, total_steps=steps, context=context, name="policy")
         slower = spec.model_copy(update={"learning_rate": spec.critics.learning_rate})
@@ -100,6 +74,7 @@ class PpoTask:
         self.watch = Watch(spec.guards)
         critics = list(zip(models.critics, self.critics, strict=True))
         self._updater = Updater(spec, self.policy, critics, models.streams)
+        self._assessor = Assessor(context, spec, models, self.policy)
         self.counts = {"answers": 0, "tokens.response": 0, "answers.without_eos": 0}
 
     @property
@@ -118,13 +93,13 @@ class PpoTask:
     def step(self, step: int) -> dict[str, float]:
         """One rollout and its optimizer steps."""
         rollout = self._sample(step)
-        scored, scores = self._score(rollout)
+        scored, scores = self._assessor.score(rollout)
         reward = scores.reward(self._weights)
         ruled = self._grade(rollout)
         if ruled is not None and self._spec.rule_based is not None:
             reward = reward + self._spec.rule_based.weight * ruled.rewards
         costs = [scores.costs[judge.label] for judge in self._models.costs]
-        found = self._describe(rollout, scores, reward) | (ruled.metrics() if ruled is not None else {})
+        found = described.of_rollout(rollout, scores, reward) | (ruled.metrics() if ruled is not None else {})
         check_finite(found)
         for multiplier, cost in zip(self.multipliers, costs, strict=True):
             multiplier.observe(cost)
@@ -136,7 +111,7 @@ class PpoTask:
             multipliers=[multiplier.value for multiplier in self.multipliers],
             beta=self.kl.value,
         )
-        found |= self._multiplier_metrics()
+        found |= described.of_multipliers(self.multipliers)
         found |= self._learn(step, rollout, scored, objective, found)
         self._snapshot(step + 1)
         self.kl.update(found["kl"], len(rollout.answers))
@@ -194,46 +169,6 @@ class PpoTask:
                 phase.tokens += rollout.tokens
         return rollout
 
-    # -- scores -------------------------------------------------------------------------------------------------------
-
-    def _score(self, rollout: Rollout) -> tuple[list[Scored], Scores]:
-        context, models = self._context, self._models
-        dealt = micro_batches(rollout.lengths, range(len(rollout.answers)), self._budget, context.world)[context.rank]
-        scored: list[Scored] = []
-        mine: dict[str, dict[int, tuple[float, float]]] = {judge.where: {} for judge in models.judges}
-        with ExitStack() as stack:
-            if models.reference_head is None:
-                stack.enter_context(self.policy.whole())
-            stack.enter_context(context.metrics.phase("score", tokens=sum(rollout.lengths)))
-            for batch in dealt:
-                layout = self._lay_out(rollout, batch.rows)
-                hidden = models.frozen(layout.input_ids, None, layout.position_ids)
-                states = {name: hidden[name] for name in self._state_names if name in hidden}
-                scored.append(Scored(batch.rows, batch.dummy, layout, self._reference(layout, hidden, states), states))
-                for judge in models.judges:
-                    if not batch.dummy:
-                        mine[judge.where] |= _judged(judge, batch, rollout, hidden, layout)
-        with context.metrics.phase("sync"):
-            whole: dict[str, dict[int, tuple[float, float]]] = {judge.where: {} for judge in models.judges}
-            for part in gang.gather(mine):
-                for where, values in part.items():
-                    whole[where] |= values
-        return scored, self._scores(whole, len(rollout.answers))
-
-    def _scores(self, whole: Mapping[str, Mapping[int, tuple[float, float]]], answers: int) -> Scores:
-        models = self._models
-        columns = {
-            where: np.array([values[row] for row in range(answers)], dtype=np.float64)
-            for where, values in whole.items()
-        }
-        ensembles = [judge for judge in models.judges if judge.rule is not None and judge.rule.members > 1]
-        return Scores(
-            rewards={judge.label: columns[judge.where][:, 0] for judge in models.rewards},
-            costs={judge.label: columns[judge.where][:, 0] for judge in models.costs},
-            disagreement={judge.label: columns[judge.where][:, 1] for judge in ensembles},
-            gold=columns[models.gold.where][:, 0] if models.gold is not None else None,
-        )
-
     def _grade(self, rollout: Rollout) -> Ruled | None:
         """What rules say of the answers; each text is graded once."""
         if self._rules is None:
@@ -246,40 +181,19 @@ class PpoTask:
         self.counts["answers.graded"] = self._rules.graded
         return ruled
 
-    @torch.no_grad()
-    def _reference(self, layout: Layout, hidden: Mapping[str, Tensor], states: Mapping[str, Tensor]) -> Tensor:
-        head, temperature = self._models.reference_head, self._spec.rollout.temperature
-        if head is not None:
-            flat, _ = log_probs(layout.gather(hidden["reference"]), head, layout.targets, temperature)
-            return layout.scatter(flat)
-        module = self.policy.module  # whole: `_score` sees to it
-        module.eval()
-        with off(module):
-            flat, _ = module(_inputs(layout, states.get("policy")), layout.predictors, layout.targets, temperature)
-        return layout.scatter(flat)
-
-    @property
-    def _state_names(self) -> list[str]:
-        return ["policy", *(f"critic.{critic.name}" for critic in self._models.critics)]
-
-    def _lay_out(self, rollout: Rollout, rows: Sequence[int]) -> Layout:
-        fill = int(self._models.tokenizer.eos_token_id)  # PAD may lie beyond the embeddings of a model that lacks it
-        prompts, answers = [rollout.prompts[row] for row in rows], [rollout.answers[row] for row in rows]
-        return lay_out(prompts, answers, fill, self._context.device)
-
     # -- learning -----------------------------------------------------------------------------------------------------
 
     def _learn(
-        self, step: int, rollout: Rollout, scored: list[Scored], objective: Objective, described: dict[str, float]
+        self, step: int, rollout: Rollout, scored: list[Scored], objective: Objective, known: dict[str, float]
     ) -> dict[str, float]:
         with self._context.metrics.phase("update", tokens=sum(rollout.lengths)):
             for engine in self.engines.values():
                 engine.module.train()
             if self.one_pass:
                 share = Share(rollout.tokens, len(rollout.answers))
-                found = self._optimize(step, 0, scored, self._forming(objective), share, described)
+                found = self._optimize(step, 0, scored, self._forming(objective), share, known)
                 return self._finish(found)
-            return self._in_two_passes(step, rollout, scored, objective, described)
+            return self._in_two_passes(step, rollout, scored, objective, known)
 
     def _forming(self, objective: Objective) -> Callable[[Scored], Callable[[Tensor, list[Tensor]], Targets]]:
         def forming(batch: Scored) -> Callable[[Tensor, list[Tensor]], Targets]:
@@ -296,23 +210,24 @@ class PpoTask:
         batches: Sequence[Scored],
         forming: Callable[[Scored], Callable[[Tensor, list[Tensor]], Targets]],
         share: Share,
-        described: dict[str, float],
+        known: dict[str, float],
     ) -> dict[str, float]:
         """One optimizer step over micro-batches; `number` counts the steps of a rollout."""
         sums = Sums(len(self._models.streams))
         for batch in batches:
             part = Share(share.tokens, share.answers, batch.dummy)
-            inputs, critic_inputs = self._inputs(batch)
+            inputs, critic_inputs = self._assessor.inputs(batch)
             form = forming(batch)
             self._updater.learn(batch.layout, inputs, critic_inputs, form, batch.reference, part, sums)
         ptx = self._ptx.learn(self.policy, step) if self._ptx is not None and number == 0 else None
         with self._context.metrics.phase("sync"):
-            found = self._update_metrics(sums.gathered(), share, ptx)
-        if "kl" in described:  # known of the whole rollout, not of a part of it
-            found["kl"] = described["kl"]
+            weighed = None if ptx is None or self._spec.ptx is None else (self._spec.ptx.coefficient, ptx)
+            found = described.of_update(sums.gathered(), share, self._cost_labels, weighed)
+        if "kl" in known:  # known of the whole rollout, not of a part of it
+            found["kl"] = known["kl"]
         if number == 0:
-            found |= self.watch.derived(described)
-            self.watch.check(described | found)
+            found |= self.watch.derived(known)
+            self.watch.check(known | found)
         else:
             check_finite(found)
         found["learning_rate"] = self.policy.rate
@@ -325,12 +240,12 @@ class PpoTask:
         return found
 
     def _in_two_passes(
-        self, step: int, rollout: Rollout, scored: list[Scored], objective: Objective, described: dict[str, float]
+        self, step: int, rollout: Rollout, scored: list[Scored], objective: Objective, known: dict[str, float]
     ) -> dict[str, float]:
         spec, context = self._spec, self._context
         targets, reference = self._old(scored, objective)
         differences = [(targets[row].old_log_probs - reference[row]).double().sum() for row in sorted(targets)]
-        described = described | {"kl": float(torch.stack(differences).mean())}
+        known = known | {"kl": float(torch.stack(differences).mean())}
         if spec.whiten_advantages:
             targets = whitened(targets)
         answers = len(rollout.answers)
@@ -341,15 +256,15 @@ class PpoTask:
             for start in range(0, answers, size):
                 rows = sorted(shuffled[start : start + size])
                 share = Share(sum(len(rollout.answers[row]) for row in rows), len(rows))
-                dealt = micro_batches(rollout.lengths, rows, self._budget, context.world)[context.rank]
-                batches = [self._again(rollout, batch, reference) for batch in dealt]
+                dealt = self._assessor.dealt(rollout, rows)
+                batches = [self._assessor.again(rollout, batch, reference) for batch in dealt]
 
                 def forming(batch: Scored) -> Callable[[Tensor, list[Tensor]], Targets]:
                     stacked = Targets.stack([targets[row] for row in batch.rows], batch.layout.mask)
                     return lambda *_: stacked
 
-                found.append(self._optimize(step, len(found), batches, forming, share, described))
-        return self._finish(_averaged(found))
+                found.append(self._optimize(step, len(found), batches, forming, share, known))
+        return self._finish(described.averaged(found))
 
     @torch.no_grad()
     def _old(self, scored: list[Scored], objective: Objective) -> tuple[dict[int, Targets], dict[int, Tensor]]:
@@ -365,7 +280,7 @@ class PpoTask:
             for batch in scored:
                 if batch.dummy:
                     continue
-                layout, (inputs, critic_inputs) = batch.layout, self._inputs(batch)
+                layout, (inputs, critic_inputs) = batch.layout, self._assessor.inputs(batch)
                 flat, _ = policy(inputs, layout.predictors, layout.targets, spec.rollout.temperature)
                 values: dict[str, Tensor] = {}
                 for critic, module, given in zip(self._models.critics, critics, critic_inputs, strict=True):
@@ -383,91 +298,10 @@ class PpoTask:
             reference |= other
         return targets, reference
 
-    def _again(self, rollout: Rollout, batch: MicroBatch, reference: Mapping[int, Tensor]) -> Scored:
-        layout = self._lay_out(rollout, batch.rows)
-        names = [name for name in self._state_names if name in self._frozen_names]
-        states = self._models.frozen(layout.input_ids, None, layout.position_ids, names) if names else {}
-        padded = torch.zeros_like(layout.mask)
-        for index, row in enumerate(batch.rows):
-            padded[index, : len(reference[row])] = reference[row]
-        return Scored(batch.rows, batch.dummy, layout, padded, states)
-
-    @property
-    def _frozen_names(self) -> set[str]:
-        found = {"policy"} if self._models.policy.trunk is not None else set()
-        return found | {f"critic.{c.name}" for c in self._models.critics if c.trained.trunk is not None}
-
-    def _inputs(self, batch: Scored) -> tuple[Inputs, list[Inputs]]:
-        critics = [_inputs(batch.layout, batch.states.get(f"critic.{c.name}")) for c in self._models.critics]
-        return _inputs(batch.layout, batch.states.get("policy")), critics
-
-    # -- metrics ------------------------------------------------------------------------------------------------------
-
     def _finish(self, found: dict[str, float]) -> dict[str, float]:
         found["kl_coefficient"] = self.kl.value
         return found
 
-    def _describe(self, rollout: Rollout, scores: Scores, reward: Any) -> dict[str, float]:
-        answers = len(rollout.answers)
-        found: dict[str, float] = {}
-        found["reward"], found["reward_std"] = shares(reward)
-        for name, columns in (("reward", scores.rewards), ("cost", scores.costs)):
-            for label, values in columns.items():
-                found[f"{name}.{label}"], found[f"{name}_std.{label}"] = shares(values)
-        for label, values in scores.disagreement.items():
-            found[f"disagreement.{label}"] = float(values.mean())
-        if scores.gold is not None:
-            found["gold"] = float(scores.gold.mean())
-        found["length"] = rollout.tokens / answers
-        found["missing_eos"] = 1 - sum(rollout.finished) / answers
-        found["unique_answers"] = len({tuple(ids) for ids in rollout.answers}) / answers
-        found["tokens"] = float(rollout.tokens)
-        return found
-
-    def _multiplier_metrics(self) -> dict[str, float]:
-        found = {}
-        for multiplier in self.multipliers:
-            found[f"lambda.{multiplier.name}"] = multiplier.value
-            found[f"cost_window.{multiplier.name}"] = multiplier.mean
-        return found
-
-    def _update_metrics(self, sums: Sums, share: Share, ptx: float | None) -> dict[str, float]:
-        explained = sums.explained()
-        found = {
-            "policy_loss": sums.policy_loss,
-            "value_loss": sums.value_losses[0],
-            "explained_variance": explained[0],
-            "kl": sums.kl / share.answers,
-            "entropy": sums.entropy / share.tokens,
-            "clip_fraction": sums.clipped / share.tokens,
-            "advantage": sums.advantage / share.tokens,
-        }
-        for judge, loss, part in zip(self._models.costs, sums.value_losses[1:], explained[1:], strict=True):
-            label = stream_of(judge).removeprefix("cost.")
-            found[f"cost_value_loss.{label}"] = loss
-            found[f"cost_explained_variance.{label}"] = part
-        found["loss"] = sums.policy_loss
-        if ptx is not None and self._spec.ptx is not None:
-            found["ptx_loss"] = ptx
-            found["loss"] += self._spec.ptx.coefficient * ptx
-        return found
-
-
-def _inputs(layout: Layout, states: Tensor | None) -> Inputs:
-    common = {"attention_mask": None, "position_ids": layout.position_ids}
-    return {"input_ids": layout.input_ids, **common} if states is None else {"inputs_embeds": states, **common}
-
-
-def _judged(
-    judge: Judge, batch: MicroBatch, rollout: Rollout, hidden: Mapping[str, Tensor], layout: Layout
-) -> dict[int, tuple[float, float]]:
-    if judge.function is not None:
-        found = call(judge, [rollout.messages[row] for row in batch.rows], [rollout.texts[row] for row in batch.rows])
-        return {row: (score, 0.0) for row, score in zip(batch.rows, found, strict=True)}
-    score, spread = judge.score(hidden, layout.attention_mask)
-    return dict(zip(batch.rows, zip(score.tolist(), spread.tolist(), strict=True), strict=True))
-
-
-def _averaged(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means over the optimizer steps of a rollout; what only the first has belongs to the rollout."""
-    return {name: float(np.mean([one[name] for one in found if name in one])) for name in found[0]}
+    @property
+    def _cost_labels(self) -> list[str]:
+        return [stream_of(judge).removeprefix("cost.") for judge in self._models.costs]
