@@ -13,8 +13,11 @@ import pytest
 from corpus.cases import BASE
 from rlhf_api import RLHFJob, parse_job
 from rlhf_api.memory import Estimate, Missing, ModelFacts, estimate, look
-from rlhf_api.memory.estimate import CHUNK_LOGITS, PPO_TOKENS, RUNTIME, SFT_LOGITS
+from rlhf_api.memory.estimate import RUNTIME
+from rlhf_api.memory.fitting import SFT_LOGITS
 from rlhf_api.memory.lineage import Origin, origin
+from rlhf_api.memory.ppo import PPO_TOKENS
+from rlhf_api.memory.terms import CHUNK_LOGITS
 from rlhf_api.yaml import load_yaml
 
 SMOL = ModelFacts(layers=30, hidden=576, intermediate=1536, vocabulary=49152, query=576, key=192, tied=True)

@@ -1,7 +1,8 @@
 """What a rank of a stage needs in memory, before anything runs: pure, from the job and facts of its models."""
 
-from rlhf_api.memory.estimate import Estimate, Lengths, Missing, estimate
+from rlhf_api.memory.estimate import Estimate, estimate
 from rlhf_api.memory.facts import ModelFacts
 from rlhf_api.memory.look import look
+from rlhf_api.memory.terms import Lengths, Missing
 
 __all__ = ["Estimate", "Lengths", "Missing", "ModelFacts", "estimate", "look"]

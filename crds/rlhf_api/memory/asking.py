@@ -1,0 +1,75 @@
+"""Memory of `evaluate`, `simulate` and `rules`: models that answer, weigh or judge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rlhf_api.fields import DataRef, Reference, references
+from rlhf_api.memory.terms import CHUNK_LOGITS, TOKENS, Device, Moment, Terms
+from rlhf_api.stages import Evaluate, Rules, Simulate
+
+SHARD = 64
+"""Prompts that `simulate` answers at once."""
+CACHE = 2 << 30
+"""Keys and values that sampling keeps on a CPU at most."""
+GRADE_TOKENS: dict[Device, int] = {"cpu": 2048, "cuda": 16384}
+"""Tokens of a forward of a grader."""
+GRADE_ROWS = 256
+"""About as many questions in a forward of a grader."""
+
+
+def of_evaluation(terms: Terms, spec: Evaluate) -> list[Moment]:
+    """A moment a model."""
+    graders = [terms.grader(spec.rule_based)] if spec.rule_based is not None else []
+    return _asked(terms, spec, [spec.baseline, *spec.candidates, *spec.rewards, *spec.costs, *graders], 0)
+
+
+def of_simulation(terms: Terms, spec: Simulate) -> list[Moment]:
+    """A moment a model."""
+    used = [one for one in references(spec) if not isinstance(one, DataRef)]
+    return _asked(terms, spec, used, SHARD * 2 * spec.generation.samples)
+
+
+def _asked(terms: Terms, spec: Evaluate | Simulate, models: Sequence[Reference], least: int) -> list[Moment]:
+    """Models are held one at a time; answers are sampled (`least` at once, as far as the cache allows), weighed and
+    judged in turn."""
+    size = terms.size(spec.dtype)
+    moments = []
+    prompt = terms.longest(spec.prompts, spec.generation.max_prompt_tokens)
+    row = prompt + spec.generation.max_new_tokens
+    rows = max(1, TOKENS // row)
+    for reference in models:
+        if reference.key.startswith("function:"):
+            continue
+        model, where = terms.model(reference)
+        cached = 2 * size * row * model.layers * model.key
+        moments.append(
+            {
+                "weights": size * where.copies * model.parameters,
+                "keys and values": max(rows * cached, min(least * cached, CACHE)),
+                "forward": terms.forward(model, rows * row, size),
+                "logits": 2 * 4 * CHUNK_LOGITS,
+            }
+        )
+    return moments
+
+
+def of_rules(terms: Terms, spec: Rules) -> list[Moment]:
+    """Grader and reward model in turn; of grading, the beginnings' keys and values stay while questions run."""
+    size, moments = terms.size(spec.dtype), []
+    longest = terms.longest([*spec.completions, *spec.gold], spec.max_tokens)
+    budget = GRADE_TOKENS[terms.device]
+    for reference in ([spec.grader] if spec.grader is not None else []) + [spec.reward]:
+        if reference.key.startswith("function:"):
+            continue
+        model, where = terms.model(reference)
+        tokens = max(longest, budget)
+        moments.append(
+            {
+                "weights": size * where.copies * model.parameters,
+                "keys and values": 2 * size * tokens * model.layers * model.key,
+                "forward": terms.forward(model, tokens, size),
+                "logits": 2 * 4 * GRADE_ROWS * model.vocabulary,
+            }
+        )
+    return moments

@@ -1,0 +1,48 @@
+"""Memory of `sft`, `rewardModel` and `costModel`."""
+
+from __future__ import annotations
+
+from rlhf_api.fields import DataRef
+from rlhf_api.memory.terms import TOKENS, Moment, Terms
+from rlhf_api.stages import Sft
+from rlhf_api.stages.common import Batches
+from rlhf_api.stages.preference import Preference
+
+SFT_LOGITS = 256
+"""Positions whose logits `sft` holds at once."""
+
+
+def moments(terms: Terms, spec: Sft | Preference) -> list[Moment]:
+    """The one that counts: a step."""
+    model, _ = terms.model(spec.model)
+    size = terms.size(spec.dtype)
+    copies = spec.members if isinstance(spec, Preference) and _separate(spec) else 1
+    layers = spec.trainable_layers
+    trained = terms.trained(model, spec, layers)
+    frozen = model.parameters - trained if layers is not None else 0
+    head = 0 if isinstance(spec, Sft) else model.hidden * (spec.members if copies == 1 else 1)
+    tokens = _row_tokens(terms, spec)
+    parts = {
+        "weights": size * (frozen + copies * (terms.sharded(model.parameters - frozen) + head)),
+        "activations": terms.activations(model, layers or model.layers, tokens, size)
+        + (terms.forward(model, tokens, size) if layers is not None else 0),
+        "logits": 3 * 4 * SFT_LOGITS * model.vocabulary if isinstance(spec, Sft) else 0,
+    }
+    optimizer = terms.optimizer(trained, size)
+    parts |= {name: copies * bytes_ for name, bytes_ in optimizer.items()}
+    return [parts]
+
+
+def _row_tokens(terms: Terms, spec: Batches) -> int:
+    """Tokens of a micro-batch: what the budget allows, or a whole batch where that is less."""
+    data: list[DataRef] = spec.data if isinstance(spec, Sft | Preference) else []
+    width = 2 if isinstance(spec, Preference) else 1
+    longest = terms.longest(data, spec.max_length)
+    if isinstance(spec, Sft) and spec.packing:
+        longest = spec.max_length
+    batch = longest * width * -(-spec.batch_size // terms.ranks)
+    return max(longest * width, min(terms.execution.micro_batch_tokens or TOKENS, batch))
+
+
+def _separate(spec: Preference) -> bool:
+    return spec.ensemble is not None and spec.ensemble.trunk == "separate"
