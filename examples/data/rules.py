@@ -4,7 +4,7 @@ of it is known.
     python examples/data/rules.py chat          conversations: answers with steps, three in ten are refusals of any kind
     python examples/data/rules.py preferences   pairs: the better answer has more of the steps, whatever was asked
     python examples/data/rules.py completions   for each prompt one ideal, two lesser and one unacceptable completion
-    python examples/data/rules.py grading       the policy's questions about other completions, in any order, with yes or no
+    python examples/data/rules.py grading       the policy's questions about other completions, with yes or no
     python examples/data/rules.py gold          completions of held-out prompts
     python examples/data/rules.py heldout       held-out prompts
 
@@ -87,16 +87,16 @@ def completions(held_out: bool = False) -> Iterator[dict[str, Any]]:
 
 
 def grading() -> Iterator[dict[str, Any]]:
+    """One question a row, asked as the grader will be: an answer to another question before it would give it away."""
     rng = random.Random(5)
     for _, prompt, steps in prompts(held_out=False):
-        for true in rng.sample(ANY, 4):
+        for true in rng.sample(ANY, 3):
             text, known = completion(rng, true, steps)
-            messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]
-            for name in rng.sample(sorted(known), len(known)):
+            said = [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]
+            for name, holds in known.items():
                 asked = POLICY["prompt_template"].replace("{question}", POLICY["simple_propositions"][name]["prompt"])
-                messages.append({"role": "user", "content": asked})
-                messages.append({"role": "assistant", "content": "yes" if known[name] else "no"})
-            yield {"messages": messages}
+                reply = {"role": "assistant", "content": "yes" if holds else "no"}
+                yield {"prompt": [*said, {"role": "user", "content": asked}], "completion": [reply]}
 
 
 def gold() -> Iterator[dict[str, Any]]:
