@@ -147,6 +147,15 @@ def test_the_summary_is_written_where_the_executor_reads_it(file, tmp_path):
     assert (tmp_path / "work" / "termination.json").read_bytes() == message.read_bytes()
 
 
+def test_every_pod_tells_how_it_ended_and_the_first_writes_what_they_share(file, tmp_path):
+    """A gang's other pods fail for what one of them knows, and that may be any."""
+    message = tmp_path / "termination-log"
+    directories = file.directories.model_copy(update={"termination_message": str(message)})
+    write_summary(file.model_copy(update={"directories": directories}), Outcome(1, "Killed", "by SIGKILL"), lead=False)
+    assert json.loads(message.read_bytes())["reason"] == "Killed"
+    assert not (tmp_path / "work" / "termination.json").exists()
+
+
 def test_a_summary_that_cannot_be_written_is_in_the_log(file, caplog):
     gone = file.directories.model_copy(update={"work": str(Path(file.directories.work) / "stage.json")})
     Path(gone.work).write_text("a file where a folder should be")

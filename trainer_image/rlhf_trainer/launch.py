@@ -84,10 +84,11 @@ def main(arguments: list[str] | None = None) -> int:
         outcome = Outcome(FAILURE, type(error).__name__, str(error) or type(error).__name__)
     if outcome.code != DONE:
         log.log(severity(outcome.code), "%s: %s", outcome.reason, outcome.message)
-    if file is not None and node_rank() == 0:
-        if outcome.code == DONE and os.environ.get(FREE_WORK):
+    if file is not None:
+        lead = node_rank() == 0
+        if lead and outcome.code == DONE and os.environ.get(FREE_WORK):
             free_work(Path(file.directories.work))
-        write_summary(file, outcome)
+        write_summary(file, outcome, lead=lead)
     return outcome.code
 
 

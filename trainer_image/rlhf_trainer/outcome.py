@@ -167,13 +167,17 @@ def _cut(message: str, spare: int) -> str:
     return message[:low] + " ..."
 
 
-def write_summary(file: StageFile, outcome: Outcome) -> None:
-    """Write the summary where the executor reads it, and to work/termination.json."""
+def write_summary(file: StageFile, outcome: Outcome, *, lead: bool = True) -> None:
+    """Write the summary where the executor reads it; the gang's first pod, also to work/termination.json, which all share.
+
+    Every pod tells: the one whose rank was killed may be any.
+    """
     content = summary(file, outcome)
     try:
         if file.directories.termination_message is not None:
             # A pod's termination message is a mounted file: it is written in place, it cannot be renamed over.
             Path(file.directories.termination_message).write_bytes(content)
-        write_atomically(Path(file.directories.work) / "termination.json", content)
+        if lead:
+            write_atomically(Path(file.directories.work) / "termination.json", content)
     except OSError as error:
         log.error("the summary could not be written (%s): %s", error, content.decode())

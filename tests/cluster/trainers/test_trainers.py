@@ -98,7 +98,8 @@ def test_whatever_is_killed_the_weights_are_the_same(site: Site, team: Namespace
     status = team.ended("storm")
     assert status["phase"] == "Succeeded", f"{status}\n{team.said()}"
     assert restarts(status, "sft") == 1
-    assert team.stage("storm", "sft")["attempts"][0]["reason"] == "Killed", "not what its peer raised"
+    first = team.stage("storm", "sft")["attempts"][0]
+    assert first["reason"] == "Killed", f"not what its peer raised: {first}"
     assert restarts(status, "ppo") == 0
     assert weights(team.models / "storm") == weights(team.models / "calm")
 
