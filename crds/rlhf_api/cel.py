@@ -138,7 +138,7 @@ def _overrides() -> Iterator[Cel]:
 
 def _references() -> Iterator[Cel]:
     """A few rules a stage type, each of many claims. The API server pays for every rule, however little that finds to
-    look at: a rule a claim took two thirds of its time for making a job."""
+    look at: with a rule a claim, rules took two thirds of its time for making a job."""
     for kind, one in STAGE_TYPES.items():
         claims = [claim for edge in _edges(one.spec, kind, ()) for claim in _claims(edge)]
         if kind == "ppo":
