@@ -44,7 +44,7 @@ class Audit:
         self._from = log.stat().st_size
 
     def counted(self) -> Counter[str]:
-        """How many, by verb and resource.
+        """How many, by verb and resource; those that were refused apart, with the status: `create jobs 409`.
 
         Raises:
             RuntimeError: the log was begun anew meanwhile.
@@ -59,7 +59,9 @@ class Audit:
                     one = json.loads(line)
                     reference = one.get("objectRef") or {}
                     names = (reference.get("resource", "none"), reference.get("subresource"))
-                    found[f"{one['verb']} {'/'.join(name for name in names if name)}"] += 1
+                    code = (one.get("responseStatus") or {}).get("code", 0)
+                    refused = f" {code}" if code >= 400 else ""
+                    found[f"{one['verb']} {'/'.join(name for name in names if name)}{refused}"] += 1
         return found
 
 
