@@ -85,6 +85,15 @@ class TestConversation:
         answers = [encode_answer(TOKENIZER, m["content"]) for m in messages if m["role"] == "assistant"]
         assert learned == [token for answer in answers for token in answer]
 
+    @given(TURNS, st.data())
+    def test_what_is_given_is_read_and_not_learned(self, messages, data):
+        given = data.draw(st.integers(0, len(messages) - 1))
+        found = encode_conversation(TOKENIZER, messages, 4096, given)
+        learned = [token for token, on in zip(found.ids, found.mask, strict=True) if on]
+        answers = [encode_answer(TOKENIZER, m["content"]) for m in messages[given:] if m["role"] == "assistant"]
+        assert learned == [token for answer in answers for token in answer]
+        assert found.ids == encode_conversation(TOKENIZER, messages, 4096).ids
+
     @given(TURNS)
     def test_the_last_answer_follows_the_ids_of_a_rollout(self, messages):
         found = encode_conversation(TOKENIZER, messages[-2:], 4096)

@@ -248,6 +248,20 @@ def test_prompt_and_completion_make_a_conversation():
     assert standard.messages == conversational.messages == (user("p"), assistant("c"))
 
 
+def test_answers_within_a_prompt_are_given_and_not_learned():
+    dialogue = [user("a"), assistant("b"), user("c")]
+    completed = make("prompt-completion", "conversations", {"prompt": dialogue, "completion": [assistant("d")]})
+    chosen = {"prompt": dialogue, "chosen": [assistant("d")], "rejected": [assistant("e")]}
+    assert completed.given == make("preference", "conversations", chosen).given == 3
+    assert make("messages", "conversations", {"messages": [*dialogue, assistant("d")]}).given == 0
+
+
+def test_a_completion_without_an_answer_leaves_nothing_to_learn():
+    dialogue = [user("a"), assistant("b"), user("c")]
+    with pytest.raises(Malformed, match="completion: found no assistant's message"):
+        make("prompt-completion", "conversations", {"prompt": dialogue, "completion": [user("d")]})
+
+
 def test_a_prompt_does_not_end_with_an_answer():
     with pytest.raises(Malformed, match="prompt: found an assistant's message at its end"):
         make("prompt-only", "prompts", {"prompt": [user("a"), assistant("b")]})

@@ -51,12 +51,12 @@ class StageType:
 
 
 STAGE_TYPES: dict[str, StageType] = {
-    "sft": StageType(Sft, "policy", 1, True),
+    "sft": StageType(Sft, "policy", 2, True),
     "rewardModel": StageType(RewardModel, "reward", 1, True),
     "costModel": StageType(CostModel, "cost", 1, True),
     "simulate": StageType(Simulate, "data", 1, True),
     "rules": StageType(Rules, "rules", 1, True),
-    "ppo": StageType(Ppo, "policy", 1, True),
+    "ppo": StageType(Ppo, "policy", 2, True),
     "evaluate": StageType(Evaluate, "evaluation", 1, True),
     "report": StageType(Report, "report", 1, False),
 }

@@ -152,8 +152,8 @@ def fit(prompt: list[int], answer: list[int], max_length: int) -> Encoded:
     return Encoded([*prompt, *answer], [0] * len(prompt) + [1] * len(answer), left, cut_answer)
 
 
-def encode_conversation(tokenizer: Tokenizer, messages: Sequence[Message], max_length: int) -> Encoded:
-    """A dialogue with mask 1 on the assistant's tokens and their EOS.
+def encode_conversation(tokenizer: Tokenizer, messages: Sequence[Message], max_length: int, given: int = 0) -> Encoded:
+    """A dialogue with mask 1 on the assistant's tokens and their EOS, but for the first `given` messages.
 
     Each answer is encoded as it would be rolled out: the ids of the template up to it, then the answer's own, then
     EOS. Where the template does not render earlier turns as it did when they were the last (some drop their
@@ -170,12 +170,13 @@ def encode_conversation(tokenizer: Tokenizer, messages: Sequence[Message], max_l
     if segments is None:
         prompt, answer = encode_prompt(tokenizer, messages[:-1]), encode_answer(tokenizer, messages[-1]["content"])
         segments = [(prompt, answer)]
-        skipped = sum(message["role"] == "assistant" for message in messages[:-1])
+        skipped = sum(message["role"] == "assistant" for message in messages[given:-1])
     history: list[int] = []
     mask: list[int] = []
-    for context, answer in segments[:-1]:
+    learned = [index >= given for index, message in enumerate(messages) if message["role"] == "assistant"]
+    for (context, answer), learns in zip(segments[:-1], learned, strict=False):
         history += [*context, *answer]
-        mask += [0] * len(context) + [1] * len(answer)
+        mask += [0] * len(context) + [int(learns)] * len(answer)
     context, answer = segments[-1]
     history += context
     mask += [0] * len(context)

@@ -28,7 +28,7 @@ from rlhf_trainer.data.columns import (
     which_of,
 )
 from rlhf_trainer.data.readers import describe
-from rlhf_trainer.data.rows import Completion, Conversation, Messages, Pair, Prompt, SafetyPair, Where
+from rlhf_trainer.data.rows import Completion, Conversation, Message, Messages, Pair, Prompt, SafetyPair, Where
 
 Use = Literal["prompts", "conversations", "pairs", "safety pairs", "completions"]
 Example = Prompt | Conversation | Pair | SafetyPair | Completion
@@ -106,7 +106,8 @@ def _completed(row: Columns, where: Where) -> Conversation:
         answer = messages_of(value, "completion")
     else:
         answer = ({"role": "assistant", "content": text_of(row, "completion")},)
-    return _conversation((*_read_prompt(row), *answer), "completion", where)
+    prompt = _read_prompt(row)
+    return _conversation((*prompt, *answer), "completion", where, given=len(prompt))
 
 
 def _ruled_completion(row: Columns, where: Where) -> Completion:
@@ -123,17 +124,17 @@ def _ruled_completion(row: Columns, where: Where) -> Completion:
     )
 
 
-def _conversation(messages: Messages, column: str, where: Where) -> Conversation:
+def _conversation(messages: Messages, column: str, where: Where, given: int = 0) -> Conversation:
     """The dialogue up to its last answer; turns after it have none to learn from."""
     while messages and messages[-1]["role"] != "assistant":
         messages = messages[:-1]
-    if not messages:
+    if len(messages) <= given:
         raise Malformed(column, "no assistant's message", "one to learn from")
     if not messages[-1]["content"].strip():
         raise Rejected("empty answer")
     if len(messages) == 1:
         raise Rejected("empty prompt")
-    return Conversation(messages, where)
+    return Conversation(messages, where, given)
 
 
 def _from_messages(row: Columns, where: Where) -> Conversation:
@@ -266,7 +267,8 @@ def _preference_prompt(row: Columns, where: Where) -> Prompt:
 
 def _preference_conversation(row: Columns, where: Where) -> Conversation:
     pair = _preference(row, where)
-    return _conversation((*pair.prompt, {"role": "assistant", "content": pair.better}), "chosen", where)
+    answer: Message = {"role": "assistant", "content": pair.better}
+    return _conversation((*pair.prompt, answer), "chosen", where, given=len(pair.prompt))
 
 
 # Safe RLHF

@@ -38,6 +38,8 @@ class Conversation:
 
     messages: Messages
     row: Where
+    given: int = 0
+    """Messages at its start that are not learned, whoever speaks: the prompt, where a row tells it from the answer."""
 
 
 @dataclass(frozen=True)

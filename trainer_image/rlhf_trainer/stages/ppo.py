@@ -81,7 +81,9 @@ def _ptx(context: StageContext, spec: Ppo, models: Models, counts: dict[str, int
     if spec.ptx is None:
         return None
     conversations, read = load_conversations(context, spec.ptx.data)
-    encoded = [encode_conversation(models.tokenizer, row.messages, spec.ptx.max_length) for row in conversations]
+    encoded = [
+        encode_conversation(models.tokenizer, row.messages, spec.ptx.max_length, row.given) for row in conversations
+    ]
     rows: list[Encoded] = [row for row in encoded if any(row.mask[1:])]
     if not rows:
         raise InputError("ptx.data: no conversation has a token to learn within ptx.maxLength; raise it")
