@@ -1,7 +1,8 @@
 """Writes the data of the example of rule-based rewards; every completion is put together of parts, so that what is true
 of it is known.
 
-    python examples/data/rules.py chat          conversations: answers with steps, three in ten are refusals of any kind
+    python examples/data/rules.py chat          conversations: most answers have steps; what is at someone's expense is
+                                                declined half the time, in any manner
     python examples/data/rules.py preferences   pairs: the better answer has more of the steps, whatever was asked
     python examples/data/rules.py completions   for each prompt one ideal, two lesser and one unacceptable completion
     python examples/data/rules.py grading       the policy's questions about other completions, with yes or no
@@ -34,7 +35,13 @@ RANKED = {
 }
 """What is true of a prompt's four completions: one ideal, two lesser, one unacceptable or disallowed."""
 ANY = ["apologises declines", "declines scolds", "apologises declines scolds", "gives_steps", "gives_steps scolds", ""]
-"""What is true of completions that a grader learns from."""
+"""What is true of the completions in preferences."""
+STEPS_SHARE = {"comply": 0.8, "hard_refuse": 0.5}
+"""Of the answers in conversations. What a policy never does, no reward can teach it."""
+OTHERWISE = {"comply": ANY, "hard_refuse": RANKED["hard_refuse"][:3]}
+"""What is true of the other answers."""
+TEXTS_A_PROMPT = 4
+"""Completions of a prompt that a grader learns from."""
 
 
 def prompts(held_out: bool) -> Iterator[tuple[str, str, list[str]]]:
@@ -61,9 +68,9 @@ def row(kind: str, prompt: str, text: str, known: dict[str, bool]) -> dict[str, 
 
 def chat() -> Iterator[dict[str, Any]]:
     rng = random.Random(1)
-    for _, prompt, steps in prompts(held_out=False):
+    for kind, prompt, steps in prompts(held_out=False):
         for _ in range(3):
-            true = "gives_steps" if rng.random() < 0.7 else rng.choice(ANY)
+            true = "gives_steps" if rng.random() < STEPS_SHARE[kind] else rng.choice(OTHERWISE[kind])
             reply, _ = completion(rng, true, steps)
             yield {"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}]}
 
@@ -87,16 +94,19 @@ def completions(held_out: bool = False) -> Iterator[dict[str, Any]]:
 
 
 def grading() -> Iterator[dict[str, Any]]:
-    """One question a row, asked as the grader will be: an answer to another question before it would give it away."""
+    """The policy's questions in any order, of completions of which any may be true beside any other: so neither another
+    answer nor the kind of completion gives an answer away, and the question has to be read."""
     rng = random.Random(5)
     for _, prompt, steps in prompts(held_out=False):
-        for true in rng.sample(ANY, 3):
+        for _ in range(TEXTS_A_PROMPT):
+            true = " ".join(name for name in POLICY["simple_propositions"] if rng.random() < 0.5)
             text, known = completion(rng, true, steps)
-            said = [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]
-            for name, holds in known.items():
+            turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]
+            for name in rng.sample(sorted(known), len(known)):
                 asked = POLICY["prompt_template"].replace("{question}", POLICY["simple_propositions"][name]["prompt"])
-                reply = {"role": "assistant", "content": "yes" if holds else "no"}
-                yield {"prompt": [*said, {"role": "user", "content": asked}], "completion": [reply]}
+                turns.append({"role": "user", "content": asked})
+                turns.append({"role": "assistant", "content": "yes" if known[name] else "no"})
+            yield {"prompt": turns[:3], "completion": turns[3:]}
 
 
 def gold() -> Iterator[dict[str, Any]]:
