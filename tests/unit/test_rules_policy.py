@@ -92,7 +92,7 @@ def test_the_digest_is_of_what_a_policy_says_not_of_how_it_is_written() -> None:
     text = OWN.read_text()
     policy = parse_policy(text)
     assert parse_policy("# another comment\n" + text).digest == policy.digest
-    assert parse_policy(text.replace("say sorry", "apologise")).digest != policy.digest
+    assert parse_policy(text.replace("Did you apologise", "Did you say sorry")).digest != policy.digest
 
 
 @pytest.mark.parametrize(
