@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rlhf_sdk.commands.ending import end
 from rlhf_sdk.commands.options import ClusterJobName, Context, Kubeconfig, Namespace, Output
 from rlhf_sdk.exits import CommandError, Exit
-from rlhf_sdk.output import Format, complain, emit, show
+from rlhf_sdk.output import Format, complain, show
 
 if TYPE_CHECKING:
     from rlhf_sdk.cluster.jobs import ClusterJob
@@ -67,24 +68,7 @@ def retry(
         found = jobs.ask_retry(kubectl, found, datetime.now(UTC).isoformat())
     if output is Format.TEXT:
         show(text)
-    code = None
-    if wait:
-        from rlhf_sdk.cluster.following import to_its_end
-
-        found, code = to_its_end(kubectl, found)
-    if output is Format.JSON:
-        emit(
-            {
-                "job": found.name,
-                "namespace": found.namespace,
-                "uid": found.uid,
-                "changed": changed,
-                "phase": found.phase,
-                "exitCode": int(found.exit) if found.ended else None,
-            }
-        )
-    if code is not None:
-        raise typer.Exit(int(code))
+    end(kubectl, found, wait=wait, output=output, changed=changed)
 
 
 def _words(job: ClusterJob, *, changed: bool) -> str:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rlhf_sdk.commands.ending import end
 from rlhf_sdk.commands.options import Context, JobFile, Kubeconfig, Namespace, Output
 from rlhf_sdk.exits import CommandError
-from rlhf_sdk.output import Format, complain, emit, show
+from rlhf_sdk.output import Format, complain, show
 
 if TYPE_CHECKING:
     from rlhf_sdk.cluster.jobs import ClusterJob
@@ -61,15 +62,7 @@ def submit(
     result = _result(before, after)
     if output is Format.TEXT:
         _tell(place.within(after.namespace), after, result, dry_run=dry_run)
-    code = None
-    if wait and not dry_run:
-        from rlhf_sdk.cluster.following import to_its_end
-
-        after, code = to_its_end(kubectl, after)
-    if output is Format.JSON:
-        emit(_as_json(after, result))
-    if code is not None:
-        raise typer.Exit(int(code))
+    end(kubectl, after, wait=wait and not dry_run, output=output, result=result)
 
 
 def _apply(
@@ -137,14 +130,3 @@ def _tell(place: Target, job: ClusterJob, result: str, *, dry_run: bool) -> None
     show(f"  how it goes:  {place.command('status', job.name, '--watch')}")
     show(f"  a stage's log:  {place.command('logs', job.name, 'STAGE', '--follow')}")
     show(f"  its report, at the end:  {place.command('pull', job.name)}")
-
-
-def _as_json(job: ClusterJob, result: str) -> dict[str, Any]:
-    return {
-        "job": job.name,
-        "namespace": job.namespace,
-        "uid": job.uid,
-        "result": result,
-        "phase": job.phase,
-        "exitCode": int(job.exit) if job.ended else None,
-    }

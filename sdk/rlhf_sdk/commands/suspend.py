@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rlhf_sdk.commands.ending import as_json, end
 from rlhf_sdk.commands.options import ClusterJobName, Context, Kubeconfig, Namespace, Output
 from rlhf_sdk.output import Format, complain, emit, show
 
@@ -68,7 +69,7 @@ def suspend(
 
         found = until(kubectl, found, lambda now: now.ended or now.phase == "Suspended", complain)
     if output is Format.JSON:
-        emit(_as_json(found, changed))
+        emit(as_json(found, suspend=found.suspended, changed=changed))
 
 
 def resume(
@@ -84,15 +85,7 @@ def resume(
     kubectl, found, changed = _set(ctx, job, namespace, context, kubeconfig, wanted=False)
     if output is Format.TEXT:
         show(_resuming(found, changed=changed))
-    code = None
-    if wait:
-        from rlhf_sdk.cluster.following import to_its_end
-
-        found, code = to_its_end(kubectl, found)
-    if output is Format.JSON:
-        emit(_as_json(found, changed))
-    if code is not None:
-        raise typer.Exit(int(code))
+    end(kubectl, found, wait=wait, output=output, suspend=False, changed=changed)
 
 
 def _set(
@@ -125,15 +118,3 @@ def _resuming(job: ClusterJob, *, changed: bool) -> str:
         return f"{job.name}: is not suspended ({job.phase})"
     stopped = [stage.name for stage in job.status.stages if stage.state == "Suspended"]
     return f"{job.name}: resumed; {', '.join(stopped) or 'it'} goes on from the last checkpoint"
-
-
-def _as_json(job: ClusterJob, changed: bool) -> dict[str, object]:
-    return {
-        "job": job.name,
-        "namespace": job.namespace,
-        "uid": job.uid,
-        "suspend": job.suspended,
-        "changed": changed,
-        "phase": job.phase,
-        "exitCode": int(job.exit) if job.ended else None,
-    }

@@ -1,0 +1,42 @@
+"""How a command ends that has changed a job on a cluster: it waits if asked to, tells, and exits as the job did."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from rlhf_sdk.output import Format, emit
+
+if TYPE_CHECKING:
+    from rlhf_sdk.cluster.jobs import ClusterJob
+    from rlhf_sdk.cluster.kubectl import Kubectl
+
+
+def end(kubectl: Kubectl, job: ClusterJob, *, wait: bool, output: Format, **said: Any) -> None:
+    """Tell how it goes until it has ended, with `wait`; print JSON, with what is `said` in it, where that is asked for.
+
+    Raises:
+        typer.Exit: with `wait`, the job's exit code.
+    """
+    code = None
+    if wait:
+        from rlhf_sdk.cluster.following import to_its_end
+
+        job, code = to_its_end(kubectl, job)
+    if output is Format.JSON:
+        emit(as_json(job, **said))
+    if code is not None:
+        raise typer.Exit(int(code))
+
+
+def as_json(job: ClusterJob, **said: Any) -> dict[str, Any]:
+    """Which job it is, what is `said` of it, and how it stands."""
+    return {
+        "job": job.name,
+        "namespace": job.namespace,
+        "uid": job.uid,
+        **said,
+        "phase": job.phase,
+        "exitCode": int(job.exit) if job.ended else None,
+    }
