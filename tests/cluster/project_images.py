@@ -39,6 +39,7 @@ def load(socket: Path, name: str) -> str:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _built(image):
             _build(name, tag)
+            _forget_others(name, tag)
         if images.digest(socket, image) is None:
             images.stream(socket, ["buildah", "push", "--quiet", image, f"docker-archive:/dev/stdout:{image}"])
         return images.pinned(socket, image)
@@ -52,6 +53,16 @@ def _build(name: str, tag: str) -> None:
             _checked(_run(str(ROOT / "tools" / "images"), "base", "--with-compiler"))
         environment |= {"BASE_IMAGE": BASES[0], "BUILD_IMAGE": BASES[1]}
     _checked(_run(str(ROOT / "tools" / "images"), name, environment=environment))
+
+
+def _forget_others(name: str, tag: str) -> None:
+    """Of the images of other states, gigabytes each; what buildah keeps of their steps is still there to build on. One
+    in use stays."""
+    made = _run("buildah", "images", "--format", "{{.Name}}:{{.Tag}}")
+    _checked(made)
+    for image in made.stdout.split():
+        if image.startswith(f"localhost/rlhf-{name}:") and image != f"localhost/rlhf-{name}:{tag}":
+            _run("buildah", "rmi", image)
 
 
 def _built(image: str) -> bool:
