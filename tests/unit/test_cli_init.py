@@ -12,7 +12,8 @@ from fakes.command import rlhf
 from rlhf_api.fields import references
 from rlhf_api.load import load_job
 from rlhf_sdk.commands.init import job_name
-from rlhf_sdk.recipes import RECIPES, render
+from rlhf_sdk.recipes import RECIPES, render, ruled
+from rlhf_trainer.rules.policy import parse_policy
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -26,7 +27,7 @@ def test_every_recipe_is_a_valid_job_with_its_data_beside_it(tmp_path: Path, rec
     job = load_job(folder / "job.yaml")
     assert job.metadata.name == "mine"
     for entry in job.spec.inputs:
-        if "://" not in entry.source:
+        if entry.source.endswith(".jsonl"):
             rows = [json.loads(line) for line in (folder / entry.source).read_text().splitlines()]
             assert len(rows) >= 10
     assert rlhf("validate", folder / "job.yaml").code == 0
@@ -60,6 +61,16 @@ def test_preferences_label_what_they_show() -> None:
         assert row[f"is_response_{safer}_safe"] or not row[f"is_response_{other}_safe"]
 
 
+def test_the_rules_recipe_asks_what_its_policy_asks() -> None:
+    written = render("rbr", "x", "y")
+    policy = parse_policy(written["policy.yaml"])
+    assert policy.questions == ruled.QUESTIONS
+    for kind in policy.types:
+        rows = [json.loads(line) for line in written["data/completions.jsonl"].splitlines()]
+        found = {policy.class_of(kind, row["propositions"]) for row in rows if row["response_type"] == kind}
+        assert found == set(policy.classes[kind])
+
+
 def test_no_heldout_prompt_is_trained_on() -> None:
     written = render("safe-rlhf", "x", "y")
     heldout = {json.loads(line)["prompt"] for line in written["data/heldout.jsonl"].splitlines()}
@@ -91,7 +102,7 @@ def test_nothing_is_written_over_unless_forced(tmp_path: Path) -> None:
 def test_an_unknown_recipe_is_answered_with_those_there_are() -> None:
     said = rlhf("init", "dpo")
     assert said.code == 2
-    assert said.err == "dpo: no such recipe; there are sft, preference, ppo, rlcd, safe-rlhf\n"
+    assert said.err == "dpo: no such recipe; there are sft, preference, ppo, rlcd, rbr, safe-rlhf\n"
 
 
 @pytest.mark.parametrize(

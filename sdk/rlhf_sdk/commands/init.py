@@ -24,6 +24,7 @@ Recipes:
   preference   Learn a reward model and a cost model from pairs with safety labels.
   ppo          Plain PPO on a reward function, no cost.
   rlcd         Preferences without people: pairs by contrast, a reward model on them, PPO, evaluation.
+  rbr          Rule-based rewards: written rules, a grader that learns to judge by them, PPO with both rewards, evaluation.
   safe-rlhf    The whole chain: SFT, reward and cost model, PPO-Lagrangian, evaluation, report.
 
 \b
@@ -38,7 +39,7 @@ Exit codes: 0 written; 1 a file is there already; 2 no such recipe."""
 
 def init(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="sft, preference, ppo, rlcd or safe-rlhf.", show_default=False)
+        str, typer.Argument(metavar="RECIPE", help="sft, preference, ppo, rlcd, rbr or safe-rlhf.", show_default=False)
     ],
     folder: Annotated[
         Path | None, typer.Argument(metavar="[DIR]", help="Where to; by default a folder of the recipe's name.")

@@ -21,25 +21,35 @@ class Recipe:
     """What comes of it, in a line."""
     data: tuple[str, ...]
     """Which generated files it needs."""
-    judges: bool = False
-    """Whether its job uses the functions of judges.py."""
+    beside: tuple[str, ...] = ()
+    """Further files that its job names."""
 
 
+BESIDE = {
+    "judges.py": "exact scores, standing in for people.",
+    "policy.yaml": "the rules: what the grader is asked, and which answers are of which class.",
+}
+"""What each further file is, for the README."""
 RECIPES: Mapping[str, Recipe] = {
     "sft": Recipe("Fine-tune a chat model on conversations.", ("chat",)),
     "preference": Recipe(
         "Learn a reward model and a cost model from pairs with safety labels.", ("chat", "preferences")
     ),
-    "ppo": Recipe("Plain PPO on a reward function, no cost.", ("prompts", "heldout"), judges=True),
+    "ppo": Recipe("Plain PPO on a reward function, no cost.", ("prompts", "heldout"), beside=("judges.py",)),
     "rlcd": Recipe(
         "Preferences without people: pairs by contrast, a reward model on them, PPO, evaluation.",
         ("prompts", "heldout"),
-        judges=True,
+        beside=("judges.py",),
+    ),
+    "rbr": Recipe(
+        "Rule-based rewards: written rules, a grader that learns to judge by them, PPO with both rewards, evaluation.",
+        ("chat", "preferences", "grading", "completions", "gold", "heldout"),
+        beside=("policy.yaml",),
     ),
     "safe-rlhf": Recipe(
         "The whole chain: SFT, reward and cost model, PPO-Lagrangian, evaluation, report.",
         ("chat", "preferences", "heldout"),
-        judges=True,
+        beside=("judges.py",),
     ),
 }
 
@@ -60,10 +70,10 @@ def render(recipe: str, name: str, base: str) -> dict[str, str]:
         summary=chosen.summary,
         base=base,
         data="\n".join(f"- `data/{kind}.jsonl`: {rows.MEANING[kind]}" for kind in chosen.data),
-        judges="\n- `judges.py`: exact scores, standing in for people." if chosen.judges else "",
+        beside="".join(f"\n- `{name}`: {BESIDE[name]}" for name in chosen.beside),
     )
-    if chosen.judges:
-        written["judges.py"] = (files(__package__) / "judges.py").read_text()
+    for name in chosen.beside:
+        written[name] = (files(__package__) / name).read_text()
     for kind in chosen.data:
         written[f"data/{kind}.jsonl"] = rows.jsonl(kind)
     return written
