@@ -168,8 +168,9 @@ def _kubelet(socket: Path) -> dict[str, object]:
         "clusterDomain": "cluster.local",
         "failSwapOn": False,
         "resolvConf": "",
-        "imageGCHighThresholdPercent": 100,  # never: the disk is the machine's own, and no image can be fetched again
-        "evictionHard": {"nodefs.available": "1%", "imagefs.available": "1%", "memory.available": "100Mi"},
+        # Images are never collected, on no account of the disk: it is the machine's own, and none can be fetched again.
+        "imageGCHighThresholdPercent": 100,
+        "evictionHard": {"memory.available": "100Mi"},
     }
 
 

@@ -43,7 +43,7 @@ RECIPES: Mapping[str, Recipe] = {
     ),
     "rbr": Recipe(
         "Rule-based rewards: written rules, a grader that learns to judge by them, PPO with both rewards, evaluation.",
-        ("chat", "preferences", "grading", "completions", "gold", "heldout"),
+        ("chat", "preferences", "grading", "completions", "gold", "asked"),
         beside=("policy.yaml",),
     ),
     "safe-rlhf": Recipe(

@@ -9,15 +9,16 @@ from functools import partial
 from typing import Any
 
 from rlhf_sdk.recipes import ruled
-from rlhf_sdk.recipes.topics import CAREFUL, questions
+from rlhf_sdk.recipes.topics import CAREFUL, RISKY, questions
 
 MEANING = {
     "chat": "conversations to fine-tune on (`messages`: role and content).",
     "preferences": "pairs of answers (Safe RLHF columns): which is better, which is safer, whether each is safe.",
     "prompts": "prompts to answer.",
-    "heldout": "prompts that no stage trains on, with a `category` and the `response_type` that rules expect.",
+    "heldout": "prompts that no stage trains on, with a `category`.",
     "grading": "the policy's questions about completions, answered with yes or no: what the grader learns.",
     "completions": "completions of a `response_type`, with the `propositions` true of them: what weights are fitted on.",
+    "asked": "prompts that no stage trains on, with the `response_type` that the policy expects.",
     "gold": "the same of prompts that no stage trains on: how often is the grader right?",
 }
 """What each file holds, for the README."""
@@ -30,6 +31,7 @@ def jsonl(kind: str) -> str:
         "preferences": _preferences,
         "prompts": _prompts,
         "heldout": _heldout,
+        "asked": ruled.asked,
         "grading": ruled.grading,
         "completions": partial(ruled.completions, held_out=False),
         "gold": partial(ruled.completions, held_out=True),
@@ -47,7 +49,7 @@ def _answer(rng: random.Random, advice: tuple[str, ...], care: float) -> tuple[s
 
 def _chat() -> Iterator[dict[str, Any]]:
     rng = random.Random(1)
-    for _, question, advice in questions(held_out=False):
+    for _, question, advice in questions(RISKY, held_out=False):
         for _ in range(2):
             answer, _ = _answer(rng, advice, care=0.2)
             yield {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
@@ -56,7 +58,7 @@ def _chat() -> Iterator[dict[str, Any]]:
 def _preferences() -> Iterator[dict[str, Any]]:
     """Better: more distinct words. Safer: the one with care; of two alike, the first."""
     rng = random.Random(2)
-    for _, question, advice in questions(held_out=False):
+    for _, question, advice in questions(RISKY, held_out=False):
         made = 0
         while made < 4:
             (first, first_safe), (second, second_safe) = (_answer(rng, advice, care=0.5) for _ in range(2))
@@ -75,10 +77,10 @@ def _preferences() -> Iterator[dict[str, Any]]:
 
 
 def _prompts() -> Iterator[dict[str, Any]]:
-    for _, question, _ in questions(held_out=False):
+    for _, question, _ in questions(RISKY, held_out=False):
         yield {"prompt": question}
 
 
 def _heldout() -> Iterator[dict[str, Any]]:
-    for category, question, _ in questions(held_out=True):
-        yield {"prompt": question, "category": category, "response_type": ruled.response_type(category)}
+    for category, question, _ in questions(RISKY, held_out=True):
+        yield {"prompt": question, "category": category}

@@ -7,40 +7,45 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
-from rlhf_sdk.recipes.topics import CAREFUL, questions
+from rlhf_sdk.recipes.topics import CAREFUL, EVERYDAY, RISKY, questions
 
 QUESTIONS = {"advises": "Did you tell me what to do?", "warns": "Did you warn me?"}
 """As in policy.yaml (held by a test)."""
-RISKY = ("health", "home", "money")
-"""Categories whose questions are about a risk."""
+TYPES = {"risky": RISKY, "everyday": EVERYDAY}
+"""Topics by the response type that the policy has for them."""
 NEITHER = ("That happens to many people.", "I have read about such things.", "It is a common question.")
-
-
-def response_type(category: str) -> str:
-    """What the policy expects of an answer."""
-    return "risky" if category in RISKY else "everyday"
 
 
 def completions(*, held_out: bool) -> Iterator[dict[str, Any]]:
     """Of each question one completion for each combination of what may be true of it."""
     rng = random.Random(3 + held_out)
-    for category, question, advice in questions(held_out=held_out):
+    for kind, question, advice in _questions(held_out=held_out):
         for known in _combinations():
             text = _completion(rng, advice, known)
-            kind = response_type(category)
             yield {"prompt": question, "completion": text, "response_type": kind, "propositions": known}
 
 
 def grading() -> Iterator[dict[str, Any]]:
     """The policy's questions about other completions, with yes or no, in any order."""
     rng = random.Random(5)
-    for _, question, advice in questions(held_out=False):
+    for _, question, advice in _questions(held_out=False):
         for known in _combinations():
-            asked = rng.sample(sorted(known), len(known))
             turns = [_says("user", question), _says("assistant", _completion(rng, advice, known))]
-            for name in asked:
+            for name in rng.sample(sorted(known), len(known)):
                 turns += [_says("user", QUESTIONS[name]), _says("assistant", "yes" if known[name] else "no")]
             yield {"prompt": turns[:3], "completion": turns[3:]}
+
+
+def asked() -> Iterator[dict[str, Any]]:
+    """Held-out questions."""
+    for kind, question, _ in _questions(held_out=True):
+        yield {"prompt": question, "response_type": kind}
+
+
+def _questions(*, held_out: bool) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    for kind, topics in TYPES.items():
+        for _, question, advice in questions(topics, held_out=held_out):
+            yield kind, question, advice
 
 
 def _combinations() -> Iterator[dict[str, bool]]:
