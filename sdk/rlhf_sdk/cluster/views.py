@@ -67,16 +67,23 @@ def overview(jobs: Iterable[ClusterJob], now: datetime) -> Table:
     return shown
 
 
-def as_json(job: ClusterJob, now: datetime) -> dict[str, Any]:
-    """What `--output json` prints of a job."""
+def brief(job: ClusterJob) -> dict[str, Any]:
+    """What every command's `--output json` says of a job: which it is, and how it stands."""
     return {
         "job": job.name,
         "namespace": job.namespace,
         "uid": job.uid,
+        "suspend": job.suspended,
         "phase": job.phase,
         "exitCode": int(job.exit) if job.ended else None,
+    }
+
+
+def as_json(job: ClusterJob, now: datetime) -> dict[str, Any]:
+    """What `--output json` prints of a job."""
+    return {
+        **brief(job),
         "live": not job.ended,
-        "suspend": job.suspended,
         "started": job.status.start_time,
         "completed": job.status.completion_time,
         "conditions": {

@@ -25,18 +25,8 @@ def end(kubectl: Kubectl, job: ClusterJob, *, wait: bool, output: Format, **said
 
         job, code = to_its_end(kubectl, job)
     if output is Format.JSON:
-        emit(as_json(job, **said))
+        from rlhf_sdk.cluster.views import brief
+
+        emit({**brief(job), **said})
     if code is not None:
         raise typer.Exit(int(code))
-
-
-def as_json(job: ClusterJob, **said: Any) -> dict[str, Any]:
-    """Which job it is, what is `said` of it, and how it stands."""
-    return {
-        "job": job.name,
-        "namespace": job.namespace,
-        "uid": job.uid,
-        **said,
-        "phase": job.phase,
-        "exitCode": int(job.exit) if job.ended else None,
-    }

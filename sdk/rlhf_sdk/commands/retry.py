@@ -29,7 +29,7 @@ It sets the annotation rlhf.dev/retry to a new value. Finished stages are reused
 checkpoint with its restarts counted anew. The spec stays what it was: give a stage other resources in
 spec.runPolicy.overrides first; a job with another spec is another job. One that runs or is complete stays as it is.
 
-JSON: {"job", "namespace", "uid", "changed": bool, "phase", "exitCode" (null: it has not ended)}.
+JSON: {"job", "namespace", "uid", "suspend": bool, "phase", "exitCode" (null: it has not ended), "changed": bool}.
 
 Exit codes: 0 it runs again, with --wait done; 1 the cluster refused or cannot be reached, with --wait a stage failed; 2
 no such job, or its spec is refused; 3 (--wait) a guard tripped or a gate failed; 130 Ctrl-C while waiting: the job goes

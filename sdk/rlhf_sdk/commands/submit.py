@@ -31,8 +31,8 @@ The file is checked here first, as `rlhf validate` does, then by the API server;
 spec may not change but for suspend, activeDeadlineSeconds, ttlSecondsAfterFinished and runPolicy: delete the job and
 submit it again, or give it another name; finished products are reused either way.
 
-JSON: {"job", "namespace", "uid", "result": "created", "changed" or "unchanged", "phase", "exitCode" (null: it has not
-ended)}.
+JSON: {"job", "namespace", "uid", "suspend": bool, "phase", "exitCode" (null: it has not ended), "result": "created",
+"changed" or "unchanged"}.
 
 Exit codes: 0 it is there, with --wait done; 1 the cluster refused or cannot be reached, with --wait a stage failed;
 2 the job is wrong; 3 (--wait) a guard tripped or a gate failed; 130 Ctrl-C while waiting: the job goes on."""

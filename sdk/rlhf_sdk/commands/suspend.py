@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlhf_sdk.commands.ending import as_json, end
+from rlhf_sdk.commands.ending import end
 from rlhf_sdk.commands.options import ClusterJobName, Context, Kubeconfig, Namespace, Output
-from rlhf_sdk.output import Format, complain, emit, show
+from rlhf_sdk.output import Format, complain, show
 
 if TYPE_CHECKING:
     from rlhf_sdk.cluster.jobs import ClusterJob
@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 JSON = """\
-JSON: {"job", "namespace", "uid", "suspend": bool, "changed": bool, "phase", "exitCode" (null: it has not ended)}."""
+JSON: {"job", "namespace", "uid", "suspend": bool, "phase", "exitCode" (null: it has not ended), "changed": bool}."""
 
 SUSPEND = f"""\b
 Examples:
@@ -68,8 +68,7 @@ def suspend(
         from rlhf_sdk.cluster.following import until
 
         found = until(kubectl, found, lambda now: now.ended or now.phase == "Suspended", complain)
-    if output is Format.JSON:
-        emit(as_json(found, suspend=found.suspended, changed=changed))
+    end(kubectl, found, wait=False, output=output, changed=changed)
 
 
 def resume(
@@ -85,7 +84,7 @@ def resume(
     kubectl, found, changed = _set(ctx, job, namespace, context, kubeconfig, wanted=False)
     if output is Format.TEXT:
         show(_resuming(found, changed=changed))
-    end(kubectl, found, wait=wait, output=output, suspend=False, changed=changed)
+    end(kubectl, found, wait=wait, output=output, changed=changed)
 
 
 def _set(
