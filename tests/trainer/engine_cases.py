@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from patience import PATIENCE
+from stage_gang import leave
 from torch import nn
 
 from rlhf_api.job import Execution
@@ -144,6 +145,7 @@ def _main() -> None:
     if rank == 0:
         (folder / "results.json").write_text(json.dumps(results))
     dist.barrier()
+    leave()
 
 
 if __name__ == "__main__":
