@@ -136,6 +136,7 @@ def parsed(poll: Poll, content: bytes) -> Sample | None:
         attempt=poll.attempt,
         step=step,
         total=total,
+        begun=_whole(told.get("begun")),
         tokens_per_second=_positive(told.get("tokensPerSecond")),
         eta_seconds=_positive(told.get("etaSeconds")),
         headline={str(name)[:80]: float(value) for name, value in numbers if _finite(value)},

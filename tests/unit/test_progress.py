@@ -21,6 +21,7 @@ def test_before_anything_runs_nothing_is_claimed():
         "attempt": 1,
         "phase": "starting",
         "step": 0,
+        "begun": None,
         "total": 0,
         "unit": "steps",
         "tokensPerSecond": None,
@@ -38,7 +39,7 @@ def test_eta_and_rate_follow_the_steps_seen():
     clock.now += 2.0
     progress.advance(6, {"loss": 0.4}, tokens=70)
     answer = progress.snapshot()
-    assert (answer["step"], answer["total"], answer["headline"]) == (6, 10, {"loss": 0.4})
+    assert (answer["begun"], answer["step"], answer["total"], answer["headline"]) == (4, 6, 10, {"loss": 0.4})
     assert answer["etaSeconds"] == 8.0
     assert answer["tokensPerSecond"] == 30.0
 

@@ -41,8 +41,8 @@ A line of `timings.jsonl`:
 Phases, measured on the host (a GPU may still be computing when a phase ends):
 """
 PROGRESS = """
-`/progress` answers `stage`, `type`, `attempt`, `phase` (in words), `step`, `total`, `unit`, `tokensPerSecond`, `etaSeconds`
-and `headline` (the bold metrics of the last step written). Rates are over the last 20 steps, null before the second.
+`/progress` answers `stage`, `type`, `attempt`, `phase` (in words), `step`, `begun` (the step that a resumed run began from,
+null before), `total`, `unit`, `tokensPerSecond`, `etaSeconds` and `headline` (the bold metrics of the last step written). Rates are over the last 20 steps, null before the second.
 """
 
 

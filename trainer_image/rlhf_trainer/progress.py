@@ -25,6 +25,7 @@ class Progress:
         self._clock = clock
         self._lock = threading.Lock()
         self._step = 0
+        self._begun: int | None = None
         self._total = 0
         self._unit = "steps"
         self._phase = "starting"
@@ -36,6 +37,7 @@ class Progress:
         """Begin to count towards `total`; `done` of them were made before (a resumed run)."""
         with self._lock:
             self._total, self._unit, self._step, self._phase = total, unit, done, phase
+            self._begun = done
             self._marks.clear()
             self._marks.append((self._clock(), done, self._tokens))
 
@@ -54,9 +56,10 @@ class Progress:
             self._phase = phase
 
     def snapshot(self) -> dict[str, Any]:
-        """{stage, type, attempt, phase, step, total, unit, tokensPerSecond, etaSeconds, headline}, ready for JSON.
+        """{stage, type, attempt, phase, step, begun, total, unit, tokensPerSecond, etaSeconds, headline}, ready for JSON.
 
-        Rates are null until two steps were seen.
+        `begun` is the step that a resumed run began from; null until it has begun. Rates are null until two steps were
+        seen.
         """
         with self._lock:
             rate, tokens = self._rates()
@@ -65,6 +68,7 @@ class Progress:
                 **self._about,
                 "phase": self._phase,
                 "step": self._step,
+                "begun": self._begun,
                 "total": self._total,
                 "unit": self._unit,
                 "tokensPerSecond": tokens,

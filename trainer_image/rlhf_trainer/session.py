@@ -42,13 +42,6 @@ class Session:
     def __enter__(self) -> StageContext:
         file, place = self._file, self._place
         device = self._device()
-        if not self._light and place.world == 1:
-            # Alone there is nobody to meet: a store inside the process needs no port.
-            store = dist.HashStore()  # type: ignore[attr-defined]  # torch does not mark it as exported
-            dist.init_process_group(backend(device), store=store, rank=0, world_size=1)
-        elif not self._light:
-            dist.init_process_group(backend(device), timeout=COLLECTIVE_TIMEOUT)
-        rng.seed_all(rng.rank_seed(file.seed, place.rank))
         progress = Progress({"stage": file.stage, "type": file.type, "attempt": file.attempt})
         sinks: tuple[Sink, ...] = ()
         if place.local_rank == 0:
@@ -56,6 +49,8 @@ class Session:
             self._server = Server(file.metrics_port, prometheus, progress)
             self._server.start(self._work / "endpoint.json" if place.rank == 0 else None)
             sinks = (prometheus,) if self._light or place.rank != 0 else (prometheus, Events(self._work / "events"))
+        self._meet(device)
+        rng.seed_all(rng.rank_seed(file.seed, place.rank))
         return StageContext(
             file=file,
             rank=place.rank,
@@ -83,6 +78,17 @@ class Session:
             self._server.stop()
         if error is None and not self._light and dist.is_initialized():  # only what was made here
             dist.destroy_process_group()
+
+    def _meet(self, device: torch.device) -> None:
+        """Begin the process group; after the server's start, so that a gang which never meets is seen to stand still."""
+        if self._light:
+            return
+        if self._place.world == 1:
+            # Alone there is nobody to meet: a store inside the process needs no port.
+            store = dist.HashStore()  # type: ignore[attr-defined]  # torch does not mark it as exported
+            dist.init_process_group(backend(device), store=store, rank=0, world_size=1)
+        else:
+            dist.init_process_group(backend(device), timeout=COLLECTIVE_TIMEOUT)
 
     def _device(self) -> torch.device:
         if self._light or not torch.cuda.is_available():

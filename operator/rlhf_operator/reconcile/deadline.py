@@ -40,7 +40,8 @@ def account(run: Run) -> None:
 
 
 def _active(run: Run) -> bool:
-    made = {one["metadata"]["name"]: one for one in run.out.create if one["kind"] == "Job"}
+    asked = [] if run.children.refusal is not None else run.out.create  # a refused Job does not run
+    made = {one["metadata"]["name"]: one for one in asked if one["kind"] == "Job"}
     for planned, attempt in run.open():
         name = run.child(planned.name, attempt.number)
         job = run.gang(planned.name, attempt.number).job or made.get(name)

@@ -35,6 +35,8 @@ def follow(run: Run, planned: PlannedStage, attempt: Attempt) -> None:
         _failing(run, planned, attempt, gang)
     elif gang.suspended:
         pending.queued(run, planned, attempt, gang)
+    elif _lost(run, planned, attempt, gang):
+        return
     else:
         _record_disruption(run, planned, attempt, gang)
         making.mend(run, planned, attempt.number, gang)
@@ -112,7 +114,8 @@ def _leaving(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> N
     grace = timedelta(seconds=timings.grace + timings.grace_margin)
     last = max([asked + grace, *(pod.gone_at for pod in gang.live if pod.gone_at is not None)])
     then = last + timedelta(seconds=run.job.spec.run_policy.lost_node_timeout)
-    if then > run.now:
+    dead, _ = gang.lost(run.job.spec.run_policy.lost_node_timeout, run.now)
+    if then > run.now and not (gang.live and dead):
         run.wake(then)
         return
     now = run.attempt(planned.name) or attempt
@@ -133,6 +136,23 @@ def _failing(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> N
     now = run.attempt(planned.name) or attempt
     closing.close(run, planned, attempts.why(now, gang), gang)
     stopping.stop(run, gang)
+
+
+def _lost(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> bool:
+    """Whether a node took a pod with it: such a pod never ends, the Job controller waits for it for ever, and so do its
+    peers. The rest of the gang is stopped; where nothing is left of it the attempt has ended."""
+    timeout = run.job.spec.run_policy.lost_node_timeout
+    given_up = [pod.gone_at + timedelta(seconds=timeout) for pod in gang.live if pod.gone_at is not None]
+    if not given_up or min(given_up) > run.now:
+        if given_up:
+            run.wake(min(given_up))
+        return False
+    _record_disruption(run, planned, attempt, gang)
+    dead, _ = gang.lost(timeout, run.now)
+    if dead:
+        closing.close(run, planned, attempts.why(run.attempt(planned.name) or attempt, gang), gang)
+    stopping.stop(run, gang)
+    return True
 
 
 def _record_disruption(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> None:

@@ -21,6 +21,8 @@ class Sample:
     attempt: int
     step: int
     total: int
+    begun: int | None = None
+    """The step that this attempt began from, its checkpoint's; None: not yet, or its image does not tell."""
     tokens_per_second: float | None = None
     eta_seconds: float | None = None
     headline: Mapping[str, float] = field(default_factory=dict)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from rlhf_api.plan import PlannedStage
 from rlhf_api.stages import PREPARE
 from rlhf_api.status import Attempt, Progress
@@ -30,8 +32,8 @@ def follow(run: Run, planned: PlannedStage, gang: Gang) -> None:
 def _show(run: Run, planned: PlannedStage, attempt: Attempt, sample: Sample) -> None:
     changes: dict[str, int] = {"last_step": max(sample.step, attempt.last_step or 0)}
     before = [one for one in run.stages[planned.name].attempts[:-1] if one.last_step is not None]
-    if attempt.last_step is None and before:
-        _lost(run, planned, max(0, (before[-1].last_step or 0) - sample.step), before[-1].number)
+    if before and before[-1].lost_steps is None and sample.begun is not None:
+        _lost(run, planned, max(0, (before[-1].last_step or 0) - sample.begun), before[-1].number)
     run.change_attempt(planned.name, **changes)
     run.change(
         planned.name,
@@ -53,9 +55,13 @@ def _lost(run: Run, planned: PlannedStage, steps: int, number: int) -> None:
 
 
 def _watch(run: Run, planned: PlannedStage, sample: Sample) -> None:
-    """A gang without a step for so long hangs; the restart counts."""
+    """A gang without a step for so long hangs; the restart counts. One that hangs may not answer either: the last that it
+    told ages, and is looked at when it is too old."""
     limit = run.job.spec.run_policy.stuck_timeout
-    if limit is None or planned.type == PREPARE or sample.still < limit or sample.step >= sample.total > 0:
+    if limit is None or planned.type == PREPARE or sample.step >= sample.total > 0:
+        return
+    if sample.still < limit:
+        run.wake(run.now + timedelta(seconds=limit - sample.still))
         return
     message = f"no step for {sample.still:.0f} s (stuckTimeout: {limit} s), at step {sample.step} of {sample.total}"
     run.change_attempt(planned.name, reason=reasons.STUCK, message=naming.cut(message))

@@ -81,8 +81,14 @@ class Cluster:
         self.asked: list[Raw] = []
         """Everything that was asked to be made, as it was asked."""
         self.kill_after: int | None = None
+        self.lost: set[str] = set()
+        """Pods whose node is gone."""
         self.samples: dict[str, Sample] = {}
         self.told: dict[Look, str] = {}
+        self.refuses: str | None = None
+        """Words of an admission policy that lets no Job be made."""
+        self.refusal: str | None = None
+        """What the operator last heard of it."""
         self.requeue: float | None = None
         self._numbers = itertools.count(1)
         self.name = rlhfjob["metadata"]["name"]
@@ -141,13 +147,13 @@ class Cluster:
     def delete(self, kind: str, name: str, uid: str | None = None) -> None:
         """DELETE with foreground propagation, preconditioned on the UID."""
         found = self.objects.get((kind, name))
-        if found is None or (uid is not None and found["metadata"]["uid"] != uid):
+        if found is None or "deletionTimestamp" in found["metadata"] or uid not in (None, found["metadata"]["uid"]):
             return
         if kind in ("Job", "Pod"):
             grace = 150 if kind == "Pod" else 0
-            found["metadata"].setdefault("deletionTimestamp", write(self.now + timedelta(seconds=grace)))
+            found["metadata"]["deletionTimestamp"] = write(self.now + timedelta(seconds=grace))
             if kind == "Pod":
-                found["metadata"].setdefault("deletionGracePeriodSeconds", grace)
+                found["metadata"]["deletionGracePeriodSeconds"] = grace
             self._touch(found)
         else:
             del self.objects[kind, name]
@@ -184,7 +190,13 @@ class Cluster:
         raw = objects["RLHFJob"].get(("RLHFJob", self.name))
         kinds = {kind: tuple(one for _, one in sorted(objects[kind].items())) for kind in objects}
         children = Children(
-            kinds["Job"], kinds["Pod"], kinds["ConfigMap"], kinds["Service"], self.samples, told=self.told
+            kinds["Job"],
+            kinds["Pod"],
+            kinds["ConfigMap"],
+            kinds["Service"],
+            self.samples,
+            told=self.told,
+            refusal=self.refusal,
         )
         return copy.deepcopy(raw), copy.deepcopy(children)
 
@@ -197,7 +209,8 @@ class Cluster:
         claims = {one.name: self.objects.get(("PersistentVolumeClaim", one.name)) for one in looks}
         looked = {one: self.objects.get(("Job", one.name)) for one in looks}
         return raw, Children(
-            known.jobs, known.pods, known.config_maps, known.services, self.samples, looked, claims, self.told
+            *(known.jobs, known.pods, known.config_maps, known.services),
+            *(self.samples, looked, claims, self.told, self.refusal),
         )
 
     def _write(self, what: str) -> None:
@@ -216,8 +229,12 @@ class Cluster:
             self._touch(self.job)
         for one in out.create:
             self._write(f"create {one['kind']} {one['metadata']['name']}")
+            if one["kind"] == "Job" and self.refuses is not None:
+                self.refusal = self.refuses
+                return
             self.asked.append(one)
             self.create(one)
+            self.refusal = None
         for gone in out.delete:
             self._write(f"delete {gone.kind} {gone.name}")
             self.delete(gone.kind, gone.name, gone.uid)
@@ -343,9 +360,9 @@ class Cluster:
             self._touch(pod)
 
     def end_pod(self, name: str, code: int, *, reason: str = "", message: str | None = None) -> None:
-        """Its container ends."""
+        """Its container ends, as far as anyone hears."""
         pod = self.objects["Pod", name]
-        if pod["status"]["phase"] not in ("Pending", "Running"):
+        if name in self.lost or pod["status"]["phase"] not in ("Pending", "Running"):
             return
         ended: Raw = {"exitCode": code, "finishedAt": write(self.now), "reason": reason or ("Error" if code else "")}
         ended["message"] = self.summary(pod, code) if message is None else message
@@ -371,6 +388,21 @@ class Cluster:
         inputs = {one.name: ResolvedInput(DIGEST, "") for one in parsed.spec.inputs}
         functions = dict.fromkeys(function_names(parsed), DIGEST)
         return dict(compact(parsed, Resolved(inputs, functions, hits)))
+
+    def lose(self, name: str) -> None:
+        """Its node loses power: in time the pod is deleted, and stays, because no kubelet says that it has ended."""
+        pod = self.objects["Pod", name]
+        if pod["status"]["phase"] == "Running":
+            self.lost.add(name)
+            pod["status"]["conditions"] = [
+                {
+                    "type": "DisruptionTarget",
+                    "status": "True",
+                    "reason": "DeletionByTaintManager",
+                    "message": "not ready",
+                }
+            ]
+            self.delete("Pod", name)
 
     def evict(self, name: str) -> None:
         """A node is drained."""

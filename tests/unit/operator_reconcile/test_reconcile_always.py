@@ -128,6 +128,10 @@ class AlwaysTrue(RuleBasedStateMachine):
     def a_pod_is_evicted(self, data: st.DataObject) -> None:
         self._with("Pod", data, lambda one: self.cluster.evict(one["metadata"]["name"]))
 
+    @rule(data=st.data())
+    def a_node_is_lost(self, data: st.DataObject) -> None:
+        self._with("Pod", data, lambda one: self.cluster.lose(one["metadata"]["name"]))
+
     @rule(data=st.data(), kind=st.sampled_from(["Pod", "Job", "ConfigMap", "Service"]))
     def someone_deletes(self, data: st.DataObject, kind: str) -> None:
         self._with(kind, data, lambda one: self.cluster.delete(kind, one["metadata"]["name"]))

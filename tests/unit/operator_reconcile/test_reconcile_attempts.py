@@ -274,6 +274,18 @@ def test_the_next_attempt_waits_for_the_last_pod_of_the_one_before() -> None:
     assert cluster.stage("sft")["attempts"][1]["state"] == "Pending"
 
 
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_lost_node_does_not_hold_its_stage_for_ever(nodes: int) -> None:
+    cluster = Cluster(job(nodes=nodes))
+    cluster.settle(hold("sft"))
+    cluster.lose(pod_of(cluster, "sft", 0))
+    before = cluster.now
+    cluster.settle()
+    assert attempts(cluster)[0] == ("Disrupted", "Evicted", False)
+    assert cluster.status["phase"] == "Succeeded"
+    assert timedelta(seconds=300) < cluster.now - before < timedelta(seconds=1800)
+
+
 def test_superseded_attempts_are_cleaned_up_unless_all_is_kept() -> None:
     for keep, left in (("products", 5), ("everything", 6)):
         cluster = Cluster(job(runPolicy={"keep": keep}))

@@ -100,6 +100,20 @@ def test_the_deadline_counts_active_time_only_and_fails_the_job() -> None:
     assert cluster.stage("report")["state"] == "Complete"
 
 
+def test_a_job_that_is_refused_is_not_active() -> None:
+    cluster = Cluster(job(activeDeadlineSeconds=600))
+    cluster.refuses = "exceeded quota"
+    for _ in range(100):
+        cluster.sync()
+        cluster.reconcile()
+        cluster.now += timedelta(seconds=60)
+    assert cluster.status["phase"] == "Pending"
+    assert cluster.status["activeSeconds"] <= 60
+    cluster.refuses = None
+    cluster.settle()
+    assert cluster.status["phase"] == "Succeeded"
+
+
 # The TTL
 
 
@@ -334,7 +348,10 @@ def test_progress_is_shown_and_steps_that_were_lost_are_counted() -> None:
     assert cluster.stage("sft")["progress"]["step"] == 40
     cluster.end_pod(cluster.pods()[-1]["metadata"]["name"], 1, message='{"step": 47, "reason": "Crashed"}')
     cluster.settle(hold("sft"))
-    cluster.samples = {"sft": Sample("sft", 1, 41, 100)}
+    cluster.samples = {"sft": Sample("sft", 1, 0, 0)}  # it loads its model
+    cluster.settle(hold("sft"))
+    assert "lostSteps" not in cluster.stage("sft")["attempts"][0]
+    cluster.samples = {"sft": Sample("sft", 1, 44, 100, begun=41)}  # fast: it is asked now and then
     cluster.settle(hold("sft"))
     assert cluster.stage("sft")["attempts"][0]["lostSteps"] == 6
 
@@ -349,9 +366,11 @@ def test_a_sample_of_an_earlier_attempt_changes_nothing() -> None:
 def test_a_gang_without_a_step_is_restarted() -> None:
     cluster = Cluster(job(runPolicy={"stuckTimeout": 600}))
     cluster.settle(hold("sft"))
-    cluster.samples = {"sft": Sample("sft", 0, 40, 100, still=599.0)}
-    cluster.settle(hold("sft"))
+    cluster.samples = {"sft": Sample("sft", 0, 40, 100, still=598.0)}
+    cluster.sync()
+    cluster.reconcile()
     assert len(attempts(cluster, "sft")) == 1
+    assert cluster.requeue == 2.0, "it answers no more, and nobody would look"
     cluster.samples = {"sft": Sample("sft", 0, 40, 100, still=601.0)}
     cluster.settle(hold("sft"))
     assert attempts(cluster, "sft")[0] == ("Failed", "Stuck")

@@ -85,6 +85,7 @@ def test_progress_is_read_as_the_trainer_tells_it() -> None:
         "stage": "sft",
         "attempt": 2,
         "step": 5,
+        "begun": 3,
         "total": 10,
         "tokensPerSecond": None,
         "etaSeconds": 3.5,
@@ -92,7 +93,8 @@ def test_progress_is_read_as_the_trainer_tells_it() -> None:
     }
     sample = parsed(POLL, orjson.dumps(told))
     assert sample is not None
-    assert (sample.step, sample.total, sample.eta_seconds, sample.headline) == (5, 10, 3.5, {"loss": 1.5})
+    assert (sample.begun, sample.step, sample.total) == (3, 5, 10)
+    assert (sample.eta_seconds, sample.headline) == (3.5, {"loss": 1.5})
 
 
 @pytest.mark.parametrize(
