@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+from kubernetes.aio.client.configuration import Configuration
+
 from cluster.control_plane import ControlPlane
 from cluster.operator.standin import Node
 from cluster.runtime.ground import client, configuration, namespace
@@ -69,28 +71,8 @@ class Ground:
         self, settings: Settings = SETTINGS, may_write: Callable[[], bool] = lambda: True
     ) -> AsyncIterator[Controller]:
         """An operator of this namespace, until the end of the block; what it raises is raised there."""
-        made = Client(
-            await configuration(self._plane), field_manager="rlhf-operator", rate=500, burst=500, may_write=may_write
-        )
-        async with made:
-            recorder = Recorder(made, "rlhf-operator", "test", self.metrics)
-            controller = Controller(
-                made,
-                settings,
-                namespaces=[self.namespace],
-                recorder=recorder,
-                workers=4,
-                progress_per_second=5,
-                metrics=Metrics(),
-            )
-            task = asyncio.create_task(controller.run())
-            try:
-                yield controller
-            finally:
-                if task.done():
-                    task.result()
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        async with operating(await configuration(self._plane), self.namespace, settings, may_write) as controller:
+            yield controller
 
     async def make(self, value: Object) -> Object:
         """Create a job."""
@@ -128,6 +110,34 @@ class Ground:
     async def edit(self, name: str = "beaver", **spec: Any) -> None:
         """A user changes the spec."""
         await self.api.patch(RLHFJOBS, self.namespace, name, {"spec": spec})
+
+
+@contextlib.asynccontextmanager
+async def operating(
+    reached: Configuration,
+    namespace: str,
+    settings: Settings = SETTINGS,
+    may_write: Callable[[], bool] = lambda: True,
+) -> AsyncIterator[Controller]:
+    """An operator of a namespace, until the end of the block; what it raises is raised there."""
+    async with Client(reached, field_manager="rlhf-operator", rate=500, burst=500, may_write=may_write) as made:
+        controller = Controller(
+            made,
+            settings,
+            namespaces=[namespace],
+            recorder=Recorder(made, "rlhf-operator", "test", Metrics()),
+            workers=4,
+            progress_per_second=5,
+            metrics=Metrics(),
+        )
+        task = asyncio.create_task(controller.run())
+        try:
+            yield controller
+        finally:
+            if task.done():
+                task.result()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 def serve_jobs(plane: ControlPlane, crd: Path = CRD) -> None:

@@ -133,44 +133,6 @@ def test_deleting_the_job_takes_everything_with_it(controlled_plane: ControlPlan
     asyncio.run(main())
 
 
-def test_killed_after_each_single_write_it_comes_to_the_same_end(controlled_plane: ControlPlane) -> None:
-    """Every write of one job in turn is the last of an operator; the next one goes on."""
-
-    def ended(one: Object) -> list[tuple[str, str]]:
-        return [(attempt["state"], attempt.get("reason", "")) for attempt in one["attempts"]]
-
-    async def once(kill: int | None) -> tuple[list[tuple[str, str, list[tuple[str, str]]]], int]:
-        writes = 0
-
-        def may_write() -> bool:
-            nonlocal writes
-            writes += 1
-            return kill is None or writes <= kill
-
-        async with ground(controlled_plane) as here:
-            await here.make(job())
-            async with here.operator(may_write=may_write):
-                if kill is None:
-                    await here.until(phase("Succeeded", "Failed"))
-                else:
-                    while writes <= kill and (await here.status()).get("phase") != "Succeeded":
-                        await asyncio.sleep(0.05)
-            made = writes
-            async with here.operator():
-                status = await here.until(phase("Succeeded", "Failed"))
-            await here.api.delete(RLHFJOBS, here.namespace, "beaver")
-            return [(one["name"], one["state"], ended(one)) for one in status["stages"]], made
-
-    async def main() -> None:
-        undisturbed, writes = await once(None)
-        assert all(len(attempts) == 1 for _, _, attempts in undisturbed), undisturbed
-        assert writes > 10
-        for kill in range(0, writes, 3):
-            assert (await once(kill))[0] == undisturbed, f"killed after write {kill}"
-
-    asyncio.run(main())
-
-
 def test_a_quota_that_refuses_pods_is_told_in_its_own_words(controlled_plane: ControlPlane) -> None:
     async def main() -> None:
         async with ground(controlled_plane) as here, here.operator():

@@ -172,6 +172,8 @@ class Cluster:
             return Outcome()
         out = reconcile(raw, children, self.settings, self.now)
         if out.look or (out.create and out.status == (raw.get("status") or {})):
+            if ("RLHFJob", self.name) not in self.objects:  # only the cache did not know
+                return Outcome()
             raw, children = self._live(out.look)
             out = reconcile(raw, children, self.settings, self.now)
             if out.look:
@@ -223,7 +225,8 @@ class Cluster:
     def _apply(self, raw: Raw, out: Outcome) -> None:
         if out.status != (raw.get("status") or {}):
             self._write("status")
-            if self.job["metadata"]["resourceVersion"] != raw["metadata"]["resourceVersion"]:
+            there = self.objects.get(("RLHFJob", self.name))
+            if there is None or there["metadata"]["resourceVersion"] != raw["metadata"]["resourceVersion"]:
                 raise Conflict
             self.job["status"] = copy.deepcopy(out.status)
             self._touch(self.job)
@@ -264,6 +267,19 @@ class Cluster:
             return
         if not self._ended(found):
             self._run(found, pods)
+
+    def collect(self) -> None:
+        """The garbage collector looks: what has an owner that is gone goes."""
+        uids = {one["metadata"]["uid"] for one in self.objects.values()}
+        for (kind, name), one in list(self.objects.items()):
+            owners = one["metadata"].get("ownerReferences")
+            if owners and not any(owner["uid"] in uids for owner in owners):
+                self.delete(kind, name)
+        for pod in self.pods():
+            if pod["metadata"]["labels"]["batch.kubernetes.io/job-name"] not in [
+                one["metadata"]["name"] for one in self.all("Job")
+            ] and pod["status"]["phase"] in ("Succeeded", "Failed"):
+                del self.objects["Pod", pod["metadata"]["name"]]
 
     def _run(self, found: Raw, pods: list[Raw]) -> None:
         status, size = found.setdefault("status", {}), found["spec"]["completions"]

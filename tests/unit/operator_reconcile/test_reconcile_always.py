@@ -3,19 +3,20 @@ that die in every way, users who suspend, resume, retry and delete."""
 
 from __future__ import annotations
 
+import functools
 import json
 from datetime import datetime, timedelta
 from typing import Any
 
 from cluster_model import SETTINGS, Cluster, Killed, Raw, job
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from rlhf_api.load import parse_job
 from rlhf_api.plan import plan
 from rlhf_api.status import JobStatus
-from rlhf_operator.reconcile import Settings
+from rlhf_operator.reconcile import Sample, Settings
 
 DONE = ("Complete", "Reused")
 LOST = timedelta(seconds=300)
@@ -45,14 +46,27 @@ def dead(pod: Raw, now: datetime) -> bool:
     )
 
 
+@functools.cache
+def undisturbed() -> dict[str, str | None]:
+    """The product of each stage, where nothing goes wrong."""
+    cluster = Cluster(job())
+    cluster.settle()
+    return {one["name"]: one.get("product") for one in cluster.status["stages"]}
+
+
 class AlwaysTrue(RuleBasedStateMachine):
     """Everything that can happen to a job."""
 
     cluster: Cluster
 
-    @initialize(nodes=st.sampled_from([1, 2]), restarts=st.integers(0, 3), queued=st.booleans())
-    def begin(self, nodes: int, restarts: int, queued: bool) -> None:
-        value = job(nodes=nodes, runPolicy={"maxRestarts": restarts})
+    @initialize(
+        nodes=st.sampled_from([1, 2]),
+        restarts=st.integers(0, 3),
+        queued=st.booleans(),
+        stuck=st.sampled_from([{}, {"stuckTimeout": 600}]),
+    )
+    def begin(self, nodes: int, restarts: int, queued: bool, stuck: Raw) -> None:
+        value = job(nodes=nodes, runPolicy={"maxRestarts": restarts, **stuck})
         if queued:
             value["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "q"}
         self.cluster = Cluster(value, SETTINGS)
@@ -148,6 +162,16 @@ class AlwaysTrue(RuleBasedStateMachine):
     def time_passes(self, seconds: int) -> None:
         self.cluster.now += timedelta(seconds=seconds)
 
+    @rule(
+        stage=st.sampled_from(["prepare", "sft", "reward"]),
+        attempt=st.integers(0, 2),
+        step=st.integers(0, 100),
+        still=st.sampled_from([0.0, 599.0, 601.0]),
+        show=st.booleans(),
+    )
+    def a_stage_tells_how_far_it_is(self, stage: str, attempt: int, step: int, still: float, show: bool) -> None:
+        self.cluster.samples[stage] = Sample(stage, attempt, step, 100, begun=step or None, still=still, show=show)
+
     # The user
 
     @rule(suspend=st.booleans())
@@ -227,6 +251,7 @@ class AlwaysTrue(RuleBasedStateMachine):
         if not hasattr(self, "cluster"):
             return
         cluster = self.cluster
+        cluster.samples = {}
         cluster.edit(suspend=False)
         for _ in range(400):
             for one in cluster.all("Job"):
@@ -239,6 +264,8 @@ class AlwaysTrue(RuleBasedStateMachine):
                 break
             cluster.now += timedelta(seconds=min(60.0, cluster.requeue or 0))
         assert cluster.status["phase"] in ("Succeeded", "Failed"), cluster.status
+        if cluster.status["phase"] == "Succeeded":  # by whatever way it came here
+            assert {one["name"]: one.get("product") for one in cluster.status["stages"]} == undisturbed()
         cluster.settle()
         cluster.writes.clear()
         cluster.sync()
@@ -250,3 +277,36 @@ AlwaysTrue.TestCase.settings = settings(
     max_examples=60, stateful_step_count=50, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestAlwaysTrue = AlwaysTrue.TestCase
+
+
+@settings(max_examples=60, derandomize=True, deadline=None)
+@given(
+    steps=st.integers(0, 30),
+    fresh=st.lists(st.sets(st.sampled_from(KINDS)), max_size=4),
+    kill=st.none() | st.integers(0, 3),
+)
+def test_no_orphan_outlives_its_owner(steps: int, fresh: list[set[str]], kill: int | None) -> None:
+    """Deleted at any moment, and the operator hears of it late and piece by piece."""
+    cluster = Cluster(job(nodes=2))
+    for _ in range(steps):
+        cluster.step()
+    made = [one for one in cluster.asked if one["kind"] != "PersistentVolumeClaim"]
+    assert all(one["metadata"]["ownerReferences"][0]["uid"] == "uid-1" for one in made)
+    del cluster.objects["RLHFJob", cluster.name]
+    for kinds in [*fresh, set(KINDS)]:
+        if kinds:
+            cluster.sync(*kinds)
+        cluster.kill_after = kill
+        try:
+            cluster.reconcile()
+        except Killed:
+            cluster.sync()
+        cluster.kill_after = None
+        cluster.collect()
+    for _ in range(3):
+        for one in cluster.all("Job"):
+            cluster.control(one["metadata"]["name"])
+        for pod in cluster.pods():
+            cluster.end_pod(pod["metadata"]["name"], 75)
+        cluster.collect()
+    assert [key for key in cluster.objects if key[0] in KINDS] == []

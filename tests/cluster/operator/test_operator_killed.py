@@ -1,0 +1,109 @@
+"""SIGKILL after each single write of an operator: the next one brings the job to the same end, and no stage runs twice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+
+from cluster.control_plane import ControlPlane
+from cluster.operator.ground import Ground, ground, job, phase
+from cluster.operator.standin import stage_of
+from cluster.runtime.ground import Watched, client
+from rlhf_operator.kinds import RLHFJOBS
+from rlhf_operator.runtime.kinds import JOBS, Object
+from rlhf_operator.runtime.store import Change
+
+AT_ONCE = 4
+"""Jobs, each in a namespace of its own."""
+End = list[tuple[str, str, str | None, list[tuple[str, str]]]]
+"""Of each stage: name, state, product, and of each attempt state and reason."""
+
+
+def end(status: Object) -> End:
+    """How a job ended."""
+    return [
+        (
+            one["name"],
+            one["state"],
+            one.get("product"),
+            [(attempt["state"], attempt.get("reason", "")) for attempt in one["attempts"]],
+        )
+        for one in status["stages"]
+    ]
+
+
+def active(one: Object | None) -> bool:
+    """Whether a Job may still start pods."""
+    if one is None or "deletionTimestamp" in one["metadata"]:
+        return False
+    conditions = {found["type"] for found in (one.get("status") or {}).get("conditions") or ()}
+    return not conditions & {"Complete", "Failed", "FailureTarget"}
+
+
+def most_active(changes: list[Change]) -> int:
+    """Of one stage at one moment, over all that the API server told, in its order."""
+    now: dict[str, set[str]] = {}
+    most = 0
+    for change in changes:
+        known = change.new or change.old
+        assert known is not None
+        names = now.setdefault(stage_of(known), set())
+        (names.add if active(change.new) else names.discard)(change.key.name)
+        most = max(most, len(names))
+    return most
+
+
+@contextlib.asynccontextmanager
+async def killed(plane: ControlPlane, here: Ground, writes: int) -> AsyncIterator[asyncio.subprocess.Process]:
+    """An operator that dies when it wants to write once more than so often."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "cluster.operator.killed", str(plane.kubeconfig), here.namespace, str(writes)),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def run(plane: ControlPlane, writes: int) -> tuple[End, bool]:
+    """A job whose first operator may write so often; how it ended, and whether that one was killed."""
+    async with ground(plane) as here, client(plane) as api, Watched(api, here.namespace, JOBS).running() as jobs:
+        async with killed(plane, here, writes) as process:
+            await here.make(job())
+            while process.returncode is None and (await here.status()).get("phase") not in ("Succeeded", "Failed"):
+                await asyncio.sleep(0.1)
+            was = process.returncode
+        assert was in (None, -signal.SIGKILL), f"ended with {was}"
+        async with here.operator():
+            status = await here.until(phase("Succeeded", "Failed"))
+        assert most_active(jobs.changes) == 1
+        await here.api.delete(RLHFJOBS, here.namespace, "beaver")
+        return end(status), was is not None
+
+
+def test_killed_after_each_single_write_it_comes_to_the_same_end(controlled_plane: ControlPlane) -> None:
+    """The sweep ends with the first operator that had no more to write before the job was done."""
+    deaths = []
+
+    async def main() -> None:
+        undisturbed, _ = await run(controlled_plane, sys.maxsize)
+        assert all(len(attempts) == 1 for *_, attempts in undisturbed), undisturbed
+        for first in itertools.count(0, AT_ONCE):
+            numbers = range(first, first + AT_ONCE)
+            found = await asyncio.gather(*(run(controlled_plane, writes) for writes in numbers))
+            for number, (ended, _) in zip(numbers, found, strict=True):
+                assert ended == undisturbed, f"killed after write {number}"
+            deaths.extend(died for _, died in found)
+            if not any(died for _, died in found):
+                return
+
+    asyncio.run(main())
+    assert sum(deaths) > 20, "the job takes more writes than that"
