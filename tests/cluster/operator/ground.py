@@ -19,7 +19,7 @@ from rlhf_operator.controller import Controller
 from rlhf_operator.kinds import RLHFJOBS
 from rlhf_operator.reconcile import Settings
 from rlhf_operator.runtime.client import Client
-from rlhf_operator.runtime.errors import NotFound
+from rlhf_operator.runtime.errors import NotFound, Unreachable
 from rlhf_operator.runtime.events import Recorder
 from rlhf_operator.runtime.kinds import EVENTS, NAMESPACES, Object
 from rlhf_operator.runtime.metrics import Metrics
@@ -90,7 +90,7 @@ class Ground:
         while True:
             try:
                 status = await self.status(name)
-            except NotFound:
+            except (NotFound, Unreachable):
                 status = {}
             if true(status):
                 return status
@@ -118,9 +118,11 @@ async def operating(
     namespace: str,
     settings: Settings = SETTINGS,
     may_write: Callable[[], bool] = lambda: True,
+    **more: Any,
 ) -> AsyncIterator[Controller]:
     """An operator of a namespace, until the end of the block; what it raises is raised there."""
-    async with Client(reached, field_manager="rlhf-operator", rate=500, burst=500, may_write=may_write) as made:
+    given = {"field_manager": "rlhf-operator", "rate": 500, "burst": 500, "may_write": may_write, **more}
+    async with Client(reached, **given) as made:
         controller = Controller(
             made,
             settings,
