@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rlhf_sdk.commands.options import Output
 from rlhf_sdk.exits import CommandError
-from rlhf_sdk.output import Format, emit, show
+from rlhf_sdk.output import Format, columns, emit, show
+from rlhf_sdk.text import plural, size
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from rlhf_sdk.local.collect import Item
 
 
 def register(app: typer.Typer) -> None:
@@ -23,8 +30,8 @@ Examples:
   rlhf gc --storage /data/rlhf --yes
   rlhf gc --output json | jq .bytes
 
-JSON: {"storage", "bytes", "freed": bool, "items": [{"path", "kind", "bytes", "why"}]}; kind is product, damaged,
-unfinished, input or work.
+JSON: {"storage", "bytes", "freed": bool, "items": [{"path", "kind", "bytes", "why"}], "kept": the same, not counted in
+bytes}; kind is product, damaged, unfinished, input or work.
 
 Exit codes: 0 listed or freed; 1 it cannot be told what is used, or a run is just looking up what it needs."""
 
@@ -40,12 +47,14 @@ def gc(
 
     That is: products and inputs that no run names, damaged and unfinished products, and work of runs whose job file
     is gone. What a running process uses is never among it.
+
+    On a cluster's claim, mounted at DIR, also work of jobs that are done, logs included. It does not ask the cluster:
+    work of jobs that may run, be suspended or be tried again is kept, and listed with what tells so.
     """
-    from rlhf_sdk.local.collect import free, garbage
+    from rlhf_sdk.local.collect import free, garbage, tree_size
     from rlhf_sdk.local.layout import gc_lock
     from rlhf_sdk.local.locks import Busy, FileLock
-    from rlhf_sdk.output import columns
-    from rlhf_sdk.text import plural, size
+    from rlhf_sdk.local.traces import clock
 
     root = storage.resolve()
     if not root.is_dir():
@@ -57,27 +66,40 @@ def gc(
         except Busy as busy:
             raise CommandError(f"{root}: a run is just looking up what it needs; try again in a moment") from busy
     try:
-        items = garbage(root)
-        for item in items if yes else ():
-            free(item)
+        found = garbage(root, clock(root))
+        items, bytes_of = found.free, {item.path: tree_size(item.path) for item in (*found.free, *found.kept)}
+        if yes:  # sizes take a while on a claim: what a cluster's job has begun to use meanwhile stays
+            still = {item.path for item in garbage(root, clock(root)).free}
+            items = [item for item in items if item.path in still]
+            free(items)
     except ValueError as error:
         raise CommandError(str(error)) from error
     finally:
         lock.release()
-    total = sum(item.bytes for item in items)
+    total = sum(bytes_of[item.path] for item in items)
     if output is Format.JSON:
-        listed = [{"path": str(one.path), "kind": one.kind, "bytes": one.bytes, "why": one.why} for one in items]
-        emit({"storage": str(root), "bytes": total, "freed": yes, "items": listed})
+        listed, kept = (
+            [{"path": str(one.path), "kind": one.kind, "bytes": bytes_of[one.path], "why": one.why} for one in some]
+            for some in (items, found.kept)
+        )
+        emit({"storage": str(root), "bytes": total, "freed": yes, "items": listed, "kept": kept})
         return
-    if not items:
+    if items:
+        what = f"{plural(len(items), 'thing')}, {size(total)}"
+        show(_table(items, bytes_of))
+        show(f"freed {what}" if yes else f"{what} can be freed: run again with --yes")
+    else:
         show(f"{root}: nothing to free")
-        return
+    if found.kept:
+        show("\nkept:")
+        show(_table(found.kept, bytes_of))
+
+
+def _table(items: Sequence[Item], bytes_of: Mapping[Path, int]) -> Table:
     table = columns("KIND", "SIZE", "WHAT", "WHY")
     for item in items:
-        table.add_row(item.kind, size(item.bytes), _shorter(item.path.name), item.why)
-    show(table)
-    what = f"{plural(len(items), 'thing')}, {size(total)}"
-    show(f"freed {what}" if yes else f"{what} can be freed: run again with --yes")
+        table.add_row(item.kind, size(bytes_of[item.path]), _shorter(item.path.name), item.why)
+    return table
 
 
 def _shorter(name: str) -> str:

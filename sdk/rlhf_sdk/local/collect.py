@@ -1,39 +1,49 @@
-"""What can be freed: products and inputs that no run names, work of runs whose job is gone."""
+"""What can be freed: products and inputs that no run names, work of runs whose job is gone or, on a cluster, done."""
 
 from __future__ import annotations
 
-import json
 import shutil
-import time
+import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rlhf_api.store import read_runs, run_path
+from rlhf_api.store import Run, read_runs, run_path
 from rlhf_sdk.local.layout import Layout
 from rlhf_sdk.local.locks import held
 from rlhf_sdk.local.state import load
+from rlhf_sdk.local.traces import Leases, entries, folders, leases, left_to_do, looks_up, read_json, written_lately
 
-SILENT_SECONDS = 600
-"""A writer that has renewed its lease within this time may be at work; ten times what takes a lease away."""
+GONE = ".gone-"
+"""Before the name of what is being removed."""
 
 Kind = Literal["product", "damaged", "unfinished", "input", "work"]
 
 
 @dataclass(frozen=True)
 class Item:
-    """Something that can be freed."""
+    """Something that can be freed, or is kept although it looks as if it could be."""
 
     path: Path
     kind: Kind
-    bytes: int
     why: str
-    """Why nobody needs it."""
+    """Why nobody needs it, or who may."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a look at a storage found."""
+
+    free: list[Item]
+    """What can be freed."""
+    kept: list[Item]
+    """Work of which this machine cannot tell that nobody goes on with it."""
 
 
 def tree_size(path: Path) -> int:
     """Bytes of all files below."""
-    return sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
+    return sum(there.st_size for there in entries(path) if not stat.S_ISDIR(there.st_mode))
 
 
 def forget(layout: Layout) -> list[str]:
@@ -59,83 +69,120 @@ def forget(layout: Layout) -> list[str]:
 
 def remove(path: Path) -> None:
     """Remove a folder so that a half-removed one is never taken for whole: renamed away first."""
+    gone = _renamed_away(path)
+    if gone is not None:
+        shutil.rmtree(gone)
+
+
+def free(items: Sequence[Item]) -> None:
+    """Remove them, with what is noted of them elsewhere. All are renamed away first: removing may take minutes."""
+    gone = [_renamed_away(item.path) for item in items]
+    for item in items:
+        if item.kind == "input":
+            (item.path.parent / ".records" / f"{item.path.name}.json").unlink(missing_ok=True)
+        elif item.kind == "product":
+            shutil.rmtree(item.path.parents[1] / "locks" / item.path.name, ignore_errors=True)
+    for path in gone:
+        if path is not None:
+            shutil.rmtree(path)
+
+
+def _renamed_away(path: Path) -> Path | None:
     if not path.exists():
-        return
-    gone = path.with_name(f".gone-{path.name.lstrip('.')}")
+        return None
+    gone = path.with_name(f"{GONE}{path.name.lstrip('.')}")
     if gone.exists():
         shutil.rmtree(gone)
-    path.rename(gone)
-    shutil.rmtree(gone)
+    return path.rename(gone)
 
 
-def free(item: Item) -> None:
-    """Remove it, with what is noted of it elsewhere."""
-    remove(item.path)
-    if item.kind == "input":
-        (item.path.parent / ".records" / f"{item.path.name}.json").unlink(missing_ok=True)
-    elif item.kind == "product":
-        shutil.rmtree(item.path.parents[1] / "locks" / item.path.name, ignore_errors=True)
+def garbage(storage: Path, now: float) -> Found:
+    """Everything in the storage that can be freed now; what a process or a cluster's job may use is never among it.
 
-
-def garbage(storage: Path) -> list[Item]:
-    """Everything in the storage that can be freed now; what a running process may use is never among it.
+    Args:
+        storage: the storage.
+        now: by the clock that dates its files.
 
     Raises:
         ValueError: a run's index cannot be read: then nobody knows what is used.
     """
-    runs = list(read_runs(storage))
-    named = {name for run in runs for name in run.products.values()}
-    inputs = {digest for run in runs for digest in run.inputs.values()}
-    busy = {layout.uid for layout in _runs(storage) if held(layout.lock)}
-    found = _products(storage, named, working=bool(busy))
-    for path in _folders(storage / "inputs"):
-        if not busy and not path.name.startswith(".") and not any(path.name.startswith(digest) for digest in inputs):
-            found.append(Item(path, "input", tree_size(path), "no run names it"))
-    for layout in _runs(storage):
-        why = _gone(layout)
-        if layout.uid not in busy and why is not None:
-            found.append(Item(layout.root, "work", tree_size(layout.root), why))
+    there, products = [Layout(storage, path.name) for path in folders(storage / "work")], folders(storage / "products")
+    busy = {layout.uid for layout in there if held(layout.lock)}
+    looking = {layout.uid for layout in there if _elsewhere(layout) and looks_up(layout.root)}
+    # Others go on meanwhile, so in this order: prepare ends after it has written the record; a lease begins before the
+    # folder that it is for.
+    runs, live = list(read_runs(storage)), leases(storage, now)
+    found = Found(_products(products, runs, live, busy=bool(busy), looking=bool(looking)), [])
+    if not busy and not looking:
+        found.free.extend(_inputs(storage, runs))
+    for layout in there:
+        records = [run for run in runs if run.uid == layout.uid]
+        verdict = None if layout.uid in busy else _verdict(layout, records, live, now)
+        if verdict is not None:
+            free, why = verdict
+            if layout.uid in looking:
+                why += "; while its prepare may look them up, products and inputs that no run names are kept too"
+            (found.free if free else found.kept).append(Item(layout.root, "work", why))
     return found
 
 
-def _products(storage: Path, named: set[str], *, working: bool) -> list[Item]:
+def _products(products: Sequence[Path], runs: Sequence[Run], live: Leases, *, busy: bool, looking: bool) -> list[Item]:
+    named = {name for run in runs for name in run.products.values()}
     found = []
-    for path in _folders(storage / "products"):
+    for path in products:
+        making, _, _ = path.name.removeprefix(".").rpartition(".")
         if path.name in named:
             continue
         if path.name.startswith(".damaged-"):
-            found.append(Item(path, "damaged", tree_size(path), "it was found damaged and made anew"))
+            found.append(Item(path, "damaged", "it was found damaged and made anew"))
         elif path.name.startswith("."):
-            if not working:  # else someone may be building it
-                found.append(Item(path, "unfinished", tree_size(path), "nobody is building it"))
-        elif not _leased(storage, path.name):
-            found.append(Item(path, "product", tree_size(path), "no run names it"))
+            if not busy and making not in live.products:  # else someone may be building it
+                found.append(Item(path, "unfinished", "nobody is building it"))
+        elif not looking and path.name not in live.products:
+            found.append(Item(path, "product", "no run names it"))
     return found
 
 
-def _leased(storage: Path, name: str) -> bool:
-    """Whether a writer of this product may still be at work: its newest lease is neither released nor long silent."""
-    newest = max((storage / "locks" / name).glob("*.json"), default=None)
-    if newest is None:
-        return False
-    silent = time.time() - newest.stat().st_mtime
-    try:
-        return silent < SILENT_SECONDS and not json.loads(newest.read_bytes())["released"]
-    except (ValueError, KeyError, TypeError):
-        return silent < SILENT_SECONDS
+def _inputs(storage: Path, runs: Sequence[Run]) -> list[Item]:
+    digests = tuple({digest for run in runs for digest in run.inputs.values()})
+    there = [path for path in folders(storage / "inputs") if not path.name.startswith(".")]
+    named = [path for path in there if path.name.startswith(digests)]
+    used = {*named, *(storage / "inputs" / name for path in named for name in _dequantised(path))}
+    return [Item(path, "input", "no run names it") for path in there if path not in used]
 
 
-def _runs(storage: Path) -> list[Layout]:
-    return [Layout(storage, path.name) for path in _folders(storage / "work")]
+def _dequantised(path: Path) -> list[str]:
+    """Folders that the trainer makes of an input's GGUF files: by the file's SHA-256, which the input's record has."""
+    files = read_json(path.parent / ".records" / f"{path.name}.json").get("files", {})
+    return [f"gguf-{sha[:32]}" for sha, *_ in files.values()]
 
 
-def _gone(layout: Layout) -> str | None:
-    """Why nobody will go on with this run; None: someone may."""
+def _verdict(layout: Layout, records: Sequence[Run], live: Leases, now: float) -> tuple[bool, str] | None:
+    """Whether a run's work can be freed, and why; None: its job is here."""
+    if layout.uid.startswith(GONE):
+        return True, "its removal was interrupted"
     state = load(layout.state)
+    if state is not None and Path(state.job_file).exists():
+        return None
+    clustered = [run for run in records if run.job_file is None]
+    if layout.uid in live.uids:
+        return False, "it holds a product's lease: it may be making it now"
+    for run in clustered:
+        left = left_to_do(layout.storage, run)
+        if left is not None:
+            return False, left
+    if not records and _elsewhere(layout):
+        return False, "no record in runs/ says what it makes: a cluster's job may not have come so far"
+    if (state is None or state.phase == "running") and written_lately(layout.root, now):
+        return False, "it was written to in the last minutes"
     if state is None:
-        return "it has no state: no run goes on with it"
-    return None if Path(state.job_file).exists() else f"its job file is gone: {state.job_file}"
+        done, nobody = "its job is done, every product in place", "it has no state: no run goes on with it"
+        return True, done if clustered else nobody
+    if state.phase != "done" and not Path(state.job_file).parent.is_dir():
+        return False, f"its job file may lie on another machine: {state.job_file}"
+    return True, f"its job file is gone: {state.job_file}"
 
 
-def _folders(path: Path) -> list[Path]:
-    return sorted(entry for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
+def _elsewhere(layout: Layout) -> bool:
+    """Whether no run of a local runner has this work: then a cluster's job has, or had."""
+    return not layout.uid.startswith(GONE) and not layout.state.exists() and not layout.lock.exists()

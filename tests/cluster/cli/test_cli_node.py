@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from cluster.binaries import program
 from cluster.cli.ground import Command, until, written
 from cluster.trainers.jobs import sft_only
-from cluster.trainers.site import Namespace, Object
+from cluster.trainers.site import ROOT, Namespace, Object
 from rlhf_api.store import MANIFEST
 from rlhf_sdk.cluster import pods
 from rlhf_sdk.cluster.jobs import ClusterJob
 
+SPACE = re.compile(
+    r"^## Space on the claim\n.*?^```yaml\n(?P<pod>.*?)^```\n.*?^```sh\n(?P<commands>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
 READERS = ("get", "pods", "--selector=app.kubernetes.io/name=rlhf-reader", "-o", "name")
 
 
@@ -70,6 +78,41 @@ def test_a_job_is_looked_after_from_submit_to_pull(team: Namespace, rlhf: Comman
     assert (tmp_path / "beaver" / "_logs" / "sft" / "logs" / "a0" / "rank1.log").is_file()
     assert (tmp_path / "beaver" / "_logs" / "sft" / "metrics.jsonl").is_file()
     until(lambda: not team.kubectl(*READERS), "no reader is left")
+    frees_space_as_documented(team, tmp_path)
+
+
+def frees_space_as_documented(team: Namespace, folder: Path) -> None:
+    """docs/clusters.md, "Space on the claim": of a job that is done its work goes, its products stay."""
+    found = SPACE.search((ROOT / "docs" / "clusters.md").read_text())
+    assert found is not None
+    pod = found["pod"].replace("IMAGE  ", f"{team.site.images['trainerImage']}  ")
+    (folder / "rlhf-gc.yaml").write_text(pod)
+    for name in ("crds", "sdk"):
+        (folder / name).symlink_to(ROOT / name)
+    config = folder / "kubeconfig"
+    config.write_text(team.site.kubeconfig.read_text())
+    kubectl = str(program("kubectl"))
+    switch = ("config", "set-context", "--current", f"--namespace={team.name}")
+    subprocess.run([kubectl, f"--kubeconfig={config}", *switch], check=True, capture_output=True)
+    storage = team.models / "all"
+    for path in storage.rglob("*"):
+        os.utime(path, (0, 0), follow_symlinks=False)  # its last minutes are long ago
+    ended = subprocess.run(
+        ["bash", "-euxo", "pipefail", "-c", found["commands"].replace("/rlhf/storage ", "/rlhf/storage/all ")],
+        cwd=folder,
+        env={
+            **os.environ,
+            "PATH": os.pathsep.join([str(Path(kubectl).parent), os.environ["PATH"]]),
+            "KUBECONFIG": str(config),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "run again with --yes" in ended.stdout and "freed 1 thing" in ended.stdout, ended.stdout
+    assert list((storage / "work").glob("*-*")) == []
+    assert {path.name.partition("-")[0] for path in (storage / "products").iterdir()} >= {"sft", "report"}
 
 
 def test_the_claim_is_read_while_the_job_holds_it_for_its_node(team: Namespace, rlhf: Command, tmp_path: Path) -> None:
