@@ -55,6 +55,8 @@ VOLUME_TYPES = (
     "secret",
 )
 """What the `restricted` Pod Security Standard lets a pod mount."""
+PROJECTED = ("clusterTrustBundle", "configMap", "downwardAPI", "secret")
+"""What a projected volume may hold: nothing by which a pod shows who it is."""
 
 _LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -174,6 +176,7 @@ def _volumes(pod: Pod) -> Iterator[Finding]:
         elif seen.setdefault(name, index) != index:
             yield Finding((*at, "name"), f"{name} is given twice, first as volumes[{seen[name]}]", "rename one")
         yield from _volume_type(at, volume)
+        yield from _projected(at, volume.get("projected"))
 
 
 def _volume_type(at: tuple[str | int, ...], volume: Mapping[str, Any]) -> Iterator[Finding]:
@@ -185,6 +188,15 @@ def _volume_type(at: tuple[str | int, ...], volume: Mapping[str, Any]) -> Iterat
     if len(kinds) != 1:
         found = " and ".join(kinds) or "none"
         yield Finding(at, f"found {found}; expected exactly one of {', '.join(VOLUME_TYPES)}")
+
+
+def _projected(at: tuple[str | int, ...], volume: Any) -> Iterator[Finding]:
+    sources = volume.get("sources") if isinstance(volume, Mapping) else None
+    for index, source in enumerate(sources if isinstance(sources, list) else ()):
+        for kind in source if isinstance(source, Mapping) else ():
+            if kind not in PROJECTED:
+                message = f"pods have no service-account token, nor other identity; expected {', '.join(PROJECTED)}"
+                yield Finding((*at, "projected", "sources", index, kind), message, "leave it out", on_key=True)
 
 
 def _mounts(pod: Pod) -> Iterator[Finding]:

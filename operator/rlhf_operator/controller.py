@@ -15,7 +15,7 @@ from rlhf_operator.patches import difference
 from rlhf_operator.polling import Poller
 from rlhf_operator.reconcile import Children, Delete, Look, Outcome, Settings, reasons, reconcile
 from rlhf_operator.runtime.client import Client
-from rlhf_operator.runtime.errors import AlreadyExists, Conflict, Forbidden, Invalid, NotFound
+from rlhf_operator.runtime.errors import AlreadyExists, ApiError, Conflict, NotFound
 from rlhf_operator.runtime.events import Recorder
 from rlhf_operator.runtime.kinds import PERSISTENT_VOLUME_CLAIMS, Key, Kind, Object, controller_uid
 from rlhf_operator.runtime.metrics import Metrics
@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 NAME = "rlhfjob"
 MOST_LOOKS = 4
 """Rounds of questions a reconcile may ask; it needs three."""
+PASSING = frozenset({401, 404, 408, 409, 429})
+"""Refusals that are no verdict on an object: who asks, where, when. Of others the user must know: a quota, a policy, a
+field. A webhook may choose its code; without one it is 400."""
 
 
 class Stranger(Exception):
@@ -59,17 +62,9 @@ class Controller:
         self._refusals: dict[Key, str] = {}
 
     async def run(self) -> None:
-        """Reconcile until cancelled. What was listed comes after what happens, and children are known first."""
+        """Reconcile until cancelled: a job from when the view tells of it, whatever other namespaces wait for."""
         async with asyncio.TaskGroup() as group:
-            *children, jobs = self.view.caches
-            for cache in children:
-                group.create_task(cache.run())
-            for cache in children:
-                await cache.wait_synced()
-            group.create_task(jobs.run())
-            await jobs.wait_synced()
-            log.info("%d jobs are known", len(jobs))
-            for part in (self._poller, self._explainer, self._recorder, self._workers):
+            for part in (self.view, self._poller, self._explainer, self._recorder, self._workers):
                 group.create_task(part.run())
 
     async def reconcile(self, key: Key) -> float | None:
@@ -128,7 +123,8 @@ class Controller:
         for gone in out.delete:
             await self._delete(key, gone)
         for event in out.events:
-            self._recorder.tell(raw, "Warning" if event.warning else "Normal", event.reason, event.note)
+            type_, occasion = "Warning" if event.warning else "Normal", raw["metadata"]["resourceVersion"]
+            self._recorder.tell(raw, type_, event.reason, event.note, occasion=occasion)
 
     async def _create(self, key: Key, raw: Object, body: Object) -> None:
         kind: Kind = CHILD_KINDS.get(body["kind"], PERSISTENT_VOLUME_CLAIMS)
@@ -136,24 +132,31 @@ class Controller:
         try:
             self.view.wrote(kind, await self._client.create(kind, key.namespace, body))
         except AlreadyExists:
-            if kind is not PERSISTENT_VOLUME_CLAIMS:
-                await self._adopt(key, raw, kind, name)
-        except (Forbidden, Invalid) as error:  # a quota, a policy, a field: the user must know
-            self._refusals[key] = f"{kind.kind} {name} cannot be made: {error.message}"
-            self._recorder.tell(raw, "Warning", reasons.CREATE_FAILED, self._refusals[key])
+            await self._adopt(key, raw, kind, body)
+        except ApiError as error:
+            if 400 <= error.status < 500 and error.status not in PASSING:
+                self._refuse(key, raw, f"{kind.kind} {name} cannot be made: {error.message}")
             raise
         else:
             self._refusals.pop(key, None)
 
-    async def _adopt(self, key: Key, raw: Object, kind: Kind, name: str) -> None:
-        """It is there already: made by an earlier process, or before this one's cache knew."""
+    async def _adopt(self, key: Key, raw: Object, kind: Kind, body: Object) -> None:
+        """It is there already: made by an earlier process, or before this one's cache knew; a claim, by an earlier job."""
+        name = body["metadata"]["name"]
         found = await self._client.get(kind, key.namespace, name)
-        if controller_uid(found) != raw["metadata"]["uid"]:
-            words = f"{kind.kind} {name} exists and belongs to someone else; delete it, or make a job of another name"
-            self._refusals[key] = words
-            self._recorder.tell(raw, "Warning", reasons.CREATE_FAILED, words)
+        owner, labels = controller_uid(found), found["metadata"].get("labels") or {}
+        claim = kind is PERSISTENT_VOLUME_CLAIMS
+        kept = claim and owner is None and body["metadata"]["labels"].items() <= labels.items()
+        if owner != raw["metadata"]["uid"] and not kept:
+            other = "name it by storage.claimName" if claim else "delete it"
+            words = f"{kind.kind} {name} exists and belongs to someone else; {other}, or make a job of another name"
+            self._refuse(key, raw, words)
             raise Stranger(words)
         self.view.wrote(kind, found)
+
+    def _refuse(self, key: Key, raw: Object, words: str) -> None:
+        self._refusals[key] = words
+        self._recorder.tell(raw, "Warning", reasons.CREATE_FAILED, words)
 
     async def _delete(self, key: Key, gone: Delete) -> None:
         kind = CHILD_KINDS.get(gone.kind, RLHFJOBS)

@@ -124,10 +124,20 @@ class Operator:
         controller = self._controller
         return [] if controller is None else list(controller.view.jobs.values())
 
+    def _blind(self) -> str | None:
+        """Why this replica leads but sees no job at all: then `helm --wait` fails, and who installs it looks.
+
+        One namespace of several that cannot be read leaves it ready: whoever deletes a namespace would fail every
+        upgrade, and a leader that is not ready keeps the PodDisruptionBudget from letting the standby's node be drained.
+        The log, `reflector_up` and the alert RLHFOperatorCannotWatch tell of that one. A standby watches nothing yet.
+        """
+        controller = self._controller
+        return None if controller is None else controller.view.blind
+
     def _probes(self) -> list[tuple[Probes, int]]:
         work, registry = self._config.operator, self._metrics.registry
         alive = {"lease": lambda: None if self.elector.alive() else "the elector's thread is stuck"}
-        ready = {"started": lambda: None}
+        ready = {"watches": self._blind}
 
         def before() -> None:
             if self._controller is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,8 @@ from rlhf_operator.runtime.kinds import (
 from rlhf_operator.runtime.metrics import Metrics
 from rlhf_operator.runtime.queue import Lane
 from rlhf_operator.runtime.store import Change
+
+log = logging.getLogger(__name__)
 
 KEEP = {JOBS: keeping.job, PODS: keeping.pod, CONFIG_MAPS: keeping.bare, SERVICES: keeping.bare}
 CHILD_KINDS = {kind.kind: kind for kind in KEEP}
@@ -83,14 +86,34 @@ class View:
         }
 
     @property
-    def caches(self) -> list[Cache]:
-        """All of them; the jobs' last, so that children are known when the first is looked at."""
-        return [*self.children.values(), self.jobs]
+    def blind(self) -> str | None:
+        """Why no job can be told of in any namespace; None: those of one at least are."""
+        if any(self.jobs.of(namespace).synced for namespace in self.jobs.namespaces):
+            return None
+        problems = [problem for cache in self._caches for problem in cache.problems]
+        return "; ".join(problems) or "nothing is listed yet"
+
+    async def run(self) -> None:
+        """Keep up until cancelled, in each namespace by itself: one that cannot be read holds up no other."""
+        async with asyncio.TaskGroup() as group:
+            for namespace in self.jobs.namespaces:
+                group.create_task(self._run(namespace))
+
+    async def _run(self, namespace: str | None) -> None:
+        *children, jobs = (cache.of(namespace) for cache in self._caches)
+        async with asyncio.TaskGroup() as group:
+            for one in children:
+                group.create_task(one.run())
+            for one in children:
+                await one.wait_synced()
+            group.create_task(jobs.run())
+            await jobs.wait_synced()
+            log.info("%s: %d are known", jobs.name, len(jobs))
 
     @property
-    def synced(self) -> bool:
-        """Whether everything was listed once."""
-        return all(cache.synced for cache in self.caches)
+    def _caches(self) -> list[Cache]:
+        """All of them; the jobs' last, so that children are known when the first is looked at."""
+        return [*self.children.values(), self.jobs]
 
     def job(self, key: Key) -> Object | None:
         """A job as this process last saw or wrote it."""
@@ -149,6 +172,8 @@ class View:
 
     def wrote(self, kind: Kind, thing: Object) -> None:
         """This process wrote an object: it counts until the watch tells of it, which may have happened by now."""
+        if kind is PERSISTENT_VOLUME_CLAIMS:
+            self._claims.pop(key_of(thing), None)  # another of that name was known
         keep, cache = (keeping.rlhfjob, self.jobs) if kind is RLHFJOBS else (KEEP.get(kind), self.children.get(kind))
         if keep is None or cache is None:
             return

@@ -67,6 +67,11 @@ groups:
         "summary" "rlhf-operator leads, has work and does none"
         "description" "{{ $value | humanize }} jobs wait. Its log says what it hangs on."
         ) | nindent 6 }}
+      {{- include "rlhf-operator.alert" (dict "context" . "name" "RLHFOperatorCannotWatch" "severity" "warning" "for" "10m"
+        "expr" "min by (name) (reflector_up) == 0"
+        "summary" "rlhf-operator leads but cannot watch {{ $labels.name }}"
+        "description" "RLHFJobs there are not reconciled, or late. Its log says why: the namespace is gone, or a right is missing. It goes on by itself when it can."
+        ) | nindent 6 }}
       {{- include "rlhf-operator.alert" (dict "context" . "name" "RLHFOperatorErrors" "severity" "warning" "for" "15m"
         "expr" "sum(rate(controller_runtime_reconcile_errors_total{controller=\"rlhfjob\"}[10m]))\n>\n0.2 * sum(rate(controller_runtime_reconcile_total{controller=\"rlhfjob\"}[10m]))"
         "summary" "rlhf-operator fails in one of five reconciles or more"

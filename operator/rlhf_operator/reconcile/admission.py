@@ -17,8 +17,7 @@ def refused(run: Run) -> tuple[str, str] | None:
         known = version == STAGE_FILE_VERSION
         words = f"began with plan version {version}; this operator drives version {STAGE_FILE_VERSION}"
         return None if known else (reasons.UNKNOWN_PLAN, f"{words}: upgrade the operator, or make a new job")
-    namespace = run.job.metadata.namespace or "default"
-    forbidden = list(tenancy.forbidden(run.job, run.settings.tenancy_of(namespace)))
+    forbidden = list(tenancy.forbidden(run.job, run.settings))
     if forbidden:
         return reasons.FORBIDDEN, _words(forbidden)
     found = [*storage.findings(run.job), *profiles.missing(run.job, run.settings)]

@@ -1,6 +1,6 @@
 """Why an attempt ended, decided from every pod that was seen. First match wins:
 
-1. a pod ended with 2 or 3: wrong input or a guard; another attempt cannot help;
+1. a pod ended with 2 or 3: wrong input or a guard; another attempt cannot help, but with the checkpoint's ranks;
 2. the operator's own intent, or a disruption: an eviction, or a deletion before any pod had failed on its own;
 3. a pod that failed on its own, for want of memory among it.
 """
@@ -37,8 +37,8 @@ def why(attempt: Attempt, gang: Gang) -> End:
     for code in (WRONG_INPUT, GUARD):
         told = next((pod for pod in gang.pods if pod.exit_code == code), None)
         if told is not None:
-            otherwise = reasons.INVALID_INPUT if code == WRONG_INPUT else reasons.GUARD
-            return replace(_of(told, otherwise), final=True)
+            end = _of(told, reasons.INVALID_INPUT if code == WRONG_INPUT else reasons.GUARD)
+            return replace(end, final=end.reason != reasons.WORLD_SIZE_CHANGED)
     refused = _refused(gang)
     if refused is not None:
         return refused

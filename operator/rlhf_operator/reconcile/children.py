@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,12 +29,15 @@ def owner(name: str, uid: str) -> Raw:
 
 def config_map(sketch: Sketch, reference: Raw, file: StageFile) -> Raw:
     """Holds stage.json, without defaults; immutable, so that no running gang can be told another story."""
+    text = file.model_dump_json(indent=1, exclude_defaults=True)
+    metadata = _metadata(sketch, reference)
+    metadata["labels"][naming.STAGE_FILE] = hashlib.sha256(text.encode()).hexdigest()[:16]
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": _metadata(sketch, reference),
+        "metadata": metadata,
         "immutable": True,
-        "data": {"stage.json": file.model_dump_json(indent=1, exclude_defaults=True)},
+        "data": {"stage.json": text},
     }
 
 

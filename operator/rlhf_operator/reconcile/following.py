@@ -9,7 +9,18 @@ from rlhf_api.compact import Told, expand
 from rlhf_api.plan import PlannedStage
 from rlhf_api.stages import PREPARE
 from rlhf_api.status import Attempt
-from rlhf_operator.reconcile import attempts, closing, making, naming, pending, plans, progress, reasons, stopping
+from rlhf_operator.reconcile import (
+    attempts,
+    closing,
+    making,
+    naming,
+    overrides,
+    pending,
+    plans,
+    progress,
+    reasons,
+    stopping,
+)
 from rlhf_operator.reconcile.attempts import End
 from rlhf_operator.reconcile.observe import Gang, Pod
 from rlhf_operator.reconcile.outcome import Look
@@ -56,6 +67,8 @@ def _absent(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> No
             return
     untouched = attempt.state == "Pending" and not gang.pods
     if untouched and attempt.reason not in reasons.INTENTS | reasons.DISRUPTIONS:
+        if overrides.held(run, planned):
+            return
         making.make(run, planned, attempt.number)
         pending.refused(run, planned)
     else:

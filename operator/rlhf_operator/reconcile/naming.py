@@ -15,6 +15,8 @@ from rlhf_api.names import claim as claim
 MANAGED_BY = "rlhf-operator"
 QUEUE = "kueue.x-k8s.io/queue-name"
 PRIORITY = "kueue.x-k8s.io/priority-class"
+STAGE_FILE = "rlhf.dev/stage-file"
+"""Label of a ConfigMap: the digest of its stage.json, of which caches keep nothing else."""
 
 _PART = 20
 _LABEL = 63

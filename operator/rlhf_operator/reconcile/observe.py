@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
+
+import orjson
 
 from rlhf_api.names import CONTAINER as CONTAINER
 from rlhf_operator.reconcile import naming, times
@@ -14,6 +15,9 @@ from rlhf_operator.reconcile.outcome import Raw
 
 _EVICTIONS = frozenset({"Evicted", "Preempting", "NodeShutdown", "NodeLost", "Shutdown", "Terminated", "NodeAffinity"})
 """`status.reason` of pods that kubelet or a controller ended."""
+
+MOST_STEPS = 2**53
+"""What every reader of JSON keeps exact; beyond it a step is none."""
 
 
 @dataclass(frozen=True)
@@ -130,19 +134,22 @@ class Pod:
 
     @property
     def said(self) -> Said:
-        """Its summary; of a container that wrote none, the last lines of its log (FallbackToLogsOnError)."""
-        text = (self.terminated or {}).get("message") or ""
+        """Its summary; of a container that wrote none, the last lines of its log (FallbackToLogsOnError).
+
+        It may be anything. What orjson reads it can write: no number beyond 64 bits, no nesting without end.
+        """
+        text = ((self.terminated or {}).get("message") or "").strip()
         try:
-            found = json.loads(text)
-        except ValueError:
-            return Said(message=text.strip())
+            found = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return Said(message=f"its summary cannot be read: {text}" if text.startswith("{") else text)
         if not isinstance(found, dict):
-            return Said(message=text.strip())
+            return Said(message=text)
         step, result, raised = found.get("step"), found.get("result"), found.get("raised")
         return Said(
             reason=str(found.get("reason") or ""),
             message=str(found.get("message") or ""),
-            step=step if isinstance(step, int) and step >= 0 else None,
+            step=step if type(step) is int and 0 <= step < MOST_STEPS else None,
             result=result if isinstance(result, dict) else {},
             raised=float(raised) if isinstance(raised, int | float) else 0.0,
         )

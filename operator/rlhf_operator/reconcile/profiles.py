@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from rlhf_api.errors import Finding
+from rlhf_api.errors import Finding, Loc
 from rlhf_api.job import Override, Pod, Resources, RLHFJob
 from rlhf_api.plan import Plan, PlannedStage
 from rlhf_api.quantities import amount
 from rlhf_api.sentences import nearest
+from rlhf_api.stages import REPORT
 from rlhf_operator.reconcile.identity import ById
 from rlhf_operator.reconcile.settings import Profile, Settings
 
@@ -65,18 +66,22 @@ def pin(plan: Plan, settings: Settings) -> dict[str, str]:
 
 def missing(job: RLHFJob, settings: Settings) -> Iterator[Finding]:
     """Profiles that the platform does not have."""
-    named: list[tuple[tuple[str | int, ...], str | None]] = [
-        (("stages", index, "profile"), stage.profile) for index, stage in enumerate(job.spec.stages) if stage.profile
-    ]
-    if job.spec.profile or len(named) < len(job.spec.stages):
-        named.insert(0, (("profile",), job.spec.profile))
     known = sorted({CPU, *settings.profiles})
-    for at, given in named:
-        name = given or settings.default_profile
+    for at, given, name in chosen(job, settings):
         if name not in known:
             message = f"there is no profile {name}" if given else f"none is given, and there is no profile {name}"
             close = nearest(name, known)
             yield Finding(at, message, f"did you mean {close}?" if close else f"there are {', '.join(known)}")
+
+
+def chosen(job: RLHFJob, settings: Settings) -> Iterator[tuple[Loc, bool, str]]:
+    """Profiles of a job's stages: the field that decides, whether it is given, and the profile's name."""
+    unnamed = any(stage.profile is None and stage.type != REPORT for stage in job.spec.stages)
+    if job.spec.profile or unnamed:
+        yield ("profile",), bool(job.spec.profile), job.spec.profile or settings.default_profile
+    for index, stage in enumerate(job.spec.stages):
+        if stage.profile:
+            yield ("stages", index, "profile"), True, stage.profile
 
 
 def name_of(stage: PlannedStage, settings: Settings) -> str:

@@ -45,6 +45,9 @@ DISRUPTED_TOO_OFTEN: Final = "DisruptedTooOften"
 # A trainer's own word for ranks that were killed because they did not stop in time
 GRACE_EXCEEDED: Final = "GraceExceeded"
 
+# A trainer's own word for a checkpoint of another number of ranks
+WORLD_SIZE_CHANGED: Final = "WorldSizeChanged"
+
 # How a trainer's container ended, where it did not say so itself
 INVALID_INPUT: Final = "InvalidInput"
 GUARD: Final = "Guard"

@@ -33,9 +33,9 @@ class Tenancy(ApiModel):
     """What the jobs of a namespace may name: patterns with * and ?; a list that is not given allows everything."""
 
     profiles: Patterns | None = None
-    """Profiles."""
+    """Profiles; the default one counts for jobs that name none."""
     claims: Patterns | None = None
-    """Claims: of storage, inputs and volumes."""
+    """Claims: of storage, inputs and volumes; one made from a template by the name it gets, `<job>-storage`."""
     secrets: Patterns | None = None
     """Secrets: of credentials, volumes and image pulls."""
     service_accounts: Patterns | None = None

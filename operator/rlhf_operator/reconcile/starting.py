@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from rlhf_api.errors import format_path
 from rlhf_api.plan import PlannedStage
 from rlhf_api.stages import PREPARE, REPORT
 from rlhf_operator.reconcile import (
@@ -17,7 +16,6 @@ from rlhf_operator.reconcile import (
     restarts,
     stopping,
     storage,
-    tenancy,
 )
 from rlhf_operator.reconcile.observe import Gang, Pod, attempts_of
 from rlhf_operator.reconcile.run import DONE, Run
@@ -72,7 +70,7 @@ def _begin(run: Run, planned: PlannedStage) -> None:
     if due is not None and due > run.now:
         run.wake(due)
         return
-    if _held(run, planned) or not _storage_free(run, planned):
+    if overrides.held(run, planned) or not _storage_free(run, planned):
         return
     making.begin(run, planned)
     if run.status.start_time is None:
@@ -113,24 +111,6 @@ def _lost(run: Run, gang: Gang) -> bool:
     if not dead and then is not None:
         run.wake(then)
     return dead
-
-
-def _held(run: Run, planned: PlannedStage) -> bool:
-    """Whether an override keeps the stage from going on: refused, with the field's path."""
-    shape = profiles.shape(run.job, planned, run.status.profiles, run.settings)
-    finding = overrides.refused(run.job, run.stages[planned.name], shape)
-    reason = reasons.INVALID_OVERRIDE
-    if finding is None:
-        limits = run.settings.tenancy_of(run.job.metadata.namespace or "default")
-        wrong = (one for one in tenancy.forbidden(run.job, limits) if one.at[:2] == ("runPolicy", "overrides"))
-        finding, reason = next(wrong, None), reasons.FORBIDDEN
-    if finding is None:
-        return False
-    hint = f" ({finding.hint})" if finding.hint else ""
-    message = f"{format_path(('spec', *finding.at))}: {finding.message}{hint}"
-    run.change(planned.name, reason=reason, message=message)
-    run.stalled = run.stalled or (reason, message)
-    return True
 
 
 def _storage_free(run: Run, planned: PlannedStage) -> bool:

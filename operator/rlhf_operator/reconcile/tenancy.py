@@ -9,13 +9,22 @@ from typing import Any
 from rlhf_api.errors import Finding, Loc
 from rlhf_api.job import Pod, RLHFJob
 from rlhf_api.sources import parse_source
-from rlhf_operator.reconcile.settings import Tenancy
+from rlhf_operator.reconcile import profiles, storage
+from rlhf_operator.reconcile.settings import Settings
+
+_CLAIMS = (
+    ("persistentVolumeClaim", "claimName"),
+    ("ephemeral", "volumeClaimTemplate", "spec", "dataSource", "name"),
+    ("ephemeral", "volumeClaimTemplate", "spec", "dataSourceRef", "name"),
+)
+"""Where a volume names a claim: to mount it, or to begin as a copy of it."""
 
 
-def forbidden(job: RLHFJob, tenancy: Tenancy) -> Iterator[Finding]:
-    """Everything a job names that its namespace may not use, relative to `spec`."""
-    for at, name in _profiles(job):
-        yield from _check(at, "profile", name, tenancy.profiles)
+def forbidden(job: RLHFJob, settings: Settings) -> Iterator[Finding]:
+    """Everything a job uses, by name or by default, that its namespace may not; relative to `spec`."""
+    tenancy = settings.tenancy_of(job.metadata.namespace or "default")
+    for at, given, name in profiles.chosen(job, settings):
+        yield from _check(at, "profile" if given else "default profile", name, tenancy.profiles)
     for at, name in _claims(job):
         yield from _check(at, "claim", name, tenancy.claims)
     for at, name in _secrets(job):
@@ -43,26 +52,21 @@ def _pods(job: RLHFJob) -> Iterator[tuple[Loc, Pod]]:
             yield ("runPolicy", "overrides", index, "pod"), override.pod
 
 
-def _profiles(job: RLHFJob) -> Iterator[tuple[Loc, str]]:
-    if job.spec.profile is not None:
-        yield ("profile",), job.spec.profile
-    for index, stage in enumerate(job.spec.stages):
-        if stage.profile is not None:
-            yield ("stages", index, "profile"), stage.profile
-
-
 def _claims(job: RLHFJob) -> Iterator[tuple[Loc, str]]:
-    if job.spec.storage is not None and job.spec.storage.claim_name is not None:
-        yield ("storage", "claimName"), job.spec.storage.claim_name
+    """Claims, those made from a template by the name they get: who may use none may have none made, of any size."""
+    if job.spec.storage is not None:
+        field = "claimName" if job.spec.storage.claim_name is not None else "claimTemplate"
+        yield ("storage", field), storage.claim_name(job)
     for index, entry in enumerate(job.spec.inputs):
         source = parse_source(entry.source)
         if source.kind == "claim":
             yield ("inputs", index, "source"), source.location
     for at, pod in _pods(job):
         for index, volume in enumerate(pod.volumes):
-            name = _at(volume, "persistentVolumeClaim", "claimName")
-            if name is not None:
-                yield (*at, "volumes", index, "persistentVolumeClaim", "claimName"), name
+            for path in _CLAIMS:
+                name = _at(volume, *path)
+                if name is not None:
+                    yield (*at, "volumes", index, *path), name
 
 
 def _secrets(job: RLHFJob) -> Iterator[tuple[Loc, str]]:

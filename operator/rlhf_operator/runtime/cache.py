@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from rlhf_operator.runtime.client import Client
 from rlhf_operator.runtime.kinds import Key, Kind, Object
@@ -48,25 +47,18 @@ class Cache:
         }
 
     @property
-    def synced(self) -> bool:
-        """Whether everything was listed once."""
-        return all(reflector.synced for reflector in self._reflectors.values())
+    def namespaces(self) -> Iterable[str | None]:
+        """Each has a reflector, to be run by itself; None: all of the cluster, by one."""
+        return self._reflectors.keys()
+
+    def of(self, namespace: str | None) -> Reflector:
+        """The reflector of one of `namespaces`."""
+        return self._reflectors[namespace]
 
     @property
     def problems(self) -> list[str]:
         """Why it is not up to date, as far as it knows."""
         return [f"{one.name}: {one.problem}" for one in self._reflectors.values() if one.problem is not None]
-
-    async def run(self) -> None:
-        """Keep up until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for reflector in self._reflectors.values():
-                group.create_task(reflector.run())
-
-    async def wait_synced(self) -> None:
-        """Return when everything was listed once."""
-        for reflector in self._reflectors.values():
-            await reflector.wait_synced()
 
     def get(self, key: Key) -> Object | None:
         """An object as last seen; never to be changed by who gets it."""

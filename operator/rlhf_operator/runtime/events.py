@@ -1,4 +1,4 @@
-"""Events: each of (object, reason, note) told once, in the background, and never at the cost of the work itself.
+"""Events: each of (object, reason, note, occasion) told once, in the background, and never at the cost of the work itself.
 
 The Event's name is made from what it tells, so that a restarted process that tells it again finds it there.
 """
@@ -34,9 +34,14 @@ class Recorder:
         self._waiting: asyncio.Queue[Object] = asyncio.Queue(MOST_WAITING)
         self._told: OrderedDict[str, None] = OrderedDict()
 
-    def tell(self, about: Object, type_: str, reason: str, note: str, action: str = "Reconcile") -> None:
-        """Tell that `reason` came to an object; `type_` is Normal or Warning. What was told before is not told again."""
-        event = self._event(about, type_, reason, note, action)
+    def tell(
+        self, about: Object, type_: str, reason: str, note: str, action: str = "Reconcile", *, occasion: str = ""
+    ) -> None:
+        """Tell that `reason` came to an object; `type_` is Normal or Warning. What was told before is not told again.
+
+        `occasion` tells apart what comes again in the same words: the resourceVersion of the state that it came to.
+        """
+        event = self._event(about, type_, reason, note, action, occasion)
         name = event["metadata"]["name"]
         if name in self._told:
             self._told.move_to_end(name)
@@ -77,11 +82,11 @@ class Recorder:
         else:
             self._metrics.event("created")
 
-    def _event(self, about: Object, type_: str, reason: str, note: str, action: str) -> Object:
+    def _event(self, about: Object, type_: str, reason: str, note: str, action: str, occasion: str) -> Object:
         metadata = about["metadata"]
         namespace = metadata.get("namespace") or "default"
         note = cut(note, MOST_NOTE)
-        told = "\0".join((metadata.get("uid") or "", type_, reason, note))
+        told = "\0".join((metadata.get("uid") or "", type_, reason, note, occasion))
         digest = hashlib.sha256(told.encode()).hexdigest()[:16]
         regarding = {"apiVersion": about["apiVersion"], "kind": about["kind"], "namespace": namespace}
         regarding |= {"name": metadata["name"], "uid": metadata.get("uid") or ""}

@@ -20,6 +20,9 @@ class Metrics:
         self._lists = self._counter("reflector_lists_total", "Whole lists asked for.", "name")
         self._watches = self._counter("reflector_watches_total", "Watches that the API server accepted.", "name")
         self._items = self._gauge("reflector_items", "Objects kept in memory.", "name")
+        self._up = self._gauge(
+            "reflector_up", "1: what is kept is up to date; 0: it cannot be listed, or watched. Of the leader.", "name"
+        )
         self._leads = self._gauge("leader_election_master_status", "1: this process leads.", "name")
         self._events = self._counter(
             "event_recorder_events_total", "Events to tell, by what came of them: created, known, failed.", "result"
@@ -30,6 +33,16 @@ class Metrics:
         """A request was answered, or (`<error>`) was not."""
         self._requests.labels(code, method, host).inc()
 
+    def begun(self, name: str) -> None:
+        """A reflector begins, and knows nothing."""
+        self.items(name, 0)
+        self._up.labels(name).set(0)
+
+    def ended(self, name: str) -> None:
+        """A reflector is no more: who led a while ago has nothing to tell."""
+        self._items.remove(name)
+        self._up.remove(name)
+
     def listed(self, name: str, count: int) -> None:
         """A reflector has listed anew."""
         self._lists.labels(name).inc()
@@ -38,6 +51,11 @@ class Metrics:
     def watched(self, name: str) -> None:
         """A reflector begins a watch."""
         self._watches.labels(name).inc()
+        self._up.labels(name).set(1)
+
+    def failed(self, name: str) -> None:
+        """A reflector could not list, or watch."""
+        self._up.labels(name).set(0)
 
     def items(self, name: str, count: int) -> None:
         """A reflector holds so many objects."""

@@ -92,6 +92,13 @@ class Reflector:
 
     async def run(self) -> None:
         """Keep up until cancelled."""
+        self._metrics.begun(self.name)
+        try:
+            await self._keep_up()
+        finally:
+            self._metrics.ended(self.name)
+
+    async def _keep_up(self) -> None:
         while True:
             try:
                 if not self._version:
@@ -103,8 +110,10 @@ class Reflector:
                 if isinstance(error, Gone):
                     self._version = ""
                 pause = self._backoff.next()
+                level = logging.DEBUG if self.problem == str(error) else logging.WARNING  # once: it may last for days
+                log.log(level, "%s: %s; again in %.1f s", self.name, error, pause)
                 self.problem = str(error)
-                log.warning("%s: %s; again in %.1f s", self.name, error, pause)
+                self._metrics.failed(self.name)
                 await asyncio.sleep(pause)
 
     async def _list(self) -> None:
@@ -142,7 +151,9 @@ class Reflector:
             seconds=random.randint(*WATCH_SECONDS),
         )
         async with watch as events:
-            self.problem = None
+            if self.problem is not None:
+                log.info("%s: watched again", self.name)
+                self.problem = None
             self._metrics.watched(self.name)
             async for event in events:
                 self._apply(event.type, event.object)

@@ -12,10 +12,11 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from cluster.chart.helm import NAMESPACE, find, objects, parse, template
-from cluster.control_plane import ControlPlane, kubeconfig
+from cluster.control_plane import LOOPBACK, ControlPlane, free_port, kubeconfig
 from cluster.operator.ground import PATIENCE, Ground, ground, job, phase
 from rlhf_operator.kinds import RLHFJOBS
 from rlhf_operator.runtime.errors import NotFound
@@ -31,7 +32,7 @@ def installed(plane: ControlPlane, name: str, folder: Path, *values: str) -> tup
     items = [namespace, *(one for one in rendered if one["kind"] in RIGHTS)]
     plane.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
     config = parse(find(rendered, "ConfigMap", name)["data"]["config.yaml"])
-    config["operator"] |= {"metricsPort": 0, "healthPort": 0}
+    config["operator"] |= {"metricsPort": free_port(), "healthPort": 0}
     (folder / "config.yaml").write_text(json.dumps(config))
     token = plane.kubectl("create", "token", name, "-n", NAMESPACE).strip()
     authority = base64.b64encode((plane.pki / "ca.crt").read_bytes()).decode()
@@ -108,3 +109,47 @@ def test_the_chart_gives_the_operator_every_right_it_needs_and_jobs_of_its_names
             assert "orbidden" not in log, log
 
     asyncio.run(main())
+
+
+def test_a_namespace_that_is_gone_or_forbidden_holds_up_no_other_and_is_taken_up_when_it_is_back(
+    controlled_plane: ControlPlane, tmp_path: Path
+) -> None:
+    kubectl = controlled_plane.kubectl
+
+    async def main() -> None:
+        async with ground(controlled_plane) as here, ground(controlled_plane) as other:
+            name, log = f"operator-{here.namespace}", tmp_path / "log"
+            watched = "--set", f"namespaces={{{here.namespace},{other.namespace}}}"
+            config, account = installed(controlled_plane, name, tmp_path, *watched)
+            port = json.loads(config.read_text())["operator"]["metricsPort"]
+            ready, metrics = (f"http://{LOOPBACK}:{port}/{path}" for path in ("readyz", "metrics"))
+            kubectl("delete", "namespace", other.namespace)  # its Role goes with it
+            kubectl("delete", "rolebinding", name, "-n", here.namespace)
+            await here.make(job())
+            async with process(config, account, log):
+                for one in (here, other):
+                    await answered(ready, 503, f"{one.namespace}/pods: 403 Forbidden: pods is forbidden")
+                given = f"--role={name}", f"--serviceaccount={NAMESPACE}:{name}"
+                kubectl("create", "rolebinding", name, *given, "-n", here.namespace)
+                assert (await here.until(phase("Succeeded", "Failed")))["phase"] == "Succeeded"
+                await answered(ready, 200, "watches: ok")
+                await answered(metrics, 200, f'reflector_up{{name="{other.namespace}/pods"}} 0.0')
+                kubectl("create", "namespace", other.namespace)
+                installed(controlled_plane, name, tmp_path, *watched)
+                await other.make(job())
+                assert (await other.until(phase("Succeeded", "Failed")))["phase"] == "Succeeded"
+                await answered(metrics, 200, f'reflector_up{{name="{other.namespace}/pods"}} 1.0')
+            assert log.read_text().count(f"{other.namespace}/pods: 403 Forbidden") == 1
+
+    asyncio.run(main())
+
+
+async def answered(url: str, status: int, words: str) -> None:
+    """Return when the process answers so, and in these words."""
+    async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session:
+        while True:
+            with contextlib.suppress(aiohttp.ClientConnectionError):  # it has only begun
+                async with session.get(url) as response:
+                    if response.status == status and words in await response.text():
+                        return
+            await asyncio.sleep(0.1)

@@ -216,15 +216,17 @@ def test_several_namespaces_are_read_as_one_and_no_other_is_asked_for(shared_pla
                 await put(api, here, "a", here)
             changes: list[Change] = []
             cache = Cache(api, CONFIG_MAPS, [first, second], on_change=changes.append)
-            task = asyncio.create_task(cache.run())
-            await cache.wait_synced()
+            tasks = [asyncio.create_task(cache.of(here).run()) for here in cache.namespaces]
+            for here in cache.namespaces:
+                await cache.of(here).wait_synced()
             assert {thing["data"]["value"] for thing in cache.values()} == {first, second}
             found = cache.get(Key(first, "a"))
             assert found is not None
             assert found["data"]["value"] == first
             assert cache.get(Key(other, "a")) is None
-            assert cache.synced
             assert len(cache) == len(changes) == 2
-            task.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     asyncio.run(main())

@@ -1,0 +1,56 @@
+"""What the operator's configuration lets the jobs of a namespace use, named or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from cluster_model import SETTINGS, Cluster, Raw, job
+
+from rlhf_operator.reconcile import Settings
+
+TEMPLATE = {"claimTemplate": {"accessModes": ["ReadWriteMany"], "size": "900Ti"}}
+
+
+def limited(limits: Raw, **more: Any) -> Settings:
+    """Settings under which the job's namespace has these limits."""
+    changes = {"namespaces": {"team": limits}, **more}
+    return Settings.model_validate(SETTINGS.model_dump(mode="json", exclude_defaults=True) | changes)
+
+
+def refused(settings: Settings, **spec: Any) -> str:
+    """Why a job may not run; empty: it ran to its end."""
+    cluster = Cluster(job(**spec), settings)
+    cluster.settle()
+    if cluster.status["phase"] == "Succeeded":
+        return ""
+    assert cluster.condition("Stalled") == "True:Forbidden"
+    assert cluster.ever == set()
+    return next(str(one["message"]) for one in cluster.status["conditions"] if one["type"] == "Stalled")
+
+
+def test_the_default_profile_is_used_by_those_that_name_none() -> None:
+    said = refused(limited({"profiles": ["cpu"]}))
+    assert said == "spec.profile: this namespace may not use the default profile default (it may use cpu)"
+    assert refused(limited({"profiles": ["pair"]}), profile="pair") == ""
+
+
+def test_a_profile_that_nothing_runs_with_is_not_used() -> None:
+    stages = [one | {"profile": "pair"} for one in job()["spec"]["stages"]]
+    assert refused(limited({"profiles": ["pair"]}), stages=[*stages, {"name": "report", "report": {}}]) == ""
+
+
+@pytest.mark.parametrize("claims", [[], ["data"], ["data", "models*"]])
+def test_a_claim_from_a_template_is_allowed_by_the_name_it_gets(claims: list[str]) -> None:
+    said = refused(limited({"claims": claims}), storage=TEMPLATE)
+    assert "spec.storage.claimTemplate: this namespace may not use the claim beaver-storage" in said
+    assert refused(limited({"claims": [*claims, "data", "*-storage"]}), storage=TEMPLATE) == ""
+
+
+@pytest.mark.parametrize("field", ["dataSource", "dataSourceRef"])
+def test_a_claim_may_not_be_copied_either(field: str) -> None:
+    source = {"kind": "PersistentVolumeClaim", "name": "theirs"}
+    volume = {"name": "copy", "ephemeral": {"volumeClaimTemplate": {"spec": {field: source}}}}
+    said = refused(limited({"claims": ["data", "models"]}), pod={"volumes": [volume]})
+    at = f"spec.pod.volumes[0].ephemeral.volumeClaimTemplate.spec.{field}.name"
+    assert said.startswith(f"{at}: this namespace may not use the claim theirs")
