@@ -13,7 +13,7 @@ import small_data
 import torch
 from safetensors.torch import load_file
 from stage_gang import Case, alone
-from tiny import tiny_policy
+from tiny import tiny_granite, tiny_policy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf_trainer.data.chat import encode_conversation
@@ -211,6 +211,13 @@ def test_a_loss_that_is_not_finite_ends_the_stage_without_a_product(root: Path) 
         alone(found)
     assert caught.value.reason == "NaN"
     assert not found.product.exists()
+
+
+def test_a_model_that_scales_its_logits_is_refused(root: Path) -> None:
+    one = case(root, "granite")
+    one.inputs["input:base"] = str(tiny_granite(root / "granite"))
+    with pytest.raises(InputError, match=r"model \(input:base\): GraniteForCausalLM changes its logits"):
+        alone(one)
 
 
 def test_data_without_conversations_is_refused(root: Path) -> None:

@@ -2,10 +2,15 @@
 
 import pytest
 import torch
-from tiny import tiny_policy, tiny_tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import tiny_granite, tiny_policy, tiny_tokenizer
+from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rlhf_api.stages.evaluate import Generation
 from rlhf_trainer.data.chat import FALLBACK_TEMPLATE, encode_prompt, prepare_tokenizer
+from rlhf_trainer.data.rows import Prompt, Where
 from rlhf_trainer.evaluation.answers import Answering
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.generation.sample import Sampling, sample
@@ -36,13 +41,44 @@ FORGETS = (
     "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+PHI3 = (  # what is not to be continued ends with EOS
+    "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% else %}{{ eos_token }}{% endif %}"
+)
+GLM = (
+    "[gMASK]<sop>{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+DEEPSEEK = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'assistant' %}<｜Assistant｜>"
+    "{{ message['content'] }}{{ eos_token }}{% elif message['role'] == 'user' %}<｜User｜>{{ message['content'] }}"
+    "{% else %}{{ message['content'] }}{% endif %}{% endfor %}{% if add_generation_prompt %}<｜Assistant｜>{% endif %}"
+)
+ZEPHYR = (  # roles in tags that are no tokens
+    "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}{{ eos_token }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+ROLES = ["<|system|>", "<|user|>", "<|assistant|>"]
 
 
-def tokenizer_with(template):
+def tokenizer_with(template, tokens=(), **how):
     tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens([AddedToken(token, **how) for token in tokens])
     tokenizer.chat_template = template
     prepare_tokenizer(tokenizer)
     return tokenizer
+
+
+TOKENIZERS = {
+    "ChatML": tokenizer_with(tiny_tokenizer().chat_template),
+    "Llama-3": tokenizer_with(LLAMA3, ["<|start|>", "<|header|>"], special=True),
+    "Phi-3": tokenizer_with(PHI3, [*ROLES, "<|end|>"], special=True, rstrip=True),
+    "GLM": tokenizer_with(GLM, [*ROLES, "[gMASK]", "<sop>"], special=True),
+    "DeepSeek": tokenizer_with(DEEPSEEK, ["<｜User｜>", "<｜Assistant｜>"], special=False),
+    "Zephyr": tokenizer_with(ZEPHYR),
+}
+WORDS = st.text("assistant <|>｜A()\n:", max_size=12) | st.sampled_from([*ROLES, "<｜Assistant｜>", "model"])
+DIALOGUES = st.lists(st.tuples(WORDS, WORDS), max_size=2)
 
 
 def test_a_plain_dialogue_has_phrases_before_the_colons_of_the_assistant():
@@ -79,6 +115,36 @@ def test_a_template_without_a_role_is_refused_and_one_that_forgets_is_counted():
     with pytest.raises(InputError, match=r"'\[/INST\]'|expected a role such as 'assistant'"):
         ask(tokenizer_with(MISTRAL), DIALOGUE[1:2], "template", "kind", "rude")
     assert ask(tokenizer_with(FORGETS), DIALOGUE, "template", "kind", "rude").unmarked == 1
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@settings(max_examples=15, deadline=None)
+@given(before=DIALOGUES, question=WORDS)
+def test_phrases_leave_every_token_of_the_template_as_it_is(name, before, question):
+    tokenizer = TOKENIZERS[name]
+    pairs = (zip(("user", "assistant"), turn, strict=True) for turn in before)
+    messages = [{"role": role, "content": text} for pair in pairs for role, text in pair]
+    messages.append({"role": "user", "content": question})
+    bare, found = ask(tokenizer, messages, "template"), ask(tokenizer, messages, "template", "kind words", "rude words")
+    added = tokenizer.added_tokens_decoder
+    assert [one for one in found.ids if one in added] == [one for one in bare.ids if one in added]
+    text, plainly = (templated(tokenizer, messages, *phrases)[0] for phrases in (("kind words", "rude words"), ()))
+    assert text.replace(" (kind words)", "").replace(" (rude words)", "") == plainly
+    assert text.count(" (rude words)") == len(before) and text.count(" (kind words)") == 1 and not found.unmarked
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("Phi-3", "<|assistant|> (rude)\nThe assistant", "<|end|>\n<|assistant|> (kind)\n"),
+        ("GLM", "<|assistant|> (rude)\nThe assistant", "And now?<|assistant|> (kind)"),
+        ("DeepSeek", "<｜Assistant｜> (rude)The assistant", "And now?<｜Assistant｜> (kind)"),
+        ("Zephyr", "<|assistant|> (rude)\nThe assistant", "<|assistant|> (kind)\n"),
+    ],
+)
+def test_a_phrase_stands_behind_the_token_or_tag_that_is_the_role(name, before, after):
+    text, unmarked = templated(TOKENIZERS[name], DIALOGUE, "kind", "rude")
+    assert before in text and text.endswith(after) and unmarked == 0
 
 
 def test_what_a_user_writes_stays_text_and_moves_no_phrase():
@@ -148,6 +214,17 @@ def test_log_odds_are_those_of_the_model_s_own_forward_in_both_orders(judge):
                 logs = model(ids).logits[0, -1].double().log_softmax(-1)
             assert choice.log_odds == pytest.approx(float(logs[a] - logs[b]), abs=1e-5)
             assert choice.mass == pytest.approx(float(logs[a].exp() + logs[b].exp()), abs=1e-6)
+
+
+def test_a_model_that_scales_its_logits_answers_but_is_not_read(tmp_path):
+    answering = Answering(str(tiny_granite(tmp_path)), "float32", torch.device("cpu"), tmp_path)
+    how = Generation(maxNewTokens=4)
+    rows = answering.answers([Prompt(DIALOGUE[:2], None, Where("rows.jsonl", 1))], 0, how, seed=1)
+    assert rows[0]["ids"]
+    with pytest.raises(InputError, match=rf"judge \({tmp_path}\): GraniteForCausalLM changes its logits"):
+        Judge(answering, 512)
+    with pytest.raises(InputError, match=rf"KL \({tmp_path}\): GraniteForCausalLM changes its logits"):
+        answering.log_probs(rows, 1.0)
 
 
 def test_long_dialogues_lose_their_start_and_keep_the_instruction(judge):

@@ -9,14 +9,19 @@ import pytest
 import rules_cases
 import torch
 from stage_gang import Case, CutOff, alone, gang
-from tiny import tiny_policy, tiny_scorer
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from tiny import START, tiny_config, tiny_granite, tiny_policy, tiny_scorer, tiny_tokenizer
+from tokenizers import processors
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaForCausalLM
 
 from rlhf_api.fields import DataRef
 from rlhf_trainer.data.load import load_completions
+from rlhf_trainer.evaluation.answers import Answering
 from rlhf_trainer.exits import InputError, Stopped
+from rlhf_trainer.simulation.judging import Compared, Judge
+from rlhf_trainer.simulation.placing import plain
 
 PROMPTS = 70  # two shards
+FEW = 6
 METHODS = {
     "rlcd": {"task": "harmlessness"},
     "rlaif": {},
@@ -45,6 +50,7 @@ def folder(tmp_path_factory):
         kind = ["comply", "Hard Refuse", "Safe Refuse 1"][index % 3]
         rows.append({"prompt": turns, "category": ["home", "work"][index % 2], "response_type": kind})
     (root / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (root / "few.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:FEW]))
     (root / "simulate_judges.py").write_text(JUDGES)
     return root
 
@@ -135,6 +141,173 @@ def test_a_soft_label_is_what_the_judge_s_log_odds_say(done):
         p = 1 / (1 + math.exp(-(first - second) / 2))
         assert row["weight"] == pytest.approx(max(p, 1 - p)) and 0.5 <= row["weight"] <= 1
         assert (row["provenance"]["first"] == "chosen") == (p >= 0.5)
+
+
+# ---- what models are given
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """Ids that models were given: `asked` for each answer and what they `said`, by number, and the judge's `questions`."""
+    from rlhf_trainer.simulation import judging, runner
+
+    seen = SimpleNamespace(asked={}, said={}, questions=[])
+    sample, last_states = runner.sample, judging.last_states
+
+    def answer(model, prompts, *how, rows, **more):
+        found = sample(model, prompts, *how, rows=rows, **more)
+        seen.asked |= dict(zip(rows, prompts, strict=True))
+        seen.said |= dict(zip(rows, found, strict=True))
+        return found
+
+    def read(model, groups, *how):
+        seen.questions += [row for rows in groups for row in rows]
+        return last_states(model, groups, *how)
+
+    monkeypatch.setattr(runner, "sample", answer)
+    monkeypatch.setattr(judging, "last_states", read)
+    return seen
+
+
+def few(folder, storage, method, **fields):
+    """A case of few prompts that are not cut."""
+    one = case(folder, storage, method, **fields)
+    one.spec["generation"] = {"maxNewTokens": 24, "maxPromptTokens": 512}
+    one.inputs["input:prompts"] = str(folder / "few.jsonl")
+    return one
+
+
+def chatml(messages, last=None, earlier=None):
+    mark = {"assistant": "" if earlier is None else f" ({earlier})"}
+    turns = [f"{START}{one['role']}{mark.get(one['role'], '')}\n{one['content']}<|im_end|>\n" for one in messages]
+    return "".join(turns) + f"{START}assistant{'' if last is None else f' ({last})'}\n"
+
+
+def sampled(row):
+    """(phrase, text) of each answer of a row as its provenance has it, the one sampled first in front."""
+    told = row["provenance"]
+    if "completion" in row:
+        return [(told["phrase"], row["completion"][0]["content"])]
+    both = [(told[name], row[name][0]["content"]) for name in ("chosen", "rejected")]
+    return both[::-1] if told.get("first") == "rejected" else both
+
+
+@pytest.mark.parametrize("method", ["rlcd", "rlcdRescore", "contextDistillation", "completions", "rlaif"])
+def test_every_answer_is_asked_for_by_the_phrase_of_its_row_and_earlier_turns_by_the_opposite(
+    folder, tmp_path, given, method
+):
+    one = few(folder, tmp_path / "one", method)
+    alone(one)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "base")
+    asks = [(ask["positive"], ask["negative"]) for ask in content_of(one)["asks"]]
+    opposite = {phrase: other for pair in asks for phrase, other in (pair, pair[::-1])} if method != "rlaif" else {}
+    answers = iter(sorted(given.asked))
+    rows = rows_of(one)
+    assert len(rows) == FEW * (4 if method == "completions" else 1)
+    for row in rows:
+        for phrase, text in sampled(row):
+            number = next(answers)
+            expected = chatml(row["prompt"], phrase, opposite.get(phrase))
+            assert tokenizer.decode(given.asked[number]) == expected
+            assert tokenizer.decode(given.said[number].ids, skip_special_tokens=True).strip() == text
+    assert next(answers, None) is None
+
+
+@pytest.mark.parametrize("method", ["rlaif", "rlcdRescore"])
+def test_a_judge_reads_the_dialogue_without_phrases_both_answers_and_the_instruction_of_its_row(
+    folder, tmp_path, given, method
+):
+    one = few(folder, tmp_path / "one", method)
+    alone(one)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "base")
+    asks, rows = content_of(one)["asks"], rows_of(one)
+    assert len(rows) == FEW and len(given.questions) == 2 * FEW
+    for index, row in enumerate(rows):
+        told = row["provenance"]
+        ask = asks[told["entry"]]
+        assert told["instruction"] == ask["instruction"]
+        (first, a), (second, b) = sampled(row)
+        assert [first, second] == ([None, None] if method == "rlaif" else [ask["positive"], ask["negative"]])
+        dialogue = plain(row["prompt"]).strip().removesuffix("\n\nAssistant:")
+        for question, answers in zip(given.questions[2 * index :], ((a, b), (b, a)), strict=False):
+            text = tokenizer.decode(question)
+            shown = "# Answer A\n{}\n\n# Answer B\n{}\n\n# Task\n".format(*answers)
+            assert f"# Conversation\n{dialogue}\n\n{shown}" in text
+            assert f"# Task\n{ask['instruction']} Say A or B.<|im_end|>\n" in text
+    assert method == "rlcdRescore" or len({row["provenance"]["instruction"] for row in rows}) > 1
+
+
+def test_another_model_judges_than_the_one_that_answered(folder, tmp_path):
+    one = few(folder, tmp_path / "one", "rlaif", rlaif={"judge": {"stage": "judge"}})
+    alone(one)
+    judge = Judge(Answering(str(folder / "judge"), "float32", torch.device("cpu"), tmp_path), 512)
+    for row in rows_of(one):
+        told = row["provenance"]
+        assert told["judge"]["source"] == "stage:judge" and told["model"]["source"] == "input:base"
+        texts = [text for _, text in sampled(row)]
+        (both,) = judge.both_orders([Compared(row["prompt"], *texts, told["instruction"])])
+        assert told["log_odds"] == pytest.approx([choice.log_odds for choice in both], abs=1e-5)
+
+
+def test_a_judge_that_cannot_be_read_is_refused_before_anything_is_answered(folder, tmp_path):
+    one = few(folder, tmp_path / "one", "rlaif")
+    one.inputs["input:base"] = str(tiny_granite(tmp_path / "granite"))
+    with pytest.raises(InputError, match=r"judge .*GraniteForCausalLM changes its logits"):
+        alone(one)
+    assert not list(one.work.rglob("shards/**/*.json"))
+    alone(few(folder, tmp_path / "unjudged", "rlcd"))
+
+
+@pytest.fixture(scope="module")
+def parrot(folder):
+    """A model that says yes or no and goes on as the person; its tokenizer puts BOS before every text.
+
+    Each token alone decides the next: the embeddings are the identity and no layer adds to them.
+    """
+    tokenizer = tiny_tokenizer()
+    single = processors.TemplateProcessing(single=f"{START} $A", special_tokens=[(START, 1)])
+    tokenizer.backend_tokenizer.post_processor = single
+    tokenizer.chat_template = None
+    config = tiny_config(len(tokenizer), hidden=-(-len(tokenizer) // 8) * 8, layers=1)
+    config.tie_word_embeddings = False
+    model = LlamaForCausalLM(config)
+    for name, weight in model.named_parameters():
+        torch.nn.init.constant_(weight, float("norm" in name))
+    torch.nn.init.eye_(model.get_input_embeddings().weight)
+    chain = [(start, word) for start in ":." for word in ("Ġyes", "Ġno")]
+    chain += [("Ġyes", "Ċ"), ("Ġno", "Ċ"), *zip("ĊHuman", "Human:", strict=True)]
+    for tokens in chain:
+        before, after = tokenizer.convert_tokens_to_ids(list(tokens))
+        model.lm_head.weight.data[after, before] = 5
+    model.save_pretrained(folder / "parrot")
+    tokenizer.save_pretrained(folder / "parrot")
+    return folder / "parrot"
+
+
+@pytest.mark.parametrize("method", ["contextDistillation", "rlaif", "redTeam"])
+def test_plain_dialogues_begin_as_every_text_does_and_end_where_another_turn_begins(
+    folder, tmp_path, given, parrot, method
+):
+    one = few(folder, tmp_path / "one", method, chat="plain")
+    one.inputs["input:base"] = str(parrot)
+    alone(one)
+    tokenizer = AutoTokenizer.from_pretrained(parrot)
+    rows, content = rows_of(one), content_of(one)
+    assert rows and content["chat"] == "plain"
+    for ids in (*given.asked.values(), *given.questions):
+        assert ids[0] == tokenizer.bos_token_id and tokenizer.bos_token_id not in ids[1:]
+    for answer in given.said.values():
+        assert tokenizer.decode(answer.ids) in (" yes\nHuman:", " no\nHuman:"), "it need not write on"
+    for row in rows:
+        said = [row["prompt"][0]["content"]] if method == "redTeam" else [text for _, text in sampled(row)]
+        assert set(said) <= {"yes", "no"}
+    if method == "contextDistillation":
+        assert content["counts"]["answers.without_end"] == 0
+        opposite = {ask["positive"]: ask["negative"] for ask in content["asks"]}
+        for row in rows:
+            told = row["provenance"]
+            text = plain(row["prompt"], told["phrase"], opposite[told["phrase"]])
+            assert tokenizer.decode(given.asked[told["row"]][1:]) == text
 
 
 def content_of(one):

@@ -11,7 +11,15 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 WORDS = (  # noqa: SIM905 - one word a token
@@ -77,6 +85,16 @@ def tiny_policy(
     return _save(model, tokenizer, folder)
 
 
+def tiny_granite(folder: Path) -> Path:
+    """The same of a family that divides its logits by eight after the output head."""
+    tokenizer = tiny_tokenizer()
+    config = GraniteConfig(**{**tiny_config(len(tokenizer)).to_dict(), "model_type": "granite", "logits_scaling": 8.0})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        model = GraniteForCausalLM(config)
+    return _save(model, tokenizer, folder)
+
+
 def tiny_scorer(
     folder: Path, *, seed: int = 0, words: Sequence[str] = WORDS, hidden: int = 32, layers: int = 2, labels: int = 1
 ) -> Path:
@@ -90,9 +108,7 @@ def tiny_scorer(
     return _save(model, tokenizer, folder)
 
 
-def _save(
-    model: LlamaForCausalLM | LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast, folder: Path
-) -> Path:
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -15,7 +15,7 @@ from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.evaluation.shards import Rows
 from rlhf_trainer.generation.logprobs import lay_out, log_probs
 from rlhf_trainer.generation.sample import Sampling, sample
-from rlhf_trainer.models.load import fit_vocabulary, load_policy
+from rlhf_trainer.models.load import check_logits, fit_vocabulary, load_policy
 
 FORWARD_TOKENS = 8192
 """Most tokens (padding included) of a forward that only reads."""
@@ -30,6 +30,7 @@ class Answering:
         fit_vocabulary(self.model, self.tokenizer)
         self.model.to(device).eval()
         self.device = device
+        self.path = path
 
     def answers(self, prompts: Sequence[Prompt], first: int, how: Generation, seed: int) -> Rows:
         """Sample: `{prompt, sample, prompt_ids, cut, ids, finished, text}` a row, samples of a prompt together.
@@ -65,7 +66,12 @@ class Answering:
 
     @torch.no_grad()
     def log_probs(self, rows: Rows, temperature: float) -> list[list[float]]:
-        """Log-probability of each token of each answer, at the temperature it was sampled with; nats."""
+        """Log-probability of each token of each answer, at the temperature it was sampled with; nats.
+
+        Raises:
+            InputError: the model's logits are more than its head's product.
+        """
+        check_logits(self.model, f"KL ({self.path})")
         found: list[list[float]] = [[] for _ in rows]
         lengths = [len(row["prompt_ids"]) + len(row["ids"]) for row in rows]
         for batch in buckets(lengths, FORWARD_TOKENS):

@@ -22,7 +22,7 @@ from rlhf_trainer.evaluation.classes import Classes
 from rlhf_trainer.evaluation.judges import Named, load
 from rlhf_trainer.evaluation.shards import SIZE, Rows, Shards
 from rlhf_trainer.evaluation.statistics import Floats
-from rlhf_trainer.models.load import load_tokenizer
+from rlhf_trainer.models.load import check_logits, load_tokenizer
 from rlhf_trainer.ppo.snapshots import folders
 from rlhf_trainer.rules.grader import Question
 from rlhf_trainer.rules.product import Weights
@@ -79,6 +79,8 @@ class Evaluation:
         """Sample a model's answers."""
         with self.context.metrics.phase("load"):
             model = Answering(path, self.spec.dtype, self.context.device, self.context.storage / "inputs")
+        if self.measures_kl and name in self.names:
+            check_logits(model.model, name)  # before minutes of answers
 
         def sampled(shard: int) -> Rows:
             span = self.shards.span(shard)

@@ -15,8 +15,9 @@ from rlhf_trainer.data.template import Guarded, Tokenizer, ids_of, render
 from rlhf_trainer.evaluation.answers import FORWARD_TOKENS, Answering
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.generation.shared import last_states
+from rlhf_trainer.models.load import check_logits
 from rlhf_trainer.simulation.choices import Choice
-from rlhf_trainer.simulation.placing import plain
+from rlhf_trainer.simulation.placing import plain, start_of
 
 QUESTION = """\
 Below is a conversation between a person and an assistant, and then two answers with which the assistant could go on.
@@ -83,10 +84,15 @@ class Judge:
     Args:
         model: loaded.
         most_prompt_tokens: longer dialogues lose their start.
+
+    Raises:
+        InputError: its choices cannot be read: no single tokens for A and B, or logits that are more than its head's
+            product.
     """
 
     def __init__(self, model: Answering, most_prompt_tokens: int) -> None:
         self._model = model
+        check_logits(model.model, f"judge ({model.path})")
         self._labels = labels_of(model.tokenizer)
         self._most = most_prompt_tokens
         self._plain = model.tokenizer.chat_template == FALLBACK_TEMPLATE
@@ -110,7 +116,7 @@ class Judge:
             dialogue = tokenizer.decode(ids[-self._most :])
         text = QUESTION.format(dialogue=dialogue, first=answers[0], second=answers[1], instruction=pair.instruction)
         if self._plain:
-            return ids_of(tokenizer, f"{text}\n\n{self._labels.lead}", plain=True)
+            return [*start_of(tokenizer), *ids_of(tokenizer, f"{text}\n\n{self._labels.lead}", plain=True)]
         guarded = Guarded.of(tokenizer, [{"role": "user", "content": text}])
         whole = render(tokenizer, guarded.messages, generation=True)
         return [*guarded.ids(tokenizer, whole), *ids_of(tokenizer, self._labels.lead, after="\n", plain=True)]

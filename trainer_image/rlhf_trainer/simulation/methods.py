@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rlhf_api.fields import ModelRef
 from rlhf_api.stages.simulate import Rlaif, RlcdRescore, Simulate
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.simulation.draws import PHRASES, drawn
@@ -46,6 +47,11 @@ class Method:
     def judged(self) -> Rlaif | RlcdRescore | None:
         """The method's spec where a judge chooses."""
         return self.spec.rlaif or self.spec.rlcd_rescore
+
+    @property
+    def judge(self) -> ModelRef | None:
+        """The model that chooses; None where none does."""
+        return None if self.judged is None else self.judged.judge or self.spec.model
 
     @property
     def answers(self) -> int:

@@ -20,6 +20,8 @@ from rlhf_trainer.exits import InputError
 Chat = Literal["template", "plain"]
 ROLE = re.compile(r"assistant|model|bot\b|\bai\b", re.IGNORECASE)
 """What templates call the one who answers."""
+TAG = r"<[^<>\s]+>"
+"""A role's markup that is no token of its own: Zephyr's `<|assistant|>`."""
 NAMES = {"user": "Human", "assistant": "Assistant", "system": "System"}
 """Of plain dialogues, HH-RLHF's."""
 NEXT_TURN = re.compile(r"\n+\s*(Human|Assistant|System)\b[^\n:]*:")
@@ -60,7 +62,7 @@ def ask(
     """
     if chat == "plain":
         text = plain(messages, last, earlier)
-        return Asked([*_start(tokenizer), *ids_of(tokenizer, text, plain=True)])
+        return Asked([*start_of(tokenizer), *ids_of(tokenizer, text, plain=True)])
     guarded = Guarded.of(tokenizer, messages)
     text, unmarked = templated(tokenizer, guarded.messages, last, earlier)
     return Asked(guarded.ids(tokenizer, text), unmarked)
@@ -109,15 +111,32 @@ def templated(
 
 
 def _place(tokenizer: Tokenizer, messages: Sequence[Message], index: int, whole: str) -> int | None:
-    """Where the role's name ends in the header of turn `index`; None where it cannot be told."""
+    """Where the role ends in the header of turn `index`; None where it cannot be told."""
     if index == 0:
         return None  # templates differ on a dialogue of nothing
     done = render(tokenizer, messages[:index])
     before = render(tokenizer, messages[:index], generation=True)
+    if not before.startswith(done):
+        done = done.removesuffix(tokenizer.eos_token)  # Phi-3's, where nothing follows
     if not before.startswith(done) or not whole.startswith(before):
         return None
     names = list(ROLE.finditer(before, len(done)))
-    return names[-1].end() if names else None
+    return _behind(tokenizer, before, names[-1]) if names else None
+
+
+def _behind(tokenizer: Tokenizer, text: str, name: re.Match[str]) -> int:
+    """The end of a role's name, or of the token or tag whose part it is."""
+    tokens = (token.content for token in tokenizer.added_tokens_decoder.values())
+    roles = sorted((token for token in tokens if ROLE.search(token)), key=len, reverse=True)
+    wholes = re.compile("|".join([*map(re.escape, roles), TAG]))
+    ends = (found.end() for found in wholes.finditer(text, name.pos) if found.start() < name.end() < found.end())
+    return next(ends, name.end())
+
+
+def start_of(tokenizer: Tokenizer) -> list[int]:
+    """What a plain text begins with: BOS where the tokenizer puts it before every text."""
+    ids = tokenizer("a")["input_ids"]
+    return ids[:1] if ids and ids[0] == tokenizer.bos_token_id else []
 
 
 def said(text: str, chat: Chat) -> tuple[str, bool]:
@@ -130,9 +149,3 @@ def said(text: str, chat: Chat) -> tuple[str, bool]:
 
 def _bracketed(phrase: str | None) -> str:
     return "" if phrase is None else f" ({phrase})"
-
-
-def _start(tokenizer: Tokenizer) -> list[int]:
-    """BOS where the tokenizer puts it before every text."""
-    ids = tokenizer("a")["input_ids"]
-    return ids[:1] if ids and ids[0] == tokenizer.bos_token_id else []

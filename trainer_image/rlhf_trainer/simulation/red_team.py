@@ -15,7 +15,7 @@ from rlhf_trainer.evaluation.judges import Named, load
 from rlhf_trainer.evaluation.shards import Rows, Shards
 from rlhf_trainer.simulation.attacks import Attack, cleaned, opening_line
 from rlhf_trainer.simulation.draws import SHOWN, drawn
-from rlhf_trainer.simulation.placing import Chat, ask
+from rlhf_trainer.simulation.placing import Chat, ask, start_of
 from rlhf_trainer.simulation.runner import SIZE, Writer, lengths, shard_key
 
 WRITE = """\
@@ -92,7 +92,8 @@ class RedTeaming:
     def _ask(self, tokenizer: Tokenizer, chat: Chat, shown: Sequence[int]) -> list[int]:
         listed = [f"{place}. {opening_line(self.prompts[index])}" for place, index in enumerate(shown, 1)]
         if chat == "plain":
-            return ids_of(tokenizer, "\n".join([*listed, f"{len(shown) + 1}."]), plain=True)
+            text = "\n".join([*listed, f"{len(shown) + 1}."])
+            return [*start_of(tokenizer), *ids_of(tokenizer, text, plain=True)]
         text = WRITE.format(count=len(listed), listed="\n".join(listed))
         return ask(tokenizer, user_says(text), chat).ids
 

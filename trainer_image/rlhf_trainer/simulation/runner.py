@@ -90,21 +90,23 @@ class Simulation:
             Stopped: asked to stop.
             InputError: a model cannot be used.
         """
-        model = self._answer()
-        if self.method.judged is not None:
-            self._choose(self.method.judged.judge or self.spec.model, model)
+        judge, reference = self._answer(), self.method.judge
+        if reference is not None:
+            self._choose(judge or self._judge(Writer(self.context, self.spec, reference)))
 
-    def _answer(self) -> Answering:
+    def _answer(self) -> Judge | None:
+        """Let the model answer. Gives it as the judge where it is that too: if it cannot be, nothing is sampled."""
         writer = Writer(self.context, self.spec, self.spec.model)
         self.chat = writer.chat
+        reference = self.method.judge
+        judge = self._judge(writer) if reference is not None and reference.key == self.spec.model.key else None
         self.shards.run("answers", "generate", lambda shard: self._answered(writer, shard), measure=lengths)
-        return writer.model
+        return judge
 
-    def _choose(self, reference: ModelRef, model: Answering) -> None:
-        """Let a model choose; `model` is what answered, which may judge as well."""
-        if reference.key != self.spec.model.key:
-            model = Writer(self.context, self.spec, reference).model
-        judge = Judge(model, self.spec.generation.max_prompt_tokens)
+    def _judge(self, writer: Writer) -> Judge:
+        return Judge(writer.model, self.spec.generation.max_prompt_tokens)
+
+    def _choose(self, judge: Judge) -> None:
         self.shards.run("choices", "score", lambda shard: self._judged(judge, shard), measure=agreement)
 
     def numbers(self, shard: int) -> Iterator[tuple[int, Prompt]]:

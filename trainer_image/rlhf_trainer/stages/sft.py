@@ -25,7 +25,7 @@ from rlhf_trainer.exits import InputError, Stopped
 from rlhf_trainer.loop import train
 from rlhf_trainer.losses.sft import nll_by_row, nll_sum, targets
 from rlhf_trainer.models.boundary import Boundary
-from rlhf_trainer.models.load import fit_vocabulary, load_policy
+from rlhf_trainer.models.load import check_logits, fit_vocabulary, load_policy
 from rlhf_trainer.models.save import save_policy
 from rlhf_trainer.models.trained import Trained, make_trained
 
@@ -223,6 +223,7 @@ def run(context: StageContext) -> None:
     spec = context.spec(Sft)
     found = context.input(spec.model)
     model, tokenizer = load_policy(found.path, spec.dtype, context.storage / "inputs")
+    check_logits(model, f"model ({spec.model.key})")
     notes = prepare_tokenizer(tokenizer)
     fit_vocabulary(model, tokenizer)
     data, counts = _data(context, spec, tokenizer, notes)
