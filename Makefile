@@ -15,7 +15,7 @@ LOCKS  := requirements/uv.txt requirements/lock.txt requirements/demo-model.txt
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test machine test-unit test-trainer test-api test-node cluster images lint format bench bench-operator evidence lock generate clean
+.PHONY: help setup demo test test-here test-node-meanwhile machine test-unit test-trainer test-api test-node cluster images lint format bench bench-operator evidence lock generate clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -35,7 +35,18 @@ $(VENV)/.done: $(LOCKS) pyproject.toml tools/check-machine
 demo: setup ## align a real 135M chat model on this machine; ends in the report. RECIPE=rbr: rule-based rewards; rlcd: preferences without people
 	$(RUN) rlhf run examples/$(or $(DEMO_$(RECIPE)),$(error RECIPE=$(RECIPE): expected one of $(RECIPES))).yaml
 
-test: machine test-unit test-trainer test-api test-node ## all tests
+test: machine setup ## all tests; the node's beside the others, because they wait more than they compute
+	@mkdir -p build
+	@$(MAKE) --no-print-directory -j2 test-here test-node-meanwhile
+
+test-here: # one after the other
+	@$(MAKE) --no-print-directory test-unit
+	@$(MAKE) --no-print-directory test-trainer
+	@$(MAKE) --no-print-directory test-api
+
+test-node-meanwhile: # told when they have ended
+	@echo "meanwhile the node's tests write to build/test-node.log"
+	@$(MAKE) --no-print-directory test-node > build/test-node.log 2>&1; ended=$$?; cat build/test-node.log; exit $$ended
 
 test-unit: setup ## without torch; the goal is a minute
 	$(RUN) OMP_NUM_THREADS=1 pytest tests/unit -n auto

@@ -23,6 +23,7 @@ from rlhf_trainer.data.chat import (
     same_tokenizer,
     turn_end,
 )
+from rlhf_trainer.exits import InputError
 
 TOKENIZER = tiny.tiny_tokenizer()
 EOS = TOKENIZER.eos_token_id
@@ -50,6 +51,21 @@ class TestPrompt:
     def test_loses_its_start_beyond_the_bound(self):
         whole = encode_prompt(TOKENIZER, [user("please be careful with fire")])
         assert encode_prompt(TOKENIZER, [user("please be careful with fire")], 6) == whole[-6:]
+
+    @pytest.mark.parametrize(
+        ("template", "why"),
+        [
+            ("{{ raise_exception('System role not supported') }}", "System role not supported"),
+            ("{{ messages[7].x }}", "has no element 7"),
+            ("{{ messages[0]['content'] + 1 }}", "str"),
+            ("{% if %}", "Expected an expression"),
+        ],
+    )
+    def test_a_template_that_refuses_messages_is_wrong_input_and_shows_them(self, template, why):
+        tokenizer = tiny.tiny_tokenizer()
+        tokenizer.chat_template = template
+        with pytest.raises(InputError, match=f"messages of system, user .'be good'.: .*{why}"):
+            encode_prompt(tokenizer, [{"role": "system", "content": "be good"}, user("How are you?")])
 
 
 class TestAnswer:

@@ -15,7 +15,7 @@ from fakes.policies import DATA, public, small
 from rlhf_api.yaml import dump_yaml
 from rlhf_trainer.data.chat import encode_prompt
 from rlhf_trainer.data.rows import Messages
-from rlhf_trainer.exits import InputError
+from rlhf_trainer.exits import GuardTripped, InputError
 from rlhf_trainer.generation.cache import right_aligned
 from rlhf_trainer.generation.prefix import PrefixCache
 from rlhf_trainer.rules.grader import Asking, Grader, Question, answer_tokens
@@ -115,6 +115,28 @@ def test_a_question_longer_than_the_grader_reads_is_refused(model: Path) -> None
     policy["simple_propositions"]["harm"] = {"prompt": "Is it so? " * 40}
     with pytest.raises(InputError, match=r"question harm takes \d+ tokens .* maxTokens, 64"):
         grader(model, parse_policy(dump_yaml(policy)), replace(ASKING, max_tokens=64)).grade(QUESTIONS[:1])
+
+
+def test_a_grade_that_is_no_number_ends_the_stage_and_names_row_and_proposition(model: Path) -> None:
+    one = grader(model)
+    with torch.no_grad():
+        one.model.model.norm.weight.fill_(float("nan"))
+    with pytest.raises(
+        GuardTripped, match=r"rows.jsonl:3: the grader's answer to helps is not a finite number"
+    ) as told:
+        one.grade([replace(QUESTIONS[0], where="rows.jsonl:3")])
+    assert (told.value.code, told.value.reason) == (3, "NaN")
+    with pytest.raises(GuardTripped, match="the answer 'I am well'"):
+        one.grade(QUESTIONS[:1])
+
+
+def test_a_conversation_that_the_graders_template_refuses_is_wrong_input_and_names_the_row(model: Path) -> None:
+    one = grader(model)
+    refuse = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    one.tokenizer.chat_template = refuse + one.tokenizer.chat_template
+    with pytest.raises(InputError, match=r"rows.jsonl:3: the chat template .* System role not supported") as told:
+        one.grade([replace(QUESTIONS[2], where="rows.jsonl:3")])
+    assert told.value.code == 2
 
 
 def test_a_template_that_repeats_the_response_is_graded_too(model: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
+import shutil
 import struct
 import sys
 import threading
@@ -15,12 +17,14 @@ import orjson
 import pytest
 import tiny
 
+from fakes.policies import small
 from rlhf_api.compact import expand
 from rlhf_api.load import parse_job
 from rlhf_api.plan import plan
 from rlhf_api.product import Manifest
 from rlhf_api.stage_file import Directories, StageFile
 from rlhf_api.store import read_resolved, read_runs
+from rlhf_api.yaml import dump_yaml
 from rlhf_trainer.exits import InputError, StageError
 from rlhf_trainer.inspection.models import inspect_model
 from rlhf_trainer.inspection.uses import ModelUse
@@ -269,6 +273,42 @@ class TestRows:
         assert provenance["chat"]["format"] == "prompt-completion"
 
 
+class TestPolicies:
+    @pytest.fixture
+    def ruled(self, folder, model):
+        """A job whose rules have this policy."""
+
+        def make(policy):
+            (folder / "policy.yaml").write_text(dump_yaml(policy))
+            row = {"prompt": "q", "completion": "a", "response_type": "comply", "rank": 0}
+            lines(folder / "ranked.jsonl", [row, row | {"rank": 1}])
+            rules = {
+                "policy": {"input": "policy"},
+                "reward": {"function": "gold:count"},
+                "grader": {"input": "base"},
+                "completions": [{"input": "ranked"}],
+            }
+            sources = {"policy": {"source": "policy.yaml"}, "ranked": {"source": "ranked.jsonl"}}
+            return job(model, sources, [{"name": "rules", "rules": rules}])
+
+        return make
+
+    def test_a_policy_is_read(self, folder, ruled):
+        _, provenance, _ = run(ruled(small()), folder)
+        assert provenance["policy"]["kind"] == "policy"
+
+    def test_a_policy_with_problems_is_refused_with_all_of_them_and_their_places(self, folder, ruled):
+        policy = small()
+        policy["completion_classes"]["poor"]["refuse"] = {"harm": False}
+        policy["completion_classes"]["ideal"]["comply"]["help"] = True
+        told = refused(ruled(policy), folder)
+        assert told.startswith("input policy: the policy has problems:\n")
+        assert re.search(r"policy\.yaml:\d+:\d+: completion_classes\.ideal\.comply\.help: .*no proposition help", told)
+        del policy["completion_classes"]["ideal"]["comply"]["help"]
+        told = refused(ruled(policy), folder)
+        assert "refuse: ideal and poor both hold where" in told
+
+
 class TestModels:
     @pytest.fixture
     def broken(self, folder, model):
@@ -332,6 +372,27 @@ class TestModels:
     def test_a_template_that_cannot_be_rendered_is_refused(self, broken):
         told = broken(lambda copy: (copy / "chat_template.jinja").write_text("{{ messages[7].x.y }}"))
         assert "the chat template or tokenizer cannot be used" in told
+
+    def test_a_template_that_takes_no_system_turn_is_told_before_a_row_has_one(self, folder, model):
+        copy = folder / "base"
+        shutil.copytree(model, copy)
+        refuse = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        template = copy / "chat_template.jinja"
+        template.write_text(refuse + template.read_text())
+        (note,) = inspect_model(copy, []).notes
+        assert note.startswith("rows with a system's turn will be refused: ") and "System role not supported" in note
+        assert inspect_model(model, []).notes == []
+
+    def test_a_grader_that_takes_no_further_question_is_refused(self, folder, model):
+        copy = folder / "base"
+        shutil.copytree(model, copy)
+        template = copy / "chat_template.jinja"
+        template.write_text(
+            "{% if messages | length > 2 %}{{ raise_exception('one turn') }}{% endif %}" + template.read_text()
+        )
+        assert inspect_model(copy, [ModelUse("base", "stage sft, sft.model", "causal")]).notes
+        with pytest.raises(InputError, match=r"stage rules, rules.grader: .*one turn"):
+            inspect_model(copy, [ModelUse("base", "stage rules, rules.grader", "causal")])
 
     def test_an_adapter_alone_is_refused(self, broken):
         assert "LoRA adapter without its base" in broken(

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from fakes.policies import DATA, public, small
 from rlhf_api.yaml import dump_yaml
 from rlhf_trainer.data.rows import Completion, Where
+from rlhf_trainer.exits import InputError
 from rlhf_trainer.rules import evidence
-from rlhf_trainer.rules.fit import Descent, errors, fit, ranked_pairs
+from rlhf_trainer.rules.fit import MOST_PAIRS, Descent, Pairs, errors, fit, ranked_pairs
 from rlhf_trainer.rules.fitting import Fits, fit_type
 from rlhf_trainer.rules.policy import Policy, parse_policy
 from rlhf_trainer.rules.probabilities import classify
-from rlhf_trainer.rules.ranking import labels, ranked
+from rlhf_trainer.rules.ranking import check_scales, labels, ranked
 
 
 def policy() -> Policy:
@@ -99,9 +100,39 @@ def test_a_fit_is_adamw_on_the_mean_hinge_written_out() -> None:
     np.testing.assert_allclose(found.weights, w, rtol=1e-7)
 
 
+def pairs_of(found: Pairs) -> list[tuple[int, int]]:
+    return list(zip(found.better.tolist(), found.worse.tolist(), strict=True))
+
+
 def test_pairs_are_made_within_a_group_and_ties_make_none() -> None:
-    better, worse = ranked_pairs(["p", "q", "p", "p", "q"], [1, 0, 0, 1, 0])
-    assert list(zip(better.tolist(), worse.tolist(), strict=True)) == [(2, 0), (2, 3)]
+    assert pairs_of(ranked_pairs(["p", "q", "p", "p", "q"], [1, 0, 0, 1, 0])) == [(2, 0), (2, 3)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("pqr"), st.integers(-2, 2)), max_size=12))
+def test_pairs_are_all_of_a_better_and_a_worse_one_in_the_completions_order(rows: list[tuple[str, int]]) -> None:
+    groups, ranks = [group for group, _ in rows], [rank for _, rank in rows]
+    every = range(len(rows))
+    expected = [(a, b) for a in every for b in every if groups[a] == groups[b] and ranks[a] < ranks[b]]
+    found = ranked_pairs(groups, ranks)
+    assert (pairs_of(found), found.there) == (expected, len(expected))
+
+
+def test_of_a_group_with_more_pairs_than_the_bound_as_many_are_drawn_by_seed() -> None:
+    groups, ranks = ["p"] * 6 + ["q"] * 2, [0, 1, 2, 0, 1, 2, 0, 1]
+    whole = set(pairs_of(ranked_pairs(groups, ranks)))
+    found = ranked_pairs(groups, ranks, seed=1, most=5)
+    assert found.there == len(whole) == 13
+    assert len(found.better) == 5 + 1 and set(pairs_of(found)) < whole and (6, 7) in pairs_of(found)
+    assert pairs_of(found) == pairs_of(ranked_pairs(groups, ranks, seed=1, most=5))
+    assert pairs_of(found) != pairs_of(ranked_pairs(groups, ranks, seed=2, most=5))
+
+
+def test_completions_of_one_response_type_make_no_more_pairs_than_memory_holds() -> None:
+    found = ranked_pairs([b""] * 5000, [number % 5 for number in range(5000)])
+    assert found.there == 10_000_000
+    assert len(found.better) == MOST_PAIRS == len(set(pairs_of(found)))
+    assert all(a % 5 < b % 5 for a, b in pairs_of(found))
 
 
 def test_an_error_is_a_pair_in_the_wrong_order_and_a_tie_is_half() -> None:
@@ -161,9 +192,90 @@ def test_a_pair_is_never_made_across_the_split() -> None:
     mine = [rows[number] for number in own]
     group = ranked(rules, rows, "comply", labels(rules, mine, "comply"), reward[own], by_prompt=False)
     side = {"ask 0", "ask 2"}
-    better, worse = group.pairs(side)
-    assert {group.openings[place] for place in (*better, *worse)} == side
-    assert len(better) == 2 * 2 * 3  # three classes, two prompts: each better one of either with each worse one
+    found = group.pairs(side)
+    assert {group.openings[place] for place in (*found.better, *found.worse)} == side
+    assert len(found.better) == 2 * 2 * 3  # three classes, two prompts: each better one of either with each worse one
+
+
+def answers(*ranks: list[int]) -> list[Completion]:
+    """Completions that comply, with the ranks of each prompt's."""
+    return [
+        Completion(
+            ({"role": "user", "content": f"ask {number}"},),
+            "a",
+            "comply",
+            Where("drawn", sum(map(len, ranks[:number])) + place + 1),
+            {"helps": rank == 0, "harm": rank == 2, "sorry": False},
+            rank,
+        )
+        for number, own in enumerate(ranks)
+        for place, rank in enumerate(own)
+    ]
+
+
+def fit_one(rows: list[Completion], seeds: list[int], *, by_prompt: bool) -> Fits:
+    rules, fits = policy(), Fits({})
+    group = ranked(rules, rows, "comply", labels(rules, rows, "comply"), np.zeros(len(rows)), by_prompt=by_prompt)
+    fit_type(fits, rules, rows, group, seeds, 0.5, Descent(20))
+    return fits
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_only_prompts_that_hold_pairs_are_split(seed: int) -> None:
+    rows = answers(*[[0, 0]] * 4, [0, 1], *[[1, 1]] * 3, [0, 2], [2])
+    found = fit_one(rows, [seed], by_prompt=True).types["comply"]
+    assert found["pairs"] == {"train": 1, "heldout": 1}
+
+
+def test_weights_are_of_the_first_split_that_leaves_a_pair_and_the_others_are_told() -> None:
+    rows = answers([1], *[[0]] * 7)  # all pairs are on the side of the worse one
+    alone = {seed: fit_one(rows, [seed], by_prompt=False) for seed in range(8)}
+    lucky = [seed for seed, fits in alone.items() if fits.weights]
+    unlucky = [seed for seed in alone if seed not in lucky]
+    assert lucky and unlucky
+    fits = fit_one(rows, [*unlucky, lucky[0]], by_prompt=False)
+    assert fits.weights == alone[lucky[0]].weights
+    said = (
+        f"{len(unlucky)} of {len(unlucky) + 1} splits leave no pair to fit on; the weights are of the first that does"
+    )
+    assert f"comply: {said}" in fits.notes
+    missed = alone[unlucky[0]]
+    assert missed.types["comply"]["pairs"] is None
+    assert missed.types["comply"]["unfitted"] == "no pair is left to fit on beside those held out"
+    assert any(
+        "no pair is left to fit on beside those held out (8 completions, rank 1, rank 0)" in n for n in missed.notes
+    )
+
+
+def test_where_nothing_ranks_apart_it_is_said() -> None:
+    fits = fit_one(answers(*[[0, 0]] * 4), [0], by_prompt=True)
+    assert fits.types["comply"]["unfitted"] == "no two of these completions rank apart"
+    assert fits.notes == [
+        "comply: no two of these completions rank apart (8 completions, rank 0): not measurable, no weights"
+    ]
+
+
+def test_pairs_that_were_drawn_are_told() -> None:
+    fits = fit_one(answers(*[[0], [1], [2]] * 450), [0], by_prompt=False)
+    found = fits.types["comply"]
+    assert found["pairs"] == {"train": MOST_PAIRS, "heldout": MOST_PAIRS}
+    train, heldout = found["there"]["train"], found["there"]["heldout"]
+    assert 140_000 < train < 160_000
+    assert (
+        f"comply: {MOST_PAIRS} of {train} pairs to fit on and {MOST_PAIRS} of {heldout} held out are drawn by seed"
+        in (fits.notes)
+    )
+
+
+@pytest.mark.parametrize("by_prompt", [True, False])
+def test_ranks_of_the_data_and_places_by_labels_are_not_compared(by_prompt: bool) -> None:
+    rows = answers([0, 1], [0, 1])
+    mixed = [*rows[:3], replace(rows[3], rank=None)]
+    what = "prompt" if by_prompt else "response type"
+    with pytest.raises(InputError, match=rf"drawn:4: has no rank, and drawn:\d of the same {what} has one"):
+        check_scales(mixed, by_prompt=by_prompt)
+    check_scales(rows, by_prompt=by_prompt)
+    check_scales([*rows[:2], *(replace(row, rank=None) for row in rows[2:])], by_prompt=True)
 
 
 @public
@@ -198,7 +310,7 @@ def test_gold_labels_as_features_rank_gold_rows_within_a_response_type() -> None
         assert held["high"] < 0.25, (kind, held)
     assert fits.types["safe_refuse_1"]["pairs"] is None
     assert "safe_refuse_1" not in fits.weights
-    assert any("safe_refuse_1: no pair to fit on" in note and "not measurable" in note for note in fits.notes)
+    assert any("safe_refuse_1: no two of these" in note and "not measurable" in note for note in fits.notes)
 
 
 def test_histograms_are_centred_within_a_group_and_count_everything() -> None:
@@ -224,14 +336,24 @@ def test_a_grader_is_held_against_the_commoner_answer() -> None:
         {"a": False, "b": False},
         {"a": False, "b": False},
     ]
-    found = evidence.grader_trust(grades, known, ["a", "b", "c"])
+    found = evidence.grader_trust(grades, known, [0.9, 0.2, 0.1, 0.4], ["a", "b", "c"])
     assert found["propositions"]["a"]["accuracy"]["value"] == 0.5
     assert found["propositions"]["a"]["majority"] == 0.75
     assert math.isclose(found["propositions"]["a"]["balanced_accuracy"]["value"], (1 + 1 / 3) / 2)
     assert found["propositions"]["b"]["balanced_accuracy"]["value"] is None
+    assert found["propositions"]["a"]["ece"]["value"] == pytest.approx((0.1 + 0.8 + 0.7 + 0.1) / 4)
+    assert found["propositions"]["b"]["ece"]["value"] == pytest.approx((0.2 + 0.3 + 0.4 + 0.6) / 4)
+    assert found["mean"]["ece"]["value"] == pytest.approx((1.7 / 4 + 1.5 / 4) / 2)
+    assert (found["answered"]["value"], found["answered"]["n"]) == (pytest.approx(0.4), 4)
     notes = evidence.grader_words(found)
     assert any("no more than always saying the commoner answer: 87.5%" in note for note in notes)
     assert any("Labels of one kind only" in note and note.endswith("b.") for note in notes)
+
+
+def test_a_grader_that_would_rather_say_something_else_is_told() -> None:
+    (note,) = evidence.answered_words(0.4)
+    assert note.startswith("Only 40.0% of what the grader would say next is yes or no")
+    assert evidence.answered_words(0.5) == []
 
 
 def test_over_seeds_is_mean_and_standard_error() -> None:

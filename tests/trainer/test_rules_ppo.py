@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import rules_cases
 import torch
 from ppo_cases import base, case, metrics
 from rules_cases import POLICY
+from small_data import words
 from stage_gang import Case, alone, gang
 
+from rlhf_trainer.data.chat import encode_answer
 from rlhf_trainer.data.rows import Messages
 from rlhf_trainer.exits import InputError
+from rlhf_trainer.generation.sample import Answer
+from rlhf_trainer.models.load import load_tokenizer
+from rlhf_trainer.ppo import described, rollout
 from rlhf_trainer.rules import use
 from rlhf_trainer.rules.grader import Asking, Grader
 from rlhf_trainer.rules.policy import parse_policy
@@ -129,17 +137,21 @@ def test_metrics_are_means_and_shares_of_classes_by_response_type(home: Path) ->
 # -- in PPO -----------------------------------------------------------------------------------------------------------
 
 
-def test_rules_are_added_to_the_reward_of_prompts_with_a_response_type(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[Any] = []
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What rules said of the answers, step by step."""
+    found: list[Any] = []
     whole = Rulebook.ruled
 
     def watched(self: Rulebook, *args: Any) -> Any:
-        seen.append(whole(self, *args))
-        return seen[-1]
+        found.append(whole(self, *args))
+        return found[-1]
 
     monkeypatch.setattr(Rulebook, "ruled", watched)
+    return found
+
+
+def test_rules_are_added_to_the_reward_of_prompts_with_a_response_type(home: Path, seen: list[Any]) -> None:
     made = ruled(home, name="added", rules={"weight": 0.5})
     alone(made)
     rows = metrics(made)
@@ -188,7 +200,53 @@ def test_two_ranks_learn_what_one_does(home: Path, tmp_path: Path) -> None:
         assert a == pytest.approx(b, rel=1e-3, abs=1e-3)
 
 
-def test_rules_hold_beside_the_reward_they_were_fitted_with_and_no_other_unless_told(home: Path) -> None:
+GOOD, BAD = "I am well", "a fire a fire"
+"""Answers that the tiny reward model ranks wrongly to every prompt."""
+
+
+def alternately(tokenizer: Any) -> Any:
+    """In place of sampling: a prompt's first answer is GOOD, its second BAD."""
+
+    def answered(_model: Any, prompts: Any, _how: Any, *, rows: Sequence[int], **_: Any) -> list[Answer]:
+        return [Answer(encode_answer(tokenizer, (GOOD, BAD)[row % 2]), True) for row in rows]
+
+    return answered
+
+
+def test_rules_fitted_beside_a_biased_reward_right_the_pairs_that_it_ranks_wrongly(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole chain: weights fitted beside the reward model, then PPO's reward of new prompts' answers."""
+    draw = random.Random(0)
+    asked = [{"prompt": f"{number} {words(draw, 2, 9)}", "response_type": "comply"} for number in range(16)]
+    ranked = [row | {"completion": text, "rank": rank} for row in asked[:12] for rank, text in enumerate((GOOD, BAD))]
+    for name, rows in (("ranked", ranked), ("new", asked[12:])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    given = {"input:policy": "policy.yaml", "input:completions": "ranked.jsonl", "input:new": "new.jsonl"}
+    inputs = {key: str(tmp_path / name) for key, name in given.items()} | {"stage:other": str(home / "other")}
+    how = {"gold": None, "iterations": 1000, "learningRate": 0.1, "weightDecay": 0.0}
+    fit = rules_cases.case(home, name="chain", grader={"stage": "other"}, inputs=inputs, **how)
+    alone(fit)
+    found = json.loads((fit.product / "fit.json").read_text())["types"]["comply"]["heldout"]
+    assert (found["rm"]["value"], found["total"]["value"]) == (1.0, 0.0)
+
+    told: list[Any] = []
+    whole = described.of_rollout
+    monkeypatch.setattr(described, "of_rollout", lambda *args: [told.append(args), whole(*args)][1])
+    monkeypatch.setattr(rollout, "sample", alternately(load_tokenizer(home / "sft")))
+    made = ruled(home, name="righted", prompts=[{"input": "new"}], steps=1)
+    made.inputs |= inputs | {"stage:rules": str(fit.product)}
+    alone(made)
+    ((answers, scores, reward),) = told
+    assert answers.texts == [GOOD, BAD] * 4
+    biased = scores.rewards["rm"]
+    assert (biased[::2] < biased[1::2]).all() and (reward[::2] > reward[1::2]).all()
+
+
+def test_rules_hold_beside_the_reward_they_were_fitted_with_and_no_other_unless_told(
+    home: Path, seen: list[Any]
+) -> None:
     biased = {"rewards": [{"stage": "cm", "weight": -1.0}]}
     for fields in (
         biased,
@@ -199,7 +257,8 @@ def test_rules_hold_beside_the_reward_they_were_fitted_with_and_no_other_unless_
             alone(ruled(home, name="bound", **fields))
     made = ruled(home, name="biased", rules={"anyReward": True}, **biased)
     alone(made)
-    assert all(row["reward"] == row["reward"] for row in metrics(made))
+    for row, found in zip(metrics(made), seen, strict=True):
+        assert row["reward"] == pytest.approx(-row["reward.cm"] + found.rewards.mean(), abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,14 @@ import rules_cases
 from rules_cases import POLICY, case
 from stage_gang import Case, CutOff, alone, gang
 
+import report_fixture
 from fakes.policies import DATA, public
 from rlhf_trainer.exits import InputError, Stopped
+from rlhf_trainer.reporting.collect import collect
+from rlhf_trainer.reporting.content import content
+from rlhf_trainer.reporting.render import render
 from rlhf_trainer.rules import grader
+from rlhf_trainer.rules.fitting import NO_PAIR_LEFT
 from rlhf_trainer.rules.policy import parse_policy
 from rlhf_trainer.rules.product import Weights
 
@@ -66,6 +71,28 @@ def test_its_evidence_has_errors_weights_histograms_and_the_grader(done: Case) -
     assert manifest["counts"]["graded"] == 120
     assert manifest["metrics"]["error_rate"]["comply"]["total"] == comply["heldout"]["total"]
     assert any("it shows nothing" in note for note in manifest["notes"])
+    grades = [
+        row
+        for path in sorted((done.work / "shards" / "grades").glob("*"))
+        for row in json.loads(path.read_text())["rows"]
+    ]
+    assert fit["grader"]["answered"]["value"] == pytest.approx(np.mean([row["answered"] for row in grades[60:]]))
+    assert 0 < fit["grader"]["mean"]["ece"]["value"] < 1
+    assert any("of what the grader would say next is yes or no" in note for note in manifest["notes"])
+
+
+def test_the_report_tells_of_the_grader_of_drawn_pairs_and_of_types_without_weights(done: Case, tmp_path: Path) -> None:
+    fit, _ = published(done)
+    fit["types"]["comply"]["there"] = {"train": 160_000, "heldout": 6}
+    fit["types"]["refuse"] = {"completions": 4, "pairs": None, "unfitted": NO_PAIR_LEFT}
+    page = render(content(collect(report_fixture.build(tmp_path))) | {"fits": [{"stage": "rules", **fit}]})
+    for said in (
+        "24 fitted, 6 held out, drawn by seed from 160 000 and 6; half is a coin",
+        "No pair is left to fit on beside those held out: nothing was fitted",
+        "Yes and no together are",
+        "Calibration error",
+    ):
+        assert said in page.replace("\u202f", " "), said
 
 
 def test_the_errors_are_those_of_the_weights_and_scores(home: Path, done: Case) -> None:
@@ -227,6 +254,15 @@ def test_a_row_that_the_rules_cannot_use_is_refused_by_its_place(
         alone(case(home, name="bad", inputs={"input:completions": str(data)}))
 
 
+def test_completions_of_one_prompt_with_and_without_rank_are_refused(home: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (home / "completions.jsonl").read_text().splitlines()]
+    rows[0]["rank"] = 0
+    data = tmp_path / "mixed.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match=r"mixed.jsonl:2: has no rank, and mixed.jsonl:1 of the same prompt has one"):
+        alone(case(home, name="mixed", gold=None, inputs={"input:completions": str(data)}))
+
+
 def test_completions_that_all_rank_alike_leave_nothing_to_fit(home: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (home / "completions.jsonl").read_text().splitlines()][::3]
     data = tmp_path / "alike.jsonl"
@@ -240,7 +276,7 @@ def test_a_policy_with_problems_is_refused_with_all_of_them(home: Path, tmp_path
     path.write_text(POLICY.replace("declines: false, harm", "declines: true, harm"))
     with pytest.raises(InputError, match=r"policy.yaml:\d+:\d+: .*ideal and poor both hold") as told:
         alone(case(home, name="policy", inputs={"input:policy": str(path)}))
-    assert told.value.code == 2
+    assert (told.value.code, told.value.reason) == (2, "InvalidPolicy")
 
 
 @pytest.mark.parametrize(
@@ -273,5 +309,7 @@ def test_the_gold_set_is_fitted_on_its_labels_and_one_response_type_is_not_measu
         assert fit["types"][kind]["heldout"]["rm"]["value"] > 0.3, kind
     assert fit["types"]["safe_refuse_1"]["pairs"] is None
     notes = " ".join(manifest["notes"])
-    assert "safe_refuse_1: no pair to fit on (9 completions, unacceptable_completion): not measurable" in notes
+    assert (
+        "safe_refuse_1: no two of these completions rank apart (9 completions, unacceptable_completion): not" in notes
+    )
     assert "Features are labels" in notes and "different prompts" in notes

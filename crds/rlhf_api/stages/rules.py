@@ -39,6 +39,7 @@ class Rules(ApiModel):
 
     cel: ClassVar[tuple[Cel, ...]] = (
         Cel("has(self.grader) || {features} == 'labels'", "features of the grader need one", ".grader"),
+        Cel("has(self.grader) || {gold}.size() == 0", "gold without a grader, which it measures", ".gold"),
     )
 
     policy: FileRef
@@ -80,6 +81,8 @@ class Rules(ApiModel):
         yield from super().rules()
         if self.grader is None and self.features == "grader":
             yield Finding(("grader",), "is missing; features of the grader need one", "set grader, or features: labels")
+        if self.grader is None and self.gold:
+            yield Finding(("gold",), "found gold without a grader, which it measures", "set grader, or leave gold out")
         if len(self.yes_words) != len(self.no_words):
             message = f"found {len(self.no_words)} words beside {len(self.yes_words)} yesWords; expected as many"
             yield Finding(("noWords",), message, "each word of yesWords has its opposite at its place")

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from jinja2 import TemplateError
+
 from rlhf_trainer.data.rows import Message
+from rlhf_trainer.exits import InputError
 
 Tokenizer = Any
 """A fast tokenizer of transformers (`PreTrainedTokenizerFast` and its kin)."""
@@ -16,6 +19,8 @@ Tokenizer = Any
 OPEN, CLOSE = "\ue000", "\ue001"
 STAND_IN = re.compile(f"{OPEN}(\\d+){CLOSE}")
 """Private-use characters around a number."""
+SHOWN = 40
+"""Characters of a first message by which its row can be found."""
 
 
 class Turn(NamedTuple):
@@ -79,10 +84,22 @@ class Guarded:
 
 
 def render(tokenizer: Tokenizer, messages: Sequence[Message], generation: bool = False) -> str:
-    """The template's text of messages, with the generation prompt where asked."""
-    text = tokenizer.apply_chat_template(
-        [dict(message) for message in messages], tokenize=False, add_generation_prompt=generation
-    )
+    """The template's text of messages, with the generation prompt where asked.
+
+    Raises:
+        InputError: the template refuses them: it takes no system turn, say, or the same role twice.
+    """
+    try:
+        text = tokenizer.apply_chat_template(
+            [dict(message) for message in messages], tokenize=False, add_generation_prompt=generation
+        )
+    except (TemplateError, LookupError, TypeError, ValueError) as error:
+        roles = ", ".join(message["role"] for message in messages) or "nobody"
+        begins = messages[0]["content"][:SHOWN] if messages else ""
+        raise InputError(
+            f"the chat template cannot write messages of {roles} ({begins!r}): {error}. Give rows that it takes, or a "
+            "model whose template takes them"
+        ) from error
     return str(text)
 
 

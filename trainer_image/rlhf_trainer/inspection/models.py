@@ -11,12 +11,20 @@ from typing import Any
 
 from rlhf_api.gguf import read_header
 from rlhf_trainer.data.chat import encode_prompt, prepare_tokenizer
+from rlhf_trainer.data.rows import Message
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.uses import Model, ModelUse
 from rlhf_trainer.models.load import GGUF, check_folder, load_tokenizer
 
 SCORER = "ForSequenceClassification"
 INDEX = "model.safetensors.index.json"
+ASKED: Message = {"role": "user", "content": "How are you?"}
+AGAIN = "a further question"
+CONVERSATIONS: dict[str, list[Message]] = {
+    "a system's turn": [{"role": "system", "content": "Be brief."}, ASKED],
+    AGAIN: [ASKED, {"role": "assistant", "content": "Well."}, ASKED],
+}
+"""What a model's rows may be, and a grader's always are; not every template takes it."""
 
 
 @dataclass
@@ -47,7 +55,7 @@ def inspect_model(path: Path, uses: Sequence[ModelUse]) -> ModelFacts:
     for use in uses:
         _fits(architecture, use)
     facts = ModelFacts("safetensors", architecture, _weights(path))
-    facts.notes.extend(_tokenizer(path, config))
+    facts.notes.extend(_tokenizer(path, config, uses))
     return facts
 
 
@@ -119,7 +127,7 @@ def _shard(path: Path) -> int:
     return count
 
 
-def _tokenizer(path: Path, config: dict[str, Any]) -> list[str]:
+def _tokenizer(path: Path, config: dict[str, Any], uses: Sequence[ModelUse]) -> list[str]:
     tokenizer = load_tokenizer(path)
     vocabulary = (config.get("text_config") or config).get("vocab_size")
     if isinstance(vocabulary, int) and len(tokenizer) > vocabulary:
@@ -128,9 +136,17 @@ def _tokenizer(path: Path, config: dict[str, Any]) -> list[str]:
         )
     try:
         notes = prepare_tokenizer(tokenizer)
-        encode_prompt(tokenizer, [{"role": "user", "content": "How are you?"}])
+        encode_prompt(tokenizer, [ASKED])
     except Exception as error:  # templates raise what they like
         raise InputError(f"the chat template or tokenizer cannot be used: {error}") from error
+    graders = [use.where for use in uses if use.where.endswith("rules.grader")]
+    for what, messages in CONVERSATIONS.items():
+        try:
+            encode_prompt(tokenizer, messages)
+        except InputError as error:
+            if graders and what == AGAIN:
+                raise InputError(f"{graders[0]}: what it is asked follows an answer; {error}") from error
+            notes.append(f"rows with {what} will be refused: {error}")
     return notes
 
 

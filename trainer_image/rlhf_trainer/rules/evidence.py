@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_trainer.evaluation.calibration import balanced_accuracy
+from rlhf_trainer.evaluation.calibration import balanced_accuracy, calibration_error
 from rlhf_trainer.evaluation.statistics import NOTHING, Estimate, Intervals, point, wilson
 from rlhf_trainer.rules.fit import Indices, errors
 from rlhf_trainer.rules.probabilities import Floats
@@ -17,6 +17,8 @@ METHODS = ("rm", "rbr", "total")
 """R_rm, w . phi, and their sum."""
 BINS = 24
 """Bins of a histogram."""
+ANSWERED = 0.5
+"""Probability of yes and no together below which a grader's answers are told to be doubtful."""
 
 
 def error_rates(scores: Mapping[str, Floats], better: Indices, worse: Indices, units: Sequence[Any]) -> dict[str, Any]:
@@ -78,18 +80,23 @@ def histograms(scores: Mapping[str, Floats], names: Sequence[str], groups: Seque
 
 
 def grader_trust(
-    grades: Sequence[Mapping[str, float]], labelled: Sequence[Mapping[str, bool]], names: Iterable[str]
+    grades: Sequence[Mapping[str, float]],
+    labelled: Sequence[Mapping[str, bool]],
+    answered: Sequence[float],
+    names: Iterable[str],
 ) -> dict[str, Any]:
     """A grader on completions that people labelled.
 
     Args:
         grades: phi by proposition of each completion.
         labelled: what is true of it; only propositions in both count.
+        answered: P(yes) + P(no) of each completion, mean over its questions.
         names: propositions, in the order of the result.
 
     Returns:
         `propositions`: by name accuracy and balanced accuracy with their intervals, the accuracy of always saying the
-        commoner answer, the share of true labels; `mean`: plain means over the propositions.
+        commoner answer, the expected calibration error of phi, the share of true labels; `mean`: plain means over the
+        propositions; `answered`: mean over completions.
     """
     rows: dict[str, Any] = {}
     for name in names:
@@ -104,10 +111,12 @@ def grader_trust(
         signs = np.array([1.0 if known else -1.0 for _, known in both])
         right = 0.5 + 0.5 * np.sign(phi * signs)
         share = float((signs > 0).mean())
+        error, _ = calibration_error(phi + 0.5, (signs > 0).astype(np.float64), 0.0, 1.0)
         rows[name] = {
             "accuracy": wilson(float(right.sum()), len(right)).as_json(),
             "balanced_accuracy": balanced_accuracy(phi, signs).as_json(),
             "majority": max(share, 1 - share),
+            "ece": point(error, len(both)).as_json(),
             "true_share": share,
             "n": len(both),
         }
@@ -115,8 +124,13 @@ def grader_trust(
         "accuracy": _mean([row["accuracy"]["value"] for row in rows.values()]),
         "balanced_accuracy": _mean([row["balanced_accuracy"]["value"] for row in rows.values()]),
         "majority": _mean([row["majority"] for row in rows.values()]),
+        "ece": _mean([row["ece"]["value"] for row in rows.values()]),
     }
-    return {"propositions": rows, "mean": {name: value.as_json() for name, value in means.items()}}
+    return {
+        "propositions": rows,
+        "mean": {name: value.as_json() for name, value in means.items()},
+        "answered": _mean(answered).as_json(),
+    }
 
 
 def class_trust(found: Sequence[str], labelled: Sequence[str]) -> dict[str, Any]:
@@ -174,3 +188,13 @@ def grader_words(found: Mapping[str, Any]) -> list[str]:
     if unknown:
         notes.append(f"Labels of one kind only, balanced accuracy unknown: {', '.join(unknown)}.")
     return notes
+
+
+def answered_words(answered: float) -> list[str]:
+    """What a reader must know of a grader that hardly answers; `answered`: mean of P(yes) + P(no)."""
+    if answered >= ANSWERED:
+        return []
+    return [
+        f"Only {answered:.1%} of what the grader would say next is yes or no: phi weighs what it would rather not say. Ask "
+        "otherwise (prompt_template, yesWords, noWords), or take another grader."
+    ]

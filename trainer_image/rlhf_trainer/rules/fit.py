@@ -2,13 +2,14 @@
 
 Per response type a linear w over the features phi: the mean over ranked pairs of
 max(0, 1 - (R_tot(better) - R_tot(worse))), R_tot = R_rm + w . phi, from w = 0 by AdamW. There is no randomness in it:
-a seed only decides which prompts are held out.
+a seed only decides which prompts are held out, and which pairs are drawn where there are too many.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
+
+MOST_PAIRS = 100_000
+"""Of one group: its pairs grow with the square of its completions, what they teach does not."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,17 @@ class Fitted:
     """[F]."""
     losses: Floats
     """[iterations] mean hinge before each step."""
+
+
+class Pairs(NamedTuple):
+    """Completions that rank apart."""
+
+    better: Indices
+    """[P]."""
+    worse: Indices
+    """[P]."""
+    there: int
+    """Pairs that there are; P unless some were drawn."""
 
 
 def fit(better: Floats, worse: Floats, reward_gap: Floats, how: Descent) -> Fitted:
@@ -65,18 +80,42 @@ def fit(better: Floats, worse: Floats, reward_gap: Floats, how: Descent) -> Fitt
     return Fitted(weights.detach().numpy(), torch.stack(losses).numpy())
 
 
-def ranked_pairs(groups: Sequence[Hashable], ranks: Sequence[int]) -> tuple[Indices, Indices]:
-    """([N], [N]) every better and worse completion of one group; a lower rank is better.
+def ranked_pairs(groups: Sequence[Hashable], ranks: Sequence[int], *, seed: int = 0, most: int = MOST_PAIRS) -> Pairs:
+    """Every better and worse completion of one group; a lower rank is better.
 
     Pairs come in the order of completions: the same rows give the same pairs.
+
+    Args:
+        groups: [N] what a completion is ranked within.
+        ranks: [N].
+        seed: of what is drawn from a group that has more pairs than `most`.
+        most: pairs of a group.
     """
     members: dict[Hashable, list[int]] = {}
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
-    found = [(a, b) for inside in members.values() for a in inside for b in inside if ranks[a] < ranks[b]]
-    found.sort()
-    pairs = np.array(found, dtype=np.int64).reshape(-1, 2)
-    return pairs[:, 0], pairs[:, 1]
+    draw, places = np.random.default_rng(seed), np.asarray(ranks, dtype=np.int64)
+    found = [_pairs_of(np.array(inside), places[inside], draw, most) for inside in members.values()]
+    better = np.concatenate([_NONE, *(one.better for one in found)])
+    worse = np.concatenate([_NONE, *(one.worse for one in found)])
+    order = np.lexsort((worse, better))
+    return Pairs(better[order], worse[order], sum(one.there for one in found))
+
+
+_NONE: Indices = np.zeros(0, dtype=np.int64)
+
+
+def _pairs_of(members: Indices, ranks: Indices, draw: np.random.Generator, most: int) -> Pairs:
+    """Pairs of one group, numbered by the better one: those to draw need not all be written down."""
+    order = np.argsort(ranks, kind="stable")
+    first_worse = np.searchsorted(ranks[order], ranks[order], side="right")
+    counts = len(members) - first_worse
+    ends = np.cumsum(counts)
+    there = int(ends[-1])
+    numbers = np.arange(there) if there <= most else draw.choice(there, most, replace=False, shuffle=False)
+    better = np.searchsorted(ends, numbers, side="right")
+    worse = first_worse[better] + numbers - (ends - counts)[better]
+    return Pairs(members[order[better]], members[order[worse]], there)
 
 
 def errors(better: Floats, worse: Floats) -> Floats:

@@ -15,6 +15,10 @@ from rlhf_trainer.rules.fit import Descent, fit
 from rlhf_trainer.rules.policy import Policy
 from rlhf_trainer.rules.ranking import Ranked, name_of
 
+ALL_ALIKE = "no two of these completions rank apart"
+NO_PAIR_LEFT = "no pair is left to fit on beside those held out"
+"""Why a response type has no weights."""
+
 
 @dataclass
 class Fits:
@@ -38,12 +42,12 @@ def fit_type(
     holdout: float,
     how: Descent,
 ) -> None:
-    """Fit one response type and note what came of it; the first seed's weights are the ones that are kept.
+    """Fit one response type and note what came of it; the weights of the first seed that leaves a pair are kept.
 
     Args:
         fits: what was fitted so far.
         policy: the rules.
-        rows: completions of the response type.
+        rows: completions of the response type; those whose dialogue holds no pair are not split.
         group: the same, ranked.
         seeds: one a split.
         holdout: share of prompts held out.
@@ -51,16 +55,23 @@ def fit_type(
     """
     kind, features = group.kind, policy.features[group.kind]
     fits.uniform += group.found.uniform
-    made = [_once(rows, group, seed, holdout, how) for seed in seeds]
-    first = made[0]
-    if first is None:
-        seen_names = ", ".join(dict.fromkeys(name_of(policy, row) for row in rows))
-        fits.notes.append(
-            f"{kind}: no pair to fit on ({len(rows)} completions, {seen_names}): not measurable, no weights"
-        )
-        fits.types[kind] = {"completions": len(rows), "pairs": None, "heldout": evidence.error_rates({}, *_NONE, [])}
-        return
+    paired = group.paired
+    split = [row for row in rows if opening(row) in paired]
+    made = [_once(split, group, seed, holdout, how) for seed in seeds] if split else []
     known = [one for one in made if one is not None]
+    if not known:
+        why = NO_PAIR_LEFT if split else ALL_ALIKE
+        seen_names = ", ".join(dict.fromkeys(name_of(policy, row) for row in rows))
+        fits.notes.append(f"{kind}: {why} ({len(rows)} completions, {seen_names}): not measurable, no weights")
+        nothing = evidence.error_rates({}, _NONE, _NONE, [])
+        fits.types[kind] = {"completions": len(rows), "pairs": None, "unfitted": why, "heldout": nothing}
+        return
+    first = known[0]
+    if len(known) < len(made):
+        fits.notes.append(
+            f"{kind}: {len(made) - len(known)} of {len(made)} splits leave no pair to fit on; the weights are of the "
+            "first that does"
+        )
     weights = np.stack([one["weights"] for one in known])
     fits.weights[kind] = dict(zip(features, map(float, first["weights"]), strict=True))
     seen = sorted(first["seen"]) or list(range(len(rows)))
@@ -68,6 +79,7 @@ def fit_type(
     fits.types[kind] = {
         "completions": len(rows),
         "pairs": first["pairs"],
+        "there": first["there"],
         "train": first["train"],
         "heldout": first["heldout"],
         "seeds": {
@@ -91,29 +103,33 @@ def fit_type(
         "shown": "held-out completions" if first["seen"] else "all completions",
     }
     fits.notes += evidence.words(kind, first["heldout"])
+    if first["there"] != first["pairs"]:
+        train, heldout = (f"{first['pairs'][side]} of {first['there'][side]}" for side in ("train", "heldout"))
+        fits.notes.append(f"{kind}: {train} pairs to fit on and {heldout} held out are drawn by seed")
 
 
-_NONE = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+_NONE = np.zeros(0, dtype=np.int64)
 
 
 def _once(rows: Sequence[Completion], group: Ranked, seed: int, holdout: float, how: Descent) -> dict[str, Any] | None:
     """One split and its fit; None where no pair is left to fit on."""
     train, heldout = split_by_prompt(list(rows), holdout, seed)
     fitted, held = ({opening(row) for row in side} for side in (train, heldout))
-    better, worse = group.pairs(fitted)
-    if not len(better):
+    better, worse, there = group.pairs(fitted, seed)
+    if not there:
         return None
     features, reward = group.found.features, group.reward
     made = fit(features[better], features[worse], reward[better] - reward[worse], how)
     rules = (features * made.weights).sum(axis=1)
     scores = {"rm": reward, "rbr": rules, "total": reward + rules}
-    outside = group.pairs(held)
+    outside = group.pairs(held, seed)
     return {
         "weights": made.weights,
         "scores": scores,
-        "pairs": {"train": len(better), "heldout": len(outside[0])},
+        "pairs": {"train": len(better), "heldout": len(outside.better)},
+        "there": {"train": there, "heldout": outside.there},
         "train": evidence.error_rates(scores, better, worse, group.openings),
-        "heldout": evidence.error_rates(scores, *outside, group.openings),
+        "heldout": evidence.error_rates(scores, outside.better, outside.worse, group.openings),
         "loss": {"first": float(made.losses[0]), "last": float(made.losses[-1])},
         "seen": [place for place, start in enumerate(group.openings) if start in held],
     }

@@ -6,7 +6,8 @@ computed once, and each question's rest is computed after it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from torch import Tensor
 
 from rlhf_trainer.data.chat import encode_prompt, prepare_tokenizer
 from rlhf_trainer.data.rows import Messages
-from rlhf_trainer.data.template import ids_of
-from rlhf_trainer.exits import InputError
+from rlhf_trainer.data.template import SHOWN, ids_of
+from rlhf_trainer.exits import GuardTripped, InputError
 from rlhf_trainer.generation.shared import common, last_states
 from rlhf_trainer.models.load import check_logits, fit_vocabulary, load_policy
 from rlhf_trainer.rules.policy import Policy
@@ -44,6 +45,13 @@ class Question:
     answer: str
     propositions: tuple[str, ...]
     """What is asked of it."""
+    where: str = ""
+    """Its row, where it has one."""
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return self.where or f"the answer {self.answer[:SHOWN]!r}"
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,9 @@ class Grader:
                 keys and values gets in any case.
 
         Raises:
-            InputError: a question alone is longer than the tokens that the grader may read.
+            InputError: a question alone is longer than the tokens that the grader may read, or its chat template
+                refuses the conversation.
+            GuardTripped: reason `NaN`: a grade is not a finite number.
         """
         laid = [self._lay(question) for question in questions]
         groups = [[row] for one in laid for row in one.rows] if apart else [one.rows for one in laid if one.rows]
@@ -116,6 +126,7 @@ class Grader:
         for question, one in zip(questions, laid, strict=True):
             said = [next(scores).double() for _ in one.rows]
             phi = {name: float(torch.sigmoid(s[0] - s[1])) for name, s in zip(question.propositions, said, strict=True)}
+            _check_finite(question, phi)
             answered = float(torch.stack(said).exp().sum(1).mean()) if said else 0.0
             found.append(Grades(phi, answered, one.cut, one.tokens))
         return found
@@ -125,7 +136,10 @@ class Grader:
         rows = []
         for name in question.propositions:
             asked = {"role": "user", "content": self._policy.asked(name, question.answer)}
-            rows.append(encode_prompt(self.tokenizer, [*question.prompt, said, asked]))  # type: ignore[list-item]
+            try:
+                rows.append(encode_prompt(self.tokenizer, [*question.prompt, said, asked]))  # type: ignore[list-item]
+            except InputError as error:
+                raise InputError(f"{question.name}: {error}") from error
         if not rows:
             return _Laid([], 0, 0)
         shared = common(rows) if len(rows) > 1 else len(rows[0]) - 1
@@ -147,6 +161,17 @@ class Grader:
         """[R, 2] log-probability of yes and of no after states [R, H]."""
         logits = torch.log_softmax(self.model.get_output_embeddings()(hidden).float(), dim=-1)
         return torch.stack([logits[:, ids].logsumexp(-1) for ids in (self._yes, self._no)], dim=1).cpu()
+
+
+def _check_finite(question: Question, phi: Mapping[str, float]) -> None:
+    """A NaN would be kept as nothing, and the first class be taken for its most probable one."""
+    for proposition, value in phi.items():
+        if not math.isfinite(value):
+            raise GuardTripped(
+                f"{question.name}: the grader's answer to {proposition} is not a finite number. Its weights are damaged "
+                "or dtype is too narrow for them; give another grader, or dtype: float32",
+                reason="NaN",
+            )
 
 
 def answer_tokens(tokenizer: Any, asking: Asking) -> tuple[list[int], list[int]]:

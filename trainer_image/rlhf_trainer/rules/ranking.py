@@ -10,7 +10,7 @@ import numpy as np
 from rlhf_trainer.data.load import canonical, opening
 from rlhf_trainer.data.rows import Completion
 from rlhf_trainer.exits import InputError
-from rlhf_trainer.rules.fit import Indices, ranked_pairs
+from rlhf_trainer.rules.fit import Pairs, ranked_pairs
 from rlhf_trainer.rules.policy import Policy
 from rlhf_trainer.rules.probabilities import Classified, Floats, Grades, classify
 
@@ -32,12 +32,25 @@ class Ranked:
     reward: Floats
     """[N] R_rm."""
 
-    def pairs(self, openings: set[str]) -> tuple[Indices, Indices]:
-        """([P], [P]) better and worse completions, as places in this list, both with one of these openings."""
+    @property
+    def paired(self) -> set[str]:
+        """Openings of completions that rank apart from another of their group."""
+        ranks: dict[bytes, set[int]] = {}
+        for group, rank in zip(self.groups, self.ranks, strict=True):
+            ranks.setdefault(group, set()).add(rank)
+        return {start for start, group in zip(self.openings, self.groups, strict=True) if len(ranks[group]) > 1}
+
+    def pairs(self, openings: set[str], seed: int = 0) -> Pairs:
+        """Better and worse completions, as places in this list, both with one of these openings.
+
+        Args:
+            openings: of the dialogues.
+            seed: of what is drawn where there are more than MOST_PAIRS.
+        """
         inside = [place for place, start in enumerate(self.openings) if start in openings]
-        better, worse = ranked_pairs([self.groups[one] for one in inside], [self.ranks[one] for one in inside])
+        found = ranked_pairs([self.groups[one] for one in inside], [self.ranks[one] for one in inside], seed=seed)
         places = np.array(inside, dtype=np.int64)
-        return places[better], places[worse]
+        return Pairs(places[found.better], places[found.worse], found.there)
 
 
 def check_completions(policy: Policy, rows: Sequence[Completion], *, labelled: bool) -> None:
@@ -63,6 +76,25 @@ def check_completions(policy: Policy, rows: Sequence[Completion], *, labelled: b
         if missing and (labelled or row.rank is None):
             why = "labels are the features" if labelled else "without rank, labels rank a completion"
             raise InputError(f"{row.row}: propositions: {', '.join(missing)} missing; {why} (docs/rules.md)")
+
+
+def check_scales(rows: Sequence[Completion], *, by_prompt: bool) -> None:
+    """Refuse to compare ranks that the data gives with places that labels give: 1 of either is another thing.
+
+    Raises:
+        InputError: names one completion of either kind that would be compared.
+    """
+    first: dict[tuple[str, bytes, bool], Completion] = {}
+    for row in rows:
+        group = (row.response_type, group_of(row, by_prompt=by_prompt))
+        first.setdefault((*group, row.rank is None), row)
+        with_rank, without = first.get((*group, False)), first.get((*group, True))
+        if with_rank is not None and without is not None:
+            what = "prompt" if by_prompt else "response type"
+            raise InputError(
+                f"{without.row}: has no rank, and {with_rank.row} of the same {what} has one; expected rank of all "
+                "completions that are compared, or of none: then their labels rank them"
+            )
 
 
 def rank_of(policy: Policy, row: Completion) -> int:

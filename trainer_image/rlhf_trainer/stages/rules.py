@@ -27,7 +27,7 @@ from rlhf_trainer.rules.grader import Asking, Grader, Question
 from rlhf_trainer.rules.policy import Policy, read_policy
 from rlhf_trainer.rules.probabilities import Grades, classify
 from rlhf_trainer.rules.product import Model, Weights
-from rlhf_trainer.rules.ranking import check_completions, labels, rank_apart, ranked
+from rlhf_trainer.rules.ranking import check_completions, check_scales, labels, rank_apart, ranked
 
 
 def run(context: StageContext) -> None:
@@ -35,6 +35,7 @@ def run(context: StageContext) -> None:
 
     Raises:
         InputError: policy, completions or models cannot be used.
+        GuardTripped: a grade is not a finite number.
         Stopped: asked to stop; what was graded is kept.
     """
     spec = context.spec(Rules)
@@ -43,6 +44,7 @@ def run(context: StageContext) -> None:
     gold, gold_counts = load_completions(context, spec.gold) if spec.gold else ([], Counts())
     check_completions(policy, rows, labelled=spec.features == "labels")
     check_completions(policy, gold, labelled=True)
+    check_scales(rows, by_prompt=spec.pairs == "prompt")
     if not rank_apart(policy, rows, by_prompt=spec.pairs == "prompt"):
         within = "prompt" if spec.pairs == "prompt" else "response type"
         raise InputError(f"completions: no two of one {within} rank apart; there is nothing to fit")
@@ -55,7 +57,7 @@ def run(context: StageContext) -> None:
         fits = fitted(context, spec, policy, rows, grading)
         product = Weights(policy, reward_of(context, spec), grader_of(context, spec), asking(spec), fits.weights)
         product.write(folder)
-        trusted = trust(policy, gold, [row["grades"] for row in grades[len(rows) :]])
+        trusted = trust(policy, gold, grades[len(rows) :])
         content = {
             "version": "1",
             "features": spec.features,
@@ -109,6 +111,7 @@ def facts(
         notes += trusted["notes"]
     if graded:
         metrics["answered"] = float(np.mean([row["answered"] for row in graded]))
+        notes += evidence.answered_words(metrics["answered"])
     counted = {
         **counts,
         "graded": len(graded),
@@ -168,7 +171,9 @@ class Grading:
             for place, number in enumerate(self.shards.span(shard))
             if self._spec.features == "grader" or number >= self._fitted
         ]
-        questions = [Question(row.prompt, row.answer, self._policy.graded(row.response_type)) for _, row in wanted]
+        questions = [
+            Question(row.prompt, row.answer, self._policy.graded(row.response_type), str(row.row)) for _, row in wanted
+        ]
         for (place, _), said in zip(wanted, grader.grade(questions), strict=True):
             found[place] = said.as_json()
         return found
@@ -235,11 +240,13 @@ def columns(said: Sequence[dict[str, float]]) -> Grades:
     return {name: np.array([one[name] for one in said], dtype=np.float64) for name in said[0]}
 
 
-def trust(policy: Policy, gold: Sequence[Completion], grades: Sequence[dict[str, float]]) -> dict[str, Any] | None:
-    """The grader on the gold rows, by proposition and by class; None where nothing was graded."""
-    if not gold or not any(grades):
+def trust(policy: Policy, gold: Sequence[Completion], graded: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The grader on the gold rows, by proposition and by class; None where there are none."""
+    if not gold:
         return None
-    found = evidence.grader_trust(grades, [row.propositions or {} for row in gold], policy.questions)
+    grades = [row["grades"] for row in graded]
+    labels_of = [row.propositions or {} for row in gold]
+    found = evidence.grader_trust(grades, labels_of, [row["answered"] for row in graded], policy.questions)
     classes: dict[str, Any] = {}
     for kind in policy.types:
         own = [number for number, row in enumerate(gold) if row.response_type == kind]
@@ -259,6 +266,7 @@ def said_of(spec: Rules) -> list[str]:
     if spec.pairs == "responseType":
         notes.append(
             "Pairs join completions of different prompts within a response type: they rank answers that no one prompt "
-            "got, and a reward model's scores of different prompts are compared."
+            "got, a reward model's scores of different prompts are compared, and as pairs share completions, their "
+            "intervals are too narrow: read the spread over splits."
         )
     return notes
