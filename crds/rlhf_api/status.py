@@ -123,8 +123,11 @@ class JobStatus(StatusModel):
 
     observed_generation: Number | None = None
     """Generation of the spec that was last seen."""
-    phase: Literal["Pending", "Preparing", "Running", "Suspended", "Succeeded", "Failed", "Invalid"] | None = None
-    """The conditions in one word, for people; programs read the conditions."""
+    phase: (
+        Literal["Pending", "Preparing", "Running", "Suspended", "Complete", "Failed", "Invalid", "Succeeded"] | None
+    ) = None
+    """The conditions in one word, for people; programs read the conditions. `Succeeded` is `Complete`, of an earlier
+    operator."""
     stage: Annotated[str, Field(max_length=1024)] | None = None
     """Stages that run now, or the last one."""
     progress: Annotated[str, Field(max_length=128)] | None = None

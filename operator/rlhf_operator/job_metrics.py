@@ -13,9 +13,9 @@ from prometheus_client.registry import Collector
 
 from rlhf_api.stages.ppo import Lagrange
 from rlhf_operator import keeping
+from rlhf_operator.reconcile.ttl import FINISHED
 from rlhf_operator.runtime.kinds import Object
 
-FINISHED = frozenset({"Succeeded", "Failed"})
 _STAGE = ["namespace", "rlhfjob", "stage"]
 
 

@@ -89,7 +89,7 @@ RUNNING: Status = {
 }
 SUCCEEDED: Status = {
     **RUNNING,
-    "phase": "Succeeded",
+    "phase": "Complete",
     "completionTime": "2026-01-31T14:10:03Z",
     "conditions": conditions(Ready=("Complete", ""), Complete=("Complete", "every stage is complete")),
     "stages": [

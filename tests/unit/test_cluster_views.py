@@ -73,7 +73,7 @@ def test_a_recorded_failure() -> None:
     [
         ("restarted", False, "beaver: Running  1/5 stages"),
         ("suspended", False, "beaver: Suspended  1/5 stages"),
-        ("succeeded", True, "beaver: Succeeded  5/5 stages  0:39"),
+        ("succeeded", True, "beaver: Complete  5/5 stages  0:39"),
         ("invalid", True, "beaver: Invalid"),
     ],
 )

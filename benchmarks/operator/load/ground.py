@@ -58,7 +58,7 @@ class Seen:
         if change.new is None:
             return
         name = change.key.name
-        if change.new["phase"] == "Succeeded":
+        if change.new["phase"] == "Complete":
             self.ended.setdefault(name, time.monotonic())
         elif change.new["phase"] in ("Failed", "Invalid"):
             self.failed.append(name)

@@ -88,7 +88,7 @@ def course(raw: Object) -> Course:
     while True:
         out = reconcile(raw, Children(tuple(jobs), tuple(pods)), SETTINGS, datetime.now(UTC))
         raw["status"] = out.status
-        if out.status["phase"] == "Succeeded" or not out.create:
+        if out.status["phase"] == "Complete" or not out.create:
             return Course(stages, out.status)
         stages.append(out.create)
         ended = _ended(out.create[-1])

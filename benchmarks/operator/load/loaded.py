@@ -168,7 +168,7 @@ async def _hour(here: Ground) -> Row:
     finished = 0
     async for page in here.api.pages(RLHFJOBS, jobs.NAMESPACE):
         for listed in page.items:
-            if listed["status"]["phase"] == "Succeeded":
+            if listed["status"]["phase"] == "Complete":
                 finished += 1
                 if finished > RUNNING:
                     continue

@@ -13,7 +13,7 @@ from rlhf_operator.reconcile import naming, reasons, times
 from rlhf_operator.reconcile.run import DONE, Run
 
 Truth = Literal["True", "False", "Unknown"]
-Phase = Literal["Pending", "Preparing", "Running", "Suspended", "Succeeded", "Failed", "Invalid"]
+Phase = Literal["Pending", "Preparing", "Running", "Suspended", "Complete", "Failed", "Invalid"]
 
 
 def judge(run: Run) -> None:
@@ -26,7 +26,7 @@ def judge(run: Run) -> None:
         "Ready": _ready(run, phase, started=started),
         "Reconciling": _reconciling(phase, started=started),
         "Stalled": _stalled(run, phase),
-        "Complete": _end(phase == "Succeeded", reasons.COMPLETE, "every stage is complete, the report is written"),
+        "Complete": _end(phase == "Complete", reasons.COMPLETE, "every stage is complete, the report is written"),
         "Failed": _end(phase == "Failed", *_failure(run)),
         "Suspended": _suspended(run, phase),
     }
@@ -82,9 +82,9 @@ def _condition(
 
 
 def _phase(run: Run) -> Phase:
-    """The one word; `Succeeded` and `Failed` are for good, until a retry."""
+    """The one word; `Complete` and `Failed` are for good, until a retry."""
     if all(stage.state in DONE for stage in run.stages.values()):
-        return "Succeeded"
+        return "Complete"
     settled = all(stage.state in (*DONE, "Failed", "Skipped") for stage in run.stages.values())
     if run.failed is not None and settled:
         return "Failed"
@@ -109,7 +109,7 @@ def _end(holds: bool, reason: str, message: str) -> tuple[bool, str, str]:
 
 
 def _ready(run: Run, phase: Phase, *, started: bool) -> tuple[bool, str, str]:
-    if phase == "Succeeded":
+    if phase == "Complete":
         return True, reasons.COMPLETE, "every stage is complete"
     if phase == "Failed":
         return False, *_failure(run)
@@ -123,8 +123,8 @@ def _ready(run: Run, phase: Phase, *, started: bool) -> tuple[bool, str, str]:
 
 
 def _reconciling(phase: Phase, *, started: bool) -> tuple[bool, str, str]:
-    if phase in ("Succeeded", "Failed"):
-        return False, reasons.COMPLETE if phase == "Succeeded" else reasons.FAILED, ""
+    if phase in ("Complete", "Failed"):
+        return False, reasons.COMPLETE if phase == "Complete" else reasons.FAILED, ""
     if phase == "Suspended":
         return False, reasons.SUSPENDED, ""
     return not started, reasons.RUNNING if started else reasons.ACCEPTED, ""
@@ -133,13 +133,13 @@ def _reconciling(phase: Phase, *, started: bool) -> tuple[bool, str, str]:
 def _stalled(run: Run, phase: Phase) -> tuple[bool, str, str]:
     if phase == "Failed":
         return True, *_failure(run)
-    if run.stalled is not None and phase != "Succeeded":
+    if run.stalled is not None and phase != "Complete":
         return True, *run.stalled
     return False, reasons.NOT_STALLED, ""
 
 
 def _suspended(run: Run, phase: Phase) -> tuple[bool, str, str]:
-    if phase in ("Succeeded", "Failed") or not run.job.spec.suspend:
+    if phase in ("Complete", "Failed") or not run.job.spec.suspend:
         return False, reasons.NOT_SUSPENDED, ""
     if phase == "Suspended":
         return True, reasons.SUSPENDED, "spec.suspend is true; nothing runs"

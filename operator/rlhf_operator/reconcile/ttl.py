@@ -7,8 +7,8 @@ from datetime import datetime
 from rlhf_operator.reconcile import times
 from rlhf_operator.reconcile.outcome import Children, Delete, Outcome, Raw
 
-FINISHED = ("Succeeded", "Failed")
-"""Phases that are for good, but for a retry."""
+FINISHED = ("Complete", "Failed", "Succeeded")
+"""Phases that are for good, but for a retry. `Succeeded` is what jobs stored by 0.1 say for `Complete`."""
 
 
 def after(raw: Raw, children: Children, now: datetime) -> Outcome:

@@ -118,7 +118,7 @@ def _stage_json(stage: StageStatus, now: datetime) -> dict[str, Any]:
 def _phase(job: ClusterJob) -> str:
     if job.retrying:
         return f"{job.phase}, retry asked for"
-    if job.suspended and job.phase not in ("Suspended", "Succeeded", "Failed", "Invalid"):
+    if job.suspended and job.phase not in ("Suspended", "Complete", "Failed", "Invalid"):
         return f"{job.phase}, suspending"
     return job.phase if job.status.phase is not None else "Pending, not seen by the operator yet"
 

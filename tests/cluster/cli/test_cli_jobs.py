@@ -83,24 +83,24 @@ def test_a_submitted_job_is_followed_to_its_end(controlled_plane: ControlPlane, 
             said = await rlhf("submit", written(tmp_path, job()), "--wait")
             assert said.code == 0, said
             told = [line.partition(" ")[2] for line in said.err.splitlines()]
-            assert "beaver: Succeeded" in told
+            assert "beaver: Complete" in told
             assert any(line.startswith("sft: Complete") for line in told)
             assert f"rlhf pull beaver -n {here.namespace}" in said.err
             found = (await rlhf("status", "beaver", "--output", "json")).json
-            assert (found["phase"], found["exitCode"], found["live"]) == ("Succeeded", 0, False)
+            assert (found["phase"], found["exitCode"], found["live"]) == ("Complete", 0, False)
             assert {name: stage["phase"] for name, stage in found["stages"].items()} == dict.fromkeys(
                 ("prepare", "sft", "reward", "cost", "report"), "Complete"
             )
             text = (await rlhf("status", "beaver")).out
-            assert text.startswith("beaver: Succeeded  5/5 stages")
+            assert text.startswith("beaver: Complete  5/5 stages")
             assert text.count("└─ a0") == 5
             said = await rlhf("status", "beaver", "--watch")
-            assert (said.code, "beaver: Succeeded  5/5 stages" in said.out) == (0, True)
+            assert (said.code, "beaver: Complete  5/5 stages" in said.out) == (0, True)
             assert "beaver" in (await rlhf("status")).out
             said = await rlhf("suspend", "beaver")
-            assert (said.code, said.out) == (0, "beaver: has ended (Succeeded); nothing to suspend\n")
+            assert (said.code, said.out) == (0, "beaver: has ended (Complete); nothing to suspend\n")
             said = await rlhf("retry", "beaver")
-            assert (said.code, said.out) == (0, "beaver: has not failed (Succeeded); nothing to retry\n")
+            assert (said.code, said.out) == (0, "beaver: has not failed (Complete); nothing to retry\n")
 
     asyncio.run(main())
 
@@ -145,7 +145,7 @@ def test_a_job_is_suspended_and_resumed_and_twice_is_once(controlled_plane: Cont
             said = await rlhf("resume", "beaver", "--wait")
             assert (said.code, said.out) == (0, "beaver: resumed; sft goes on from the last checkpoint\n"), said
             said = await rlhf("resume", "beaver")
-            assert (said.code, said.out) == (0, "beaver: is not suspended (Succeeded)\n")
+            assert (said.code, said.out) == (0, "beaver: is not suspended (Complete)\n")
             found = (await rlhf("status", "beaver", "--output", "json")).json["stages"]["sft"]
             assert [one["state"] for one in found["attempts"]] == ["Stopped", "Complete"]
 
@@ -247,7 +247,7 @@ def test_a_cluster_that_goes_away_is_waited_for(new_plane: NewPlane, tmp_path: P
         "reason": "Complete",
         "lastTransitionTime": "2026-01-31T12:00:00Z",
     }
-    status = {"status": {"phase": "Succeeded", "conditions": [condition]}}
+    status = {"status": {"phase": "Complete", "conditions": [condition]}}
     patch = ("patch", "rlhfjob", "beaver", "--type=merge", "--subresource=status", f"--patch={json.dumps(status)}")
     plane.kubectl(*patch)
     process.communicate(timeout=120)

@@ -114,7 +114,7 @@ def test_a_job_that_ran_is_as_git_says(controlled_plane: ControlPlane, tmp_path:
             file.write_text(json.dumps(job()))
             manifests = Manifests(controlled_plane, file, here.namespace)
             manifests.apply()
-            await here.until(phase("Succeeded", "Failed"))
+            await here.until(phase("Complete", "Failed"))
             before = manifests.stored("metadata", "resourceVersion")
             assert manifests.diff() == ""
             assert manifests.apply() == ["rlhfjob.rlhf.dev/beaver unchanged"]

@@ -95,15 +95,15 @@ def test_preempted_and_readmitted_the_same_attempt_goes_on(kueue: tuple[ControlP
             assert (await the_job(here, "low", "sft"))["spec"]["suspend"] is True
 
             held.remove(("high", "prepare"))
-            await here.until(phase("Succeeded", "Failed"), "high")
+            await here.until(phase("Complete", "Failed"), "high")
             await here.until(in_state("sft", "Running"), "low")
             after = await the_job(here, "low", "sft")
             assert after["metadata"]["uid"] == before["metadata"]["uid"]
             held.clear()
-            low = await here.until(phase("Succeeded", "Failed"), "low")
+            low = await here.until(phase("Complete", "Failed"), "low")
             high = await here.status("high")
             for status in (low, high):
-                assert status["phase"] == "Succeeded", status
+                assert status["phase"] == "Complete", status
                 tried = {one["name"]: [attempt["number"] for attempt in one["attempts"]] for one in status["stages"]}
                 assert set(map(tuple, tried.values())) == {(0,)}, tried
             events = [one async for page in here.api.pages(EVENTS, here.namespace) for one in page.items]
@@ -135,7 +135,7 @@ def test_a_job_without_room_waits_and_tells_why_in_kueues_words(kueue: tuple[Con
             assert "activeSeconds" not in status or status["activeSeconds"] == 0  # its queue is not active time
             held.clear()
             for name in ("first", "second"):
-                assert (await here.until(phase("Succeeded", "Failed"), name))["phase"] == "Succeeded"
+                assert (await here.until(phase("Complete", "Failed"), name))["phase"] == "Complete"
             assert writes_of_jobs(plane, here.namespace) == {"create 201": 10}
 
     asyncio.run(main())

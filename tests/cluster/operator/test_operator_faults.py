@@ -61,7 +61,7 @@ async def undisturbed(plane: ControlPlane) -> End:
     """How the job ends when nothing happens to it."""
     async with ground(plane) as here, here.operator():
         await here.make(job())
-        return end(await here.until(phase("Succeeded", "Failed")))
+        return end(await here.until(phase("Complete", "Failed")))
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -77,7 +77,7 @@ def test_whatever_fails_on_the_way_the_job_comes_to_the_same_end(plane: ControlP
             dice = random.Random(seed)
             async with operating(await configuration(plane, relay.port), here.namespace, timeouts=HASTY):
                 await here.make(job())
-                done = asyncio.create_task(here.until(phase("Succeeded", "Failed"), seconds=300))
+                done = asyncio.create_task(here.until(phase("Complete", "Failed"), seconds=300))
                 for fault in dice.sample(FAULTS, len(FAULTS)):
                     await asyncio.sleep(dice.uniform(0.2, 2.0))
                     await harm(plane, relay, fault)
@@ -108,7 +108,7 @@ def test_minutes_without_an_api_server_cost_few_requests_and_nothing_else(contro
                 await asyncio.sleep(MINUTES)
                 assert asked(metrics) - before < A_MINUTE * MINUTES / 60
                 await relay.start()
-                status = await here.until(phase("Succeeded", "Failed"))
+                status = await here.until(phase("Complete", "Failed"))
             assert end(status) == calm
             assert most_active(jobs.changes) == 1
 

@@ -40,8 +40,8 @@ def test_a_job_runs_to_its_end_under_enforced_pod_security(controlled_plane: Con
     async def main() -> None:
         async with ground(controlled_plane) as here, here.operator():
             await here.make(job())
-            status = await here.until(phase("Succeeded", "Failed", "Invalid"))
-            assert status["phase"] == "Succeeded", status
+            status = await here.until(phase("Complete", "Failed", "Invalid"))
+            assert status["phase"] == "Complete", status
             assert here.node.seen["sft"] == {(0, 0), (0, 1)}
             assert len(await names(here, JOBS)) == 5
             assert len(await names(here, SERVICES)) == 1
@@ -73,7 +73,7 @@ def test_a_failing_rank_counts_once_and_an_eviction_does_not(controlled_plane: C
                 "metadata": {"name": await pod(here, "sft"), "namespace": here.namespace},
             }
             await here.api.create(eviction, here.namespace, body)
-            status = await here.until(phase("Succeeded", "Failed"))
+            status = await here.until(phase("Complete", "Failed"))
             found = [(one["state"], one["reason"], one["counted"]) for one in stage(status, "sft")["attempts"]]
             assert found == [
                 ("Failed", "Crashed", True),
@@ -81,7 +81,7 @@ def test_a_failing_rank_counts_once_and_an_eviction_does_not(controlled_plane: C
                 ("Complete", "Complete", False),
             ]
             assert stage(status, "sft")["restarts"] == 1
-            assert status["phase"] == "Succeeded"
+            assert status["phase"] == "Complete"
 
     asyncio.run(main())
 
@@ -96,7 +96,7 @@ def test_suspend_and_resume(controlled_plane: ControlPlane) -> None:
             await here.until(phase("Suspended"))
             assert [one for one in await names(here, JOBS) if "-sft-" in one] == []
             await here.edit(suspend=False)
-            status = await here.until(phase("Succeeded", "Failed"))
+            status = await here.until(phase("Complete", "Failed"))
             assert [one["state"] for one in stage(status, "sft")["attempts"]] == ["Stopped", "Complete"]
 
     asyncio.run(main())
@@ -107,7 +107,7 @@ def test_a_failed_stage_fails_the_job_with_a_report(controlled_plane: ControlPla
         async with ground(controlled_plane) as here, here.operator():
             here.node.ends = lambda one: 3 if stage_of(one) == "reward" else None if stage_of(one) == "cost" else 0
             await here.make(job())
-            status = await here.until(phase("Succeeded", "Failed"))
+            status = await here.until(phase("Complete", "Failed"))
             assert stage(status, "reward")["attempts"][0]["exitCode"] == 3
             assert stage(status, "cost")["state"] == "Skipped"
             assert stage(status, "report")["state"] == "Complete"

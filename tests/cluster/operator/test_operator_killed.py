@@ -41,12 +41,12 @@ async def run(plane: ControlPlane, writes: int) -> tuple[End, bool]:
     async with ground(plane) as here, client(plane) as api, Watched(api, here.namespace, JOBS).running() as jobs:
         async with killed(plane, here, writes) as process:
             await here.make(job())
-            while process.returncode is None and (await here.status()).get("phase") not in ("Succeeded", "Failed"):
+            while process.returncode is None and (await here.status()).get("phase") not in ("Complete", "Failed"):
                 await asyncio.sleep(0.1)
             was = process.returncode
         assert was in (None, -signal.SIGKILL), f"ended with {was}"
         async with here.operator():
-            status = await here.until(phase("Succeeded", "Failed"))
+            status = await here.until(phase("Complete", "Failed"))
         assert most_active(jobs.changes) == 1
         await here.api.delete(RLHFJOBS, here.namespace, "beaver")
         return end(status), was is not None

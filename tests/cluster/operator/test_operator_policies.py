@@ -62,10 +62,10 @@ def test_the_ttl_takes_the_children_and_a_job_applied_again_trains_nothing(
             file.write_text(json.dumps(job(ttlSecondsAfterFinished=2)))
             apply = ("apply", "-n", here.namespace, "-f", str(file))
             controlled_plane.kubectl(*apply)
-            await here.until(phase("Succeeded", "Failed"))
+            await here.until(phase("Complete", "Failed"))
             await gone(here)
             before = await here.status()
-            assert before["phase"] == "Succeeded"
+            assert before["phase"] == "Complete"
             ran = dict(here.node.seen)
             assert controlled_plane.kubectl(*apply).strip() == "rlhfjob.rlhf.dev/beaver unchanged"
             await here.edit(ttlSecondsAfterFinished=1)  # the operator looks at it anew, and lets it be
@@ -82,11 +82,11 @@ def test_a_retry_goes_on_from_the_failed_stage(controlled_plane: ControlPlane) -
         async with ground(controlled_plane) as here, here.operator():
             here.node.ends = lambda pod: 2 if stage_of(pod) == "reward" else 0
             await here.make(job())
-            failed = await here.until(phase("Succeeded", "Failed"))
+            failed = await here.until(phase("Complete", "Failed"))
             assert failed["phase"] == "Failed"
             here.node.ends = lambda pod: 0
             controlled_plane.kubectl("annotate", "-n", here.namespace, "rlhfjob/beaver", "rlhf.dev/retry=1")
-            status = await here.until(phase("Succeeded"))
+            status = await here.until(phase("Complete"))
             assert attempts(status, "sft") == [("Complete", "Complete")]
             assert [state for state, _ in attempts(status, "reward")] == ["Failed", "Complete"]
             assert [one["number"] for one in stage(status, "report")["attempts"]] == [0, 1]
@@ -104,7 +104,7 @@ def test_the_deadline_fails_the_job_and_the_report_is_written(controlled_plane: 
             await here.make(job())
             await here.until(running("sft"))
             await here.edit(activeDeadlineSeconds=1)
-            status = await here.until(phase("Succeeded", "Failed"))
+            status = await here.until(phase("Complete", "Failed"))
             assert condition("Failed", "DeadlineExceeded")(status)
             assert attempts(status, "sft") == [("Failed", "DeadlineExceeded")]
             assert stage(status, "report")["state"] == "Complete"
@@ -140,7 +140,7 @@ def test_an_override_counts_from_the_next_attempt_and_other_ranks_are_refused(co
             assert said.startswith("spec.runPolicy.overrides[0].nodes: sft has a checkpoint of 2 ranks; found 1")
             here.node.ends = lambda pod: 0
             await here.edit(runPolicy={"overrides": [override]})
-            status = await here.until(phase("Succeeded", "Failed"))
+            status = await here.until(phase("Complete", "Failed"))
             assert [state for state, _ in attempts(status, "sft")] == ["Failed", "Failed", "Complete"]
 
     asyncio.run(main())

@@ -31,8 +31,8 @@ def test_it_runs_a_job_and_gives_the_lease_up(controlled_plane: ControlPlane, tm
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             )
             await here.make(job())
-            status = await here.until(phase("Succeeded", "Failed"))
-            assert status["phase"] == "Succeeded"
+            status = await here.until(phase("Complete", "Failed"))
+            assert status["phase"] == "Complete"
             process.send_signal(signal.SIGTERM)
             assert await asyncio.wait_for(process.wait(), 60) == 0
             lease = await here.api.get(LEASES, here.namespace, "operator")

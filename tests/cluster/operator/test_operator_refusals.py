@@ -62,7 +62,7 @@ def test_a_claim_of_the_templates_name_that_was_not_made_for_the_job_is_not_moun
             await here.api.delete(PERSISTENT_VOLUME_CLAIMS, here.namespace, "beaver-storage")
             patch = {"metadata": {"finalizers": None}}  # nobody takes the protection off
             await here.api.patch(PERSISTENT_VOLUME_CLAIMS, here.namespace, "beaver-storage", patch)
-            assert (await here.until(phase("Succeeded", "Failed")))["phase"] == "Succeeded"
+            assert (await here.until(phase("Complete", "Failed")))["phase"] == "Complete"
 
     asyncio.run(main())
 
@@ -73,7 +73,7 @@ def test_a_job_that_is_made_again_finds_its_claim(controlled_plane: ControlPlane
             uids = set()
             for _ in range(2):
                 await here.make(job(storage={"claimTemplate": TEMPLATE}))
-                assert (await here.until(phase("Succeeded", "Failed")))["phase"] == "Succeeded"
+                assert (await here.until(phase("Complete", "Failed")))["phase"] == "Complete"
                 found = await here.api.get(PERSISTENT_VOLUME_CLAIMS, here.namespace, "beaver-storage")
                 uids.add(found["metadata"]["uid"])
                 await here.api.delete(RLHFJOBS, here.namespace, "beaver")
@@ -90,7 +90,7 @@ def test_what_was_known_of_a_claim_is_forgotten_when_it_is_made(controlled_plane
             await controller.view.ask(raw, [Look("Claim", "beaver-storage")])
             assert controller.view.seen(raw).claims == {"beaver-storage": None}
             await here.edit(suspend=False)
-            await here.until(phase("Succeeded", "Failed"))
+            await here.until(phase("Complete", "Failed"))
             assert controller.view.seen(raw).claims.get("beaver-storage", {}) is not None
 
     asyncio.run(main())

@@ -84,11 +84,11 @@ def test_the_chart_gives_the_operator_every_right_it_needs_and_jobs_of_its_names
             async with process(config, account, tmp_path / "log"):
                 await other.make(mine())
                 await here.make(mine())
-                await here.until(phase("Succeeded", "Failed"))
+                await here.until(phase("Complete", "Failed"))
                 async with asyncio.timeout(PATIENCE):  # the children go by the TTL
                     while await children(here):
                         await asyncio.sleep(0.1)
-                assert (await here.status())["phase"] == "Succeeded"
+                assert (await here.status())["phase"] == "Complete"
                 await here.api.get(PERSISTENT_VOLUME_CLAIMS, here.namespace, "beaver-storage")
                 await here.told("StageComplete", "Complete")
                 await here.edit(runPolicy={"deleteAfterFinished": True})
@@ -98,7 +98,7 @@ def test_the_chart_gives_the_operator_every_right_it_needs_and_jobs_of_its_names
                             await here.api.get(RLHFJOBS, here.namespace, "beaver")
                             await asyncio.sleep(0.1)
                 if everywhere:
-                    assert (await other.until(phase("Succeeded", "Failed")))["phase"] == "Succeeded"
+                    assert (await other.until(phase("Complete", "Failed")))["phase"] == "Complete"
                 else:
                     assert await other.status() == {}
                     assert [one async for page in other.api.pages(JOBS, other.namespace) for one in page.items] == []
@@ -131,13 +131,13 @@ def test_a_namespace_that_is_gone_or_forbidden_holds_up_no_other_and_is_taken_up
                     await answered(ready, 503, f"{one.namespace}/pods: 403 Forbidden: pods is forbidden")
                 given = f"--role={name}", f"--serviceaccount={NAMESPACE}:{name}"
                 kubectl("create", "rolebinding", name, *given, "-n", here.namespace)
-                assert (await here.until(phase("Succeeded", "Failed")))["phase"] == "Succeeded"
+                assert (await here.until(phase("Complete", "Failed")))["phase"] == "Complete"
                 await answered(ready, 200, "watches: ok")
                 await answered(metrics, 200, f'reflector_up{{name="{other.namespace}/pods"}} 0.0')
                 kubectl("create", "namespace", other.namespace)
                 installed(controlled_plane, name, tmp_path, *watched)
                 await other.make(job())
-                assert (await other.until(phase("Succeeded", "Failed")))["phase"] == "Succeeded"
+                assert (await other.until(phase("Complete", "Failed")))["phase"] == "Complete"
                 await answered(metrics, 200, f'reflector_up{{name="{other.namespace}/pods"}} 1.0')
             assert log.read_text().count(f"{other.namespace}/pods: 403 Forbidden") == 1
 

@@ -49,8 +49,8 @@ def test_a_job_that_runs_while_the_operator_is_upgraded_ends_with_what_it_began_
                 await here.until(lambda found: any(one["state"] == "Running" for one in _sft(found)))
             here.node.ends = lambda pod: 0
             async with here.operator(UPGRADED):
-                status = await here.until(phase("Succeeded", "Failed"))
-                assert status["phase"] == "Succeeded"
+                status = await here.until(phase("Complete", "Failed"))
+                assert status["phase"] == "Complete"
                 assert (status["image"], status["planVersion"]) == ("trainer:1", "1")
                 assert len(stage(status, "sft")["attempts"]) == 1
                 found = await trainers(here, "beaver")
@@ -59,7 +59,7 @@ def test_a_job_that_runs_while_the_operator_is_upgraded_ends_with_what_it_began_
                 later = job()
                 later["metadata"]["name"] = "otter"
                 await here.make(later)
-                assert (await here.until(phase("Succeeded", "Failed"), "otter"))["phase"] == "Succeeded"
+                assert (await here.until(phase("Complete", "Failed"), "otter"))["phase"] == "Complete"
                 found = await trainers(here, "otter")
                 assert {image for image, _ in found.values()} == {"trainer:2"}
                 assert {found[name][1] for name in ("sft", "reward", "cost")} == {"2Gi"}

@@ -165,7 +165,7 @@ class Namespace:
 
     def ended(self, job: str) -> Object:
         """Wait for the job's end; gives its status."""
-        return self.until(job, lambda status: status.get("phase") in ("Succeeded", "Failed", "Invalid"), f"{job} ended")
+        return self.until(job, lambda status: status.get("phase") in ("Complete", "Failed", "Invalid"), f"{job} ended")
 
     def said(self) -> str:
         """What a person would look at when it goes wrong."""

@@ -32,7 +32,7 @@ def test_a_stage_waits_for_a_device_and_says_so(team: Namespace, plug_in: Callab
     team.apply(job)
     team.until("waiting", lambda status: f"Insufficient {GPU}" in str(_sft(status).get("message")), "why it waits")
     plug_in()
-    assert team.ended("waiting")["phase"] == "Succeeded", team.said()
+    assert team.ended("waiting")["phase"] == "Complete", team.said()
     pods = json.loads(team.kubectl("get", "pods", "-l", "rlhf.dev/stage=prepare", "-o", "json"))["items"]
     assert pods
     assert not any(GPU in str(pod["spec"]) for pod in pods)  # preparing needs none

@@ -47,6 +47,6 @@ def test_its_commands_end_with_a_job_complete_and_its_report(site: Site, tmp_pat
     site.forget("default")
     site.install()  # as the other tests have it
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert re.search(r"^safe-rlhf\s.*Succeeded", ended.stdout, re.MULTILINE), ended.stdout
+    assert re.search(r"^safe-rlhf\s.*Complete", ended.stdout, re.MULTILINE), ended.stdout
     (report,) = tmp_path.rglob("report.html")
     assert report.read_text().startswith("<!doctype html>")

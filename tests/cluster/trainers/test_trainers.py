@@ -50,11 +50,11 @@ def running(team: Namespace, stage: str, index: int = 0) -> str:
 def test_a_job_ends_as_people_see_it(team: Namespace) -> None:
     team.apply(safe_rlhf("beaver"))
     status = team.ended("beaver")
-    assert status["phase"] == "Succeeded", f"{status}\n{team.said()}"
+    assert status["phase"] == "Complete", f"{status}\n{team.said()}"
     team.kubectl("wait", "--for=condition=Complete", "rlhfjob/beaver", "--timeout=10s")
     printed = team.kubectl("get", "rlhfjobs")
     assert printed.split()[:2] == ["NAME", "STAGE"], printed
-    assert "Succeeded" in printed
+    assert "Complete" in printed
     states = {one["name"]: one["state"] for one in status["stages"]}
     assert states == dict.fromkeys(("prepare", "sft", "reward", "cost", "ppo", "evaluate", "report"), "Complete")
     ranks = {one["name"]: one["attempts"][-1]["ranks"] for one in status["stages"]}
@@ -69,7 +69,7 @@ def test_a_job_ends_as_people_see_it(team: Namespace) -> None:
 
 def test_whatever_is_killed_the_weights_are_the_same(site: Site, team: Namespace) -> None:
     team.apply(safe_rlhf("calm", path="calm", **LONG))
-    assert team.ended("calm")["phase"] == "Succeeded", team.said()
+    assert team.ended("calm")["phase"] == "Complete", team.said()
     team.apply(safe_rlhf("storm", path="storm", **LONG))
     dice = random.Random(0)
 
@@ -96,7 +96,7 @@ def test_whatever_is_killed_the_weights_are_the_same(site: Site, team: Namespace
     site.until(lambda: not running(team, "ppo"), "its pods are gone")
     team.kubectl("patch", "rlhfjob", "storm", "--type=merge", "-p", '{"spec": {"suspend": false}}')
     status = team.ended("storm")
-    assert status["phase"] == "Succeeded", f"{status}\n{team.said()}"
+    assert status["phase"] == "Complete", f"{status}\n{team.said()}"
     assert restarts(status, "sft") == 1
     first = team.stage("storm", "sft")["attempts"][0]
     assert first["reason"] == "Killed", f"not what its peer raised: {first}"
@@ -163,5 +163,5 @@ def test_containerd_restarts_and_the_job_goes_on(site: Site, team: Namespace) ->
     time.sleep(5)  # long enough for the kubelet to miss it
     containerd.start()
     status = team.ended("through")
-    assert status["phase"] == "Succeeded", team.said()
+    assert status["phase"] == "Complete", team.said()
     assert restarts(status, "sft") == 0

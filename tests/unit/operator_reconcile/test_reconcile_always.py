@@ -260,11 +260,11 @@ class AlwaysTrue(RuleBasedStateMachine):
             cluster.step(lambda _: 0)
             self.at_most_one_active_job_a_stage()
             self.no_two_attempts_run_at_once()
-            if cluster.status["phase"] in ("Succeeded", "Failed") and not any(map(active, cluster.all("Job"))):
+            if cluster.status["phase"] in ("Complete", "Failed") and not any(map(active, cluster.all("Job"))):
                 break
             cluster.now += timedelta(seconds=min(60.0, cluster.requeue or 0))
-        assert cluster.status["phase"] in ("Succeeded", "Failed"), cluster.status
-        if cluster.status["phase"] == "Succeeded":  # by whatever way it came here
+        assert cluster.status["phase"] in ("Complete", "Failed"), cluster.status
+        if cluster.status["phase"] == "Complete":  # by whatever way it came here
             assert {one["name"]: one.get("product") for one in cluster.status["stages"]} == undisturbed()
         cluster.settle()
         cluster.writes.clear()

@@ -53,7 +53,7 @@ def test_a_rank_that_fails_by_itself_counts_one_restart_once() -> None:
     cluster.settle()
     assert attempts(cluster) == [("Failed", "Crashed", True), ("Complete", "Complete", False)]
     assert cluster.stage("sft")["restarts"] == 1
-    assert cluster.status["phase"] == "Succeeded"
+    assert cluster.status["phase"] == "Complete"
 
 
 def test_an_evicted_pod_counts_none() -> None:
@@ -239,7 +239,7 @@ def test_a_job_that_someone_deletes_is_a_disruption() -> None:
     cluster.delete("Job", cluster.all("Job")[-1]["metadata"]["name"])
     cluster.settle()
     assert attempts(cluster)[0][::2] == ("Disrupted", False)
-    assert cluster.status["phase"] == "Succeeded"
+    assert cluster.status["phase"] == "Complete"
 
 
 def test_jobs_that_someone_deletes_at_once_are_asked_for_at_once() -> None:
@@ -282,7 +282,7 @@ def test_a_lost_node_does_not_hold_its_stage_for_ever(nodes: int) -> None:
     before = cluster.now
     cluster.settle()
     assert attempts(cluster)[0] == ("Disrupted", "Evicted", False)
-    assert cluster.status["phase"] == "Succeeded"
+    assert cluster.status["phase"] == "Complete"
     assert timedelta(seconds=300) < cluster.now - before < timedelta(seconds=1800)
 
 

@@ -46,7 +46,7 @@ def test_a_job_runs_to_its_end() -> None:
     assert cluster.condition("Complete") == "True:Complete"
     assert cluster.condition("Ready") == "True:Complete"
     assert cluster.condition("Failed") == "False:NotFinished"
-    assert cluster.status["phase"] == "Succeeded"
+    assert cluster.status["phase"] == "Complete"
     assert len(cluster.ever) == len(ALL)
     assert JobStatus.model_validate(cluster.status).completion_time is not None
     assert all(one["product"] for one in cluster.status["stages"][1:])

@@ -94,7 +94,7 @@ def test_an_override_that_its_namespace_may_not_use_is_refused_when_a_job_is_tri
     assert not [name for name in cluster.ever if "-sft-" in name]
     overridden(cluster)
     cluster.settle()
-    assert cluster.status["phase"] == "Succeeded"
+    assert cluster.status["phase"] == "Complete"
 
 
 def test_what_a_running_gang_is_told_again_is_what_it_began_with() -> None:
@@ -123,7 +123,7 @@ def test_other_ranks_are_refused_also_when_a_refused_job_is_tried_again() -> Non
     assert len(cluster.stage("sft")["attempts"]) == 2
     overridden(cluster)
     cluster.settle()
-    assert cluster.status["phase"] == "Succeeded"
+    assert cluster.status["phase"] == "Complete"
 
 
 def test_taking_back_an_override_may_not_change_the_ranks_either() -> None:
@@ -137,7 +137,7 @@ def test_taking_back_an_override_may_not_change_the_ranks_either() -> None:
     assert said.startswith("spec.runPolicy.overrides: sft has a checkpoint of 2 ranks; found 1")
     overridden(cluster, nodes=2)
     cluster.settle()
-    assert cluster.status["phase"] == "Succeeded"
+    assert cluster.status["phase"] == "Complete"
 
 
 def test_a_checkpoint_that_only_the_trainer_knew_of_costs_one_attempt_and_not_the_job() -> None:
@@ -154,5 +154,5 @@ def test_a_checkpoint_that_only_the_trainer_knew_of_costs_one_attempt_and_not_th
     assert said.startswith("spec.runPolicy.overrides[0].nodes: sft has a checkpoint of 1 ranks; found 2")
     overridden(cluster)
     cluster.settle()
-    assert cluster.status["phase"] == "Succeeded"
+    assert cluster.status["phase"] == "Complete"
     assert [one["state"] for one in cluster.stage("sft")["attempts"]] == ["Failed", "Failed", "Complete"]

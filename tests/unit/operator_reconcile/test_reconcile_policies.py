@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from cluster_model import SETTINGS, START, Cluster, Raw, job
 
+from rlhf_api.status import JobStatus
 from rlhf_operator.reconcile import Look, Sample, Settings
 
 Ends = Callable[[Raw], int | None]
@@ -57,7 +58,7 @@ def test_suspend_stops_with_a_checkpoint_and_resume_is_an_uncounted_attempt() ->
     assert attempts(cluster, "sft") == [("Stopped", "Suspended"), ("Complete", "Complete")]
     assert cluster.stage("sft")["restarts"] == 0
     assert cluster.condition("Suspended") == "False:NotSuspended"
-    assert cluster.status["phase"] == "Succeeded"
+    assert cluster.status["phase"] == "Complete"
 
 
 def test_a_job_made_suspended_makes_nothing_until_it_is_resumed() -> None:
@@ -67,7 +68,7 @@ def test_a_job_made_suspended_makes_nothing_until_it_is_resumed() -> None:
     assert "image" not in cluster.status
     cluster.edit(suspend=False)
     cluster.settle()
-    assert cluster.status["phase"] == "Succeeded"
+    assert cluster.status["phase"] == "Complete"
 
 
 def test_a_stage_that_ends_while_it_is_being_suspended_is_complete() -> None:
@@ -111,7 +112,7 @@ def test_a_job_that_is_refused_is_not_active() -> None:
     assert cluster.status["activeSeconds"] <= 60
     cluster.refuses = None
     cluster.settle()
-    assert cluster.status["phase"] == "Succeeded"
+    assert cluster.status["phase"] == "Complete"
 
 
 # The TTL
@@ -121,7 +122,7 @@ def test_the_ttl_deletes_the_children_and_leaves_the_job() -> None:
     cluster = Cluster(job(ttlSecondsAfterFinished=600))
     cluster.settle()
     assert [cluster.all(kind) for kind in ("ConfigMap", "Service", "Pod", "Job")] == [[], [], [], []]
-    assert cluster.status["phase"] == "Succeeded"
+    assert cluster.status["phase"] == "Complete"
     assert cluster.now > START + timedelta(seconds=600)
 
 
@@ -130,6 +131,16 @@ def test_a_finished_jobs_deleted_child_is_never_made_again() -> None:
     cluster.settle()
     cluster.delete("Job", cluster.all("Job")[0]["metadata"]["name"])
     cluster.delete("ConfigMap", cluster.all("ConfigMap")[0]["metadata"]["name"])
+    cluster.writes.clear()
+    cluster.settle()
+    assert cluster.writes == []
+
+
+def test_a_job_that_an_earlier_operator_called_succeeded_is_left_as_it_is() -> None:
+    cluster = Cluster(job())
+    cluster.settle()
+    cluster.job["status"]["phase"] = "Succeeded"
+    JobStatus.model_validate(cluster.status)
     cluster.writes.clear()
     cluster.settle()
     assert cluster.writes == []
@@ -150,7 +161,7 @@ def test_retry_starts_a_failed_job_again_from_its_failed_stage() -> None:
     assert cluster.status["phase"] == "Failed"
     cluster.job["metadata"]["annotations"] = {"rlhf.dev/retry": "1"}
     cluster.settle()
-    assert cluster.status["phase"] == "Succeeded"
+    assert cluster.status["phase"] == "Complete"
     assert [state for state, _ in attempts(cluster, "sft")] == ["Complete"]
     assert [state for state, _ in attempts(cluster, "reward")] == ["Failed", "Complete"]
     assert cluster.condition("Failed") == "False:NotFinished"
@@ -192,7 +203,7 @@ def test_another_number_of_ranks_is_refused_once_there_is_a_checkpoint() -> None
     assert said.startswith("spec.runPolicy.overrides[0].nodes: sft has a checkpoint of 1 ranks; found 2")
     cluster.edit(runPolicy={})
     cluster.settle()
-    assert cluster.status["phase"] == "Succeeded"
+    assert cluster.status["phase"] == "Complete"
 
 
 # Tenancy
@@ -219,7 +230,7 @@ def test_what_a_namespace_may_not_name_is_refused_with_its_path(limits: Raw, pat
 def test_another_namespaces_limits_do_not_count() -> None:
     cluster = Cluster(job(), settings(namespaces={"other": {"profiles": []}}))
     cluster.settle()
-    assert cluster.status["phase"] == "Succeeded"
+    assert cluster.status["phase"] == "Complete"
 
 
 # Storage
@@ -233,7 +244,7 @@ def test_a_read_write_once_claim_means_one_stage_at_a_time() -> None:
     assert cluster.stage("cost")["state"] == "Waiting"
     assert cluster.stage("cost")["reason"] == "StorageTaken"
     cluster.settle()
-    assert cluster.status["phase"] == "Succeeded"
+    assert cluster.status["phase"] == "Complete"
 
 
 def test_a_claim_made_from_a_template_outlives_the_job_unless_told_otherwise() -> None:
@@ -243,7 +254,7 @@ def test_a_claim_made_from_a_template_outlives_the_job_unless_told_otherwise() -
         cluster.settle()
         claim = cluster.objects["PersistentVolumeClaim", "beaver-storage"]
         assert len(claim["metadata"].get("ownerReferences", [])) == owners
-        assert cluster.status["phase"] == "Succeeded"
+        assert cluster.status["phase"] == "Complete"
 
 
 # Kueue

@@ -21,7 +21,7 @@ def test_the_modes_of_a_claim_that_is_there_count_not_those_of_the_template(wher
     cluster.settle(ends)
     assert (cluster.stage("reward")["state"], cluster.stage("cost")["reason"]) == ("Running", "StorageTaken")
     cluster.settle()
-    assert cluster.status["phase"] == "Succeeded"
+    assert cluster.status["phase"] == "Complete"
 
 
 def test_stages_run_side_by_side_on_a_claim_that_is_made_for_it() -> None:

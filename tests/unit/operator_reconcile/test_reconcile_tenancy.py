@@ -22,7 +22,7 @@ def refused(settings: Settings, **spec: Any) -> str:
     """Why a job may not run; empty: it ran to its end."""
     cluster = Cluster(job(**spec), settings)
     cluster.settle()
-    if cluster.status["phase"] == "Succeeded":
+    if cluster.status["phase"] == "Complete":
         return ""
     assert cluster.condition("Stalled") == "True:Forbidden"
     assert cluster.ever == set()
