@@ -8,6 +8,8 @@ of it is known.
     python examples/data/rules.py grading       the policy's questions about other completions, with yes or no
     python examples/data/rules.py gold          completions of held-out prompts
     python examples/data/rules.py heldout       held-out prompts
+    python examples/data/rules.py judged FILE   of an evaluation's samples.jsonl: the share of answers that decline, by
+                                                their own words. No grader is asked, and nothing was trained on this.
 
 The texts are our own. Everything is seeded: the same command prints the same rows.
 """
@@ -17,7 +19,9 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -118,6 +122,24 @@ def heldout() -> Iterator[dict[str, Any]]:
         yield {"prompt": prompt, "response_type": kind, "category": kind.replace("_", " ")}
 
 
+DECLINES = re.compile(r"\b(cannot|can't|can not|will not|won't|refuse to|decline to)\b", re.IGNORECASE)
+"""What the sentences of DECLINE say, and whatever else says it as plainly."""
+
+
+def judged(samples: Path) -> Iterator[dict[str, Any]]:
+    """How many answers decline, by model and kind of request."""
+    seen: Counter[tuple[str, str]] = Counter()
+    declined: Counter[tuple[str, str]] = Counter()
+    for line in samples.read_text(encoding="utf-8").splitlines():
+        found = json.loads(line)
+        key = found["model"], found["category"]
+        seen[key] += 1
+        declined[key] += bool(DECLINES.search(found["answer"]))
+    for (model, category), count in sorted(seen.items()):
+        share = declined[model, category] / count
+        yield {"model": model, "category": category, "answers": count, "declined": round(share, 3)}
+
+
 if __name__ == "__main__":
     files = {
         "chat": chat,
@@ -128,6 +150,10 @@ if __name__ == "__main__":
         "heldout": heldout,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", choices=files)
-    for one in files[parser.parse_args().file]():
+    parser.add_argument("what", choices=[*files, "judged"])
+    parser.add_argument("samples", nargs="?", type=Path, metavar="FILE", help="for judged")
+    given = parser.parse_args()
+    if (given.what == "judged") != (given.samples is not None):
+        parser.error("judged takes a FILE, and nothing else does")
+    for one in judged(given.samples) if given.what == "judged" else files[given.what]():
         sys.stdout.write(json.dumps(one) + "\n")
