@@ -34,9 +34,9 @@ groups:
         "description" "kubectl describe rlhfjob says which stage, pod, node and exit code. The alert ends an hour after the failure."
         ) | nindent 6 }}
       {{- include "rlhf-operator.alert" (dict "context" . "name" "RLHFStageStuck" "severity" "warning" "for" "5m"
-        "expr" (printf "changes(rlhf_stage_step[%dm]) == 0\nand %s\nrlhf_stage_state{state=\"Running\"} == 1\nand %s\n(rlhf_stage_state{state=\"Running\"} offset %dm) == 1" (int $v.stuckMinutes) $same $same (int $v.stuckMinutes))
+        "expr" (printf "max by (namespace, rlhfjob, stage) (\n  rlhf_stage_state{state=\"Running\"} == 1\n  and (rlhf_stage_state{state=\"Running\"} offset %dm) == 1\n)\nunless %s\nchanges(rlhf_stage_step[%dm]) > 0" (int $v.stuckMinutes) $same (int $v.stuckMinutes))
         "summary" (printf "%s: no step for %d minutes" $stage (int $v.stuckMinutes))
-        "description" "Its ranks may hang, or its pod cannot be asked. runPolicy.stuckTimeout restarts such a gang by itself."
+        "description" "Its ranks may hang, or its pod cannot be asked. runPolicy.stuckTimeout restarts a gang whose steps were seen to stand still."
         ) | nindent 6 }}
       {{- include "rlhf-operator.alert" (dict "context" . "name" "RLHFStageRestarting" "severity" "warning"
         "expr" (printf "increase(rlhf_stage_restarts_total[1h]) >= %d" (int $v.restarts))
