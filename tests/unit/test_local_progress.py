@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from rlhf_sdk.local import progress
 from rlhf_sdk.local.progress import Progress
+from rlhf_sdk.local.views import PlainView
 
 
 def test_the_last_whole_line_of_the_metrics_is_what_is_known_of_a_stage_that_is_gone(tmp_path: Path) -> None:
@@ -87,3 +91,13 @@ def test_a_launcher_that_waits_for_another_run_says_so(tmp_path: Path) -> None:
         "2026-01-01 00:00:00,000 INFO launcher: waiting: stage sft of job beaver on host is making sft-0a now; it ...\n"
     )
     assert progress.read(tmp_path, since=1.0) == Progress(activity="waiting: stage sft of job beaver on host")
+
+
+def test_a_long_first_step_shows_that_something_is_done() -> None:
+    stream = io.StringIO()
+    view = PlainView(stream, every=0.0)
+    state: Any = SimpleNamespace(stages={"rules": SimpleNamespace(phase="running")})
+    for step in (0, 0, 1):
+        view.progress(state, {"rules": Progress(step=step, total=44, activity="evaluating")})
+    told = [line.partition(" ")[2] for line in stream.getvalue().splitlines()]
+    assert told == ["rules: evaluating, step 0/44", "rules: step 1/44"]

@@ -75,9 +75,14 @@ class PlainView:
                 continue
             when, step = self._told.get(name, (0.0, -1))
             if not seen.step:
-                if step == -1 and seen.activity.startswith("waiting"):
+                waits = seen.activity.startswith("waiting")
+                if step == -1:
                     self._told[name] = (now, 0)
+                if waits and step == -1:
                     self._line(f"{name}: {seen.activity}")
+                elif not waits and step == 0 and now - when >= self._every:  # a first step may take minutes
+                    self._told[name] = (now, 0)
+                    self._line(f"{name}: {', '.join(filter(None, (seen.activity, describe(seen))))}")
                 continue
             if step < 1 or (now - when >= self._every and step != seen.step):
                 self._told[name] = (now, seen.step)
