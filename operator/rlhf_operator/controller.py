@@ -33,8 +33,8 @@ PASSING = frozenset({401, 404, 408, 409, 429})
 field. A webhook may choose its code; without one it is 400."""
 
 
-class Stranger(Exception):
-    """An object of a child's name belongs to someone else."""
+class Refused(Exception):
+    """An object cannot be made, or one of its name belongs to someone else; a person has to see to it."""
 
 
 class Controller:
@@ -78,9 +78,11 @@ class Controller:
         except NotFound:
             self._forget(key)
             return None
-        await self._apply(key, raw, out)
+        refused = await self._apply(key, raw, out)
         self._poller.follow(key, out.poll)
         self._explainer.follow(key, out.explain)
+        if refused is not None:
+            raise refused
         return out.requeue
 
     async def _decide(self, key: Key, raw: Object) -> tuple[Object, Outcome]:
@@ -109,7 +111,8 @@ class Controller:
         )
         return reconcile(raw, children, self._settings, datetime.now(UTC))
 
-    async def _apply(self, key: Key, raw: Object, out: Outcome) -> None:
+    async def _apply(self, key: Key, raw: Object, out: Outcome) -> Exception | None:
+        """Write it all; gives what was refused meanwhile."""
         patch = difference(raw.get("status") or {}, out.status)
         if patch:
             metadata = raw["metadata"]
@@ -118,13 +121,30 @@ class Controller:
                 "status": patch,
             }
             self.view.wrote(RLHFJOBS, await self._client.patch_status(RLHFJOBS, key.namespace, key.name, body))
-        for one in out.create:
-            await self._create(key, raw, one)
+        refused = await self._create_all(key, raw, out.create)
         for gone in out.delete:
             await self._delete(key, gone)
         for event in out.events:
             type_, occasion = "Warning" if event.warning else "Normal", raw["metadata"]["resourceVersion"]
             self._recorder.tell(raw, type_, event.reason, event.note, occasion=occasion)
+        return refused
+
+    async def _create_all(self, key: Key, raw: Object, bodies: list[Object]) -> Exception | None:
+        """A stage that is refused holds up no other; objects of one name are an attempt's, and need those before them."""
+        refused: dict[str, Exception] = {}
+        for body in bodies:
+            name = body["metadata"]["name"]
+            if name in refused:
+                continue
+            try:
+                await self._create(key, raw, body)
+            except Refused as error:
+                if body["kind"] == PERSISTENT_VOLUME_CLAIMS.kind:  # all else mounts it
+                    raise
+                refused[name] = error
+        if bodies and not refused:
+            self._refusals.pop(key, None)
+        return next(iter(refused.values()), None)
 
     async def _create(self, key: Key, raw: Object, body: Object) -> None:
         kind: Kind = CHILD_KINDS.get(body["kind"], PERSISTENT_VOLUME_CLAIMS)
@@ -135,10 +155,8 @@ class Controller:
             await self._adopt(key, raw, kind, body)
         except ApiError as error:
             if 400 <= error.status < 500 and error.status not in PASSING:
-                self._refuse(key, raw, f"{kind.kind} {name} cannot be made: {error.message}")
+                raise self._refused(key, raw, f"{kind.kind} {name} cannot be made: {error.message}") from error
             raise
-        else:
-            self._refusals.pop(key, None)
 
     async def _adopt(self, key: Key, raw: Object, kind: Kind, body: Object) -> None:
         """It is there already: made by an earlier process, or before this one's cache knew; a claim, by an earlier job."""
@@ -150,13 +168,13 @@ class Controller:
         if owner != raw["metadata"]["uid"] and not kept:
             other = "name it by storage.claimName" if claim else "delete it"
             words = f"{kind.kind} {name} exists and belongs to someone else; {other}, or make a job of another name"
-            self._refuse(key, raw, words)
-            raise Stranger(words)
+            raise self._refused(key, raw, words)
         self.view.wrote(kind, found)
 
-    def _refuse(self, key: Key, raw: Object, words: str) -> None:
+    def _refused(self, key: Key, raw: Object, words: str) -> Refused:
         self._refusals[key] = words
         self._recorder.tell(raw, "Warning", reasons.CREATE_FAILED, words)
+        return Refused(words)
 
     async def _delete(self, key: Key, gone: Delete) -> None:
         kind = CHILD_KINDS.get(gone.kind, RLHFJOBS)

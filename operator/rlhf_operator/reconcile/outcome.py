@@ -100,7 +100,8 @@ class Outcome:
        is done.
     2. `status`, if it differs, by a patch that carries the resourceVersion it was made from: nothing below is done
        for a stale reconcile, an attempt is on record before it can run, and why one ended before it is cleaned up.
-    3. `create`, in order: what is there already and has the same owner is as good.
+    3. `create`, in order: what is there already and has the same owner is as good. An object that is refused leaves out
+       those of its name that come after it, and the others go on.
     4. `delete`.
     5. `events`.
     """

@@ -47,6 +47,25 @@ def test_a_wrong_type_inside_a_free_object_is_told(controlled_plane: ControlPlan
     asyncio.run(main())
 
 
+def test_a_stage_that_is_refused_holds_up_no_other(controlled_plane: ControlPlane) -> None:
+    async def main() -> None:
+        async with ground(controlled_plane) as here, here.operator():
+            value = job()
+            wrong = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {}}}
+            value["spec"]["stages"][1]["pod"] = {"affinity": wrong}
+            await here.make(value)
+            assert "-reward-" in await refusal(here)
+            status = await here.until(
+                lambda found: bool(found.get("stages")) and stage(found, "cost")["state"] == "Complete"
+            )
+            assert stage(status, "reward")["reason"] == "CreateFailed"
+            assert "nodeSelectorTerms" in stage(status, "reward")["message"]
+            await here.edit(suspend=True)
+            await here.until(phase("Suspended"))
+
+    asyncio.run(main())
+
+
 def test_a_claim_of_the_templates_name_that_was_not_made_for_the_job_is_not_mounted(
     controlled_plane: ControlPlane,
 ) -> None:

@@ -230,13 +230,18 @@ class Cluster:
                 raise Conflict
             self.job["status"] = copy.deepcopy(out.status)
             self._touch(self.job)
+        refused: set[str] = set()
         for one in out.create:
+            if one["metadata"]["name"] in refused:
+                continue
             self._write(f"create {one['kind']} {one['metadata']['name']}")
             if one["kind"] == "Job" and self.refuses is not None:
                 self.refusal = self.refuses
-                return
+                refused.add(one["metadata"]["name"])
+                continue
             self.asked.append(one)
             self.create(one)
+        if out.create and not refused:
             self.refusal = None
         for gone in out.delete:
             self._write(f"delete {gone.kind} {gone.name}")
