@@ -16,7 +16,7 @@ from cluster.node import Node, plane_folder
 from cluster.trainers.jobs import safe_rlhf, sft_only
 from cluster.trainers.site import OPERATOR, Namespace, Object, Site, images_given
 
-LONG = {"steps": 100, "sft_steps": 500}
+LONG = {"steps": 60, "sft_steps": 300}
 """Long enough to be disturbed under way."""
 WEIGHTS = ("sft", "rewardModel", "costModel", "ppo")
 
