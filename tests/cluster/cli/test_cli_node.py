@@ -169,7 +169,7 @@ def test_a_reader_that_nobody_reads_ends_by_itself(team: Namespace, rlhf: Comman
     team.kubectl("create", "-f", "-", stdin=json.dumps(pod))
     team.kubectl("wait", "--for=condition=Ready", "pod/idle", "--timeout=300s")
     team.kubectl("exec", "idle", "--", "python", "-c", "import time; time.sleep(20)")  # read, it goes on
-    until(lambda: _phase(team) == "Complete", "it ends")
+    until(lambda: _phase(team) == "Succeeded", "it ends")
 
 
 def _phase(team: Namespace) -> str:
