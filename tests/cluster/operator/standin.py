@@ -47,6 +47,8 @@ class Node:
         self.ends = ends
         self.seen: dict[str, set[tuple[int, int]]] = {}
         """(attempt, index) of every pod that ran, by stage."""
+        self.lost: set[str] = set()
+        """Pods that it says nothing of any more, as a node that has lost power."""
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -59,6 +61,8 @@ class Node:
 
     async def _one(self, pod: Object) -> None:
         name, phase = pod["metadata"]["name"], pod["status"].get("phase", "Pending")
+        if name in self.lost:
+            return
         deleted = "deletionTimestamp" in pod["metadata"]
         try:
             if phase in ("Succeeded", "Failed"):

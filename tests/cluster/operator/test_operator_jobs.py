@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from cluster.control_plane import ControlPlane
 from cluster.operator.ground import Ground, ground, job, phase, stage
 from cluster.operator.standin import attempt_of, index_of, stage_of
@@ -82,6 +84,27 @@ def test_a_failing_rank_counts_once_and_an_eviction_does_not(controlled_plane: C
             ]
             assert stage(status, "sft")["restarts"] == 1
             assert status["phase"] == "Complete"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("of", ["sft", "reward"])
+def test_a_lost_node_costs_an_attempt_and_not_the_job(controlled_plane: ControlPlane, of: str) -> None:
+    """Of a gang of two, and of one pod: the real Job controller waits for such a pod as long as it is there."""
+
+    async def main() -> None:
+        async with ground(controlled_plane) as here, here.operator():
+            here.node.ends = lambda one: None if (stage_of(one), attempt_of(one)) == (of, 0) else 0
+            await here.make(job(runPolicy={"lostNodeTimeout": 2}))
+            await here.until(running(of))
+            gone = await pod(here, of)
+            here.node.lost.add(gone)
+            await here.api.delete(PODS, here.namespace, gone, grace_seconds=1)  # as the taint manager does
+            status = await here.until(phase("Complete", "Failed"))
+            assert status["phase"] == "Complete"
+            found = [(one["state"], one["counted"]) for one in stage(status, of)["attempts"]]
+            assert found == [("Disrupted", False), ("Complete", False)]
+            await here.api.get(PODS, here.namespace, gone)  # still there
 
     asyncio.run(main())
 
