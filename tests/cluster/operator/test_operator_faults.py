@@ -12,14 +12,12 @@ from cluster.control_plane import ControlPlane
 from cluster.operator.ground import ground, job, operating, phase
 from cluster.operator.judged import End, end, most_active
 from cluster.operator.standin import KEEP_PODS
-from cluster.runtime.ground import Watched, client, configuration
+from cluster.runtime.ground import HASTY, Watched, client, configuration, port_of
 from cluster.runtime.relay import Relay, relayed
 from cluster.sessions import new_folder
 from rlhf_operator.runtime.kinds import JOBS
 from rlhf_operator.runtime.metrics import Metrics
-from rlhf_operator.runtime.transport import Timeouts
 
-HASTY = Timeouts(connect=2, answer=4, silence=3)
 FAULTS = ("cut", "refuse", "blackhole", "etcd", "apiserver")
 MINUTES = 120
 """Seconds of a long outage."""
@@ -70,7 +68,7 @@ def test_whatever_fails_on_the_way_the_job_comes_to_the_same_end(plane: ControlP
         calm = await undisturbed(plane)
         async with (
             ground(plane) as here,
-            relayed(int(plane.url.rpartition(":")[2])) as relay,
+            relayed(port_of(plane)) as relay,
             client(plane, timeouts=HASTY) as api,
             Watched(api, here.namespace, JOBS).running() as jobs,
         ):
@@ -93,7 +91,7 @@ def test_minutes_without_an_api_server_cost_few_requests_and_nothing_else(contro
         calm, metrics = await undisturbed(controlled_plane), Metrics()
         async with (
             ground(controlled_plane) as here,
-            relayed(int(controlled_plane.url.rpartition(":")[2])) as relay,
+            relayed(port_of(controlled_plane)) as relay,
             client(controlled_plane) as api,
             Watched(api, here.namespace, JOBS).running() as jobs,
         ):

@@ -18,14 +18,22 @@ from rlhf_operator.runtime.kinds import CONFIG_MAPS, NAMESPACES, Kind, Object
 from rlhf_operator.runtime.metrics import Metrics
 from rlhf_operator.runtime.reflector import Reflector
 from rlhf_operator.runtime.store import Change
-from rlhf_operator.runtime.transport import from_kubeconfig
+from rlhf_operator.runtime.transport import Timeouts, from_kubeconfig
 
 _numbers = itertools.count()
 PATIENCE = 60.0
 """Seconds that something may take on a busy machine: a bound on hanging, never a measure."""
 
+HASTY = Timeouts(connect=2, answer=4, silence=3)
+"""Of requests that may go into a void."""
+
 QUICK = Timing(duration=4, deadline=2.5, retry=0.4)
 """Of elections."""
+
+
+def port_of(plane: ControlPlane) -> int:
+    """Where its API server listens."""
+    return int(plane.url.rpartition(":")[2])
 
 
 async def configuration(plane: ControlPlane, port: int | None = None) -> Configuration:

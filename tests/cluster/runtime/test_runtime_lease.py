@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cluster.control_plane import ControlPlane
-from cluster.runtime.ground import QUICK, client, configuration, namespace, put
+from cluster.runtime.ground import QUICK, client, configuration, namespace, port_of, put
 from cluster.runtime.relay import Relay
 from rlhf_operator.runtime.client import Client
 from rlhf_operator.runtime.errors import Fenced
@@ -82,7 +82,7 @@ def here(shared_plane: ControlPlane) -> str:
 
 @pytest.fixture
 def relay(shared_plane: ControlPlane) -> Iterator[RelayThread]:
-    made = RelayThread(int(shared_plane.url.rpartition(":")[2]))
+    made = RelayThread(port_of(shared_plane))
     yield made
     made.restore()
     made.close()

@@ -6,16 +6,13 @@ import asyncio
 
 from cluster.conftest import NewPlane
 from cluster.control_plane import ControlPlane
-from cluster.runtime.ground import Watched, client, namespace, put, set_to, until
+from cluster.runtime.ground import HASTY, Watched, client, namespace, port_of, put, set_to, until
 from cluster.runtime.relay import relayed
 from rlhf_operator.runtime.cache import Cache
 from rlhf_operator.runtime.errors import Unreachable
 from rlhf_operator.runtime.kinds import CONFIG_MAPS, Key
 from rlhf_operator.runtime.metrics import Metrics
 from rlhf_operator.runtime.store import OWNER, Change
-from rlhf_operator.runtime.transport import Timeouts
-
-HASTY = Timeouts(connect=2, answer=4, silence=3)
 
 
 def count(metrics: Metrics, name: str, of: str) -> float:
@@ -27,10 +24,6 @@ def unanswered(metrics: Metrics) -> float:
     samples = [sample for family in metrics.registry.collect() for sample in family.samples]
     mine = [one for one in samples if one.name == "rest_client_requests_total" and one.labels["code"] == "<error>"]
     return sum(one.value for one in mine)
-
-
-def port_of(plane: ControlPlane) -> int:
-    return int(plane.url.rpartition(":")[2])
 
 
 def test_what_was_there_and_what_comes_after_is_held_and_told(shared_plane: ControlPlane) -> None:
