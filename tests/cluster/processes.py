@@ -56,10 +56,12 @@ class Process:
         return living(self.pid_file)
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send it a signal, if it runs."""
+        """Send it a signal, if it runs; after SIGKILL it is gone, and its port free."""
         pid = self.pid()
         if pid is not None:
             os.kill(pid, number)
+            if number == signal.SIGKILL:
+                wait(lambda: self.pid() is None, 60)
 
     def pause(self) -> None:
         """Stop it where it stands; its sockets stay open."""

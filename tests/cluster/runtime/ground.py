@@ -27,6 +27,9 @@ PATIENCE = 60.0
 HASTY = Timeouts(connect=2, answer=4, silence=3)
 """Of requests that may go into a void."""
 
+PATIENT = Timeouts(connect=PATIENCE, answer=PATIENCE)
+"""Of the test's own requests: the machine may be busy."""
+
 QUICK = Timing(duration=4, deadline=2.5, retry=0.4)
 """Of elections."""
 
@@ -47,7 +50,7 @@ async def configuration(plane: ControlPlane, port: int | None = None) -> Configu
 @contextlib.asynccontextmanager
 async def client(plane: ControlPlane, port: int | None = None, **more: Any) -> AsyncIterator[Client]:
     """A client of a control plane."""
-    more = {"field_manager": "test", "rate": 1000.0, "burst": 1000, **more}
+    more = {"field_manager": "test", "rate": 1000.0, "burst": 1000, "timeouts": PATIENT, **more}
     async with Client(await configuration(plane, port), **more) as made:
         yield made
 
