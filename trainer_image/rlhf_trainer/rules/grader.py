@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rlhf_trainer.data.chat import encode_prompt, prepare_tokenizer
-from rlhf_trainer.data.rows import Messages
+from rlhf_trainer.data.rows import Message, Messages
 from rlhf_trainer.data.template import SHOWN, ids_of
 from rlhf_trainer.exits import GuardTripped, InputError
 from rlhf_trainer.generation.shared import common, last_states
@@ -132,12 +132,12 @@ class Grader:
         return found
 
     def _lay(self, question: Question) -> _Laid:
-        said = {"role": "assistant", "content": question.answer}
+        said: Message = {"role": "assistant", "content": question.answer}
         rows = []
         for name in question.propositions:
-            asked = {"role": "user", "content": self._policy.asked(name, question.answer)}
+            asked: Message = {"role": "user", "content": self._policy.asked(name, question.answer)}
             try:
-                rows.append(encode_prompt(self.tokenizer, [*question.prompt, said, asked]))  # type: ignore[list-item]
+                rows.append(encode_prompt(self.tokenizer, [*question.prompt, said, asked]))
             except InputError as error:
                 raise InputError(f"{question.name}: {error}") from error
         if not rows:
