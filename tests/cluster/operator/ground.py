@@ -14,7 +14,7 @@ from kubernetes.aio.client.configuration import Configuration
 
 from cluster.control_plane import ControlPlane
 from cluster.operator.standin import Node
-from cluster.runtime.ground import client, configuration, namespace
+from cluster.runtime.ground import client, configuration, meanwhile, namespace
 from rlhf_operator.controller import Controller
 from rlhf_operator.kinds import RLHFJOBS
 from rlhf_operator.reconcile import Settings
@@ -64,7 +64,6 @@ class Ground:
         self.api = api
         self.namespace = name
         self.node = node
-        self.metrics = Metrics()
 
     @contextlib.asynccontextmanager
     async def operator(
@@ -132,14 +131,8 @@ async def operating(
             progress_per_second=5,
             metrics=Metrics(),
         )
-        task = asyncio.create_task(controller.run())
-        try:
+        async with meanwhile(controller.run()):
             yield controller
-        finally:
-            if task.done():
-                task.result()
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
 
 def serve_jobs(plane: ControlPlane, crd: Path = CRD) -> None:
@@ -170,14 +163,8 @@ async def ground(plane: ControlPlane) -> AsyncIterator[Ground]:
         enforce = {"pod-security.kubernetes.io/enforce": "restricted"}
         await api.patch(NAMESPACES, None, name, {"metadata": {"labels": enforce}})
         node = Node(api, name)
-        task = asyncio.create_task(node.run())
-        try:
+        async with meanwhile(node.run()):
             yield Ground(plane, api, name, node)
-        finally:
-            if task.done():
-                task.result()
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
 
 def phase(*phases: str) -> Callable[[Object], bool]:

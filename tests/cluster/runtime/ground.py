@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from kubernetes.aio.client.configuration import Configuration
@@ -83,6 +83,19 @@ async def until(true: Callable[[], bool], seconds: float = PATIENCE) -> float:
     return clock() - begun
 
 
+@contextlib.asynccontextmanager
+async def meanwhile(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Something runs until the end of the block; what it raises is raised there."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        if task.done():
+            task.result()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
 class Watched:
     """A reflector that runs, and what it told."""
 
@@ -95,16 +108,10 @@ class Watched:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Watched]:
         """Runs until the end of the block, which begins with a watch open; what it raises is raised there."""
-        task = asyncio.create_task(self.reflector.run())
-        try:
+        async with meanwhile(self.reflector.run()):
             await asyncio.wait_for(self.reflector.wait_synced(), PATIENCE)
             await until(lambda: self.count("reflector_watches_total") >= 1)
             yield self
-        finally:
-            if task.done():
-                task.result()
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
     def count(self, metric: str) -> float:
         """The reflector's own sample of a metric."""
