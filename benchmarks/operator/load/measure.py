@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cluster.processes import Process
@@ -36,12 +37,13 @@ class Usage:
 
 
 class Audit:
-    """The requests of one client, from when this is made."""
+    """The requests of one client, from when this is made: the log tells of one when its answer has been seen already."""
 
     def __init__(self, log: Path, agent: str) -> None:
         self._log = log
         self._agent = f'"userAgent":"{agent}'.encode()
         self._from = log.stat().st_size
+        self._since = datetime.now(UTC)
 
     def counted(self) -> Counter[str]:
         """How many, by verb and resource; those that were refused apart, with the status: `create jobs 409`.
@@ -57,6 +59,8 @@ class Audit:
             for line in log:
                 if self._agent in line and line.endswith(b"\n"):
                     one = json.loads(line)
+                    if datetime.fromisoformat(one["requestReceivedTimestamp"]) < self._since:
+                        continue
                     reference = one.get("objectRef") or {}
                     names = (reference.get("resource", "none"), reference.get("subresource"))
                     code = (one.get("responseStatus") or {}).get("code", 0)
