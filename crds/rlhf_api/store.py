@@ -3,6 +3,7 @@
     <storage>/products/<type>-<digest>/manifest.json    a product
     <storage>/runs/<namespace>/<job>/<uid>.json         which products a run uses
     <storage>/work/<uid>/prepare/resolved.json          what prepare found
+    <storage>/locks/gc                                  an flock: shared while someone looks up what a run will use
 
 Reading and verifying only, and small JSON files written atomically; who makes products, and their lock, is the
 trainer's matter.
@@ -28,6 +29,11 @@ from rlhf_api.product import Manifest
 from rlhf_api.stage_file import StageFile
 
 MANIFEST = "manifest.json"
+
+
+def gc_lock(storage: Path) -> Path:
+    """Held shared from a look for what a run will use until the run's index names it; alone by garbage collection."""
+    return storage / "locks" / "gc"
 
 
 class DamagedProduct(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.util
 import json
@@ -10,12 +11,14 @@ import shutil
 import struct
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import orjson
 import pytest
 import tiny
+from patience import PATIENCE
 
 from fakes.policies import small
 from rlhf_api.compact import expand
@@ -181,6 +184,48 @@ def test_what_the_run_uses_is_named_for_the_garbage_collector(folder, model):
     assert (found.job, found.namespace, found.uid) == ("test", "default", "uid")
     assert found.inputs == {name: one.digest for name, one in resolved.inputs.items()}
     assert found.products == {one.name: one.product for one in plan(parsed, resolved).stages if one.product is not None}
+
+
+def test_until_then_garbage_collection_is_held_off(folder, model):
+    """A user's function runs while it prepares: it asks whether gc could."""
+    path = folder.parent / "storage/locks/gc"
+    (folder / "gold.py").write_text(
+        "import fcntl, pathlib\n\n"
+        "def count(prompts, responses):\n"
+        f"    with open({str(path)!r}, 'r+') as lock:\n"
+        "        try:\n"
+        "            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
+        "            said = 'free'\n"
+        "        except BlockingIOError:\n"
+        "            said = 'held off'\n"
+        "    pathlib.Path(__file__).with_name('said').write_text(said)\n"
+        "    return [len(r) for r in responses]\n"
+    )
+    run(job(model), folder)
+    assert (folder / "said").read_text() == "held off"
+    with path.open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_it_waits_for_a_garbage_collection_and_says_so(folder, model):
+    storage, parsed = folder.parent / "storage", job(model)
+    file = stage_file(parsed, folder)
+    Path(file.directories.work).mkdir(parents=True)
+    path = storage / "locks/gc"
+    path.parent.mkdir(parents=True)
+    with Session(file, Place(0, 1, 0), Path(file.directories.work), threading.Event(), light=True) as context:
+        thread = threading.Thread(target=prepare.run, args=(context,))
+        with path.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            thread.start()
+            end = time.monotonic() + PATIENCE
+            while context.progress.snapshot()["phase"] != "waiting for rlhf gc":
+                assert thread.is_alive() and time.monotonic() < end
+                time.sleep(0.05)
+            assert not (storage / "inputs").exists()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    assert len(list(read_runs(storage))) == 1
 
 
 def test_the_same_inputs_give_the_same_digests_and_changed_ones_others(folder, model):

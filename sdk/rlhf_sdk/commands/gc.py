@@ -51,8 +51,8 @@ def gc(
     On a cluster's claim, mounted at DIR, also work of jobs that are done, logs included. It does not ask the cluster:
     work of jobs that may run, be suspended or be tried again is kept, and listed with what tells so.
     """
+    from rlhf_api.store import gc_lock
     from rlhf_sdk.local.collect import free, garbage, tree_size
-    from rlhf_sdk.local.layout import gc_lock
     from rlhf_sdk.local.locks import Busy, FileLock
     from rlhf_sdk.local.traces import clock
 

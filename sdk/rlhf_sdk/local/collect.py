@@ -13,7 +13,7 @@ from rlhf_api.store import Run, read_runs, run_path
 from rlhf_sdk.local.layout import Layout
 from rlhf_sdk.local.locks import held
 from rlhf_sdk.local.state import load
-from rlhf_sdk.local.traces import Leases, entries, folders, leases, left_to_do, looks_up, read_json, written_lately
+from rlhf_sdk.local.traces import Leases, entries, folders, leases, left_to_do, read_json, written_lately
 
 GONE = ".gone-"
 """Before the name of what is being removed."""
@@ -108,25 +108,21 @@ def garbage(storage: Path, now: float) -> Found:
     """
     there, products = [Layout(storage, path.name) for path in folders(storage / "work")], folders(storage / "products")
     busy = {layout.uid for layout in there if held(layout.lock)}
-    looking = {layout.uid for layout in there if _elsewhere(layout) and looks_up(layout.root)}
-    # Others go on meanwhile, so in this order: prepare ends after it has written the record; a lease begins before the
-    # folder that it is for.
+    # Others go on meanwhile, so in this order: a lease begins before the folder that it is for.
     runs, live = list(read_runs(storage)), leases(storage, now)
-    found = Found(_products(products, runs, live, busy=bool(busy), looking=bool(looking)), [])
-    if not busy and not looking:
+    found = Found(_products(products, runs, live, busy=bool(busy)), [])
+    if not busy:
         found.free.extend(_inputs(storage, runs))
     for layout in there:
         records = [run for run in runs if run.uid == layout.uid]
         verdict = None if layout.uid in busy else _verdict(layout, records, live, now)
         if verdict is not None:
             free, why = verdict
-            if layout.uid in looking:
-                why += "; while its prepare may look them up, products and inputs that no run names are kept too"
             (found.free if free else found.kept).append(Item(layout.root, "work", why))
     return found
 
 
-def _products(products: Sequence[Path], runs: Sequence[Run], live: Leases, *, busy: bool, looking: bool) -> list[Item]:
+def _products(products: Sequence[Path], runs: Sequence[Run], live: Leases, *, busy: bool) -> list[Item]:
     named = {name for run in runs for name in run.products.values()}
     found = []
     for path in products:
@@ -138,7 +134,7 @@ def _products(products: Sequence[Path], runs: Sequence[Run], live: Leases, *, bu
         elif path.name.startswith("."):
             if not busy and making not in live.products:  # else someone may be building it
                 found.append(Item(path, "unfinished", "nobody is building it"))
-        elif not looking and path.name not in live.products:
+        elif path.name not in live.products:
             found.append(Item(path, "product", "no run names it"))
     return found
 

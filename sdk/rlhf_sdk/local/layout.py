@@ -61,8 +61,3 @@ class Layout:
     def product(self, name: str) -> Path:
         """A product's folder."""
         return self.storage / "products" / name
-
-
-def gc_lock(storage: Path) -> Path:
-    """Held shared while a run looks up what it will use, alone by garbage collection."""
-    return storage / "locks" / "gc"

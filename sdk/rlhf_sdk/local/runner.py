@@ -17,6 +17,7 @@ from rlhf_api.store import (
     DamagedProduct,
     find_verified,
     free_work,
+    gc_lock,
     read_product,
     read_resolved,
     write_atomically,
@@ -25,7 +26,7 @@ from rlhf_api.store import (
 from rlhf_sdk.exits import Exit
 from rlhf_sdk.local import files, process
 from rlhf_sdk.local.attempts import judge
-from rlhf_sdk.local.layout import Layout, gc_lock
+from rlhf_sdk.local.layout import Layout
 from rlhf_sdk.local.locks import FileLock
 from rlhf_sdk.local.progress import Poller
 from rlhf_sdk.local.scheduler import Budget, Decision, Intent, Start, backoff, decide, exit_code, ranks

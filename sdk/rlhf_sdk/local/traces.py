@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_api.stages import PREPARE, REPORT
+from rlhf_api.stages import REPORT
 from rlhf_api.store import DamagedProduct, Run, read_product
 
 SILENT_SECONDS = 600
@@ -62,11 +62,6 @@ def clock(storage: Path) -> float:
 def written_lately(root: Path, now: float) -> bool:
     """Whether anything below was written within `SILENT_SECONDS`: a checkpoint, a log's line, a fence."""
     return any(now - there.st_mtime < SILENT_SECONDS for there in entries(root))
-
-
-def looks_up(root: Path) -> bool:
-    """Whether this is the work of a job whose prepare has not ended: what it will use, no record names yet."""
-    return {stage.name for stage in folders(root)} <= {PREPARE} and not _ended(root / PREPARE)
 
 
 def left_to_do(storage: Path, run: Run) -> str | None:

@@ -6,7 +6,8 @@ Leaves in its work folder:
   (`rlhf_api.plan.Resolved`);
 - `provenance.json`: by input, what the report tells of it: source, commit, licence, kind, format, counts;
 
-and in the storage the run's index, so that nothing it uses is collected as garbage from here on.
+and in the storage the run's index, so that nothing it uses is collected as garbage from here on; until then it holds
+`rlhf gc` off.
 
 All that is wrong is told at once, in one message, exit code 2.
 """
@@ -14,7 +15,9 @@ All that is wrong is told at once, in one message, exit code 2.
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +30,7 @@ from rlhf_api.compact import compact, function_names
 from rlhf_api.job import Input, RLHFJob
 from rlhf_api.plan import Resolved, ResolvedInput, plan
 from rlhf_api.stages import PREPARE, REPORT
-from rlhf_api.store import Run, write_atomically, write_resolved, write_run
+from rlhf_api.store import Run, gc_lock, write_atomically, write_resolved, write_run
 from rlhf_trainer import functions, store
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.rows import inspect_rows
@@ -62,6 +65,11 @@ def run(context: StageContext) -> None:
         InputError: something is not fit for its use; the message lists everything found.
         StageError: a source could not be reached now; trying again may help.
     """
+    with _no_gc(context):
+        _resolve(context)
+
+
+def _resolve(context: StageContext) -> None:
     job = context.spec(RLHFJob)
     wanted = uses(job)
     names = function_names(job)
@@ -118,6 +126,23 @@ def index(context: StageContext, job: RLHFJob, resolved: Resolved) -> Run:
         products={one.name: one.product for one in plan(job, resolved).stages if one.product is not None},
         spec=job.spec.model_dump(mode="json", exclude_none=True),
     )
+
+
+@contextmanager
+def _no_gc(context: StageContext) -> Iterator[None]:
+    """Until the index names what is found here, it stays."""
+    path = gc_lock(context.storage)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)  # to read: it may be another user's
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            context.progress.say("waiting for rlhf gc")
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(lock)
 
 
 @contextmanager
