@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from fakes.policies import DATA, public, small
 from rlhf_api.yaml import dump_yaml
 from rlhf_trainer.data.rows import Completion, Where
-from rlhf_trainer.exits import InputError
+from rlhf_trainer.exits import GuardTripped, InputError
 from rlhf_trainer.rules import evidence
 from rlhf_trainer.rules.fit import MOST_PAIRS, Descent, Pairs, errors, fit, ranked_pairs
 from rlhf_trainer.rules.fitting import Fits, fit_type
@@ -98,6 +98,15 @@ def test_a_fit_is_adamw_on_the_mean_hinge_written_out() -> None:
         w = w * (1 - 0.03 * 0.1)
         w -= 0.03 * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
     np.testing.assert_allclose(found.weights, w, rtol=1e-7)
+
+
+@pytest.mark.parametrize("rate", [100.0, 1e308])
+def test_weights_that_no_reward_can_be_made_of_are_refused(rate: float) -> None:
+    better, worse = np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])
+    assert np.isfinite(fit(better, worse, np.array([-0.5]), Descent(500, 10.0)).weights).all()
+    with pytest.raises(GuardTripped, match=r"learningRate 1\S+ and weightDecay 0\.05") as caught:
+        fit(better, worse, np.array([-0.5]), Descent(500, rate))
+    assert caught.value.reason == "NaN"
 
 
 def pairs_of(found: Pairs) -> list[tuple[int, int]]:

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rlhf_trainer.exits import GuardTripped
+
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
@@ -63,6 +65,7 @@ def fit(better: Floats, worse: Floats, reward_gap: Floats, how: Descent) -> Fitt
 
     Raises:
         ValueError: there is no pair.
+        GuardTripped: rewards made of the weights (features are from 0 to 1) would not be finite.
     """
     if not len(better):
         raise ValueError("no pair to fit on")
@@ -77,6 +80,13 @@ def fit(better: Floats, worse: Floats, reward_gap: Floats, how: Descent) -> Fitt
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append(loss.detach())
+    largest = weights.detach().abs().sum().item()
+    if not largest <= torch.finfo(torch.float32).max:
+        raise GuardTripped(
+            f"the weights are not finite, or too large for a reward ({largest:g} in sum), after {how.iterations} steps "
+            f"with learningRate {how.learning_rate:g} and weightDecay {how.weight_decay:g}; a learningRate around 0.01 is usual",
+            reason="NaN",
+        )
     return Fitted(weights.detach().numpy(), torch.stack(losses).numpy())
 
 
