@@ -64,7 +64,8 @@ test-api: setup ## operator, chart and command against a real API server, with a
 
 test-node: setup ## what needs a node whose pods run: root, 40 GB of disk (tests/cluster/README.md)
 	@tools/check-machine $(PYTHON) api node
-	$(RUN) pytest $(ON_NODE)
+	@$(RUN) tests/cluster/cluster build kube-apiserver etcd coredns
+	$(RUN) pytest $(ON_NODE) -o timeout=5400 -o timeout_func_only=true # whole jobs; the first test may build the images
 
 cluster: ## a real Kubernetes on this machine: one node (root); tests/cluster/cluster has more verbs
 	tests/cluster/cluster up

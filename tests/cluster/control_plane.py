@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import random
 import secrets
 import socket
@@ -27,6 +28,8 @@ AUDIT = {
     "rules": [{"level": "Metadata"}],
 }
 """Who asked for what; no bodies."""
+PORTS = 1500
+"""A worker's, of those from 20000 to 32000."""
 
 
 class ControlPlane:
@@ -197,16 +200,25 @@ def _ports(folder: Path, names: Sequence[str]) -> dict[str, int]:
     return ports
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A free port below those that the kernel gives to clients, so that it stays free while a server restarts."""
+    """A free port below those that the kernel gives to clients, so that it stays free while a server restarts; none that
+    this process, or another worker of the tests, was given before."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    first = 20000 + PORTS * (int(worker.removeprefix("gw")) % 7 + 1 if worker else 0)
     dice = random.Random()
     for _ in range(100):
-        port = dice.randrange(20000, 32000)
+        port = dice.randrange(first, first + PORTS)
+        if port in _given:
+            continue
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("", port))
             except OSError:
                 continue
+            _given.add(port)
             return port
-    raise RuntimeError("no free port between 20000 and 32000")
+    raise RuntimeError(f"no free port between {first} and {first + PORTS}")

@@ -93,11 +93,11 @@ class Node:
         check_machine()
         self._write_configuration()
         self.containerd.start()
-        self.containerd.until(lambda: self._ctr("version").returncode == 0, 30)
+        self.containerd.until(lambda: self._ctr("version").returncode == 0, 300)
         images.stream(self.socket, ["cat", str(images.pause(home() / "images"))])
         for process in (self.scheduler, self.kubelet, self.proxy, self.dns):
             process.start()
-        self.kubelet.until(self.ready, 120)
+        self.kubelet.until(self.ready, 600)
         return self
 
     def ready(self) -> bool:
@@ -182,7 +182,8 @@ def _end_shims(socket: Path) -> None:
         except (FileNotFoundError, ProcessLookupError):
             continue
         if "containerd-shim" in line[0] and str(socket) in line:
-            os.kill(int(entry.parent.name), signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(entry.parent.name), signal.SIGKILL)
 
 
 def _remove_cgroups() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -59,7 +60,8 @@ class Process:
         """Send it a signal, if it runs; after SIGKILL it is gone, and its port free."""
         pid = self.pid()
         if pid is not None:
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
             if number == signal.SIGKILL:
                 wait(lambda: self.pid() is None, 60)
 
@@ -128,8 +130,9 @@ def stop_all(folder: Path) -> None:
     for pid_file in folder.glob("*.pid"):
         pid = living(pid_file)
         if pid is not None:
-            os.kill(pid, signal.SIGKILL)
-            wait(lambda file=pid_file: living(file) is None, 5)  # type: ignore[misc]
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            wait(lambda file=pid_file: living(file) is None, 60)  # type: ignore[misc]
         pid_file.unlink(missing_ok=True)
 
 

@@ -31,7 +31,7 @@ def names(plane: ControlPlane, kind: str, namespace: str = "default") -> list[st
 
 
 def test_it_answers_and_keeps_what_it_is_given(shared_plane: ControlPlane) -> None:
-    assert shared_plane.ready()
+    assert wait(shared_plane.ready, 60)
     shared_plane.kubectl("create", "configmap", "answers")
     assert "configmap/answers" in names(shared_plane, "configmaps")
 
@@ -91,7 +91,7 @@ def test_without_controllers_pods_may_be_made_at_once(shared_plane: ControlPlane
 def test_with_controllers_jobs_make_pods_and_their_end_takes_them_along(controlled_plane: ControlPlane) -> None:
     plane = controlled_plane
     plane.kubectl("create", "namespace", "jobs")
-    assert wait(lambda: "serviceaccount/default" in names(plane, "serviceaccounts", "jobs"), 30)
+    assert wait(lambda: "serviceaccount/default" in names(plane, "serviceaccounts", "jobs"), 120)
     plane.kubectl("apply", "-n", "jobs", "-f", "-", stdin=JOB)
     assert wait(lambda: len(names(plane, "pods", "jobs")) == 2, 60)
     plane.kubectl("delete", "job", "work", "-n", "jobs")

@@ -96,7 +96,7 @@ class Process:
             self.code = os.waitstatus_to_exitcode(status) if pid else None
         return self.code
 
-    def wait(self, seconds: float = 60.0) -> bool:
+    def wait(self, seconds: float = 300.0) -> bool:
         """Whether it ended in time."""
         end = time.monotonic() + seconds
         while self.poll() is None:
@@ -105,7 +105,7 @@ class Process:
             time.sleep(0.005)
         return True
 
-    def until(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    def until(self, condition: Callable[[], bool], seconds: float = 120.0) -> None:
         """Wait for something it does."""
         end = time.monotonic() + seconds
         while not condition():
@@ -186,5 +186,5 @@ def running(pid: int) -> bool:
     """Whether such a process runs (a zombie does not)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from patience import PATIENCE
 from toys import launch, start, toy_file
 
-from rlhf_trainer.lease import started_at
+from cluster.control_plane import free_port
 
 NAME = "sft-" + "d" * 64
 LIMITED = """
@@ -110,11 +108,10 @@ def test_killed_with_everything_at_moments_seen_on_the_disk_the_result_is_the_sa
     for attempt, there in enumerate(moments):
         process = start(file.model_copy(update={"attempt": attempt}))
         wait_for(process, there)
-        pids = ranks_of(file)
         process.kill()  # the kernel ends its ranks with it
         process.communicate(timeout=PATIENCE)
         deadline = time.monotonic() + PATIENCE
-        while any(started_at(pid) is not None for pid in pids) and time.monotonic() < deadline:
+        while ranks_of(file) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert ranks_of(file) == []
     code, output = launch(file.model_copy(update={"attempt": len(moments)}))
@@ -195,19 +192,17 @@ def test_a_full_disk_names_the_folder_and_leaves_nothing_half_written(tmp_path):
 
 def test_two_runs_that_need_the_same_product_at_once_make_it_once(tmp_path):
     files = [toy_file(tmp_path, {"steps": 40}, uid=f"uid-{number}") for number in range(2)]
-    with ThreadPoolExecutor() as pool:
-        ends = list(pool.map(launch, files))
-    assert [code for code, _ in ends] == [0, 0]
-    reasons = sorted(summary(file)["reason"] for file in files)
-    assert reasons == ["Done", "Reused"]
-    waited = next(output for file, (_, output) in zip(files, ends, strict=True) if summary(file)["reason"] == "Reused")
+    first = start(files[0])
+    wait_for(first, lambda: list((tmp_path / "locks" / NAME).glob("*")))
+    code, waited = launch(files[1])
+    output, _ = first.communicate(timeout=PATIENCE)
+    assert (first.returncode, code) == (0, 0), output + waited
+    assert [summary(file)["reason"] for file in files] == ["Done", "Reused"]
     assert "waiting: stage toy of job job" in waited
 
 
 def test_two_nodes_meet_at_node_0(tmp_path, undisturbed):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     file = toy_file(tmp_path, {"steps": 40}, nodes=2, ranks_per_node=1, master=f"127.0.0.1:{port}")
     second = start(file, JOB_COMPLETION_INDEX="1")
     said = second.stdout.readline()

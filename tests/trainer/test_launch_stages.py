@@ -67,12 +67,13 @@ def test_ppo_of_two_ranks_killed_and_stopped_ends_bit_identical(home, zero):
     assert code == 0, output
 
     def interrupted(attempt: int, number: signal.Signals, step: int) -> tuple[int, str]:
-        """Run until a checkpoint of `step` or later is there, and send a signal."""
+        """Run until it has saved a checkpoint of `step` or later, and send a signal."""
         file = stage_file(home, "parted", zero, attempt)
-        process = start(file)
         folder = Path(file.directories.work) / "checkpoints"
+        before = {path.name for path in folder.glob("step-*")}
+        process = start(file)
         while process.poll() is None:
-            if any(path.name >= f"step-{step:08d}" for path in folder.glob("step-*")):
+            if any(path.name >= f"step-{step:08d}" for path in folder.glob("step-*") if path.name not in before):
                 process.send_signal(number)
                 break
             time.sleep(0.002)

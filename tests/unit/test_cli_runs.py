@@ -89,9 +89,14 @@ def test_status_of_what_was_never_run(tmp_path: Path) -> None:
 def test_status_of_a_run_while_it_runs_and_after_it_was_killed(tmp_path: Path) -> None:
     path = job(tmp_path)
     process = start(path, {"sft": {"wait": str(tmp_path / "gate"), "serve": True, "steps": 7}})
-    process.until(lambda: started(path, "sft") and status(path)["stages"]["sft"]["step"] == 7)
-    found = status(path)
-    assert (found["live"], found["phase"], found["stages"]["sft"]["total"]) == (True, "running", 7)
+    seen: list[Any] = []
+
+    def served() -> bool:
+        seen[:] = [status(path)] if started(path, "sft") else []
+        return bool(seen) and [seen[0]["stages"]["sft"][key] for key in ("step", "total")] == [7, 7]
+
+    process.until(served)
+    assert (seen[0]["live"], seen[0]["phase"]) == (True, "running")
     process.kill()
     until(lambda: not status(path)["live"])  # once the stage has saved
     assert rlhf("status", path).out.startswith("beaver: killed; run it again to go on")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_api.store import write_atomically
 from rlhf_trainer import lease
 from rlhf_trainer.lease import LEASE_SECONDS, Holder, Lease, acquire, newest, started_at
 
@@ -47,7 +48,7 @@ class Waiter:
 
 def hold(folder: Path, holder: Holder, generation: int = 1) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{generation:06d}.json").write_text(json.dumps(holder.__dict__))
+    write_atomically(folder / f"{generation:06d}.json", json.dumps(holder.__dict__).encode())
 
 
 def test_a_free_lock_is_taken_at_once(tmp_path):
@@ -158,7 +159,7 @@ def test_a_holder_gives_signs_of_life(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Lease, "_write", write)
     with waiter.acquire():
-        assert beaten.wait(10)
+        assert beaten.wait(120)
     assert newest(tmp_path)[1].released
 
 
@@ -167,7 +168,7 @@ def test_a_holder_that_lost_the_lock_says_so_and_leaves_it_alone(tmp_path, monke
     held = Waiter(tmp_path).acquire()
     with held:
         hold(tmp_path, OTHER, 2)
-        held._thread.join(10)
+        held._thread.join(120)
     assert "was taken over by job theirs" in caplog.text
     assert newest(tmp_path) == (2, OTHER)
 

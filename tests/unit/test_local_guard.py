@@ -82,16 +82,16 @@ WITH_RANKS = PRELUDE + (
 
 @pytest.mark.parametrize(("program", "code"), [("raise SystemExit(0)", 0), ("raise SystemExit(3)", 3)])
 def test_the_exit_code_is_the_stages(under: Callable[..., Guarded], program: str, code: int) -> None:
-    assert under(program).process.wait(20) == code
+    assert under(program).process.wait(120) == code
 
 
 def test_a_signals_end_is_128_more(under: Callable[..., Guarded]) -> None:
-    assert under("import os; os.kill(os.getpid(), 11)").process.wait(20) == 128 + 11
+    assert under("import os; os.kill(os.getpid(), 11)").process.wait(120) == 128 + 11
 
 
 def test_what_the_stage_prints_is_kept(under: Callable[..., Guarded]) -> None:
     one = under("import sys; print('out', flush=True); sys.stderr.write('err\\n')")
-    one.process.wait(20)
+    one.process.wait(120)
     assert one.log() == "out\nerr\n"
 
 
@@ -99,7 +99,7 @@ def test_sigterm_is_passed_on(under: Callable[..., Guarded]) -> None:
     one = under(SAVES)
     until(lambda: len(one.words()) == 1)
     one.process.terminate()
-    assert one.process.wait(20) == 75
+    assert one.process.wait(120) == 75
     assert one.words()[1:] == ["saved"]
 
 
@@ -117,7 +117,7 @@ def test_when_the_runner_is_gone_the_stage_saves_and_ends(under: Callable[..., G
     one = under(SAVES)
     until(lambda: len(one.words()) == 1)
     one.abandon()
-    assert one.process.wait(20) == 75
+    assert one.process.wait(120) == 75
     assert one.words()[1:] == ["saved"]
 
 
@@ -125,13 +125,13 @@ def test_one_that_does_not_end_in_its_grace_period_is_killed(under: Callable[...
     one = under(HANGS, grace=0.1)
     until(lambda: len(one.words()) == 1)
     one.abandon()
-    assert one.process.wait(20) == 137
+    assert one.process.wait(120) == 137
     assert not running(int(one.words()[0]))
 
 
 def test_ranks_in_sessions_of_their_own_end_with_the_stage(under: Callable[..., Guarded]) -> None:
     one = under(WITH_RANKS + "while len(open(sys.argv[1]).read().split()) < 4: time.sleep(0.01)\nos._exit(1)")
-    assert one.process.wait(20) == 1
+    assert one.process.wait(120) == 1
     assert len(one.words()) == 4
     assert [pid for pid in one.words() if running(int(pid))] == []
 
@@ -140,7 +140,7 @@ def test_ranks_end_when_the_runner_is_gone_and_the_launcher_hangs(under: Callabl
     one = under("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + WITH_RANKS + STAY, grace=0.1)
     until(lambda: len(one.words()) == 5)
     one.abandon()
-    assert one.process.wait(20) == 137
+    assert one.process.wait(120) == 137
     assert [pid for pid in one.words() if running(int(pid))] == []
 
 

@@ -66,7 +66,7 @@ def test_a_running_stage_is_asked(tmp_path: Path, answer: bytes) -> None:
     with HTTPServer(("127.0.0.1", 0), Stage) as server:
         threading.Thread(target=server.handle_request, daemon=True).start()
         (tmp_path / "endpoint.json").write_text(json.dumps({"host": "127.0.0.1", "port": server.server_port}))
-        seen = progress.read(tmp_path)
+        seen = progress.read(tmp_path, timeout=60)
     assert seen == (Progress(step=3, total=10, eta=2.5) if answer.startswith(b"{") else Progress(step=1))
 
 

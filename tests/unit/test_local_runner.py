@@ -268,11 +268,11 @@ def test_fresh_makes_anew_what_only_this_job_uses(tmp_path: Path) -> None:
 
 
 def test_the_deadline_stops_the_stages_and_fails_the_job(tmp_path: Path) -> None:
-    path = job(tmp_path, more="  activeDeadlineSeconds: 5\n")
+    path = job(tmp_path, more="  activeDeadlineSeconds: 12\n")
     ran = run(path, {"sft": {"wait": str(tmp_path / "gate")}})
     assert ran.code == 1
     assert ran.phases() == {"prepare": "done", "sft": "stopped", "report": "done"}
-    assert "activeDeadlineSeconds: 5 s of running time have passed" in ran.said
+    assert "activeDeadlineSeconds: 12 s of running time have passed" in ran.said
 
 
 def test_a_suspended_job_is_not_run(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_only_rank_0_writes(tmp_path):
 
 @pytest.mark.parametrize("name", ["loss", "policy_loss", "grad_norm", "lambda.harm"])
 def test_nan_in_a_value_that_must_be_finite_ends_the_stage_and_is_not_written(tmp_path, name):
-    metrics = Metrics(tmp_path)
+    metrics = Metrics(tmp_path, clock=Clock())
     metrics.log(1, {name: 1.0})
     metrics.log(2, {name: math.nan})
     metrics.log(3, {name: 1.0})

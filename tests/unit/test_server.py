@@ -32,7 +32,7 @@ def serve():
 
 
 def get(port: int, page: str) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{page}", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{page}", timeout=60) as answer:
         return answer.read().decode()
 
 

@@ -20,12 +20,12 @@ from rlhf_operator.runtime.client import Client
 from rlhf_operator.runtime.kinds import JOBS, NAMESPACES, Kind, Object
 from rlhf_operator.runtime.reflector import Reflector
 from rlhf_operator.runtime.store import Change
-from rlhf_operator.runtime.transport import from_kubeconfig
+from rlhf_operator.runtime.transport import Timeouts, from_kubeconfig
 
 CRD = Path(__file__).parents[3] / "crds" / "rlhf.dev_rlhfjobs.yaml"
 AT_ONCE = 32
 """Requests that the load's own clients have open."""
-UNBOUND = {"rate": 100_000.0, "burst": 100_000}
+UNBOUND = {"rate": 100_000.0, "burst": 100_000, "timeouts": Timeouts(connect=60, answer=60)}
 PATIENCE = 3600.0
 """Seconds: a bound on hanging."""
 
@@ -177,7 +177,9 @@ def _claim(plane: ControlPlane) -> None:
     """The claim that every pod mounts, and the account that every pod runs as."""
     items = pods.claim(jobs.NAMESPACE, jobs.CLAIM)
     plane.kubectl("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
-    plane.kubectl("wait", "--for=jsonpath={.status.phase}=Bound", f"pvc/{jobs.CLAIM}", "-n", jobs.NAMESPACE)
+    plane.kubectl(
+        "wait", "--for=jsonpath={.status.phase}=Bound", f"pvc/{jobs.CLAIM}", "-n", jobs.NAMESPACE, "--timeout=300s"
+    )
 
     def there() -> bool:
         return "default" in plane.kubectl("get", "serviceaccounts", "-n", jobs.NAMESPACE)

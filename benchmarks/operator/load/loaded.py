@@ -146,6 +146,8 @@ async def _quiet(here: Ground, seconds: float) -> Row:
     wanted = jobs.names("running", RUNNING)
     await here.post(RLHFJOBS, (jobs.job(name, hold=True) for name in wanted))
     await here.seen.until(wanted, here.seen.first)
+    while not await _all_run(here, set(wanted)):
+        await asyncio.sleep(1)
     for _ in range(30):
         audit = Audit(here.plane.audit_log, AGENT)
         await asyncio.sleep(10)
@@ -155,6 +157,12 @@ async def _quiet(here: Ground, seconds: float) -> Row:
     await asyncio.sleep(seconds)
     counted = audit.counted()
     return {"seconds": seconds, "running": RUNNING, "writes": _but_lease(counted), "requests": dict(counted)}
+
+
+async def _all_run(here: Ground, names: set[str]) -> bool:
+    pages = here.api.pages(RLHFJOBS, jobs.NAMESPACE)
+    stages = [one["status"]["stages"] async for page in pages for one in page.items if one["metadata"]["name"] in names]
+    return all(any(stage["state"] == "Running" for stage in these) for these in stages)
 
 
 def _but_lease(counted: Counter[str]) -> dict[str, int]:

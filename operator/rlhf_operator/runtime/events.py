@@ -12,7 +12,7 @@ from collections import OrderedDict
 from datetime import UTC, datetime
 
 from rlhf_operator.runtime.client import Client
-from rlhf_operator.runtime.errors import AlreadyExists, RequestFailed
+from rlhf_operator.runtime.errors import AlreadyExists, ApiError, RequestFailed, Unreachable
 from rlhf_operator.runtime.kinds import EVENTS, Object
 from rlhf_operator.runtime.metrics import Metrics
 
@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 MOST_NOTE = 1024
 """Bytes of a note, by the API server's rule."""
+PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""Seconds between tries of one event, while the API server is away or out of order."""
 MOST_WAITING = 1000
 MOST_REMEMBERED = 10_000
 
@@ -72,7 +74,7 @@ class Recorder:
     async def _send(self, event: Object) -> None:
         metadata = event["metadata"]
         try:
-            await self._client.create(EVENTS, metadata["namespace"], event)
+            await self._create(event)
         except AlreadyExists:
             self._metrics.event("known")
         except RequestFailed as error:  # may be told again: it was not
@@ -81,6 +83,18 @@ class Recorder:
             self._metrics.event("failed")
         else:
             self._metrics.event("created")
+
+    async def _create(self, event: Object) -> None:
+        for pause in PAUSES:
+            try:
+                await self._client.create(EVENTS, event["metadata"]["namespace"], event)
+                return
+            except (Unreachable, ApiError) as error:
+                if isinstance(error, ApiError) and error.status < 500:
+                    raise
+                log.info("event %s: %s; again in %g s", event["metadata"]["name"], error, pause)
+                await asyncio.sleep(pause)
+        await self._client.create(EVENTS, event["metadata"]["namespace"], event)
 
     def _event(self, about: Object, type_: str, reason: str, note: str, action: str, occasion: str) -> Object:
         metadata = about["metadata"]

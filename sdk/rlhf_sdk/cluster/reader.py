@@ -17,6 +17,9 @@ from rlhf_sdk.exits import CommandError
 READ = "import sys; i = sys.stdin.buffer; exec(compile(i.read(int(i.readline())), 'reader', 'exec'))"
 """Reads the program from its input: a command line would be part of a URL, which proxies cut."""
 SILENCE_SECONDS = 2.0
+"""Of a log that is followed, after which is asked whether more can come."""
+LAST_SECONDS = 60.0
+"""For its last lines, once the other end was told to stop: it does, unless it is gone."""
 TRIES = 5
 """Streams in a row that may bring nothing before it is given up."""
 
@@ -56,7 +59,7 @@ class Reader:
         with self._asked(verb="tail", file=file, lines=count, follow=True) as process:
             write(process.exactly(int(process.line())))
             ending = False
-            while (block := process.waited(SILENCE_SECONDS)) != b"":
+            while (block := process.waited(LAST_SECONDS if ending else SILENCE_SECONDS)) != b"":
                 if block is not None:
                     write(block)
                 elif ending:

@@ -26,7 +26,7 @@ def prepared(plane: ControlPlane) -> ControlPlane:
     plane.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
     for crd in monitoring_crds():
         plane.kubectl("apply", "--server-side", "-f", str(crd))
-    plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    plane.serve_all()
     return plane
 
 
@@ -149,12 +149,12 @@ def test_people_get_rights_with_the_roles_they_have(controlled: ControlPlane) ->
 
 def test_an_upgrade_upgrades_the_crd_and_uninstall_leaves_it_and_the_jobs(release: ControlPlane) -> None:
     install(release)
-    release.kubectl("wait", "--for=condition=Established", "crd/rlhfjobs.rlhf.dev", "--timeout=30s")
+    release.serve_all()
     release.kubectl("apply", "-n", "team-a", "-f", "-", stdin=JOB)
     columns = ("patch", "crd", "rlhfjobs.rlhf.dev", "--type=json", "-p")
     release.kubectl(*columns, '[{"op": "remove", "path": "/spec/versions/0/additionalPrinterColumns"}]')
     install(release, "--set", "replicaCount=1", "--force-conflicts")
-    assert "STAGE" in release.kubectl("get", "rlhfjobs", "-n", "team-a")
+    assert wait(lambda: "STAGE" in release.kubectl("get", "rlhfjobs", "-n", "team-a"), 60)
     answered(helm("uninstall", "rlhf-operator", "--namespace", NAMESPACE, kubeconfig=release.kubeconfig))
     assert release.kubectl("get", "rlhfjobs", "-n", "team-a", "-o", "name").strip() == "rlhfjob.rlhf.dev/first"
     install(release)  # finds the CRD that it left, and takes it on again
@@ -190,7 +190,8 @@ def test_the_notes_tell_the_health_checks_to_whoever_has_argo_cd_and_flux(releas
     for group, version, kind in owners:
         words = {"group": group, "version": version, "kind": kind, "plural": f"{kind.lower()}s"}
         release.kubectl("apply", "-f", "-", stdin=CRD_OF_OTHERS % words)
-    release.kubectl("wait", "--for=condition=Established", *(f"crd/{name}" for name in names), "--timeout=30s")
+    release.serve_all()
+    assert wait(lambda: all(name in release.kubectl("api-resources", "-o", "name").split() for name in names), 60)
     notes = install(release)
     release.kubectl("delete", "crd", *names)
     assert textwrap.indent((CHART / "files" / "health" / "argocd.lua").read_text().strip(), " " * 6) in notes

@@ -15,7 +15,7 @@ from typing import Any
 
 from cluster.binaries import program
 
-PATIENCE = 300.0
+PATIENCE = 900.0
 """Seconds that something may take on a busy machine: a bound on hanging, never a measure."""
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from cluster.cli.ground import Command, until, written
 from cluster.control_plane import ControlPlane
-from cluster.operator.ground import CRD, job
+from cluster.operator.ground import job, serve_jobs
 from fakes.cluster_jobs import SUCCEEDED
 
 _numbers = itertools.count()
@@ -25,7 +25,7 @@ class Place:
     def __init__(self, plane: ControlPlane, folder: Path) -> None:
         self.plane = plane
         self.name = f"reader-{os.getpid()}-{next(_numbers)}"
-        plane.kubectl("apply", "--server-side", "-f", str(CRD))
+        serve_jobs(plane)
         plane.kubectl("create", "namespace", self.name)
         plane.kubectl("label", "namespace", self.name, "pod-security.kubernetes.io/enforce=restricted")
         until(lambda: "default" in self.kubectl("get", "serviceaccounts", "-o", "name"), "its service account")

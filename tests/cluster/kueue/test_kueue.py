@@ -64,14 +64,17 @@ async def the_job(here: Ground, name: str, of_stage: str) -> Object:
 
 
 def writes_of_jobs(plane: ControlPlane, namespace: str) -> Counter[str]:
-    """What the operator asked of the Jobs of a namespace, by verb and answer."""
+    """What the operator asked of the Jobs of a namespace, by verb and answer; but for creations that were refused,
+    which are tried again."""
     found: Counter[str] = Counter()
     for line in plane.audit_log.read_text().splitlines(keepends=True):
         if line.endswith("\n") and '"userAgent":"rlhf-operator"' in line:
             told = json.loads(line)
             about = told.get("objectRef") or {}
             if about.get("resource") == "jobs" and about.get("namespace") == namespace:
-                found[f"{told['verb']} {told['responseStatus']['code']}"] += 1
+                verb, code = told["verb"], told["responseStatus"]["code"]
+                if verb != "create" or code < 400:
+                    found[f"{verb} {code}"] += 1
     return Counter({what: count for what, count in found.items() if what.split()[0] not in ("get", "list", "watch")})
 
 

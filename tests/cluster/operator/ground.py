@@ -14,18 +14,19 @@ from kubernetes.aio.client.configuration import Configuration
 
 from cluster.control_plane import ControlPlane
 from cluster.operator.standin import Node
-from cluster.runtime.ground import client, configuration, meanwhile, namespace
+from cluster.runtime.ground import PATIENT, client, configuration, meanwhile, namespace, passing
 from rlhf_operator.controller import Controller
 from rlhf_operator.kinds import RLHFJOBS
 from rlhf_operator.reconcile import Settings
 from rlhf_operator.runtime.client import Client
-from rlhf_operator.runtime.errors import NotFound, Unreachable
+from rlhf_operator.runtime.errors import RequestFailed
 from rlhf_operator.runtime.events import Recorder
 from rlhf_operator.runtime.kinds import EVENTS, NAMESPACES, Object
 from rlhf_operator.runtime.metrics import Metrics
 
 CRD = Path(__file__).parents[3] / "crds" / "rlhf.dev_rlhfjobs.yaml"
-PATIENCE = 120.0
+PATIENCE = 300.0
+"""Seconds that something may take on a busy machine: a bound on hanging, never a measure."""
 SETTINGS = Settings.model_validate(
     {
         "image": "trainer:1",
@@ -89,7 +90,9 @@ class Ground:
         while True:
             try:
                 status = await self.status(name)
-            except (NotFound, Unreachable):
+            except RequestFailed as error:
+                if not passing(error):
+                    raise
                 status = {}
             if true(status):
                 return status
@@ -120,7 +123,8 @@ async def operating(
     **more: Any,
 ) -> AsyncIterator[Controller]:
     """An operator of a namespace, until the end of the block; what it raises is raised there."""
-    given = {"field_manager": "rlhf-operator", "rate": 500, "burst": 500, "may_write": may_write, **more}
+    usual = {"field_manager": "rlhf-operator", "rate": 500, "burst": 500, "timeouts": PATIENT}
+    given = {**usual, "may_write": may_write, **more}
     async with Client(reached, **given) as made:
         controller = Controller(
             made,

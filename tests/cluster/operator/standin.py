@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from cluster.runtime.ground import passing
 from rlhf_api.compact import compact
 from rlhf_api.load import parse_job
 from rlhf_api.plan import Resolved, ResolvedInput
 from rlhf_operator.kinds import RLHFJOBS
 from rlhf_operator.runtime.client import Client
-from rlhf_operator.runtime.errors import Conflict, NotFound, Unreachable
+from rlhf_operator.runtime.errors import Conflict, NotFound, RequestFailed
 from rlhf_operator.runtime.kinds import PODS, Kind, Object
 
 NODE = "stand-in"
@@ -53,10 +53,13 @@ class Node:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            with contextlib.suppress(Unreachable):  # as a kubelet: it goes on when the API server is there again
+            try:
                 async for page in self._client.pages(PODS, self._namespace):
                     for pod in page.items:
                         await self._one(pod)
+            except RequestFailed as error:  # as a kubelet: it goes on when the API server is there again
+                if not passing(error):
+                    raise
             await asyncio.sleep(0.05)
 
     async def _one(self, pod: Object) -> None:

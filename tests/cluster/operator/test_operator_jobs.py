@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from cluster.control_plane import ControlPlane
-from cluster.operator.ground import Ground, ground, job, phase, stage
+from cluster.operator.ground import PATIENCE, Ground, ground, job, phase, stage
 from cluster.operator.standin import attempt_of, index_of, stage_of
 from rlhf_operator.kinds import RLHFJOBS
 from rlhf_operator.runtime.kinds import CONFIG_MAPS, JOBS, PODS, SERVICES, Kind, Object
@@ -48,7 +48,7 @@ def test_a_job_runs_to_its_end_under_enforced_pod_security(controlled_plane: Con
             assert len(await names(here, JOBS)) == 5
             assert len(await names(here, SERVICES)) == 1
             controlled_plane.kubectl(
-                "wait", "--for=condition=Complete", "rlhfjob/beaver", "-n", here.namespace, "--timeout=5s"
+                "wait", "--for=condition=Complete", "rlhfjob/beaver", "-n", here.namespace, "--timeout=60s"
             )
 
     asyncio.run(main())
@@ -146,12 +146,9 @@ def test_deleting_the_job_takes_everything_with_it(controlled_plane: ControlPlan
             await here.make(job())
             await here.until(running("prepare"))
             await here.api.delete(RLHFJOBS, here.namespace, "beaver")
-            for _ in range(600):
-                left = [await names(here, kind) for kind in (JOBS, PODS, CONFIG_MAPS, SERVICES)]
-                if left == [[], [], [], []]:
-                    break
-                await asyncio.sleep(0.1)
-            assert left == [[], [], [], []]
+            async with asyncio.timeout(PATIENCE):
+                while any([await names(here, kind) for kind in (JOBS, PODS, CONFIG_MAPS, SERVICES)]):
+                    await asyncio.sleep(0.1)
 
     asyncio.run(main())
 
@@ -161,6 +158,9 @@ def test_a_quota_that_refuses_pods_is_told_in_its_own_words(controlled_plane: Co
         async with ground(controlled_plane) as here, here.operator():
             quota = {"metadata": {"name": "team"}, "spec": {"hard": {"pods": "0"}}}
             await here.api.create(QUOTAS, here.namespace, quota)
+            async with asyncio.timeout(PATIENCE):
+                while not (await here.api.get(QUOTAS, here.namespace, "team")).get("status", {}).get("hard"):
+                    await asyncio.sleep(0.1)
             await here.make(job())
             status = await here.until(
                 lambda found: (

@@ -91,7 +91,7 @@ def test_a_retry_goes_on_from_the_failed_stage(controlled_plane: ControlPlane) -
             assert [state for state, _ in attempts(status, "reward")] == ["Failed", "Complete"]
             assert [one["number"] for one in stage(status, "report")["attempts"]] == [0, 1]
             controlled_plane.kubectl(
-                "wait", "--for=condition=Complete", "rlhfjob/beaver", "-n", here.namespace, "--timeout=5s"
+                "wait", "--for=condition=Complete", "rlhfjob/beaver", "-n", here.namespace, "--timeout=60s"
             )
 
     asyncio.run(main())
@@ -132,7 +132,8 @@ def test_an_override_counts_from_the_next_attempt_and_other_ranks_are_refused(co
 
             here.node.ends = lambda pod: ends(pod) if attempt_of(pod) == 0 else None
             await here.until(running("sft", 1))
-            assert [memory(one) for one in await children(here, JOBS) if stage_of(one) == "sft"] == ["2Gi"]
+            gangs = [one for one in await children(here, JOBS) if (stage_of(one), attempt_of(one)) == ("sft", 1)]
+            assert [memory(one) for one in gangs] == ["2Gi"]
             await here.edit(runPolicy={"overrides": [override | {"nodes": 1}]})
             here.node.ends = ends
             status = await here.until(condition("Stalled", "InvalidOverride"))
@@ -163,7 +164,7 @@ def test_a_wrong_spec_that_the_crd_lets_through_is_said_with_its_path_once(contr
             assert "spec.inputs[1].source: found the path data/rows.jsonl" in message
             assert status["phase"] == "Invalid"
             controlled_plane.kubectl(
-                "wait", "--for=condition=Stalled", "rlhfjob/beaver", "-n", here.namespace, "--timeout=5s"
+                "wait", "--for=condition=Stalled", "rlhfjob/beaver", "-n", here.namespace, "--timeout=60s"
             )
             await here.edit(suspend=True)  # another look at it
             await here.until(lambda found: found["observedGeneration"] == 2)

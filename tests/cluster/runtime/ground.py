@@ -14,6 +14,7 @@ from kubernetes.aio.client.configuration import Configuration
 from cluster.control_plane import ControlPlane
 from rlhf_operator.runtime.client import Client
 from rlhf_operator.runtime.election import Timing
+from rlhf_operator.runtime.errors import ApiError, RequestFailed
 from rlhf_operator.runtime.kinds import CONFIG_MAPS, NAMESPACES, Kind, Object
 from rlhf_operator.runtime.metrics import Metrics
 from rlhf_operator.runtime.reflector import Reflector
@@ -32,6 +33,16 @@ PATIENT = Timeouts(connect=PATIENCE, answer=PATIENCE)
 
 QUICK = Timing(duration=4, deadline=2.5, retry=0.4)
 """Of elections."""
+
+
+def passing(error: RequestFailed) -> bool:
+    """Whether the API server may answer otherwise in a moment: it is away, or restarts, or waits for etcd."""
+    return (
+        not isinstance(error, ApiError)
+        or error.status in (404, 429)
+        or error.status >= 500
+        or "not yet ready to handle request" in str(error)
+    )
 
 
 def port_of(plane: ControlPlane) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 
 from cluster.conftest import NewPlane
 from cluster.control_plane import ControlPlane
-from cluster.runtime.ground import client, namespace, put, set_to
+from cluster.runtime.ground import PATIENCE, client, namespace, put, set_to
 from rlhf_operator.runtime.client import Client, WatchEvent
 from rlhf_operator.runtime.errors import (
     AlreadyExists,
@@ -127,7 +128,9 @@ def test_a_refusal_says_why(shared_plane: ControlPlane) -> None:
             counted = {"status": {**hard, "used": {"count/jobs.batch": "0"}}}  # what the quota controller would say
             await api.patch_status(limit, here, "q", counted)
             with pytest.raises(Forbidden, match="exceeded quota: q"):
-                await api.create(JOBS, here, JOB)
+                async with asyncio.timeout(PATIENCE):
+                    for number in itertools.count():  # the API server learns of it by a watch of its own
+                        await api.create(JOBS, here, {**JOB, "metadata": {"name": f"refused-{number}"}})
 
     asyncio.run(main())
 

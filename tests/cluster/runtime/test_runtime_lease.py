@@ -18,6 +18,7 @@ from cluster.control_plane import ControlPlane
 from cluster.runtime.ground import QUICK, client, configuration, namespace, port_of, put
 from cluster.runtime.relay import Relay
 from rlhf_operator.runtime.client import Client
+from rlhf_operator.runtime.election import Timing
 from rlhf_operator.runtime.errors import Fenced
 from rlhf_operator.runtime.kinds import LEASES, Object
 from rlhf_operator.runtime.lease import Elector
@@ -28,7 +29,9 @@ PATIENCE = 60.0
 class Candidate:
     """An elector, and when it began and ceased to lead by its own callbacks."""
 
-    def __init__(self, plane: ControlPlane, namespace: str, identity: str, port: int | None = None) -> None:
+    def __init__(
+        self, plane: ControlPlane, namespace: str, identity: str, port: int | None = None, timing: Timing = QUICK
+    ) -> None:
         self.told: list[tuple[bool, float]] = []
 
         async def connect() -> Client:
@@ -39,7 +42,7 @@ class Candidate:
             namespace=namespace,
             name="operator",
             identity=identity,
-            timing=QUICK,
+            timing=timing,
             on_started=lambda: self.told.append((True, time.monotonic())),
             on_lost=lambda: self.told.append((False, time.monotonic())),
         )
@@ -88,6 +91,10 @@ def relay(shared_plane: ControlPlane) -> Iterator[RelayThread]:
     made.close()
 
 
+ROOMY = Timing(duration=40, deadline=30, retry=5)
+"""Whoever gives up has this long to say so."""
+
+
 def until(true: object, seconds: float = PATIENCE) -> None:
     assert callable(true)
     end = time.monotonic() + seconds
@@ -105,17 +112,17 @@ def lease(plane: ControlPlane, namespace: str) -> Object:
 
 
 def test_the_first_leads_and_a_second_follows_when_it_gives_up(shared_plane: ControlPlane, here: str) -> None:
-    first = Candidate(shared_plane, here, "first")
+    first = Candidate(shared_plane, here, "first", timing=ROOMY)
     until(first.leads)
     assert lease(shared_plane, here)["spec"]["holderIdentity"] == "first"
-    second = Candidate(shared_plane, here, "second")
+    second = Candidate(shared_plane, here, "second", timing=ROOMY)
     until(lambda: second.elector.leader == "first")
     assert not second.leads()
     given_up = time.monotonic()
     first.elector.stop()
     assert not first.leads()
     until(second.leads)
-    assert second.told[0][1] - given_up < QUICK.duration  # it did not have to wait for the end
+    assert second.told[0][1] - given_up < ROOMY.duration  # it did not have to wait for the end
     assert lease(shared_plane, here)["spec"]["leaseTransitions"] >= 1
     assert [leads for leads, _ in first.told] == [True, False]
     second.elector.stop()
@@ -144,9 +151,10 @@ def test_a_leader_that_is_cut_off_knows_before_another_leads(
 
 
 def test_a_busy_event_loop_does_not_lose_the_lease(shared_plane: ControlPlane, here: str) -> None:
-    candidate = Candidate(shared_plane, here, "busy")
+    timing = Timing(duration=12, deadline=10, retry=0.4)
+    candidate = Candidate(shared_plane, here, "busy", timing=timing)
     until(candidate.leads)
-    end = time.monotonic() + 2 * QUICK.duration
+    end = time.monotonic() + 1.5 * timing.duration
     spins = 0
     while time.monotonic() < end:  # never yields, as a loop that is stuck
         spins += 1
@@ -203,7 +211,7 @@ def test_one_who_stopped_leading_writes_nothing(shared_plane: ControlPlane, here
 
 
 def test_a_lease_that_someone_deletes_or_edits_is_held_again(shared_plane: ControlPlane, here: str) -> None:
-    candidate = Candidate(shared_plane, here, "first")
+    candidate = Candidate(shared_plane, here, "first", timing=Timing(duration=20, deadline=18, retry=0.4))
     until(candidate.leads)
 
     async def meddle() -> None:

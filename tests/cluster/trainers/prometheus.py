@@ -34,7 +34,7 @@ class Prometheus:
         (folder / "rules.json").write_text(json.dumps(find(rendered, "PrometheusRule")["spec"]))
         monitor = find(rendered, "PodMonitor", "rlhf-operator-trainers")
         config = {
-            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "global": {"scrape_interval": "5s", "evaluation_interval": "1s"},
             "rule_files": [str(folder / "rules.json")],
             "scrape_configs": [
                 {**one, "file_sd_configs": [{"files": [str(self._targets)], "refresh_interval": "1s"}]}

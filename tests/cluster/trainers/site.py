@@ -21,7 +21,7 @@ from cluster.chart.helm import CHART, NAMESPACE, helm
 
 ROOT = Path(__file__).resolve().parents[3]
 VALUES = Path(__file__).parent / "values.yaml"
-PATIENCE = 900.0
+PATIENCE = 1800.0
 """Seconds that something may take on a busy machine: a bound on hanging, never a measure."""
 OPERATOR = "app.kubernetes.io/name=rlhf-operator"
 HOSTNAME = "kubernetes.io/hostname"
@@ -41,6 +41,10 @@ for path in folder.rglob("*"):
 Object = dict[str, Any]
 
 
+class Refused(AssertionError):
+    """What kubectl was asked for did not come."""
+
+
 class Site:
     """An installed release, reached with kubectl as people do."""
 
@@ -53,7 +57,8 @@ class Site:
         """What kubectl says; fails with its words."""
         command = [str(program("kubectl")), f"--kubeconfig={self.kubeconfig}", *arguments]
         ended = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
-        assert ended.returncode == 0, f"{' '.join(arguments)}: {ended.stderr}"
+        if ended.returncode != 0:
+            raise Refused(f"{' '.join(arguments)}: {ended.stderr}")
         return ended.stdout
 
     def get(self, kind: str, name: str, namespace: str) -> Object:
@@ -106,10 +111,15 @@ class Site:
             self.kubectl("delete", "namespace", namespace, "--wait=false")
 
     def until(self, true: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
-        """Wait until it is true."""
-        end = time.monotonic() + seconds
-        while not true():
-            assert time.monotonic() < end, f"not so after {seconds:.0f} s: {what}"
+        """Wait until it is true; what kubectl cannot tell now (the API server is busy) is not so yet."""
+        end, said = time.monotonic() + seconds, ""
+        while True:
+            try:
+                if true():
+                    return
+            except Refused as refused:
+                said = f"; kubectl last said {refused}"
+            assert time.monotonic() < end, f"not so after {seconds:.0f} s: {what}{said}"
             time.sleep(0.5)
 
 

@@ -13,11 +13,17 @@ def test_operator_and_trainers_are_scraped_and_a_failed_job_is_told(
     site: Site, team: Namespace, tmp_path: Path
 ) -> None:
     with Prometheus(site, tmp_path) as prometheus:
-        team.apply(sft_only("watched", steps=12_000))
+        team.apply(sft_only("watched", steps=100_000))
         of = f'namespace="{team.name}", rlhfjob="watched"'
-        site.until(lambda: bool(prometheus.ask(f'rlhf_train_step{{{of}, stage="sft"}} > 0')), "the trainer is scraped")
+        steps: list[dict[str, str]] = []
+
+        def scraped() -> bool:
+            steps[:] = prometheus.ask(f'rlhf_train_step{{{of}, stage="sft"}} > 0')
+            return bool(steps)
+
+        site.until(scraped, "the trainer is scraped")
         site.until(lambda: bool(prometheus.ask(f'rlhf_job_phase{{{of}, phase="Running"}}')), "the operator is scraped")
-        (step,) = prometheus.ask(f'rlhf_train_step{{{of}, stage="sft"}}')
+        (step,) = steps
         assert step["attempt"] == "0"
         assert not prometheus.ask(f'ALERTS{{{of}, alertname="RLHFJobFailed"}}')
 
