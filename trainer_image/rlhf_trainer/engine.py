@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from rlhf_api.job import Execution
 from rlhf_api.stages.common import Optimizer
+from rlhf_trainer import ops
 
 if TYPE_CHECKING:
     from rlhf_trainer.context import StageContext
@@ -263,4 +264,6 @@ def _deepspeed(device: torch.device) -> Any:
     from deepspeed.utils import logger
 
     logger.setLevel(logging.WARNING)
+    if device.type == "cpu":
+        ops.load()
     return deepspeed

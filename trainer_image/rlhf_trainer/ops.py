@@ -2,21 +2,21 @@
 
 DeepSpeed compiles it on first use, in every rank at once, and a missing compiler shows as a traceback in each of them. Here
 the launcher looks for the tools first and says what is missing, and builds under a lock that the kernel releases when the
-builder is killed; ranks then find the finished library.
+builder is killed; ranks then load the finished library. Only that is kept: what ninja notes beside it are times, by which
+DeepSpeed would ask again whether it is up to date, and no two images would be the same.
 """
 
 from __future__ import annotations
 
-import atexit
 import fcntl
 import hashlib
+import importlib.util
 import logging
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from importlib import metadata
 from pathlib import Path
 
@@ -30,7 +30,7 @@ OP = "deepspeed_shm_comm"
 def cache() -> Path:
     """Where built ops lie: one folder for each environment and its versions of Python, torch and DeepSpeed.
 
-    The environment's place counts: ninja would build the op anew for another one's headers, in every rank.
+    The environment's place counts: the op is linked to its torch.
     """
     base = os.environ.get("RLHF_CACHE") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     tags = (
@@ -44,7 +44,7 @@ def cache() -> Path:
 
 def library() -> Path:
     """The built op."""
-    return cache() / OP / f"{OP}.so"
+    return cache() / f"{OP}.so"
 
 
 def put_tools_on_path() -> None:
@@ -61,13 +61,9 @@ def build_once() -> None:
         InputError: a compiler or ninja is missing.
         StageError: the build failed.
     """
-    put_tools_on_path()
-    folder = cache()
-    os.environ["TORCH_EXTENSIONS_DIR"] = str(folder)
-    if (folder / "built").exists() and library().exists():
-        if not os.access(folder / OP, os.W_OK):  # an image's: torch locks it to load it
-            os.environ["TORCH_EXTENSIONS_DIR"] = str(_copied(folder))
+    if library().exists():
         return
+    folder = cache()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("w")
@@ -79,8 +75,9 @@ def build_once() -> None:
         ) from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if (folder / "built").exists() and library().exists():
+        if library().exists():
             return
+        put_tools_on_path()
         missing = [tool for tool in (os.environ.get("CXX", "g++"), "ninja") if shutil.which(tool) is None]
         if missing:
             raise InputError(
@@ -88,26 +85,31 @@ def build_once() -> None:
                 "C++ compiler (Debian, Ubuntu: apt install g++) and ninja (pip install ninja).",
                 reason="MissingCompiler",
             )
-        shutil.rmtree(
-            folder / OP, ignore_errors=True
-        )  # what a killed build left, the lock file of an older torch among it
         log.info("building DeepSpeed's CPU communication op, once; about half a minute")
-        _build(folder)
-        (folder / "built").touch()
+        making = folder / "making"
+        shutil.rmtree(making, ignore_errors=True)  # what a killed build left
+        _build(making)
+        (making / OP / library().name).replace(library())
+        shutil.rmtree(making)
 
 
-def _copied(folder: Path) -> Path:
-    """A copy in a folder of this process's own, times and all: by them it is known to be up to date.
+def load() -> None:
+    """Give this process's DeepSpeed the built op."""
+    from deepspeed.ops.op_builder.builder import OpBuilder
 
-    Never one that is found in the place for temporary files: anyone may have put a library there.
-    """
-    target = Path(tempfile.mkdtemp(prefix="rlhf-ops-"))
-    atexit.register(shutil.rmtree, target, ignore_errors=True)
-    shutil.copytree(folder, target, dirs_exist_ok=True)
-    return target
+    if OP in OpBuilder._loaded_ops:
+        return
+    build_once()
+    spec = importlib.util.spec_from_file_location(OP, library())
+    assert spec is not None and spec.loader is not None, f"{library()} is named like a module"
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    OpBuilder._loaded_ops[OP] = module
 
 
 def _build(folder: Path) -> None:
+    """Build it there."""
+    folder.mkdir()
     code = "from deepspeed.ops.op_builder.cpu.comm import ShareMemCommBuilder as B; B().jit_load(verbose=False)"
     environment = {**os.environ, "TORCH_EXTENSIONS_DIR": str(folder), "DS_ACCELERATOR": "cpu"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
