@@ -35,14 +35,14 @@ $(VENV)/.done: $(LOCKS) pyproject.toml tools/check-machine
 demo: setup ## align a real 135M chat model on this machine; ends in the report. RECIPE=rbr: rule-based rewards; rlcd: preferences without people
 	$(RUN) rlhf run examples/$(or $(DEMO_$(RECIPE)),$(error RECIPE=$(RECIPE): expected one of $(RECIPES))).yaml
 
-test: machine setup ## all tests; the node's beside those that only compute, because they wait more than they do
+test: machine setup ## all tests; the node's beside the others, because they wait more than they compute
 	@mkdir -p build
 	@$(MAKE) --no-print-directory -j2 test-here test-node-meanwhile
-	@$(MAKE) --no-print-directory test-api
 
 test-here:
 	@$(MAKE) --no-print-directory test-unit
 	@$(MAKE) --no-print-directory test-trainer
+	@$(MAKE) --no-print-directory test-api
 
 test-node-meanwhile: # told when they have ended
 	@echo "meanwhile the node's tests write to build/test-node.log"

@@ -32,17 +32,21 @@ def load(socket: Path, name: str) -> str:
     """
     if shutil.which("buildah") is None:
         raise Missing("images are built with Debian's buildah and debootstrap: apt-get install buildah debootstrap")
-    tag = _digest(name)
-    image = f"localhost/rlhf-{name}:{tag}"
+    image = image_of(name)
     home().mkdir(parents=True, exist_ok=True)
     with (home() / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _built(image):
-            _build(name, tag)
-            _forget_others(name, tag)
+            _build(name, image.rpartition(":")[2])
+            _forget_others(name, image)
         if images.digest(socket, image) is None:
             images.stream(socket, ["buildah", "push", "--quiet", image, f"docker-archive:/dev/stdout:{image}"])
         return images.pinned(socket, image)
+
+
+def image_of(name: str) -> str:
+    """What it is called where it was built: after its sources."""
+    return f"localhost/rlhf-{name}:{_digest(name)}"
 
 
 def _build(name: str, tag: str) -> None:
@@ -55,13 +59,13 @@ def _build(name: str, tag: str) -> None:
     _checked(_run(str(ROOT / "tools" / "images"), name, environment=environment))
 
 
-def _forget_others(name: str, tag: str) -> None:
+def _forget_others(name: str, kept: str) -> None:
     """Of the images of other states, gigabytes each; what buildah keeps of their steps is still there to build on. One
     in use stays."""
     made = _run("buildah", "images", "--format", "{{.Name}}:{{.Tag}}")
     _checked(made)
     for image in made.stdout.split():
-        if image.startswith(f"localhost/rlhf-{name}:") and image != f"localhost/rlhf-{name}:{tag}":
+        if image.startswith(f"localhost/rlhf-{name}:") and image != kept:
             _run("buildah", "rmi", image)
 
 

@@ -1,0 +1,42 @@
+"""The images, as what they are made of."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cluster import project_images
+from cluster.project_images import BASES, MADE_OF
+from cluster.trainers.site import ROOT, Site, images_given
+
+TOOL = ("tools/images", "pyproject.toml", ".dockerignore")
+
+
+def test_two_builds_of_the_same_sources_are_one_image(site: Site, tmp_path: Path) -> None:
+    """The second one elsewhere, at another time, of files that only their owner may read, no step taken from the first."""
+    if images_given() is not None:
+        pytest.skip("this cluster's images were not built here")
+    for source in (*TOOL, *MADE_OF["operator"]):
+        there = tmp_path / source
+        there.parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copyfile
+        copy(ROOT / source, there)
+    for path in tmp_path.rglob("*"):
+        path.chmod(0o700 if path.is_dir() or path.name == "images" else 0o600)
+    given = {"BASE_IMAGE": BASES[0], **os.environ, "BUILDER": "buildah", "TAG": "again", "FRESH": "1"}
+    command = [str(tmp_path / "tools" / "images"), "operator"]
+    built = subprocess.run(command, env=given, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    first, again = identity(project_images.image_of("operator")), identity("localhost/rlhf-operator:again")
+    subprocess.run(["buildah", "rmi", "localhost/rlhf-operator:again"], check=True, capture_output=True)
+    assert again == first
+
+
+def identity(image: str) -> str:
+    """Digest of its configuration, which has those of its layers."""
+    command = ["buildah", "inspect", "--type=image", "--format={{.FromImageID}}", image]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
