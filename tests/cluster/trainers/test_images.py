@@ -32,11 +32,31 @@ def test_two_builds_of_the_same_sources_are_one_image(site: Site, tmp_path: Path
     built = subprocess.run(command, env=given, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     first, again = identity(project_images.image_of("operator")), identity("localhost/rlhf-operator:again")
-    subprocess.run(["buildah", "rmi", "localhost/rlhf-operator:again"], check=True, capture_output=True)
+    said("rmi", "localhost/rlhf-operator:again")
     assert again == first
+
+
+@pytest.mark.parametrize("name", ["operator", "trainer"])
+def test_no_module_is_compiled_by_its_time(site: Site, name: str) -> None:
+    """Files of the image are of 1970: such a module would be compiled anew by every process that imports it."""
+    if images_given() is not None:
+        pytest.skip("this cluster's images were not built here")
+    container = said("from", "--pull-never", project_images.image_of(name))
+    try:
+        root = Path(said("mount", container)) / "opt" / "rlhf"
+        compiled = list(root.rglob("*.pyc"))
+        by_time = [str(path.relative_to(root)) for path in compiled if path.read_bytes()[4] & 1 == 0]
+    finally:
+        said("rm", container)
+    assert len(compiled) > 500
+    assert by_time == []
+
+
+def said(*words: str) -> str:
+    """By buildah."""
+    return subprocess.run(["buildah", *words], check=True, capture_output=True, text=True).stdout.strip()
 
 
 def identity(image: str) -> str:
     """Digest of its configuration, which has those of its layers."""
-    command = ["buildah", "inspect", "--type=image", "--format={{.FromImageID}}", image]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    return said("inspect", "--type=image", "--format={{.FromImageID}}", image)
