@@ -61,6 +61,12 @@ def test_ninja_beside_the_interpreter_is_found_without_an_activated_environment(
     assert Path(os.environ["PATH"].split(os.pathsep)[0], "ninja").exists()
 
 
+def test_where_it_cannot_be_used_it_is_not_built(monkeypatch, built):
+    monkeypatch.setattr(ops.sys, "platform", "darwin")
+    ops.build_once()
+    assert built == []
+
+
 def test_a_missing_compiler_is_named_with_what_to_install(monkeypatch, built):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(InputError, match=r"no-such-compiler not found on PATH: .*apt install g\+\+") as caught:
