@@ -205,7 +205,7 @@ _given: set[int] = set()
 
 def free_port() -> int:
     """A free port below those that the kernel gives to clients, so that it stays free while a server restarts; none that
-    this process, or another worker of the tests, was given before."""
+    this process, or another of seven workers of the tests, was given before."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
     first = 20000 + PORTS * (int(worker.removeprefix("gw")) % 7 + 1 if worker else 0)
     dice = random.Random()

@@ -1,7 +1,4 @@
-"""What all tests of the trainer need: DeepSpeed's op, built once where the launcher looks for it.
-
-Without it every process would build the op anew in torch's own folder, whose key is not the trainer's.
-"""
+"""What all tests of the trainer need: DeepSpeed's op, built before, so that no test waits for it; and forgetting."""
 
 from __future__ import annotations
 

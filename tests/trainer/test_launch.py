@@ -191,7 +191,7 @@ def test_a_full_disk_names_the_folder_and_leaves_nothing_half_written(tmp_path):
 
 
 def test_two_runs_that_need_the_same_product_at_once_make_it_once(tmp_path):
-    files = [toy_file(tmp_path, {"steps": 40}, uid=f"uid-{number}") for number in range(2)]
+    files = [toy_file(tmp_path, {"steps": 200}, uid=f"uid-{number}") for number in range(2)]
     first = start(files[0])
     wait_for(first, lambda: list((tmp_path / "locks" / NAME).glob("*")))
     code, waited = launch(files[1])

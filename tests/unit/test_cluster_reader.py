@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as some
 
 from rlhf_sdk.cluster import remote
 from rlhf_sdk.cluster.kubectl import Refused
-from rlhf_sdk.cluster.reader import TRIES, Reader
+from rlhf_sdk.cluster.reader import LAST_SECONDS, TRIES, Reader
 from rlhf_sdk.cluster.remote import last_lines
 from rlhf_sdk.exits import CommandError
 
@@ -74,8 +75,10 @@ def test_a_log_is_followed_to_its_last_line(tmp_path: Path) -> None:
             file.write(b"more %d\n" % looks)
         return looks < 2
 
+    began = time.monotonic()
     reader(tmp_path).follow("log", 1, came.extend, lasting)
     assert bytes(came) == b"two\nmore 1\nmore 2\n"
+    assert time.monotonic() - began < LAST_SECONDS, "it is told that these are the last"
 
 
 def test_it_ends_when_nobody_is_there_any_more(tmp_path: Path) -> None:
@@ -83,7 +86,7 @@ def test_it_ends_when_nobody_is_there_any_more(tmp_path: Path) -> None:
     request = {"root": str(tmp_path), "verb": "tail", "file": "log", "lines": None, "follow": True}
     process = subprocess.Popen([sys.executable, remote.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     out, _ = process.communicate(json.dumps(request).encode() + b"\n", timeout=300)
-    assert (process.returncode, out) == (0, b"4\none\n")
+    assert (process.returncode, out) == (0, b"4\none\n" + remote.END)
 
 
 def test_files_are_copied_whole(tmp_path: Path) -> None:

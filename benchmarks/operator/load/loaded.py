@@ -162,7 +162,8 @@ async def _quiet(here: Ground, seconds: float) -> Row:
 async def _all_run(here: Ground, names: set[str]) -> bool:
     pages = here.api.pages(RLHFJOBS, jobs.NAMESPACE)
     stages = [one["status"]["stages"] async for page in pages for one in page.items if one["metadata"]["name"] in names]
-    return all(any(stage["state"] == "Running" for stage in these) for these in stages)
+    running = [any(stage["state"] == "Running" for stage in these) for these in stages]
+    return running.count(True) == len(names)
 
 
 def _but_lease(counted: Counter[str]) -> dict[str, int]:

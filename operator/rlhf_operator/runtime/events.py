@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 MOST_NOTE = 1024
 """Bytes of a note, by the API server's rule."""
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
-"""Seconds between tries of one event, while the API server is away or out of order."""
+"""Seconds between tries of one event that the API server could not take; others are told meanwhile."""
 MOST_WAITING = 1000
 MOST_REMEMBERED = 10_000
 
@@ -33,7 +33,7 @@ class Recorder:
         self._client = client
         self._controller, self._instance = controller, instance
         self._metrics = metrics or Metrics()
-        self._waiting: asyncio.Queue[Object] = asyncio.Queue(MOST_WAITING)
+        self._waiting: asyncio.Queue[tuple[Object, int]] = asyncio.Queue(MOST_WAITING)
         self._told: OrderedDict[str, None] = OrderedDict()
 
     def tell(
@@ -49,7 +49,7 @@ class Recorder:
             self._told.move_to_end(name)
             return
         try:
-            self._waiting.put_nowait(event)
+            self._waiting.put_nowait((event, 0))
         except asyncio.QueueFull:
             log.warning("event %s %s: too many wait; not told", name, reason)
             self._metrics.event("failed")
@@ -61,40 +61,42 @@ class Recorder:
     async def run(self) -> None:
         """Send what is told until cancelled."""
         while True:
-            event = await self._waiting.get()
-            try:
-                await self._send(event)
-            finally:
-                self._waiting.task_done()
+            event, tries = await self._waiting.get()
+            if not await self._sent(event, last=tries == len(PAUSES)):
+                asyncio.get_running_loop().call_later(PAUSES[tries], self._again, event, tries + 1)
+                continue
+            self._waiting.task_done()
 
     async def flush(self) -> None:
         """Return when everything told was sent."""
         await self._waiting.join()
 
-    async def _send(self, event: Object) -> None:
+    async def _sent(self, event: Object, *, last: bool) -> bool:
+        """Send it; false: it is worth another try, and this was not the last."""
         metadata = event["metadata"]
         try:
-            await self._create(event)
+            await self._client.create(EVENTS, metadata["namespace"], event)
         except AlreadyExists:
             self._metrics.event("known")
-        except RequestFailed as error:  # may be told again: it was not
-            log.warning("event %s %s: %s", metadata["name"], event["reason"], error)
-            self._told.pop(metadata["name"], None)
-            self._metrics.event("failed")
+        except RequestFailed as error:
+            if not last and (isinstance(error, Unreachable) or (isinstance(error, ApiError) and error.status >= 500)):
+                return False
+            self._lost(event, str(error))
         else:
             self._metrics.event("created")
+        return True
 
-    async def _create(self, event: Object) -> None:
-        for pause in PAUSES:
-            try:
-                await self._client.create(EVENTS, event["metadata"]["namespace"], event)
-                return
-            except (Unreachable, ApiError) as error:
-                if isinstance(error, ApiError) and error.status < 500:
-                    raise
-                log.info("event %s: %s; again in %g s", event["metadata"]["name"], error, pause)
-                await asyncio.sleep(pause)
-        await self._client.create(EVENTS, event["metadata"]["namespace"], event)
+    def _again(self, event: Object, tries: int) -> None:
+        try:
+            self._waiting.put_nowait((event, tries))
+        except asyncio.QueueFull:
+            self._lost(event, "too many wait")
+        self._waiting.task_done()  # of the try before
+
+    def _lost(self, event: Object, why: str) -> None:
+        log.warning("event %s %s: %s", event["metadata"]["name"], event["reason"], why)
+        self._told.pop(event["metadata"]["name"], None)  # it may be told again: it was not
+        self._metrics.event("failed")
 
     def _event(self, about: Object, type_: str, reason: str, note: str, action: str, occasion: str) -> Object:
         metadata = about["metadata"]

@@ -19,7 +19,7 @@ READ = "import sys; i = sys.stdin.buffer; exec(compile(i.read(int(i.readline()))
 SILENCE_SECONDS = 2.0
 """Of a log that is followed, after which is asked whether more can come."""
 LAST_SECONDS = 60.0
-"""For its last lines, once the other end was told to stop: it does, unless it is gone."""
+"""For its last lines, once the other end was told to stop; after so long it is gone."""
 TRIES = 5
 """Streams in a row that may bring nothing before it is given up."""
 
@@ -58,15 +58,16 @@ class Reader:
         """
         with self._asked(verb="tail", file=file, lines=count, follow=True) as process:
             write(process.exactly(int(process.line())))
-            ending = False
-            while (block := process.waited(LAST_SECONDS if ending else SILENCE_SECONDS)) != b"":
+            while (block := process.waited(SILENCE_SECONDS)) != b"":
                 if block is not None:
                     write(block)
-                elif ending:
-                    return
                 elif not lasting():
-                    ending = True  # but for its last lines
-                    process.say(b"\n")
+                    break
+            process.say(b"\n")
+            while block := process.waited(LAST_SECONDS):
+                write(block.removesuffix(remote.END))
+                if block.endswith(remote.END):
+                    return
 
     def fetch(self, sizes: Mapping[str, int], into: Path, tell: Callable[[int], None] = lambda _: None) -> None:
         """Copy files, by their paths, into a folder; what a broken stream has brought is not fetched again.

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 BLOCK = 1 << 16
+END = b"\0"
+"""Of a log that was followed, which is text."""
 
 
 def listing(root: Path, out: BinaryIO, request: dict[str, Any]) -> None:
@@ -27,20 +29,22 @@ def listing(root: Path, out: BinaryIO, request: dict[str, Any]) -> None:
 
 def tail(root: Path, out: BinaryIO, request: dict[str, Any]) -> None:
     """A file, or its last lines: their length in a line, then they. With `follow` what is appended comes after, until
-    a byte is sent.
+    a byte is sent, and then END.
     """
     with (root / request["file"]).open("rb") as file:
         length = file.seek(0, os.SEEK_END)
         start = 0 if request["lines"] is None else last_lines(file, request["lines"])
         out.write(b"%d\n" % (length - start))
         copy(file, out, start, length)
-        asked = request["follow"]
+        asked = following = request["follow"]
         while asked:
             if select.select([sys.stdin.fileno()], [], [], 0.5)[0]:
                 os.read(sys.stdin.fileno(), 1)  # or nobody is there any more
                 asked = False
             start, length = length, file.seek(0, os.SEEK_END)
             copy(file, out, start, length)
+        if following:
+            out.write(END)
     out.flush()
 
 

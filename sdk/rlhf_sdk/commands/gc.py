@@ -46,7 +46,7 @@ def gc(
     """List what no run needs; with --yes, free it.
 
     That is: products and inputs that no run names, damaged and unfinished products, and work of runs whose job file
-    is gone. What a running process uses is never among it.
+    is gone. What a running process uses is never freed; what one is just looking up may be listed.
 
     On a cluster's claim, mounted at DIR, also work of jobs that are done, logs included. It does not ask the cluster:
     work of jobs that may run, be suspended or be tried again is kept, and listed with what tells so.

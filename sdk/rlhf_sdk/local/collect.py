@@ -97,7 +97,8 @@ def _renamed_away(path: Path) -> Path | None:
 
 
 def garbage(storage: Path, now: float) -> Found:
-    """Everything in the storage that can be freed now; what a process or a cluster's job may use is never among it.
+    """Everything in the storage that can be freed now; what a process or a cluster's job may use is never among it, if
+    the caller holds `gc_lock`: without, it may be what someone is just looking up.
 
     Args:
         storage: the storage.

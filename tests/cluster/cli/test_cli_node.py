@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -165,13 +166,16 @@ def test_a_reader_that_nobody_reads_ends_by_itself(team: Namespace, rlhf: Comman
     job = ClusterJob.of(team.site.get("rlhfjob", "beaver", team.name))
     pod = pods.manifest(job, "idle", None)
     (container,) = pod["spec"]["containers"]
-    for was, now in ((f"< {pods.IDLE_SECONDS}", "< 10"), ("monotonic()\nwhile", "monotonic() + 120\nwhile")):
+    for was, now in ((f"< {pods.IDLE_SECONDS}", "< 10"), ("monotonic()\nwhile", "monotonic() + 600\nwhile")):
         assert was in container["command"][-1]  # the first reader may be slow to come
         container["command"][-1] = container["command"][-1].replace(was, now)
     team.kubectl("create", "-f", "-", stdin=json.dumps(pod))
     team.kubectl("wait", "--for=condition=Ready", "pod/idle", "--timeout=300s")
     team.kubectl("exec", "idle", "--", "python", "-c", "import time; time.sleep(20)")  # read, it goes on
     until(lambda: _phase(team) == "Succeeded", "it ends")
+    (told,) = team.site.get("pod", "idle", team.name)["status"]["containerStatuses"]
+    began, ended = (datetime.fromisoformat(told["state"]["terminated"][when]) for when in ("startedAt", "finishedAt"))
+    assert 20 <= (ended - began).total_seconds() < 600, "ten seconds after it was read"
 
 
 def _phase(team: Namespace) -> str:

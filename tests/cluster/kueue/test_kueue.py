@@ -64,8 +64,8 @@ async def the_job(here: Ground, name: str, of_stage: str) -> Object:
 
 
 def writes_of_jobs(plane: ControlPlane, namespace: str) -> Counter[str]:
-    """What the operator asked of the Jobs of a namespace, by verb and answer; but for creations that were refused,
-    which are tried again."""
+    """What the operator asked of the Jobs of a namespace, by verb and answer; but for creations that the API
+    server was too busy for, or that it had done already."""
     found: Counter[str] = Counter()
     for line in plane.audit_log.read_text().splitlines(keepends=True):
         if line.endswith("\n") and '"userAgent":"rlhf-operator"' in line:
@@ -73,7 +73,7 @@ def writes_of_jobs(plane: ControlPlane, namespace: str) -> Counter[str]:
             about = told.get("objectRef") or {}
             if about.get("resource") == "jobs" and about.get("namespace") == namespace:
                 verb, code = told["verb"], told["responseStatus"]["code"]
-                if verb != "create" or code < 400:
+                if verb != "create" or not (code in (409, 429) or code >= 500):
                     found[f"{verb} {code}"] += 1
     return Counter({what: count for what, count in found.items() if what.split()[0] not in ("get", "list", "watch")})
 

@@ -160,14 +160,15 @@ def test_what_comes_to_a_job_again_is_told_again_also_by_another_process(control
         async with ground(controlled_plane) as here:
             here.node.ends = lambda pod: None
             await here.make(job())
-            for round in range(2):
+            for times in (1, 2):
                 async with here.operator():
                     await here.until(phase("Preparing"))
                     for suspend, then in ((True, "Suspended"), (False, "Preparing")):
                         await here.edit(suspend=suspend)
                         await here.until(phase(then))
                     async with asyncio.timeout(PATIENCE):  # events are sent in the background
-                        while await told(here) != sorted(["Resumed", "Suspended"] * (round + 1)):
+                        while await told(here) != sorted(["Resumed", "Suspended"] * times):
                             await asyncio.sleep(0.1)
+            assert await told(here) == ["Resumed", "Resumed", "Suspended", "Suspended"]
 
     asyncio.run(main())

@@ -13,7 +13,7 @@ import pytest
 from cluster.conftest import NewPlane
 from cluster.control_plane import ControlPlane
 from cluster.runtime.faults import Answer, Faults
-from cluster.runtime.ground import Watched, client, configuration, namespace, put, until
+from cluster.runtime.ground import PATIENCE, Watched, client, configuration, namespace, put, until
 from rlhf_operator.runtime import events as recording
 from rlhf_operator.runtime.client import Client
 from rlhf_operator.runtime.election import Timing
@@ -89,29 +89,30 @@ def test_an_event_that_could_not_be_told_is_told_when_it_comes_again(shared_plan
 def test_an_event_is_told_when_the_api_server_is_in_order_again(
     shared_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recording, "PAUSES", (0.2,) * 100)
+    monkeypatch.setattr(recording, "PAUSES", (0.2,) * 1000)
     metrics = Metrics()
 
     async def main() -> None:
         async with Faults(await configuration(shared_plane)).serving() as faults, client(shared_plane) as api:
-            here = await namespace(api)
-            about = {"apiVersion": "v1", "kind": "ConfigMap", **await put(api, here, "a")}
-            refused = 0
-
-            def plan(_method: str, _path: str) -> Answer | None:
-                nonlocal refused
-                refused += 1
-                return Answer(503) if refused <= 3 else None
-
-            faults.plan = plan
+            here, there = await namespace(api), await namespace(api)
+            first, second = [
+                {"apiVersion": "v1", "kind": "ConfigMap", **await put(api, one, "a")} for one in (here, there)
+            ]
+            broken = True
+            faults.plan = lambda _method, path: Answer(503) if broken and f"/namespaces/{here}/" in path else None
             async with Client(faults.configuration(), field_manager="test") as through:
-                await told(
-                    Recorder(through, "rlhf.dev/operator", "pod", metrics), (about, "StageFailed", "sft: exit 2")
-                )
-            assert [event["note"] for event in await events(api, here)] == ["sft: exit 2"]
+                recorder = Recorder(through, "rlhf.dev/operator", "pod", metrics)
+                telling = asyncio.create_task(told(recorder, (first, "A", "here"), (second, "B", "there")))
+                async with asyncio.timeout(PATIENCE):
+                    while [event["note"] for event in await events(api, there)] != ["there"]:
+                        await asyncio.sleep(0.1)  # it holds up no other
+                assert await events(api, here) == []
+                broken = False
+                await telling
+            assert [event["note"] for event in await events(api, here)] == ["here"]
 
     asyncio.run(main())
-    assert metrics.registry.get_sample_value("event_recorder_events_total", {"result": "created"}) == 1
+    assert metrics.registry.get_sample_value("event_recorder_events_total", {"result": "created"}) == 2
 
 
 def test_probes_say_what_is_wrong_and_metrics_are_read() -> None:

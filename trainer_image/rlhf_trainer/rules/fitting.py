@@ -10,6 +10,7 @@ import numpy as np
 
 from rlhf_trainer.data.load import opening, split_by_prompt
 from rlhf_trainer.data.rows import Completion
+from rlhf_trainer.exits import GuardTripped
 from rlhf_trainer.rules import evidence
 from rlhf_trainer.rules.fit import Descent, fit
 from rlhf_trainer.rules.policy import Policy
@@ -57,7 +58,10 @@ def fit_type(
     fits.uniform += group.found.uniform
     paired = group.paired
     split = [row for row in rows if opening(row) in paired]
-    made = [_once(split, group, seed, holdout, how) for seed in seeds] if split else []
+    try:
+        made = [_once(split, group, seed, holdout, how) for seed in seeds] if split else []
+    except GuardTripped as error:
+        raise GuardTripped(f"{kind}: {error}", reason=error.reason) from error
     known = [one for one in made if one is not None]
     if not known:
         why = NO_PAIR_LEFT if split else ALL_ALIKE
