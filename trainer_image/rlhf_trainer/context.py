@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -25,6 +24,7 @@ from rlhf_trainer.checkpoint import Checkpoints
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.metrics import Metrics
 from rlhf_trainer.progress import Progress
+from rlhf_trainer.stopping import StopRequest
 from rlhf_trainer.timings import summarise
 from rlhf_trainer.words import in_words
 
@@ -61,7 +61,7 @@ class StageContext:
     metrics: Metrics
     progress: Progress
     checkpoints: Checkpoints
-    stop: threading.Event = field(default_factory=threading.Event)
+    stop: StopRequest = field(default_factory=StopRequest)
     """Set by SIGTERM and SIGINT on this rank; ask `stop_requested()`, which all ranks answer alike."""
     result: dict[str, Any] = field(default_factory=dict)
     """Goes into the termination summary (2 KiB in all); `prepare` puts what it resolved here."""

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from torch.distributed.elastic.multiprocessing import (
 
 from rlhf_api.stage_file import StageFile
 from rlhf_trainer.exits import InputError, Stopped
+from rlhf_trainer.stopping import StopRequest
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class OwnLogs(LogsSpecs):
 
 @contextmanager
 def started(
-    file: StageFile, path: Path, node: int, environments: dict[int, dict[str, str]], asked: threading.Event
+    file: StageFile, path: Path, node: int, environments: dict[int, dict[str, str]], asked: StopRequest
 ) -> Iterator[dict[int, Popen[Any]]]:
     """The pod's ranks as processes, by local rank; on leaving, whatever still runs is killed.
 
@@ -90,7 +90,7 @@ def own_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def rendezvous(file: StageFile, node: int, asked: threading.Event) -> tuple[str, int, TCPStore | None]:
+def rendezvous(file: StageFile, node: int, asked: StopRequest) -> tuple[str, int, TCPStore | None]:
     """Host and port where ranks meet; the launcher of node 0 serves it, so that no rank has to guess a free port."""
     if file.nodes == 1:
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -107,7 +107,7 @@ def rendezvous(file: StageFile, node: int, asked: threading.Event) -> tuple[str,
     return host, int(port), None
 
 
-def await_node_0(host: str, port: int, asked: threading.Event) -> None:
+def await_node_0(host: str, port: int, asked: StopRequest) -> None:
     """Wait until node 0 serves the rendezvous: it may first wait for another run's product.
 
     Raises:

@@ -10,7 +10,6 @@ import logging.handlers
 import os
 import signal
 import sys
-import threading
 import traceback
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +28,7 @@ from rlhf_trainer.outcome import Outcome, of_error, write_summary
 from rlhf_trainer.place import log_path
 from rlhf_trainer.ranks import Ranks, has_gpu
 from rlhf_trainer.stages import LIGHT, STAGES
+from rlhf_trainer.stopping import StopRequest
 from rlhf_trainer.words import in_words
 
 log = logging.getLogger(__name__)
@@ -49,12 +49,12 @@ WAITING = "waiting: stage %s of job %s on %s is making %s now; it will be reused
 class Signals:
     """SIGTERM or SIGINT, noticed once."""
 
-    asked: threading.Event
+    asked: StopRequest
 
     @classmethod
     def install(cls) -> Signals:
         """From now on both ask the stage to stop."""
-        asked = threading.Event()
+        asked = StopRequest()
 
         def handler(_number: int, _frame: FrameType | None) -> None:
             asked.set()

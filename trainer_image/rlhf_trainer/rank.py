@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from pathlib import Path
@@ -26,6 +25,7 @@ from rlhf_trainer.exits import DONE, FAILURE, StageError, Stopped, explain_full_
 from rlhf_trainer.outcome import LESS_MEMORY
 from rlhf_trainer.place import Place, log_path, result_path
 from rlhf_trainer.stages import LIGHT, resolve
+from rlhf_trainer.stopping import StopRequest
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(file: StageFile, place: Place, work: Path, told: dict[str, Any]) -> None:
     """Set the process up and run the stage's function; `told` takes step, headline and result, also of a failure."""
     light = file.type in LIGHT
-    stop = threading.Event()
+    stop = StopRequest()
     catch_signals(stop, at_once=light)
     function = resolve(file.type)
     from rlhf_trainer.session import Session  # torch, only now: signals and the log are in place while it loads
@@ -81,7 +81,7 @@ def run(file: StageFile, place: Place, work: Path, told: dict[str, Any]) -> None
             told["headline"] = headline(context.metrics.latest)
 
 
-def catch_signals(stop: threading.Event, *, at_once: bool) -> None:
+def catch_signals(stop: StopRequest, *, at_once: bool) -> None:
     """On SIGTERM or SIGINT, ask the loop to stop after its step; a light stage, which has no steps, ends at once."""
 
     def handler(number: int, _frame: FrameType | None) -> None:

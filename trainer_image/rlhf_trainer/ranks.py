@@ -21,6 +21,7 @@ from rlhf_trainer.exits import DONE, STOPPED, severity
 from rlhf_trainer.outcome import Outcome, RankEnd, judge
 from rlhf_trainer.place import log_path, result_path
 from rlhf_trainer.stages import LIGHT
+from rlhf_trainer.stopping import StopRequest
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class Ranks:
         self._world = 1 if file.type in LIGHT else file.nodes * file.ranks_per_node
         self._first = node * self._local
 
-    def run(self, asked: threading.Event, grace: float) -> Outcome:
+    def run(self, asked: StopRequest, grace: float) -> Outcome:
         """Run the ranks to their end; gives what came of them."""
         for local in range(self._local):
             result_path(self._work, self._file.attempt, self._first + local).unlink(missing_ok=True)
@@ -55,7 +56,7 @@ class Ranks:
             ends, grace_over = self._watch(processes, asked, grace)
         return judge(ends, asked=asked.is_set(), grace_over=grace_over, grace=grace)
 
-    def _started(self, asked: threading.Event) -> AbstractContextManager[dict[int, Popen[Any]]]:
+    def _started(self, asked: StopRequest) -> AbstractContextManager[dict[int, Popen[Any]]]:
         environments = {local: self._environment(local) for local in range(self._local)}
         if self._world == 1:
             return alone(self._path, environments[0])
@@ -63,9 +64,7 @@ class Ranks:
 
         return elastic.started(self._file, self._path, self._node, environments, asked)
 
-    def _watch(
-        self, processes: dict[int, Popen[Any]], asked: threading.Event, grace: float
-    ) -> tuple[list[RankEnd], bool]:
+    def _watch(self, processes: dict[int, Popen[Any]], asked: StopRequest, grace: float) -> tuple[list[RankEnd], bool]:
         """Wait for every rank; gives their ends in order, and whether they had to be killed after the grace period."""
         running = dict(processes)
         ends: list[RankEnd] = []
@@ -176,7 +175,7 @@ def send(processes: dict[int, Popen[Any]], number: signal.Signals) -> None:
         process.send_signal(number)
 
 
-def pause(asked: threading.Event) -> None:
+def pause(asked: StopRequest) -> None:
     """Wait a moment, less when asked to stop meanwhile."""
     if asked.is_set():
         time.sleep(POLL_SECONDS)

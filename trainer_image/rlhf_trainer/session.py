@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +18,7 @@ from rlhf_trainer.metrics import Metrics, Sink
 from rlhf_trainer.place import Place
 from rlhf_trainer.progress import Progress
 from rlhf_trainer.server import Prometheus, Server
+from rlhf_trainer.stopping import StopRequest
 
 COLLECTIVE_TIMEOUT = timedelta(days=1)
 """Ranks wait for each other this long (rank 0 may write a large product meanwhile). A rank that dies is noticed by the
@@ -31,7 +31,7 @@ EXACT = ("python", "torch", "transformers", "deepspeed", "peft", "numpy")
 class Session:
     """The context manager a stage's function runs in."""
 
-    def __init__(self, file: StageFile, place: Place, work: Path, stop: threading.Event, *, light: bool) -> None:
+    def __init__(self, file: StageFile, place: Place, work: Path, stop: StopRequest, *, light: bool) -> None:
         self._file = file
         self._place = place
         self._work = work
