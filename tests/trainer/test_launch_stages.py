@@ -15,7 +15,7 @@ from toys import launch, start
 from rlhf_api.job import Execution
 from rlhf_api.stage_file import Directories, StageFile, StageInput
 
-STEPS = 6
+STEPS = 20  # a busy machine may be some steps late with a signal
 
 
 def stage_file(home: Path, name: str, zero: int, attempt: int = 0) -> StageFile:
