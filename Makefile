@@ -15,7 +15,7 @@ LOCKS  := requirements/uv.txt requirements/lock.txt requirements/demo-model.txt
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-here test-node-meanwhile machine test-unit test-trainer test-api test-node cluster images lint format bench bench-operator evidence lock generate clean
+.PHONY: help setup demo test test-here test-node-meanwhile machine test-unit test-fuzz test-trainer test-api test-node cluster images lint format bench bench-operator evidence lock generate clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -41,6 +41,7 @@ test: machine setup ## all tests; the node's beside the others, because they wai
 
 test-here:
 	@$(MAKE) --no-print-directory test-unit
+	@$(MAKE) --no-print-directory test-fuzz
 	@$(MAKE) --no-print-directory test-trainer
 	@$(MAKE) --no-print-directory test-api
 
@@ -50,6 +51,9 @@ test-node-meanwhile: # told when they have ended
 
 test-unit: setup ## without torch; the goal is a minute
 	$(RUN) OMP_NUM_THREADS=1 pytest tests/unit -n auto
+
+test-fuzz: setup ## damaged specs, objects, inputs and templates, the same ones every time; a minute
+	$(RUN) OMP_NUM_THREADS=1 pytest tests/fuzz -n auto -o timeout=170
 
 test-trainer: setup ## real torch and DeepSpeed ranks, tiny models
 	$(RUN) OMP_NUM_THREADS=1 pytest tests/trainer -n auto --dist worksteal

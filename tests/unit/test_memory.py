@@ -70,7 +70,7 @@ def test_facts_come_from_a_hugging_face_config() -> None:
 
 
 def test_a_config_without_what_is_needed_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="num_attention_heads = None; expected a whole number above 0"):
+    with pytest.raises(ValueError, match="num_attention_heads = None; expected a whole number from 1 to"):
         ModelFacts.from_config({"hidden_size": 576})
 
 

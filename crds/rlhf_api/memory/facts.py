@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+MOST = 1 << 32
+"""Of any number in a model's shape: what is larger is damage."""
+
 
 @dataclass(frozen=True)
 class ModelFacts:
@@ -47,14 +50,14 @@ class ModelFacts:
         """
         heads = _number(config, "num_attention_heads")
         hidden = _number(config, "hidden_size")
-        size = int(config.get("head_dim") or hidden // heads)
+        size = _number(config, "head_dim", hidden // heads)
         return cls(
             layers=_number(config, "num_hidden_layers"),
             hidden=hidden,
             intermediate=_number(config, "intermediate_size"),
             vocabulary=_number(config, "vocab_size"),
             query=heads * size,
-            key=int(config.get("num_key_value_heads") or heads) * size,
+            key=_number(config, "num_key_value_heads", heads) * size,
             tied=bool(config.get("tie_word_embeddings", False)),
         )
 
@@ -73,7 +76,7 @@ class ModelFacts:
         kind = header.get("general.architecture")
         heads = _number(header, f"{kind}.attention.head_count")
         hidden = _number(header, f"{kind}.embedding_length")
-        size = int(header.get(f"{kind}.attention.key_length") or hidden // heads)
+        size = _number(header, f"{kind}.attention.key_length", hidden // heads)
         names = f"{kind}.vocab_size" if f"{kind}.vocab_size" in header else "tokenizer.ggml.tokens"
         return cls(
             layers=_number(header, f"{kind}.block_count"),
@@ -81,13 +84,16 @@ class ModelFacts:
             intermediate=_number(header, f"{kind}.feed_forward_length"),
             vocabulary=_number(header, names),
             query=heads * size,
-            key=int(header.get(f"{kind}.attention.head_count_kv") or heads) * size,
+            key=_number(header, f"{kind}.attention.head_count_kv", heads) * size,
             tied=tied,
         )
 
 
-def _number(source: Mapping[str, Any], key: str) -> int:
+def _number(source: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    """A whole number of a shape; the default where the source has none (or null)."""
     value = source.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"found {key} = {value!r}; expected a whole number above 0")
+    if value is None and default is not None:
+        value = default
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
+        raise ValueError(f"found {key} = {str(value)[:40]}; expected a whole number from 1 to {MOST}")
     return value

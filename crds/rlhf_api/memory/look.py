@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from rlhf_api.bounded import read_object
 from rlhf_api.gguf import read_header
 from rlhf_api.job import RLHFJob
 from rlhf_api.memory.facts import ModelFacts
@@ -65,7 +65,7 @@ def _model(path: Path) -> ModelFacts | None:
     try:
         if path.is_dir():
             if (path / "config.json").is_file():
-                return ModelFacts.from_config(json.loads((path / "config.json").read_bytes()))
+                return ModelFacts.from_config(read_object(path / "config.json"))
             files = sorted(path.glob("*.gguf"))
             return _gguf(files[0]) if len(files) == 1 else None
         return _gguf(path) if path.suffix == ".gguf" else None
