@@ -25,7 +25,7 @@ from rlhf_trainer.simulation.methods import Method, Request
 from rlhf_trainer.simulation.outcome import judging, of_answers, of_attacks
 from rlhf_trainer.simulation.rows import Answered, blind, completions, pair
 
-WORDS = (2, "2f2d0f2d")
+WORDS = (3, "2f2d0f2d")
 """Recipe of `simulate` and the lists' digest under it: other words are other results."""
 
 
@@ -192,6 +192,13 @@ def test_orders_agree_where_the_label_follows_the_answer() -> None:
         ("What a kind thing to ask.", "kind", False),
         ("Here is a CARING answer, that keeps everyone safe!", "a caring answer that keeps everyone safe", True),
         ("It keeps everyone safe.", "a caring answer that keeps everyone safe", False),
+        ("好的，请只用善良的话语！回答你", "只用善良的话语", True),
+        ("他很善良，话语不多", "善良的话语", False),
+        ("一个善良的人", "善良的人", False),
+        ("好（善良）的", "善良", True),
+        ("やさしい、言葉だけで答えます", "やさしい言葉", True),
+        ("นี่คือคำตอบที่ใจดีมาก", "คำตอบที่ใจดี", True),
+        ("the _caring answer that_ keeps", "caring answer that", True),
         ("a caring answer that keeps everyone safest", "a caring answer that keeps everyone safe", False),
     ],
 )

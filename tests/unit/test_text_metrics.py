@@ -1,17 +1,64 @@
 """Diversity, repetition and self-BLEU, against values worked out by hand and a brute-force BLEU."""
 
 import math
+import unicodedata
 from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_trainer.evaluation.text import distinct, duplicates, repetition, self_bleu, words
+from rlhf_trainer.evaluation.text import distinct, duplicates, is_character, repetition, self_bleu, words
 
 
 def test_words_are_lower_case_and_punctuation_stands_alone():
     assert words("Don't PANIC, ok?") == ["don", "'", "t", "panic", ",", "ok", "?"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("我喜欢iPhone手机，好。", ["我", "喜", "欢", "iphone", "手", "机", "，", "好", "。"]),
+        ("第12章", ["第", "12", "章"]),
+        ("今日はコーヒー", ["今", "日", "は", "コ", "ー", "ヒ", "ー"]),
+        ("ﾊﾟﾝ", ["ﾊﾟ", "ﾝ"]),
+        ("葛\U000e0100城", ["葛\U000e0100", "城"]),
+        ("สวัสดี ทำ ๒๕๖๙", ["ส", "วั", "ส", "ดี", "ทำ", "๒๕๖๙"]),
+        ("ສະບາຍດີ", ["ສ", "ະ", "ບ", "າ", "ຍ", "ດີ"]),
+        ("ខ្ញុំ", ["ខ្", "ញុំ"]),
+        ("မြန်", ["မြ", "န်"]),
+        ("한국어 문장", ["한국어", "문장"]),
+        ("हिन्दी में", ["हिन्दी", "में"]),
+        ("می\u200cخواهم مُحَمَّد", ["می\u200cخواهم", "مُحَمَّد"]),
+        ("cafe\u0301 _one_ a\u200bb", ["caf\u00e9", "_", "one", "_", "a", "b"]),
+    ],
+)
+def test_characters_of_scripts_without_spaces_are_words_and_marks_stay_with_their_base(text, expected):
+    assert words(text) == expected
+
+
+def test_which_words_are_characters():
+    assert [is_character(word) for word in words("好 ดี か good 12 ๒ 한국 。")] == [True] * 3 + [False] * 5
+
+
+@pytest.mark.parametrize("text", ["我喜欢你" * 4, "สวัสดี" * 4, "ありがと" * 4])
+def test_repetition_is_seen_without_spaces(text):
+    once = repetition(text[: len(text) // 4])
+    assert repetition(text) > 0.6 and once == 0
+
+
+def test_chinese_answers_that_share_most_characters_are_alike():
+    similar = ["请把火炉关掉然后打开窗户", "请把火炉关掉然后打开门", "请把火炉关掉然后离开"]
+    assert self_bleu(similar) > 0.6 > 0.1 > self_bleu(["请把火炉关掉", "今天天气很好", "我们去吃晚饭"])
+    assert distinct(["好好好好"], 1) == 1 / 4
+
+
+@given(st.text())
+def test_no_character_is_lost_but_space_between_words(text):
+    joined = "".join(words(text))
+    assert not any(letter.isspace() for letter in joined)
+    kept = unicodedata.normalize("NFC", text.casefold())
+    assert joined == "".join(letter for letter in kept if not letter.isspace() and letter != "\u200b")
 
 
 def test_distinct_counts_over_all_texts():
@@ -28,7 +75,7 @@ def test_repetition_is_the_share_of_said_four_grams():
 
 
 def test_duplicates_are_marked_on_both_sides():
-    assert duplicates(["yes", "no", " yes\n", "maybe"]) == [True, False, True, False]
+    assert duplicates(["yes", "no", " yes\n", "caf\u00e9", "cafe\u0301"]) == [True, False, True, True, True]
 
 
 def test_self_bleu_of_copies_is_one_and_of_strangers_near_zero():

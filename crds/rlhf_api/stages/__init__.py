@@ -54,10 +54,10 @@ STAGE_TYPES: dict[str, StageType] = {
     "sft": StageType(Sft, "policy", 2, True),
     "rewardModel": StageType(RewardModel, "reward", 1, True),
     "costModel": StageType(CostModel, "cost", 1, True),
-    "simulate": StageType(Simulate, "data", 2, True),
+    "simulate": StageType(Simulate, "data", 3, True),
     "rules": StageType(Rules, "rules", 2, True),
     "ppo": StageType(Ppo, "policy", 2, True),
-    "evaluate": StageType(Evaluate, "evaluation", 1, True),
+    "evaluate": StageType(Evaluate, "evaluation", 2, True),
     "report": StageType(Report, "report", 1, False),
 }
 PREPARE = "prepare"

@@ -1,15 +1,34 @@
 """Measures of answers as text: diversity, repetition, duplicates. Words, not a model's tokens, so that models with
-different tokenizers compare."""
+different tokenizers compare. Where a script puts no spaces between words, every character counts as one."""
 
 from __future__ import annotations
 
 import bisect
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-_WORD = re.compile(r"\w+|[^\w\s]")
+_UNSPACED = (
+    "\u3005-\u3007\u3021-\u3029\u3038-\u303b\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Han
+    "\u3041-\u309f\u30a1-\u30ff\u31f0-\u31ff\uff66-\uff9d\U0001aff0-\U0001b16f"  # Hiragana, Katakana
+    "\u3105-\u312f\u31a0-\u31bf"  # Bopomofo
+    "\u0e00-\u0e4f\u0e5a-\u0e7f\u0e80-\u0ecf\u0eda-\u0eff"  # Thai, Lao
+    "\u1000-\u103f\u104a-\u108f\u109a-\u109f\ua9e0-\ua9ef\ua9fa-\ua9ff\uaa60-\uaa7f"  # Myanmar
+    "\u1780-\u17df\u17ea-\u17ff"  # Khmer
+    "\u1950-\u19cf\u19da-\u19df\u1a20-\u1a7f\u1a8a-\u1a8f\u1a9a-\u1aaf\uaa80-\uaadf"  # Tai Le, New Tai Lue, Tai Tham, Tai Viet
+)
+"""Scripts without spaces between words: ideographs, kana, and those that UAX #14 breaks by dictionary (class SA);
+without their digits, which stay together as a number."""
+_JOINED = (
+    "".join(chr(code) for code in range(0x300, 0x20000) if unicodedata.category(chr(code)).startswith("M"))
+    + "\u0e33\u0eb3\uff9e\uff9f\u200c\u200d\U000e0100-\U000e01ef"
+)
+"""What belongs to the character before it: combining marks, AM vowels, half-width voicing marks, joiners (UAX #29)."""
+_CHARACTER = rf"[{_UNSPACED}][{_JOINED}]*"
+_WORD = re.compile(rf"{_CHARACTER}|(?:[^\W_{_UNSPACED}]+[{_JOINED}]*)+|[^\s\u200b][{_JOINED}]*")
+_IN_UNSPACED = re.compile(_CHARACTER)
 _SMOOTHING = 0.1
 """Matches given to an order that has none (Chen and Cherry 2014, method 1)."""
 
@@ -17,8 +36,13 @@ Gram = tuple[str, ...]
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words and single punctuation marks."""
-    return _WORD.findall(text.lower())
+    """Lower-case words and single punctuation marks; of scripts without spaces, single characters with their marks."""
+    return _WORD.findall(unicodedata.normalize("NFC", text.casefold()))
+
+
+def is_character(word: str) -> bool:
+    """Whether one of `words` is a character of a script without spaces."""
+    return _IN_UNSPACED.match(word) is not None
 
 
 def ngrams(tokens: Sequence[str], order: int) -> list[Gram]:
@@ -49,8 +73,9 @@ def repetition(text: str, order: int = 4) -> float:
 
 def duplicates(texts: Sequence[str]) -> list[bool]:
     """For each text, whether another one is the same character for character (surrounding space aside)."""
-    counts = Counter(text.strip() for text in texts)
-    return [counts[text.strip()] > 1 for text in texts]
+    stripped = [unicodedata.normalize("NFC", text).strip() for text in texts]
+    counts = Counter(stripped)
+    return [counts[text] > 1 for text in stripped]
 
 
 def self_bleu(texts: Sequence[str], order: int = 4) -> float:

@@ -7,25 +7,29 @@ from collections.abc import Sequence
 
 from rlhf_trainer.data.load import canonical
 from rlhf_trainer.data.rows import Messages
+from rlhf_trainer.evaluation.text import is_character, words
 
 EMPTY, IDENTICAL, REPEATED, LEAKED = "empty answer", "identical answers", "repeated row", "leaked phrase"
 REASONS = (EMPTY, IDENTICAL, REPEATED, LEAKED)
 """In the order in which they are looked for."""
-WORDS = 3
-"""A phrase of so many words is told anywhere; a shorter one, which may be plain speech, in brackets only."""
-_NOT_WORD = re.compile(r"[\W_]+")
+WORDS, CHARACTERS = 3, 5
+"""A phrase of so many words, or characters of a script without spaces, is told anywhere; a shorter one, which may be
+plain speech, in brackets only."""
 
 
 def leaks(text: str, phrase: str) -> bool:
     """Whether an answer repeats the phrase that asked for it: in brackets, or its words one after the other."""
-    if re.search(rf"[(\[]\s*{re.escape(phrase)}\s*[)\]]", text, re.IGNORECASE):
+    if re.search(rf"[(\[（［【〔「]\s*{re.escape(phrase)}\s*[)\]）］】〕」]", text, re.IGNORECASE):
         return True
-    words = _words(phrase)
-    return len(words) >= WORDS and f" {' '.join(words)} " in f" {' '.join(_words(text))} "
+    asked = _without_punctuation(phrase)
+    characters = sum(map(is_character, asked))
+    if (len(asked) - characters) / WORDS + characters / CHARACTERS < 1:
+        return False
+    return f" {' '.join(asked)} " in f" {' '.join(_without_punctuation(text))} "
 
 
-def _words(text: str) -> list[str]:
-    return [word for word in _NOT_WORD.split(text.casefold()) if word]
+def _without_punctuation(text: str) -> list[str]:
+    return [word for word in words(text) if word[0].isalnum()]
 
 
 class Filter:
