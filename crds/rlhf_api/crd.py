@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from rlhf_api.cel import check_once, rules_of, spec_rules
 from rlhf_api.job import API_VERSION, KIND, JobSpec, RLHFJob
+from rlhf_api.kubernetes import KubernetesModel
 from rlhf_api.status import JobStatus
 from rlhf_api.yaml import dump_yaml
 
@@ -109,18 +110,20 @@ class _Schema:
     def _object(self, node: dict[str, Any]) -> dict[str, Any]:
         """A model: title is its class's name."""
         name = node["title"]
+        model = self.models[name]
+        foreign = issubclass(model, KubernetesModel)
         result: dict[str, Any] = {"type": "object"}
-        if "description" in node:
+        if "description" in node and not foreign:
             result["description"] = _text(node["description"])
         if node.get("required"):
             result["required"] = node["required"]
         properties = {}
         for field, value in node.get("properties", {}).items():
             properties[field] = self._value(value)
-            if properties[field]["type"] == "array":
+            if properties[field]["type"] == "array" and not foreign:
                 properties[field] |= _list_kind(name, field, properties[field]["items"])
         result["properties"] = properties
-        rules = rules_of(self.models[name])
+        rules = rules_of(model)
         if rules:
             result["x-kubernetes-validations"] = rules
         return result
@@ -146,10 +149,9 @@ class _Schema:
             result["items"] = self._value(node["items"])
         elif node["type"] == "object":
             inside = node.get("additionalProperties")
-            if isinstance(inside, dict):
-                result["additionalProperties"] = self._value(inside)
-            else:
-                result["x-kubernetes-preserve-unknown-fields"] = True
+            if not isinstance(inside, dict):
+                raise TypeError(f"found {node}; expected a mapping whose values have a type")
+            result["additionalProperties"] = self._value(inside)
         elif node["type"] == "integer":
             result["format"] = "int64"
         return result

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJson
 from pydantic.alias_generators import to_camel
 from pydantic_core import core_schema
 
+from rlhf_api import quantities
 from rlhf_api.errors import Finding, Loc, refuse
 
 T = TypeVar("T")
@@ -99,6 +100,7 @@ ObjectName = Annotated[
 ]
 """A DNS-1123 subdomain."""
 
+Quantity = Annotated[str, shaped(quantities.PATTERN, quantities.MEANING, max_length=32)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]

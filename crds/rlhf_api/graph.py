@@ -263,12 +263,11 @@ def _lengths(stage: Stage, loc: Loc) -> Iterator[Finding]:
 def _mounts(job: Pod | None, pod: Pod | None, loc: Loc) -> Iterator[Finding]:
     if pod is None:
         return
-    volumes = [volume.get("name") for one in (job, pod) if one is not None for volume in one.volumes]
+    volumes = list(dict.fromkeys(volume.name for one in (job, pod) if one is not None for volume in one.volumes))
     for index, mount in enumerate(pod.volume_mounts):
-        name = mount.get("name")
-        if isinstance(name, str) and name not in volumes:
-            known = list(dict.fromkeys(volume for volume in volumes if isinstance(volume, str)))
-            yield Finding((*loc, "volumeMounts", index, "name"), f"there is no volume {name}", _known(name, known))
+        if mount.name not in volumes:
+            message = f"there is no volume {mount.name}"
+            yield Finding((*loc, "volumeMounts", index, "name"), message, _known(mount.name, volumes))
 
 
 def _functions(view: _View) -> Iterator[Finding]:

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from rlhf_api import quantities
 from rlhf_api.errors import Finding
 from rlhf_api.fields import (
     MAX_ITEMS,
@@ -18,6 +17,7 @@ from rlhf_api.fields import (
     Fraction,
     Name,
     ObjectName,
+    Quantity,
     Seed,
     Whole,
     distinct,
@@ -25,15 +25,16 @@ from rlhf_api.fields import (
     one_of,
     shaped,
 )
+from rlhf_api.kubernetes import Affinity, Toleration
 from rlhf_api.pods import label_findings, pod_findings, pod_rules, resource_findings
 from rlhf_api.sources import parse_source, source_findings, source_rules
 from rlhf_api.stages import STAGE_TYPES, Evaluate, Ppo, Report, Rules, Sft, Simulate
 from rlhf_api.stages.preference import CostModel, RewardModel
+from rlhf_api.volumes import Volume, VolumeMount
 
 API_VERSION = "rlhf.dev/v1alpha1"
 KIND = "RLHFJob"
 
-Quantity = Annotated[str, shaped(quantities.PATTERN, quantities.MEANING, max_length=32)]
 ShortString = Annotated[str, Field(min_length=1, max_length=253)]
 StringMap = Annotated[dict[ShortString, Annotated[str, Field(max_length=1024)]], Field(max_length=64)]
 FreeObject = Annotated[dict[str, Any], Field(max_length=32)]
@@ -132,9 +133,9 @@ class Pod(ApiModel):
 
     node_selector: StringMap = {}
     """Labels a node must have."""
-    tolerations: Annotated[list[FreeObject], Field(max_length=MAX_ITEMS)] = []
+    tolerations: Annotated[list[Toleration], Field(max_length=MAX_ITEMS)] = []
     """Taints that are tolerated; Kubernetes tolerations."""
-    affinity: FreeObject | None = None
+    affinity: Affinity | None = None
     """Kubernetes affinity."""
     labels: StringMap = {}
     """Further labels; none of the operator's own."""
@@ -142,10 +143,11 @@ class Pod(ApiModel):
     """Further annotations."""
     env: Annotated[list[EnvVar], Field(max_length=MAX_ITEMS)] = []
     """Environment of the trainer."""
-    volumes: Annotated[list[FreeObject], Field(max_length=MAX_ITEMS)] = []
-    """Kubernetes volumes."""
-    volume_mounts: Annotated[list[FreeObject], Field(max_length=MAX_ITEMS)] = []
-    """Where the trainer sees them."""
+    volumes: Annotated[list[Volume], Field(max_length=MAX_ITEMS)] = []
+    """Kubernetes volumes of the types configMap, csi, downwardAPI, emptyDir, ephemeral, persistentVolumeClaim,
+    projected and secret."""
+    volume_mounts: Annotated[list[VolumeMount], Field(max_length=MAX_ITEMS)] = []
+    """Where the trainer sees them; Kubernetes volume mounts."""
     priority_class_name: ObjectName | None = None
     """Priority class."""
     service_account_name: ObjectName | None = None

@@ -13,9 +13,6 @@ from rlhf_api.job import RLHFJob
 from rlhf_api.sentences import describe, findings_of
 from rlhf_api.yaml import Document, dump_yaml, load_yaml
 
-FREE = ("affinity", "tolerations", "volumes", "volumeMounts")
-"""Fields of a pod that hold Kubernetes objects as they are."""
-
 
 def load_job(source: Path | str | bytes) -> RLHFJob:
     """Read and check a job: a file by its Path, or its text.
@@ -123,7 +120,7 @@ def _nulls(value: Any, loc: Loc) -> list[Finding]:
     if value is None:
         return [Finding(loc, "found nothing; expected a value", "leave the field out to get its default")]
     if isinstance(value, dict):
-        return [one for key, item in value.items() if key not in FREE for one in _nulls(item, (*loc, key))]
+        return [one for key, item in value.items() for one in _nulls(item, (*loc, key))]
     if isinstance(value, list):
         return [one for index, item in enumerate(value) for one in _nulls(item, (*loc, index))]
     return []
@@ -131,11 +128,7 @@ def _nulls(value: Any, loc: Loc) -> list[Finding]:
 
 def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
-        return {
-            key: item if key in FREE else _without_nulls(item)
-            for key, item in value.items()
-            if key in FREE or item is not None
-        }
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
         return [_without_nulls(item) for item in value]
     return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlhf_api.errors import Finding
 from rlhf_api.fields import Cel
@@ -44,28 +44,13 @@ SECRET_ENV = {
     *("AZURE_STORAGE_KEY", "GOOGLE_APPLICATION_CREDENTIALS", "WANDB_API_KEY"),
 }
 """What belongs in a Secret."""
-VOLUME_TYPES = (
-    "configMap",
-    "csi",
-    "downwardAPI",
-    "emptyDir",
-    "ephemeral",
-    "persistentVolumeClaim",
-    "projected",
-    "secret",
-)
-"""What the `restricted` Pod Security Standard lets a pod mount."""
-PROJECTED = ("clusterTrustBundle", "configMap", "downwardAPI", "secret")
-"""What a projected volume may hold: nothing by which a pod shows who it is."""
 
 _LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
-_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
-_TOLERATION = {"key", "operator", "value", "effect", "tolerationSeconds"}
 
 
 def pod_rules() -> tuple[Cel, ...]:
-    """The same as far as the API server checks it: not inside free objects."""
+    """The same as far as the API server checks it."""
     reserved = " && ".join(f"!k.startsWith('{prefix}')" for prefix in RESERVED_LABELS)
     named = ", ".join(f"'{name}'" for name in sorted(RESERVED_ENV | SECRET_ENV))
     prefixed = " && ".join(f"!e.name.startsWith('{prefix}')" for prefix in RESERVED_ENV_PREFIXES)
@@ -91,7 +76,6 @@ def pod_findings(pod: Pod) -> Iterator[Finding]:
     for field, mapping in (("labels", pod.labels), ("annotations", pod.annotations)):
         yield from _reserved(field, mapping)
     yield from _environment(pod)
-    yield from _tolerations(pod)
     yield from _volumes(pod)
     yield from _mounts(pod)
 
@@ -152,63 +136,21 @@ def _environment(pod: Pod) -> Iterator[Finding]:
             yield Finding(at, f"{variable.name} is given twice, first as env[{first}]", "leave one out")
 
 
-def _tolerations(pod: Pod) -> Iterator[Finding]:
-    for index, toleration in enumerate(pod.tolerations):
-        for key in toleration:
-            if key not in _TOLERATION:
-                message = f"there is no such field; a toleration has {', '.join(sorted(_TOLERATION))}"
-                yield Finding(("tolerations", index, key), message, on_key=True)
-        if toleration.get("operator", "Equal") not in ("Equal", "Exists"):
-            found = describe(toleration["operator"])
-            yield Finding(("tolerations", index, "operator"), f"found {found}; expected Equal or Exists")
-
-
 def _volumes(pod: Pod) -> Iterator[Finding]:
     seen: dict[str, int] = {}
     for index, volume in enumerate(pod.volumes):
-        at: tuple[str | int, ...] = ("volumes", index)
-        name = volume.get("name")
-        if not isinstance(name, str) or not _DNS_LABEL.fullmatch(name):
-            found = describe(name)
-            yield Finding((*at, "name"), f"found {found}; expected a name of lower case letters, digits and dashes")
-        elif name.startswith("rlhf-"):
-            yield Finding((*at, "name"), f"found {name}: names that begin with rlhf- are the operator's", "rename it")
+        at, name = ("volumes", index, "name"), volume.name
+        if name.startswith("rlhf-"):
+            yield Finding(at, f"found {name}: names that begin with rlhf- are the operator's", "rename it")
         elif seen.setdefault(name, index) != index:
-            yield Finding((*at, "name"), f"{name} is given twice, first as volumes[{seen[name]}]", "rename one")
-        yield from _volume_type(at, volume)
-        yield from _projected(at, volume.get("projected"))
-
-
-def _volume_type(at: tuple[str | int, ...], volume: Mapping[str, Any]) -> Iterator[Finding]:
-    kinds = [key for key in volume if key != "name"]
-    for kind in kinds:
-        if kind not in VOLUME_TYPES:
-            message = f"{kind} is no volume that a restricted pod may mount; expected {', '.join(VOLUME_TYPES)}"
-            yield Finding((*at, kind), message, on_key=True)
-    if len(kinds) != 1:
-        found = " and ".join(kinds) or "none"
-        yield Finding(at, f"found {found}; expected exactly one of {', '.join(VOLUME_TYPES)}")
-
-
-def _projected(at: tuple[str | int, ...], volume: Any) -> Iterator[Finding]:
-    sources = volume.get("sources") if isinstance(volume, Mapping) else None
-    for index, source in enumerate(sources if isinstance(sources, list) else ()):
-        for kind in source if isinstance(source, Mapping) else ():
-            if kind not in PROJECTED:
-                message = f"pods have no service-account token, nor other identity; expected {', '.join(PROJECTED)}"
-                yield Finding((*at, "projected", "sources", index, kind), message, "leave it out", on_key=True)
+            yield Finding(at, f"{name} is given twice, first as volumes[{seen[name]}]", "rename one")
 
 
 def _mounts(pod: Pod) -> Iterator[Finding]:
     seen: dict[str, int] = {}
     for index, mount in enumerate(pod.volume_mounts):
-        at: tuple[str | int, ...] = ("volumeMounts", index)
-        if not isinstance(mount.get("name"), str):
-            found = describe(mount.get("name"))
-            yield Finding((*at, "name"), f"found {found}; expected the name of a volume")
-        path = mount.get("mountPath")
-        if not isinstance(path, str) or not path.startswith("/") or ":" in path or ".." in path.split("/"):
-            message = f"found {describe(path)}; expected an absolute path without a colon or .."
-            yield Finding((*at, "mountPath"), message)
+        at, path = ("volumeMounts", index, "mountPath"), mount.mount_path
+        if not path.startswith("/") or ":" in path or ".." in path.split("/"):
+            yield Finding(at, f"found {describe(path)}; expected an absolute path without a colon or ..")
         elif seen.setdefault(path, index) != index:
-            yield Finding((*at, "mountPath"), f"{path} is mounted twice, first by volumeMounts[{seen[path]}]")
+            yield Finding(at, f"{path} is mounted twice, first by volumeMounts[{seen[path]}]")

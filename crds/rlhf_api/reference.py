@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from rlhf_api.fields import MEANING, bare
 from rlhf_api.job import API_VERSION, KIND, Input, JobSpec, Metadata, Stage
+from rlhf_api.kubernetes import KubernetesModel
 from rlhf_api.stages import STAGE_TYPES
 
 HEADER = f"""<!-- Generated from crds/rlhf_api by `python -m rlhf_api.reference`; do not edit. -->
@@ -51,7 +52,7 @@ def _models() -> list[type[BaseModel]]:
 def _inner(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
     for field in model.model_fields.values():
         held = _held(field.annotation)
-        if isinstance(held, type) and issubclass(held, BaseModel):
+        if isinstance(held, type) and issubclass(held, BaseModel) and not issubclass(held, KubernetesModel):
             yield held
 
 
@@ -96,18 +97,15 @@ def _type(annotation: Any, node: dict[str, Any]) -> str:
     if typing.get_origin(inner) is list:
         (item,) = typing.get_args(inner)
         return f"list of {_type(item, _schema(node).get('items', {}))}"
+    if isinstance(inner, type) and issubclass(inner, KubernetesModel):
+        return "Kubernetes object"
     if isinstance(inner, type) and issubclass(inner, BaseModel):
         return f"[{_title(inner).removesuffix(' (a stage type)')}](#{_anchor(inner)})"
     schema = _schema(node)
     if "enum" in schema or "const" in schema:
         return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
     if schema.get("type") == "object":
-        values = schema.get("additionalProperties")
-        return (
-            f"mapping of {_WORDS[values['type']]}"
-            if isinstance(values, dict) and "type" in values
-            else "Kubernetes object"
-        )
+        return f"mapping of {_WORDS[schema['additionalProperties']['type']]}"
     return _WORDS[schema["type"]]
 
 

@@ -98,7 +98,9 @@ def _findings(details: ErrorDetails, root: type[BaseModel]) -> Iterator[Finding]
     elif kind == "missing":
         yield Finding(loc, "is missing", _documented(root, loc))
     elif kind == "extra_forbidden":
-        yield Finding(loc, "there is no such field", _suggestion(root, loc), on_key=True)
+        words = getattr(model_at(root, loc[:-1]), "unknown", None)
+        message = "there is no such field" if words is None else f"{loc[-1]} {words}"
+        yield Finding(loc, message, _suggestion(root, loc), on_key=True)
     else:
         yield Finding(loc, _sentence(kind, value, context), _mend(kind, value, context))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf_api.job import RLHFJob
+from rlhf_api.kubernetes import written
 from rlhf_api.sources import parse_source
 from rlhf_operator.reconcile import storage
 from rlhf_operator.reconcile.observe import CONTAINER
@@ -49,13 +50,13 @@ def template(sketch: Sketch) -> dict[str, Any]:
             "fsGroupChangePolicy": "OnRootMismatch",
         },
         "containers": [_container(sketch)],
-        "volumes": [*_volumes(sketch), *pod.volumes],
+        "volumes": [*_volumes(sketch), *(written(volume) for volume in pod.volumes)],
     }
     if sketch.shape.nodes > 1:
         spec["subdomain"] = sketch.name
     given = {
         "nodeSelector": pod.node_selector,
-        "tolerations": pod.tolerations,
+        "tolerations": [written(toleration) for toleration in pod.tolerations],
         "affinity": _affinity(sketch),
         "priorityClassName": pod.priority_class_name,
         "serviceAccountName": pod.service_account_name,
@@ -88,7 +89,7 @@ def _container(sketch: Sketch) -> dict[str, Any]:
         },
         "terminationMessagePath": "/dev/termination-log",
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [*_mounts(sketch), *shape.pod.volume_mounts],
+        "volumeMounts": [*_mounts(sketch), *(written(mount) for mount in shape.pod.volume_mounts)],
     }
     credentials = sketch.job.spec.credentials
     if sketch.prepare and credentials is not None:
@@ -149,7 +150,8 @@ def _input_claims(sketch: Sketch) -> list[str]:
 
 
 def _affinity(sketch: Sketch) -> dict[str, Any] | None:
-    given = sketch.shape.pod.affinity
+    affinity = sketch.shape.pod.affinity
+    given = None if affinity is None else written(affinity)
     if not sketch.together or sketch.shape.nodes == 1:
         return given
     term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": dict(sketch.labels)}}

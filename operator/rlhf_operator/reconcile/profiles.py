@@ -132,7 +132,7 @@ def merged(*pods: Pod | None) -> Pod:
     for pod in pods:
         for name in () if pod is None else pod.model_fields_set:
             value, before = getattr(pod, name), fields.get(name)
-            if isinstance(value, dict) and name != "affinity":
+            if isinstance(value, dict):
                 fields[name] = {**(before or {}), **value}
             elif isinstance(value, list):
                 fields[name] = _joined(before or [], value)
@@ -163,9 +163,7 @@ def _joined(before: list[Any], after: list[Any]) -> list[Any]:
     """Entries of both; of entries with the same identity (a name, a mount's path) the later."""
 
     def identity(entry: Any) -> Any:
-        if isinstance(entry, dict):
-            return entry.get("mountPath") or entry.get("name") or repr(sorted(entry.items()))
-        return getattr(entry, "name", entry)
+        return getattr(entry, "mount_path", None) or getattr(entry, "name", entry)
 
     return list({identity(entry): entry for entry in (*before, *after)}.values())
 

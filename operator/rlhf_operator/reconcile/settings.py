@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from rlhf_api.fields import ApiModel, Name
-from rlhf_api.job import Pod, Quantity, Resources
+from rlhf_api.fields import ApiModel, Name, Quantity
+from rlhf_api.job import Pod, Resources
 
 Patterns = Annotated[list[Annotated[str, Field(min_length=1, max_length=253)]], Field(max_length=256)]
 

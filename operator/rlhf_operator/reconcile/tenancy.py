@@ -8,6 +8,7 @@ from typing import Any
 
 from rlhf_api.errors import Finding, Loc
 from rlhf_api.job import Pod, RLHFJob
+from rlhf_api.kubernetes import written
 from rlhf_api.sources import parse_source
 from rlhf_operator.reconcile import profiles, storage
 from rlhf_operator.reconcile.settings import Settings
@@ -64,7 +65,7 @@ def _claims(job: RLHFJob) -> Iterator[tuple[Loc, str]]:
     for at, pod in _pods(job):
         for index, volume in enumerate(pod.volumes):
             for path in _CLAIMS:
-                name = _at(volume, *path)
+                name = _at(written(volume), *path)
                 if name is not None:
                     yield (*at, "volumes", index, *path), name
 
@@ -76,7 +77,7 @@ def _secrets(job: RLHFJob) -> Iterator[tuple[Loc, str]]:
         for index, name in enumerate(pod.image_pull_secrets):
             yield (*at, "imagePullSecrets", index), name
         for index, volume in enumerate(pod.volumes):
-            yield from _volume_secrets((*at, "volumes", index), volume)
+            yield from _volume_secrets((*at, "volumes", index), written(volume))
 
 
 def _volume_secrets(at: Loc, volume: dict[str, Any]) -> Iterator[tuple[Loc, str]]:

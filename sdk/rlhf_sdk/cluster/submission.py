@@ -62,7 +62,7 @@ def unfit(job: RLHFJob, namespace: str | None) -> Iterator[Finding]:
 def notes(job: RLHFJob, document: Document, folder: Path) -> Iterator[str]:
     """What may be forgotten: functions in files beside the job, which are not sent along."""
     pods = [job.spec.pod, *(stage.pod for stage in job.spec.stages)]
-    if any(mount.get("mountPath") == FUNCTIONS for pod in pods if pod is not None for mount in pod.volume_mounts):
+    if any(mount.mount_path == FUNCTIONS for pod in pods if pod is not None for mount in pod.volume_mounts):
         return
     for loc, function in sorted(set(_functions(document.value, ())), key=lambda found: document.position(found[0])):
         beside = Path(*function.partition(":")[0].split(".")).with_suffix(".py")
