@@ -211,3 +211,9 @@ def test_two_nodes_meet_at_node_0(tmp_path, undisturbed):
     assert [first.returncode, second.returncode] == [0, 0], outputs
     assert f"waiting for node 0 at 127.0.0.1:{port}" in said
     assert product(tmp_path) == product(undisturbed[2])
+
+
+@pytest.mark.parametrize(("own", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_openmp_sleeps_at_barriers_unless_the_environment_says_otherwise(tmp_path, own, policy):
+    _, output = launch(toy_file(tmp_path, {"steps": 1}), OMP_DISPLAY_ENV="TRUE", **own)
+    assert f"OMP_WAIT_POLICY = '{policy}'" in output

@@ -33,6 +33,9 @@ FOLLOW_FAILURE_SECONDS = 5.0
 MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold=8589934592:glibc.malloc.mmap_threshold=33554432"
 """On a CPU activations come and go by the gigabyte. glibc would give each back to the kernel and fault it in again, a
 page of 4 KiB at a time: as long as the arithmetic. So it keeps what it has, in huge pages where the kernel lends them."""
+WAIT_POLICY = "PASSIVE"
+"""OpenMP's threads sleep at a barrier. By default they spin there: where cores are shared, a thread that spins holds the
+core which the thread it waits for needs, and a step takes many times as long (benchmarks/results/spinning.md)."""
 
 
 class Ranks:
@@ -110,6 +113,7 @@ class Ranks:
             "GROUP_RANK": str(self._node),
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONUNBUFFERED": "1",
+            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", WAIT_POLICY),
         }
         if file.threads:
             environment |= {"OMP_NUM_THREADS": str(file.threads), "MKL_NUM_THREADS": str(file.threads)}
