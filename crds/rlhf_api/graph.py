@@ -19,7 +19,7 @@ from rlhf_api.sources import parse_source
 from rlhf_api.stages import PREPARE, REPORT, STAGE_TYPES, Evaluate, Ppo, Simulate
 from rlhf_api.stages.common import Batches
 from rlhf_api.stages.ppo import Reward
-from rlhf_api.stages.rows import misfit
+from rlhf_api.stages.rows import instead, misfit
 
 if TYPE_CHECKING:
     from rlhf_api.job import Input, JobSpec, Pod, RunPolicy, Stage
@@ -202,7 +202,7 @@ def _stage(view: _View, stage: _Stage, loc: Loc, reference: Reference) -> Iterat
     elif isinstance(reference, DataRef) and found.model is not None and isinstance(found.model.spec, Simulate):
         why = misfit(str(stage.type), loc[2:], found.model.spec)
         if why is not None:
-            yield Finding(at, f"{reference.stage} {why}")
+            yield Finding(at, f"{reference.stage} {why}", instead(str(stage.type), loc[2:]))
         if reference.split == "heldout":
             message = f"found heldout, but the stage {reference.stage} holds no rows out"
             yield Finding((*loc, "split"), message, "only inputs do; a model that is trained on them has a holdout")

@@ -248,6 +248,13 @@ def test_prompt_and_completion_make_a_conversation():
     assert standard.messages == conversational.messages == (user("p"), assistant("c"))
 
 
+def test_of_graded_completions_only_the_best_are_imitated():
+    row = {"prompt": "p", "completion": "c", "response_type": "comply", "rank": 0}
+    assert make("prompt-completion", "conversations", row).messages[-1] == assistant("c")
+    with pytest.raises(Rejected, match="completion of a lower rank"):
+        make("prompt-completion", "conversations", row | {"rank": 2})
+
+
 def test_answers_within_a_prompt_are_given_and_not_learned():
     dialogue = [user("a"), assistant("b"), user("c")]
     completed = make("prompt-completion", "conversations", {"prompt": dialogue, "completion": [assistant("d")]})

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_api import load_job, parse_job, plan
+from rlhf_api import SpecError, load_job, parse_job, plan
 from rlhf_api.job import RLHFJob
 from rlhf_api.plan import Resolved, ResolvedInput
 from rlhf_api.yaml import load_yaml
@@ -59,3 +59,29 @@ def test_three_rounds_follow_one_another_through_red_teams() -> None:
     assert {"ppo-1", "cost"} < set(made.stage("attacks-2").needs)
     assert {"ppo-1", "attacks-2"} < set(made.stage("pairs-2").needs)
     assert {"ppo-2", "attacks-3"} < set(made.stage("ppo-3").needs)
+
+
+MODEL = {"input": "base"}
+COMPLETIONS = {"name": "graded", "simulate": {"model": MODEL, "prompts": [{"input": "asked"}], "completions": {}}}
+POLICY = {"policy": MODEL, "rewards": [{"input": "base"}], "prompts": [{"input": "asked"}]}
+
+
+@pytest.mark.parametrize(
+    ("stage", "where"),
+    [
+        ({"sft": {"model": MODEL, "data": [{"stage": "graded"}]}}, r"stages\[1\].sft.data\[0\].stage"),
+        (
+            {"ppo": {**POLICY, "ptx": {"coefficient": 1.0, "data": [{"stage": "graded"}]}}},
+            r"stages\[1\].ppo.ptx.data\[0\].stage",
+        ),
+    ],
+)
+def test_completions_of_all_grades_are_nothing_to_imitate(stage: dict[str, Any], where: str) -> None:
+    inputs = [{"name": "base", "source": "base"}, {"name": "asked", "source": "rows.jsonl"}]
+    job = {**VALUE, "spec": {"inputs": inputs, "stages": [COMPLETIONS, {"name": "next", **stage}]}}
+    words = (
+        rf"{where}: graded makes completions and prompts by completions; expected conversations "
+        r"\(methods that make conversations: rlcd, rlaif, rlcdRescore, contextDistillation\)"
+    )
+    with pytest.raises(SpecError, match=words):
+        parse_job(job)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections import Counter
@@ -265,6 +266,30 @@ def test_people_who_check_are_not_told_what_was_preferred() -> None:
         assert (shown["a"].startswith("no")) is key["swapped"]
         assert {shown["a"], shown["b"]} == {key["chosen"][0]["content"], key["rejected"][0]["content"]}
     assert sum(key["swapped"] for key in found.keys) == 8
+
+
+def test_the_order_and_numbers_of_completions_to_check_tell_no_grade() -> None:
+    method = Method(spec("completions", audit=100), 9)
+    made = [
+        Answered(
+            number,
+            prompt(f"Question {number}?", response_type="comply"),
+            method.request(number, "comply"),
+            tuple(f"{number} {grade}" for grade in "abcd"),
+            (1, 1, 1, 1),
+        )
+        for number in range(1000)
+    ]
+    found = of_answers(method, made, {}, answers=[])
+    assert [row["number"] for row in found.audit] == [key["number"] for key in found.keys] == list(range(400))
+    assert all(set(row) == {"number", "prompt", "completion", "good"} for row in found.audit)
+    ranks = [key["rank"] for key in found.keys]
+    assert Counter(ranks) == {0: 100, 1: 200, 2: 100}
+    places = [Counter(ranks[start::4]) for start in range(4)]
+    assert all(10 < place[rank] < 75 for place in places for rank in (0, 1, 2)), places
+    prompts = [json.dumps(key["prompt"]) for key in found.keys]
+    assert sum(a == b for a, b in itertools.pairwise(prompts)) < 20, "the four of a prompt do not stand together"
+    assert [row["number"] for row in of_answers(method, made, {}, answers=[]).audit] == list(range(400))
 
 
 def test_a_conversation_to_check_is_shown_without_its_phrase() -> None:

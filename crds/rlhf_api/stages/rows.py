@@ -25,10 +25,11 @@ MADE: dict[str, frozenset[Rows]] = {
     "rlaif": frozenset({"pairs", "conversations", "prompts"}),
     "rlcdRescore": frozenset({"pairs", "conversations", "prompts"}),
     "contextDistillation": frozenset({"conversations", "prompts"}),
-    "completions": frozenset({"completions", "conversations", "prompts"}),
+    "completions": frozenset({"completions", "prompts"}),
     "redTeam": frozenset({"prompts"}),
 }
-"""What the rows of each method of `simulate` give: of a pair, also its preferred answer and its prompt."""
+"""What the rows of each method of `simulate` give: of a pair, also its preferred answer and its prompt. Completions of
+all grades, the unacceptable ones among them, are nothing to imitate."""
 
 
 def needed(kind: str, field: str) -> Rows:
@@ -44,8 +45,18 @@ def misfit(kind: str, at: Loc, maker: Simulate) -> str | None:
         at: the reference's place in that stage: (type, field, ..., index).
         maker: the simulation referred to.
     """
-    want = needed(kind, ".".join(str(part) for part in at[1:] if isinstance(part, str)))
+    want = needed(kind, _field(at))
     made = MADE[maker.method]
     if want in made:
         return None
     return f"makes {' and '.join(sorted(made))} by {maker.method}; expected {want}"
+
+
+def instead(kind: str, at: Loc) -> str:
+    """The methods of `simulate` whose rows a field can use, as a hint."""
+    want = needed(kind, _field(at))
+    return f"methods that make {want}: {', '.join(method for method, made in MADE.items() if want in made) or 'none'}"
+
+
+def _field(at: Loc) -> str:
+    return ".".join(str(part) for part in at[1:] if isinstance(part, str))

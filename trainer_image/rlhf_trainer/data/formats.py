@@ -106,6 +106,8 @@ def _completed(row: Columns, where: Where) -> Conversation:
         answer = messages_of(value, "completion")
     else:
         answer = ({"role": "assistant", "content": text_of(row, "completion")},)
+    if "response_type" in row and rank_of(row):  # completions for rules: only the best are to be imitated
+        raise Rejected("completion of a lower rank")
     prompt = _read_prompt(row)
     return _conversation((*prompt, *answer), "completion", where, given=len(prompt))
 

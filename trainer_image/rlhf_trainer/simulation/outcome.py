@@ -166,16 +166,16 @@ def _rows(name: str, one: Answered, provenance: Mapping[str, Any]) -> list[Json]
 
 
 def _set_aside(spec: Simulate, seed: int, kept: Sequence[list[Json]], dropped: Counter[str]) -> Outcome:
-    """Draw the audit sample: which rows, and in which order people see a pair's answers."""
+    """Draw the audit sample: which rows, and the order in which people see them and a pair's answers."""
     count = min(spec.audit, len(kept) // AUDIT_SHARE)
-    aside = sorted(drawn(seed, ORDER, 0, count, len(kept))) if count else []
-    apart = set(aside)
-    swapped = set(drawn(seed, ORDER, 1, count // 2, count)) if count else set()
+    apart = set(drawn(seed, ORDER, 0, count, len(kept)))
+    swapped = set(drawn(seed, ORDER, 1, count // 2, count))
     outcome = Outcome(rows=[row for index, rows in enumerate(kept) if index not in apart for row in rows])
-    for number, index in enumerate(aside):
-        for row in kept[index]:
-            outcome.audit.append(blind(row, number, number in swapped))
-            outcome.keys.append({"number": number, "swapped": number in swapped, **row})
+    sample = [(row, number in swapped) for number, index in enumerate(sorted(apart)) for row in kept[index]]
+    for number, place in enumerate(drawn(seed, ORDER, 2, len(sample), len(sample))):  # completions come by grade
+        row, swap = sample[place]
+        outcome.audit.append(blind(row, number, swap))
+        outcome.keys.append({"number": number, "swapped": swap, **row})
     outcome.counts = {
         "rows.made": len(kept) + dropped.total(),
         "rows.kept": len(kept),
