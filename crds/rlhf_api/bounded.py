@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 MAX_BYTES = 4 << 20
 """Of a JSON file that describes something; the largest known configurations have a tenth of it."""
@@ -22,7 +23,7 @@ class Unreadable(ValueError):
     """A file that cannot be read as what it should be. The message begins with its name."""
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a file; what is no regular file (a pipe, which would wait for a writer, a device, a folder) is refused.
 
     Raises:

@@ -99,7 +99,7 @@ def test_damaged_and_unfinished_products_and_unnamed_inputs_are_found(tmp_path: 
         (storage / name / "file").write_bytes(b"12345")
     (storage / "inputs" / ".records").mkdir()
     record = storage / "inputs" / ".records" / ("0" * 64 + ".json")
-    record.write_text("{}")
+    record.write_text('{"files": {"model.gguf": "damaged"}}')
     assert kinds(storage) == {"damaged": "damaged", "ppo": "unfinished", "0" * 64: "input"}
     rlhf("gc", "--storage", storage, "--yes")
     assert kinds(storage) == {}

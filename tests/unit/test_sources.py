@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import http.server
 import os
+import socket
 import struct
 import sys
 import threading
@@ -18,7 +19,7 @@ from rlhf_api.digest import digest_file
 from rlhf_api.gguf import read_header
 from rlhf_api.job import Input
 from rlhf_trainer.exits import InputError, StageError
-from rlhf_trainer.sources import keep
+from rlhf_trainer.sources import folder, keep
 from rlhf_trainer.sources.fetch import fetch, fetch_url, redact
 from rlhf_trainer.sources.keep import Keeper, content_digest, verify
 
@@ -42,6 +43,11 @@ def write(path, content=ROWS):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path
+
+
+def bind(path):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
 
 
 def files(found):
@@ -97,11 +103,15 @@ class TestPaths:
             get("none.jsonl", storage, job)
 
     def test_a_file_that_may_not_be_read_is_named_with_who_asked(self, storage, job, monkeypatch):
-        def refused(path):
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        opened = os.open
+
+        def refused(path, *args, **kwargs):
+            if path == "rows.jsonl":
+                raise PermissionError(errno.EACCES, "Permission denied", path)
+            return opened(path, *args, **kwargs)
 
         write(job / "rows.jsonl")
-        monkeypatch.setattr(keep, "digest_file", refused)  # a test that runs as root may read everything
+        monkeypatch.setattr(folder.os, "open", refused)  # a test that runs as root may read everything
         with pytest.raises(InputError, match=rf"rows\.jsonl: user {os.geteuid()} may not read it"):
             get("rows.jsonl", storage, job)
 
@@ -129,7 +139,7 @@ class TestLargeFiles:
     def test_they_are_hashed_once(self, storage, job, monkeypatch):
         write(job / "a.jsonl")
         first = get("a.jsonl", storage, job)
-        monkeypatch.setattr(keep, "digest_file", lambda path: pytest.fail("hashed again"))
+        monkeypatch.setattr(keep.hashlib, "file_digest", lambda *_: pytest.fail("hashed again"))
         assert get("a.jsonl", storage, job).digest == first.digest
 
     def test_writing_into_one_is_noticed_and_it_is_fetched_again(self, storage, job):
@@ -145,7 +155,7 @@ class TestLargeFiles:
     def test_another_file_system_means_a_copy(self, storage, job, monkeypatch):
         import errno
 
-        def refuse(*_):
+        def refuse(*_, **__):
             raise OSError(errno.EXDEV, "Invalid cross-device link")
 
         monkeypatch.setattr(keep.os, "link", refuse)
@@ -197,8 +207,21 @@ class TestKeeping:
         assert list((storage / "inputs").iterdir()) == []
 
     def test_a_file_that_changes_while_it_is_copied_is_noticed(self, storage, job, monkeypatch):
-        write(job / "a.jsonl")
-        monkeypatch.setattr(keep.shutil, "copyfile", lambda _source, target: target.write_bytes(b"other"))
+        path = write(job / "a.jsonl")
+
+        def opened(real):
+            file = folder.open_real(real)
+            path.write_bytes(b"other")  # after it was hashed
+            return file
+
+        hashed = keep.hashlib.file_digest
+
+        def digest(file, name):
+            result = hashed(file, name)
+            monkeypatch.setattr(keep, "open_real", opened)
+            return result
+
+        monkeypatch.setattr(keep.hashlib, "file_digest", digest)
         with pytest.raises(InputError, match="changed while it was copied"):
             get("a.jsonl", storage, job)
 
@@ -206,6 +229,147 @@ class TestKeeping:
         assert content_digest({"a": "1", "b": "2"}) == content_digest({"b": "2", "a": "1"})
         assert content_digest({"a": "1", "b": "2"}) != content_digest({"a": "2", "b": "1"})
         assert content_digest({"x.jsonl": "1"}) == content_digest({"y.jsonl": "1"})
+
+
+class TestLinks:
+    """Prepare holds tokens and has every claim mounted: a link in a folder of data leads to none of it."""
+
+    @pytest.fixture
+    def data(self, job):
+        write(job / "data/rows.jsonl")
+        write(job / "private/other.jsonl", b'{"prompt": "private"}\n')
+        return job / "data"
+
+    @pytest.mark.parametrize("target", ["/proc/self/environ", "/etc/passwd", "../private/other.jsonl", "../private"])
+    def test_out_of_the_folder_is_refused(self, storage, job, data, target):
+        (data / "linked.jsonl").symlink_to(target)
+        with pytest.raises(InputError, match=rf"data: linked.jsonl: a link to '{target}', outside of its folder"):
+            get("data", storage, job)
+
+    def test_out_of_a_folder_inside_is_refused(self, storage, job, data):
+        (data / "a").mkdir()
+        (data / "a/linked.jsonl").symlink_to("../../private/other.jsonl")
+        with pytest.raises(InputError, match=r"a/linked\.jsonl: a link to"):
+            get("data", storage, job)
+
+    def test_inside_is_read(self, storage, job, data):
+        (data / "a").mkdir()
+        (data / "a/linked.jsonl").symlink_to("../rows.jsonl")
+        (data / "again").symlink_to("a")
+        assert files(get("data", storage, job)) == {"rows.jsonl": ROWS, "a/linked.jsonl": ROWS}
+
+    @pytest.mark.parametrize("target", ["nothing.jsonl", "loop.jsonl"])
+    def test_that_leads_nowhere_is_refused(self, storage, job, data, target):
+        (data / "loop.jsonl").symlink_to(target)
+        with pytest.raises(InputError, match=r"loop\.jsonl: a link that leads nowhere"):
+            get("data", storage, job)
+
+    def test_an_input_may_itself_be_a_link(self, storage, job, data):
+        (job / "link.jsonl").symlink_to("private/other.jsonl")
+        assert sorted(files(get("link.jsonl", storage, job))) == ["link.jsonl"]
+        (job / "folder").symlink_to("data")
+        assert sorted(files(get("folder", storage, job))) == ["rows.jsonl"]
+
+    def test_a_snapshot_of_the_hubs_cache_has_links_to_its_blobs(self, storage, job):
+        cache = job / "models--org--m"
+        write(cache / "blobs/0a", b"{}")
+        (cache / f"snapshots/{COMMIT}").mkdir(parents=True)
+        (cache / f"snapshots/{COMMIT}/config.json").symlink_to("../../blobs/0a")
+        assert files(get(f"models--org--m/snapshots/{COMMIT}", storage, job)) == {"config.json": b"{}"}
+        (cache / f"snapshots/{COMMIT}/a.json").symlink_to("../../refs")
+        write(cache / "refs", b"{}")
+        with pytest.raises(InputError, match=r"a\.json: a link to"):
+            get(f"models--org--m/snapshots/{COMMIT}", storage, job)
+
+    def test_blobs_may_not_be_a_link_themselves(self, storage, job, data):
+        (job / "m/snapshots/1").mkdir(parents=True)
+        (job / "m/blobs").symlink_to("../private")
+        (job / "m/snapshots/1/a.jsonl").symlink_to("../../blobs/other.jsonl")
+        with pytest.raises(InputError, match=r"a\.jsonl: a link to"):
+            get("m/snapshots/1", storage, job)
+
+    def test_out_of_a_claim_is_refused(self, storage, job, tmp_path):
+        write(tmp_path / "claims/private/rows.jsonl")
+        (tmp_path / "claims/shared").mkdir()
+        for name, target in (("rows.jsonl", "../private/rows.jsonl"), ("all", "../private"), ("environ", "/proc/self")):
+            (tmp_path / "claims/shared" / name).symlink_to(target)
+        for path in ("rows.jsonl", "all/rows.jsonl", "all", "environ/environ"):
+            with pytest.raises(InputError, match=f"pvc://shared/{path}: a link leads out of the claim"):
+                get(f"pvc://shared/{path}", storage, job, {"RLHF_CLAIMS": str(tmp_path / "claims")})
+
+    def test_a_link_put_in_place_of_a_file_or_folder_while_it_is_read_is_not_followed(self, job, data):
+        real = folder.files_below(job)["data/rows.jsonl"]
+        (data / "rows.jsonl").unlink()
+        (data / "rows.jsonl").symlink_to("../private/other.jsonl")
+        with pytest.raises(InputError, match="was replaced while it was read"):
+            folder.open_real(real)
+        (data / "rows.jsonl").unlink()
+        data.rmdir()
+        data.symlink_to("private")
+        with pytest.raises(InputError, match="was replaced while it was read"):
+            folder.open_real(real.with_name("other.jsonl"))
+
+    @pytest.mark.parametrize(("kind", "make"), [("a pipe", os.mkfifo), ("a socket", bind)])
+    def test_what_is_no_file_is_refused_without_waiting_for_it(self, storage, job, data, monkeypatch, kind, make):
+        monkeypatch.chdir(data)
+        make("odd.jsonl")
+        with pytest.raises(InputError, match=f"odd.jsonl: found {kind}; expected a file"):
+            get("data", storage, job)
+        with pytest.raises(InputError, match=f"found {kind}; expected a file"):
+            get("data/odd.jsonl", storage, job)
+
+    def test_a_chain_of_file_systems_is_refused(self, storage, job):
+        with pytest.raises(InputError, match="found ::; expected one address"):
+            get("https://host/a.jsonl::file:///etc/passwd", storage, job)
+
+
+class TestRights:
+    def test_what_is_kept_is_not_for_every_user(self, storage, job):
+        write(job / "data/a/rows.jsonl")
+        kept = get("data", storage, job).path
+        modes = [path.stat().st_mode & 0o007 for path in (kept, kept / "a", kept / "a/rows.jsonl")]
+        assert modes == [0, 0, 0]
+
+    def test_what_is_linked_keeps_its_owners_rights(self, storage, job, monkeypatch):
+        monkeypatch.setattr(keep, "LINK_FROM", 1)
+        path = write(job / "rows.jsonl")
+        path.chmod(0o644)
+        kept = get("rows.jsonl", storage, job).path
+        assert (path.stat().st_mode & 0o777, kept.stat().st_mode & 0o007) == (0o644, 0)
+
+
+class TestRecords:
+    """A damaged record is as good as none."""
+
+    DAMAGED = (b"", b"[]", b"null", b'{"files":null}', b'{"files":{"x":1}}', b'{"files":{"x":["a","b"]}}', b"[" * 9999)
+
+    @pytest.mark.parametrize("content", DAMAGED)
+    def test_it_fails_no_job_and_is_written_anew(self, storage, job, content):
+        write(job / "a.jsonl")
+        write(job / "b.jsonl", b'{"prompt": "b"}\n')
+        first = get("a.jsonl", storage, job)
+        record = storage / "inputs/.records" / f"{first.digest}.json"
+        whole = record.read_bytes()
+        record.write_bytes(content)
+        get("b.jsonl", storage, job)
+        assert get("a.jsonl", storage, job).digest == first.digest
+        assert record.read_bytes() == whole
+
+    def test_with_content_that_was_changed_too_it_is_fetched_again(self, storage, job):
+        write(job / "a.jsonl")
+        kept = get("a.jsonl", storage, job)
+        (kept.path / "a.jsonl").write_bytes(b"changed")
+        (storage / "inputs/.records" / f"{kept.digest}.json").write_bytes(b"")
+        assert "its record is damaged" in verify(kept.path)
+        assert files(get("a.jsonl", storage, job)) == {"a.jsonl": ROWS}
+
+    @pytest.mark.parametrize("content", [*DAMAGED, b'{"digest": "../.."}', b'{"digest": 1}'])
+    def test_of_a_commit_it_is_fetched_again(self, hub, storage, job, content):
+        hub.repositories["models/org/m"] = fake_hub.Repository(COMMIT, MODEL)
+        first = get(f"hf://org/m@{COMMIT}", storage, job)
+        (record,) = (storage / "inputs/.records").glob("hub-*.json")
+        record.write_bytes(content)
+        assert get(f"hf://org/m@{COMMIT}", storage, job).digest == first.digest
 
 
 class TestClaims:

@@ -150,8 +150,13 @@ def _inputs(storage: Path, runs: Sequence[Run]) -> list[Item]:
 
 def _dequantised(path: Path) -> list[str]:
     """Folders that the trainer makes of an input's GGUF files: by the file's SHA-256, which the input's record has."""
-    files = read_json(path.parent / ".records" / f"{path.name}.json").get("files", {})
-    return [f"gguf-{sha[:32]}" for sha, *_ in files.values()]
+    files = read_json(path.parent / ".records" / f"{path.name}.json").get("files")
+    entries = files.values() if isinstance(files, dict) else ()
+    return [f"gguf-{entry[0][:32]}" for entry in entries if _is_entry(entry)]
+
+
+def _is_entry(entry: object) -> bool:
+    return isinstance(entry, list) and bool(entry) and isinstance(entry[0], str)
 
 
 def _verdict(layout: Layout, records: Sequence[Run], live: Leases, now: float) -> tuple[bool, str] | None:

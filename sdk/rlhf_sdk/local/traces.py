@@ -107,7 +107,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A small JSON file; empty: it is not there, or not that."""
     try:
         said = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return said if isinstance(said, dict) else {}
 

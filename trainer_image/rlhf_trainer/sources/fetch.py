@@ -12,8 +12,9 @@ from pathlib import Path, PurePosixPath
 from rlhf_api.job import Input
 from rlhf_api.sources import Source, parse_source
 from rlhf_trainer.exits import InputError, StageError
+from rlhf_trainer.sources.folder import files_below
 from rlhf_trainer.sources.hub import COMMIT, fetch_hub
-from rlhf_trainer.sources.keep import Keeper, Kept, files_below
+from rlhf_trainer.sources.keep import Keeper, Kept
 from rlhf_trainer.sources.licence import told_licence
 
 CLAIMS = "RLHF_CLAIMS"
@@ -92,6 +93,8 @@ def _local_path(source: Source, text: str, job_folder: Path, environment: Mappin
         mounted = Path(claims) / source.location
         if not mounted.is_dir():
             raise InputError(f"{text}: the claim {source.location!r} is not mounted into prepare")
+        if not (mounted / source.path).resolve().is_relative_to(mounted.resolve()):
+            raise InputError(f"{text}: a link leads out of the claim; expected a file or folder of it")
         return mounted / source.path
     if source.kind == "package":
         return _package_folder(source.location, text) / source.path
@@ -112,7 +115,10 @@ def _package_folder(module: str, text: str) -> Path:
 def _local_files(path: Path, text: str) -> dict[str, Path]:
     if not path.exists():
         raise InputError(f"{text}: no such file or folder ({path})")
-    files = files_below(path)
+    try:
+        files = files_below(path)
+    except InputError as error:
+        raise InputError(f"{text}: {error}") from error
     if not files:
         raise InputError(f"{text}: the folder holds no file ({path})")
     return files
@@ -129,6 +135,8 @@ def fetch_url(url: str, keeper: Keeper) -> Kept:
     from fsspec.implementations.http import HTTPFileSystem
 
     text = redact(url)
+    if "::" in url:  # a chain of file systems: its last part may be a file of this machine
+        raise InputError(f"{text}: found ::; expected one address")
     try:
         system, root = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:

@@ -1,7 +1,8 @@
 """`<storage>/inputs/<digest>/`: the content of inputs, put in place whole, found again by what it is.
 
 inputs/<digest>/...             files of the input
-inputs/.records/<digest>.json   SHA-256, size, time and inode of each, so that a look says whether one was changed
+inputs/.records/<digest>.json   SHA-256, size, time and inode of each, so that a look says whether one was changed; a
+                                damaged one is as good as none
 inputs/.records/hub-<key>.json  which digest a commit of a hub repository has
 inputs/.<random>/               being fetched
 """
@@ -10,23 +11,30 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import orjson
+from pydantic import BaseModel, StringConstraints, ValidationError
 
+from rlhf_api.bounded import Unreadable, read_bytes
 from rlhf_api.digest import digest_file, digest_of, short_digest
 from rlhf_api.store import write_atomically
 from rlhf_trainer.exits import InputError, explain_full_disk
+from rlhf_trainer.sources.folder import files_below, open_real
 
 LINK_FROM = 16 * 2**20
 """Bytes from which a local file is hard-linked instead of copied."""
+MAX_RECORD = 64 << 20
+"""Bytes of a record: names and digests of MAX_FILES files."""
 NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
@@ -40,6 +48,24 @@ class Kept:
     """Of names and bytes, 40 hex digits."""
     bytes: int
     """Size of all files."""
+
+
+Identity = tuple[int, int, int, int]
+"""(device, inode, size, time of the last change in ns) of a file."""
+
+
+class _Record(BaseModel):
+    """What is noted of kept content."""
+
+    version: Literal["1"] = "1"
+    files: dict[str, tuple[str, int, int, int, int]]
+    """By relative name: SHA-256 and identity."""
+
+
+class _Commit(BaseModel):
+    """Which digest a commit's files have; the key stands beside it, for people."""
+
+    digest: Annotated[str, StringConstraints(pattern="^[0-9a-f]{40}$")]
 
 
 class Keeper:
@@ -57,7 +83,12 @@ class Keeper:
             InputError: a file may not be read, or changed while it was copied.
         """
         known = self._known()
-        hashes = {name: known.get(_identity(path)) or _digest(path) for name, path in files.items()}
+        identities: dict[str, Identity] = {}
+        hashes: dict[str, str] = {}
+        for name, path in files.items():
+            with open_real(path) as file:
+                identities[name] = _identity(os.fstat(file.fileno()))
+                hashes[name] = known.get(identities[name]) or hashlib.file_digest(file, "sha256").hexdigest()
         digest = content_digest(hashes)
         kept = self.find(digest)
         if kept is not None:
@@ -66,10 +97,10 @@ class Keeper:
             for name, path in files.items():
                 target = staging / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                if not _link(path, target):
-                    shutil.copyfile(path, target)
-                    if digest_file(target) != hashes[name]:
-                        raise InputError(f"{path}: changed while it was copied. Run again when nothing writes to it")
+                if _link(path, target, identities[name]):
+                    continue
+                if _copy(path, target) != hashes[name]:
+                    raise InputError(f"{path}: changed while it was copied. Run again when nothing writes to it")
             return self._place(staging, hashes, digest)
 
     def adopt(self, staging: Path) -> Kept:
@@ -118,8 +149,11 @@ class Keeper:
 
     def recall(self, key: dict[str, Any]) -> Kept | None:
         """The content of a commit fetched before; None: not there any more."""
-        path = self._hub(key)
-        return self.find(orjson.loads(path.read_bytes())["digest"]) if path.is_file() else None
+        try:
+            noted = _Commit.model_validate_json(read_bytes(self._hub(key)))
+        except (Unreadable, ValidationError):  # not there, or damaged: fetched again
+            return None
+        return self.find(noted.digest)
 
     def _hub(self, key: dict[str, Any]) -> Path:
         return self._records / f"hub-{digest_of(key)[:32]}.json"
@@ -130,9 +164,9 @@ class Keeper:
         with self._locked():
             if verify(target) is not None:
                 shutil.rmtree(target, ignore_errors=True)
-                entries = {name: [hashes[name], *_identity(path)] for name, path in files_below(staging).items()}
-                record = orjson.dumps({"version": "1", "files": entries})
-                write_atomically(self._records / f"{digest}.json", record)
+                files = files_below(staging)
+                _hide_from_others(staging)
+                _write_record(target, hashes, files)
                 staging.rename(target)
         return self._kept(digest)
 
@@ -148,12 +182,13 @@ class Keeper:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _known(self) -> dict[tuple[int, ...], str]:
-        """SHA-256 by identity, of files linked before: a large model is hashed once."""
-        known: dict[tuple[int, ...], str] = {}
-        for path in self._records.glob("*.json"):
-            entries = orjson.loads(path.read_bytes()).get("files", {})
-            known.update({tuple(identity): sha for sha, *identity in entries.values()})
+    def _known(self) -> dict[Identity, str]:
+        """SHA-256 by identity, of files linked before: a large model is hashed once. Damaged records say nothing."""
+        known: dict[Identity, str] = {}
+        for path in self._records.glob("[0-9a-f]*.json"):
+            record = _read_record(path)
+            if record is not None:
+                known.update({entry[1:]: entry[0] for entry in record.files.values()})
         return known
 
 
@@ -177,52 +212,80 @@ def is_kept(folder: Path) -> bool:
 def verify(folder: Path) -> str | None:
     """What was changed in a kept input since it was kept, in words; None where nothing was.
 
-    A look at sizes and times, not at bytes: cheap enough for every stage.
+    A look at sizes and times, not at bytes: cheap enough for every stage. Where the record is damaged, all is read, and
+    if the content is what the folder's name says, the record is written anew.
     """
     if not folder.is_dir() or not is_kept(folder):
         return f"{folder} is not there, or not known"
-    entries = orjson.loads(_record(folder).read_bytes())["files"]
-    files = files_below(folder)
-    if files.keys() != entries.keys():
-        return f"{folder}: files {', '.join(sorted(files.keys() ^ entries.keys())[:3])} appeared or went"
-    for name, (sha, *identity) in sorted(entries.items()):
+    try:
+        files = files_below(folder)
+    except InputError as error:
+        return f"{folder}: {error}"
+    record = _read_record(_record(folder))
+    if record is None:
+        hashes = {name: digest_file(path) for name, path in files.items()}
+        if content_digest(hashes) != folder.name:
+            return f"{folder}: its record is damaged, and its content is not what its name says"
+        _write_record(folder, hashes, files)
+        return None
+    if files.keys() != record.files.keys():
+        return f"{folder}: files {', '.join(sorted(files.keys() ^ record.files.keys())[:3])} appeared or went"
+    for name, (sha, *identity) in sorted(record.files.items()):
         # Device and inode differ between machines that mount the same storage; size and time do not.
-        if _identity(files[name])[2:] != tuple(identity[2:]) and digest_file(files[name]) != sha:
+        if _identity(files[name].stat())[2:] != (*identity[2:],) and digest_file(files[name]) != sha:
             return f"{folder / name} was changed"
     return None
 
 
-def files_below(root: Path) -> dict[str, Path]:
-    """Files by relative name, hidden ones left out; a single file by its own name."""
-    if root.is_file():
-        return {root.name: root}
-    found = {path.relative_to(root): path for path in sorted(root.rglob("*")) if path.is_file()}
-    return {name.as_posix(): path for name, path in found.items() if not any(p.startswith(".") for p in name.parts)}
-
-
-def _identity(path: Path) -> tuple[int, ...]:
-    """(device, inode, size, time of the last change)."""
-    there = path.stat()
-    return (there.st_dev, there.st_ino, there.st_size, there.st_mtime_ns)
-
-
-def _digest(path: Path) -> str:
+def _read_record(path: Path) -> _Record | None:
+    """A record; None: there is none, or it is damaged, which is the same."""
     try:
-        return digest_file(path)
-    except PermissionError as error:
-        raise InputError(
-            f"{path}: user {os.geteuid()} may not read it ({error.strerror}). A claim that is mounted to be read keeps "
-            "its files' owners: let everyone read them (chmod -R a+rX)"
-        ) from error
+        return _Record.model_validate_json(read_bytes(path, MAX_RECORD), strict=True)
+    except (Unreadable, ValidationError):
+        return None
 
 
-def _link(path: Path, target: Path) -> bool:
-    if path.stat().st_size < LINK_FROM:
+def _write_record(folder: Path, hashes: dict[str, str], files: dict[str, Path]) -> None:
+    entries = {name: (hashes[name], *_identity(path.stat())) for name, path in files.items()}
+    write_atomically(_record(folder), _Record(files=entries).model_dump_json().encode())
+
+
+def _identity(status: os.stat_result) -> Identity:
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _link(path: Path, target: Path, identity: Identity) -> bool:
+    """Link a large file, if it can be; it must still be the one that was hashed."""
+    if identity[2] < LINK_FROM:
         return False
     try:
-        os.link(path.resolve(), target)
+        os.link(path, target, follow_symlinks=False)
     except OSError as error:
         if error.errno in NO_LINK:
             return False
         raise
+    if _identity(target.lstat()) != identity:
+        raise InputError(f"{path}: changed while it was linked. Run again when nothing writes to it")
     return True
+
+
+def _copy(path: Path, target: Path) -> str:
+    """Copy a file; gives the SHA-256 of what was copied."""
+    sha = hashlib.sha256()
+    with open_real(path) as source, target.open("xb") as copied:
+        while block := source.read(1 << 20):
+            sha.update(block)
+            copied.write(block)
+    return sha.hexdigest()
+
+
+def _hide_from_others(folder: Path) -> None:
+    """Take all rights of others away: what was fetched with a token is not for every user of a machine.
+
+    A file that is linked here has the rights that its owner gave it; its folder is closed.
+    """
+    for path in (folder, *folder.rglob("*")):
+        status = path.lstat()
+        if path.is_dir() or status.st_nlink == 1:
+            with suppress(PermissionError, NotImplementedError):  # file systems without rights of their own (CIFS)
+                path.chmod(stat.S_IMODE(status.st_mode) & ~0o007)
