@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 from pydantic_core import core_schema
 
@@ -100,7 +108,14 @@ ObjectName = Annotated[
 ]
 """A DNS-1123 subdomain."""
 
-Quantity = Annotated[str, shaped(quantities.PATTERN, quantities.MEANING, max_length=32)]
+
+def _bounded(quantity: str) -> str:
+    if quantities.above(quantity, quantities.MOST):
+        refuse([Finding((), f"found {quantity}; a quantity is at most {quantities.MOST}")])
+    return quantity
+
+
+Quantity = Annotated[str, shaped(quantities.PATTERN, quantities.MEANING, max_length=32), AfterValidator(_bounded)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]

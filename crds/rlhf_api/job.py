@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
 
+from rlhf_api import quantities
 from rlhf_api.errors import Finding
 from rlhf_api.fields import (
     MAX_ITEMS,
@@ -26,7 +27,7 @@ from rlhf_api.fields import (
     shaped,
 )
 from rlhf_api.kubernetes import Affinity, Toleration
-from rlhf_api.pods import label_findings, pod_findings, pod_rules, resource_findings
+from rlhf_api.pods import label_findings, pod_findings, pod_rules, resource_findings, resource_rules
 from rlhf_api.sources import parse_source, source_findings, source_rules
 from rlhf_api.stages import STAGE_TYPES, Evaluate, Ppo, Report, Rules, Sft, Simulate
 from rlhf_api.stages.preference import CostModel, RewardModel
@@ -106,6 +107,8 @@ class Execution(ApiModel):
 
 class Resources(ApiModel):
     """What one pod asks for."""
+
+    cel = resource_rules()
 
     requests: Annotated[dict[ShortString, Quantity], Field(max_length=16)] = {}
     """Kubernetes requests."""
@@ -232,6 +235,14 @@ class Credentials(ApiModel):
 
 class ClaimTemplate(ApiModel):
     """A claim to be made."""
+
+    cel = (
+        Cel(
+            f"quantity(self.size).compareTo(quantity('{quantities.MOST}')) <= 0",
+            f"a quantity is at most {quantities.MOST}",
+            ".size",
+        ),
+    )
 
     storage_class_name: ObjectName | None = None
     """Storage class; by default the cluster's."""

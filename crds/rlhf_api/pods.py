@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from rlhf_api.errors import Finding
+from rlhf_api import devices, quantities
+from rlhf_api.errors import Finding, Loc
 from rlhf_api.fields import Cel
-from rlhf_api.quantities import amount
+from rlhf_api.quantities import above, amount
 from rlhf_api.sentences import describe
 
 if TYPE_CHECKING:
@@ -44,7 +45,14 @@ SECRET_ENV = {
     *("AZURE_STORAGE_KEY", "GOOGLE_APPLICATION_CREDENTIALS", "WANDB_API_KEY"),
 }
 """What belongs in a Secret."""
+MOST_CPUS = "65536"
+"""Of a pod."""
 
+_MOST = f"a quantity is at most {quantities.MOST}"
+_MOST_CPUS = f"a pod has at most {MOST_CPUS} cpus"
+_LIMIT_ALONE = "of a device give the limit alone"
+_MOST_DEVICES = f"a pod has at most {devices.MOST} devices, one for each rank"
+_ONE_KIND = "a pod has one kind of device"
 _LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 _DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
@@ -85,21 +93,54 @@ def label_findings(field: str, mapping: Mapping[str, str]) -> Iterator[Finding]:
     yield from _labels(field, mapping, values=True)
 
 
+def resource_rules() -> tuple[Cel, ...]:
+    """The bounds of `resource_findings`, for the API server."""
+    device = f"k.matches(r'{devices.PATTERN}')"
+    return (
+        *(_bounded(field, "true", quantities.MOST, _MOST) for field in ("requests", "limits")),
+        *(_bounded(field, "k == 'cpu'", MOST_CPUS, _MOST_CPUS) for field in ("requests", "limits")),
+        _bounded("limits", device, str(devices.MOST), _MOST_DEVICES),
+        Cel(f"!has(self.limits) || self.limits.filter(k, {device}).size() <= 1", _ONE_KIND, ".limits"),
+        Cel(
+            "!has(self.requests) || self.requests.all(k, !k.contains('/') || (has(self.limits) && k in self.limits))",
+            _LIMIT_ALONE,
+            ".requests",
+        ),
+    )
+
+
+def _bounded(field: str, which: str, most: str, message: str) -> Cel:
+    bound = f"quantity(self.{field}[k]).compareTo(quantity('{most}')) <= 0"
+    return Cel(f"!has(self.{field}) || self.{field}.all(k, !({which}) || {bound})", message, f".{field}")
+
+
 def resource_findings(resources: Resources) -> Iterator[Finding]:
-    """Requests above their limits; fractions of what comes whole."""
+    """Requests above their limits; fractions of what comes whole; more than any machine has."""
+    for field, given in (("requests", resources.requests), ("limits", resources.limits)):
+        for name, quantity in given.items():
+            yield from _quantity((field, name), name, quantity)
     for name, requested in resources.requests.items():
         limit = resources.limits.get(name)
         if limit is None:
-            continue
-        if amount(requested) > amount(limit):
+            if "/" in name:
+                yield Finding(("requests", name), f"found {requested} without a limit; {_LIMIT_ALONE}")
+        elif above(requested, limit):
             yield Finding(("requests", name), f"found {requested}, above its limit of {limit}", "raise the limit")
         elif "/" in name and amount(requested) != amount(limit):
             message = f"found {requested} beside a limit of {limit}; expected the same of a device"
             yield Finding(("requests", name), message, "give the limit alone")
-    for field, given in (("requests", resources.requests), ("limits", resources.limits)):
-        for name, quantity in given.items():
-            if "/" in name and amount(quantity) % 1:
-                yield Finding((field, name), f"found {quantity}; expected a whole number of devices")
+    kinds = [name for name in resources.limits if devices.is_device(name)]
+    if len(kinds) > 1:
+        yield Finding(("limits", kinds[1]), f"found it beside {kinds[0]}; {_ONE_KIND}", "leave one out")
+
+
+def _quantity(at: Loc, name: str, quantity: str) -> Iterator[Finding]:
+    if name == "cpu" and above(quantity, MOST_CPUS):
+        yield Finding(at, f"found {quantity}; {_MOST_CPUS}")
+    elif "/" in name and amount(quantity) % 1:
+        yield Finding(at, f"found {quantity}; expected a whole number of devices")
+    elif devices.is_device(name) and above(quantity, str(devices.MOST)):
+        yield Finding(at, f"found {quantity}; {_MOST_DEVICES}", "set nodes for more pods")
 
 
 def _labels(field: str, mapping: Mapping[str, str], *, values: bool) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from rlhf_api import devices
 from rlhf_api.errors import Finding, Loc
 from rlhf_api.job import Override, Pod, Resources, RLHFJob
 from rlhf_api.plan import Plan, PlannedStage
@@ -112,7 +113,7 @@ def _shape(
         resources = override.resources or resources
         pod = replaced(pod, override.pod)
         nodes = override.nodes or nodes
-    ranks = stage.ranks_per_node or profile.ranks_per_node or _devices(resources) or 1
+    ranks = stage.ranks_per_node or profile.ranks_per_node or devices.count(resources.limits) or 1
     return Shape(profile.image or settings.image, nodes, ranks, resources, pod, profile.shared_memory)
 
 
@@ -166,9 +167,3 @@ def _joined(before: list[Any], after: list[Any]) -> list[Any]:
         return getattr(entry, "mount_path", None) or getattr(entry, "name", entry)
 
     return list({identity(entry): entry for entry in (*before, *after)}.values())
-
-
-def _devices(resources: Resources) -> int:
-    """GPUs, and parts of them, a pod asks for."""
-    given = {**resources.requests, **resources.limits}
-    return sum(int(amount(text)) for name, text in given.items() if "/gpu" in name or "/mig-" in name)

@@ -15,7 +15,7 @@ from corpus.cases import BadSpec, bad_specs, good_specs
 from rlhf_api.yaml import load_yaml
 from rlhf_operator.runtime.kinds import JOBS, Object
 
-DROPPED = {"null-seed", "null-run-policy"}
+DROPPED = {"null-seed", "null-run-policy", "affinity-null"}
 """A null that the command refuses: an API server drops it, and takes what is left."""
 
 
