@@ -8,12 +8,15 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 KUBERNETES = "1.35.4"
 VERSION = "k8s.io/component-base/version"
+SAY_SECONDS = 15.0
+"""Between two lines that say how far a build is."""
 
 
 class Missing(Exception):
@@ -92,16 +95,41 @@ def build(recipe: Recipe, folder: Path) -> None:
     """
     if shutil.which("go") is None:
         raise Missing(f"{recipe.module} is built with Go 1.26 or newer; or set KUBEBUILDER_ASSETS and KUBECONFIG")
-    print(f"building {recipe.module} from its Go module (minutes, the first time)", file=sys.stderr)
+    print(f"building {recipe.module} from its Go module (minutes, the first time)", file=sys.stderr, flush=True)
     made = folder / f"{recipe.module}.new"
     flags = " ".join(("-s", "-w", *recipe.flags))
-    command = ["nice", "-n", "10", "go", "build", "-trimpath", "-ldflags", flags, "-o", str(made), recipe.package]
-    environment = {**os.environ, "CGO_ENABLED": "0"}
-    ended = subprocess.run(command, cwd=HERE / "go" / recipe.module, env=environment, check=False)
-    if ended.returncode != 0:
-        raise Missing(f"{recipe.module}: go build failed with exit code {ended.returncode}; its own words are above")
+    command = ["nice", "-n", "10", "go", "build", "-v", "-trimpath", "-ldflags", flags, "-o", str(made), recipe.package]
+    compile_packages(command, recipe)
     for name, other in RECIPES.items():
         if other == recipe and name != recipe.module:
             (folder / name).unlink(missing_ok=True)
             (folder / name).symlink_to(recipe.module)
     made.rename(folder / recipe.module)  # the links lead somewhere only now
+
+
+def compile_packages(command: list[str], recipe: Recipe) -> None:
+    """Run `go build -v`, and say now and then how many packages are compiled.
+
+    Raises:
+        Missing: it failed; Go's own words are printed before.
+    """
+    environment = {**os.environ, "CGO_ENABLED": "0"}
+    where = HERE / "go" / recipe.module
+    listing = ["go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", recipe.package]
+    listed = subprocess.run(listing, cwd=where, env=environment, check=False, stdout=subprocess.PIPE, text=True)
+    packages = set(listed.stdout.split())
+    compiled, spoken = 0, time.monotonic()
+    words: list[str] = []
+    with subprocess.Popen(command, cwd=where, env=environment, stderr=subprocess.PIPE, text=True) as build:
+        assert build.stderr is not None
+        for line in build.stderr:
+            if line.strip() in packages:
+                compiled += 1
+            else:
+                words.append(line)
+            if time.monotonic() - spoken >= SAY_SECONDS:
+                spoken = time.monotonic()
+                print(f"{recipe.module}: {compiled} packages compiled of {len(packages)}", file=sys.stderr, flush=True)
+    if build.returncode != 0:
+        sys.stderr.write("".join(words))
+        raise Missing(f"{recipe.module}: go build failed with exit code {build.returncode}; its own words are above")
