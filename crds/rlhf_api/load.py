@@ -43,13 +43,18 @@ def check_document(document: Document) -> RLHFJob:
     found = {problem.path: problem for problem in reversed(document.problems)}
     job, findings = _check(document.value)
     for finding in findings:
-        line, column = document.position(finding.at, on_key=finding.on_key)
-        problem = SpecProblem(format_path(finding.at), finding.message, finding.hint, line, column)
+        problem = located(document, finding)
         found.setdefault(problem.path, problem)
     if job is None or found:
         ordered = sorted(found.values(), key=lambda problem: (problem.line or 0, problem.column or 0, problem.path))
         raise SpecError(ordered, document.source)
     return job
+
+
+def located(document: Document, finding: Finding) -> SpecProblem:
+    """A finding with the line and column of its place in a document."""
+    line, column = document.position(finding.at, on_key=finding.on_key)
+    return SpecProblem(format_path(finding.at), finding.message, finding.hint, line, column)
 
 
 def read_document(source: Path | str | bytes, name: str | None = None) -> Document:

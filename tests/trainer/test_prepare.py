@@ -451,7 +451,7 @@ class TestModels:
 
         assert run(with_judge(scorer), folder)[1]["judge"]["architecture"] == "LlamaForSequenceClassification"
         told = refused_again(with_judge(model), folder)
-        assert "stage ppo, ppo.rewards[0]: found LlamaForCausalLM, expected a reward or cost model" in told
+        assert "stage ppo, ppo.rewards[0]: found LlamaForCausalLM (judge); expected a reward or cost model" in told
 
     def test_a_judge_with_another_tokenizer_is_refused(self, folder, model, tmp_path):
         other = tiny.tiny_scorer(tmp_path / "other", words=["alpha", "beta"])

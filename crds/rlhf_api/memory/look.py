@@ -14,7 +14,7 @@ from rlhf_api.bounded import read_object
 from rlhf_api.gguf import read_header
 from rlhf_api.job import RLHFJob
 from rlhf_api.memory.facts import ModelFacts
-from rlhf_api.sources import Source, parse_source
+from rlhf_api.sources import parse_source
 
 BYTES_A_TOKEN = 3
 """Of a row's texts, all of them together: English has 4 to 5, so that a row is rather taken for too long."""
@@ -36,7 +36,7 @@ def look(job: RLHFJob, folder: Path) -> tuple[dict[str, ModelFacts], dict[str, i
     facts: dict[str, ModelFacts] = {}
     lengths: dict[str, int] = {}
     for entry in job.spec.inputs:
-        path = _local(parse_source(entry.source), folder)
+        path = local_path(entry.source, folder)
         if path is None or not path.exists():
             continue
         model = _model(path)
@@ -49,7 +49,9 @@ def look(job: RLHFJob, folder: Path) -> tuple[dict[str, ModelFacts], dict[str, i
     return facts, lengths
 
 
-def _local(source: Source, folder: Path) -> Path | None:
+def local_path(text: str, folder: Path) -> Path | None:
+    """Where a source lies on this machine, if it does; relative paths are taken from `folder`."""
+    source = parse_source(text)
     if source.kind == "path":
         return folder / source.location
     if source.kind != "package":

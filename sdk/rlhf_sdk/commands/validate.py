@@ -25,6 +25,8 @@ Examples:
   rlhf validate job.yaml
   rlhf validate examples/*.yaml --output json
 
+A model that lies on this machine is looked at: what a stage asks of it that it cannot do is a problem of the job.
+
 Memory is estimated where the model lies on this machine (a path, or a file of an installed package). A stage that
 cannot fit here, or an input that is not here, is said but is no error: the job may be meant for another machine.
 
@@ -55,6 +57,7 @@ def validate(
 
 
 def _check(path: Path, machine: int, *, talk: bool) -> dict[str, Any]:
+    from rlhf_api.capability import check_local
     from rlhf_api.errors import SpecError
     from rlhf_api.load import read_job
     from rlhf_sdk import jobs
@@ -62,7 +65,8 @@ def _check(path: Path, machine: int, *, talk: bool) -> dict[str, Any]:
 
     names = ("path", "message", "hint", "line", "column")
     try:
-        job, _ = read_job(path)
+        job, document = read_job(path)
+        check_local(job, document, path.resolve().parent)
     except SpecError as error:
         if talk:
             complain(str(error))

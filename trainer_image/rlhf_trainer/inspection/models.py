@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rlhf_api.capability import ModelTraits, read_traits
 from rlhf_api.gguf import read_header
 from rlhf_trainer.data.chat import encode_prompt, prepare_tokenizer
 from rlhf_trainer.data.rows import Message
 from rlhf_trainer.exits import InputError
-from rlhf_trainer.inspection.uses import Model, ModelUse
-from rlhf_trainer.models.load import GGUF, check_folder, load_tokenizer
+from rlhf_trainer.generation.cache import attends_everywhere
+from rlhf_trainer.inspection.uses import ModelUse
+from rlhf_trainer.models.load import GGUF, check_folder, explained, load_tokenizer
+from rlhf_trainer.models.scorer import MEMBERS
 
 SCORER = "ForSequenceClassification"
 INDEX = "model.safetensors.index.json"
@@ -52,8 +55,6 @@ def inspect_model(path: Path, uses: Sequence[ModelUse]) -> ModelFacts:
     check_folder(path, path.name)
     config = _json(path / "config.json")
     architecture = _architecture(config)
-    for use in uses:
-        _fits(architecture, use)
     facts = ModelFacts("safetensors", architecture, _weights(path))
     facts.notes.extend(_tokenizer(path, config, uses))
     return facts
@@ -82,15 +83,21 @@ def _architecture(config: dict[str, Any]) -> str:
     return str(names[0])
 
 
-def _fits(architecture: str, use: ModelUse) -> None:
-    expected: dict[Model, str] = {"causal": "ForCausalLM", "scorer": SCORER}
-    kind = use.kind
-    if kind == "trunk":
-        return
-    causal_names = {"LMHeadModel", "ForConditionalGeneration"} if kind == "causal" else set()
-    if not architecture.endswith((expected[kind], *causal_names)):
-        what = "a language model" if kind == "causal" else "a reward or cost model"
-        raise InputError(f"{use.where}: found {architecture}, expected {what} (...{expected[kind]})")
+def traits_of(path: Path) -> ModelTraits | None:
+    """What is known of a model's folder that `inspect_model` takes; None for a GGUF file.
+
+    Raises:
+        InputError: transformers cannot read its configuration.
+    """
+    from transformers import AutoConfig
+
+    traits = read_traits(path)
+    if traits is None or traits.composite:
+        return traits
+    member = path / MEMBERS / "0"
+    with explained(path.name, "configuration"):
+        config = AutoConfig.from_pretrained(str(member if member.is_dir() else path), trust_remote_code=False)
+    return replace(traits, stateful=traits.stateful or not attends_everywhere(config))
 
 
 def _weights(path: Path) -> int:

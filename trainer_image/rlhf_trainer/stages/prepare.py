@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from rlhf_api.capability import ModelTraits, problems, words
 from rlhf_api.compact import compact, function_names
 from rlhf_api.job import Input, RLHFJob
 from rlhf_api.plan import Resolved, ResolvedInput, plan
@@ -87,6 +88,7 @@ def _resolve(context: StageContext) -> None:
         with _collected(findings, _where(wanted, name)):
             _take_function(findings, name, Path(context.file.directories.job))
         context.progress.advance(len(job.spec.inputs) + number + 1)
+    findings.problems.extend(_unfit(job, findings))
     if not findings.problems:
         findings.problems.extend(_tokenizers(job, findings, context.storage))
     for note in findings.notes:
@@ -193,6 +195,19 @@ def _take_input(findings: Findings, entry: Input, found: Fetched, wanted: list[A
 def _take_function(findings: Findings, name: str, folder: Path) -> None:
     findings.functions[name] = functions.source_digest(name, folder)
     functions.probe(functions.load(name, folder))
+
+
+def _unfit(job: RLHFJob, findings: Findings) -> Iterator[str]:
+    """What stages ask of models that could be read and cannot do it."""
+    traits: dict[str, ModelTraits] = {}
+    for name, told in findings.provenance.items():
+        if told.get("architecture") is not None:
+            from rlhf_trainer.inspection.models import traits_of
+
+            with _collected(findings, f"input {name}"):
+                known = traits_of(Path(findings.inputs[name].path))
+                traits |= {} if known is None else {name: known}
+    return (words(job, finding) for finding in problems(job, traits))
 
 
 def _tokenizers(job: RLHFJob, findings: Findings, storage: Path) -> Iterator[str]:
