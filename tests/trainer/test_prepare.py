@@ -465,6 +465,18 @@ class TestModels:
         told = refused(job(model, {"judge": {"source": str(other)}}, stages), folder)
         assert "stage ppo, ppo.rewards[0]: its tokenizer (judge) is not the policy's (base): " in told
 
+    def test_a_judge_of_another_chat_template_is_said(self, folder, model, scorer, tmp_path):
+        other = shutil.copytree(scorer, tmp_path / "other")
+        template = other / "chat_template.jinja"
+        template.write_text("now: " + template.read_text())
+        stage = {"policy": {"input": "base"}, "rewards": [{"input": "judge"}], "prompts": [{"input": "heldout"}]}
+        for judge, expected in ((scorer, 0), (other, 1)):
+            parsed = job(model, {"judge": {"source": str(judge)}}, [{"name": "ppo", "ppo": stage}])
+            notes = run(parsed, folder)[1]["judge"]["notes"]
+            assert len(notes) == expected
+            assert all("ppo.rewards[0]: its chat template (judge) is not the policy's" in note for note in notes)
+            (folder.parent / "storage/work/uid/prepare/resolved.json").unlink()
+
     def test_a_gguf_file_that_is_none_is_named(self, folder):
         (folder / "m.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 0))
         assert "architecture 'None' cannot be loaded from GGUF" in refused(job("m.gguf"), folder)

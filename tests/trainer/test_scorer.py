@@ -122,9 +122,28 @@ def test_a_language_model_is_not_taken_for_a_scorer_with_a_random_head(base: Pat
         load_scorer(base, "float32")
 
 
-def test_a_scorer_of_someone_elses_has_no_rule_and_is_averaged(tmp_path: Path) -> None:
-    found = load_scorer(tiny_scorer(tmp_path / "scorer", labels=2), "float32", kind="cost")
-    assert found.rule == Rule(kind="cost", members=2, combine="mean")
+def test_a_scorer_of_someone_elses_has_one_label_and_no_rule(tmp_path: Path) -> None:
+    found = load_scorer(tiny_scorer(tmp_path / "scorer"), "float32", kind="cost")
+    assert found.rule == Rule(kind="cost", combine="mean")
+
+
+@pytest.mark.parametrize("labels", [2, 3])
+def test_a_classifier_of_several_labels_is_no_score(tmp_path: Path, labels: int) -> None:
+    with pytest.raises(InputError, match=f"a classifier of {labels} labels; expected one label"):
+        load_scorer(tiny_scorer(tmp_path / "scorer", labels=labels), "float32")
+
+
+@torch.no_grad()
+def test_the_heads_shape_tells_the_labels_where_the_configuration_does_not(tmp_path: Path) -> None:
+    folder = tiny_scorer(tmp_path / "scorer")
+    expected = load_scorer(folder, "float32").scores(*batch("left"))
+    config = json.loads((folder / "config.json").read_text())
+    for name in ("id2label", "label2id", "num_labels"):
+        config.pop(name, None)
+    (folder / "config.json").write_text(json.dumps(config))
+    torch.testing.assert_close(load_scorer(folder, "float32").scores(*batch("left")), expected)
+    before = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1).score.weight
+    assert torch.equal(head_of(made(folder, Rule(), (1,)).models[0]).weight, before)  # type: ignore[arg-type]
 
 
 def test_a_cost_model_is_not_used_as_a_reward(base: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,11 @@ from typing import Any
 from rlhf_api.fields import DataRef, Reference, RulesRef
 from rlhf_api.job import RLHFJob
 from rlhf_api.stages import Ppo
-from rlhf_trainer.data.chat import same_tokenizer
+from rlhf_trainer.data.chat import encode_prompt, prepare_tokenizer, same_tokenizer
 from rlhf_trainer.inspection.uses import of_stage
+
+JUDGES = re.compile(r"ppo\.(rewards\[\d+\]|costs\[\d+\]|guards\.gold)$")
+"""Fields of models that score the policy's answers as ids."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,29 @@ def tokenizer_problems(job: RLHFJob, load: Callable[[str], Any]) -> Iterator[str
             yield (
                 f"{meeting.where}: its tokenizer ({meeting.second}) is not the policy's ({meeting.first}): {reason}. "
                 "Use models trained from one base"
+            )
+
+
+def template_notes(job: RLHFJob, load: Callable[[str], Any]) -> Iterator[tuple[str, str]]:
+    """(input, sentence) of each judge of a PPO stage that was made for another chat template than the policy's.
+
+    Args:
+        job: A valid job whose models have one tokenizer wherever they meet.
+        load: Gives an input's tokenizer.
+    """
+    for meeting in meetings(job):
+        if not JUDGES.search(meeting.where):
+            continue
+        rendered = []
+        for name in (meeting.first, meeting.second):
+            tokenizer = load(name)
+            prepare_tokenizer(tokenizer)
+            rendered.append(encode_prompt(tokenizer, [{"role": "user", "content": "How are you?"}]))
+        if rendered[0] != rendered[1]:
+            yield (
+                meeting.second,
+                f"{meeting.where}: its chat template ({meeting.second}) is not the policy's ({meeting.first}); answers "
+                "are scored as the policy's template writes them, which it may not have learned from",
             )
 
 

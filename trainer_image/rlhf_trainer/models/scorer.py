@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from rlhf_api.capability import read_traits
 from rlhf_trainer.data.tensors import positions
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.models.load import (
@@ -198,7 +199,12 @@ def load_scorer(
         models = [_classifier(member, path, dtype) for member in folders]
     labels = sum(model.config.num_labels for model in models)
     if not (Path(path) / ENSEMBLE).is_file():
-        rule = Rule(members=labels, combine="mean", kind=kind or "reward")
+        if labels != 1:
+            raise InputError(
+                f"{path}: found a classifier of {labels} labels; expected one label, whose logit is the score "
+                "(which of them is meant, and its sign, is not guessed: save a head of that row alone)"
+            )
+        rule = Rule(kind=kind or "reward", combine="mean")
     elif labels != rule.members or kind not in (None, rule.kind):
         raise InputError(
             f"{path}: {ENSEMBLE} says {rule.members} members of kind {rule.kind}; "
@@ -219,10 +225,20 @@ def _classifier(found: Path, source: str | Path, dtype: torch.dtype | str) -> An
         )
     with explained(source, "sequence classifier"):
         model = AutoModelForSequenceClassification.from_pretrained(
-            str(found), dtype=torch_dtype(dtype), use_safetensors=True, trust_remote_code=False
+            str(found),
+            dtype=torch_dtype(dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            **_labels_by_head(found),
         )
     forget_padding(model)
     return model
+
+
+def _labels_by_head(found: Path) -> dict[str, int]:
+    """`num_labels` as the head's shape tells it: not every framework writes it into config.json."""
+    traits = read_traits(found)
+    return {} if traits is None or traits.labels is None else {"num_labels": traits.labels}
 
 
 def new_scorer(
@@ -270,18 +286,13 @@ def new_scorer(
                     trust_remote_code=False,
                     ignore_mismatched_sizes=True,
                 )
-                kept = own and _labels(found) == labels
+                kept = own and _labels_by_head(found).get("num_labels") == labels
             if not kept:
                 _draw_head(head_of(model), seeds[index : index + 1] if separate else seeds)
             model.config.pad_token_id = pad_token_id
             forget_padding(model)
             models.append(model)
     return ScorerModel(models, rule)
-
-
-def _labels(found: Path) -> int:
-    config = json.loads((found / "config.json").read_text(encoding="utf-8"))
-    return len(config.get("id2label") or {0: "", 1: ""})
 
 
 def _draw_head(head: nn.Module, seeds: Sequence[int]) -> None:

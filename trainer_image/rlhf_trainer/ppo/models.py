@@ -12,6 +12,7 @@ from torch import nn
 from rlhf_api.stages.ppo import Ppo, Reward
 from rlhf_trainer.context import StageContext
 from rlhf_trainer.data.chat import prepare_tokenizer
+from rlhf_trainer.models.dropout import silence
 from rlhf_trainer.models.load import architecture, check_logits, fit_vocabulary, load_policy
 from rlhf_trainer.models.scorer import CLASSIFIER, Kind
 from rlhf_trainer.models.trained import Trained, make_trained
@@ -70,6 +71,7 @@ def load(context: StageContext, spec: Ppo) -> Models:
     model, tokenizer = load_policy(context.input(spec.policy).path, spec.dtype, cache)
     notes = prepare_tokenizer(tokenizer)
     fit_vocabulary(model, tokenizer)
+    silence(model)
     model.to(context.device)
     check_logits(model, f"policy ({spec.policy.key})")
     decoders: dict[str, Any] = {}
@@ -143,6 +145,7 @@ def _critic(context: StageContext, spec: Ppo, tokenizer: Any, name: str, streams
     check_tokenizer(str(path), tokenizer, f"critics.model ({key})", cache)
     weight = _weight(spec, stream, key)
     begin = critic_models.start(path, stream, weight, spec.dtype, cache, classifier=_classifies(path))
+    silence(begin.model)
     layers = spec.critics.trainable_layers or spec.trainable_layers
     trained = make_trained(
         begin.model, spec, context.file.execution, seed=context.seed + 1, device=context.device, layers=layers

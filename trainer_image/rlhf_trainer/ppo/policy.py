@@ -65,9 +65,6 @@ def frozen_copy(model: Any, trained_layers: int | None) -> tuple[Any, nn.Module]
 
 
 def has_dropout(module: nn.Module) -> bool:
-    """Whether two forwards in training mode differ: the ratio of one pass would then not be 1."""
-    config = getattr(module, "config", None)
-    fields = ("attention_dropout", "attn_dropout", "resid_dropout", "hidden_dropout", "residual_dropout")
-    if any((getattr(config, name, 0) or 0) > 0 for name in fields):
-        return True
+    """Whether adapters have dropout (`models.dropout` turned off the model's own): two forwards in training mode then
+    differ, and the ratio of one pass would not be 1."""
     return any(isinstance(child, nn.Dropout) and child.p > 0 for child in module.modules())

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import functools
 import logging
 import os
 from collections.abc import Iterator
@@ -211,14 +212,20 @@ def _unfit(job: RLHFJob, findings: Findings) -> Iterator[str]:
 
 
 def _tokenizers(job: RLHFJob, findings: Findings, storage: Path) -> Iterator[str]:
-    from rlhf_trainer.inspection.lineage import tokenizer_problems
+    from rlhf_trainer.inspection.lineage import template_notes, tokenizer_problems
 
+    @functools.cache
     def load(name: str) -> Any:
         from rlhf_trainer.models.load import load_tokenizer  # slow for GGUF files: only where two models meet
 
         return load_tokenizer(findings.inputs[name].path, storage / "inputs")
 
-    yield from tokenizer_problems(job, load)
+    found = list(tokenizer_problems(job, load))
+    yield from found
+    if not found:
+        for name, note in template_notes(job, load):
+            findings.notes.append(note)
+            findings.provenance[name]["notes"] = [*findings.provenance[name]["notes"], note]
 
 
 def _where(wanted: list[AnyUse], name: str) -> str:
