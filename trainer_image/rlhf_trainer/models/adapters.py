@@ -15,7 +15,7 @@ from rlhf_trainer.exits import InputError
 ADAPTER = "default"
 
 
-def add_lora(decoder: Any, lora: Lora, *, seed: int, top: int | None = None, where: str = "lora") -> None:
+def add_lora(decoder: Any, lora: Lora, *, seed: int, top: int | None = None, where: str = "lora") -> list[str]:
     """Put adapters into a decoder's linear layers, in place; everything but the adapters is frozen.
 
     Args:
@@ -25,15 +25,23 @@ def add_lora(decoder: Any, lora: Lora, *, seed: int, top: int | None = None, whe
         top: Adapt only so many of the upper layers.
         where: The spec's field, for messages.
 
+    Returns:
+        What gets no adapter though it is a large part of the layers, in sentences.
+
     Raises:
-        InputError: a name in `targets` is no linear layer of the model.
+        InputError: the model has no linear layers, or a name in `targets` is none of them.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    layers = decoder.layers
+    layers = _layers(decoder)
     found = sorted(
         {name.rpartition(".")[2] for name, module in layers.named_modules() if isinstance(module, nn.Linear)}
     )
+    if not found:
+        raise InputError(
+            f"{where}: models of type {decoder.config.model_type!r} have no linear layers that adapters could be put "
+            "into; leave the field out"
+        )
     unknown = sorted(set(lora.targets) - set(found))
     if unknown:
         raise InputError(f"{where}.targets: {', '.join(unknown)} is no linear layer; found {', '.join(found)}")
@@ -55,6 +63,22 @@ def add_lora(decoder: Any, lora: Lora, *, seed: int, top: int | None = None, whe
     for name, parameter in decoder.named_parameters():
         if ".lora_" in name:
             parameter.data = parameter.data.to(dtype)
+    return _experts(layers, where)
+
+
+def _layers(decoder: Any) -> nn.ModuleList:
+    """The list of layers: the longest list of modules in the decoder."""
+    lists = [module for module in decoder.modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=len, default=nn.ModuleList())
+
+
+def _experts(layers: nn.Module, where: str) -> list[str]:
+    """Experts are held as one tensor for all of a layer's, which is no linear layer."""
+    stacked = [weight for weight in layers.parameters() if weight.dim() == 3]
+    if not stacked:
+        return []
+    share = sum(weight.numel() for weight in stacked) / sum(weight.numel() for weight in layers.parameters())
+    return [f"{where}: the experts get no adapters and stay frozen: {share:.0%} of the layers' weights"]
 
 
 @contextmanager

@@ -1,12 +1,13 @@
-"""Whether a model computes forks (rlhf_trainer.data.forks) as it computes their rows: tried, not assumed.
+"""Whether a model computes forks (rlhf_trainer.data.forks) and packs as it computes their rows: tried, not assumed.
 
 Decoders differ in what they make of a mask of four axes and of given positions: windows, recurrent layers and
-positions counted inside the model do not obey. A small fork and its rows are computed, and compared.
+positions counted inside the model do not obey. A small fork or pack and its rows are computed, and compared.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -48,6 +49,26 @@ def forks_as_rows(decoder: nn.Module, boundary: Boundary, sample: Fork, longest:
     limit = TOLERANCE.get(rows.dtype, 0.0)
     near = bool(((forked - rows).norm(dim=-1) <= limit * rows.norm(dim=-1)).all())
     return near and (beside is None or bool((beside - forked[1]).norm() <= limit * forked[1].norm() / 10))
+
+
+def packs_as_rows(decoder: nn.Module, boundary: Boundary, samples: Sequence[Encoded]) -> bool:
+    """Whether a decoder gives packed rows the states they have apart: positions that restart must part them.
+
+    Args:
+        decoder: The trained part.
+        boundary: Of the frozen part below it.
+        samples: Rows of the data; the first tokens of each are packed.
+    """
+    rows = [Encoded(row.ids[:TRIED_TOKENS], row.mask[:TRIED_TOKENS]) for row in samples]
+    training = decoder.training
+    decoder.eval()
+    with torch.no_grad():
+        packed = _states(decoder, boundary.packs([rows])[0])[0]
+        inputs, padded = boundary.batch(rows)
+        apart = _states(decoder, inputs)[padded.attention_mask == 1]
+    decoder.train(training)
+    limit = TOLERANCE.get(apart.dtype, 0.0)
+    return bool(((packed - apart).norm(dim=-1) <= limit * apart.norm(dim=-1)).all())
 
 
 def _short(fork: Fork) -> Fork:

@@ -1,7 +1,8 @@
 """`trainableLayers`: a decoder cut in two, the lower part run without gradients.
 
 The final norm belongs to the upper part. Both halves are the model's own class with fewer layers, so that masks,
-rotary embeddings and attention are the library's; they share the weights of the model they were cut from.
+rotary embeddings and attention are the library's; they share the weights of the model they were cut from. Whether the
+halves give what the whole gives is tried on a few tokens.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from torch import Tensor, nn
 
 from rlhf_trainer.exits import InputError
 
-SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
-"""`model_type`s whose decoder is: embeddings, layers, final norm, and nothing between them."""
+NORMS = ("norm", "final_layer_norm", "ln_f", "norm_f")
+"""Names of the norm after the last layer."""
+TRIED_TOKENS = 12
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+"""Largest difference between the states of the parts and of the whole, as a share of their norm: rounding only."""
 
 
 class FrozenTrunk(nn.Module):
@@ -48,7 +52,7 @@ def split(decoder: Any, trainable_layers: int, where: str = "trainableLayers") -
     """Cut a decoder (`model.model`) below its top layers.
 
     Args:
-        decoder: A decoder of one of the SUPPORTED kinds.
+        decoder: A decoder of embeddings, layers and a final norm, with nothing between them.
         trainable_layers: Layers of the upper part.
         where: The spec's field, for messages.
 
@@ -60,20 +64,82 @@ def split(decoder: Any, trainable_layers: int, where: str = "trainableLayers") -
         InputError: the architecture cannot be cut, or has no more layers than are to be trained.
     """
     kind = decoder.config.model_type
-    layers = len(getattr(decoder, "layers", ()))
-    if kind not in SUPPORTED:
+    if not _has_parts(decoder):
         raise InputError(
-            f"{where}: models of type {kind!r} cannot be cut; supported: {', '.join(SUPPORTED)}. "
-            "Leave the field out, or use lora"
+            f"{where}: models of type {kind!r} cannot be cut: expected embeddings, layers, a final norm, and nothing "
+            "between them. Leave the field out, or use lora"
         )
+    layers = len(decoder.layers)
     if trainable_layers >= layers:
         raise InputError(f"{where}: {trainable_layers} of a model of {layers} layers; expected fewer, or none given")
-    cut = layers - trainable_layers
-    lower = part(decoder, 0, cut)
-    lower.norm = nn.Identity()
-    upper = part(decoder, cut, layers)
-    del upper.embed_tokens
+    lower, upper = _halves(decoder, layers - trainable_layers)
+    if not _exact(decoder, lower, upper):
+        raise InputError(
+            f"{where}: models of type {kind!r} cannot be cut: the parts give other states than the whole model. Leave "
+            "the field out, or use lora"
+        )
     return FrozenTrunk(lower), upper
+
+
+def cuts(decoder: Any) -> bool:
+    """Whether a decoder cut in two gives what it gives whole: tried on a few tokens, not assumed of its kind."""
+    if not _has_parts(decoder) or len(decoder.layers) == 0:
+        return False
+    return _exact(decoder, *_halves(decoder, len(decoder.layers) // 2))
+
+
+def norm_name(decoder: Any) -> str:
+    """Name of the norm after the last layer; empty where there is none of a known name."""
+    return next((name for name in NORMS if isinstance(getattr(decoder, name, None), nn.Module)), "")
+
+
+def _has_parts(decoder: Any) -> bool:
+    layers = isinstance(getattr(decoder, "layers", None), nn.ModuleList)
+    return layers and norm_name(decoder) != "" and _embeddings_name(decoder) != ""
+
+
+def _embeddings_name(decoder: Any) -> str:
+    embeddings = decoder.get_input_embeddings()
+    return next((name for name, module in decoder.named_children() if module is embeddings), "")
+
+
+def _halves(decoder: Any, cut: int) -> tuple[Any, Any]:
+    layers = len(decoder.layers)
+    lower, upper = part(decoder, 0, cut), part(decoder, cut, layers)
+    setattr(lower, norm_name(decoder), nn.Identity())
+    without_embeddings(upper)
+    return lower, upper
+
+
+def without_embeddings(upper: Any) -> None:
+    """Take the embeddings out of a part that is called with states, in place."""
+    delattr(upper, _embeddings_name(upper))
+
+
+@torch.no_grad()
+def _exact(decoder: Any, lower: Any, upper: Any) -> bool:
+    parts = (decoder, lower, upper)
+    training = [module.training for module in parts]
+    device = next(decoder.parameters()).device
+    ids = torch.arange(TRIED_TOKENS, device=device)[None] % decoder.config.vocab_size
+    common = {
+        "attention_mask": None,
+        "position_ids": torch.arange(TRIED_TOKENS, device=device)[None],
+        "use_cache": False,
+    }
+    for module in parts:
+        module.eval()
+    try:
+        whole = decoder(input_ids=ids, **common).last_hidden_state
+        states = lower(input_ids=ids, **common).last_hidden_state
+        found = upper(inputs_embeds=states, **common).last_hidden_state
+    except TypeError:  # a decoder that counts positions itself takes none
+        return False
+    finally:
+        for module, before in zip(parts, training, strict=True):
+            module.train(before)
+    limit = TOLERANCE.get(whole.dtype, 0.0)
+    return bool(((found - whole).norm(dim=-1) <= limit * whole.norm(dim=-1)).all())
 
 
 def part(decoder: Any, start: int, stop: int) -> Any:
@@ -82,14 +148,13 @@ def part(decoder: Any, start: int, stop: int) -> Any:
     config.num_hidden_layers = stop - start
     if getattr(config, "layer_types", None):
         config.layer_types = list(config.layer_types[start:stop])
-    with torch.device("meta"):
-        part = type(decoder)(config)
-    for name, module in decoder.named_children():
-        setattr(part, name, module)
-    part.layers = nn.ModuleList(decoder.layers[start:stop])
-    if decoder.training:
-        return part.train()
-    return part.eval()
+    piece = copy.copy(decoder)
+    for name, value in list(vars(decoder).items()):  # its own tables of modules and hooks: they are changed below
+        if isinstance(value, dict | set):
+            vars(piece)[name] = copy.copy(value)
+    piece.config = config
+    piece.layers = nn.ModuleList(decoder.layers[start:stop])
+    return piece.train(decoder.training)
 
 
 def whole_state(model: nn.Module, trained: Mapping[str, Tensor], prefixes: Mapping[str, str]) -> dict[str, Tensor]:

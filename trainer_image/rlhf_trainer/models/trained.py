@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -29,6 +29,8 @@ class Trained:
     """The frozen lower layers, outside the engine; None where all layers are in `decoder`."""
     lora: Lora | None
     prefixes: Mapping[str, str]
+    notes: list[str] = field(default_factory=list)
+    """What is left as it was though the spec may mean it, in sentences."""
 
     def product(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The product's weights.
@@ -68,13 +70,14 @@ def make_trained(
     output = model.get_output_embeddings()
     head: nn.Module = output if output is not None else model.score
     name = next(key for key, module in model.named_modules() if module is head)
+    notes: list[str] = []
     if spec.lora is not None:
-        add_lora(decoder, spec.lora, seed=seed, top=layers)
+        notes = add_lora(decoder, spec.lora, seed=seed, top=layers)
         if output is not None:
             head.requires_grad_(False)
     trunk, offset = None, ""
     if layers is not None:
-        tied = output is not None and output.weight is decoder.embed_tokens.weight
+        tied = output is not None and output.weight is decoder.get_input_embeddings().weight
         cut = len(decoder.layers) - layers
         trunk, decoder = split(decoder, layers)
         offset = f"+{cut}."
@@ -83,7 +86,7 @@ def make_trained(
     if execution.gradient_checkpointing:
         decoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     prefixes = {"decoder.": f"{base}.", "decoder.layers.": f"{base}.layers.{offset}", "head.": f"{name}."}
-    return Trained(model, decoder, head, trunk, spec.lora, prefixes)
+    return Trained(model, decoder, head, trunk, spec.lora, prefixes, notes)
 
 
 def _frozen_copy(head: Any) -> nn.Module:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlhf_trainer.models.freeze import SUPPORTED, part
+from rlhf_trainer.models.freeze import cuts, norm_name, part, without_embeddings
 
 UNRELATED = {
     "_attn_implementation_internal",
@@ -62,6 +62,7 @@ class SharedDecoders:
         for decoder in self._decoders.values():
             decoder.requires_grad_(False)
             decoder.eval()
+        self._cuts = {name: cuts(decoder) for name, decoder in self._decoders.items()}
         for group in _partition(list(self._decoders), self._same_start):
             self._trees.append(self._grow(group, 0))
 
@@ -112,7 +113,7 @@ class SharedDecoders:
 
     def _grow(self, names: list[str], depth: int) -> _Branch:
         first = self._decoders[names[0]]
-        if first.config.model_type not in SUPPORTED:
+        if not self._cuts[names[0]]:
             self._norms[names[0]] = nn.Identity()
             return _Branch(first, names)
         stop = depth
@@ -125,18 +126,18 @@ class SharedDecoders:
                 break
             stop += 1
         cut = part(first, depth, stop)
-        cut.norm = nn.Identity()
+        setattr(cut, norm_name(cut), nn.Identity())
         if depth:
-            del cut.embed_tokens
+            without_embeddings(cut)
         for name in ends:
-            self._norms[name] = self._decoders[name].norm
+            self._norms[name] = getattr(self._decoders[name], norm_name(first))
         return _Branch(cut, ends, [self._grow(group, stop) for group in groups])
 
     def _same_start(self, one: str, other: str) -> bool:
         a, b = self._decoders[one], self._decoders[other]
-        if type(a) is not type(b) or a.config.model_type not in SUPPORTED or _relevant(a) != _relevant(b):
+        if type(a) is not type(b) or not (self._cuts[one] and self._cuts[other]) or _relevant(a) != _relevant(b):
             return False
-        return _share(a.embed_tokens, b.embed_tokens)
+        return _share(a.get_input_embeddings(), b.get_input_embeddings())
 
     def _same_layer(self, one: str, other: str, at: int) -> bool:
         a, b = self._decoders[one], self._decoders[other]

@@ -77,6 +77,7 @@ def load(context: StageContext, spec: Ppo) -> Models:
     decoders: dict[str, Any] = {}
     reference_head = _reference(context, spec, model, tokenizer, decoders)
     policy = make_trained(model, spec, context.file.execution, seed=context.seed, device=context.device)
+    notes.extend(policy.notes)
     if policy.trunk is not None:
         decoders["policy"] = policy.trunk.decoder
     judges: dict[str, list[Judge]] = {}

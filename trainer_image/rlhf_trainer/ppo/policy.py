@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rlhf_trainer.generation.logprobs import log_probs
-from rlhf_trainer.models.freeze import part
+from rlhf_trainer.models.freeze import norm_name, part
 
 Inputs = Mapping[str, Tensor | None]
 """What a decoder takes: `input_ids` [B, L] or `inputs_embeds` [B, L, H], `attention_mask`, `position_ids`."""
@@ -59,8 +59,9 @@ def frozen_copy(model: Any, trained_layers: int | None) -> tuple[Any, nn.Module]
     copied = part(decoder, 0, layers)
     cut = layers - trained_layers
     copied.layers = nn.ModuleList([*decoder.layers[:cut], *(copy.deepcopy(layer) for layer in decoder.layers[cut:])])
-    copied.norm = copy.deepcopy(decoder.norm)
-    tied = head.weight is decoder.embed_tokens.weight
+    norm = norm_name(decoder)
+    setattr(copied, norm, copy.deepcopy(getattr(decoder, norm)))
+    tied = head.weight is decoder.get_input_embeddings().weight
     return copied, head if tied else copy.deepcopy(head)
 
 

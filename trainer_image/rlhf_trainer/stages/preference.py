@@ -198,6 +198,7 @@ def run(context: StageContext) -> None:
     for member, model in enumerate(scorer.models):
         fit_vocabulary(model, tokenizer)
         parts.append(make_trained(model, spec, context.file.execution, seed=seeds[member], device=context.device))
+    notes.extend(parts[0].notes)
     # Frozen layers are the same for every member: one of them, and one file of states, serves all.
     boundary = Boundary(parts[0].trunk, context.device, tokenizer.pad_token_id)
     data.forked = forks_as_rows(parts[0].decoder, boundary, data.forks[0], max(map(len, data.encoded)))

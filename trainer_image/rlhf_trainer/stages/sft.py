@@ -25,12 +25,16 @@ from rlhf_trainer.exits import InputError, Stopped
 from rlhf_trainer.loop import train
 from rlhf_trainer.losses.sft import nll_by_row, nll_sum, targets
 from rlhf_trainer.models.boundary import Boundary
+from rlhf_trainer.models.forking import packs_as_rows
 from rlhf_trainer.models.load import check_logits, fit_vocabulary, load_policy
 from rlhf_trainer.models.save import save_policy
 from rlhf_trainer.models.trained import Trained, make_trained
 
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 """Most tokens of a forward where the execution says nothing: small ones pad less, and a CPU gains nothing from large."""
+
+TRIED_ROWS = 3
+"""Conversations that are packed to see whether the model keeps them apart."""
 
 
 def micro_batch_tokens(context: StageContext) -> int:
@@ -228,7 +232,13 @@ def run(context: StageContext) -> None:
     fit_vocabulary(model, tokenizer)
     data, counts = _data(context, spec, tokenizer, notes)
     trained = make_trained(model, spec, context.file.execution, seed=context.seed, device=context.device)
+    notes.extend(trained.notes)
     boundary = Boundary(trained.trunk, context.device, tokenizer.pad_token_id)
+    if data.packed and not packs_as_rows(trained.decoder, boundary, data.encoded[:TRIED_ROWS]):
+        raise InputError(
+            f"packing: in models of type {model.config.model_type!r} packed conversations see each other (their states "
+            "differ from those computed apart); leave packing out"
+        )
     task = SftTask(context, spec, LanguageModel(trained.decoder, trained.head), data, boundary)
     if task.repeats:
         key = f"{found.digest}-{spec.trainable_layers}"
