@@ -67,6 +67,8 @@ class Attempt(StatusModel):
     """From 0; only grows."""
     state: AttemptState
     """What became of it."""
+    uid: Annotated[str, Field(max_length=64)] | None = None
+    """UID of its Job, by which its pods are known."""
     reason: Reason | None = None
     """One word why it ended, or why it waits."""
     message: Message | None = None

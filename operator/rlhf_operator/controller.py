@@ -14,13 +14,18 @@ from rlhf_operator.kinds import RLHFJOBS
 from rlhf_operator.patches import difference
 from rlhf_operator.polling import Poller
 from rlhf_operator.reconcile import Children, Delete, Look, Outcome, Settings, reasons, reconcile
+from rlhf_operator.reconcile.conditions import troubled
+from rlhf_operator.reconcile.times import write
+from rlhf_operator.reconcile.ttl import FINISHED
 from rlhf_operator.runtime.client import Client
-from rlhf_operator.runtime.errors import AlreadyExists, ApiError, Conflict, NotFound
+from rlhf_operator.runtime.errors import AlreadyExists, ApiError, Conflict, NotFound, RequestFailed
 from rlhf_operator.runtime.events import Recorder
 from rlhf_operator.runtime.kinds import PERSISTENT_VOLUME_CLAIMS, Key, Kind, Object, controller_uid
 from rlhf_operator.runtime.metrics import Metrics
 from rlhf_operator.runtime.queue import Queue
+from rlhf_operator.runtime.store import FAULT
 from rlhf_operator.runtime.workers import Workers
+from rlhf_operator.troubles import PASSING, TRIES, Trouble, Troubles
 from rlhf_operator.view import CHILD_KINDS, View
 
 log = logging.getLogger(__name__)
@@ -28,9 +33,10 @@ log = logging.getLogger(__name__)
 NAME = "rlhfjob"
 MOST_LOOKS = 4
 """Rounds of questions a reconcile may ask; it needs three."""
-PASSING = frozenset({401, 404, 408, 409, 429})
-"""Refusals that are no verdict on an object: who asks, where, when. Of others the user must know: a quota, a policy, a
-field. A webhook may choose its code; without one it is 400."""
+
+
+class Unreadable(Exception):
+    """A job that cannot be kept in memory as others are."""
 
 
 class Refused(Exception):
@@ -60,6 +66,9 @@ class Controller:
         self._poller = Poller(self.queue.add, progress_per_second, settings.timings.poll)
         self._explainer = Explainer(client, self.queue.add)
         self._refusals: dict[Key, str] = {}
+        self._tries: dict[Key, dict[tuple[str, str], int]] = {}
+        """How often the API server could not make an object, by job and then kind and name."""
+        self._troubles = Troubles()
 
     async def run(self) -> None:
         """Reconcile until cancelled: a job from when the view tells of it, whatever other namespaces wait for."""
@@ -74,22 +83,57 @@ class Controller:
             self._forget(key)
             return None
         try:
-            raw, out = await self._decide(key, raw)
+            return await self._look(key, raw)
         except NotFound:
             self._forget(key)
             return None
-        refused = await self._apply(key, raw, out)
+        except Refused:
+            raise
+        except Exception as error:
+            trouble = self._troubles.failed(key, error)
+            if trouble is not None:
+                await self._mark(key, trouble)
+            raise
+
+    async def _look(self, key: Key, raw: Object) -> float | None:
+        if FAULT in raw:
+            raise Unreadable(raw[FAULT])
+        raw, out = await self._decide(key, raw)
+        failures = await self._apply(key, raw, out)
         self._poller.follow(key, out.poll)
         self._explainer.follow(key, out.explain)
-        if refused is not None:
-            raise refused
+        if failures:
+            raise failures[0]
+        if self._troubles.told(key) is not None:
+            self._troubles.clear(key)
+            return 0.0  # once more, without the trouble in its status
+        self._troubles.clear(key)
         return out.requeue
+
+    async def _mark(self, key: Key, trouble: Trouble) -> None:
+        """Tell of a job why nothing can be done about it. A finished one says how it ended: an event has to do."""
+        try:
+            raw = await self._client.get(RLHFJOBS, key.namespace, key.name)
+            self._recorder.tell(raw, "Warning", trouble.reason, trouble.message)
+            status = raw.get("status") or {}
+            if status.get("phase") not in FINISHED:
+                await self._write_status(key, raw, self._with_trouble(key, status))
+        except RequestFailed as error:
+            log.warning("%s: its status cannot say %s: %s", key, trouble.reason, error)
+
+    def _with_trouble(self, key: Key, status: Object) -> Object:
+        """The status, saying besides why looks fail, as long as they do."""
+        trouble = self._troubles.told(key)
+        if trouble is None or status.get("phase") in FINISHED:
+            return status
+        return troubled(status, trouble.reason, trouble.message, now=write(datetime.now(UTC)))
 
     async def _decide(self, key: Key, raw: Object) -> tuple[Object, Outcome]:
         """Ask `reconcile`, with live answers where it wants them, or where a stale cache could make an object twice."""
         children, live, looks = self.view.seen(raw), False, dict[Look, None]()
         for _ in range(MOST_LOOKS):
             out = self._asked(key, raw, children)
+            out.status = self._with_trouble(key, out.status)
             blind = not live and bool(out.create) and out.status == (raw.get("status") or {})
             if not (out.look or blind):
                 return raw, out
@@ -111,9 +155,22 @@ class Controller:
         )
         return reconcile(raw, children, self._settings, datetime.now(UTC))
 
-    async def _apply(self, key: Key, raw: Object, out: Outcome) -> Exception | None:
-        """Write it all; gives what was refused meanwhile."""
-        patch = difference(raw.get("status") or {}, out.status)
+    async def _apply(self, key: Key, raw: Object, out: Outcome) -> list[Exception]:
+        """Write it all; gives what failed meanwhile of single objects, what a user must see to last."""
+        await self._write_status(key, raw, out.status)
+        failures = await self._create_all(key, raw, out.create)
+        for gone in out.delete:
+            try:
+                await self._delete(key, gone)
+            except ApiError as error:
+                failures.append(error)
+        for event in out.events:
+            type_, occasion = "Warning" if event.warning else "Normal", raw["metadata"]["resourceVersion"]
+            self._recorder.tell(raw, type_, event.reason, event.note, occasion=occasion)
+        return sorted(failures, key=lambda error: isinstance(error, Refused))
+
+    async def _write_status(self, key: Key, raw: Object, status: Object) -> None:
+        patch = difference(raw.get("status") or {}, status)
         if patch:
             metadata = raw["metadata"]
             body = {
@@ -121,30 +178,25 @@ class Controller:
                 "status": patch,
             }
             self.view.wrote(RLHFJOBS, await self._client.patch_status(RLHFJOBS, key.namespace, key.name, body))
-        refused = await self._create_all(key, raw, out.create)
-        for gone in out.delete:
-            await self._delete(key, gone)
-        for event in out.events:
-            type_, occasion = "Warning" if event.warning else "Normal", raw["metadata"]["resourceVersion"]
-            self._recorder.tell(raw, type_, event.reason, event.note, occasion=occasion)
-        return refused
 
-    async def _create_all(self, key: Key, raw: Object, bodies: list[Object]) -> Exception | None:
-        """A stage that is refused holds up no other; objects of one name are an attempt's, and need those before them."""
-        refused: dict[str, Exception] = {}
+    async def _create_all(self, key: Key, raw: Object, bodies: list[Object]) -> list[Exception]:
+        """A stage that cannot be made holds up no other; objects of one name are an attempt's, and need those before
+        them."""
+        failures: dict[str, Exception] = {}
         for body in bodies:
             name = body["metadata"]["name"]
-            if name in refused:
+            if name in failures:
                 continue
             try:
                 await self._create(key, raw, body)
-            except Refused as error:
-                if body["kind"] == PERSISTENT_VOLUME_CLAIMS.kind:  # all else mounts it
+            except (Refused, ApiError) as error:
+                passing = isinstance(error, ApiError) and error.status in PASSING
+                if passing or body["kind"] == PERSISTENT_VOLUME_CLAIMS.kind:  # all else mounts it
                     raise
-                refused[name] = error
-        if bodies and not refused:
+                failures[name] = error
+        if bodies and not failures:
             self._refusals.pop(key, None)
-        return next(iter(refused.values()), None)
+        return list(failures.values())
 
     async def _create(self, key: Key, raw: Object, body: Object) -> None:
         kind: Kind = CHILD_KINDS.get(body["kind"], PERSISTENT_VOLUME_CLAIMS)
@@ -154,9 +206,16 @@ class Controller:
         except AlreadyExists:
             await self._adopt(key, raw, kind, body)
         except ApiError as error:
-            if 400 <= error.status < 500 and error.status not in PASSING:
+            if error.status in PASSING:
+                raise
+            tries = self._tries.setdefault(key, {})
+            tries[kind.kind, name] = tries.get((kind.kind, name), 0) + 1
+            if (
+                400 <= error.status < 500 or tries[kind.kind, name] >= TRIES
+            ):  # a webhook that is down may be back in a moment
                 raise self._refused(key, raw, f"{kind.kind} {name} cannot be made: {error.message}") from error
             raise
+        self._tries.get(key, {}).pop((kind.kind, name), None)
 
     async def _adopt(self, key: Key, raw: Object, kind: Kind, body: Object) -> None:
         """It is there already: made by an earlier process, or before this one's cache knew; a claim, by an earlier job."""
@@ -190,3 +249,5 @@ class Controller:
         self._poller.forget(key)
         self._explainer.forget(key)
         self._refusals.pop(key, None)
+        self._tries.pop(key, None)
+        self._troubles.clear(key)

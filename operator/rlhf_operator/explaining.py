@@ -92,6 +92,9 @@ class Explainer:
             except RequestFailed as error:
                 log.info("%s: %s %s: %s", key, look.what, look.name, error)
                 words = None
+            except Exception:  # about one job: others are explained all the same
+                log.exception("%s: %s %s: cannot be explained", key, look.what, look.name)
+                words = None
             self._later(key, look)
             known = self._known.get(key)
             if words is None or known is None or look not in known.questions or known.words.get(look) == words:

@@ -5,6 +5,7 @@ Of finished jobs only the phase is told.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -15,6 +16,8 @@ from rlhf_api.stages.ppo import Lagrange
 from rlhf_operator import keeping
 from rlhf_operator.reconcile.ttl import FINISHED
 from rlhf_operator.runtime.kinds import Object
+
+log = logging.getLogger(__name__)
 
 _STAGE = ["namespace", "rlhfjob", "stage"]
 
@@ -38,16 +41,22 @@ class JobMetrics(Collector):
             phase.add_metric([*names, str(kept.get("phase") or "Pending")], 1)
             if kept.get("phase") in FINISHED:
                 continue
-            raw = keeping.unpacked(kept)
-            status = raw.get("status") or {}
-            active.add_metric(names, float(status.get("activeSeconds") or 0))
-            for stage in status.get("stages") or ():
-                stages.add(names, stage)
-            for stage in (raw.get("spec") or {}).get("stages") or ():
-                stages.bounds(names, stage)
+            try:
+                self._running(keeping.unpacked(kept), names, active, stages)
+            except Exception:  # of one job: the others' metrics are told all the same
+                log.debug("%s: not all of its metrics can be told", "/".join(names), exc_info=True)
         yield phase
         yield active
         yield from stages.families
+
+    @staticmethod
+    def _running(raw: Object, names: list[str], active: GaugeMetricFamily, stages: _Stages) -> None:
+        status = raw.get("status") or {}
+        active.add_metric(names, float(status.get("activeSeconds") or 0))
+        for stage in status.get("stages") or ():
+            stages.add(names, stage)
+        for stage in (raw.get("spec") or {}).get("stages") or ():
+            stages.bounds(names, stage)
 
     def describe(self) -> Iterator[Metric]:
         """Nothing is told in advance: the cache may be empty."""

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import orjson
 
 from rlhf_operator.reconcile import naming
 from rlhf_operator.reconcile.observe import CONTAINER
+from rlhf_operator.runtime.decoding import encode
 from rlhf_operator.runtime.kinds import Object
+from rlhf_operator.runtime.store import FAULT
 
 SELECTOR = f"app.kubernetes.io/managed-by={naming.MANAGED_BY}"
 """Of children; others are never listed."""
-JOB_UID = "job"
-"""The index of pods by the UID of their RLHFJob."""
 _PACKED = "packed"
 _METADATA = (
     "name",
@@ -38,12 +36,14 @@ def rlhfjob(thing: Object) -> Object:
         "kind": thing["kind"],
         "metadata": _metadata(thing),
         "phase": status.get("phase"),
-        _PACKED: orjson.dumps({"spec": thing.get("spec"), "status": status}),
+        _PACKED: encode({"spec": thing.get("spec"), "status": status}),
     }
 
 
 def unpacked(kept: Object) -> Object:
-    """The RLHFJob as it came, as far as it is used."""
+    """The RLHFJob as it came, as far as it is used; one that could not be kept is its metadata, and says why."""
+    if FAULT in kept:
+        return kept
     whole = {name: value for name, value in kept.items() if name not in (_PACKED, "phase")}
     content: Object = orjson.loads(kept[_PACKED])
     return whole | content
@@ -77,12 +77,6 @@ def pod(thing: Object) -> Object:
 def bare(thing: Object) -> Object:
     """A ConfigMap or Service: that it is there."""
     return {"metadata": _metadata(thing)}
-
-
-def by_job(thing: Object) -> Iterable[str]:
-    """The indexer of JOB_UID."""
-    uid = (thing["metadata"].get("labels") or {}).get(naming.UID)
-    return () if uid is None else (str(uid),)
 
 
 def _metadata(thing: Object) -> Object:

@@ -109,6 +109,9 @@ class Poller:
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             log.debug("%s: %s: no progress: %s", key, poll.stage, error)
             return
+        except Exception:  # of one pod: others are asked all the same
+            log.exception("%s: %s: no progress", key, poll.stage)
+            return
         if sample is None:
             return
         if watched.sample is None or watched.sample.step != sample.step:

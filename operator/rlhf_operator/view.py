@@ -79,7 +79,6 @@ class View:
                 label_selector=keeping.SELECTOR,
                 on_change=self._child_changed(kind),
                 keep=keep,
-                indexers={keeping.JOB_UID: keeping.by_job},
                 metrics=metrics,
             )
             for kind, keep in KEEP.items()
@@ -126,7 +125,8 @@ class View:
     def seen(self, raw: Object) -> Children:
         """A job's children as caches know them, with what this process made since."""
         uid, namespace = raw["metadata"]["uid"], raw["metadata"]["namespace"]
-        found = {kind: list(self._found(kind, uid)) for kind in KEEP}
+        found = {kind: list(self._found(kind, namespace, uid)) for kind in KEEP if kind is not PODS}
+        found[PODS] = [pod for job in job_uids(raw, found[JOBS]) for pod in self._found(PODS, namespace, job)]
         claims = {
             key.name: claim
             for key, (until, claim) in self._claims.items()
@@ -150,7 +150,8 @@ class View:
         for kind, keep in KEEP.items():
             pages = self._client.pages(kind, namespace, label_selector=selector)
             listed = [keep(item) async for page in pages for item in page.items]
-            found[kind] = [one for one in listed if kind is PODS or controller_uid(one) == uid]
+            owners = job_uids(raw, found[JOBS]) if kind is PODS else [uid]
+            found[kind] = [one for one in listed if controller_uid(one) in owners]
         looked = dict.fromkeys(looks)
         await self.ask(raw, looked)
         known = self.seen(raw)
@@ -181,13 +182,14 @@ class View:
         if seen is None or _newer(kept, seen):
             self._own[kind, key_of(thing)] = _Own(kept, _clock() + OWN_WRITE_SECONDS)
 
-    def _found(self, kind: Kind, uid: str) -> Iterable[Object]:
-        cache = self.children[kind]
-        seen = cache.by(keeping.JOB_UID, uid) if kind is PODS else cache.owned(uid)
+    def _found(self, kind: Kind, namespace: str, uid: str) -> Iterable[Object]:
+        """Objects of a kind in a namespace that the owner of a UID controls: labels show nothing, anyone sets them."""
+        seen = [one for one in self.children[kind].owned(uid) if key_of(one).namespace == namespace]
         yield from seen
         there = {key_of(one) for one in seen}
         for (own_kind, key), own in list(self._own.items()):
-            if own_kind is kind and key not in there and controller_uid(own.object) == uid:
+            mine = key.namespace == namespace and controller_uid(own.object) == uid
+            if own_kind is kind and key not in there and mine:
                 recent = self._recent(kind, key)
                 if recent is not None:
                     yield recent
@@ -230,10 +232,17 @@ class View:
             thing: Any = change.new if change.new is not None else change.old
             labels = thing["metadata"].get("labels") or {}
             key = self._keys.get(str(labels.get(naming.UID)))
-            if key is not None and _telling(kind, change):
+            if key is not None and key.namespace == change.key.namespace and _telling(kind, change):
                 self._on_job(key, Lane.LOW if change.listed else Lane.USUAL)
 
         return changed
+
+
+def job_uids(raw: Object, jobs: Iterable[Object]) -> list[str]:
+    """UIDs of the Jobs of an RLHFJob: those that are there, and those on record, which may have left pods."""
+    stages = (raw.get("status") or {}).get("stages") or ()
+    recorded = [attempt.get("uid") for stage in stages for attempt in stage.get("attempts") or ()]
+    return list(dict.fromkeys([*(one["metadata"]["uid"] for one in jobs), *filter(None, recorded)]))
 
 
 def _telling(kind: Kind, change: Change) -> bool:

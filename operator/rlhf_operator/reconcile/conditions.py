@@ -10,6 +10,7 @@ from typing import Literal
 
 from rlhf_api.status import Condition, JobStatus, StageStatus
 from rlhf_operator.reconcile import naming, reasons, times
+from rlhf_operator.reconcile.outcome import Raw
 from rlhf_operator.reconcile.run import DONE, Run
 
 Truth = Literal["True", "False", "Unknown"]
@@ -64,6 +65,25 @@ def invalid(status: JobStatus, reason: str, message: str, *, now: str, generatio
         _condition(written.get(kind), kind, *one, now=now, generation=generation) for kind, one in told.items()
     ]
     return status.model_copy(update={"phase": "Invalid", "conditions": conditions, "observed_generation": generation})
+
+
+def troubled(status: Raw, reason: str, message: str, *, now: str) -> Raw:
+    """A status, read raw, that says besides why nothing can be done about the job: Stalled, and not Ready."""
+    conditions = [one for one in status.get("conditions") or () if isinstance(one, dict)]
+    changed = {}
+    for kind, holds in (("Ready", "False"), ("Stalled", "True")):
+        before = next((one for one in conditions if one.get("type") == kind), {})
+        since = before.get("lastTransitionTime") if before.get("status") == holds else None
+        changed[kind] = {
+            **before,
+            "type": kind,
+            "status": holds,
+            "reason": reason,
+            "message": naming.cut(message, 4096),
+            "lastTransitionTime": since or now,
+        }
+    others = [changed.pop(str(one.get("type")), one) for one in conditions]
+    return {**status, "conditions": [*others, *changed.values()]}
 
 
 def _condition(

@@ -55,6 +55,8 @@ def reconcile(raw: Raw, children: Children, settings: Settings, now: datetime) -
     conditions.judge(run)
     _finish(run, status)
     run.out.status = _written(raw, run.status)
+    if run.out.status != (raw.get("status") or {}):  # not worth a write of its own
+        run.out.status = _written(raw, _with_uids(run))
     return run.out
 
 
@@ -98,6 +100,16 @@ def _refuse(raw: Raw, status: JobStatus, reason: str, message: str, now: datetim
     if not any(one.type == "Stalled" and one.reason == reason and one.status == "True" for one in status.conditions):
         out.events.append(Event(reason, message[:1024], warning=True))
     return out
+
+
+def _with_uids(run: Run) -> JobStatus:
+    """The status, with the UIDs of the Jobs that are there: a Job that goes may leave its pods."""
+    for planned in run.plan.stages:
+        attempts = run.stages[planned.name].attempts
+        gang = run.gang(planned.name, attempts[-1].number) if attempts else None
+        if gang is not None and gang.job is not None:
+            run.change_attempt(planned.name, uid=gang.uid)
+    return run.status.model_copy(update={"stages": list(run.stages.values())})
 
 
 def _written(raw: Raw, status: JobStatus) -> Raw:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,6 +16,8 @@ from rlhf_operator.reconcile.outcome import Raw
 
 _EVICTIONS = frozenset({"Evicted", "Preempting", "NodeShutdown", "NodeLost", "Shutdown", "Terminated", "NodeAffinity"})
 """`status.reason` of pods that kubelet or a controller ended."""
+
+_NUMBER = re.compile("[0-9]{1,9}")
 
 MOST_STEPS = 2**53
 """What every reader of JSON keeps exact; beyond it a step is none."""
@@ -68,8 +71,8 @@ class Pod:
         """Its place in the gang."""
         meta = self.raw["metadata"]
         key = "batch.kubernetes.io/job-completion-index"
-        text = (meta.get("annotations") or {}).get(key) or (meta.get("labels") or {}).get(key) or "0"
-        return int(text)
+        text = (meta.get("annotations") or {}).get(key) or (meta.get("labels") or {}).get(key) or ""
+        return int(text) if _NUMBER.fullmatch(text) else 0
 
     @property
     def gone_at(self) -> datetime | None:
@@ -175,10 +178,12 @@ class Gang:
     pods: tuple[Pod, ...]
 
     @classmethod
-    def of(cls, name: str, stage: str, attempt: int, jobs: Iterable[Raw], pods: Iterable[Raw]) -> Gang:
-        """The Job of that name and the pods of that stage and attempt, in the gang's order."""
+    def of(cls, name: str, recorded: str | None, jobs: Iterable[Raw], pods: Iterable[Raw]) -> Gang:
+        """The Job of that name and the pods that it controls, in the gang's order; of a Job that is gone those of the
+        recorded UID."""
         job = next((one for one in jobs if one["metadata"]["name"] == name), None)
-        mine = [Pod(one) for one in pods if _labelled(one, stage, attempt) and _of_job(one, job)]
+        uid = recorded if job is None else str(job["metadata"]["uid"])
+        mine = [Pod(one) for one in pods if uid is not None and owner_uid(one) == uid]
         return cls(job, tuple(sorted(mine, key=lambda pod: (pod.index, pod.name))))
 
     @property
@@ -249,20 +254,16 @@ class Gang:
         return last <= now, None if last <= now else last
 
 
-def _labelled(raw: Raw, stage: str, attempt: int) -> bool:
-    labels = raw["metadata"].get("labels") or {}
-    return labels.get(naming.STAGE) == stage and labels.get(naming.ATTEMPT) == str(attempt)
-
-
-def _of_job(raw: Raw, job: Raw | None) -> bool:
-    """Whether a pod belongs to this Job, and not to one of the same name that was deleted."""
+def owner_uid(raw: Raw) -> str | None:
+    """UID of the owner that controls an object."""
     owners = raw["metadata"].get("ownerReferences") or ()
-    return job is None or any(one.get("uid") == job["metadata"]["uid"] for one in owners)
+    return next((str(one.get("uid")) for one in owners if one.get("controller")), None)
 
 
 def attempts_of(stage: str, jobs: Iterable[Raw]) -> Iterator[tuple[int, Raw]]:
-    """Jobs of a stage, with their attempts."""
+    """A job's own Jobs (or other objects) of a stage, with their attempts."""
     for job in jobs:
         labels = job["metadata"].get("labels") or {}
-        if labels.get(naming.STAGE) == stage and str(labels.get(naming.ATTEMPT, "")).isdigit():
-            yield int(labels[naming.ATTEMPT]), job
+        number = str(labels.get(naming.ATTEMPT, ""))
+        if labels.get(naming.STAGE) == stage and _NUMBER.fullmatch(number):
+            yield int(number), job

@@ -22,6 +22,9 @@ INVALID_OVERRIDE: Final = "InvalidOverride"
 FORBIDDEN: Final = "Forbidden"
 CREATE_FAILED: Final = "CreateFailed"
 UNKNOWN_PLAN: Final = "UnknownPlanVersion"
+UNKNOWN_STATUS: Final = "UnknownStatus"
+RECONCILE_ERROR: Final = "ReconcileError"
+INTERNAL_ERROR: Final = "InternalError"
 
 # Of events about stages
 STAGE_COMPLETE: Final = "StageComplete"

@@ -102,7 +102,8 @@ class Run:
 
     def gang(self, stage: str, number: int) -> Gang:
         """An attempt's Job and pods."""
-        return Gang.of(self.child(stage, number), stage, number, self.children.jobs, self.children.pods)
+        recorded = next((one.uid for one in self.stages[stage].attempts if one.number == number), None)
+        return Gang.of(self.child(stage, number), recorded, self.children.jobs, self.children.pods)
 
     def change(self, stage: str, **changes: Any) -> None:
         """Change a stage's entry."""

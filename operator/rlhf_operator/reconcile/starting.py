@@ -17,7 +17,7 @@ from rlhf_operator.reconcile import (
     stopping,
     storage,
 )
-from rlhf_operator.reconcile.observe import Gang, Pod, attempts_of
+from rlhf_operator.reconcile.observe import Gang, Pod, attempts_of, owner_uid
 from rlhf_operator.reconcile.run import DONE, Run
 
 
@@ -80,8 +80,8 @@ def _begin(run: Run, planned: PlannedStage) -> None:
 def _cleared(run: Run, planned: PlannedStage) -> bool:
     """Whether no pod of an earlier attempt can still run: ended, gone, or on a node lost for long enough."""
     clear = True
-    for number, job in attempts_of(planned.name, run.children.jobs):
-        gang = Gang.of(job["metadata"]["name"], planned.name, number, [job], run.children.pods)
+    for _, job in attempts_of(planned.name, run.children.jobs):
+        gang = Gang.of(job["metadata"]["name"], None, [job], run.children.pods)
         if gang.finished:
             continue
         if gang.condition("FailureTarget") is not None and not gang.live:
@@ -92,11 +92,11 @@ def _cleared(run: Run, planned: PlannedStage) -> bool:
             clear = False
             continue
         clear = _lost(run, gang) and clear
-    jobs = {job["metadata"]["name"] for job in run.children.jobs}
+    jobs = {job["metadata"]["uid"] for job in run.children.jobs}
+    gone = {attempt.uid for attempt in run.stages[planned.name].attempts} - jobs
     for raw in run.children.pods:
-        pod, labels = Pod(raw), raw["metadata"].get("labels") or {}
-        orphan = labels.get("batch.kubernetes.io/job-name") not in jobs
-        if pod.live and orphan and labels.get("rlhf.dev/stage") == planned.name:
+        pod = Pod(raw)
+        if pod.live and owner_uid(raw) in gone:
             clear = _lost(run, Gang(None, (pod,))) and clear
     return clear
 

@@ -12,6 +12,7 @@ import orjson
 from kubernetes.aio.client.configuration import Configuration
 
 from rlhf_operator.runtime import errors
+from rlhf_operator.runtime.decoding import decode
 from rlhf_operator.runtime.errors import ApiError, Fenced, NotFound
 from rlhf_operator.runtime.kinds import Kind, Object, version_of
 from rlhf_operator.runtime.metrics import Metrics
@@ -21,6 +22,8 @@ from rlhf_operator.runtime.transport import Response, Stream, Timeouts, Transpor
 MERGE_PATCH = "application/merge-patch+json"
 RETRIES = 5
 """How often a request is sent again that the server asked to be sent again."""
+PAGE = 50
+"""Objects of a page: an object has at most 1.5 MB, and a page is read whole."""
 
 
 @dataclass(frozen=True)
@@ -149,22 +152,24 @@ class Client:
         *,
         label_selector: str = "",
         field_selector: str = "",
-        limit: int = 500,
+        limit: int = PAGE,
     ) -> AsyncIterator[Page]:
-        """All objects of a kind, in pages of `limit` (0: in one), as of one moment.
+        """All objects of a kind, in pages of `limit`, as of one moment.
 
         Raises:
             Gone: it took so long that the moment is forgotten.
         """
-        query = {"labelSelector": label_selector, "fieldSelector": field_selector, "limit": str(limit or "")}
+        query = {"labelSelector": label_selector, "fieldSelector": field_selector, "limit": str(limit)}
         while True:
             answer = await self._ask("GET", kind.path(namespace), query)
-            items = answer.get("items") or []
+            items, metadata = answer.get("items") or [], answer.get("metadata")
+            if not isinstance(metadata, dict):
+                raise ApiError(200, "NoList", f"found a {answer.get('kind')}; expected a list of {kind.plural}")
             for item in items:  # of the built-in kinds they come without
                 item.setdefault("apiVersion", kind.api_version)
                 item.setdefault("kind", kind.kind)
             yield Page(items, version_of(answer))
-            query["continue"] = answer["metadata"].get("continue") or ""
+            query["continue"] = metadata.get("continue") or ""
             if not query["continue"]:
                 return
 
@@ -262,7 +267,7 @@ def _with_query(path: str, query: Mapping[str, str]) -> str:
 
 def _decoded(response: Response) -> Object:
     try:
-        decoded = orjson.loads(response.content)
+        decoded = decode(response.content)
     except orjson.JSONDecodeError as error:
         text = response.content[:200].decode(errors="replace")
         raise ApiError(response.status, "NoJSON", f"found {text!r}; expected JSON") from error
@@ -273,9 +278,11 @@ def _decoded(response: Response) -> Object:
 
 def _event(line: bytes) -> WatchEvent:
     try:
-        raw = orjson.loads(line)
+        raw = decode(line)
         event = WatchEvent(raw["type"], raw["object"])
-    except (orjson.JSONDecodeError, TypeError, KeyError) as error:
+        if event.type != "ERROR":
+            version_of(event.object)
+    except (orjson.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
         raise ApiError(200, "NoEvent", f"found {line[:200]!r}; expected an event of a watch") from error
     if event.type == "ERROR":
         raise errors.of_status(event.object)

@@ -12,7 +12,7 @@ import logging
 import random
 from collections.abc import Callable, Iterator, Mapping
 
-from rlhf_operator.runtime.client import Client
+from rlhf_operator.runtime.client import PAGE, Client
 from rlhf_operator.runtime.errors import Gone, RequestFailed, Silent
 from rlhf_operator.runtime.kinds import Key, Kind, Object, key_of, version_of
 from rlhf_operator.runtime.metrics import Metrics
@@ -21,7 +21,6 @@ from rlhf_operator.runtime.store import Change, Indexer, Keep, Store, trim
 
 log = logging.getLogger(__name__)
 
-PAGE = 500
 WATCH_SECONDS = (240, 480)
 """A watch lasts so long, by chance: many do not come back together."""
 SHORT = 1.0
@@ -33,7 +32,7 @@ class Reflector:
     """One kind in one namespace, or (None) in all.
 
     Args:
-        on_change: called in order, after the store has changed; what it raises ends `run`.
+        on_change: called in order, after the store has changed; what it raises is logged, and others go on.
         keep: what of an object stays in memory.
         indexers: by name; the index by owner's UID (`store.OWNER`) is always there.
         pauses: (first, most) seconds after failures.
@@ -117,27 +116,23 @@ class Reflector:
                 await asyncio.sleep(pause)
 
     async def _list(self) -> None:
-        version, there = "", set[Key]()
-        try:
-            version = await self._read_pages(there, self._page)
-        except Gone:  # paged too slowly for the server's memory: at once, then
-            log.info("%s: too much to list in pages; all at once", self.name)
-            there.clear()
-            version = await self._read_pages(there, 0)
+        there = set[Key]()
+        version = await self._read_pages(there)
         for change in self._store.drop_others(there):
-            self._on_change(change)
+            self._tell(change)
         self._version = version
         self._metrics.listed(self.name, len(self._store))
         self._synced.set()
 
-    async def _read_pages(self, there: set[Key], size: int) -> str:
+    async def _read_pages(self, there: set[Key]) -> str:
         version = ""
-        pages = self._client.pages(self._kind, self._namespace, label_selector=self._selector, limit=size)
+        pages = self._client.pages(self._kind, self._namespace, label_selector=self._selector, limit=self._page)
         async for page in pages:
             version = page.version
             for item in page.items:
                 there.add(key_of(item))
                 self._put(item, listed=True)
+            page.items.clear()  # before the next one is read
         return version
 
     async def _watch(self) -> None:
@@ -168,7 +163,7 @@ class Reflector:
         elif type_ == "DELETED":
             change = self._store.drop(key_of(thing))
             if change is not None:
-                self._on_change(change)
+                self._tell(change)
         elif type_ != "BOOKMARK":
             raise RequestFailed(f"found a watch event of type {type_}; expected one that is known")
         self._metrics.items(self.name, len(self._store))
@@ -176,4 +171,10 @@ class Reflector:
     def _put(self, thing: Object, *, listed: bool = False) -> None:
         change = self._store.put(thing, listed=listed)
         if change is not None:
+            self._tell(change)
+
+    def _tell(self, change: Change) -> None:
+        try:
             self._on_change(change)
+        except Exception:  # a fault about one object ends no loop that serves others
+            log.exception("%s: what %s became was not taken in", self.name, change.key)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from rlhf_operator.runtime.kinds import Key, Object, controller_uid, key_of, version_of
+
+log = logging.getLogger(__name__)
 
 Keep = Callable[[Object], Object]
 """Gives what of an object is kept: name, namespace, UID and resourceVersion at least."""
@@ -14,6 +17,8 @@ Indexer = Callable[[Object], Iterable[str]]
 
 OWNER = "owner"
 """The index by the UID of the controlling owner."""
+FAULT = "fault"
+"""Key of an object that cannot be kept as others are: why. All else that is known of it is its metadata."""
 _NOISE = "kubectl.kubernetes.io/last-applied-configuration"
 
 
@@ -73,9 +78,13 @@ class Store:
         key, old = key_of(thing), self._objects.get(key_of(thing))
         if old is not None and version_of(old) == version_of(thing) and _uid(old) == _uid(thing):
             return None
-        places = tuple((name, value) for name, find in self._indexers.items() for value in find(thing))
         self._unindex(key)
-        new = self._keep(thing)
+        try:
+            places = tuple((name, value) for name, find in self._indexers.items() for value in find(thing))
+            new = self._keep(thing)
+        except Exception as error:  # whoever made it must hurt nobody else: it alone is marked
+            log.exception("%s cannot be kept", key)
+            places, new = (), _marked(thing, error)
         self._objects[key] = new
         if places:
             self._found_by[key] = places
@@ -102,6 +111,12 @@ class Store:
             del keys[key]
             if not keys:
                 del self._index[place]
+
+
+def _marked(thing: Object, error: Exception) -> Object:
+    kept = ("name", "namespace", "uid", "resourceVersion")
+    metadata = {name: value for name, value in thing["metadata"].items() if name in kept}
+    return {"metadata": metadata, FAULT: f"{type(error).__name__}: {error}"}
 
 
 def _uid(thing: Object) -> str:
