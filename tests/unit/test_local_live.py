@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import pytest
@@ -69,6 +70,12 @@ def test_at_120_columns_every_stage_has_one_line() -> None:
     lines = drawn(120)
     assert len(lines) == 1 + len(PLAN.stages)
     assert lines[4].endswith("eta 0:05 reward 1.23  cost 0.431  lambda 1.25  kl 3.21")
+
+
+def test_what_a_step_does_stands_behind_its_metrics_where_there_is_room() -> None:
+    reward = {**SEEN, "reward": dataclasses.replace(SEEN["reward"], activity="update", share=0.25)}
+    assert drawn(80, latest=reward)[3].endswith("loss 0.612  accuracy 0.640")
+    assert drawn(120, latest=reward)[3].endswith("loss 0.612  accuracy 0.640  update 25 %")
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 200])

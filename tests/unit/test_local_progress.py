@@ -101,3 +101,13 @@ def test_a_long_first_step_shows_that_something_is_done() -> None:
         view.progress(state, {"rules": Progress(step=step, total=44, activity="evaluating")})
     told = [line.partition(" ")[2] for line in stream.getvalue().splitlines()]
     assert told == ["rules: evaluating, step 0/44", "rules: step 1/44"]
+
+
+def test_a_long_step_shows_its_phase_and_how_much_of_it_is_done() -> None:
+    stream = io.StringIO()
+    view = PlainView(stream, every=0.0)
+    state: Any = SimpleNamespace(stages={"ppo": SimpleNamespace(phase="running")})
+    for phase, share in (("training", None), ("generate", 0.4), ("update", None)):
+        view.progress(state, {"ppo": progress.from_json({"step": 3, "total": 8, "phase": phase, "phaseShare": share})})
+    lines = [line.partition(" ")[2] for line in stream.getvalue().splitlines()]
+    assert lines == ["ppo: step 3/8", "ppo: step 3/8, generate 40 %", "ppo: step 3/8, update"]

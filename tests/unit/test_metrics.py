@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from rlhf_trainer.exits import GuardTripped
 from rlhf_trainer.metrics import Metrics, line
+from rlhf_trainer.progress import Progress
 
 
 class Clock:
@@ -181,3 +182,23 @@ def test_sinks_get_numbers_and_phases_and_are_closed(tmp_path):
     assert taker.steps == [(1, {"reward": 1.5})]
     assert [(name, tokens) for name, _, tokens in taker.phases] == [("score", 7)]
     assert taker.closed
+
+
+def test_progress_is_shown_the_phase_its_share_and_then_what_was_done_before(tmp_path):
+    progress = Progress()
+    progress.begin(3, phase="training")
+    metrics = Metrics(tmp_path, say=progress.say)
+
+    def shown():
+        answer = progress.snapshot()
+        return answer["phase"], answer["phaseShare"]
+
+    with metrics.phase("update") as phase:
+        assert shown() == ("update", None)
+        seen = [shown() for _ in phase.each([1, 2, 3, 4])]
+        assert seen == [("update", None), *(("update", share) for share in (0.25, 0.5, 0.75))]
+        assert shown() == ("update", 1.0)
+        with metrics.phase("sync"):
+            assert shown() == ("sync", None)
+        assert shown() == ("update", None)
+    assert shown() == ("training", None)

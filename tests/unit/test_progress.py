@@ -20,6 +20,7 @@ def test_before_anything_runs_nothing_is_claimed():
         "type": "sft",
         "attempt": 1,
         "phase": "starting",
+        "phaseShare": None,
         "step": 0,
         "begun": None,
         "total": 0,

@@ -13,16 +13,19 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, SupportsFloat
+from typing import Any, Protocol, SupportsFloat, TypeVar
 
 import orjson
 
 from rlhf_trainer.definitions import find, finite_required
 from rlhf_trainer.exits import GuardTripped, explain_full_disk
+
+Item = TypeVar("Item")
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +46,16 @@ class Sink(Protocol):
 
 @dataclass
 class Phase:
-    """A part of a step; add to `tokens` what it computed."""
+    """A part of a step; add to `tokens` what it computed, and `report` the share of it that is done, 0 to 1."""
 
     tokens: int = 0
+    report: Callable[[float], object] = lambda _share: None
+
+    def each(self, items: Sequence[Item]) -> Iterator[Item]:
+        """The items one by one; each that is done is reported as its share."""
+        for number, item in enumerate(items):
+            yield item
+            self.report((number + 1) / len(items))
 
 
 @dataclass
@@ -64,6 +74,7 @@ class Metrics:
         attempt: number of the attempt, for `timings.jsonl`.
         sinks: further takers.
         clock: seconds, monotonic.
+        say: shown the phase of a step and its share (`Progress.say`); gives the phase before.
     """
 
     def __init__(
@@ -74,12 +85,14 @@ class Metrics:
         attempt: int = 0,
         sinks: tuple[Sink, ...] = (),
         clock: Callable[[], float] = time.perf_counter,
+        say: Callable[[str, float | None], str] = lambda _phase, _share: "",
     ) -> None:
         self._work = work
         self._rank = rank
         self._attempt = attempt
         self._sinks = sinks
         self._clock = clock
+        self._say = say
         self._waiting: list[tuple[int, dict[str, SupportsFloat]]] = []
         self._timings: list[dict[str, Any]] = []
         self._timing = _Timing(clock())
@@ -113,10 +126,12 @@ class Metrics:
     def phase(self, name: str, tokens: int = 0) -> Iterator[Phase]:
         """Time a part of the current step: `with metrics.phase("generate") as phase: ...; phase.tokens += n`."""
         started = self._clock()
-        phase = Phase(tokens)
+        before = self._say(name, None)
+        phase = Phase(tokens, partial(self._say, name))
         try:
             yield phase
         finally:
+            self._say(before, None)
             seconds = self._clock() - started
             timing = self._timing
             timing.seconds[name] = timing.seconds.get(name, 0.0) + seconds

@@ -29,6 +29,7 @@ class Progress:
         self._total = 0
         self._unit = "steps"
         self._phase = "starting"
+        self._share: float | None = None
         self._headline: dict[str, float] = {}
         self._tokens = 0
         self._marks: deque[tuple[float, int, int]] = deque(maxlen=WINDOW + 1)
@@ -36,7 +37,7 @@ class Progress:
     def begin(self, total: int, unit: str = "steps", *, done: int = 0, phase: str = "running") -> None:
         """Begin to count towards `total`; `done` of them were made before (a resumed run)."""
         with self._lock:
-            self._total, self._unit, self._step, self._phase = total, unit, done, phase
+            self._total, self._unit, self._step, self._phase, self._share = total, unit, done, phase, None
             self._begun = done
             self._marks.clear()
             self._marks.append((self._clock(), done, self._tokens))
@@ -50,13 +51,23 @@ class Progress:
                 self._headline = dict(headline)
             self._marks.append((self._clock(), step, self._tokens))
 
-    def say(self, phase: str) -> None:
-        """What is being done now, in a word or two: `waiting for the lock`, `saving`, `publishing`."""
+    def say(self, phase: str, share: float | None = None) -> str:
+        """What is being done now, in a word or two: `waiting for the lock`, `saving`, `publishing`.
+
+        Args:
+            phase: the words.
+            share: how much of it is done, 0 to 1; None where it is not counted.
+
+        Returns:
+            What was being done before.
+        """
         with self._lock:
-            self._phase = phase
+            before, self._phase, self._share = self._phase, phase, share
+        return before
 
     def snapshot(self) -> dict[str, Any]:
-        """{stage, type, attempt, phase, step, begun, total, unit, tokensPerSecond, etaSeconds, headline}, ready for JSON.
+        """{stage, type, attempt, phase, phaseShare, step, begun, total, unit, tokensPerSecond, etaSeconds, headline},
+        ready for JSON.
 
         `begun` is the step that a resumed run began from; null until it has begun. Rates are null until two steps were
         seen.
@@ -67,6 +78,7 @@ class Progress:
             return {
                 **self._about,
                 "phase": self._phase,
+                "phaseShare": self._share,
                 "step": self._step,
                 "begun": self._begun,
                 "total": self._total,

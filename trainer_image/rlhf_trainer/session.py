@@ -58,7 +58,7 @@ class Session:
             local_rank=place.local_rank,
             device=device,
             work=self._work,
-            metrics=Metrics(self._work, rank=place.rank, attempt=file.attempt, sinks=sinks),
+            metrics=Metrics(self._work, rank=place.rank, attempt=file.attempt, sinks=sinks, say=progress.say),
             progress=progress,
             checkpoints=Checkpoints(
                 self._work / "checkpoints",

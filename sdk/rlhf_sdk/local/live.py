@@ -139,7 +139,10 @@ def _line(plan: Plan, state: RunState, name: str, seen: Progress | None, names: 
     row.add_column(width=left, no_wrap=True)
     metrics = labelled(seen.headline)
     below = width < NARROW and len(metrics) > 2
-    shown = Text("" if below else fitting(metrics, left))
+    words = "" if below else fitting(metrics, left)
+    if seen.share is not None and len(words) + len(seen.doing) + 2 <= left:
+        words = f"{words}  {seen.doing}" if words else seen.doing
+    shown = Text(words)
     progress = ProgressBar(total=seen.total, completed=seen.step, width=bar)
     row.add_row(head, label, progress, count, Text(eta, style="dim"), shown)
     return Group(row, Text(" " * (names + 5) + fitting(metrics, width - names - 5))) if below else row

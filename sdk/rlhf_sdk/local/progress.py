@@ -32,7 +32,14 @@ class Progress:
     headline: Mapping[str, float] = field(default_factory=dict)
     """What a person looks at, in this order."""
     activity: str = ""
-    """What it does, where it does not count."""
+    """What it does now: the phase of a step, or what comes before steps."""
+    share: float | None = None
+    """How much of that is done, 0 to 1."""
+
+    @property
+    def doing(self) -> str:
+        """`generate 40 %`; empty where nothing is known."""
+        return self.activity if self.share is None else f"{self.activity} {self.share:.0%}".replace("%", " %")
 
 
 def read(work: Path, *, since: float = 0.0, timeout: float = 3.0) -> Progress | None:
@@ -78,6 +85,7 @@ def from_json(raw: Mapping[str, Any]) -> Progress:
         rate=_number(rate),
         headline=headline_of(headline, known=False) if isinstance(headline, Mapping) else {},
         activity=str(raw.get("activity") or raw.get("phase") or ""),
+        share=_number(raw.get("phaseShare")),
     )
 
 

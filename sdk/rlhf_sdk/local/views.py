@@ -82,11 +82,12 @@ class PlainView:
                     self._line(f"{name}: {seen.activity}")
                 elif not waits and step == 0 and now - when >= self._every:  # a first step may take minutes
                     self._told[name] = (now, 0)
-                    self._line(f"{name}: {', '.join(filter(None, (seen.activity, describe(seen))))}")
+                    self._line(f"{name}: {', '.join(filter(None, (seen.doing, describe(seen))))}")
                 continue
-            if step < 1 or (now - when >= self._every and step != seen.step):
+            if step < 1 or now - when >= self._every:
+                again = step == seen.step and seen.doing  # a step may take minutes: say where it is
                 self._told[name] = (now, seen.step)
-                self._line(f"{name}: {describe(seen)}")
+                self._line(f"{name}: {describe(seen)}{f', {again}' if again else ''}")
 
     def end(self) -> None:
         pass

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,7 @@ def sample(
     step: int = 0,
     rows: Sequence[int] | None = None,
     most_rows: int | None = None,
+    report: Callable[[float], object] | None = None,
 ) -> list[Answer]:
     """Answers to prompts.
 
@@ -79,6 +81,8 @@ def sample(
         rows: number of each prompt in the rollout, over all ranks; by default 0, 1, ...
         most_rows: rows decoded at once, by default as many as a cache of bounded size holds; prompts are sorted by
             length, so that each wave's are alike.
+        report: given the share that is done, 0 to 1, after each token of a wave: its rows that ended, and of the others
+            their part of `max_new_tokens`.
 
     Returns:
         One answer a prompt, in the prompts' order.
@@ -95,12 +99,18 @@ def sample(
         for start in range(0, len(order), most):
             wave = order[start : start + most]
             noise = np.stack([uniforms(seed, step, numbers[index], sampling.max_new_tokens) for index in wave])
-            found = _Wave(model, [prompts[index] for index in wave], sampling, noise).run()
+            report_wave = partial(_report_part, report, start / len(order), len(wave) / len(order))
+            found = _Wave(model, [prompts[index] for index in wave], sampling, noise).run(report_wave)
             for index, answer in zip(wave, found, strict=True):
                 answers[index] = answer
     finally:
         model.train(training)
     return [answer for answer in answers if answer is not None]
+
+
+def _report_part(report: Callable[[float], object] | None, before: float, size: float, share: float) -> None:
+    if report is not None:
+        report(before + size * share)
 
 
 def rows_at_once(model: Any, columns: int) -> int:
@@ -166,7 +176,7 @@ class _Wave:
         self._width = max(len(prompt) for prompt in prompts)
         self._cache: EvictingCache = new_cache(model.config, len(prompts), self._width + sampling.max_new_tokens)
 
-    def run(self) -> list[Answer]:
+    def run(self, report: Callable[[float], object]) -> list[Answer]:
         tokens = self._prefill()
         index = list(range(len(self._prompts)))
         for done in range(1, self._sampling.max_new_tokens + 1):
@@ -175,6 +185,7 @@ class _Wave:
                 self._ids[index[place]].append(token)
             ended = [place for place, token in enumerate(chosen) if self._ends(token, self._ids[index[place]])]
             keep = self._evict(index, ended, self._width + done - 1)
+            report(1 - len(index) / len(self._ids) * (1 - done / self._sampling.max_new_tokens))
             if not index or done == self._sampling.max_new_tokens:
                 break
             tokens = self._step(tokens[keep] if ended else tokens, index, done)

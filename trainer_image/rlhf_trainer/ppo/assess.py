@@ -67,8 +67,8 @@ class Assessor:
         with ExitStack() as stack:
             if models.reference_head is None:
                 stack.enter_context(self._policy.whole())
-            stack.enter_context(context.metrics.phase("score", tokens=sum(rollout.lengths)))
-            for batch in self.dealt(rollout, range(len(rollout.answers))):
+            phase = stack.enter_context(context.metrics.phase("score", tokens=sum(rollout.lengths)))
+            for batch in phase.each(self.dealt(rollout, range(len(rollout.answers)))):
                 layout = self._lay_out(rollout, batch.rows)
                 hidden = models.frozen(layout.input_ids, None, layout.position_ids)
                 states = {name: hidden[name] for name in self._state_names if name in hidden}

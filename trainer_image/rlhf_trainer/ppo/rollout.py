@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +67,15 @@ class Prompts:
             found += [index] * self._spec.samples
         return found
 
-    def sample(self, model: Any, tokenizer: Any, step: int, rank: int, world: int) -> Rollout:
+    def sample(
+        self,
+        model: Any,
+        tokenizer: Any,
+        step: int,
+        rank: int,
+        world: int,
+        report: Callable[[float], object] | None = None,
+    ) -> Rollout:
         """Answer a step's prompts. A collective: each rank samples its share, all get the whole.
 
         Args:
@@ -76,13 +84,22 @@ class Prompts:
             step: from 0.
             rank: of this process.
             world: number of ranks.
+            report: given the share of this rank's answers that is made, 0 to 1.
         """
         chosen = self.step(step)
         by_length = sorted(range(len(chosen)), key=lambda row: (-len(self._ids[chosen[row]]), row))
         mine = by_length[rank::world]
         sampling = Sampling(self._spec.temperature, self._spec.max_new_tokens, int(tokenizer.eos_token_id))
         found = (
-            sample(model, [self._ids[chosen[row]] for row in mine], sampling, seed=self._seed, step=step, rows=mine)
+            sample(
+                model,
+                [self._ids[chosen[row]] for row in mine],
+                sampling,
+                seed=self._seed,
+                step=step,
+                rows=mine,
+                report=report,
+            )
             if mine
             else []
         )

@@ -15,6 +15,7 @@ from rlhf_trainer import gang
 from rlhf_trainer.context import StageContext
 from rlhf_trainer.data.batches import order
 from rlhf_trainer.engine import Engine
+from rlhf_trainer.metrics import Phase
 from rlhf_trainer.models.save import save_policy
 from rlhf_trainer.ppo import described
 from rlhf_trainer.ppo.assess import Assessor, Scored
@@ -164,7 +165,7 @@ class PpoTask:
                 stack.enter_context(self.policy.whole())
             with metrics.phase("generate") as phase:
                 rollout = self._prompts.sample(
-                    self._models.policy.model, self._models.tokenizer, step, context.rank, context.world
+                    self._models.policy.model, self._models.tokenizer, step, context.rank, context.world, phase.report
                 )
                 phase.tokens += rollout.tokens
         return rollout
@@ -186,14 +187,14 @@ class PpoTask:
     def _learn(
         self, step: int, rollout: Rollout, scored: list[Scored], objective: Objective, known: dict[str, float]
     ) -> dict[str, float]:
-        with self._context.metrics.phase("update", tokens=sum(rollout.lengths)):
+        with self._context.metrics.phase("update", tokens=sum(rollout.lengths)) as phase:
             for engine in self.engines.values():
                 engine.module.train()
             if self.one_pass:
                 share = Share(rollout.tokens, len(rollout.answers))
-                found = self._optimize(step, 0, scored, self._forming(objective), share, known)
+                found = self._optimize(step, 0, scored, self._forming(objective), share, known, phase)
                 return self._finish(found)
-            return self._in_two_passes(step, rollout, scored, objective, known)
+            return self._in_two_passes(step, rollout, scored, objective, known, phase)
 
     def _forming(self, objective: Objective) -> Callable[[Scored], Callable[[Tensor, list[Tensor]], Targets]]:
         def forming(batch: Scored) -> Callable[[Tensor, list[Tensor]], Targets]:
@@ -211,10 +212,11 @@ class PpoTask:
         forming: Callable[[Scored], Callable[[Tensor, list[Tensor]], Targets]],
         share: Share,
         known: dict[str, float],
+        phase: Phase,
     ) -> dict[str, float]:
         """One optimizer step over micro-batches; `number` counts the steps of a rollout."""
         sums = Sums(len(self._models.streams))
-        for batch in batches:
+        for batch in phase.each(batches):
             part = Share(share.tokens, share.answers, batch.dummy)
             inputs, critic_inputs = self._assessor.inputs(batch)
             form = forming(batch)
@@ -240,7 +242,13 @@ class PpoTask:
         return found
 
     def _in_two_passes(
-        self, step: int, rollout: Rollout, scored: list[Scored], objective: Objective, known: dict[str, float]
+        self,
+        step: int,
+        rollout: Rollout,
+        scored: list[Scored],
+        objective: Objective,
+        known: dict[str, float],
+        phase: Phase,
     ) -> dict[str, float]:
         spec, context = self._spec, self._context
         targets, reference = self._old(scored, objective)
@@ -263,7 +271,7 @@ class PpoTask:
                     stacked = Targets.stack([targets[row] for row in batch.rows], batch.layout.mask)
                     return lambda *_: stacked
 
-                found.append(self._optimize(step, len(found), batches, forming, share, known))
+                found.append(self._optimize(step, len(found), batches, forming, share, known, phase))
         return self._finish(described.averaged(found))
 
     @torch.no_grad()

@@ -84,10 +84,10 @@ class PreferenceTask:
         sums = torch.zeros(4, device=self._context.device)
         norms = []
         found: dict[str, float | Tensor] = {}
-        with self._context.metrics.phase("update", tokens=self._data.tokens(pairs)):
+        with self._context.metrics.phase("update", tokens=self._data.tokens(pairs)) as phase:
             for number, engine in enumerate(self.engines.values()):
                 engine.module.train()
-                for batch in mine:
+                for batch in phase.each(mine):
                     scores = self._scores(number, batch.rows)
                     live = 0.0 if batch.dummy else 1.0
                     loss = self._loss(scores, batch.rows, number) * (live / len(pairs))
@@ -157,11 +157,11 @@ class PreferenceTask:
         found = torch.zeros(2, self.spec.members, len(pairs), dtype=torch.float64, device=context.device)
         lengths = [self._data.lengths[pair] for pair in pairs]
         mine = micro_batches(lengths, range(len(pairs)), self._budget, context.world)[context.rank]
-        with context.metrics.phase("evaluate", tokens=self._data.tokens(pairs)):
+        with context.metrics.phase("evaluate", tokens=self._data.tokens(pairs)) as phase:
             for number, engine in enumerate(self.engines.values()):
                 engine.module.eval()
                 members = slice(number, number + 1) if len(self.engines) > 1 else slice(None)
-                for batch in mine:
+                for batch in phase.each(mine):
                     scores = self._scores(number, [pairs[row] for row in batch.rows]).double()
                     if not batch.dummy:
                         found[:, members, list(batch.rows)] = scores.transpose(0, 1)

@@ -134,8 +134,8 @@ class SftTask:
         mine = micro_batches(self._lengths, rows, self._budget, self._context.world)[self._context.rank]
         share = torch.zeros((), device=self._context.device)
         self.engine.module.train()
-        with self._context.metrics.phase("update", tokens=sum(self._lengths[row] for row in rows)):
-            for batch in mine:
+        with self._context.metrics.phase("update", tokens=sum(self._lengths[row] for row in rows)) as phase:
+            for batch in phase.each(mine):
                 weight = 0.0 if batch.dummy else 1.0 / max(1, learned)
                 loss = self._nll([self._data.rows[row] for row in batch.rows]) * weight
                 self.engine.backward(loss)
@@ -176,8 +176,8 @@ class SftTask:
         lengths = [self._data.length(row) for row in rows]
         mine = micro_batches(lengths, range(len(rows)), self._budget, self._context.world)[self._context.rank]
         self.engine.module.eval()
-        with self._context.metrics.phase("evaluate", tokens=sum(lengths)):
-            for batch in mine:
+        with self._context.metrics.phase("evaluate", tokens=sum(lengths)) as phase:
+            for batch in phase.each(mine):
                 nll = self._nll([rows[row] for row in batch.rows], by_row=True)
                 if not batch.dummy:
                     found[list(batch.rows)] = nll
