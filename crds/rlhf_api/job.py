@@ -51,8 +51,10 @@ class Input(ApiModel):
     source: Annotated[str, Field(min_length=1, max_length=1024)]
     """`hf://org/model@rev`, `hf://datasets/org/name@rev`, `pvc://claim/path`, an fsspec URL such as `s3://bucket/key`,
     `package://module/file` (a file of an installed Python package), or a path (local runner only)."""
-    format: Literal["safe-rlhf", "prompt-only", "prompt-completion", "preference", "hh-rlhf", "messages"] | None = None
-    """Format of a data set's rows; by default told from its columns."""
+    format: (
+        Literal["safe-rlhf", "prompt-only", "prompt-completion", "preference", "hh-rlhf", "messages", "alpaca"] | None
+    ) = None
+    """Format of a data set's rows; by default told from the columns of each file's first 1,000 rows."""
     columns: Annotated[
         dict[Annotated[str, Field(max_length=80)], Annotated[str, Field(max_length=80)]], Field(max_length=32)
     ] = {}

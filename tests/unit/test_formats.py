@@ -294,7 +294,14 @@ ANY = st.recursive(
     st.sampled_from(sorted(FORMATS)),
     st.sampled_from(["prompts", "conversations", "pairs", "safety pairs"]),
     st.dictionaries(
-        st.sampled_from([*SAFE, "chosen", "rejected", "messages", "completion", "category", "weight"]), ANY
+        st.sampled_from(
+            [
+                *(*SAFE, "chosen", "rejected", "messages", "completion", "category", "weight", "conversations"),
+                *("instruction", "input", "output", "history", "system", "response", "is_safe"),
+                *("response_0_severity_level", "response_0_harm_category", "rank"),
+            ]
+        ),
+        ANY,
     ),
 )
 def test_whatever_a_row_holds_it_is_taken_malformed_or_rejected(kind, use, row):
@@ -323,6 +330,7 @@ USES = {
     "hh-rlhf": ["prompts", "pairs", "conversations"],
     "prompt-completion": ["prompts", "conversations"],
     "messages": ["prompts", "conversations"],
+    "alpaca": ["prompts", "conversations"],
     "prompt-only": ["prompts"],
 }
 

@@ -168,7 +168,7 @@ class TestFolders:
 
     def test_a_file_that_is_no_data_says_so(self, tmp_path):
         with pytest.raises(InputError, match="cannot be read as rows"):
-            list(read_rows(write(tmp_path / "rows.csv", b"a,b")))
+            list(read_rows(write(tmp_path / "rows.xlsx", b"a,b")))
 
     def test_nothing_there_says_so(self, tmp_path):
         with pytest.raises(InputError, match="no such file or folder"):
@@ -254,7 +254,7 @@ def test_values_are_told_in_few_words(value, words):
 
 
 @given(
-    st.sampled_from(["jsonl", "json", "jsonl.gz", "json.gz", "parquet"]),
+    st.sampled_from(["jsonl", "json", "csv", "jsonl.gz", "json.gz", "csv.gz", "jsonl.zst", "parquet"]),
     st.binary(max_size=80) | st.text('[]{}":,\n a1\\u', max_size=60).map(str.encode),
     st.booleans(),
 )

@@ -51,11 +51,11 @@ class StageType:
 
 
 STAGE_TYPES: dict[str, StageType] = {
-    "sft": StageType(Sft, "policy", 2, True),
-    "rewardModel": StageType(RewardModel, "reward", 1, True),
-    "costModel": StageType(CostModel, "cost", 1, True),
+    "sft": StageType(Sft, "policy", 3, True),
+    "rewardModel": StageType(RewardModel, "reward", 2, True),
+    "costModel": StageType(CostModel, "cost", 2, True),
     "simulate": StageType(Simulate, "data", 3, True),
-    "rules": StageType(Rules, "rules", 2, True),
+    "rules": StageType(Rules, "rules", 3, True),
     "ppo": StageType(Ppo, "policy", 3, True),
     "evaluate": StageType(Evaluate, "evaluation", 2, True),
     "report": StageType(Report, "report", 1, False),

@@ -4,13 +4,45 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rlhf_trainer.data.readers import describe
+import orjson
+
+from rlhf_trainer.data.readers import Cell, describe
 from rlhf_trainer.data.rows import Message, Messages
 
 Columns = Mapping[str, Any]
+SHAREGPT_ROLES = {
+    "human": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "model": "assistant",
+    "observation": "tool",
+    "function_response": "tool",
+}
+"""What ShareGPT's `from` calls the roles of chat templates; others keep their name."""
+
+
+class Watched(Mapping[str, Any]):
+    """A row that remembers which of its columns were looked at."""
+
+    def __init__(self, row: Columns) -> None:
+        self._row = row
+        self.read: set[str] = set()
+
+    def __getitem__(self, column: str) -> Any:
+        self.read.add(column)
+        return self._row[column]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._row)
+
+    def __len__(self) -> int:
+        return len(self._row)
 
 
 class Malformed(Exception):
@@ -31,17 +63,38 @@ def value_of(row: Columns, column: str, expected: str) -> Any:
     return row[column]
 
 
+def typed(value: Any) -> Any:
+    """A value that is no text: of a CSV cell, what its text says as JSON; an empty cell is null."""
+    if not isinstance(value, Cell):
+        return value
+    text = value.strip()
+    if text.lower() in ("", "true", "false"):
+        return {"": None, "true": True, "false": False}[text.lower()]
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return str(value)
+
+
+def text_or_list(value: Any) -> Any:
+    """A value that is a text or a list; a CSV cell is a list where it holds one of objects as JSON."""
+    if not isinstance(value, Cell):
+        return value
+    parsed = typed(value) if value.lstrip().startswith("[") else None
+    return parsed if isinstance(parsed, list) and all(isinstance(entry, dict) for entry in parsed) else str(value)
+
+
 def text_of(row: Columns, column: str) -> str:
     """A string."""
     value = value_of(row, column, "a string")
     if not isinstance(value, str):
         raise Malformed(column, describe(value), "a string")
-    return value
+    return str(value)
 
 
 def flag_of(row: Columns, column: str) -> bool:
     """True or false."""
-    value = value_of(row, column, "true or false")
+    value = typed(value_of(row, column, "true or false"))
     if not isinstance(value, bool):
         raise Malformed(column, describe(value), "true or false")
     return value
@@ -49,7 +102,7 @@ def flag_of(row: Columns, column: str) -> bool:
 
 def which_of(row: Columns, column: str) -> int:
     """Number of an answer, 0 or 1."""
-    value = value_of(row, column, "0 or 1")
+    value = typed(value_of(row, column, "0 or 1"))
     if isinstance(value, bool) or value not in (0, 1) or not isinstance(value, int):
         raise Malformed(column, describe(value), "0 or 1")
     return value
@@ -58,6 +111,7 @@ def which_of(row: Columns, column: str) -> int:
 def messages_of(value: Any, column: str) -> Messages:
     """Messages, each with a role and a text."""
     expected = 'a list of {"role": ..., "content": ...}'
+    value = typed(value)
     if not isinstance(value, list) or not value:
         raise Malformed(column, describe(value), expected)
     found: list[Message] = []
@@ -65,11 +119,22 @@ def messages_of(value: Any, column: str) -> Messages:
         place = f"{column}[{index}]"
         if not isinstance(entry, dict):
             raise Malformed(place, describe(entry), "an object with role and content")
+        entry = _from_sharegpt(entry)
         role, content = entry.get("role"), entry.get("content")
         if not isinstance(role, str) or not role:
             raise Malformed(f"{place}.role", describe(role), "system, user or assistant")
         found.append({"role": role, "content": _content(content, f"{place}.content")})
     return tuple(found)
+
+
+def _from_sharegpt(entry: dict[str, Any]) -> dict[str, Any]:
+    """A turn of ShareGPT (`from`, `value`) under the names of a message."""
+    if "from" not in entry or "role" in entry:
+        return entry
+    speaker = entry["from"]
+    role = SHAREGPT_ROLES.get(speaker.lower(), speaker.lower()) if isinstance(speaker, str) else speaker
+    rest = {name: value for name, value in entry.items() if name not in ("from", "value")}
+    return {**rest, "role": role, "content": entry.get("value")}
 
 
 def _content(value: Any, place: str) -> str:
@@ -99,18 +164,44 @@ def as_prompt(messages: Messages, column: str) -> Messages:
 
 
 def category_of(row: Columns) -> str | None:
-    """The label of a row, where it has one."""
-    value = row.get("category")
-    if value is None or isinstance(value, str):
-        return value or None
-    raise Malformed("category", describe(value), "a string")
+    """The label of a row, where it has one; several labels are one, joined by commas.
+
+    It is a string or number, a list of labels, or true or false by label (BeaverTails). PKU-SafeRLHF labels the answers:
+    what either is harmful by is the row's label.
+    """
+    if "category" in row:
+        return _label(row["category"], "category")
+    answers = [f"response_{number}_harm_category" for number in (0, 1)]
+    labels = [label for column in answers if column in row for label in _labels(row[column], column)]
+    return ", ".join(dict.fromkeys(labels)) or None
+
+
+def _label(value: Any, column: str) -> str | None:
+    if isinstance(value, str):
+        text = str(value)
+        if not isinstance(value, Cell) or not text.lstrip().startswith(("{", "[")):
+            return text or None
+    return ", ".join(_labels(value, column)) or None
+
+
+def _labels(value: Any, column: str) -> list[str]:
+    """Labels by which a row goes: none, one, or several."""
+    value = typed(value)
+    if value is None:
+        return []
+    if isinstance(value, dict) and all(label is None or isinstance(label, bool | int) for label in value.values()):
+        return [name for name, label in value.items() if label]
+    entries = value if isinstance(value, list) else [value]
+    if not all(isinstance(entry, str | int) and not isinstance(entry, bool) for entry in entries):
+        raise Malformed(column, describe(value), "a string, a list of them, or an object of true or false by label")
+    return [str(entry) for entry in entries]
 
 
 def response_type_of(row: Columns) -> str | None:
     """What rules expect of an answer, where the row says it; as policies write it: `Hard Refuse` is `hard_refuse`."""
     value = row.get("response_type")
     if value is None or isinstance(value, str):
-        return canonical_type(value) if value else None
+        return canonical_type(str(value)) if value else None
     raise Malformed("response_type", describe(value), "a string such as comply or hard_refuse")
 
 
@@ -121,7 +212,7 @@ def canonical_type(text: str) -> str:
 
 def propositions_of(row: Columns) -> dict[str, bool] | None:
     """True or false by proposition, where the row has it."""
-    value = row.get("propositions")
+    value = typed(row.get("propositions"))
     if value is None:
         return None
     if not isinstance(value, dict) or not value or not all(isinstance(one, bool) for one in value.values()):
@@ -131,7 +222,7 @@ def propositions_of(row: Columns) -> dict[str, bool] | None:
 
 def rank_of(row: Columns) -> int | None:
     """Place among the answers to a prompt, where the row has it."""
-    value = row.get("rank")
+    value = typed(row.get("rank"))
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     raise Malformed("rank", describe(value), "a whole number, the lowest of the best answer")
@@ -139,7 +230,9 @@ def rank_of(row: Columns) -> int | None:
 
 def weight_of(row: Columns) -> float:
     """The probability that the chosen answer is the better one; 1 where the row has none."""
-    value = row.get("weight", 1.0)
+    value = typed(row.get("weight", 1.0))
+    if value is None and isinstance(row.get("weight"), Cell):
+        return 1.0
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= 1:
         raise Malformed("weight", describe(value), "a probability from 0 to 1")
     return float(value)

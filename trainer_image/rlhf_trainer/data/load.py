@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -15,8 +17,9 @@ import orjson
 from rlhf_api.fields import DataRef, Reference
 from rlhf_api.job import Input
 from rlhf_api.stage_file import StageInput
-from rlhf_trainer.data.columns import Malformed, Rejected
+from rlhf_trainer.data.columns import Columns, Malformed, Rejected, Watched
 from rlhf_trainer.data.formats import FORMATS, SAFETY_COLUMNS, Format, Use, detect, renamed
+from rlhf_trainer.data.guess import suggest
 from rlhf_trainer.data.readers import BadRow, RawRow, read_rows
 from rlhf_trainer.data.rows import Completion, Conversation, Counts, Messages, Pair, Prompt, SafetyPair
 from rlhf_trainer.exits import InputError
@@ -24,6 +27,8 @@ from rlhf_trainer.sources.keep import is_kept, verify
 
 log = logging.getLogger(__name__)
 Row = TypeVar("Row", Conversation, Prompt, Pair, SafetyPair, Completion)
+SAMPLE = 1000
+"""Rows at a file's start that tell its format."""
 SHOWN = 5
 """Bad rows that an error or a count names."""
 
@@ -126,7 +131,9 @@ class Conversion:
     limit: int | None = None
     counts: Counts = field(default_factory=Counts)
     format: str | None = None
-    """As given, or as told from the first row's columns."""
+    """As given, or as told by the columns; of files that differ, all, joined by commas."""
+    unused: Counter[str] = field(default_factory=Counter)
+    """Rows that have a value in a column that made nothing, by column as the file calls it."""
 
     def rows(self, path: Path) -> Iterator[Any]:
         """Examples in file order; bad and rejected rows are counted.
@@ -134,21 +141,34 @@ class Conversion:
         Raises:
             InputError: more bad rows than allowed, no usable row, or columns that cannot serve the use.
         """
-        entry = self.entry
-        self.format = entry.format if entry is not None else None
-        columns = entry.columns if entry is not None else {}
-        subset, split = (entry.subset, entry.split) if entry is not None else (None, None)
-        maker: Callable[[Any, Any], Any] | None = None
-        for raw in read_rows(path, subset, split):
-            if self.limit is not None and self.counts.used >= self.limit:
+        subset, split = (self.entry.subset, self.entry.split) if self.entry is not None else (None, None)
+        seen: Counter[str] = Counter()
+        read: set[str] = set()
+        for _, raws in itertools.groupby(read_rows(path, subset, split), lambda raw: raw.where.file):
+            yield from self._file(raws, seen, read)
+            if self._full():
                 break
+        self.unused = Counter({column: count for column, count in seen.items() if column not in read})
+        self._judge(path)
+
+    def _full(self) -> bool:
+        return self.limit is not None and self.counts.used >= self.limit
+
+    def _file(self, raws: Iterator[RawRow | BadRow], seen: Counter[str], read: set[str]) -> Iterator[Any]:
+        """Examples of one file, whose first rows tell its format; columns with a value and those used are noted."""
+        columns = self.entry.columns if self.entry is not None else {}
+        first = list(itertools.islice(raws, SAMPLE))
+        maker: Callable[[Any, Any], Any] | None = None
+        for raw in itertools.chain(first, raws):
+            if self._full():
+                return
             self.counts.read += 1
             if isinstance(raw, BadRow):
                 self._bad(f"{raw.where}: {raw.problem}")
                 continue
-            row = renamed(raw.value, columns)
             if maker is None:
-                maker = self._maker(row, raw)
+                maker = self._maker([one for one in first if isinstance(one, RawRow)] or [raw], columns)
+            row = Watched(renamed(raw.value, columns))
             try:
                 example = maker(row, raw.where)
             except Malformed as problem:
@@ -159,38 +179,62 @@ class Conversion:
             else:
                 self.counts.used += 1
                 yield example
-        self._judge(path)
+            seen.update(name for name, value in raw.value.items() if value not in (None, "", [], {}))
+            read.update(columns.get(name, name) for name in row.read)
 
-    def _maker(self, row: Any, raw: RawRow) -> Callable[[Any, Any], Any]:
-        found = self.format or detect(row)
-        if found is None:
+    def _maker(self, sample: list[RawRow], columns: Mapping[str, str]) -> Callable[[Any, Any], Any]:
+        """What makes examples of a file's rows, by what most of its first ones are."""
+        rows = [renamed(raw.value, columns) for raw in sample]
+        told = Counter(detect(row) for row in rows)
+        given = self.entry.format if self.entry is not None else None
+        name = given or told.most_common(1)[0][0]
+        odd = next((raw for raw, row in zip(sample, rows, strict=True) if detect(row) == name), sample[0])
+        if name is None:
             raise InputError(
-                f"{self.name} ({raw.where}): no format has the columns {_names(raw.value)}; expected those of one of "
-                f"{', '.join(FORMATS)} (docs/data-formats.md). Rename yours with `columns`"
+                f"{self.name} ({odd.where}): no format has the columns {_names(odd.value)}; expected those of one of "
+                f"{', '.join(FORMATS)} (docs/data-formats.md). {self._hint(odd.value, by_order=True)}"
             )
-        self.format = found
-        kind = FORMATS[found]
-        self._need(kind, found, row, raw)
+        if self.format is None or name not in self.format.split(", "):
+            self.format = name if self.format is None else f"{self.format}, {name}"
+        kind = FORMATS[name]
+        self._need(kind, name, rows, odd)
+        self._keep_input(name, sample, columns)
         maker = kind.maker(self.use)
         if maker is None:
-            able = ", ".join(name for name, other in FORMATS.items() if other.maker(self.use) is not None)
+            able = ", ".join(format for format, other in FORMATS.items() if other.maker(self.use) is not None)
             raise InputError(
-                f"{self.name} ({raw.where}): rows of format {found} give no {self.use}; expected one of: {able}. "
-                f"Columns found: {_names(raw.value)}"
+                f"{self.name} ({odd.where}): rows of format {name} give no {self.use}; expected one of: {able}. "
+                f"Columns found: {_names(odd.value)}. {self._hint(odd.value)}"
             )
         return maker
 
-    def _need(self, kind: Format, found: str, row: Any, raw: RawRow) -> None:
+    def _hint(self, row: dict[str, Any], *, by_order: bool = False) -> str:
+        line = suggest(row, self.use, by_order=by_order)
+        if line is None:
+            return "Rename yours with `columns`"
+        return f"Rename yours with `columns`, for {self.use} perhaps:\n  {line}"
+
+    def _need(self, kind: Format, name: str, rows: list[Columns], raw: RawRow) -> None:
         needed = list(kind.required)
-        if found == "safe-rlhf" and self.use == "pairs":
-            needed.append("better_response_id")
-        if found == "safe-rlhf" and self.use == "safety pairs":
-            needed += ["safer_response_id", *SAFETY_COLUMNS]
-        missing = [name for name in needed if name not in row]
+        if name == "safe-rlhf" and self.use == "pairs":
+            needed.append(("better_response_id",))
+        if name == "safe-rlhf" and self.use == "safety pairs":
+            needed += [("safer_response_id",), *((column,) for column in SAFETY_COLUMNS)]
+        found = set().union(*rows)
+        missing = [" or ".join(columns) for columns in needed if not found.intersection(columns)]
         if missing:
             raise InputError(
-                f"{self.name} ({raw.where}): {self.use} of format {found} need the columns {', '.join(missing)}; "
-                f"found {_names(raw.value)}. Rename yours with `columns`"
+                f"{self.name} ({raw.where}): {self.use} of format {name} need the columns {', '.join(missing)}; "
+                f"found {_names(raw.value)}. {self._hint(raw.value)}"
+            )
+
+    def _keep_input(self, name: str, sample: list[RawRow], columns: Mapping[str, str]) -> None:
+        """Refuse to leave out what an instruction is about."""
+        extra = next((raw for raw in sample if detect(raw.value) == "alpaca" and raw.value.get("input")), None)
+        if name != "alpaca" and extra is not None and "input" not in columns.values():
+            raise InputError(
+                f"{self.name} ({extra.where}): rows of Alpaca read as {name} lose their column input, which the "
+                "instruction is about; leave `format` and `columns` out, and both are read"
             )
 
     def _bad(self, message: str) -> None:

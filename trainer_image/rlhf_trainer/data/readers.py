@@ -1,4 +1,5 @@
-"""Rows of JSONL, JSON and Parquet files (the first two also gzipped), streamed, each with its file and row number.
+"""Rows of JSONL, JSON, CSV, TSV and Parquet files, streamed, each with its file and row number; all but Parquet also
+compressed by gzip or zstd.
 
 What is wrong with one row is a `BadRow`, which the caller counts; what is wrong with a whole file (a truncated gzip,
 a damaged Parquet) is an `InputError`, as nobody knows what is missing.
@@ -6,10 +7,12 @@ a damaged Parquet) is an `InputError`, as nobody knows what is missing.
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -22,6 +25,14 @@ from rlhf_trainer.sources.choose import select_files
 
 BOM = b"\xef\xbb\xbf"
 BATCH_ROWS = 1024
+LONGEST_CELL = 2**24
+"""Characters of one CSV cell; a quote that is never closed would make one of the whole file."""
+
+
+class Cell(str):
+    """A CSV cell: text whose type the file does not tell. Whoever reads the column knows it."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True)
@@ -53,22 +64,35 @@ def read_rows(path: Path, subset: str | None = None, split: str | None = None) -
 
 
 def _read_file(file: Path, name: str) -> Iterator[RawRow | BadRow]:
-    plain = name.lower().removesuffix(".gz")
+    plain = name.lower().removesuffix(".gz").removesuffix(".zst")
     if plain.endswith(".parquet"):
         yield from _read_parquet(file, name)
         return
     counter = _Counter()
     try:
         with _open(file) as stream:
-            rows = _read_json(stream, name) if plain.endswith(".json") else _read_lines(stream, name)
-            for row in rows:
+            for row in _reader(plain)(stream, name):
                 counter.row = row.where.row
                 yield row
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except DAMAGED as error:
+        if not name.lower().endswith(COMPRESSED):
+            raise
         raise InputError(
-            f"{name}:{counter.row + 1}: the gzip file ends early or is damaged ({error}); "
-            f"{counter.row} rows could be read. Fetch or compress it again"
+            f"{name}:{counter.row + 1}: the {'zstd' if name.lower().endswith('.zst') else 'gzip'} file ends early or is "
+            f"damaged ({error}); {counter.row} rows could be read. Fetch or compress it again"
         ) from error
+
+
+DAMAGED = (EOFError, OSError, zlib.error)
+COMPRESSED = (".gz", ".zst")
+Reader = Callable[[BinaryIO, str], Iterator["RawRow | BadRow"]]
+
+
+def _reader(plain: str) -> Reader:
+    """What reads a file of that name."""
+    if plain.endswith((".csv", ".tsv")):
+        return _read_csv
+    return _read_json if plain.endswith(".json") else _read_lines
 
 
 @dataclass
@@ -77,7 +101,14 @@ class _Counter:
 
 
 def _open(file: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(file, "rb")) if file.name.lower().endswith(".gz") else file.open("rb")
+    suffix = file.suffix.lower()
+    if suffix == ".gz":
+        return cast(BinaryIO, gzip.open(file, "rb"))
+    if suffix == ".zst":
+        import pyarrow  # type: ignore[import-untyped]  # ships no types
+
+        return cast(BinaryIO, io.BufferedReader(pyarrow.CompressedInputStream(file.open("rb"), "zstd")))
+    return file.open("rb")
 
 
 def _read_lines(stream: Iterable[bytes], name: str) -> Iterator[RawRow | BadRow]:
@@ -134,8 +165,29 @@ def _read_json(stream: BinaryIO, name: str) -> Iterator[RawRow | BadRow]:
         yield _row(row, Where(name, number))
 
 
+def _read_csv(stream: BinaryIO, name: str) -> Iterator[RawRow | BadRow]:
+    """Rows below a line of column names, as RFC 4180 quotes them; `.tsv` has tabs. Excel's byte-order mark is taken."""
+    csv.field_size_limit(LONGEST_CELL)
+    lines = io.TextIOWrapper(stream, "utf-8-sig", newline="")
+    number = 0
+    try:
+        rows = csv.reader(lines, delimiter="\t" if ".tsv" in name.lower() else ",", strict=True)
+        columns = next(rows, [])
+        if not all(columns) or len(set(columns)) < len(columns):
+            raise InputError(f"{name}:1: found the column names {columns}; expected different ones, none empty")
+        for cells in filter(None, rows):
+            number += 1
+            where = Where(name, number)
+            if len(cells) == len(columns):
+                yield RawRow(where, dict(zip(columns, map(Cell, cells), strict=True)))
+            else:
+                yield BadRow(where, f"found {len(cells)} cells, expected {len(columns)}, one a column name")
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{name}:{number + 1}: cannot be read as CSV ({error}); save the file as UTF-8") from error
+
+
 def _read_parquet(file: Path, name: str) -> Iterator[RawRow | BadRow]:
-    import pyarrow  # type: ignore[import-untyped]  # ships no types
+    import pyarrow
     from pyarrow import parquet
 
     number = 0

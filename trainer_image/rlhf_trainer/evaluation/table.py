@@ -83,6 +83,7 @@ def categories(
     models: Sequence[Judged], baseline: Judged, labels: Sequence[str | None], intervals: Intervals
 ) -> list[dict[str, Any]]:
     """Harmful rate of every model by category of the prompt, by name, unlabelled last; empty without labels or costs.
+    A prompt of several labels, joined by commas, counts in each.
 
     Returns:
         [{category, n, harmful_rate: {model: estimate}, differences: {candidate: estimate with decision}, by_cost}];
@@ -90,12 +91,12 @@ def categories(
     """
     if not any(labels) or not baseline.costs:
         return []
-    named = np.array([label or UNLABELLED for label in labels])
+    named = [set((label or UNLABELLED).split(", ")) for label in labels]
     by_any = {model.name: _harm(model) for model in models}
     by_cost = {cost: {model.name: _above(model.costs[cost]) for model in models} for cost in baseline.costs}
     rows = []
-    for category in sorted(set(named.tolist()), key=lambda name: (name == UNLABELLED, name)):
-        inside = named == category
+    for category in sorted(set().union(*named), key=lambda name: (name == UNLABELLED, name)):
+        inside = np.array([category in own for own in named])
         row: dict[str, Any] = {"category": category, "n": int(inside.sum())}
         row |= _rates_of(by_any, inside, baseline.name, intervals)
         row["by_cost"] = {cost: _rates_of(rates, inside, baseline.name, intervals) for cost, rates in by_cost.items()}

@@ -12,6 +12,9 @@ from rlhf_trainer.data.rows import Counts
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.uses import DataUse
 
+COLUMNS = 12
+"""Unused columns that a note names."""
+
 
 @dataclass
 class RowFacts:
@@ -23,6 +26,8 @@ class RowFacts:
     problems: list[str] = field(default_factory=list)
     """One sentence a problem, with the field of the job."""
     notes: list[str] = field(default_factory=list)
+    unused: dict[str, int] = field(default_factory=dict)
+    """Rows with a value in a column that no use reads, by column."""
 
 
 @dataclass
@@ -38,6 +43,7 @@ class _Taken:
 def inspect_rows(entry: Input, path: Path, uses: Sequence[DataUse]) -> RowFacts:
     """Read every row once for each kind of use."""
     facts = RowFacts()
+    unused: list[dict[str, int]] = []
     for kind in dict.fromkeys(use.rows for use in uses):
         same = [use for use in uses if use.rows == kind]
         conversion = Conversion(entry.name, entry, kind)
@@ -48,6 +54,7 @@ def inspect_rows(entry: Input, path: Path, uses: Sequence[DataUse]) -> RowFacts:
             facts.format = facts.format or conversion.format
             continue
         facts.format = conversion.format
+        unused.append(conversion.unused)
         if facts.counts.read == 0 or conversion.counts.used < facts.counts.used:
             facts.counts = conversion.counts
         facts.problems.extend(problem for one in taken if (problem := _problem(one, entry)))
@@ -55,6 +62,15 @@ def inspect_rows(entry: Input, path: Path, uses: Sequence[DataUse]) -> RowFacts:
     if left_out:
         facts.notes.append(
             f"{entry.name}: {left_out} of {facts.counts.read} rows are left out ({_reasons(facts.counts)})"
+        )
+    if unused:
+        facts.unused = {name: count for name, count in unused[0].items() if all(name in other for other in unused)}
+    if facts.unused:
+        columns = ", ".join(f"{name} ({count} rows)" for name, count in list(facts.unused.items())[:COLUMNS])
+        further = len(facts.unused) - COLUMNS
+        facts.notes.append(
+            f"{entry.name}: read as {facts.format}; columns that are not used: {columns}"
+            f"{f' and {further} more' if further > 0 else ''}"
         )
     return facts
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from rlhf_trainer.exits import InputError
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".jsonl.gz", ".ndjson.gz", ".json.gz")
+KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+SUFFIXES = (*KINDS, ".parquet", *(kind + packed for packed in (".gz", ".zst") for kind in KINDS))
 """Files that hold rows."""
 NOT_DATA = {"manifest.json", "dataset_infos.json", "dataset_dict.json", "dataset_info.json", "state.json"}
 """Files of a data folder that describe it."""

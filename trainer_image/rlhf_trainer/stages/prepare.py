@@ -183,6 +183,7 @@ def _take_input(findings: Findings, entry: Input, found: Fetched, wanted: list[A
         told["kind"] = "data"
         seen = inspect_rows(entry, found.path, rows)
         told.update(format=seen.format, counts=seen.counts.as_dict(), examples=seen.counts.examples)
+        told["unusedColumns"] = seen.unused
         findings.notes.extend(seen.notes)
         findings.problems.extend(seen.problems)
     policies = [use for use in wanted if isinstance(use, PolicyUse) and use.input == entry.name]
