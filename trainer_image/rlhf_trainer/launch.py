@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from rlhf_api.stage_file import STAGE_FILE_VERSION, StageFile
 from rlhf_api.store import Product, free_work, name_product
+from rlhf_api.utf8 import use_utf8
 from rlhf_trainer import ops, store
 from rlhf_trainer.exits import DONE, FAILURE, GuardTripped, InputError, StageError, Stopped, explain_full_disk, severity
 from rlhf_trainer.lease import Holder, acquire
@@ -66,7 +67,9 @@ class Signals:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the stage that `stage.json` describes; gives the exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        use_utf8()
+        arguments = sys.argv[1:]
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format=LOG_FORMAT)
     signals = Signals.install()
     if len(arguments) != 1:

@@ -66,7 +66,7 @@ def init(
     for name, text in written.items():
         path = target / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, "utf-8")
     if output is Format.JSON:
         emit({"recipe": recipe, "folder": str(target.resolve()), "files": sorted(written)})
         return

@@ -101,7 +101,7 @@ def _of_run(
 
     run = jobs.locate(job, storage)
     found, path = find(run, stage, rank, attempt)
-    lines = path.read_text(errors="replace").splitlines()
+    lines = path.read_text("utf-8", errors="replace").splitlines()
     lines = lines if tail is None else lines[-tail:]
     if output is Format.JSON:
         emit({"stage": stage, "attempt": found, "file": str(path), "lines": lines})
@@ -163,7 +163,7 @@ def _follow(run: Located, stage: str, path: Path) -> None:
 
     from rlhf_sdk import jobs
 
-    with path.open(errors="replace") as file:
+    with path.open(encoding="utf-8", errors="replace") as file:
         file.seek(0, 2)
         while True:
             text = file.read()

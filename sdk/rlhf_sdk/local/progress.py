@@ -64,7 +64,7 @@ def waiting(work: Path) -> Progress | None:
     log = max((work / "logs").glob("a*/launcher.log"), key=lambda path: path.stat().st_mtime, default=None)
     if log is None:
         return None
-    said = log.read_text(errors="replace")[-TAIL:].splitlines()
+    said = log.read_text("utf-8", errors="replace")[-TAIL:].splitlines()
     for line in reversed(said):
         if ": waiting: " in line:
             return Progress(activity="waiting: " + line.partition(": waiting: ")[2].partition(" is making ")[0])

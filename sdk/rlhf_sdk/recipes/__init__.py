@@ -63,9 +63,9 @@ def render(recipe: str, name: str, base: str) -> dict[str, str]:
         base: source of the model to start from.
     """
     chosen = RECIPES[recipe]
-    text = (files(__package__) / f"{recipe}.yaml").read_text()
+    text = (files(__package__) / f"{recipe}.yaml").read_text("utf-8")
     written = {"job.yaml": Template(text).substitute(name=name, base=base)}
-    written["README.md"] = Template((files(__package__) / "README.md").read_text()).substitute(
+    written["README.md"] = Template((files(__package__) / "README.md").read_text("utf-8")).substitute(
         name=name,
         summary=chosen.summary,
         base=base,
@@ -73,7 +73,7 @@ def render(recipe: str, name: str, base: str) -> dict[str, str]:
         beside="".join(f"\n- `{name}`: {BESIDE[name]}" for name in chosen.beside),
     )
     for name in chosen.beside:
-        written[name] = (files(__package__) / name).read_text()
+        written[name] = (files(__package__) / name).read_text("utf-8")
     for kind in chosen.data:
         written[f"data/{kind}.jsonl"] = rows.jsonl(kind)
     return written
