@@ -86,7 +86,7 @@ def read_object(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
 def is_deeper(value: Any, most: int) -> bool:
     """Whether lists and objects are nested more than `most` deep."""
     level = [value]
-    for _ in range(most + 1):
+    for _ in range(most):
         level = [
             item
             for outer in level

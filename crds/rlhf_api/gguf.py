@@ -9,11 +9,23 @@ import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+
+from rlhf_api.bounded import open_regular
 
 MAGIC = b"GGUF"
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 STRING, ARRAY = 8, 9
+MAX_BYTES = 128 << 20
+"""Of a header: vocabularies of a million tokens have a quarter of it."""
+MAX_STRINGS = 1 << 20
+"""In the arrays of a header, all together: tokens and merges."""
+MAX_ENTRIES = 1 << 16
+"""Keys, and tensors, of a header."""
+MAX_DEPTH = 2
+"""Arrays in arrays."""
+MAX_WEIGHTS = 1 << 50
+"""Of all tensors together."""
 
 
 @dataclass(frozen=True)
@@ -26,78 +38,116 @@ class Header:
     """Weights of all tensors."""
 
 
+class _Damaged(Exception):
+    """What is wrong with a header."""
+
+
 def read_header(path: Path) -> Header:
     """Read the header alone.
 
     Raises:
-        ValueError: it is no GGUF file of version 2 or 3, or cut off in its header.
+        ValueError: it is no GGUF file of version 2 or 3, cut off or damaged in its header, or the header is beyond the
+            bounds above; names the file.
     """
-    size = path.stat().st_size
+    with open_regular(path) as file:
+        header = _Cursor(file.read(MAX_BYTES))
+    if header.content[:4] != MAGIC:
+        raise ValueError(f"{path.name}: is no GGUF file (it does not start with {MAGIC.decode()})")
     try:
-        with path.open("rb") as file:
-            if file.read(4) != MAGIC:
-                raise ValueError(f"{path.name}: is no GGUF file (it does not start with {MAGIC.decode()})")
-            version, tensors, pairs = struct.unpack("<IQQ", _exactly(file, 20))
-            if version not in (2, 3):
-                raise ValueError(f"{path.name}: GGUF version {version}; expected 2 or 3")
-            fields = {}
-            for _ in range(pairs):
-                key = _string(file, size)
-                fields[key] = _value(file, _number(file, "<I"), size)
-            parameters = sum(_tensor(file, size) for _ in range(tensors))
-    except (EOFError, struct.error, UnicodeDecodeError) as error:
+        return _read(header)
+    except (_Damaged, UnicodeDecodeError) as error:
         raise ValueError(f"{path.name}: the GGUF header is damaged or cut off ({error})") from error
+
+
+def _read(header: _Cursor) -> Header:
+    header.skip(len(MAGIC))
+    version = header.number("<I")
+    if version not in (2, 3):
+        raise _Damaged(f"GGUF version {version}; expected 2 or 3")
+    tensors, pairs = (header.count(MAX_ENTRIES) for _ in range(2))
+    fields = {}
+    for _ in range(pairs):
+        key = header.string()
+        fields[key] = _value(header, header.number("<I"))
+    parameters = sum(_tensor(header) for _ in range(tensors))
+    if parameters > MAX_WEIGHTS:
+        raise _Damaged(f"tensors of more than {MAX_WEIGHTS} weights")
     return Header(fields, parameters)
 
 
-def _exactly(file: BinaryIO, count: int) -> bytes:
-    content = file.read(count)
-    if len(content) != count:
-        raise EOFError(f"{count} bytes expected at {file.tell() - len(content)}")
-    return content
+@dataclass
+class _Cursor:
+    """Reads bytes in order, and none behind their end."""
 
+    content: bytes
+    at: int = 0
+    looked: int = 0
+    """Strings and arrays in arrays, so far."""
 
-def _number(file: BinaryIO, code: str) -> Any:
-    return struct.unpack(code, _exactly(file, struct.calcsize(code)))[0]
+    def skip(self, count: int) -> int:
+        """Go on by so many bytes; gives where they begin."""
+        begin = self.at
+        if count > len(self.content) - begin:
+            raise _Damaged(f"{count} bytes expected at {begin}")
+        self.at = begin + count
+        return begin
 
+    def number(self, code: str) -> Any:
+        return struct.unpack_from(code, self.content, self.skip(struct.calcsize(code)))[0]
 
-def _string(file: BinaryIO, size: int) -> str:
-    return _exactly(file, _length(file, size)).decode()
+    def count(self, most: int) -> int:
+        count: int = self.number("<Q")
+        if count > most:
+            raise _Damaged(f"a number of {count}; expected at most {most}")
+        return count
 
+    def string(self) -> str:
+        begin = self.skip(self.count(MAX_BYTES))
+        return self.content[begin : self.at].decode()
 
-def _length(file: BinaryIO, size: int) -> int:
-    count: int = _number(file, "<Q")
-    if count > size:
-        raise EOFError(f"a length of {count} in a file of {size} bytes")
-    return count
+    def spend(self, count: int) -> None:
+        """Count values of arrays that are looked at one by one."""
+        self.looked += count
+        if self.looked > MAX_STRINGS:
+            raise _Damaged(f"arrays of more than {MAX_STRINGS} strings")
 
-
-def _value(file: BinaryIO, kind: int, size: int) -> Any:
-    if kind == STRING:
-        return _string(file, size)
-    if kind == ARRAY:
-        return _skip_array(file, size)
-    if kind not in SCALARS:
-        raise EOFError(f"unknown type {kind}")
-    return _number(file, SCALARS[kind])
-
-
-def _skip_array(file: BinaryIO, size: int) -> int:
-    kind, count = _number(file, "<I"), _length(file, size)
-    if kind in SCALARS:
-        _exactly(file, count * struct.calcsize(SCALARS[kind]))
-    else:
+    def skip_strings(self, count: int) -> None:
+        self.spend(count)
         for _ in range(count):
-            if kind == STRING:
-                _exactly(file, _length(file, size))
-            else:
-                _value(file, kind, size)
+            self.skip(struct.unpack_from("<Q", self.content, self.skip(8))[0])
+
+
+def _value(header: _Cursor, kind: int) -> Any:
+    if kind == STRING:
+        return header.string()
+    if kind == ARRAY:
+        return _skip_array(header)
+    if kind not in SCALARS:
+        raise _Damaged(f"unknown type {kind}")
+    return header.number(SCALARS[kind])
+
+
+def _skip_array(header: _Cursor, depth: int = 1) -> int:
+    kind, count = header.number("<I"), header.count(MAX_BYTES)
+    if kind == STRING:
+        header.skip_strings(count)
+    elif kind in SCALARS:
+        header.skip(count * struct.calcsize(SCALARS[kind]))
+    elif kind == ARRAY and depth < MAX_DEPTH:
+        header.spend(count)
+        for _ in range(count):
+            _skip_array(header, depth + 1)
+    else:
+        raise _Damaged(f"{count} values of type {kind} in an array {depth} deep")
     return count
 
 
-def _tensor(file: BinaryIO, size: int) -> int:
+def _tensor(header: _Cursor) -> int:
     """Weights of one tensor: name, shape, type and offset."""
-    _string(file, size)
-    shape = [_length(file, 2**62) for _ in range(_number(file, "<I"))]
-    _exactly(file, 12)
+    header.string()
+    dimensions = header.number("<I")
+    if dimensions > 8:
+        raise _Damaged(f"a tensor of {dimensions} dimensions; expected at most 8")
+    shape = [header.count(MAX_WEIGHTS) for _ in range(dimensions)]
+    header.skip(12)
     return math.prod(shape)

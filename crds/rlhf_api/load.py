@@ -11,7 +11,7 @@ from rlhf_api.errors import Finding, Loc, SpecError, SpecProblem, format_path
 from rlhf_api.graph import check_partial
 from rlhf_api.job import RLHFJob
 from rlhf_api.sentences import describe, findings_of
-from rlhf_api.yaml import Document, dump_yaml, load_yaml
+from rlhf_api.yaml import MAX_BYTES, Document, dump_yaml, load_yaml
 
 
 def load_job(source: Path | str | bytes) -> RLHFJob:
@@ -67,9 +67,11 @@ def read_document(source: Path | str | bytes, name: str | None = None) -> Docume
         return load_yaml(source, name)
     label = name or str(source)
     try:
-        content = source.read_bytes()
-    except OSError as error:
-        raise SpecError([SpecProblem("", f"cannot be read: {error.strerror}")], label) from error
+        with source.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in its name
+        reason = getattr(error, "strerror", None) or error
+        raise SpecError([SpecProblem("", f"cannot be read: {reason}")], label) from error
     return load_yaml(content, label)
 
 

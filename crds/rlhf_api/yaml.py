@@ -7,6 +7,7 @@ see the same job. The parser is ruamel.yaml's; only its events are used, never a
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,12 +30,15 @@ from ruamel.yaml.representer import SafeRepresenter
 from rlhf_api.errors import Loc, SpecError, SpecProblem, format_path
 from rlhf_api.scalars import Ambiguous, resolve
 
-MAX_BYTES = 1 << 20
-"""Larger files are no job: etcd takes no object above 1.5 MiB."""
+MAX_BYTES = 1 << 19
+"""Larger files are no job: they would be read for seconds, and etcd takes no object above 1.5 MiB."""
 MAX_DEPTH = 48
 """Nesting of lists and mappings, aliases expanded."""
-MAX_VALUES = 50_000
-"""Values of a file, aliases expanded: a bomb of aliases ends here."""
+MAX_VALUES = 10_000
+"""Keys and values of a file, and values once aliases are expanded: a bomb ends here, after half a second's reading."""
+
+_LONG_TAG = re.compile(r"(?:^|[\s\[{,])!\S{200}")
+"""The parser's time for a tag grows with the square of its length."""
 
 Position = tuple[int, int]
 """Line and column, both from 1."""
@@ -81,6 +85,12 @@ def load_yaml(content: bytes | str, source: str | None = None) -> Document:
             readable (duplicate keys, ambiguous scalars) is in `Document.problems` instead.
     """
     text = _decode(content, source)
+    tag = _LONG_TAG.search(text)
+    if tag is not None:
+        begin = tag.end() - 201
+        line, column = text.count("\n", 0, begin) + 1, begin - text.rfind("\n", 0, begin)
+        message = "a tag of more than 200 characters"
+        raise SpecError([SpecProblem("", message, "quote it, if it is text", line, column)], source)
     try:
         root = _Composer(source).compose(YAML(typ="safe", pure=True).parse(text))
     except (MarkedYAMLError, ReaderError) as error:
@@ -125,7 +135,7 @@ _Representer.add_representer(str, _represent_text)
 def _decode(content: bytes | str, source: str | None) -> str:
     raw = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
     if len(raw) > MAX_BYTES:
-        message = f"the file has {len(raw)} bytes; at most {MAX_BYTES} are read"
+        message = f"found more than the at most {MAX_BYTES} bytes that are read"
         raise SpecError([SpecProblem("", message, "data belongs in files of its own, named as inputs")], source)
     try:
         return raw.decode("utf-8-sig")
@@ -181,6 +191,8 @@ class _Composer:
         self.root: _Node | None = None
         self.anchors: dict[str, _Node] = {}
         self.open: list[_Open] = []
+        self.count = 0
+        """Of keys and values, aliases counted once."""
 
     def compose(self, events: Iterator[Event]) -> _Node:
         for event in events:
@@ -207,9 +219,14 @@ class _Composer:
             raise self._stop("a % directive stands before the document", event, hint)
 
     def _node(self, event: NodeEvent) -> None:
+        self.count += 1
+        if self.count > MAX_VALUES:
+            raise self._stop(f"more than {MAX_VALUES} keys and values", event)
         tag = getattr(event, "tag", None)
         if tag is not None:
-            raise self._stop(f"the tag {tag} is not allowed", event, "leave it out; quote the value if it is text")
+            raise self._stop(
+                f"the tag {str(tag)[:60]} is not allowed", event, "leave it out; quote the value if it is text"
+            )
         node = _Node(_position(event))
         self._add(node)
         if isinstance(event, ScalarEvent):

@@ -54,7 +54,7 @@ def test_the_public_policy_is_checked_in_steps_not_in_combinations() -> None:
     for kind, classes in policy.classes.items():
         search = combinations._Search(classes, policy.derived)
         assert search.run({}) is None
-        assert search.steps < 100, kind
+        assert search.steps < 10_000, kind  # of 2^17 combinations and more
 
 
 @public

@@ -5,7 +5,7 @@ All problems are found at once, each with its line and column.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rlhf_api.errors import Loc, SpecError, SpecProblem, format_path
@@ -17,6 +17,12 @@ from rlhf_trainer.rules.policy import Measures, Needs, Policy, default_features
 
 REQUIRED = ("prompt_template", "completion_class_order", "completion_classes", "simple_propositions")
 OPTIONAL = ("derived_propositions", "features", "ranking", "measures")
+MAX_PROPOSITIONS = 256
+"""Simple ones; and so many derived ones, classes, completion types and response types."""
+MAX_LEVELS = 32
+"""Of derived propositions that are made of derived ones."""
+MAX_PROBLEMS = 50
+"""That are told at once."""
 MEASURES = ("unsafe", "comply", "refusal")
 USUAL = Measures(("disallowed_completion",), ("comply",), ("unacceptable_completion",))
 """Measured where a policy says nothing of measures and has these names."""
@@ -92,14 +98,17 @@ class _Checker:
         for name in raw:
             if name in questions:
                 self._refuse((*at, name), "is a simple proposition too", "rename one")
-        cycle = _cycle(found)
+        levels, cycle = _levels(found)
         if cycle:
-            self._refuse((*at, cycle[0]), f"is made of itself: {' <- '.join([*cycle, cycle[0]])}", "break the cycle")
+            text = " <- ".join([*cycle[:MAX_LEVELS], cycle[0]])
+            self._refuse((*at, cycle[0]), f"is made of itself: {text}", "break the cycle")
             return {}
-        ordered: dict[str, Needs] = {}
-        for name in found:
-            _place(name, found, ordered)
-        return ordered
+        if len(levels) > MAX_LEVELS:
+            self._refuse(
+                (*at, levels[MAX_LEVELS][0]), f"stands on more than {MAX_LEVELS} levels of derived propositions"
+            )
+            return {}
+        return {name: found[name] for level in levels for name in level}
 
     def _classes(self, value: Any, order: list[str], known: set[str]) -> dict[str, dict[str, Needs]]:
         at: Loc = ("completion_classes",)
@@ -163,7 +172,7 @@ class _Checker:
             at: Loc = ("ranking", kind)
             if not self._is_type(kind, classes, at):
                 continue
-            if not isinstance(entries, list) or not entries:
+            if not isinstance(entries, list) or not 0 < len(entries) <= MAX_PROPOSITIONS:
                 self._refuse(at, f"found {_told(entries)}; expected a list of completion types, the best first")
                 continue
             tiers = [self._tier(entry, (*at, index), known) for index, entry in enumerate(entries)]
@@ -224,11 +233,18 @@ class _Checker:
         if not isinstance(value, dict):
             self._refuse(at, f"found {_told(value)}; expected a mapping")
             return {}
-        return value
+        return value if self._is_short(value, at) else {}
+
+    def _is_short(self, value: dict[str, Any] | list[Any], at: Loc) -> bool:
+        if len(value) > MAX_PROPOSITIONS:
+            self._refuse(at, f"found {len(value)} entries; expected at most {MAX_PROPOSITIONS}")
+        return len(value) <= MAX_PROPOSITIONS
 
     def _names(self, value: Any, at: Loc) -> list[str]:
         if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
             self._refuse(at, f"found {_told(value)}; expected a list of names")
+            return []
+        if not self._is_short(value, at):
             return []
         for index, one in enumerate(value):
             if one in value[:index]:
@@ -243,33 +259,37 @@ class _Checker:
     def _refuse(self, at: Loc, message: str, hint: str | None = None) -> None:
         line, column = self._document.position(at, on_key=True)
         self._problems.append(SpecProblem(format_path(at), message, hint, line, column))
+        if len(self._problems) >= MAX_PROBLEMS:
+            self._raise()
 
     def _raise(self) -> None:
         if self._problems:
             raise SpecError(self._problems, self._document.source)
 
 
+def _levels(derived: Mapping[str, Needs]) -> tuple[list[list[str]], list[str]]:
+    """Derived propositions by level, each above those that it is made of, and the names along a cycle, if there is one."""
+    waiting = dict(derived)
+    levels: list[list[str]] = []
+    while waiting:
+        ready = [name for name, needs in waiting.items() if not any(part in waiting for part in needs)]
+        if not ready:
+            return levels, _cycle(waiting)
+        levels.append(ready)
+        for name in ready:
+            del waiting[name]
+    return levels, []
+
+
 def _cycle(derived: Mapping[str, Needs]) -> list[str]:
-    """Names along a cycle; empty where there is none."""
-    done: set[str] = set()
-
-    def walk(name: str, path: list[str]) -> Iterator[list[str]]:
-        if name in path:
-            yield path[path.index(name) :]
-        elif name in derived and name not in done:
-            for part in derived[name]:
-                yield from walk(part, [*path, name])
-            done.add(name)
-
-    return next((cycle for name in derived for cycle in walk(name, [])), [])
-
-
-def _place(name: str, derived: Mapping[str, Needs], ordered: dict[str, Needs]) -> None:
-    """Put a derived proposition behind those it is made of."""
-    if name in derived and name not in ordered:
-        for part in derived[name]:
-            _place(part, derived, ordered)
-        ordered[name] = derived[name]
+    """Names along a cycle, where every proposition is made of another one."""
+    path: dict[str, None] = {}
+    name = next(iter(derived))
+    while name not in path:
+        path[name] = None
+        name = next(part for part in derived[name] if part in derived)
+    names = list(path)
+    return names[names.index(name) :]
 
 
 def _combination(combination: Combination) -> str:
@@ -279,13 +299,19 @@ def _combination(combination: Combination) -> str:
 
 def _meant(name: str, known: Any) -> str | None:
     close = nearest(str(name), list(known))
-    return f"did you mean {close}?" if close is not None else f"there are {', '.join(map(str, known))}"
+    return f"did you mean {close}?" if close is not None else f"there are {_listed(known)}"
 
 
 def _told(value: Any) -> str:
     """A value in a few words."""
     if isinstance(value, dict):
-        return f"a mapping of {', '.join(map(str, value)) or 'nothing'}"
+        return f"a mapping of {_listed(value) or 'nothing'}"
     if isinstance(value, list):
         return f"a list of {len(value)}"
     return "nothing" if value is None else repr(value)[:60]
+
+
+def _listed(names: Iterable[Any]) -> str:
+    """The first of some names."""
+    listed = [str(name)[:60] for name in names]
+    return ", ".join([*listed[:12], *(["..."] if len(listed) > 12 else [])])

@@ -7,12 +7,13 @@ what is decided before leaves a class open, so that a chain of conjunctions take
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Needs = Mapping[str, bool]
 Combination = dict[str, bool]
 
-MOST_STEPS = 100_000
+MOST_STEPS = 500_000
+"""Looks at what a class or proposition needs; below a second."""
 
 
 class Tangled(Exception):
@@ -44,40 +45,58 @@ class _Search:
     steps: int = 0
 
     def run(self, decided: Combination) -> tuple[Combination, tuple[str, ...]] | None:
-        self.steps += 1
+        look = _Look(self.derived, decided)
+        known = {name: look.all(needs) for name, needs in self.classes.items()}
+        self.steps += look.steps
         if self.steps > MOST_STEPS:
             raise Tangled(f"its classes are too tangled to be checked within {MOST_STEPS} steps")
-        known = {name: self._all(needs, decided) for name, needs in self.classes.items()}
         holding = tuple(name for name, held in known.items() if held)
         if len(holding) > 1:
             return dict(decided), holding[:2]
         open_ = [name for name, held in known.items() if held is None]
         if not open_:
             return None if holding else (dict(decided), ())
-        proposition = self._undecided(self.classes[open_[0]], decided)
+        proposition = look.undecided(self.classes[open_[0]])
         for value in (True, False):
             found = self.run({**decided, proposition: value})
             if found is not None:
                 return found
         return None
 
-    def _truth(self, name: str, decided: Combination) -> bool | None:
-        """Of a proposition; None where it depends on what is not decided."""
-        return self._all(self.derived[name], decided) if name in self.derived else decided.get(name)
 
-    def _all(self, needs: Needs, decided: Combination) -> bool | None:
+@dataclass
+class _Look:
+    """What is true where some simple propositions are decided."""
+
+    derived: Mapping[str, Needs]
+    decided: Combination
+    steps: int = 0
+    truths: dict[str, bool | None] = field(default_factory=dict)
+    """Of derived propositions, each worked out once."""
+
+    def truth(self, name: str) -> bool | None:
+        """Of a proposition; None where it depends on what is not decided."""
+        if name not in self.derived:
+            return self.decided.get(name)
+        if name not in self.truths:
+            self.truths[name] = self.all(self.derived[name])
+        return self.truths[name]
+
+    def all(self, needs: Needs) -> bool | None:
+        """Whether all of them hold; None where that depends on what is not decided."""
         whole: bool | None = True
         for name, wanted in needs.items():
-            truth = self._truth(name, decided)
+            self.steps += 1
+            truth = self.truth(name)
             if truth is None:
                 whole = None
             elif truth is not wanted:
                 return False
         return whole
 
-    def _undecided(self, needs: Needs, decided: Combination) -> str:
+    def undecided(self, needs: Needs) -> str:
         """The first simple proposition that is not decided below needs that are open."""
         for name in needs:
-            if self._truth(name, decided) is None:
-                return self._undecided(self.derived[name], decided) if name in self.derived else name
+            if self.truth(name) is None:
+                return self.undecided(self.derived[name]) if name in self.derived else name
         raise ValueError("these needs are decided")

@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rlhf_api.bounded import Unreadable, read_bytes
 from rlhf_api.digest import digest_of
 from rlhf_api.errors import SpecError
-from rlhf_api.yaml import load_yaml
+from rlhf_api.yaml import MAX_BYTES, load_yaml
 from rlhf_trainer.exits import InputError
 
 Needs = Mapping[str, bool]
@@ -77,7 +79,11 @@ class Policy:
 
     def reached(self, name: str) -> frozenset[str]:
         """The simple propositions that a proposition rests on."""
-        return reached(name, self.derived)
+        return self._reached.get(name, frozenset((name,)))
+
+    @cached_property
+    def _reached(self) -> dict[str, frozenset[str]]:
+        return reached(self.derived)
 
     def holds(self, needs: Needs, known: Mapping[str, bool]) -> bool:
         """Whether all of `needs` holds.
@@ -85,10 +91,19 @@ class Policy:
         Raises:
             KeyError: a simple proposition it rests on is not known.
         """
-        return all(
-            (self.holds(self.derived[name], known) if name in self.derived else known[name]) is wanted
-            for name, wanted in needs.items()
-        )
+        truths: dict[str, bool] = {}
+
+        def all_of(needs: Needs) -> bool:
+            return all(truth(name) is wanted for name, wanted in needs.items())
+
+        def truth(name: str) -> bool:
+            if name not in self.derived:
+                return known[name]
+            if name not in truths:  # once each: propositions may share what they are made of, at every level
+                truths[name] = all_of(self.derived[name])
+            return truths[name]
+
+        return all_of(needs)
 
     def class_of(self, kind: str, known: Mapping[str, bool]) -> str:
         """The one class that holds.
@@ -115,11 +130,12 @@ class Policy:
         return BLANK.sub(lambda blank: texts[blank[1]], self.template)
 
 
-def reached(name: str, derived: Mapping[str, Needs]) -> frozenset[str]:
-    """The simple propositions below a proposition."""
-    if name not in derived:
-        return frozenset((name,))
-    return frozenset(simple for part in derived[name] for simple in reached(part, derived))
+def reached(derived: Mapping[str, Needs]) -> dict[str, frozenset[str]]:
+    """The simple propositions below each derived one, which stand after those that they are made of."""
+    found: dict[str, frozenset[str]] = {}
+    for name, needs in derived.items():
+        found[name] = frozenset().union(*(found.get(part, (part,)) for part in needs))
+    return found
 
 
 def read_policy(path: Path) -> Policy:
@@ -130,8 +146,8 @@ def read_policy(path: Path) -> Policy:
     """
     file = policy_file(path)
     try:
-        return parse_policy(file.read_bytes(), file.name)
-    except SpecError as error:
+        return parse_policy(read_bytes(file, MAX_BYTES), file.name)
+    except (SpecError, Unreadable) as error:
         raise InputError(f"the policy has problems:\n{error}", reason="InvalidPolicy") from error
 
 
@@ -163,7 +179,8 @@ def parse_policy(content: bytes | str, source: str | None = None) -> Policy:
 
 def default_features(questions: Sequence[str], classes: Mapping[str, Needs], derived: Mapping[str, Needs]) -> list[str]:
     """The simple propositions that a response type's classes rest on, then the classes."""
-    found = {simple for needs in classes.values() for name in needs for simple in reached(name, derived)}
+    below = reached(derived)
+    found = {simple for needs in classes.values() for name in needs for simple in below.get(name, (name,))}
     return [*(name for name in questions if name in found), *classes]
 
 

@@ -24,8 +24,8 @@ TAG = r"<[^<>\s]+>"
 """A role's markup that is no token of its own: Zephyr's `<|assistant|>`."""
 NAMES = {"user": "Human", "assistant": "Assistant", "system": "System"}
 """Of plain dialogues, HH-RLHF's."""
-NEXT_TURN = re.compile(r"\n+\s*(Human|Assistant|System)\b[^\n:]*:")
-"""Where a model goes on with a turn that is not its own to write."""
+NEXT_TURN = re.compile(r"\n[^\S\n]*(Human|Assistant|System)\b[^\n:]*:")
+"""Where a model goes on with a turn that is not its own to write. A line is looked at once: models write endless blanks."""
 
 
 @dataclass(frozen=True)

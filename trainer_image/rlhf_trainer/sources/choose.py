@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from rlhf_api.bounded import Unreadable, read_bytes
+from rlhf_api.errors import SpecError
+from rlhf_api.yaml import load_yaml
 from rlhf_trainer.exits import InputError
+
+log = logging.getLogger(__name__)
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 SUFFIXES = (*KINDS, ".parquet", *(kind + packed for packed in (".gz", ".zst") for kind in KINDS))
@@ -16,6 +22,8 @@ NOT_DATA = {"manifest.json", "dataset_infos.json", "dataset_dict.json", "dataset
 """Files of a data folder that describe it."""
 OF_PRODUCTS = {"metrics.jsonl", "timings.json", "samples.jsonl", "simulation.json", "audit.jsonl", "audit-key.jsonl"}
 """Files that a product has beside its data."""
+MAX_LINES = 50_000
+"""Of a card, in which its front matter ends."""
 SPLIT_WORDS = ("train", "test", "validation", "valid", "val", "dev", "eval", "heldout")
 
 
@@ -67,21 +75,31 @@ def is_data(path: Path) -> bool:
 
 
 def card(path: Path) -> dict[str, Any]:
-    """The YAML front matter of a folder's README.md (a model or data set card); empty where there is none."""
+    """The YAML front matter of a folder's README.md (a model or data set card); empty where there is none.
+
+    A card is for people: one that is no YAML, or beyond the bounds of any YAML that is read, tells us nothing.
+    """
     readme = path / "README.md"
     if not readme.is_file():
         return {}
-    match = re.match(r"\A---\s*\n(.*?)\n---\s*(\n|\Z)", readme.read_text("utf-8", errors="replace"), re.DOTALL)
-    if match is None:
-        return {}
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     try:
-        front = YAML(typ="safe", pure=True).load(match[1])
-    except YAMLError:
-        return {}  # a card is for people; one that is no YAML tells us nothing
-    return front if isinstance(front, dict) else {}
+        front = _front_matter(read_bytes(readme))
+        value = None if front is None else load_yaml(front, readme.name).value
+    except (Unreadable, SpecError) as error:
+        log.warning("%s: its card is not used: %s", path.name, error)
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _front_matter(content: bytes) -> bytes | None:
+    """What stands between a first line of `---` and the next one; None where there is no such thing."""
+    first, *lines = content.splitlines()[:MAX_LINES] or [b""]
+    if first.rstrip() != b"---":
+        return None
+    for number, line in enumerate(lines):
+        if line.rstrip() == b"---":
+            return b"\n".join(lines[:number])
+    return None
 
 
 def _from_card(

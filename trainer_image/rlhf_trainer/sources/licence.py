@@ -8,6 +8,9 @@ from pathlib import Path
 from rlhf_api.gguf import read_header
 from rlhf_trainer.sources.choose import card
 
+MAX_LENGTH = 200
+"""Characters of a licence's name."""
+
 log = logging.getLogger(__name__)
 
 
@@ -19,17 +22,22 @@ def told_licence(folder: Path) -> str | None:
     front = card(folder)
     licence = front.get("license", front.get("licence"))
     if isinstance(licence, list):
-        licence = ", ".join(map(str, licence)) or None
+        licence = ", ".join(map(_short, licence[:20])) or None
     if licence == "other" and front.get("license_name"):
         licence = front["license_name"]
     if licence is not None:
-        return str(licence)
+        return _short(licence)
     for path in sorted(folder.glob("*.gguf")):
         try:
-            found = read_header(path).fields.get("general.license")
+            licence = read_header(path).fields.get("general.license")
         except ValueError as error:
             log.warning("%s", error)  # whoever loads the file refuses it
             continue
-        if found:
-            return str(found)
+        if licence:
+            return _short(licence)
     return None
+
+
+def _short(licence: object) -> str:
+    """A licence as one line: a card may say anything."""
+    return " ".join(str(licence).split())[:MAX_LENGTH]

@@ -1,0 +1,195 @@
+"""Files that others wrote are read within bounds: hostile ones are refused by name, in far less than a second."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+import pytest
+
+from fuzz.damage import bounded
+from rlhf_api.bounded import MAX_DEPTH, Unreadable, read_bytes, read_object
+from rlhf_api.errors import SpecError
+from rlhf_api.gguf import MAX_ENTRIES, MAX_STRINGS, read_header
+from rlhf_api.yaml import MAX_VALUES, load_yaml
+from rlhf_trainer.rules import checks
+from rlhf_trainer.rules.policy import Policy, parse_policy
+from rlhf_trainer.simulation.placing import NEXT_TURN, said
+from rlhf_trainer.sources.choose import card
+from rlhf_trainer.sources.licence import told_licence
+
+HEAD = """
+prompt_template: "{question}"
+completion_class_order: [good, bad]
+completion_classes:
+  good: {comply: {TOP: true}}
+  bad: {comply: {TOP: false}}
+simple_propositions: {p: {prompt: is it?}, q: {prompt: is it?}}
+derived_propositions:
+"""
+
+
+class TestFiles:
+    def test_a_pipe_is_refused_without_waiting_for_a_writer(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "config.json")
+        with pytest.raises(Unreadable, match=r"config\.json: found a pipe; expected a file"):
+            read_object(tmp_path / "config.json")
+
+    def test_a_large_file_is_refused_unread(self, tmp_path: Path) -> None:
+        with (tmp_path / "a.json").open("wb") as file:
+            file.truncate(1 << 40)
+        with bounded(), pytest.raises(Unreadable, match=r"a\.json: has more than 100 bytes"):
+            read_bytes(tmp_path / "a.json", 100)
+
+    @pytest.mark.parametrize(
+        ("content", "problem"),
+        [
+            (b"[1]", "found list; expected a JSON object"),
+            (b"{", "is no JSON"),
+            (b"\xff", "is no JSON"),
+            (b'{"a":' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"}", f"nested more than {MAX_DEPTH} deep"),
+            (b"[" * 100_000, f"nested more than {MAX_DEPTH} deep"),
+            (b'{"a": ' + b"9" * 5000 + b"}", "is no JSON"),
+        ],
+    )
+    def test_what_is_no_object_is_named(self, tmp_path: Path, content: bytes, problem: str) -> None:
+        (tmp_path / "a.json").write_bytes(content)
+        with pytest.raises(Unreadable, match=rf"a\.json: {problem}"):
+            read_object(tmp_path / "a.json")
+
+
+class TestYaml:
+    @pytest.mark.parametrize("text", ["- a\n" * 100_000, "{" + "a: [1, 2], " * 30_000 + "}", "? a\n" * 100_000])
+    def test_many_values_are_refused_before_all_are_read(self, text: str) -> None:
+        with bounded(), pytest.raises(SpecError, match=f"more than {MAX_VALUES} keys and values"):
+            load_yaml(text)
+
+    @pytest.mark.parametrize("before", ["", "a: ", "a: ok\n", "[", "- "])
+    def test_a_long_tag_is_refused_at_its_place(self, before: str) -> None:
+        with bounded(), pytest.raises(SpecError, match="a tag of more than 200 characters") as caught:
+            load_yaml(before + "!" * 100_000)
+        problem = caught.value.problems[0]
+        assert (problem.line, problem.column) == (before.count("\n") + 1, len(before.rpartition("\n")[2]) + 1)
+
+
+class TestCards:
+    BOMB = b"---\na: &a [x,x,x,x,x,x,x,x,x]\n" + b"".join(
+        b"%c: &%c [%s]\n" % (name, name, b",".join([b"*%c" % (name - 1)] * 9)) for name in b"bcdefghij"
+    )
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            BOMB + b"license: *j\n---\n",
+            b"---\n" * 100_000,
+            b"---" + b"\n" * 400_000,
+            b"---\n" + b"\n --- \n" * 100_000,
+            b"---\nlicense: " + b"[" * 100_000 + b"\n---\n",
+            b"---\nlicense: !!python/object/apply:os.system [x]\n---\n",
+            b"---\n\xff\n---\n",
+            b"\x00" * 100,
+            b"",
+        ],
+    )
+    def test_a_damaged_one_tells_nothing(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "README.md").write_bytes(content)
+        with bounded():
+            assert card(tmp_path) == {}
+            assert told_licence(tmp_path) is None
+
+    def test_front_matter_ends_at_the_next_line_of_dashes(self, tmp_path: Path) -> None:
+        (tmp_path / "README.md").write_bytes(b"--- \r\nlicense: mit\r\ntags: [a]\r\n---\r\nText\n---\nmore: 1\n---\n")
+        assert card(tmp_path) == {"license": "mit", "tags": ["a"]}
+
+    def test_a_licence_is_one_short_line(self, tmp_path: Path) -> None:
+        (tmp_path / "README.md").write_text(f'---\nlicense: ["a\\nb", {"c" * 1000}]\n---\n')
+        assert told_licence(tmp_path) == "a b, " + "c" * 195
+
+
+class TestNextTurn:
+    @pytest.mark.parametrize("text", ["\n" * 300_000, "\n  \t" * 100_000, "\nHuman " * 50_000, "\nHuman x" * 50_000])
+    def test_what_models_repeat_without_end_is_searched_once(self, text: str) -> None:
+        with bounded():
+            assert NEXT_TURN.search(text) is None
+
+    @pytest.mark.parametrize("between", ["\n", "\n\n", "\n \n\t\n  ", "\r\n\r\n", "\n\x0b"])
+    def test_it_is_found_behind_any_blanks(self, between: str) -> None:
+        assert said(f"An answer.{between}Human: more", "plain") == ("An answer.", True)
+
+
+class TestPolicies:
+    def policy(self, derived: dict[str, str], top: str) -> Policy:
+        lines = "".join(f"  {name}: {needs}\n" for name, needs in derived.items())
+        return parse_policy(HEAD.replace("TOP", top) + lines)
+
+    def test_levels_that_share_what_they_are_made_of_take_no_time_each(self) -> None:
+        derived = {"a0": "{p: true, q: true}", "b0": "{p: true, q: false}"}
+        for level in range(1, checks.MAX_LEVELS):
+            derived[f"a{level}"] = f"{{a{level - 1}: true, b{level - 1}: false}}"
+            derived[f"b{level}"] = f"{{a{level - 1}: true, b{level - 1}: true}}"
+        with bounded():
+            policy = self.policy(derived, f"a{checks.MAX_LEVELS - 1}")
+            assert policy.graded("comply") == ("p", "q")
+            assert policy.class_of("comply", {"p": True, "q": True}) == "good"
+
+    def test_a_long_chain_is_refused_by_its_first_name_that_is_too_high(self) -> None:
+        chain = {f"d{n}": f"{{d{n - 1}: true}}" if n else "{p: true}" for n in range(checks.MAX_LEVELS + 1)}
+        high = checks.MAX_LEVELS
+        with pytest.raises(SpecError, match=rf"derived_propositions.d{high}: stands on more than {high} levels"):
+            self.policy(chain, f"d{high}")
+
+    def test_a_long_cycle_is_named(self) -> None:
+        cycle = {f"d{n}": f"{{d{(n - 1) % 200}: true}}" for n in range(200)}
+        with bounded(), pytest.raises(SpecError, match="is made of itself"):
+            self.policy(cycle, "d1")
+
+    def test_many_propositions_are_refused(self) -> None:
+        many = {f"d{n}": "{p: true}" for n in range(1500)}
+        with (
+            bounded(),
+            pytest.raises(SpecError, match="derived_propositions: found 1500 entries; expected at most 256"),
+        ):
+            self.policy(many, "d1")
+
+    def test_of_many_problems_the_first_are_told(self) -> None:
+        wrong = {f"d{n}": "{" + ", ".join(f"n{k}: 1" for k in range(30)) + "}" for n in range(60)}
+        with bounded(), pytest.raises(SpecError) as caught:
+            self.policy(wrong, "d1")
+        assert len(caught.value.problems) == checks.MAX_PROBLEMS
+
+
+class TestGguf:
+    @staticmethod
+    def header(pairs: bytes, count: int = 1, tensors: int = 0) -> bytes:
+        return b"GGUF" + struct.pack("<IQQ", 3, tensors, count) + pairs
+
+    @staticmethod
+    def array(kind: int, count: int, content: bytes) -> bytes:
+        return struct.pack("<Q", 1) + b"k" + struct.pack("<IIQ", 9, kind, count) + content
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            header(array(8, MAX_STRINGS + 1, bytes(8) * MAX_STRINGS)),
+            header(array(8, 2**62, b"")),
+            header(array(0, 2**63, b"")),
+            header(array(9, MAX_STRINGS + 1, struct.pack("<IQ", 0, 0) * 1000)),
+            header(array(9, 1, struct.pack("<IQ", 9, 1) * 5000)),
+            header(b"", 2**63),
+            header(b"", 0, MAX_ENTRIES + 1),
+            header(b"", 0, 1) + struct.pack("<QI", 0, 2**31),
+            header(b"", 0, 1) + struct.pack("<QI", 0, 8) + struct.pack("<Q", 2**50) * 8 + bytes(12),
+            header(struct.pack("<Q", 2**64 - 1)),
+            header(struct.pack("<Q", 2) + b"\xff\xfe"),
+        ],
+    )
+    def test_counts_that_lie_are_refused(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "m.gguf").write_bytes(content)
+        with bounded(), pytest.raises(ValueError, match=r"m\.gguf: the GGUF header is damaged or cut off"):
+            read_header(tmp_path / "m.gguf")
+
+    def test_a_vocabulary_of_a_million_tokens_is_read(self, tmp_path: Path) -> None:
+        (tmp_path / "m.gguf").write_bytes(self.header(self.array(8, 1 << 20, bytes(8) * (1 << 20))))
+        with bounded():
+            assert read_header(tmp_path / "m.gguf").fields == {"k": 1 << 20}
