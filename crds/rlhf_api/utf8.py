@@ -12,6 +12,6 @@ def use_utf8() -> None:
     A job names files in UTF-8. In a locale of another encoding with the UTF-8 mode off, names that are not ASCII would
     be names of other files. Processes started from here inherit the mode.
     """
-    if sys.getfilesystemencoding().lower().replace("-", "") != "utf8" and not sys.flags.utf8_mode:
+    if sys.getfilesystemencoding() != "utf-8":
         command = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
         os.execve(sys.executable, command, {**os.environ, "PYTHONUTF8": "1"})  # noqa: S606  # our own command again

@@ -10,7 +10,6 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from rlhf_api.utf8 import use_utf8
 from rlhf_sdk.commands import (
     compare,
     gc,
@@ -66,7 +65,10 @@ for module in (init, validate, plan, run, submit, status, logs, suspend, retry, 
 
 def main() -> None:
     """Entry point, of `rlhf` and of `kubectl rlhf`: kubectl runs its plugin as `kubectl-rlhf`."""
-    use_utf8()
+    if sys.getfilesystemencoding() != "utf-8":
+        from rlhf_api.utf8 import use_utf8  # slow to import, and rarely needed
+
+        use_utf8()
     if Path(sys.argv[0]).name.startswith("kubectl-"):
         app(prog_name=PLUGIN, obj=PLUGIN)
     else:
