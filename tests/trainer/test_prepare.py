@@ -19,6 +19,7 @@ import orjson
 import pytest
 import tiny
 from patience import PATIENCE
+from transformers import AddedToken
 
 from fakes.policies import small
 from rlhf_api.compact import expand
@@ -31,6 +32,7 @@ from rlhf_api.yaml import dump_yaml
 from rlhf_trainer.exits import InputError, StageError
 from rlhf_trainer.inspection.models import inspect_model
 from rlhf_trainer.inspection.uses import ModelUse
+from rlhf_trainer.models.load import load_tokenizer
 from rlhf_trainer.rank import Place
 from rlhf_trainer.session import Session
 from rlhf_trainer.sources.licence import told_licence
@@ -406,6 +408,23 @@ class TestModels:
             (copy / "config.json").write_text(json.dumps(config | fields))
 
         assert expected in broken(change)
+
+    @pytest.mark.parametrize(
+        ("special", "template", "taken"), [(True, "", True), (False, "", False), (True, "<img>", False)]
+    )
+    def test_tokens_beyond_the_embedding_are_taken_where_no_text_becomes_one(
+        self, folder, model, special, template, taken
+    ):
+        copy = shutil.copytree(model, folder / "base")
+        tokenizer = load_tokenizer(copy)
+        tokenizer.add_tokens([AddedToken("<img>", special=special, normalized=False)], special_tokens=special)
+        tokenizer.chat_template = template + tokenizer.chat_template
+        tokenizer.save_pretrained(copy)
+        if taken:
+            assert inspect_model(copy, []).notes == []
+        else:
+            with pytest.raises(InputError, match=r"413 tokens, the model embeds 412, .*'<img>'"):
+                inspect_model(copy, [])
 
     def test_a_tokenizer_without_eos_is_refused(self, broken):
         def change(copy):

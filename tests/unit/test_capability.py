@@ -180,6 +180,11 @@ def test_what_a_later_stage_cannot_do_with_an_earlier_ones_product_is_told_befor
             [sft(lora={"targets": ["up_proj", "qkv"]})],
             "stage sft, sft.lora.targets[1]: found qkv; base has q_proj, up_proj",
         ),
+        (
+            {"model_type": "gpt2"},
+            [sft(lora={"rank": 2})],
+            "stage sft, sft.lora: found lora; base is a gpt2 model, which has no linear layers for adapters",
+        ),
         (REWARD, [sft()], "stage sft, sft.model: found LlamaForSequenceClassification (base); expected a language"),
     ],
 )
@@ -187,6 +192,21 @@ def test_what_cannot_run_is_named_by_stage_and_field(
     tmp_path: Path, config: dict[str, Any], stages: list[dict[str, Any]], expected: str
 ) -> None:
     assert expected in told(tmp_path, stages, config)
+
+
+def test_layers_that_lie_elsewhere_are_not_cut_and_stacked_experts_are_no_targets(tmp_path: Path) -> None:
+    opt = model(tmp_path / "opt", {"model_type": "opt"}, {"model.decoder.layers.0.fc1.weight": [8, 8]})
+    experts = {
+        "model.layers.0.mlp.experts.0.w1.weight": [8, 8],
+        "model.layers.0.mlp.shared_experts.up_proj.weight": [8, 8],
+    }
+    mixed = model(tmp_path / "moe", {"model_type": "mixtral"}, experts)
+    found = [read_traits(folder) for folder in (opt, mixed)]
+    assert [one and one.cuts for one in found] == [False, True]
+    assert [one and one.modules for one in found] == [{"fc1"}, {"up_proj"}]
+    parsed = job(sft(trainableLayers=1))
+    (finding,) = problems(parsed, {"base": found[0]}) if found[0] is not None else []
+    assert words(parsed, finding).startswith("stage sft, sft.trainableLayers: found 1; base is a opt model")
 
 
 @pytest.mark.parametrize("labels", [2, 3])

@@ -148,7 +148,12 @@ def _of_training(spec: Any, used: _Used) -> Iterator[Finding]:
     if not isinstance(spec, Optimizer):
         return
     yield from _layers(spec.trainable_layers, used, ("trainableLayers",))
-    if spec.lora is not None and used.traits.modules:
+    if spec.lora is not None and not used.traits.linear:
+        message = (
+            f"found lora; {used.name} is a {used.traits.model_type} model, which has no linear layers for adapters"
+        )
+        yield Finding(("lora",), message, "leave it out to train the weights")
+    elif spec.lora is not None and used.traits.modules:
         for index, target in enumerate(spec.lora.targets):
             if target not in used.traits.modules:
                 there = ", ".join(sorted(used.traits.modules))
@@ -160,6 +165,11 @@ def _layers(wanted: int | None, used: _Used, at: tuple[str, ...]) -> Iterator[Fi
     if wanted is not None and layers is not None and wanted >= layers:
         message = f"found {wanted} of {used.name}, a model of {layers} layers; expected fewer"
         yield Finding(at, message, "leave it out to train all of them")
+    elif wanted is not None and not used.traits.cuts:
+        message = (
+            f"found {wanted}; {used.name} is a {used.traits.model_type} model, which cannot be cut below its layers"
+        )
+        yield Finding(at, message, "leave it out, or use lora")
 
 
 def _lengths(spec: Any, used: _Used) -> Iterator[Finding]:

@@ -17,6 +17,8 @@ from rlhf_api.capability.model_types import CAUSAL, SCORERS, STATEFUL
 from rlhf_api.job import RLHFJob
 from rlhf_api.memory.look import local_path
 
+CONVOLUTIONS = frozenset({"gpt2", "openai-gpt", "gpt-sw3"})
+"""Model types whose layers multiply by transformers' Conv1D."""
 MAX_HEADER = 100_000_000
 """Bytes of a safetensors header, as the library itself allows."""
 ATTENTION = frozenset({"full_attention", "sliding_attention", "chunked_attention", "attention"})
@@ -52,11 +54,18 @@ class ModelTraits:
     """Whether `ensemble.json` says what its labels are: it is a product of a rewardModel or costModel stage."""
     modules: frozenset[str] = frozenset()
     """Names of what has a matrix of weights inside the layers; empty: not known."""
+    cuts: bool = True
+    """Whether its layers lie in `layers`, beside embeddings and final norm, as far as names tell."""
 
     @property
     def scores(self) -> bool:
         """Whether transformers has a sequence classifier of this kind, made as a scorer needs it."""
         return self.model_type in SCORERS
+
+    @property
+    def linear(self) -> bool:
+        """Whether what its layers multiply by are linear layers, which adapters can be put into."""
+        return self.model_type not in CONVOLUTIONS
 
     @property
     def writes(self) -> bool:
@@ -107,6 +116,7 @@ def read_traits(folder: Path) -> ModelTraits | None:
         labels=next((shape[0] for name, shape in shapes.items() if name in HEADS and len(shape) == 2), None),
         ensemble=(folder / "ensemble.json").is_file(),
         modules=frozenset(_modules(shapes)),
+        cuts=not shapes or any(re.match(r"(\w+\.)?layers\.0\.", name) for name in shapes),
     )
 
 
@@ -151,7 +161,7 @@ def _ropes(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 def _modules(shapes: Mapping[str, list[int]]) -> Iterator[str]:
     for name, shape in shapes.items():
         inside = re.search(r"(?:^|\.)(?:layers|h|blocks|block)\.\d+\.(.+)\.weight$", name)
-        if inside is not None and len(shape) == 2:
+        if inside is not None and len(shape) == 2 and "experts." not in inside[1].replace("shared_experts.", ""):
             yield inside[1].rpartition(".")[2]
 
 

@@ -137,10 +137,8 @@ def _shard(path: Path) -> int:
 def _tokenizer(path: Path, config: dict[str, Any], uses: Sequence[ModelUse]) -> list[str]:
     tokenizer = load_tokenizer(path)
     vocabulary = (config.get("text_config") or config).get("vocab_size")
-    if isinstance(vocabulary, int) and len(tokenizer) > vocabulary:
-        raise InputError(
-            f"the tokenizer has {len(tokenizer)} tokens, the model embeds {vocabulary}; they do not belong"
-        )
+    if isinstance(vocabulary, int):
+        _embedded(tokenizer, vocabulary)
     try:
         notes = prepare_tokenizer(tokenizer)
         encode_prompt(tokenizer, [ASKED])
@@ -155,6 +153,28 @@ def _tokenizer(path: Path, config: dict[str, Any], uses: Sequence[ModelUse]) -> 
                 raise InputError(f"{graders[0]}: what it is asked follows an answer; {error}") from error
             notes.append(f"rows with {what} will be refused: {error}")
     return notes
+
+
+def _embedded(tokenizer: Any, vocabulary: int) -> None:
+    """Refuse a tokenizer that writes ids which the model does not embed.
+
+    Special tokens beyond the embedding may be there (Gemma 3's text models have one for images): no text becomes one.
+
+    Raises:
+        InputError: text, or the chat template, may become such an id.
+    """
+    beyond = {index: token for token, index in tokenizer.get_vocab().items() if index >= vocabulary}
+    added = tokenizer.added_tokens_decoder
+    written = [token for index, token in sorted(beyond.items()) if index not in added or not added[index].special]
+    template = str(tokenizer.chat_template or "")
+    written += [
+        token for token in beyond.values() if token in template or token in (tokenizer.eos_token, tokenizer.bos_token)
+    ]
+    if written:
+        raise InputError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model embeds {vocabulary}, and rows may use what lies "
+            f"beyond ({', '.join(map(repr, written[:3]))}); they do not belong together"
+        )
 
 
 def _gguf(files: list[Path], uses: Sequence[ModelUse]) -> ModelFacts:
