@@ -34,9 +34,9 @@ def add_lora(decoder: Any, lora: Lora, *, seed: int, top: int | None = None, whe
     from peft import LoraConfig, inject_adapter_in_model
 
     layers = _layers(decoder)
-    found = sorted(
-        {name.rpartition(".")[2] for name, module in layers.named_modules() if isinstance(module, nn.Linear)}
-    )
+    linear = {id(module) for module in layers[-top if top else 0 :].modules() if isinstance(module, nn.Linear)}
+    names = [name for name, module in layers.named_modules() if id(module) in linear]
+    found = sorted({name.rpartition(".")[2] for name in names})
     if not found:
         raise InputError(
             f"{where}: models of type {decoder.config.model_type!r} have no linear layers that adapters could be put "
@@ -45,20 +45,19 @@ def add_lora(decoder: Any, lora: Lora, *, seed: int, top: int | None = None, whe
     unknown = sorted(set(lora.targets) - set(found))
     if unknown:
         raise InputError(f"{where}.targets: {', '.join(unknown)} is no linear layer; found {', '.join(found)}")
-    chosen = list(range(len(layers)))[-top:] if top else None
+    targets = set(lora.targets or found)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=list(lora.targets) or found,
-        layers_to_transform=chosen,
-        layers_pattern="layers" if chosen is not None else None,
+        target_modules=[name for name in names if name.rpartition(".")[2] in targets],
         bias="none",
     )
     decoder.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, decoder, adapter_name=ADAPTER)
+        # Into the bare layers: beside a configuration, peft takes some names for those of stacked experts as well.
+        inject_adapter_in_model(config, layers, adapter_name=ADAPTER)
     dtype = next(decoder.parameters()).dtype
     for name, parameter in decoder.named_parameters():
         if ".lora_" in name:

@@ -78,9 +78,8 @@ def make_trained(
     trunk, offset = None, ""
     if layers is not None:
         tied = output is not None and output.weight is decoder.get_input_embeddings().weight
-        cut = len(decoder.layers) - layers
         trunk, decoder = split(decoder, layers)
-        offset = f"+{cut}."
+        offset = f"+{len(trunk.decoder.layers)}."  # type: ignore[arg-type]  # a list of modules, loosely typed upstream
         if tied:
             head = _frozen_copy(head) if execution.zero == 3 else head
     if execution.gradient_checkpointing:
