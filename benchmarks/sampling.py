@@ -77,7 +77,7 @@ def main() -> None:
     lengths = draw.integers(SHORTEST, options.longest + 1, options.rows).tolist()
     order = sorted(range(options.rows), key=lambda row: (-len(prompts[row]), row))
     Ending.lengths = [lengths[row] for row in order]  # rows of a wave are sorted by prompt length
-    sampling = ours.Sampling(TEMPERATURE, options.longest, eos)
+    sampling = ours.Sampling(TEMPERATURE, options.longest, (eos,))
     config = GenerationConfig(
         do_sample=True,
         temperature=TEMPERATURE,

@@ -73,7 +73,7 @@ class Ours:
 
     def __init__(self, model: Any, rows: list[list[int]], batch: int, new: int, eos: int) -> None:
         self.model, self.rows, self.batch = model, rows, batch
-        self.sampling = ours.Sampling(1.0, new, eos)
+        self.sampling = ours.Sampling(1.0, new, (eos,))
 
     def run(self) -> int:
         """Tokens made."""

@@ -267,7 +267,7 @@ class TestTokenizer:
         tokenizer.eos_token = tokenizer.pad_token = "<|endoftext|>"
         before = len(tokenizer)
         assert ensure_pad(tokenizer)
-        assert (tokenizer.pad_token, tokenizer.pad_token_id) == ("<|pad|>", before)
+        assert (tokenizer.pad_token, tokenizer.pad_token_id) == ("<|rlhf_pad|>", before)
 
     def test_without_a_template_a_plain_one_is_given(self):
         tokenizer = tiny.tiny_tokenizer()

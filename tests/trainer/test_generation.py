@@ -62,7 +62,7 @@ prompts = st.lists(st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size
 def test_every_row_is_the_one_sampled_alone_without_a_cache(
     rows: list[list[int]], temperature: float, seed: int, longest: int, most: int
 ) -> None:
-    sampling = Sampling(temperature, longest, EOS)
+    sampling = Sampling(temperature, longest, (EOS,))
     found = sample(MODEL, rows, sampling, seed=seed, step=5, most_rows=most)
     for row, (prompt, answer) in enumerate(zip(rows, found, strict=True)):
         expected = by_hand(MODEL, prompt, uniforms(seed, 5, row, longest), temperature)
@@ -80,7 +80,7 @@ def test_the_share_that_is_done_only_grows_and_ends_at_one() -> None:
 @settings(max_examples=15)
 @given(prompts, st.data())
 def test_rows_answer_the_same_on_whatever_rank_and_beside_whomever(rows: list[list[int]], data: st.DataObject) -> None:
-    sampling = Sampling(1.0, 10, EOS)
+    sampling = Sampling(1.0, 10, (EOS,))
     whole = sample(MODEL, rows, sampling, seed=1, step=2)
     mine = data.draw(st.lists(st.sampled_from(range(len(rows))), unique=True, min_size=1))
     part = sample(MODEL, [rows[i] for i in mine], sampling, seed=1, step=2, rows=mine)
@@ -96,7 +96,7 @@ def test_steps_rows_and_seeds_draw_apart() -> None:
 
 def test_frequencies_are_the_models_probabilities_at_the_temperature() -> None:
     count, temperature = 4000, 2.0
-    found = sample(MODEL, [[1, 2]] * count, Sampling(temperature, 1, EOS), seed=3, most_rows=count)
+    found = sample(MODEL, [[1, 2]] * count, Sampling(temperature, 1, (EOS,)), seed=3, most_rows=count)
     with torch.no_grad():
         expected = torch.softmax(MODEL(torch.tensor([[1, 2]])).logits[0, -1] / temperature, -1).numpy()
     frequencies = np.bincount([answer.ids[0] for answer in found], minlength=VOCABULARY) / count
@@ -106,13 +106,13 @@ def test_frequencies_are_the_models_probabilities_at_the_temperature() -> None:
 def test_the_models_own_generation_defaults_are_not_used() -> None:
     net = model()
     net.generation_config = GenerationConfig(do_sample=True, top_k=1, temperature=0.01, repetition_penalty=9.0)
-    assert sample(net, [[1]] * 20, Sampling(1.0, 5, EOS), seed=0) == sample(
-        MODEL, [[1]] * 20, Sampling(1.0, 5, EOS), seed=0
+    assert sample(net, [[1]] * 20, Sampling(1.0, 5, (EOS,)), seed=0) == sample(
+        MODEL, [[1]] * 20, Sampling(1.0, 5, (EOS,)), seed=0
     )
 
 
 def test_temperature_zero_is_greedy() -> None:
-    found = sample(MODEL, [[1, 5, 2]], Sampling(0, 6, EOS), seed=0)[0].ids
+    found = sample(MODEL, [[1, 5, 2]], Sampling(0, 6, (EOS,)), seed=0)[0].ids
     ids = [1, 5, 2]
     for token in found:
         with torch.no_grad():
@@ -125,12 +125,12 @@ def test_an_empty_answer_is_eos_alone_and_an_unfinished_one_has_none() -> None:
     with torch.no_grad():
         always.lm_head.weight.zero_()
     always.lm_head.bias = torch.nn.Parameter(torch.eye(VOCABULARY)[EOS].double() * 1000)
-    assert sample(always, [[1], [2, 4]], Sampling(1.0, 4, EOS), seed=0) == [Answer([EOS], True)] * 2
+    assert sample(always, [[1], [2, 4]], Sampling(1.0, 4, (EOS,)), seed=0) == [Answer([EOS], True)] * 2
     never = model()
     with torch.no_grad():
         never.lm_head.weight.zero_()
     never.lm_head.bias = torch.nn.Parameter(torch.eye(VOCABULARY)[7].double() * 1000)
-    assert sample(never, [[1]], Sampling(1.0, 4, EOS), seed=0) == [Answer([7] * 4, False)]
+    assert sample(never, [[1]], Sampling(1.0, 4, (EOS,)), seed=0) == [Answer([7] * 4, False)]
 
 
 def test_a_token_of_probability_zero_is_never_drawn() -> None:
@@ -150,7 +150,7 @@ def test_logits_that_are_not_finite_are_said_to_be(temperature: float, row: list
 
 def test_the_models_mode_is_left_as_it_was() -> None:
     net = model().train()
-    sample(net, [[1]], Sampling(1.0, 2, EOS), seed=0)
+    sample(net, [[1]], Sampling(1.0, 2, (EOS,)), seed=0)
     assert net.training
 
 
@@ -158,12 +158,12 @@ def test_layers_without_keys_and_values_are_refused() -> None:
     net = model()
     net.config.layer_types = ["linear_attention", "full_attention"]
     with pytest.raises(ValueError, match="linear_attention"):
-        sample(net, [[1]], Sampling(1.0, 2, EOS), seed=0)
+        sample(net, [[1]], Sampling(1.0, 2, (EOS,)), seed=0)
 
 
 def test_memory_that_was_never_written_does_not_reach_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = [[5] * length for length in (40, 39, 3, 2)]
-    sampling = Sampling(1.0, 6, EOS)
+    sampling = Sampling(1.0, 6, (EOS,))
     monkeypatch.setattr("rlhf_trainer.generation.sample.PREFILL_TOKENS", 80)  # prompts of two widths in two groups
     clean = sample(MODEL, prompts, sampling, seed=0)
     before = torch.are_deterministic_algorithms_enabled()
@@ -191,7 +191,7 @@ def test_keys_and_values_go_when_the_answers_are_there(shared: bool, monkeypatch
         if shared:
             last_states(MODEL, [[[1, 2, 4], [1, 2, 5]]], 0, torch.device("cpu"), 64)
         else:
-            sample(MODEL, [[1, 2]], Sampling(1.0, 3, EOS), seed=0)
+            sample(MODEL, [[1, 2]], Sampling(1.0, 3, (EOS,)), seed=0)
         assert made and all(one() is None for one in made)
     finally:
         gc.enable()

@@ -19,14 +19,14 @@ from transformers import (
 
 from rlhf_api.job import Execution
 from rlhf_api.stages.common import Lora, Optimizer
-from rlhf_trainer.data.chat import ADDED_PAD, Encoded, ensure_pad
+from rlhf_trainer.data.chat import Encoded
 from rlhf_trainer.data.tensors import pad, positions
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.models import boundary as boundary_module
 from rlhf_trainer.models.adapters import add_lora, merged, off
 from rlhf_trainer.models.boundary import Boundary
 from rlhf_trainer.models.freeze import split, whole_state
-from rlhf_trainer.models.load import fit_vocabulary, load_policy, load_tokenizer
+from rlhf_trainer.models.load import load_policy, load_tokenizer
 from rlhf_trainer.models.save import save_policy
 from rlhf_trainer.models.trained import Trained, make_trained
 
@@ -314,13 +314,6 @@ class TestFolders:
         assert again.lm_head.weight is again.model.embed_tokens.weight
         assert load_tokenizer(tmp_path / "out").pad_token_id == again.config.pad_token_id != again.config.eos_token_id
 
-    def test_the_models_own_generation_defaults_are_dropped(self, tmp_path: Path) -> None:
-        folder = tiny_policy(tmp_path / "base")
-        (folder / "generation_config.json").write_text('{"top_k": 7, "do_sample": true, "max_length": 3}')
-        model, _ = load_policy(folder, "float32")
-        assert model.generation_config.top_k != 7
-        assert not model.generation_config.do_sample
-
     def test_the_embedding_of_a_pad_that_is_eos_learns(self, tmp_path: Path) -> None:
         """transformers gives the embedding of PAD no gradient; where PAD is EOS, EOS would never be learned."""
         folder = tiny_policy(tmp_path / "base")
@@ -329,15 +322,6 @@ class TestFolders:
         model, _ = load_policy(folder, "float32")
         model.model(input_ids=torch.tensor([[5, 2, 7]])).last_hidden_state.square().sum().backward()
         assert model.model.embed_tokens.weight.grad[2].abs().sum() > 0
-
-    def test_an_added_pad_gets_a_row_of_zeros(self, tmp_path: Path) -> None:
-        model, tokenizer = load_policy(tiny_policy(tmp_path / "base"), "float32")
-        tokenizer.add_special_tokens({"pad_token": ADDED_PAD})
-        fit_vocabulary(model, tokenizer)
-        assert len(model.get_input_embeddings().weight) == len(tokenizer)
-        assert (model.get_input_embeddings().weight[tokenizer.pad_token_id] == 0).all()
-        assert model.lm_head.weight is model.model.embed_tokens.weight
-        assert not ensure_pad(tokenizer)
 
     @pytest.mark.parametrize(
         ("files", "words"),

@@ -177,8 +177,8 @@ def test_a_plain_answer_ends_where_another_turn_begins(text, kept, ended):
 def test_an_answer_may_end_without_eos(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tiny_policy(tmp_path / "m", seed=4)).eval()
     prompts = [[5, 6, 7], [8, 9], [10]]
-    whole = sample(model, prompts, Sampling(1.0, 12, 2), seed=3)
-    cut = sample(model, prompts, Sampling(1.0, 12, 2, lambda ids: len(ids) >= 4), seed=3)
+    whole = sample(model, prompts, Sampling(1.0, 12, (2,)), seed=3)
+    cut = sample(model, prompts, Sampling(1.0, 12, (2,), lambda ids: len(ids) >= 4), seed=3)
     assert [answer.ids for answer in cut] == [answer.ids[:4] for answer in whole]
     assert not any(answer.finished for answer in cut if answer.ids[-1] != 2)
 

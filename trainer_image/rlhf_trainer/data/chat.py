@@ -38,7 +38,8 @@ PAD_CANDIDATES = (
     "[UNK]",
 )
 """Tokens that may serve as PAD, in order; the first that exists and is neither EOS nor BOS is taken."""
-ADDED_PAD = "<|pad|>"
+ADDED_PAD = "<|rlhf_pad|>"
+"""Added where none of them exists. The name tells that no base knew it: such a token is never predicted."""
 
 
 @dataclass(frozen=True)

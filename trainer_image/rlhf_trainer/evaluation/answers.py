@@ -15,7 +15,8 @@ from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.evaluation.shards import Rows
 from rlhf_trainer.generation.logprobs import lay_out, log_probs
 from rlhf_trainer.generation.sample import Sampling, sample
-from rlhf_trainer.models.load import check_logits, fit_vocabulary, load_policy
+from rlhf_trainer.models.load import check_logits, load_policy
+from rlhf_trainer.models.vocabulary import end_ids, fit_vocabulary
 
 FORWARD_TOKENS = 8192
 """Most tokens (padding included) of a forward that only reads."""
@@ -45,12 +46,11 @@ class Answering:
         encoded = [ids[-how.max_prompt_tokens :] for ids in whole]
         asked = [ids for ids in encoded for _ in range(how.samples)]
         numbers = [first * how.samples + index for index in range(len(asked))]
-        sampling = Sampling(how.temperature, how.max_new_tokens, self.tokenizer.eos_token_id)
+        sampling = Sampling(how.temperature, how.max_new_tokens, end_ids(self.model, self.tokenizer))
         found = sample(self.model, asked, sampling, seed=seed, rows=numbers)
         rows = []
         for index, answer in enumerate(found):
             place, one = divmod(index, how.samples)
-            said = answer.ids[:-1] if answer.finished else answer.ids
             rows.append(
                 {
                     "prompt": first + place,
@@ -59,7 +59,7 @@ class Answering:
                     "cut": len(whole[place]) - len(encoded[place]),
                     "ids": answer.ids,
                     "finished": answer.finished,
-                    "text": self.tokenizer.decode(said, skip_special_tokens=True),
+                    "text": self.tokenizer.decode(answer.spoken, skip_special_tokens=True),
                 }
             )
         return rows

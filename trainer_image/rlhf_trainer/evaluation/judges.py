@@ -91,7 +91,8 @@ class ModelJudge:
         found: list[float | None] = [None] * len(rows)
         encoded = [self._row(prompt, row, as_text) for prompt, row in zip(prompts, rows, strict=True)]
         for batch in buckets([len(row) for row in encoded], FORWARD_TOKENS):
-            padded = pad([encoded[index] for index in batch], self._tokenizer.pad_token_id)
+            # not PAD, which may lie beyond the embeddings of a model that lacks it
+            padded = pad([encoded[index] for index in batch], self._tokenizer.eos_token_id)
             ids, mask = padded.input_ids.to(self._device), padded.attention_mask.to(self._device)
             combined, _ = self._model.combined(ids, mask)
             for index, score in zip(batch, combined.double().tolist(), strict=True):

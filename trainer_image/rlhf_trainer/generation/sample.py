@@ -35,11 +35,11 @@ class Sampling:
     temperature: float
     """0: the most probable token."""
     max_new_tokens: int
-    """Tokens an answer may have, EOS included."""
-    eos: int
-    """Id that ends an answer."""
+    """Tokens an answer may have, its end included."""
+    eos: tuple[int, ...]
+    """Ids that end an answer, at least one (`models.vocabulary.end_ids`)."""
     ends: Callable[[list[int]], bool] | None = None
-    """Whether an answer of these ids has ended without EOS; None: never."""
+    """Whether an answer of these ids has ended without one of them; None: never."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,14 @@ class Answer:
     """One answer."""
 
     ids: list[int]
-    """At least one token; EOS is the last where `finished`."""
+    """At least one token; one of `Sampling.eos` is the last where `finished`."""
     finished: bool
-    """Ended by EOS, not by length nor by `Sampling.ends`."""
+    """Ended by one of `Sampling.eos`, not by length nor by `Sampling.ends`."""
+
+    @property
+    def spoken(self) -> list[int]:
+        """The ids without the one that ended the answer."""
+        return self.ids[:-1] if self.finished else self.ids
 
 
 def uniforms(seed: int, step: int, row: int, count: int) -> npt.NDArray[np.float64]:
@@ -189,11 +194,11 @@ class _Wave:
             if not index or done == self._sampling.max_new_tokens:
                 break
             tokens = self._step(tokens[keep] if ended else tokens, index, done)
-        return [Answer(ids, ids[-1] == self._sampling.eos) for ids in self._ids]
+        return [Answer(ids, ids[-1] in self._sampling.eos) for ids in self._ids]
 
     def _ends(self, token: int, ids: list[int]) -> bool:
         ends = self._sampling.ends
-        return token == self._sampling.eos or (ends is not None and ends(ids))
+        return token in self._sampling.eos or (ends is not None and ends(ids))
 
     def _prefill(self) -> Tensor:
         """First tokens of all rows: prompts in groups of like length, right-aligned in the cache."""
@@ -202,7 +207,7 @@ class _Wave:
         while start < len(self._prompts):
             size = max(1, PREFILL_TOKENS // len(self._prompts[start]))
             group = slice(start, min(start + size, len(self._prompts)))
-            ids, mask = right_aligned(self._prompts[group], self._sampling.eos, self._device)
+            ids, mask = right_aligned(self._prompts[group], self._sampling.eos[0], self._device)
             self._cache.prefill(group, self._width, ids.shape[1])
             positions = (mask.cumsum(-1) - 1).clamp(min=0)
             logits = self._forward(ids, mask, positions)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from rlhf_trainer.models.vocabulary import MaskedHead, mask_logits
 
 CHUNK = 256
 """Positions whose logits exist at once: 256 x 49,152 float32 are 48 MiB."""
@@ -43,7 +45,8 @@ def nll_sum(hidden: Tensor, labels: Tensor, head: Callable[[Tensor], Tensor], ch
     if not len(labels):
         return hidden.sum().float() * 0.0
     if torch.is_grad_enabled() and isinstance(head, nn.Linear) and head.bias is None and head.weight.dim() == 2:
-        result: Tensor = _LinearNll.apply(hidden, head.weight, labels, chunk)
+        masked = head.masked if isinstance(head, MaskedHead) else ()
+        result: Tensor = _LinearNll.apply(hidden, head.weight, labels, chunk, masked)
         return result
     total = hidden.new_zeros((), dtype=torch.float32)
     for start in range(0, len(labels), chunk):
@@ -85,13 +88,15 @@ class _LinearNll(torch.autograd.Function):
     """Loss and gradient of a linear head at once: three products of a chunk instead of four, and one chunk's memory."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int, masked: Sequence[int]
+    ) -> Tensor:
         total = hidden.new_zeros((), dtype=torch.float32)
         by_state = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         by_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         for start in range(0, len(labels), chunk):
             piece, wanted = hidden[start : start + chunk], labels[start : start + chunk, None]
-            logits = (piece @ weight.T).float()
+            logits = mask_logits((piece @ weight.T).float(), masked)
             normaliser = logits.logsumexp(1, keepdim=True)
             total += (normaliser - logits.gather(1, wanted)).sum()
             slope = logits.sub_(normaliser).exp_()
@@ -105,12 +110,13 @@ class _LinearNll(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         by_state, by_weight = ctx.saved_tensors
         slope = slopes[0]
         return (
             None if by_state is None else by_state * slope.to(by_state.dtype),
             None if by_weight is None else by_weight * slope.to(by_weight.dtype),
+            None,
             None,
             None,
         )

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from rlhf_trainer.exits import InputError, explain_full_disk
+from rlhf_trainer.models.vocabulary import end_ids
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +50,13 @@ def load_policy(path: str | Path, dtype: torch.dtype | str, cache: Path | None =
             the storage. Without one they are made again each time.
 
     Returns:
-        (model in training mode without dropout changes, tokenizer). The model's own generation defaults are dropped.
+        (model in training mode without dropout changes, tokenizer). The model's `generation_config` is its own, with
+        every id that ends an answer; it is for products only: nothing here samples by it.
 
     Raises:
         InputError: the folder lacks what it must have, or holds pickles instead of safetensors.
     """
-    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers import AutoModelForCausalLM
 
     quiet()
     with folder(path, cache) as found:
@@ -64,7 +66,7 @@ def load_policy(path: str | Path, dtype: torch.dtype | str, cache: Path | None =
                 str(found), dtype=torch_dtype(dtype), use_safetensors=True, trust_remote_code=False
             )
         tokenizer = load_tokenizer(found)
-    model.generation_config = GenerationConfig()
+    model.generation_config.eos_token_id = list(end_ids(model, tokenizer))
     forget_padding(model)
     return model, tokenizer
 
@@ -87,19 +89,6 @@ def forget_padding(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             module.padding_idx = None
-
-
-def fit_vocabulary(model: Any, tokenizer: Any) -> None:
-    """Give the embeddings a row for every token of the tokenizer (a PAD was added); new rows are 0, and never learn."""
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) <= rows:
-        return
-    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    with torch.no_grad():
-        for embedding in (model.get_input_embeddings(), model.get_output_embeddings()):
-            if embedding is not None:
-                embedding.weight[rows:] = 0
-    forget_padding(model)
 
 
 @torch.no_grad()

@@ -8,8 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from rlhf_trainer.models.scorer import MEMBERS, Rule
+from rlhf_trainer.models.vocabulary import MaskedHead, end_ids
 
 
 def save_policy(folder: Path, state: Mapping[str, Tensor], model: Any, tokenizer: Any) -> None:
@@ -45,15 +48,48 @@ def save_scorer(
 def _write(folder: Path, state: Mapping[str, Tensor], model: Any, tokenizer: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().to("cpu", model.dtype) for name, value in state.items()}
-    model.config.pad_token_id = tokenizer.pad_token_id
-    model.config.eos_token_id = tokenizer.eos_token_id
+    head = model.get_output_embeddings()
+    if isinstance(head, MaskedHead):
+        head.leveled(next(name for name, module in model.named_modules() if module is head), weights)
+    declare_ids(model, tokenizer)
     model.config.dtype = model.dtype
     # transformers drops tied weights where they share memory; a gathered copy (ZeRO 3) no longer does.
     for name, source in (getattr(model, "all_tied_weights_keys", None) or {}).items():
         if name in weights and source in weights:
             weights[name] = weights[source]
     with torch.no_grad():
-        model.save_pretrained(str(folder), state_dict=weights)
+        _save_model(folder, weights, model)
     tokenizer.save_pretrained(str(folder))
     for file in folder.glob("*.safetensors"):
         file.chmod(0o644)
+
+
+def declare_ids(model: Any, tokenizer: Any) -> None:
+    """Write into a model's configurations what plain transformers needs to stop where the trainer stops. In place.
+
+    All else in a language model's `generation_config` is its base's.
+    """
+    generates = model.can_generate()
+    ends: list[int] | int = list(end_ids(model, tokenizer)) if generates else tokenizer.eos_token_id
+    ids = {"eos_token_id": ends, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id}
+    for config in (model.config, model.generation_config) if generates else (model.config,):
+        for name, value in ids.items():
+            setattr(config, name, value)
+    head = model.get_output_embeddings()
+    if isinstance(head, MaskedHead):
+        suppressed = model.generation_config.suppress_tokens or ()
+        model.generation_config.suppress_tokens = sorted({*suppressed, *head.masked})
+
+
+def _save_model(folder: Path, weights: dict[str, Tensor], model: Any) -> None:
+    if not model.can_generate():
+        model.save_pretrained(str(folder), state_dict=weights)
+        return
+    # transformers refuses to save a changed generation_config whose fields contradict one another (a temperature
+    # without do_sample), as many bases ship it; products carry it as it is.
+    defaults, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        model.save_pretrained(str(folder), state_dict=weights)
+    finally:
+        model.generation_config = defaults
+    defaults.to_json_file(folder / GENERATION_CONFIG_NAME, keys_to_pop=["compile_config"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,9 +89,6 @@ def make_trained(
     return Trained(model, decoder, head, trunk, spec.lora, prefixes, notes)
 
 
-def _frozen_copy(head: Any) -> nn.Module:
+def _frozen_copy(head: nn.Module) -> nn.Module:
     """A head of its own: ZeRO 3 would take the shared weight away from the embeddings below the cut."""
-    with torch.device(head.weight.device):
-        copied = nn.Linear(head.in_features, head.out_features, bias=False, dtype=head.weight.dtype)
-    copied.weight.data.copy_(head.weight.data)
-    return copied.requires_grad_(False)
+    return copy.deepcopy(head).requires_grad_(False)

@@ -13,9 +13,10 @@ from rlhf_api.stages.ppo import Ppo, Reward
 from rlhf_trainer.context import StageContext
 from rlhf_trainer.data.chat import prepare_tokenizer
 from rlhf_trainer.models.dropout import silence
-from rlhf_trainer.models.load import architecture, check_logits, fit_vocabulary, load_policy
+from rlhf_trainer.models.load import architecture, check_logits, load_policy
 from rlhf_trainer.models.scorer import CLASSIFIER, Kind
 from rlhf_trainer.models.trained import Trained, make_trained
+from rlhf_trainer.models.vocabulary import fit_vocabulary
 from rlhf_trainer.ppo import critics as critic_models
 from rlhf_trainer.ppo import scoring
 from rlhf_trainer.ppo.critics import Critic, CriticModule, make_heads
@@ -121,6 +122,7 @@ def _reference(
         where = f"reference ({spec.reference.key})"
         check_tokenizer(path, tokenizer, where, context.storage / "inputs")
         other, _ = load_policy(path, spec.dtype, context.storage / "inputs")
+        fit_vocabulary(other, tokenizer)
         other.to(context.device).eval()
         check_logits(other, where)
         decoders["reference"], head = frozen_copy(other, None)

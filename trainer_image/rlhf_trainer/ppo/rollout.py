@@ -11,6 +11,7 @@ from rlhf_trainer import gang
 from rlhf_trainer.data.batches import order
 from rlhf_trainer.data.rows import Messages
 from rlhf_trainer.generation.sample import Answer, Sampling, sample
+from rlhf_trainer.models.vocabulary import end_ids
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Rollout:
     prompts: list[list[int]]
     answers: list[list[int]]
     finished: list[bool]
-    """Ended by EOS."""
+    """Ended by an end id."""
     texts: list[str]
     """Answers without special tokens."""
     kinds: list[str | None]
@@ -89,7 +90,7 @@ class Prompts:
         chosen = self.step(step)
         by_length = sorted(range(len(chosen)), key=lambda row: (-len(self._ids[chosen[row]]), row))
         mine = by_length[rank::world]
-        sampling = Sampling(self._spec.temperature, self._spec.max_new_tokens, int(tokenizer.eos_token_id))
+        sampling = Sampling(self._spec.temperature, self._spec.max_new_tokens, end_ids(model, tokenizer))
         found = (
             sample(
                 model,
@@ -112,6 +113,6 @@ class Prompts:
             prompts=[self._ids[index] for index in chosen],
             answers=[answer.ids for answer in whole],
             finished=[answer.finished for answer in whole],
-            texts=tokenizer.batch_decode([answer.ids for answer in whole], skip_special_tokens=True),
+            texts=tokenizer.batch_decode([answer.spoken for answer in whole], skip_special_tokens=True),
             kinds=[self._kinds[index] for index in chosen],
         )

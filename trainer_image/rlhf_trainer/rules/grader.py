@@ -20,7 +20,8 @@ from rlhf_trainer.data.rows import Message, Messages
 from rlhf_trainer.data.template import SHOWN, ids_of
 from rlhf_trainer.exits import GuardTripped, InputError
 from rlhf_trainer.generation.shared import common, last_states
-from rlhf_trainer.models.load import check_logits, fit_vocabulary, load_policy
+from rlhf_trainer.models.load import check_logits, load_policy
+from rlhf_trainer.models.vocabulary import fit_vocabulary
 from rlhf_trainer.rules.policy import Policy
 
 FORWARD_TOKENS = {"cpu": 2048, "cuda": 16384}

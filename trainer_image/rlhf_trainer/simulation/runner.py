@@ -16,6 +16,7 @@ from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.evaluation.answers import Answering
 from rlhf_trainer.evaluation.shards import Rows, Shards
 from rlhf_trainer.generation.sample import Sampling, sample
+from rlhf_trainer.models.vocabulary import end_ids
 from rlhf_trainer.simulation.choices import Choice, agree
 from rlhf_trainer.simulation.judging import Compared, Judge
 from rlhf_trainer.simulation.methods import Method
@@ -48,12 +49,11 @@ class Writer:
         how, tokenizer = self._spec.generation, self.model.tokenizer
         kept = [ids[-how.max_prompt_tokens :] for ids in asked]
         stop = self._next_turn if self.chat == "plain" else None
-        sampling = Sampling(how.temperature, how.max_new_tokens, tokenizer.eos_token_id, stop)
+        sampling = Sampling(how.temperature, how.max_new_tokens, end_ids(self.model.model, tokenizer), stop)
         found = sample(self.model.model, kept, sampling, seed=self._seed, step=step, rows=list(numbers))
         rows = []
         for number, whole, ids, answer in zip(numbers, asked, kept, found, strict=True):
-            spoken = answer.ids[:-1] if answer.finished else answer.ids
-            text, ended = said(tokenizer.decode(spoken, skip_special_tokens=True), self.chat)
+            text, ended = said(tokenizer.decode(answer.spoken, skip_special_tokens=True), self.chat)
             finished = answer.finished or ended
             cut = len(whole) - len(ids)
             rows.append({"row": number, "text": text, "ids": answer.ids, "finished": finished, "cut": cut})

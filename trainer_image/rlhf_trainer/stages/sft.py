@@ -26,9 +26,10 @@ from rlhf_trainer.loop import train
 from rlhf_trainer.losses.sft import nll_by_row, nll_sum, targets
 from rlhf_trainer.models.boundary import Boundary
 from rlhf_trainer.models.forking import packs_as_rows
-from rlhf_trainer.models.load import check_logits, fit_vocabulary, load_policy
+from rlhf_trainer.models.load import check_logits, load_policy
 from rlhf_trainer.models.save import save_policy
 from rlhf_trainer.models.trained import Trained, make_trained
+from rlhf_trainer.models.vocabulary import fit_vocabulary
 
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 """Most tokens of a forward where the execution says nothing: small ones pad less, and a CPU gains nothing from large."""
