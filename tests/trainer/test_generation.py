@@ -71,7 +71,7 @@ def test_every_row_is_the_one_sampled_alone_without_a_cache(
 
 def test_the_share_that_is_done_only_grows_and_ends_at_one() -> None:
     shares: list[float] = []
-    sample(MODEL, [[1], [2, 4], [5], [6, 7, 8]], Sampling(1.0, 6, EOS), seed=1, most_rows=3, report=shares.append)
+    sample(MODEL, [[1], [2, 4], [5], [6, 7, 8]], Sampling(1.0, 6, (EOS,)), seed=1, most_rows=3, report=shares.append)
     assert shares == sorted(shares)
     assert 0 < shares[0] < 1
     assert shares[-1] == 1

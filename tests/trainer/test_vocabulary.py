@@ -29,9 +29,9 @@ def gpt2_without_pad(folder: Path, spare: int = 0) -> Path:
     inner = tiny_tokenizer().backend_tokenizer
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<|endoftext|>", eos_token="<|endoftext|>")
     size, end = len(tokenizer) + spare, tokenizer.eos_token_id
-    config = GPT2Config(
-        vocab_size=size, n_embd=32, n_layer=2, n_head=4, n_positions=128, bos_token_id=end, eos_token_id=end
-    )
+    shape = {"vocab_size": size, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
+    dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    config = GPT2Config(**shape, **dropout, bos_token_id=end, eos_token_id=end)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = GPT2LMHeadModel(config)

@@ -88,9 +88,7 @@ class _LinearNll(torch.autograd.Function):
     """Loss and gradient of a linear head at once: three products of a chunk instead of four, and one chunk's memory."""
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int, masked: Sequence[int]
-    ) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int, masked: Sequence[int]) -> Tensor:
         total = hidden.new_zeros((), dtype=torch.float32)
         by_state = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         by_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
