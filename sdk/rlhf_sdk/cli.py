@@ -27,6 +27,7 @@ from rlhf_sdk.commands import (
 )
 from rlhf_sdk.commands.options import PLUGIN
 from rlhf_sdk.exits import HELP, CommandError, Exit
+from rlhf_sdk.output import complain
 
 
 class Commands(TyperGroup):
@@ -37,12 +38,12 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except CommandError as error:
-            sys.stderr.write(f"{error}\n")
+            complain(str(error))
             raise typer.Exit(int(error.code)) from error
         except OSError as error:
             if error.errno == errno.EPIPE or error.filename is None:
                 raise
-            sys.stderr.write(f"{error.filename}: {error.strerror}\n")
+            complain(f"{error.filename}: {error.strerror}")
             raise typer.Exit(int(Exit.FAILED)) from error
         except KeyboardInterrupt as error:
             raise typer.Exit(int(Exit.INTERRUPTED)) from error

@@ -1,13 +1,22 @@
-"""What commands print: results on stdout, everything else on stderr."""
+"""What commands print: results on stdout, everything else on stderr.
+
+The one boundary to the terminal. What is shown comes from data, models, pods and logs: characters that a terminal would
+obey are written out here, and no text is taken for rich's markup.
+"""
 
 from __future__ import annotations
 
+import codecs
+import json
 import sys
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from rlhf_sdk.text import HARMFUL, visible
+
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
     from rich.table import Table
 
 
@@ -22,7 +31,8 @@ def emit(value: Any) -> None:
     """One JSON document on stdout."""
     import orjson
 
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
+    text = orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+    sys.stdout.write(HARMFUL.sub(lambda match: json.dumps(match[0])[1:-1], text) + "\n")
 
 
 def columns(*names: str) -> Table:
@@ -35,17 +45,48 @@ def columns(*names: str) -> Table:
     return table
 
 
+def console(*, stderr: bool = False, width: int | None = None) -> Console:
+    """A console that shows every text as it is written, and obeys none."""
+    from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook
+    from rich.segment import Segment
+
+    class Visible:
+        def __init__(self, what: RenderableType) -> None:
+            self._what = what
+
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+            for text, style, control in console.render(self._what, options):
+                yield Segment(text if control else visible(text), style, control)
+
+    class Hook(RenderHook):
+        def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+            return [Visible(one) for one in renderables]
+
+    made = Console(stderr=stderr, width=width, highlight=False, emoji=False, markup=False)
+    made.push_render_hook(Hook())
+    return made
+
+
 def show(what: RenderableType) -> None:
     """Print text or a table on stdout."""
-    from rich.console import Console
-
     if isinstance(what, str):
-        sys.stdout.write(what + "\n")
+        sys.stdout.write(visible(what) + "\n")
         return
-    wide = None if sys.stdout.isatty() else 200
-    Console(highlight=False, emoji=False, markup=False, width=wide).print(what)
+    console(width=None if sys.stdout.isatty() else 200).print(what)
 
 
 def complain(text: str) -> None:
     """Words on stderr."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(visible(text) + "\n")
+
+
+class Log:
+    """Prints a log as it comes: bytes, cut anywhere."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def write(self, block: bytes) -> None:
+        """Print some more of it on stdout."""
+        sys.stdout.write(visible(self._decoder.decode(block).replace("\r\n", "\n")))
+        sys.stdout.flush()

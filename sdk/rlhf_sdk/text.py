@@ -3,6 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
+
+HARMFUL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+"""What a terminal obeys instead of showing, or what makes text look like another: control characters but for tabs and
+line ends, direction marks, what has no width."""
+
+
+def visible(text: str) -> str:
+    """A text with such characters written out: `\\x1b`, `\\u202e`. Whoever wrote it, it can be shown."""
+    return HARMFUL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def duration(seconds: float) -> str:

@@ -96,7 +96,7 @@ class TestCards:
         (tmp_path / "README.md").write_bytes(content)
         with bounded():
             assert card(tmp_path) == {}
-            assert told_licence(tmp_path) is None
+        assert told_licence(tmp_path) is None
 
     def test_front_matter_ends_at_the_next_line_of_dashes(self, tmp_path: Path) -> None:
         (tmp_path / "README.md").write_bytes(b"--- \r\nlicense: mit\r\ntags: [a]\r\n---\r\nText\n---\nmore: 1\n---\n")

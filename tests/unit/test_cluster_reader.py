@@ -20,6 +20,7 @@ from rlhf_sdk.cluster.remote import last_lines
 from rlhf_sdk.exits import CommandError
 
 CUT = Path(__file__).parents[1] / "fakes" / "cut_stream.py"
+LYING = CUT.with_name("lying_reader.py")
 
 
 def reader(root: Path) -> Reader:
@@ -127,3 +128,65 @@ def test_an_answer_that_does_not_come_is_told_in_the_words_of_what_should_have_g
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"No such file or directory: .*gone"):
         reader(tmp_path).lines("gone")
+
+
+class Lying(Reader):
+    """Of a pod that someone else has taken over."""
+
+    def __init__(self, **plan: object) -> None:
+        super().__init__([sys.executable], "/storage")
+        self._command = [sys.executable, str(LYING), json.dumps(plan)]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a/../../out", "/etc/passwd", "b/file", "a//file", "a/./file", "a/", "a", "a/\x1b[2J", "a/" + "x" * 300, "a/.."],
+)
+def test_a_listing_that_leads_elsewhere_is_refused(name: str) -> None:
+    with pytest.raises(CommandError, match="a path that leads elsewhere"):
+        Lying(sizes={name: 1}).sizes("a")
+
+
+@pytest.mark.parametrize("size", [-1, 1 << 60, 0.5, None, True, "1", [1]])
+def test_a_size_that_is_none_is_refused(size: object) -> None:
+    with pytest.raises(CommandError, match="a/file: a size of"):
+        Lying(sizes={"a/file": size}).sizes("a")
+
+
+@pytest.mark.parametrize("listing", ["[]", "null", "1", "{", "[" * 100_000, "\x00"])
+def test_a_listing_that_is_none_is_refused(listing: str) -> None:
+    with pytest.raises(CommandError, match="the listing of a is"):
+        Lying(sizes=listing).sizes("a")
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [["out", 2, "0"]],
+        [["../out", 2, "0"]],
+        [["a/file", 3, "0"]],
+        [["a/file", 1, "0"]],
+        [["a/file", 2, "0"], ["a/file", 2, "0"]],
+        [["a/file", 2, "2"]],
+        [["a/file", 2, "1"]],
+        [["a/file", 2, "6"]],
+    ],
+    ids=["other", "outside", "longer", "shorter", "twice", "symbolic link", "hard link", "pipe"],
+)
+def test_what_comes_otherwise_than_asked_for_is_refused(tmp_path: Path, entries: list[object]) -> None:
+    into = tmp_path / "into"
+    with pytest.raises(CommandError, match="was not asked for so; what answers is not the reader"):
+        Lying(entries=entries).fetch({"a/file": 2}, into)
+    assert [path.name for path in tmp_path.iterdir()] in ([], ["into"])
+    assert {path.relative_to(into).as_posix() for path in into.rglob("*")} <= {"a", "a/file"}
+
+
+def test_a_stream_without_end_is_ended(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match=r"a/file: could not be copied|prints without end"):
+        Lying(entries=[], endless=True).fetch({"a/file": 2}, tmp_path)
+
+
+@pytest.mark.parametrize("length", ["x", "-1", "9" * 400, "1" + "0" * 11, ""])
+def test_a_length_that_is_none_is_refused(length: str) -> None:
+    with pytest.raises(CommandError, match="as the length of a log"):
+        Lying(length=length).lines("log")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -18,7 +17,7 @@ from rlhf_sdk.cluster.kubectl import Kubectl, refusal
 from rlhf_sdk.cluster.pipes import BLOCK, Piped, piped
 from rlhf_sdk.cluster.reader import Reader
 from rlhf_sdk.exits import CommandError, Exit
-from rlhf_sdk.output import complain
+from rlhf_sdk.output import Log, complain
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def follow(kubectl: Kubectl, job: ClusterJob, wanted: Wanted) -> None:
         _stream(kubectl, pod["metadata"]["name"], wanted, lasting)
         return
     with pods.reader(kubectl, job) as reader:
-        reader.follow(stored(reader, job, wanted, attempt), wanted.tail, _write, lasting)
+        reader.follow(stored(reader, job, wanted, attempt), wanted.tail, Log().write, lasting)
 
 
 def stored(reader: Reader, job: ClusterJob, wanted: Wanted, attempt: int) -> str:
@@ -164,9 +163,10 @@ def _pod(kubectl: Kubectl, job: ClusterJob, wanted: Wanted, attempt: int) -> dic
 
 
 def _stream(kubectl: Kubectl, pod: str, wanted: Wanted, lasting: Callable[[], bool]) -> None:
+    log = Log()
     with _printed(kubectl, pod, wanted, "--follow") as process:
         while block := process.read(BLOCK):
-            _write(block)
+            log.write(block)
     if lasting():
         complain(f"{wanted.stage}: the stream ended, but the attempt goes on; follow it again")
 
@@ -175,8 +175,3 @@ def _printed(kubectl: Kubectl, pod: str, wanted: Wanted, *flags: str) -> Abstrac
     """kubectl as it prints a pod's log: with no bound on the time that takes."""
     tail = () if wanted.tail is None else (f"--tail={wanted.tail}",)
     return piped(kubectl.command("logs", pod, f"--container={names.CONTAINER}", *tail, *flags), refusal)
-
-
-def _write(block: bytes) -> None:
-    sys.stdout.buffer.write(block)
-    sys.stdout.flush()

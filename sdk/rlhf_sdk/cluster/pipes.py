@@ -12,6 +12,8 @@ from subprocess import PIPE
 from typing import IO, cast
 
 BLOCK = 1 << 20
+MOST_LEFT = 4096
+"""Reads of what a process prints after its answer."""
 
 
 class Broken(Exception):
@@ -66,25 +68,34 @@ class Piped:
             found += more
         return bytes(found)
 
-    def line(self) -> bytes:
+    def line(self, most: int = BLOCK) -> bytes:
         """The line it prints next.
 
         Raises:
-            Broken: it prints none.
+            Broken: it prints none, or one of more than so many bytes.
         """
-        while b"\n" not in self._read:
+        blocks = [self._read]
+        size = len(self._read)
+        while b"\n" not in blocks[-1]:
             more = os.read(self._stdout.fileno(), BLOCK)
             if not more:
                 raise Broken("it ended without an answer")
-            self._read += more
-        found, _, self._read = self._read.partition(b"\n")
+            blocks.append(more)
+            size += len(more)
+            if size > most + BLOCK:
+                raise Broken(f"its answer is longer than {most} bytes")
+        found, _, self._read = b"".join(blocks).partition(b"\n")
         return found
 
     def finish(self) -> int:
-        """Close its input, leave what it still prints; gives its exit code."""
+        """Close its input, leave what it still prints, but not without end; gives its exit code."""
         self._stdin.close()
+        blocks = 0
         while self.read(BLOCK):
-            pass
+            blocks += 1
+            if blocks > MOST_LEFT:
+                self._process.kill()
+                raise Broken("it prints without end")
         return self._process.wait()
 
     def end(self) -> None:
@@ -111,7 +122,10 @@ def piped(command: Sequence[str], refusal: Callable[[str], Exception]) -> Iterat
                 yield process
             except Broken as error:  # its own words, read below, say why
                 broken = str(error)
-            code = process.finish()
+            try:
+                code = process.finish()
+            except Broken as error:
+                code, broken = -1, broken or str(error)
         finally:
             process.end()
         if code != 0 or broken:

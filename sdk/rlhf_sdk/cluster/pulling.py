@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -17,7 +18,11 @@ from rlhf_api.store import MANIFEST, DamagedProduct, find_verified
 from rlhf_sdk.cluster.jobs import ClusterJob
 from rlhf_sdk.cluster.reader import Reader
 from rlhf_sdk.exits import CommandError, Exit
+from rlhf_sdk.text import size
 
+NAME = re.compile(r"[a-z0-9A-Z][a-z0-9A-Z-]{0,127}")
+MAX_MANIFEST = 64 << 20
+"""Bytes of a product's manifest."""
 LOGS = "_logs"
 """Beside the stages' folders: what they logged and measured; no stage can have this name."""
 KEPT = ("logs", "metrics.jsonl", "timings.jsonl", "termination.json")
@@ -45,7 +50,8 @@ def products(job: ClusterJob, stages: list[str], *, everything: bool) -> dict[st
         CommandError: a stage that was named has none; says why.
     """
     if everything:
-        return {stage.name: stage.product for stage in job.status.stages if stage.product and _made(job, stage.name)}
+        made = {stage.name: stage.product for stage in job.status.stages if stage.product and _made(job, stage.name)}
+        return _plain(made)
     found = {}
     for name in stages or [report_of(job)]:
         stage = job.stage(name)
@@ -55,7 +61,25 @@ def products(job: ClusterJob, stages: list[str], *, everything: bool) -> dict[st
             words = f"{stage.state}{f': {stage.message}' if stage.message else ''}"
             raise CommandError(f"{name}: has no product yet ({words})", Exit.FAILED)
         found[name] = stage.product
-    return found
+    return _plain(found)
+
+
+def _plain(names: Mapping[str, str]) -> dict[str, str]:
+    """Products by stage, as they become folders here: a status may have been forged.
+
+    Raises:
+        CommandError: a name is none.
+    """
+    for stage, product in names.items():
+        if not NAME.fullmatch(stage) or not NAME.fullmatch(product):
+            raise CommandError(f"the status names a stage {stage!r} and its product {product!r}; expected plain names")
+    return dict(names)
+
+
+def _expect_room(folder: Path, total: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if total > free:
+        raise CommandError(f"{folder.parent}: has {size(free)} free; {size(total)} are to come")
 
 
 def product(reader: Reader, name: str, place: Path, tell: Callable[[int, int], None]) -> bool:
@@ -74,6 +98,8 @@ def product(reader: Reader, name: str, place: Path, tell: Callable[[int, int], N
     sizes = reader.sizes(folder)
     if f"{folder}/{MANIFEST}" not in sizes:
         raise CommandError(f"{name}: is not on the storage any more; submit the job again to make it", Exit.FAILED)
+    if sizes[f"{folder}/{MANIFEST}"] > MAX_MANIFEST:
+        raise CommandError(f"{name}: {MANIFEST} has more than {MAX_MANIFEST} bytes", Exit.FAILED)
     with beside(place) as here:
         reader.fetch({f"{folder}/{MANIFEST}": sizes[f"{folder}/{MANIFEST}"]}, here)
         if place.exists():
@@ -81,6 +107,7 @@ def product(reader: Reader, name: str, place: Path, tell: Callable[[int, int], N
                 return False
             raise CommandError(f"{place}: is there and is not {name}; name another folder with --to", Exit.INVALID)
         total = sum(sizes.values())
+        _expect_room(here, total)
         reader.fetch(sizes, here, lambda count: tell(count, total))
         try:
             found = find_verified(here, name)
@@ -96,11 +123,12 @@ def logs(reader: Reader, job: ClusterJob, place: Path, tell: Callable[[int, int]
     """Copy what the stages logged and measured, in place of what was copied before; gives the number of files."""
     root = f"work/{job.uid}"
     folders = [f"{root}/{stage.name}" for stage in job.status.stages]
-    sizes = {path: size for path, size in reader.sizes(*folders).items() if _kept(PurePosixPath(path))}
+    sizes = {path: count for path, count in reader.sizes(*folders).items() if _kept(PurePosixPath(path))}
     if not sizes:
         return 0
     total = sum(sizes.values())
     with beside(place) as here:
+        _expect_room(here, total)
         reader.fetch(sizes, here, lambda count: tell(count, total))
         if place.exists():
             place.rename(here / "before")

@@ -20,6 +20,13 @@ SILENCE_SECONDS = 2.0
 """Of a log that is followed, after which is asked whether more can come."""
 LAST_SECONDS = 60.0
 """For its last lines, once the other end was told to stop; after so long it is gone."""
+STRANGE = "what answers is not the reader: nothing more is read from this pod"
+MAX_LISTING = 64 << 20
+"""Bytes of a listing."""
+MAX_FILES = 200_000
+"""That it names."""
+MAX_LOG = 1 << 30
+"""Bytes of a log that are read at once."""
 TRIES = 5
 """Streams in a row that may bring nothing before it is given up."""
 
@@ -36,15 +43,19 @@ class Reader:
         self._root = root
 
     def sizes(self, *folders: str) -> dict[str, int]:
-        """Size of every file below those folders, by path."""
+        """Size of every file below those folders, by path.
+
+        Raises:
+            CommandError: what answers is not the reader: a path leads elsewhere, a size is none.
+        """
         with self._asked(verb="list", folders=folders) as process:
-            found: dict[str, int] = json.loads(process.line())
-        return found
+            line = process.line(MAX_LISTING)
+        return _sizes(line, folders)
 
     def lines(self, file: str, count: int | None = None) -> list[str]:
         """A text file's lines, or its last ones."""
         with self._asked(verb="tail", file=file, lines=count, follow=False) as process:
-            text = process.exactly(int(process.line()))
+            text = process.exactly(_length(process.line()))
         return text.decode(errors="replace").splitlines()
 
     def follow(self, file: str, count: int | None, write: Callable[[bytes], None], lasting: Callable[[], bool]) -> None:
@@ -57,7 +68,7 @@ class Reader:
             lasting: asked every few seconds of silence whether more can come.
         """
         with self._asked(verb="tail", file=file, lines=count, follow=True) as process:
-            write(process.exactly(int(process.line())))
+            write(process.exactly(_length(process.line())))
             while (block := process.waited(SILENCE_SECONDS)) != b"":
                 if block is not None:
                     write(block)
@@ -94,17 +105,19 @@ class Reader:
         return ""
 
     @staticmethod
-    def _receive(
+    def _receive(  # of what was asked for only, and of that no byte more: the pod may be anyone's
         process: Piped, wanted: Mapping[str, tuple[int, int]], into: Path, tell: Callable[[int], None]
     ) -> None:
+        missing = dict(wanted)
         try:
             with tarfile.open(fileobj=cast("IO[bytes]", process), mode="r|") as tar:
                 for entry in tar:
-                    content = tar.extractfile(entry)
-                    if entry.name not in wanted or content is None:
-                        raise CommandError(f"{entry.name}: it was not asked for; the stream is not the reader's")
+                    content = tar.extractfile(entry) if entry.isreg() else None
+                    begin, end = missing.pop(entry.name, (0, -1))
+                    if content is None or entry.size != end - begin:
+                        raise CommandError(f"{entry.name}: was not asked for so; {STRANGE}")
                     _append(into / entry.name, content, tell)
-        except tarfile.ReadError as error:
+        except (tarfile.TarError, ValueError, RecursionError) as error:
             raise Broken(str(error)) from error
 
     @contextmanager
@@ -116,6 +129,37 @@ class Reader:
             process.say(f"{len(program)}\n".encode() + program + line + b"\n")
             yield process
             process.say(b"\n")
+
+
+def _sizes(line: bytes, folders: Sequence[str]) -> dict[str, int]:
+    """What a listing says: paths below the folders, each as it is written, and sizes."""
+    try:
+        sizes = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise CommandError(f"the listing of {', '.join(folders)} is no JSON; {STRANGE}") from error
+    if not isinstance(sizes, dict) or len(sizes) > MAX_FILES:
+        raise CommandError(f"the listing of {', '.join(folders)} is none; {STRANGE}")
+    for name, size in sizes.items():
+        if not name.startswith(tuple(f"{folder}/" for folder in folders)) or not _is_plain(name):
+            raise CommandError(f"{name[:200]}: a path that leads elsewhere; {STRANGE}")
+        if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size < 1 << 50:
+            raise CommandError(f"{name[:200]}: a size of {str(size)[:40]}; {STRANGE}")
+    return sizes
+
+
+def _length(line: bytes) -> int:
+    """Bytes of a log that are to come."""
+    if not line.isdigit() or len(line) > 12 or int(line) > MAX_LOG:
+        raise CommandError(
+            f"found {line[:40]!r} as the length of a log; expected at most {MAX_LOG}. Set --tail for a part"
+        )
+    return int(line)
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a path stays below where it begins, and has one way to be written."""
+    parts = name.split("/")
+    return name.isprintable() and not any(part in ("", ".", "..") or len(part.encode()) > 255 for part in parts)
 
 
 def _append(path: Path, content: Any, tell: Callable[[int], None]) -> None:

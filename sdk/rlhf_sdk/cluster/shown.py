@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 
 from rlhf_sdk.cluster import following, jobs, views
 from rlhf_sdk.cluster.jobs import ClusterJob
 from rlhf_sdk.cluster.kubectl import Kubectl
-from rlhf_sdk.output import Format, emit, show
+from rlhf_sdk.output import Format, console, emit, show
 
 
 def all_of(kubectl: Kubectl, output: Format) -> None:
@@ -35,13 +35,13 @@ def one(job: ClusterJob, output: Format) -> None:
 
 def watch(kubectl: Kubectl, job: ClusterJob) -> None:
     """A job until it has ended: redrawn in place on a terminal, else a line a change."""
-    console = Console(highlight=False, emoji=False, markup=False)
-    if not console.is_terminal:
+    terminal = console()
+    if not terminal.is_terminal:
         one(following.until(kubectl, job, lambda found: found.ended, show), Format.TEXT)
         return
     from rich.live import Live
 
-    with Live(console=console, auto_refresh=False) as live:
+    with Live(console=terminal, auto_refresh=False) as live:
         for found in following.looks(kubectl, job):
             live.update(Group(*_parts(found, datetime.now(UTC))), refresh=True)
             if found.ended:

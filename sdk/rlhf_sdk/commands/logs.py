@@ -10,7 +10,8 @@ import typer
 
 from rlhf_sdk.commands.options import ON_CLUSTER, Context, Kubeconfig, Namespace, OnCluster, Output, Storage
 from rlhf_sdk.exits import CommandError, Exit
-from rlhf_sdk.output import Format, emit
+from rlhf_sdk.output import Format, emit, show
+from rlhf_sdk.text import visible
 
 if TYPE_CHECKING:
     from rlhf_sdk.cluster.kubectl import Target
@@ -106,7 +107,8 @@ def _of_run(
     if output is Format.JSON:
         emit({"stage": stage, "attempt": found, "file": str(path), "lines": lines})
         return
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    for line in lines:
+        show(line)
     if follow:
         _follow(run, stage, path)
 
@@ -125,7 +127,8 @@ def _of_cluster(place: Target, job: str, wanted: Wanted, output: Format, *, foll
     if output is Format.JSON:
         emit({"stage": wanted.stage, "attempt": attempt, "file": file, "lines": lines})
     else:
-        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        for line in lines:
+            show(line)
 
 
 def find(run: Located, stage: str, rank: str, attempt: int | None) -> tuple[int, Path]:
@@ -167,7 +170,7 @@ def _follow(run: Located, stage: str, path: Path) -> None:
         file.seek(0, 2)
         while True:
             text = file.read()
-            sys.stdout.write(text)
+            sys.stdout.write(visible(text))
             sys.stdout.flush()
             if not text:
                 now = jobs.reload(run)

@@ -11,7 +11,7 @@ import typer
 
 from rlhf_sdk.commands.options import ClusterJobName, Context, Kubeconfig, Namespace, Output
 from rlhf_sdk.exits import CommandError, Exit
-from rlhf_sdk.output import Format, emit, show
+from rlhf_sdk.output import Format, console, emit, show
 
 if TYPE_CHECKING:
     from rlhf_sdk.cluster.jobs import ClusterJob
@@ -120,18 +120,17 @@ def _as_json(
 @contextmanager
 def _bar(what: str, output: Format) -> Iterator[Callable[[int, int], None]]:
     """How far a copy is, on a terminal; it takes the bytes that came, and those to come in all."""
-    from rich.console import Console
     from rich.progress import DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-    console = Console(stderr=True, highlight=False, emoji=False)
+    terminal = console(stderr=True)
     words = "{task.description}"
-    shown = output is Format.TEXT and console.is_terminal
+    shown = output is Format.TEXT and terminal.is_terminal
     with Progress(
         words,
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        console=console,
+        console=terminal,
         transient=True,
         disable=not shown,
     ) as progress:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlhf_sdk.commands.options import ON_CLUSTER, Context, Kubeconfig, Namespace, OnCluster, Output, Storage
-from rlhf_sdk.output import Format, emit, show
+from rlhf_sdk.output import Format, console, emit, show
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -105,12 +105,12 @@ def _of_cluster(place: Target, job: str | None, output: Format, *, watch: bool) 
 def _watch(job: str, storage: Path | None) -> None:
     import time
 
-    from rich.console import Console, Group
+    from rich.console import Group
     from rich.live import Live
 
     from rlhf_sdk import jobs
 
-    with Live(console=Console(highlight=False, emoji=False, markup=False), auto_refresh=False) as live:
+    with Live(console=console(), auto_refresh=False) as live:
         while True:
             run = jobs.locate(job, storage)
             live.update(Group(title(run), table(run)), refresh=True)

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlhf_api.plan import Plan
+from rlhf_sdk import output
 from rlhf_sdk.exits import Exit
 from rlhf_sdk.local.progress import Progress, labelled
 from rlhf_sdk.local.state import Phase, RunState
@@ -38,7 +39,7 @@ class LiveView:
     """Redraws the stages in place; what is said scrolls by above."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(highlight=False, emoji=False, markup=False)
+        self._console = console or output.console()
         self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
         self._plan: Plan | None = None
         self._latest: Mapping[str, Progress] = {}

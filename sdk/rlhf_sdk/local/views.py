@@ -10,7 +10,7 @@ from typing import Protocol, TextIO
 from rlhf_api.plan import Plan
 from rlhf_sdk.local.progress import Progress, labelled
 from rlhf_sdk.local.state import RunState
-from rlhf_sdk.text import duration, number, plural
+from rlhf_sdk.text import duration, number, plural, visible
 
 
 class View(Protocol):
@@ -93,7 +93,7 @@ class PlainView:
         pass
 
     def _line(self, text: str) -> None:
-        self._stream.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+        self._stream.write(f"{time.strftime('%H:%M:%S')} {visible(text)}\n")
         self._stream.flush()
 
 
