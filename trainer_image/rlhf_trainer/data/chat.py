@@ -1,8 +1,9 @@
 """From messages to token ids, exactly as answers are rolled out: template, answer, EOS.
 
-Three rules hold everywhere:
+Four rules hold everywhere:
 
-- an answer ends with EOS (`tokenizer.eos_token_id`), also an empty one, which is EOS alone;
+- ids are those of the chat template's own rendering, and the answers are found in them (`turns`);
+- an answer ends with the template's end of turn, else with EOS; an empty one is EOS alone;
 - PAD differs from EOS (`prepare_tokenizer`);
 - text is text: a special token spelled out in a message is not parsed, so that no row can forge a turn.
 """
@@ -12,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlhf_trainer.data.rows import Message
-from rlhf_trainer.data.template import Guarded, Tokenizer, ids_of, render, special_tokens, turn_of
+from rlhf_trainer.data.rows import Message, Tool
+from rlhf_trainer.data.template import Guarded, Tokenizer, ids_of, render, special_tokens
+from rlhf_trainer.data.turns import turns_of
 
 FALLBACK_TEMPLATE = (
     "{{ bos_token if bos_token else '' }}"
@@ -56,6 +58,8 @@ class Encoded:
     """Tokens cut from the end of the last answer; its EOS is kept, with mask 0 in a conversation."""
     skipped_turns: int = 0
     """Earlier assistant turns that carry no loss, as the template renders them differently once they are history."""
+    silent_turns: int = 0
+    """Earlier assistant turns that carry no loss, as they say nothing."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -87,12 +91,19 @@ def prepare_tokenizer(tokenizer: Tokenizer) -> list[str]:
 
 
 def turn_end(tokenizer: Tokenizer) -> str | None:
-    """The special token that the chat template puts after an answer; None where it puts no special token."""
+    """The special token that the chat template puts after an answer; None where it puts no special token.
+
+    Of several in a row (Cohere's `<|END_RESPONSE|><|END_OF_TURN_TOKEN|>`) EOS, where it is among them.
+    """
     sentinel = "5f0e"
     rendered = render(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": sentinel}])
     rest = rendered.rpartition(sentinel)[2].lstrip()
     specials = sorted(special_tokens(tokenizer), key=len, reverse=True)
-    return next((token for token in specials if rest.startswith(token)), None)
+    ends = []
+    while (end := next((token for token in specials if rest.startswith(token)), None)) is not None:
+        ends.append(end)
+        rest = rest.removeprefix(end)
+    return tokenizer.eos_token if tokenizer.eos_token in ends else next(iter(ends), None)
 
 
 def ensure_pad(tokenizer: Tokenizer) -> bool:
@@ -112,29 +123,39 @@ def ensure_pad(tokenizer: Tokenizer) -> bool:
     return bool(tokenizer.add_special_tokens({"pad_token": ADDED_PAD}))
 
 
-def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message], max_tokens: int | None = None) -> list[int]:
-    """Ids of a prompt through the chat template with the generation prompt; beyond `max_tokens` its start is cut."""
-    guarded = Guarded.of(tokenizer, messages)
-    ids = guarded.ids(tokenizer, render(tokenizer, guarded.messages, generation=True))
+def encode_prompt(
+    tokenizer: Tokenizer, messages: Sequence[Message], max_tokens: int | None = None, tools: Sequence[Tool] = ()
+) -> list[int]:
+    """Ids of a prompt through the chat template with the generation prompt; beyond `max_tokens` its start is cut.
+
+    Raises:
+        TemplateProblem: the template refuses the messages.
+    """
+    guarded = Guarded.of(tokenizer, messages, tools)
+    ids = guarded.ids(tokenizer, render(tokenizer, guarded.messages, generation=True, tools=guarded.tools))
     return ids if max_tokens is None else ids[-max_tokens:]
 
 
 def encode_answer(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Ids of an answer's text and EOS. An empty answer is EOS alone; special tokens in the text are plain text."""
+    """Ids of an answer's text and EOS, without its template; special tokens in the text are plain text."""
     return [*ids_of(tokenizer, text, after="\n", plain=True), tokenizer.eos_token_id]
 
 
-def encode_row(tokenizer: Tokenizer, prompt: Sequence[Message], answer: str, max_length: int) -> Encoded:
+def encode_row(
+    tokenizer: Tokenizer, prompt: Sequence[Message], answer: str, max_length: int, tools: Sequence[Tool] = ()
+) -> Encoded:
     """Prompt, answer and EOS, as a reward or cost model takes them; the score sits at the last id, always EOS.
 
     The answer is as the template writes it (some put a space before it, or strip it), so that a model trained on
     conversations rolls out the same ids. The mask is 1 on the answer and its EOS, whatever was cut.
+
+    Raises:
+        TemplateProblem: as `turns_of`.
     """
-    guarded = Guarded.of(tokenizer, [*prompt, {"role": "assistant", "content": answer}])
-    turn = turn_of(tokenizer, guarded, len(prompt))
-    if turn is None:
-        return fit(encode_prompt(tokenizer, prompt), encode_answer(tokenizer, answer), max_length)
-    return fit(guarded.ids(tokenizer, turn.before), encode_answer(tokenizer, guarded.text(turn.answer)), max_length)
+    guarded = Guarded.of(tokenizer, [*prompt, {"role": "assistant", "content": answer}], tools)
+    turns = turns_of(tokenizer, guarded, given=len(prompt))
+    written = guarded.ids(tokenizer, turns.answer, after="\n")
+    return fit(guarded.ids(tokenizer, turns.prompt), written, max_length)
 
 
 def fit(prompt: list[int], answer: list[int], max_length: int) -> Encoded:
@@ -153,39 +174,38 @@ def fit(prompt: list[int], answer: list[int], max_length: int) -> Encoded:
     return Encoded([*prompt, *answer], [0] * len(prompt) + [1] * len(answer), left, cut_answer)
 
 
-def encode_conversation(tokenizer: Tokenizer, messages: Sequence[Message], max_length: int, given: int = 0) -> Encoded:
-    """A dialogue with mask 1 on the assistant's tokens and their EOS, but for the first `given` messages.
+def encode_conversation(
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    max_length: int,
+    given: int = 0,
+    tools: Sequence[Tool] = (),
+) -> Encoded:
+    """A dialogue with mask 1 on the assistant's tokens and their ends, but for the first `given` messages.
 
-    Each answer is encoded as it would be rolled out: the ids of the template up to it, then the answer's own, then
-    EOS. Where the template does not render earlier turns as it did when they were the last (some drop their
-    thoughts), only the last answer carries loss, after the prompt that a rollout would see.
+    The ids are the template's own: of the prompt that a rollout would be given, then of what the template writes as
+    the last answer. Earlier answers are found among the prompt's (`turns_of` says which carry loss).
     What follows the last answer's EOS in the template (a newline, say) is left out: a rollout ends at EOS.
 
     Raises:
         ValueError: the last message is not the assistant's.
+        TemplateProblem: as `turns_of`.
     """
     if not messages or messages[-1]["role"] != "assistant":
         raise ValueError("a conversation must end with an assistant's message")
-    segments = _segments(tokenizer, messages)
-    skipped = 0
-    if segments is None:
-        prompt, answer = encode_prompt(tokenizer, messages[:-1]), encode_answer(tokenizer, messages[-1]["content"])
-        segments = [(prompt, answer)]
-        skipped = sum(message["role"] == "assistant" for message in messages[given:-1])
-    history: list[int] = []
-    mask: list[int] = []
-    learned = [index >= given for index, message in enumerate(messages) if message["role"] == "assistant"]
-    for (context, answer), learns in zip(segments[:-1], learned, strict=False):
-        history += [*context, *answer]
-        mask += [0] * len(context) + [int(learns)] * len(answer)
-    context, answer = segments[-1]
-    history += context
-    mask += [0] * len(context)
+    guarded = Guarded.of(tokenizer, messages, tools)
+    turns = turns_of(tokenizer, guarded, given)
+    answer = guarded.ids(tokenizer, turns.answer, after="\n")
+    history = guarded.ids(tokenizer, turns.prompt)
     fitted = fit(history, answer, max_length)
+    mask = [0] * len(history)
+    if turns.earlier:
+        for index, token in enumerate(guarded.tokens(tokenizer, turns.prompt)):
+            mask[index] = int(any(start <= token.start and token.end <= end for start, end in turns.earlier))
     mask = [*mask[fitted.cut_prompt :], *[1] * (len(fitted) - len(history) + fitted.cut_prompt)]
     if fitted.cut_answer:
         mask[-1] = 0  # the writer did not end here: EOS closes the row, but is not learned
-    return Encoded(fitted.ids, mask, fitted.cut_prompt, fitted.cut_answer, skipped)
+    return Encoded(fitted.ids, mask, fitted.cut_prompt, fitted.cut_answer, turns.rewritten, turns.silent)
 
 
 def same_tokenizer(first: Tokenizer, second: Tokenizer) -> str | None:
@@ -205,20 +225,3 @@ def same_tokenizer(first: Tokenizer, second: Tokenizer) -> str | None:
     if ids_of(first, probe) != ids_of(second, probe):
         return "the same text becomes other tokens (normalisation or merges differ)"
     return None
-
-
-def _segments(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[tuple[list[int], list[int]]] | None:
-    """(context ids, answer ids with EOS) for every assistant's turn; None where the template is not prefix-stable."""
-    guarded = Guarded.of(tokenizer, messages)
-    segments = []
-    done = ""
-    for index, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        turn = turn_of(tokenizer, guarded, index)
-        if turn is None or not turn.before.startswith(done):
-            return None
-        context = guarded.ids(tokenizer, turn.before[len(done) :], after=tokenizer.eos_token if done else "")
-        segments.append((context, encode_answer(tokenizer, guarded.text(turn.answer))))
-        done = turn.done
-    return segments

@@ -5,19 +5,35 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 
 class Message(TypedDict):
-    """One turn of a dialogue."""
+    """One turn of a dialogue, as a chat template takes it (but for `learned`)."""
 
     role: str
     """`system`, `user` or `assistant` (or a role that the tokenizer's template knows)."""
     content: str
     """Its text."""
+    learned: NotRequired[bool]
+    """False: an assistant's turn that is read, and never learned."""
+    reasoning_content: NotRequired[str]
+    """What was thought before the text; `reasoning` and `thinking` are its other names."""
+    reasoning: NotRequired[str]
+    thinking: NotRequired[str]
+    tool_calls: NotRequired[list[Any]]
+    """Tools that the assistant calls."""
+    function_call: NotRequired[Any]
+    """The same, as it was before tools."""
+    tool_call_id: NotRequired[str]
+    """The call that a tool's turn answers."""
+    name: NotRequired[str]
+    """Who speaks, or which tool."""
 
 
 Messages = tuple[Message, ...]
+Tool = dict[str, Any]
+"""A tool that the assistant may call, described as chat templates take it."""
 
 
 class Where(NamedTuple):

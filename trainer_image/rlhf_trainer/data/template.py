@@ -6,11 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import TemplateError
-
-from rlhf_trainer.data.rows import Message
+from rlhf_trainer.data.rows import Message, Tool
 from rlhf_trainer.exits import InputError
 
 Tokenizer = Any
@@ -21,57 +20,54 @@ STAND_IN = re.compile(f"{OPEN}(\\d+){CLOSE}")
 """Private-use characters around a number."""
 SHOWN = 40
 """Characters of a first message by which its row can be found."""
+REASON = 200
+"""Characters of a template's own complaint that are shown."""
+OURS = "learned"
+"""The key of a message that is for training, not for the template."""
 
 
-class Turn(NamedTuple):
-    """An assistant's turn as the template renders it, contents stood in for."""
-
-    before: str
-    """All before the answer, the generation prompt included."""
-    answer: str
-    """The answer's text up to its EOS; nothing where the message is empty."""
-    done: str
-    """All up to and with its EOS."""
+class TemplateProblem(InputError):
+    """The chat template cannot write a dialogue, or not as it would be rolled out."""
 
 
-def turn_of(tokenizer: Tokenizer, guarded: Guarded, index: int) -> Turn | None:
-    """The turn of message `index`; None where the template writes what is before it otherwise once it is there."""
-    content = guarded.messages[index]["content"]
-    before = render(tokenizer, guarded.messages[:index], generation=True)
-    after = render(tokenizer, guarded.messages[: index + 1])
-    if not after.startswith(before):
-        return None
-    text, eos, _ = after[len(before) :].partition(tokenizer.eos_token)
-    if not eos and not content.endswith("\n"):
-        text = text.rstrip("\n")
-    return Turn(before, text if content else "", before + text + eos)
+class Token(NamedTuple):
+    """A token and the characters of a rendering that it covers."""
+
+    id: int
+    start: int
+    end: int
 
 
 @dataclass(frozen=True)
 class Guarded:
-    """Messages in which contents that spell out a special token are stood in for while the template is rendered."""
+    """A dialogue in which texts that spell out a special token are stood in for while the template is rendered."""
 
     messages: list[Message]
     contents: list[str]
     """What `OPEN i CLOSE` stands for."""
+    tools: tuple[Tool, ...] = ()
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, messages: Sequence[Message]) -> Guarded:
-        """Stand in for what spells out a special token, or a stand-in."""
+    def of(cls, tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> Guarded:
+        """Stand in for what spells out a special token, or a stand-in: in contents, thoughts, calls and tools alike."""
         specials = special_tokens(tokenizer)
         contents: list[str] = []
-        guarded: list[Message] = []
-        for message in messages:
-            content = message["content"]
-            if STAND_IN.search(content) or any(token in content for token in specials):
-                contents.append(content)
-                content = f"{OPEN}{len(contents) - 1}{CLOSE}"
-            guarded.append({"role": message["role"], "content": content})
-        return cls(guarded, contents)
+
+        def guard(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: item if key == "role" else guard(item) for key, item in value.items()}
+            if isinstance(value, list):
+                return [guard(item) for item in value]
+            if isinstance(value, str) and (STAND_IN.search(value) or any(token in value for token in specials)):
+                contents.append(value)
+                return f"{OPEN}{len(contents) - 1}{CLOSE}"
+            return value
+
+        return cls([guard(message) for message in messages], contents, tuple(guard(tool) for tool in tools))
 
     def text(self, rendered: str) -> str:
         """A rendering with the contents back in place."""
-        return STAND_IN.sub(lambda found: self.contents[int(found[1])], rendered) if self.contents else rendered
+        return STAND_IN.sub(lambda number: self.contents[int(number[1])], rendered) if self.contents else rendered
 
     def ids(self, tokenizer: Tokenizer, rendered: str, after: str = "") -> list[int]:
         """Ids of a rendering that follows `after`: the template's special tokens parsed, those in contents not."""
@@ -82,25 +78,55 @@ class Guarded:
             ids += ids_of(tokenizer, text, after="\n")
         return ids
 
+    def tokens(self, tokenizer: Tokenizer, rendered: str) -> list[Token]:
+        """The tokens of `ids`, each with its characters in `rendered`; a stand-in's tokens cover all of it."""
+        if not self.contents:
+            return tokens_of(tokenizer, rendered)
+        tokens: list[Token] = []
+        done = 0
+        for stand_in in STAND_IN.finditer(rendered):
+            first, end = stand_in.span()
+            tokens += _moved(tokens_of(tokenizer, rendered[done:first], after="\n" if done else ""), done)
+            content = ids_of(tokenizer, self.contents[int(stand_in[1])], after="\n", plain=True)
+            tokens += [Token(token, first, end) for token in content]
+            done = end
+        return tokens + _moved(tokens_of(tokenizer, rendered[done:], after="\n" if done else ""), done)
 
-def render(tokenizer: Tokenizer, messages: Sequence[Message], generation: bool = False) -> str:
-    """The template's text of messages, with the generation prompt where asked.
+
+def render(
+    tokenizer: Tokenizer, messages: Sequence[Message], generation: bool = False, tools: Sequence[Tool] = ()
+) -> str:
+    """The template's text of a dialogue, with the generation prompt where asked.
 
     Raises:
-        InputError: the template refuses them: it takes no system turn, say, or the same role twice.
+        TemplateProblem: the template refuses it (it takes no system turn, say, or the same role twice), or fails.
     """
+    plain = [{key: value for key, value in message.items() if key != OURS} for message in messages]
     try:
         text = tokenizer.apply_chat_template(
-            [dict(message) for message in messages], tokenize=False, add_generation_prompt=generation
+            plain, tools=list(tools) or None, tokenize=False, add_generation_prompt=generation
         )
-    except (TemplateError, LookupError, TypeError, ValueError) as error:
+    except Exception as error:  # a template is somebody else's program: it raises what it likes
         roles = ", ".join(message["role"] for message in messages) or "nobody"
         begins = messages[0]["content"][:SHOWN] if messages else ""
-        raise InputError(
-            f"the chat template cannot write messages of {roles} ({begins!r}): {error}. Give rows that it takes, or a "
-            "model whose template takes them"
+        raise TemplateProblem(
+            f"the chat template{template_file(tokenizer)} cannot write messages of {roles} ({begins!r}): "
+            f"{reason_of(error)}. Give rows that it takes, or a model whose template takes them{_hint(roles, error)}"
         ) from error
     return str(text)
+
+
+def template_file(tokenizer: Tokenizer) -> str:
+    """` (chat_template.jinja)`: the file of the model that holds its template; nothing where there is none."""
+    folder = Path(str(getattr(tokenizer, "name_or_path", "") or ""))
+    names = ("chat_template.jinja", "tokenizer_config.json")
+    return next((f" ({name})" for name in names if str(folder) != "." and (folder / name).is_file()), "")
+
+
+def reason_of(error: Exception) -> str:
+    """An exception's first words, printable and short."""
+    text = str(error) or type(error).__name__
+    return "".join(letter if letter.isprintable() else " " for letter in text[:REASON]).strip()
 
 
 def ids_of(tokenizer: Tokenizer, text: str, *, after: str = "", plain: bool = False) -> list[int]:
@@ -118,6 +144,34 @@ def ids_of(tokenizer: Tokenizer, text: str, *, after: str = "", plain: bool = Fa
         if both[: len(first)] == first:
             return list(both[len(first) :])
     return list(tokenizer(text, **options)["input_ids"])
+
+
+def tokens_of(tokenizer: Tokenizer, text: str, *, after: str = "") -> list[Token]:
+    """The tokens of `ids_of`, special tokens parsed, each with its characters in `text`."""
+    if not text:
+        return []
+    options = {"add_special_tokens": False, "return_offsets_mapping": True}
+    if after and _prefixes(tokenizer):
+        first = tokenizer(after, add_special_tokens=False)["input_ids"]
+        both = tokenizer(after + text, **options)
+        if both["input_ids"][: len(first)] == first:
+            return _moved(_tokens(both)[len(first) :], -len(after))
+    return _tokens(tokenizer(text, **options))
+
+
+def _tokens(encoding: Any) -> list[Token]:
+    pairs = zip(encoding["input_ids"], encoding["offset_mapping"], strict=True)
+    return [Token(token, start, end) for token, (start, end) in pairs]
+
+
+def _moved(tokens: Sequence[Token], by: int) -> list[Token]:
+    return [Token(token.id, token.start + by, token.end + by) for token in tokens]
+
+
+def _hint(roles: str, error: Exception) -> str:
+    """What often helps."""
+    system = roles.startswith("system") and re.search(r"system|alternate", str(error), re.IGNORECASE)
+    return "; inputs[].template.systemRole: fold writes a system's text into the user's turn" if system else ""
 
 
 @lru_cache(maxsize=8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ from rlhf_api.fields import Scorer
 from rlhf_trainer import functions
 from rlhf_trainer.context import StageContext
 from rlhf_trainer.data.batches import buckets
-from rlhf_trainer.data.chat import Encoded, encode_answer, encode_prompt, prepare_tokenizer, same_tokenizer
+from rlhf_trainer.data.chat import Encoded, encode_answer, encode_prompt, encode_row, prepare_tokenizer, same_tokenizer
 from rlhf_trainer.data.rows import Prompt
+from rlhf_trainer.data.template import TemplateProblem
 from rlhf_trainer.data.tensors import pad
 from rlhf_trainer.evaluation.shards import Rows
 from rlhf_trainer.models.load import load_tokenizer
@@ -101,10 +103,16 @@ class ModelJudge:
 
     def _row(self, prompt: Prompt, row: dict[str, Any], as_text: bool) -> Encoded:
         if not as_text:
-            asked, said = row["prompt_ids"], row["ids"]
-        else:
-            asked, said = encode_prompt(self._tokenizer, prompt.messages), encode_answer(self._tokenizer, row["text"])
-        return Encoded([*asked, *said], [0] * len(asked) + [1] * len(said))
+            return _scored(row["prompt_ids"], row["ids"])
+        try:
+            return encode_row(self._tokenizer, prompt.messages, row["text"], sys.maxsize)
+        except TemplateProblem:  # an answer that this judge's template does not take is scored all the same
+            asked = encode_prompt(self._tokenizer, prompt.messages)
+            return _scored(asked, encode_answer(self._tokenizer, row["text"]))
+
+
+def _scored(prompt: Sequence[int], answer: Sequence[int]) -> Encoded:
+    return Encoded([*prompt, *answer], [0] * len(prompt) + [1] * len(answer))
 
 
 def load(judge: Named, context: StageContext, dtype: str) -> Judge:

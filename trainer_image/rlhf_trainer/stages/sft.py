@@ -269,6 +269,7 @@ def _data(context: StageContext, spec: Sft, tokenizer: Any, notes: list[str]) ->
         "rows.cut_answer": sum(row.cut_answer > 0 for row in data.encoded),
         "tokens.cut": sum(row.cut_prompt + row.cut_answer for row in data.encoded),
         "turns.skipped": sum(row.skipped_turns for row in data.encoded),
+        "turns.silent": sum(row.silent_turns for row in data.encoded),
     }
     if spec.packing:
         counts["packs"] = len(data.rows)
@@ -278,6 +279,8 @@ def _data(context: StageContext, spec: Sft, tokenizer: Any, notes: list[str]) ->
         notes.append(
             f"{counts['turns.skipped']} earlier assistant turns carry no loss: the chat template rewrites them as history"
         )
+    if counts["turns.silent"]:
+        notes.append(f"{counts['turns.silent']} earlier assistant turns carry no loss: they say nothing")
     return data, counts
 
 
