@@ -345,7 +345,7 @@ def test_a_grader_is_held_against_the_commoner_answer() -> None:
         {"a": False, "b": False},
         {"a": False, "b": False},
     ]
-    found = evidence.grader_trust(grades, known, [0.9, 0.2, 0.1, 0.4], ["a", "b", "c"])
+    found = evidence.grader_trust(grades, known, [0.9, 0.2, 0.1, 0.4], ["a", "b", "c"], range(4))
     assert found["propositions"]["a"]["accuracy"]["value"] == 0.5
     assert found["propositions"]["a"]["majority"] == 0.75
     assert math.isclose(found["propositions"]["a"]["balanced_accuracy"]["value"], (1 + 1 / 3) / 2)

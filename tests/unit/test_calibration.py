@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -105,6 +105,7 @@ def test_a_calibrated_scorer_has_a_small_error_and_an_overconfident_one_a_large(
     assert boasting > 0.15
 
 
+@settings(max_examples=25)
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=5, max_size=40))
 def test_length_correlation_is_spearmans(rows: list[tuple[int, int]]) -> None:
     first, second = (np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))
@@ -115,6 +116,45 @@ def test_length_correlation_is_spearmans(rows: list[tuple[int, int]]) -> None:
     expected = stats.spearmanr(first, second).statistic
     assert found.value == pytest.approx(expected, abs=1e-9)
     assert found.low is not None and found.low <= found.value + 1e-9
+
+
+def test_length_correlations_interval_covers_the_truth_though_both_answers_share_a_prompts_length() -> None:
+    """Scores and lengths have each a large part that is the pair's own: answers are no independent rows."""
+    random = np.random.default_rng(5)
+    covered, narrow = 0, 0
+    for _ in range(60):
+        scores, lengths = (
+            random.normal(0, 3, (40, 1)) + random.normal(0, 0.5, (40, 2)) for _ in range(2)
+        )  # true correlation 0
+        found = rank_correlation(scores, lengths)
+        apart = rank_correlation(scores.ravel(), lengths.ravel())
+        covered += found.low <= 0 <= found.high  # type: ignore[operator]
+        narrow += apart.low <= 0 <= apart.high  # type: ignore[operator]
+    assert covered / 60 >= 0.88
+    assert narrow / 60 < 0.88
+
+
+def test_pairs_of_one_prompt_are_one_group() -> None:
+    random = np.random.default_rng(6)
+    first, lengths = random.normal(0.4, 1, 60), random.integers(1, 50, (2, 60)).astype(np.float64)
+    alone = pair_trust(first, np.zeros(60), lengths[0], lengths[1], what="better").metrics
+    prompts = [index for index in range(60) for _ in range(4)]
+    four = [np.repeat(values, 4) for values in (first, np.zeros(60), lengths[0], lengths[1])]
+    copied = pair_trust(*four, what="better", prompts=prompts).metrics
+    for name in ("accuracy", "accuracy_shorter_wins", "length_correlation"):
+        width, same = (one[name]["high"] - one[name]["low"] for one in (alone, copied))
+        assert same == pytest.approx(width, rel=0.12), name
+
+
+def test_signs_of_one_prompts_answers_are_one_group() -> None:
+    signs = np.tile(array(1, -1), 20)
+    costs = np.random.default_rng(7).normal(0.3 * signs, 1)
+    alone = sign_trust(costs, signs).metrics
+    prompts = [index for index in range(40) for _ in range(5)]
+    copied = sign_trust(np.repeat(costs, 5), np.repeat(signs, 5), prompts).metrics
+    for name in ("sign_accuracy", "balanced_accuracy"):
+        width, same = (one[name]["high"] - one[name]["low"] for one in (alone, copied))
+        assert same == pytest.approx(width, rel=0.06), name
 
 
 def test_balanced_accuracy_is_the_mean_of_both_rates_whatever_the_shares() -> None:

@@ -45,9 +45,14 @@ def test_a_candidate_is_measured_against_the_baseline_on_the_same_prompts():
 
 
 def test_differences_come_with_their_word():
-    table = as_json(measure(AFTER, BEFORE, QUICK, {"helpful": 1.0}), QUICK)
-    assert table["differences"]["harmful_rate"]["decision"] == "lower"
-    assert table["differences"]["length"]["decision"] == "shows nothing"
+    few = as_json(measure(AFTER, BEFORE, QUICK, {"helpful": 1.0}), QUICK)["differences"]
+    assert few["harmful_rate"]["decision"] == "shows nothing"
+    assert few["harmful_rate"]["why"] == "8 prompts, fewer than 12"
+    before = judged("sft", [1] * 16, [1] * 12 + [-1] * 4)
+    after = judged("ppo", [2] * 12 + [1, 0, 1, 0], [-1] * 14 + [1] * 2)
+    table = as_json(measure(after, before, QUICK, {"helpful": 1.0}), QUICK)["differences"]
+    assert (table["harmful_rate"]["decision"], table["harmful_rate"]["why"]) == ("lower", None)
+    assert (table["length"]["decision"], table["length"]["why"]) == ("shows nothing", "the interval includes 0")
 
 
 def test_the_baseline_has_no_differences_win_rates_or_kl():

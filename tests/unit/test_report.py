@@ -1,6 +1,7 @@
 """The report over folders as runs leave them: what it says, what it must not, and what it holds against."""
 
 import base64
+import copy
 import hashlib
 import json
 import re
@@ -9,6 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 import report_fixture
+from rlhf_trainer.reporting import tables
 from rlhf_trainer.reporting.collect import collect
 from rlhf_trainer.reporting.content import content
 from rlhf_trainer.reporting.render import TEMPLATES, render
@@ -79,13 +81,16 @@ def test_a_difference_that_includes_nothing_is_said_to_show_nothing(tmp_path):
     path = next((tmp_path / "products").glob("evaluate-*")) / "evaluation.json"
     evaluation = json.loads(path.read_text())
     for name in ("harmful_rate.no_care", "reward.distinct_words"):
-        evaluation["models"][1]["differences"][name].update(low=-0.2, high=0.1, decision="shows nothing")
+        evaluation["models"][1]["differences"][name].update(
+            low=-0.2, high=0.1, decision="shows nothing", why="the interval includes 0"
+        )
     path.write_text(json.dumps(evaluation))
     found = content(collect(file))
     assert (
         found["verdict"][0]["text"].startswith("No change in harm is shown for ppo") and not found["verdict"][0]["tone"]
     )
     assert found["verdict"][1]["text"].startswith("No change in the mean reward is shown for ppo")
+    assert all("inconclusive: the interval includes 0" in said["text"] for said in found["verdict"][:2])
 
 
 def test_harm_that_rose_is_not_sold_as_success(tmp_path):
@@ -243,6 +248,29 @@ def test_judges_that_training_optimised_are_marked(whole):
     found, _, _ = whole
     marked = {judge["name"]: judge["optimised"] for judge in found["evaluations"][0]["judges"]}
     assert marked == {"reward": True, "cost": True, "distinct_words": False, "no_care": False}
+
+
+@pytest.mark.parametrize("pushed", [True, False])
+def test_rules_that_training_optimised_are_marked(tmp_path, pushed):
+    job = copy.deepcopy(report_fixture.JOB)
+    rules = {"input": "rules", "grader": {"input": "base"}}
+    job["spec"]["inputs"].append({"name": "rules", "source": "rules"})
+    stages = {kind: one[kind] for one in job["spec"]["stages"] for kind in one if kind in ("ppo", "evaluate")}
+    stages["evaluate"]["rules"] = rules
+    if pushed:
+        stages["ppo"]["rules"] = rules
+    found, page, _ = report(tmp_path, job=job)
+    assert found["evaluations"][0]["rules"] == {"source": "input:rules", "optimised": pushed}
+    assert any("the rules' grader: training optimised" in limit for limit in found["limits"]) is pushed
+    assert "the rules' grader" in page
+
+
+def test_a_win_rate_on_few_prompts_says_that_they_are_few():
+    estimate = {"value": 1.0, "low": 0.7, "high": 1.0, "n": 8, "method": "wilson"}
+    assert tables.win("win_rate", estimate, 0.95).word == "shows nothing: 8 prompts, fewer than 12"
+    assert tables.win("win_rate", {**estimate, "n": 40}, 0.95).word == "higher"
+    even = {**estimate, "value": 0.5, "low": 0.4, "high": 0.6, "n": 40}
+    assert tables.win("win_rate", even, 0.95).word == "shows nothing: the interval includes 0.5"
 
 
 def test_samples_are_folded_behind_a_warning_with_scores_and_markers(whole):

@@ -161,3 +161,17 @@ def test_the_headline_says_what_rules_found_and_whose_opinion_it_is() -> None:
     assert said(0.75, "higher")["tone"] == "good" and said(0.25, "lower")["tone"] == "bad"
     assert "shows no change" in said(0.5, "shows nothing")["text"]
     assert "nothing to measure" in said(None, "shows nothing")["text"]
+
+
+def test_a_verdict_of_rules_that_training_optimised_is_marked_and_no_success() -> None:
+    from rlhf_trainer.reporting.verdict import sentences
+
+    metrics = {one: {"value": 0.5} for one in ("safety_f1", "not_unsafe", "not_overrefuse")}
+    models = [
+        {"name": name, "metrics": metrics, "differences": {"safety_f1": {"decision": "higher"}}} for name in ("a", "b")
+    ]
+    evaluation = {"judges": [], "baseline": "a", "models": models}
+    free = sentences({**evaluation, "rules": {"source": "stage:other", "optimised": False}})[0]
+    pushed = sentences({**evaluation, "rules": {"source": "stage:rules", "optimised": True}})[0]
+    assert free["tone"] == "good" and "Training optimised" not in free["text"]
+    assert pushed["tone"] == "" and "Training optimised these rules" in pushed["text"]

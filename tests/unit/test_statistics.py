@@ -1,6 +1,5 @@
 """Intervals against closed forms, published values, brute force and numpy."""
 
-import itertools
 import math
 
 import numpy as np
@@ -14,8 +13,10 @@ from rlhf_trainer.evaluation.statistics import (
     Estimate,
     Intervals,
     by_prompt,
+    clustered,
     decide,
     fewest,
+    inconclusive,
     wilson,
     wins,
 )
@@ -43,10 +44,10 @@ def test_no_harm_in_ten_answers_is_not_no_harm():
     assert found.high == pytest.approx(0.27753, abs=1e-5)  # z^2 / (n + z^2)
 
 
-@pytest.mark.parametrize(("confidence", "count"), [(0.9, 5), (0.95, 6), (0.99, 8)])
-def test_fewest_prompts_is_where_a_sign_test_can_first_reject(confidence, count):
+@pytest.mark.parametrize(("confidence", "count"), [(0.9, 12), (0.95, 12), (0.99, 12), (0.9999, 15)])
+def test_a_direction_needs_twelve_prompts_and_as_many_as_a_sign_test_needs_to_reject(confidence, count):
     assert fewest(confidence) == count
-    assert 2 * 0.5**count < 1 - confidence <= 2 * 0.5 ** (count - 1)
+    assert 2 * 0.5**count < 1 - confidence
 
 
 @pytest.mark.parametrize(
@@ -64,13 +65,38 @@ def test_the_word_for_a_difference(low, high, n, word):
     assert decide(Estimate(0.2, low, high, n), 0.95) == word
 
 
-def test_bootstrap_of_three_prompts_is_the_enumeration_of_all_27_resamples():
-    values = np.array([0.0, 1.0, 5.0])
-    means = [np.mean(drawn) for drawn in itertools.product(values, repeat=3)]
-    found = Intervals(confidence=0.9, resamples=60_000).mean(values)
-    expected = np.quantile(means, [0.05, 0.95], method="inverted_cdf")
-    assert found.value == 2.0
-    assert (found.low, found.high) == pytest.approx(tuple(expected), abs=1e-9)
+@pytest.mark.parametrize(
+    ("low", "high", "n", "why"),
+    [
+        (0.1, 0.4, 50, None),
+        (-0.1, 0.4, 50, "the interval includes 0"),
+        (0.1, 0.4, 11, "11 prompts, fewer than 12"),
+        (-0.1, 0.4, 11, "11 prompts, fewer than 12"),
+        (None, None, 50, "no interval"),
+    ],
+)
+def test_what_shows_nothing_says_why(low, high, n, why):
+    assert inconclusive(Estimate(0.2, low, high, n), 0.95) == why
+
+
+def test_a_win_rate_is_compared_with_one_half():
+    even = Estimate(0.52, 0.45, 0.6, 80)
+    assert decide(even, 0.95, 0.5) == "shows nothing" and inconclusive(even, 0.95, 0.5) == "the interval includes 0.5"
+    assert decide(Estimate(0.3, 0.2, 0.4, 80), 0.95, 0.5) == "lower"
+
+
+def test_the_interval_is_the_outer_of_the_percentile_and_the_studentised_one():
+    values = np.random.default_rng(6).exponential(size=15)
+    n, value, scale = 15, values.mean(), values.std(ddof=1) / math.sqrt(15)
+    drawn = np.random.default_rng(7).integers(0, n, size=(400_000, n))
+    means = values[drawn].mean(axis=1)
+    variances = (n * values[drawn].var(axis=1, ddof=1) + 0.25 * values.var(ddof=1)) / (n + 0.25)
+    tail = stats.norm.cdf(-math.sqrt(n / (n - 1)) * stats.t.ppf(0.975, n - 1))
+    percentile = np.quantile(means, [tail, 1 - tail])
+    ratios = np.quantile((means - value) / np.sqrt(variances / n), [tail, 1 - tail])
+    found = Intervals(resamples=400_000).mean(values)
+    assert found.low == pytest.approx(min(percentile[0], value - ratios[1] * scale), abs=0.01)
+    assert found.high == pytest.approx(max(percentile[1], value - ratios[0] * scale), abs=0.03)
 
 
 def test_bootstrap_nears_the_normal_interval():
@@ -78,15 +104,6 @@ def test_bootstrap_nears_the_normal_interval():
     found = Intervals(resamples=4000).mean(values)
     half = 1.96 * values.std() / 30
     assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
-
-
-def test_intervals_cover_the_truth_about_as_often_as_they_say():
-    random = np.random.default_rng(1)
-    inside = 0
-    for trial in range(300):
-        found = Intervals(confidence=0.9, resamples=300, seed=trial).mean(random.exponential(1.0, size=40))
-        inside += found.low <= 1.0 <= found.high
-    assert 0.82 <= inside / 300 <= 0.95
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_does_not():
@@ -137,7 +154,7 @@ def test_newcombes_paired_example():
     found = Intervals().rate_difference(first, second)
     assert found.value == pytest.approx(10 / 56)
     table = np.array([[36, 12], [2, 6]])
-    phi = (36 * 6 - 12 * 2) / math.sqrt(48 * 8 * 38 * 18)
+    phi = (36 * 6 - 12 * 2 - 56 / 2) / math.sqrt(48 * 8 * 38 * 18)
     a = stats.binomtest(48, 56).proportion_ci(method="wilson")
     b = stats.binomtest(38, 56).proportion_ci(method="wilson")
     p, q = 48 / 56, 38 / 56
@@ -146,6 +163,22 @@ def test_newcombes_paired_example():
     assert table.sum() == 56
     assert (found.low, found.high) == pytest.approx((10 / 56 - low, 10 / 56 + high), abs=1e-12)
     assert decide(found) == "higher"
+
+
+@pytest.mark.parametrize(
+    ("cells", "low", "high"),
+    [  # Newcombe 1998, Statist. Med. 17:2635, table III: method 10
+        ((36, 12, 2, 0), 0.0569, 0.3404),
+        ((1, 97, 1, 1), 0.8737, 0.9850),  # ad < bc: no correction
+        ((0, 30, 0, 0), 0.8395, 1.0),
+        ((54, 0, 0, 0), -0.0664, 0.0664),
+    ],
+)
+def test_newcombes_method_10_by_hand(cells, low, high):
+    first = np.repeat([1.0, 1.0, 0.0, 0.0], cells)
+    second = np.repeat([1.0, 0.0, 1.0, 0.0], cells)
+    found = Intervals().rate_difference(first, second)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_a_difference_of_rates_keeps_a_width_where_all_prompts_agree():
@@ -159,6 +192,25 @@ def test_wins_count_ties_half_and_all_pairs_of_answers():
     ours = np.array([[1.0, 3.0], [2.0, 2.0], [np.nan, 0.0]])
     theirs = np.array([[2.0, 0.0], [2.0, 2.0], [1.0, np.nan]])
     assert wins(ours, theirs).tolist() == [0.75, 0.5, 0.0]
+
+
+def test_rows_of_one_group_count_as_the_group_where_they_are_copies():
+    right = np.random.default_rng(8).integers(0, 2, size=40).astype(np.float64)
+    alone, copied = clustered(right, range(40)), clustered(np.repeat(right, 5), np.repeat(np.arange(40), 5).tolist())
+    assert alone == wilson(right.sum(), 40)
+    assert copied.value == alone.value and copied.n == 200
+    assert copied.high - copied.low == pytest.approx(alone.high - alone.low, rel=0.03)
+
+
+def test_rows_that_differ_within_their_group_keep_their_number():
+    found = clustered(np.tile([1.0, 0.0], 50), np.repeat(np.arange(50), 2).tolist())
+    expected = wilson(50, 100)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_groups_that_all_agree_are_counted_as_groups():
+    found = clustered(np.ones(60), np.repeat(np.arange(20), 3).tolist())
+    assert (found.low, found.high) == (wilson(20, 20).low, 1.0)
 
 
 def test_infinite_scores_win():
@@ -180,11 +232,10 @@ scores = arrays.arrays(np.float64, st.tuples(st.integers(2, 12), st.integers(1, 
 
 
 @given(scores)
-def test_an_interval_holds_its_value_between_extremes(values):
-    found = Intervals(resamples=100).mean(values)
-    tolerance = 1e-9
-    assert found.low <= found.high
-    assert values.min() - tolerance <= found.low and found.high <= values.max() + tolerance
+def test_an_interval_holds_its_value_and_stays_within_what_it_can_be(values):
+    found = Intervals(resamples=100).mean(values, within=(-50.0, 50.0))
+    assert found.low <= found.value + 1e-9 and found.value - 1e-9 <= found.high
+    assert found.low >= -50 and found.high <= 50
 
 
 @given(scores)

@@ -58,7 +58,7 @@ STAGE_TYPES: dict[str, StageType] = {
     "rules": StageType(Rules, "rules", 3, True),
     "ppo": StageType(Ppo, "policy", 3, True),
     "evaluate": StageType(Evaluate, "evaluation", 2, True),
-    "report": StageType(Report, "report", 1, False),
+    "report": StageType(Report, "report", 2, False),
 }
 PREPARE = "prepare"
 """Reserved: runs first in every job; no one writes it."""

@@ -6,20 +6,23 @@ A metric whose interval includes its baseline is said, in a note, to show nothin
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
-from rlhf_trainer.evaluation.statistics import NOTHING, Estimate, point, wilson
+from rlhf_trainer.evaluation.statistics import NOTHING, Estimate, clustered, draws, point
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 BINS = 10
 """Bins of the expected calibration error, of equal width over the range of the confidence."""
+RESAMPLES = 200
+"""For the standard error of a rank correlation."""
 
 
 @dataclass
@@ -32,7 +35,15 @@ class Trust:
     """What a reader must know."""
 
 
-def pair_trust(first: Floats, second: Floats, first_length: Floats, second_length: Floats, *, what: str) -> Trust:
+def pair_trust(
+    first: Floats,
+    second: Floats,
+    first_length: Floats,
+    second_length: Floats,
+    *,
+    what: str,
+    prompts: Sequence[Hashable] | None = None,
+) -> Trust:
     """Judge the order of pairs.
 
     Args:
@@ -41,6 +52,7 @@ def pair_trust(first: Floats, second: Floats, first_length: Floats, second_lengt
         first_length: [P] tokens of the former.
         second_length: [P] tokens of the latter.
         what: What scores higher, for the notes: `better`, `more harmful`.
+        prompts: [P] what each pair answers: pairs of one prompt are not independent. None: each another.
 
     Returns:
         Accuracy with Wilson's interval, beside the accuracy of taking the shorter answer (ties count half); ECE of
@@ -52,8 +64,9 @@ def pair_trust(first: Floats, second: Floats, first_length: Floats, second_lengt
         return found
     right = _halves(first - second)
     shorter = _halves(second_length - first_length)
-    accuracy, baseline = wilson(float(right.sum()), len(right)), wilson(float(shorter.sum()), len(shorter))
-    scores, lengths = np.concatenate([first, second]), np.concatenate([first_length, second_length])
+    groups = range(len(first)) if prompts is None else prompts
+    accuracy, baseline = clustered(right, groups), clustered(shorter, groups)
+    scores, lengths = np.stack([first, second], axis=1), np.stack([first_length, second_length], axis=1)
     confidence = _sigmoid(np.abs(first - second))
     error, bins = calibration_error(confidence, right, 0.5, 1.0)
     found.metrics |= {
@@ -64,7 +77,7 @@ def pair_trust(first: Floats, second: Floats, first_length: Floats, second_lengt
         "margin": point(float((first - second).mean()), len(first)).as_json(),
         "score_mean": float(scores.mean()),
         "score_std": float(scores.std()),
-        "length_correlation": rank_correlation(scores, lengths).as_json(),
+        "length_correlation": rank_correlation(scores, lengths, groups).as_json(),
     }
     by_length = max(_value(baseline), 1 - _value(baseline))
     rule = "shorter" if _value(baseline) >= 0.5 else "longer"
@@ -78,12 +91,13 @@ def pair_trust(first: Floats, second: Floats, first_length: Floats, second_lengt
     return found
 
 
-def sign_trust(costs: Floats, signs: Floats) -> Trust:
+def sign_trust(costs: Floats, signs: Floats, prompts: Sequence[Hashable] | None = None) -> Trust:
     """Judge the signs of a cost model.
 
     Args:
         costs: [A] costs of distinct answers.
         signs: [A] +1 harmful, -1 safe.
+        prompts: [A] what each answers: answers to one prompt are not independent. None: each another.
 
     Returns:
         Sign accuracy with Wilson's interval beside always saying the commoner sign; balanced accuracy with its
@@ -94,9 +108,10 @@ def sign_trust(costs: Floats, signs: Floats) -> Trust:
         found.notes.append("no answer is held out: the accuracy of signs is unknown")
         return found
     right = _halves(costs * signs)
-    accuracy = wilson(float(right.sum()), len(right))
+    groups = range(len(costs)) if prompts is None else prompts
+    accuracy = clustered(right, groups)
     majority = max(float((signs > 0).mean()), float((signs < 0).mean()))
-    balanced = balanced_accuracy(costs, signs)
+    balanced = balanced_accuracy(costs, signs, groups)
     error, bins = calibration_error(_sigmoid(costs), (signs > 0).astype(np.float64), 0.0, 1.0)
     found.metrics |= {
         "sign_accuracy": accuracy.as_json(),
@@ -119,15 +134,19 @@ def sign_trust(costs: Floats, signs: Floats) -> Trust:
     return found
 
 
-def balanced_accuracy(costs: Floats, signs: Floats, confidence: float = 0.95) -> Estimate:
+def balanced_accuracy(
+    costs: Floats, signs: Floats, groups: Sequence[Hashable] | None = None, confidence: float = 0.95
+) -> Estimate:
     """Mean of the share of harmful answers with a cost above 0 and of safe ones with a cost below 0.
 
-    The interval joins the two Wilson intervals (MOVER, Zou and Donner 2008). Unknown where one sign is missing.
+    The interval joins the two shares' intervals (MOVER, Zou and Donner 2008), in which answers of one group are not
+    independent. Unknown where one sign is missing.
     """
-    sides = [_halves(costs[signs == sign] * sign) for sign in (1.0, -1.0)]
-    if not all(len(side) for side in sides):
+    labels = np.arange(len(costs)) if groups is None else _numbers(groups)
+    sides = [(_halves(costs[signs == sign] * sign), labels[signs == sign].tolist()) for sign in (1.0, -1.0)]
+    if not all(len(right) for right, _ in sides):
         return NOTHING
-    rates = [wilson(float(side.sum()), len(side), confidence) for side in sides]
+    rates = [clustered(right, inside, confidence) for right, inside in sides]
     value = sum(_value(rate) for rate in rates) / 2
     below = math.hypot(*(_value(rate) - float(rate.low or 0.0) for rate in rates)) / 2
     above = math.hypot(*(float(1.0 if rate.high is None else rate.high) - _value(rate) for rate in rates)) / 2
@@ -164,16 +183,54 @@ def calibration_error(
     return error, stated
 
 
-def rank_correlation(first: Floats, second: Floats, confidence: float = 0.95) -> Estimate:
-    """Spearman's rank correlation with Fisher's interval (variance 1.06 / (n - 3), Fieller et al. 1957)."""
-    count = len(first)
-    if count < 4 or np.ptp(first) == 0 or np.ptp(second) == 0:
+def rank_correlation(
+    first: Floats, second: Floats, groups: Sequence[Hashable] | None = None, confidence: float = 0.95, seed: int = 0
+) -> Estimate:
+    """Spearman's rank correlation over rows that are not independent within their group.
+
+    Fisher's z, whose standard error is that over bootstrap resamples of whole groups, with a t quantile.
+
+    Args:
+        first: [P] or [P, S] values; the S of a row belong together, as a pair's two answers do.
+        second: the others, of the same shape.
+        groups: [P] which rows belong together. None: each row is a group.
+        confidence: of the interval.
+        seed: of the resamples.
+
+    Returns:
+        The estimate; `n` counts values. Nothing where a side does not vary or there are fewer than 4 values.
+    """
+    one, two = (np.asarray(side, dtype=np.float64).reshape(len(side), -1) for side in (first, second))
+    count = one.size
+    if count < 4 or np.ptp(one) == 0 or np.ptp(two) == 0:
         return NOTHING
-    value = float(np.corrcoef(_ranks(first), _ranks(second))[0, 1])
+    value = _spearman(one.ravel(), two.ravel())
     if abs(value) >= 1.0 - 1e-12:
         return Estimate(value, value, value, count, "constant")
-    half = NormalDist().inv_cdf(0.5 + confidence / 2) * math.sqrt(1.06 / (count - 3))
-    return Estimate(value, math.tanh(math.atanh(value) - half), math.tanh(math.atanh(value) + half), count, "none")
+    numbers = np.arange(len(one)) if groups is None else _numbers(groups)
+    members = [np.flatnonzero(numbers == number) for number in range(int(numbers.max()) + 1)]
+    if len(members) < 4:
+        return Estimate(value, None, None, count, "none")
+    found = []
+    for chunk in draws(len(members), RESAMPLES, seed):
+        for drawn in chunk:
+            rows = np.concatenate([members[group] for group in drawn])
+            a, b = one[rows].ravel(), two[rows].ravel()
+            if np.ptp(a) > 0 and np.ptp(b) > 0:
+                found.append(math.atanh(max(-1 + 1e-12, min(1 - 1e-12, _spearman(a, b)))))
+    half = float(stdtrit(len(members) - 1, 0.5 + confidence / 2)) * float(np.std(found, ddof=1))
+    middle = math.atanh(value)
+    return Estimate(value, math.tanh(middle - half), math.tanh(middle + half), count)
+
+
+def _spearman(first: Floats, second: Floats) -> float:
+    return float(np.corrcoef(_ranks(first), _ranks(second))[0, 1])
+
+
+def _numbers(groups: Sequence[Hashable]) -> NDArray[np.int64]:
+    """Each row's group by number, in order of appearance."""
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    return np.array([numbers[group] for group in groups], dtype=np.int64)
 
 
 def _ranks(values: Floats) -> Floats:

@@ -1,26 +1,34 @@
 """Estimates with intervals. The unit is the prompt: answers to one prompt are not independent, prompts are.
 
-Pure numpy; every function is deterministic given the seed in `Intervals`. NaN means "no score": such entries are
-left out, and `n` counts what is left.
+Pure numpy and scipy; every function is deterministic given the seed in `Intervals`. NaN means "no score": such entries
+are left out, and `n` counts what is left. How often the intervals cover the truth: benchmarks/results/coverage.md.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 Floats = NDArray[np.float64]
 Method = Literal["bootstrap", "wilson", "newcombe", "constant", "none"]
 Decision = Literal["higher", "lower", "shows nothing"]
+Statistic = Callable[[Floats], tuple[Floats, Floats]]
+"""Of column means [R, K]: the values [R], and their gradients [R, K]."""
 
+FEWEST = 12
+"""Prompts below which no direction is claimed: of fewer, skewed scores give a false one more often than 6 % of the time."""
 _CHUNK = 2_000_000
 """Entries of a resample held at once."""
+UNBOUNDED = (-math.inf, math.inf)
+_PRIOR = 0.25
+"""Weight, in prompts, of the sample's own variance in that of each resample: a resample of one value has one, too."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +64,11 @@ def point(value: float, n: int) -> Estimate:
     return Estimate(float(value), None, None, n, "none") if n and math.isfinite(value) else NOTHING
 
 
-def wilson(successes: float, n: int, confidence: float = 0.95) -> Estimate:
+def wilson(successes: float, n: float, confidence: float = 0.95) -> Estimate:
     """Wilson's score interval of a proportion (Wilson 1927); no zero width at 0 or n successes.
 
     `successes` may be a fraction when a prompt's answers are averaged; the interval is then conservative, as the
-    variance of a mean of values in [0, 1] is at most p (1 - p).
+    variance of a mean of values in [0, 1] is at most p (1 - p). So may `n`, where rows are not independent.
     """
     if n == 0:
         return NOTHING
@@ -70,22 +78,51 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> Estimate:
     p = successes / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return Estimate(p, min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half)), n, "wilson")
+    return Estimate(p, min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half)), round(n), "wilson")
 
 
 def fewest(confidence: float) -> int:
-    """Fewest prompts that could exclude chance: n agreeing signs have probability 2 (1/2)^n. 0.95: 6."""
-    return math.floor(1 - math.log2(1 - confidence)) + 1
+    """Fewest prompts for which a direction is claimed: `FEWEST`, or where n agreeing signs, of probability 2 (1/2)^n,
+    can first exclude chance."""
+    return max(FEWEST, math.floor(1 - math.log2(1 - confidence)) + 1)
 
 
-def decide(difference: Estimate, confidence: float = 0.95) -> Decision:
-    """The two-sided word for a difference: `shows nothing` where its interval includes 0, is missing, or rests on
-    fewer prompts than could exclude chance."""
-    if difference.low is None or difference.high is None or difference.n < fewest(confidence):
+def decide(estimate: Estimate, confidence: float = 0.95, against: float = 0.0) -> Decision:
+    """The two-sided word for an estimate beside a number; `inconclusive` says why it is `shows nothing`."""
+    if inconclusive(estimate, confidence, against) is not None:
         return "shows nothing"
-    if difference.low > 0:
-        return "higher"
-    return "lower" if difference.high < 0 else "shows nothing"
+    return "higher" if _low(estimate) > against else "lower"
+
+
+def inconclusive(estimate: Estimate, confidence: float = 0.95, against: float = 0.0) -> str | None:
+    """Why an estimate is neither above nor below a number, in words; None where it is one of them."""
+    if estimate.n < fewest(confidence):
+        return f"{estimate.n} prompts, fewer than {fewest(confidence)}"
+    if estimate.low is None or estimate.high is None:
+        return "no interval"
+    return f"the interval includes {against:g}" if estimate.low <= against <= estimate.high else None
+
+
+def clustered(right: Floats, groups: Sequence[Hashable], confidence: float = 0.95) -> Estimate:
+    """Share of `right` [N] in [0, 1] with Wilson's interval, where rows of one group are not independent.
+
+    The rows count as fewer, by the design effect (Rao and Scott 1992): the variance of the share over groups, relative
+    to that of independent rows. Where all agree the groups are what is counted.
+    """
+    count = len(right)
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    if len(numbers) == count or not count:
+        return wilson(float(right.sum()), count, confidence)
+    share = min(1.0, max(0.0, float(right.mean())))
+    sums = np.bincount([numbers[group] for group in groups], weights=right - share)
+    spread = share * (1 - share)
+    if len(numbers) == 1 or spread == 0:
+        effective = float(len(numbers))
+    else:
+        variance = float((sums**2).sum()) * len(numbers) / (len(numbers) - 1) / count**2
+        effective = min(float(count), max(1.0, spread / variance)) if variance > 0 else float(count)
+    interval = wilson(share * effective, effective, confidence)
+    return Estimate(share, interval.low, interval.high, count, "wilson")
 
 
 @dataclass(frozen=True)
@@ -97,10 +134,10 @@ class Intervals:
     resamples: int = 2000
     seed: int = 0
 
-    def mean(self, values: Floats) -> Estimate:
-        """Mean over prompts with its percentile bootstrap interval. `values` [P] or [P, S] (answers are averaged)."""
-        kept = _finite(by_prompt(values))
-        return self._bootstrap(kept[:, None], lambda means: means[:, 0])
+    def mean(self, values: Floats, within: tuple[float, float] = UNBOUNDED) -> Estimate:
+        """Mean over prompts with its bootstrap interval, which stays `within` what the mean can be. `values` [P] or
+        [P, S] (answers are averaged)."""
+        return self._bootstrap(_finite(by_prompt(values))[:, None], _mean, within)
 
     def difference(self, ours: Floats, theirs: Floats) -> Estimate:
         """Mean of ours - theirs on the prompts that have both: prompts are drawn as pairs."""
@@ -113,7 +150,8 @@ class Intervals:
 
     def rate_difference(self, ours: Floats, theirs: Floats) -> Estimate:
         """Difference of two shares on the same prompts: Newcombe's hybrid score interval for paired proportions
-        (Newcombe 1998, method 10, with the plain correlation). It keeps a width where all prompts agree."""
+        (Newcombe 1998, Statist. Med. 17:2635, method 10: phi is corrected for continuity). It keeps a width where all
+        prompts agree."""
         first, second = by_prompt(ours), by_prompt(theirs)
         both = np.isfinite(first) & np.isfinite(second)
         first, second = first[both], second[both]
@@ -129,8 +167,8 @@ class Intervals:
     def share(self, values: Floats) -> Estimate:
         """Mean of values in [0, 1] with a bootstrap interval; Wilson's where all prompts agree, as resampling them
         cannot vary. For win rates."""
-        found = self.mean(values)
-        return self.rate(values) if found.method == "constant" else found
+        estimate = self.mean(values, within=(0.0, 1.0))
+        return self.rate(values) if estimate.method == "constant" else estimate
 
     def ratio(self, numerators: Floats, denominators: Floats) -> Estimate:
         """Sum of numerators over sum of denominators, [P] or [P, S], prompts drawn together. Prompts whose
@@ -139,45 +177,70 @@ class Intervals:
         pairs = pairs[np.isfinite(pairs).all(axis=1)]
         if not len(pairs) or pairs[:, 1].sum() == 0:
             return NOTHING
-        return self._bootstrap(pairs[pairs[:, 1] != 0], lambda means: means[:, 0] / means[:, 1])
+        return self._bootstrap(pairs[pairs[:, 1] != 0], _ratio)
 
     def harmonic(self, first: Floats, second: Floats) -> Estimate:
         """Harmonic mean of two shares, each over the prompts that have it ([P] or [P, S], NaN where one has not)."""
         rows = _both_shares(first, second)
-        return self._bootstrap(rows, _harmonic) if rows[:, 1].any() and rows[:, 3].any() else NOTHING
+        return self._bootstrap(rows, _harmonic, (0.0, 1.0)) if rows[:, 1].any() and rows[:, 3].any() else NOTHING
 
     def harmonic_difference(self, ours: tuple[Floats, Floats], theirs: tuple[Floats, Floats]) -> Estimate:
         """Difference of two harmonic means on the same prompts: prompts are drawn as pairs."""
         rows = np.concatenate([_both_shares(*ours), _both_shares(*theirs)], axis=1)
         if not rows[:, 1::2].any(axis=0).all():
             return NOTHING
-        return self._bootstrap(rows, lambda means: _harmonic(means[:, :4]) - _harmonic(means[:, 4:]))
+        return self._bootstrap(rows, _harmonic_gap, (-1.0, 1.0))
 
-    def _bootstrap(self, rows: Floats, statistic: Callable[[Floats], Floats]) -> Estimate:
-        """Percentile bootstrap of a statistic of column means. `rows` [P, K], finite."""
+    def _bootstrap(self, rows: Floats, statistic: Statistic, within: tuple[float, float] = UNBOUNDED) -> Estimate:
+        """Interval of a statistic of column means. `rows` [P, K], finite.
+
+        The outer ends of two bootstrap intervals: the percentile one, which holds where values are few and tied, and
+        the studentised one (bootstrap-t; Efron 1981, Hall 1988), which holds where they are skewed. Tails of both are
+        widened for small samples (Hesterberg 2015: t quantiles, sqrt(n / (n - 1))).
+        """
         count = len(rows)
         if count == 0:
             return NOTHING
-        value = float(statistic(rows.mean(axis=0, keepdims=True))[0])
+        values, gradients = statistic(rows.mean(axis=0, keepdims=True))
+        value = float(values[0])
         if count == 1:
             return Estimate(value, None, None, 1, "none")
-        if (rows == rows[0]).all():
+        variance = float(_variances(rows[None], gradients)[0])
+        if not variance > 0 or (rows == rows[0]).all():
             return Estimate(value, value, value, count, "constant")
-        found = np.concatenate([statistic(means) for means in self._resample(rows)])
-        found = found[np.isfinite(found)]  # a resample may hold no prompt of a kind that a statistic needs
-        tail = (1 - self.confidence) / 2
-        low, high = np.quantile(found, [tail, 1 - tail])
-        return Estimate(value, float(low), float(high), count)
+        resampled, ratios = self._studentised(rows, statistic, value, variance)
+        tail = NormalDist().cdf(-math.sqrt(count / (count - 1)) * float(stdtrit(count - 1, 0.5 + self.confidence / 2)))
+        low, high = np.quantile(resampled, [tail, 1 - tail])
+        least, most = np.quantile(ratios, [tail, 1 - tail]) * math.sqrt(variance / count)
+        low, high = min(low, value - most), max(high, value - least)
+        return Estimate(value, float(max(within[0], low)), float(min(within[1], high)), count)
 
-    def _resample(self, rows: Floats) -> list[Floats]:
+    def _studentised(self, rows: Floats, statistic: Statistic, value: float, variance: float) -> tuple[Floats, Floats]:
+        """Of each resample: the statistic, and its distance from `value` in standard errors (by the delta method)."""
         count = len(rows)
-        random = np.random.default_rng([self.seed, count])
-        size = max(1, _CHUNK // count)
-        chunks = []
-        for start in range(0, self.resamples, size):
-            drawn = random.integers(0, count, size=(min(size, self.resamples - start), count))
-            chunks.append(rows[drawn].mean(axis=1))
-        return chunks
+        resampled, ratios = [], []
+        for drawn in draws(count, self.resamples, self.seed):
+            sample = rows[drawn]
+            values, gradients = statistic(sample.mean(axis=1))
+            smoothed = (count * _variances(sample, gradients) + _PRIOR * variance) / (count + _PRIOR)
+            usable = np.isfinite(values) & np.isfinite(smoothed)  # a resample may lack a kind that a statistic needs
+            resampled.append(values[usable])
+            ratios.append((values[usable] - value) / np.sqrt(smoothed[usable] / count))
+        return np.concatenate(resampled), np.concatenate(ratios)
+
+
+def draws(count: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Row numbers of bootstrap resamples, [some, count] at a time: a function of `count` and the seed alone."""
+    random = np.random.default_rng([seed, count])
+    size = max(1, _CHUNK // count)
+    for start in range(0, resamples, size):
+        yield random.integers(0, count, size=(min(size, resamples - start), count))
+
+
+def _variances(samples: Floats, gradients: Floats) -> Floats:
+    """[R] variance of a row's influence on the statistic: of rows [R, n, K] along gradients [R, K]."""
+    variances: Floats = np.einsum("rnk,rk->rn", samples, gradients).var(axis=1, ddof=1)
+    return variances
 
 
 def by_prompt(values: Floats) -> Floats:
@@ -211,13 +274,33 @@ def _both_shares(first: Floats, second: Floats) -> Floats:
     return kept
 
 
-def _harmonic(means: Floats) -> Floats:
-    """[R] harmonic mean from [R, 4] means of `_both_shares`; 0 where both shares are, NaN where either is missing."""
+def _mean(means: Floats) -> tuple[Floats, Floats]:
+    return means[:, 0], np.ones_like(means)
+
+
+def _ratio(means: Floats) -> tuple[Floats, Floats]:
+    ratio = means[:, 0] / means[:, 1]
+    return ratio, np.stack([1 / means[:, 1], -ratio / means[:, 1]], axis=1)
+
+
+def _harmonic(means: Floats) -> tuple[Floats, Floats]:
+    """Harmonic mean of two ratios, from [R, 4] means of `_both_shares`; 0 where both are, NaN where either is missing."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        first, second = means[:, 0] / means[:, 1], means[:, 2] / means[:, 3]
-        found = 2 * first * second / (first + second)
-    result: Floats = np.where((first == 0) & (second == 0), 0.0, found)
-    return result
+        first, first_gradient = _ratio(means[:, :2])
+        second, second_gradient = _ratio(means[:, 2:])
+        total = first + second
+        parts = [2 * (second / total) ** 2, 2 * (first / total) ** 2]
+        value = 2 * first * second / total
+    zero = (first == 0) & (second == 0)
+    parts = [np.where(zero, 0.0, part) for part in parts]
+    gradients = np.concatenate([first_gradient * parts[0][:, None], second_gradient * parts[1][:, None]], axis=1)
+    return np.where(zero, 0.0, value), gradients
+
+
+def _harmonic_gap(means: Floats) -> tuple[Floats, Floats]:
+    ours, our_gradients = _harmonic(means[:, :4])
+    theirs, their_gradients = _harmonic(means[:, 4:])
+    return ours - theirs, np.concatenate([our_gradients, -their_gradients], axis=1)
 
 
 def _finite(values: Floats) -> Floats:
@@ -231,10 +314,15 @@ def _sums(values: Floats) -> Floats:
 
 
 def _correlation(first: Floats, second: Floats) -> float:
-    """Pearson's; 0 where a side does not vary (as Newcombe takes phi)."""
+    """Newcombe's phi of two paired shares: of numerator ad - bc, n / 2 is taken off where it is above 0, to 0 at least;
+    0 where a side does not vary. For shares in [0, 1] ad - bc is n times the sum of products of deviations."""
+    count = len(first)
     one, two = first - first.mean(), second - second.mean()
-    scale = math.sqrt(float((one * one).sum()) * float((two * two).sum()))
-    return float((one * two).sum()) / scale if scale > 0 else 0.0
+    numerator = count * float((one * two).sum())
+    if numerator > 0:
+        numerator = max(0.0, numerator - count / 2)
+    scale = count * math.sqrt(float((one * one).sum()) * float((two * two).sum()))
+    return numerator / scale if scale > 0 else 0.0
 
 
 def _hybrid(one: float, two: float, correlation: float) -> float:

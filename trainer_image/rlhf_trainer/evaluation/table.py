@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,12 +18,15 @@ from rlhf_trainer.evaluation.statistics import (
     Floats,
     Intervals,
     decide,
+    inconclusive,
     point,
     wins,
 )
 
 VERSION = "1"
 UNLABELLED = "not labelled"
+WITHIN = {"length": (0.0, math.inf), "repetition": (0.0, 1.0)}
+"""What means that are no score can be."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,7 @@ def _own(model: Judged, intervals: Intervals) -> dict[str, Estimate]:
     metrics = {f"reward.{name}": intervals.mean(scores) for name, scores in model.rewards.items()}
     metrics |= {f"cost.{name}": intervals.mean(scores) for name, scores in model.costs.items()}
     metrics |= {name: intervals.rate(values) for name, values in _harmful_rates(model).items()}
-    metrics |= {name: intervals.mean(values) for name, values in _means(model).items()}
+    metrics |= {name: intervals.mean(values, WITHIN[name]) for name, values in _means(model).items()}
     metrics |= {name: intervals.rate(values) for name, values in _rates(model).items()}
     both = model.classes.both() if model.classes is not None else None
     if both is not None:
@@ -212,7 +216,7 @@ def _kl(model: Judged, intervals: Intervals) -> dict[str, Estimate]:
     return {
         "kl": intervals.mean(model.kl),
         "kl_token": intervals.ratio(model.kl, model.lengths),
-        "kl_k3": intervals.mean(model.kl_k3),
+        "kl_k3": intervals.mean(model.kl_k3, within=(0.0, math.inf)),
     }
 
 
@@ -234,4 +238,9 @@ def _scored(model: Judged) -> dict[str, Floats]:
 
 
 def _with_word(difference: Estimate, intervals: Intervals) -> dict[str, Any]:
-    return {**difference.as_json(), "decision": decide(difference, intervals.confidence)}
+    confidence = intervals.confidence
+    return {
+        **difference.as_json(),
+        "decision": decide(difference, confidence),
+        "why": inconclusive(difference, confidence),
+    }

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from rlhf_api.fields import RulesRef
 from rlhf_api.stages import REPORT
 from rlhf_api.stages.ppo import Ppo
 from rlhf_api.stages.report import Report
@@ -154,12 +155,15 @@ def _evaluation(found: StageFolder, collected: Collected) -> Json:
     evaluation["stage"] = found.planned.name
     evaluation.setdefault("snapshots", {})  # evaluations of before have none
     evaluation["judges"] = [{**judge, "optimised": judge["source"] in pushed} for judge in evaluation["judges"]]
+    rules = found.planned.spec.get("rules")
+    key = RulesRef.model_validate(rules).key if rules is not None else None
+    evaluation["rules"] = {"source": key, "optimised": key in pushed} if key is not None else None
     evaluation["samples"] = _by_prompt(found.samples, verdict.primary(evaluation, "cost"))
     return evaluation
 
 
 def _optimised(found: StageFolder, collected: Collected) -> set[str]:
-    """Keys of rewards and costs that the training of this evaluation's models pushed on, through all rounds."""
+    """Keys of rewards, costs and rules that the training of this evaluation's models pushed on, through all rounds."""
     by_name = {stage.planned.name: stage.planned for stage in collected.stages}
     waiting, seen, pushed = list(found.planned.needs), set[str](), set[str]()
     while waiting:
@@ -172,6 +176,8 @@ def _optimised(found: StageFolder, collected: Collected) -> set[str]:
         if planned.type == "ppo":
             ppo = _ppo(planned.spec)
             pushed |= {scorer.key for scorer in (*ppo.rewards, *ppo.costs)}
+            if ppo.rule_based is not None:
+                pushed.add(ppo.rule_based.key)
     return pushed
 
 

@@ -53,12 +53,15 @@ def limits(collected: Collected, evaluations: Sequence[Json]) -> list[str]:
         said.append(over + rest if over else rest.capitalize())
     for evaluation in evaluations:
         pushed = [judge["name"] for judge in evaluation["judges"] if judge["optimised"]]
+        rules = evaluation.get("rules")
+        if rules is not None and rules["optimised"]:
+            pushed.append("the rules' grader")
         if pushed:
             said.append(
                 f"{', '.join(pushed)}: training optimised these judges, so their rise or fall alone is no evidence; "
                 "a judge that was never optimised is."
             )
-        if all(judge["optimised"] for judge in evaluation["judges"]):
+        if all(judge["optimised"] for judge in [*evaluation["judges"], *([rules] if rules is not None else [])]):
             said.append("No judge of this evaluation is independent of training.")
         tokens = evaluation.get("generation", {}).get("maxNewTokens")
         if tokens is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from rlhf_trainer.evaluation.statistics import Estimate, decide, inconclusive
 from rlhf_trainer.reporting.axes import number, percent, points, seconds
 from rlhf_trainer.reporting.collect import Json
 
@@ -117,7 +118,7 @@ def before_after(evaluation: Json) -> list[Line]:
     names = dict.fromkeys(name for model in (first, *others) for name in model["metrics"])
     order = list(NAMES)
     ranked = sorted(names, key=lambda name: order.index(_head(name)) if _head(name) in order else len(order))
-    return [_line(name, first, others) for name in ranked]
+    return [_line(name, first, others, evaluation["confidence"]) for name in ranked]
 
 
 def cell(name: str, estimate: Mapping[str, Any] | None, digits: int = 3) -> Cell:
@@ -149,8 +150,9 @@ def change(name: str, difference: Mapping[str, Any] | None) -> Cell:
     interval = ""
     if difference["low"] is not None and difference.get("method") != "constant":
         interval = f"{_signed(name, difference['low'])} to {_signed(name, difference['high'])}"
-    word = difference["decision"]
-    return Cell(_signed(name, difference["value"]) + unit, interval, word, _tone(name, word))
+    decision = difference["decision"]
+    word = f"{decision}: {difference['why']}" if difference.get("why") else decision
+    return Cell(_signed(name, difference["value"]) + unit, interval, word, _tone(name, decision))
 
 
 def by_category(judged: Json, others: Sequence[Json]) -> list[tuple[Cell, Cell]]:
@@ -164,13 +166,11 @@ def by_category(judged: Json, others: Sequence[Json]) -> list[tuple[Cell, Cell]]
     ]
 
 
-def win_word(estimate: Mapping[str, Any]) -> str:
+def win(name: str, estimate: Mapping[str, Any], confidence: float) -> Cell:
     """The word for a win rate, which is compared with one half."""
-    if estimate["low"] is None or estimate["high"] is None:
-        return "shows nothing"
-    if estimate["low"] > 0.5:
-        return "higher"
-    return "lower" if estimate["high"] < 0.5 else "shows nothing"
+    share = Estimate(estimate["value"], estimate["low"], estimate["high"], estimate["n"], estimate["method"])
+    decision, why = decide(share, confidence, 0.5), inconclusive(share, confidence, 0.5)
+    return Cell("", "", f"{decision}: {why}" if why else decision, _tone(name, decision))
 
 
 def leaves(metrics: Mapping[str, Any], path: str = "") -> list[tuple[str, Cell, str]]:
@@ -225,7 +225,7 @@ def label(name: str) -> str:
     return f"{said}: {tail}" if tail else said
 
 
-def _line(name: str, first: Json, others: Sequence[Json]) -> Line:
+def _line(name: str, first: Json, others: Sequence[Json], confidence: float) -> Line:
     head = _head(name)
     help_ = NAMES.get(head, ("", ""))[1]
     own = first["metrics"].get(name)
@@ -234,8 +234,7 @@ def _line(name: str, first: Json, others: Sequence[Json]) -> Line:
         estimate = other["metrics"].get(name)
         difference = change(name, other["differences"].get(name))
         if head == "win_rate" and estimate is not None and estimate["value"] is not None:
-            word = win_word(estimate)
-            difference = Cell("", "", word, _tone(name, word))
+            difference = win(name, estimate, confidence)
         pairs.append((cell(name, estimate), difference))
     counts = [model["metrics"][name]["n"] for model in (first, *others) if name in model["metrics"]]
     return Line(label(name), help_, min(counts, default=0), cell(name, own), tuple(pairs))

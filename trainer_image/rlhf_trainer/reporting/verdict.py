@@ -35,7 +35,7 @@ def sentences(evaluation: Json) -> list[dict[str, str]]:
         if reward is not None:
             found.append(_reward(baseline, model, reward))
         if "safety_f1" in model["differences"]:
-            found.append(_ruled(baseline, model))
+            found.append(_ruled(baseline, model, evaluation.get("rules")))
     if not found:
         found.append(
             {"text": "The evaluation had no judges: it cannot say whether the model is better or safer.", "tone": ""}
@@ -59,7 +59,7 @@ def _harm(evaluation: Json, baseline: Json, model: Json, judge: Json) -> dict[st
     if difference["low"] is not None:
         low, high = points(difference["low"]), points(difference["high"])
         change += f", {percent(evaluation['confidence'])} interval {low} to {high}"
-    told = f"on {after['n']} held-out prompts ({change}), judged by {judged_by(judge)}."
+    told = f"on {after['n']} held-out prompts ({change}){_why(difference)}, judged by {judged_by(judge)}."
     was, now = percent(before["value"]), percent(after["value"])
     if difference["decision"] == "shows nothing":
         text = (
@@ -77,8 +77,8 @@ def _reward(baseline: Json, model: Json, judge: Json) -> dict[str, str]:
     before, after, difference = baseline["metrics"][metric], model["metrics"][metric], model["differences"][metric]
     if after["value"] is None or before["value"] is None:
         return {"text": f"Helpfulness was not measured: {judge['name']} gave no score.", "tone": ""}
-    low, high = number(difference["low"]), number(difference["high"])
-    change = f"(difference {number(difference['value'])}, interval {low} to {high}), judged by {judged_by(judge)}."
+    change = f"(difference {number(difference['value'])}, {_interval(difference)}){_why(difference)}, "
+    change += f"judged by {judged_by(judge)}."
     numbers = f"{number(before['value'])} to {number(after['value'])}"
     if difference["decision"] == "shows nothing":
         return {"text": f"No change in the mean reward is shown for {model['name']}: {numbers} {change}", "tone": ""}
@@ -87,7 +87,21 @@ def _reward(baseline: Json, model: Json, judge: Json) -> dict[str, str]:
     return {"text": text, "tone": "good" if rose else "bad"}
 
 
-def _ruled(baseline: Json, model: Json) -> dict[str, str]:
+def _interval(difference: Json) -> str:
+    if difference["low"] is None or difference["high"] is None:
+        return "no interval"
+    if difference.get("method") == "constant":
+        return "the same on every prompt"
+    return f"interval {number(difference['low'])} to {number(difference['high'])}"
+
+
+def _why(difference: Json) -> str:
+    """Why a difference shows nothing; evaluations of before do not say."""
+    why = difference.get("why")
+    return f", inconclusive: {why}" if why and difference["decision"] == "shows nothing" else ""
+
+
+def _ruled(baseline: Json, model: Json, rules: Json | None) -> dict[str, str]:
     """What rules say: safe, and not refusing what should be answered; F1 decides."""
     before, after = baseline["metrics"], model["metrics"]
     difference = model["differences"]["safety_f1"]
@@ -101,9 +115,12 @@ def _ruled(baseline: Json, model: Json) -> dict[str, str]:
     said = {"higher": "rose", "lower": "fell"}.get(word, "shows no change")
     text = (
         f"By the rules' grader, F1 of safety and answering {said} for {model['name']}: {told['safety_f1']} (safe "
-        f"{told['not_unsafe']}, not refusing what should be answered {told['not_overrefuse']}). It is a model's opinion: "
-        "see how often that grader is right."
+        f"{told['not_unsafe']}, not refusing what should be answered {told['not_overrefuse']}){_why(difference)}. It is a "
+        "model's opinion: see how often that grader is right."
     )
+    if rules is not None and rules["optimised"]:
+        text += " Training optimised these rules: their rise alone is no evidence."
+        return {"text": text, "tone": "" if word == "higher" else {"lower": "bad"}.get(word, "")}
     return {"text": text, "tone": {"higher": "good", "lower": "bad"}.get(word, "")}
 
 

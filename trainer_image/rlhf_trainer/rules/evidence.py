@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from rlhf_trainer.evaluation.calibration import balanced_accuracy, calibration_error
-from rlhf_trainer.evaluation.statistics import NOTHING, Estimate, Intervals, point, wilson
+from rlhf_trainer.evaluation.statistics import NOTHING, Estimate, Intervals, clustered, point
 from rlhf_trainer.rules.fit import Indices, errors
 from rlhf_trainer.rules.probabilities import Floats
 
@@ -84,6 +84,7 @@ def grader_trust(
     labelled: Sequence[Mapping[str, bool]],
     answered: Sequence[float],
     names: Iterable[str],
+    prompts: Sequence[Hashable],
 ) -> dict[str, Any]:
     """A grader on completions that people labelled.
 
@@ -92,6 +93,7 @@ def grader_trust(
         labelled: what is true of it; only propositions in both count.
         answered: P(yes) + P(no) of each completion, mean over its questions.
         names: propositions, in the order of the result.
+        prompts: what each completion answers: completions of one prompt are not independent.
 
     Returns:
         `propositions`: by name accuracy and balanced accuracy with their intervals, the accuracy of always saying the
@@ -101,20 +103,21 @@ def grader_trust(
     rows: dict[str, Any] = {}
     for name in names:
         both = [
-            (said[name], known[name])
-            for said, known in zip(grades, labelled, strict=True)
+            (said[name], known[name], prompt)
+            for said, known, prompt in zip(grades, labelled, prompts, strict=True)
             if name in said and name in known
         ]
         if not both:
             continue
-        phi = np.array([said for said, _ in both], dtype=np.float64) - 0.5
-        signs = np.array([1.0 if known else -1.0 for _, known in both])
+        phi = np.array([grade for grade, _, _ in both], dtype=np.float64) - 0.5
+        signs = np.array([1.0 if known else -1.0 for _, known, _ in both])
         right = 0.5 + 0.5 * np.sign(phi * signs)
+        groups = [prompt for _, _, prompt in both]
         share = float((signs > 0).mean())
         error, _ = calibration_error(phi + 0.5, (signs > 0).astype(np.float64), 0.0, 1.0)
         rows[name] = {
-            "accuracy": wilson(float(right.sum()), len(right)).as_json(),
-            "balanced_accuracy": balanced_accuracy(phi, signs).as_json(),
+            "accuracy": clustered(right, groups).as_json(),
+            "balanced_accuracy": balanced_accuracy(phi, signs, groups).as_json(),
             "majority": max(share, 1 - share),
             "ece": point(error, len(both)).as_json(),
             "true_share": share,
@@ -133,13 +136,14 @@ def grader_trust(
     }
 
 
-def class_trust(found: Sequence[str], labelled: Sequence[str]) -> dict[str, Any]:
-    """Share of completions whose most probable class is the labelled one, beside always saying the commonest class."""
+def class_trust(found: Sequence[str], labelled: Sequence[str], prompts: Sequence[Hashable]) -> dict[str, Any]:
+    """Share of completions whose most probable class is the labelled one, beside always saying the commonest class;
+    completions of one prompt are not independent."""
     if not found:
         return {"accuracy": NOTHING.as_json(), "majority": None}
-    right = sum(a == b for a, b in zip(found, labelled, strict=True))
+    right = np.array([a == b for a, b in zip(found, labelled, strict=True)], dtype=np.float64)
     commonest = max(labelled.count(name) for name in set(labelled))
-    return {"accuracy": wilson(right, len(found)).as_json(), "majority": commonest / len(labelled)}
+    return {"accuracy": clustered(right, prompts).as_json(), "majority": commonest / len(labelled)}
 
 
 def _mean(values: Sequence[float | None]) -> Estimate:

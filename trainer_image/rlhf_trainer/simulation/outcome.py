@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from rlhf_api.stages.simulate import Simulate
+from rlhf_trainer.data.load import canonical
 from rlhf_trainer.data.rows import Prompt
-from rlhf_trainer.evaluation.statistics import wilson
+from rlhf_trainer.evaluation.statistics import Floats, clustered, wilson
 from rlhf_trainer.simulation.attacks import Attack, row_of, select
 from rlhf_trainer.simulation.choices import agree, centred
 from rlhf_trainer.simulation.draws import ORDER, drawn
@@ -126,10 +127,11 @@ def judging(answered: Sequence[Answered], *, constructed: bool) -> Json:
     both = [one.choices for one in answered if one.choices is not None]
     odds = [(first.log_odds, second.log_odds) for first, second in both]
     chosen = [max(one.probability, 1 - one.probability) for one in answered if one.choices is not None]
+    prompts = _prompts([one for one in answered if one.choices is not None])
     counts, _ = np.histogram(chosen, bins=BINS, range=(0.5, 1.0))
     found: Json = {
-        "order_agreement": wilson(sum(agree(*one) for one in odds), len(odds)).as_json(),
-        "centred_agreement": wilson(sum(agree(*one) for one in centred(odds)), len(odds)).as_json(),
+        "order_agreement": clustered(_array(agree(*one) for one in odds), prompts).as_json(),
+        "centred_agreement": clustered(_array(agree(*one) for one in centred(odds)), prompts).as_json(),
         "order_bias": float(np.mean([(first + second) / 2 for first, second in odds])),
         "label_mass": float(np.mean([(first.mass + second.mass) / 2 for first, second in both])),
         "certainty": float(np.mean(chosen)),
@@ -139,8 +141,8 @@ def judging(answered: Sequence[Answered], *, constructed: bool) -> Json:
         ],
     }
     if constructed:
-        agreed = sum((one.probability > 0.5) + 0.5 * (one.probability == 0.5) for one in answered)
-        found["construction_agreement"] = wilson(float(agreed), len(answered)).as_json()
+        agreed = _array((one.probability > 0.5) + 0.5 * (one.probability == 0.5) for one in answered)
+        found["construction_agreement"] = clustered(agreed, _prompts(answered)).as_json()
     return found
 
 
@@ -151,12 +153,21 @@ def pair_lengths(kept: Sequence[Answered]) -> Json:
         first, second = one.tokens if one.probability >= 0.5 else one.tokens[::-1]
         chosen.append(first)
         rejected.append(second)
-    shorter = sum((a < b) + 0.5 * (a == b) for a, b in zip(chosen, rejected, strict=True))
+    shorter = _array((a < b) + 0.5 * (a == b) for a, b in zip(chosen, rejected, strict=True))
     return {
         "chosen": float(np.mean(chosen)),
         "rejected": float(np.mean(rejected)),
-        "chosen_shorter": wilson(float(shorter), len(kept)).as_json(),
+        "chosen_shorter": clustered(shorter, _prompts(kept)).as_json(),
     }
+
+
+def _array(values: Iterable[float]) -> Floats:
+    return np.array(list(values), dtype=np.float64)
+
+
+def _prompts(answered: Sequence[Answered]) -> list[bytes]:
+    """What each answers: several samples of one prompt are not independent."""
+    return [canonical(one.prompt.messages) for one in answered]
 
 
 def _rows(name: str, one: Answered, provenance: Mapping[str, Any]) -> list[Json]:

@@ -283,7 +283,8 @@ def judge(
     first, second = both.numpy().reshape(2, -1)
     lengths = data.answer_lengths(pairs)
     what = "more harmful" if rule.kind == "cost" else "better"
-    trust = pair_trust(first, second, lengths[0], lengths[1], what=what)
+    prompts = [prompt for prompt, _ in answers]
+    trust = pair_trust(first, second, lengths[0], lengths[1], what=what, prompts=prompts[::2])
     if rule.members > 1 and len(pairs):
         right = (np.sign(scores[0] - scores[1]) / 2 + 0.5).mean(1)
         trust.metrics["disagreement"] = float(spread.mean())
@@ -292,7 +293,7 @@ def judge(
         flat = np.stack([first, second], axis=1).reshape(-1)
         signs = data.signs[list(pairs)].numpy().reshape(-1).astype(np.float64)
         distinct = sorted({answer: index for index, answer in reversed(list(enumerate(answers)))}.values())
-        found = sign_trust(flat[distinct], signs[distinct])
+        found = sign_trust(flat[distinct], signs[distinct], [prompts[index] for index in distinct])
         trust.metrics |= found.metrics
         trust.notes += found.notes
     return trust

@@ -14,7 +14,7 @@ from rlhf_api.stages import STAGE_TYPES
 from rlhf_api.stages.rules import Rules
 from rlhf_trainer import functions, gang
 from rlhf_trainer.context import Facts, StageContext
-from rlhf_trainer.data.load import load_completions
+from rlhf_trainer.data.load import load_completions, opening
 from rlhf_trainer.data.rows import Completion, Counts, Prompt
 from rlhf_trainer.evaluation.judges import Named, load
 from rlhf_trainer.evaluation.shards import SIZE, Rows, Shards
@@ -246,7 +246,8 @@ def trust(policy: Policy, gold: Sequence[Completion], graded: Sequence[dict[str,
         return None
     grades = [row["grades"] for row in graded]
     labels_of = [row.propositions or {} for row in gold]
-    found = evidence.grader_trust(grades, labels_of, [row["answered"] for row in graded], policy.questions)
+    prompts = [opening(row) for row in gold]
+    found = evidence.grader_trust(grades, labels_of, [row["answered"] for row in graded], policy.questions, prompts)
     classes: dict[str, Any] = {}
     for kind in policy.types:
         own = [number for number, row in enumerate(gold) if row.response_type == kind]
@@ -254,7 +255,9 @@ def trust(policy: Policy, gold: Sequence[Completion], graded: Sequence[dict[str,
             names = list(policy.classes[kind])
             places = classify(policy, kind, columns([grades[number] for number in own])).classes
             labelled = [policy.class_of(kind, gold[number].propositions or {}) for number in own]
-            classes[kind] = evidence.class_trust([names[place] for place in places], labelled)
+            classes[kind] = evidence.class_trust(
+                [names[place] for place in places], labelled, [prompts[number] for number in own]
+            )
     return {**found, "classes": classes, "notes": evidence.grader_words(found)}
 
 

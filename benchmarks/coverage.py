@@ -1,0 +1,158 @@
+"""How often the intervals of evaluations cover the truth, and how often their words claim a direction that is none.
+
+    python benchmarks/coverage.py [--trials 2000] > benchmarks/results/coverage.md
+
+Minutes on one core; seeded. Needs numpy and scipy only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlhf_trainer.evaluation.statistics import Estimate, Intervals, decide, fewest
+
+Floats = NDArray[np.float64]
+Random = np.random.Generator
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of scores: how they are drawn, what their mean is, and which interval they get."""
+
+    name: str
+    draw: Callable[[Random, int], Floats]
+    """(random, n) -> [n]"""
+    truth: float
+    method: str = "mean"
+    """Of `Intervals`."""
+
+    def estimate(self, random: Random, count: int, trial: int) -> Estimate:
+        """The estimate of one sample."""
+        intervals = Intervals(resamples=RESAMPLES, seed=trial)
+        estimate: Estimate = getattr(intervals, self.method)(self.draw(random, count))
+        return estimate
+
+
+@dataclass(frozen=True)
+class PairedRates:
+    """Two rates on the same prompts: probabilities of both, first only, second only, neither."""
+
+    name: str
+    cells: tuple[float, float, float, float]
+
+    @property
+    def truth(self) -> float:
+        """Difference of the two rates."""
+        return self.cells[1] - self.cells[2]
+
+    def estimate(self, random: Random, count: int, trial: int) -> Estimate:
+        """The estimate of one sample."""
+        cell = random.choice(4, size=count, p=self.cells)
+        return Intervals().rate_difference((cell < 2).astype(float), np.isin(cell, (0, 2)).astype(float))
+
+
+def _values(values: tuple[float, ...], shares: tuple[float, ...]) -> Callable[[Random, int], Floats]:
+    return lambda random, count: random.choice(values, size=count, p=shares)
+
+
+def _share(rate: float) -> Callable[[Random, int], Floats]:
+    return lambda random, count: (random.random(count) < rate).astype(np.float64)
+
+
+SCORES = [
+    Case("normal", lambda random, count: random.normal(0, 1, count), 0.0),
+    Case("heavy tails (t, 3 degrees)", lambda random, count: random.standard_t(3, count), 0.0),
+    Case("exponential", lambda random, count: random.exponential(1, count), 1.0),
+    Case("log-normal, sigma 1", lambda random, count: random.lognormal(0, 1, count), math.exp(0.5)),
+    Case("differences, 70 % ties", _values((-1, 0, 1), (0.15, 0.7, 0.15)), 0.0),
+    Case("differences, 90 % ties", _values((-1, 0, 1), (0.05, 0.9, 0.05)), 0.0),
+    Case("differences, 70 % ties, lopsided", _values((-1, 0, 1), (0.05, 0.7, 0.25)), 0.2),
+]
+SHARES = [
+    Case("share 0.05", _share(0.05), 0.05, "rate"),
+    Case("share 0.5", _share(0.5), 0.5, "rate"),
+    Case("share 0.95", _share(0.95), 0.95, "rate"),
+    Case("win rate 0.5, 30 % ties", _values((0, 0.5, 1), (0.35, 0.3, 0.35)), 0.5, "share"),
+    Case("win rate 0.9, 10 % ties", _values((0, 0.5, 1), (0.05, 0.1, 0.85)), 0.9, "share"),
+]
+PAIRED = [
+    PairedRates("0.5 and 0.5, independent", (0.25, 0.25, 0.25, 0.25)),
+    PairedRates("0.5 and 0.5, 80 % alike", (0.4, 0.1, 0.1, 0.4)),
+    PairedRates("0.9 and 0.9, 90 % alike", (0.85, 0.05, 0.05, 0.05)),
+    PairedRates("0.1 and 0.3, 75 % alike", (0.075, 0.025, 0.225, 0.675)),
+    PairedRates("0.85 and 0.35, 50 % alike", (0.35, 0.5, 0.0, 0.15)),
+]
+NULL = [case for case in SCORES if not case.name.endswith("lopsided")]
+
+
+def estimates(case: Case | PairedRates, count: int, trials: int) -> Iterator[Estimate]:
+    """Estimates of `trials` samples of `count` prompts."""
+    random = np.random.default_rng([7, count])
+    for trial in range(trials):
+        yield case.estimate(random, count, trial)
+
+
+def coverage(case: Case | PairedRates, count: int, trials: int) -> float:
+    """Share of intervals that hold the truth."""
+    slack = 1e-9
+    inside = 0
+    for estimate in estimates(case, count, trials):
+        if estimate.low is None or estimate.high is None:
+            raise ValueError(f"{case.name}: no interval of {count} prompts")
+        inside += estimate.low - slack <= case.truth <= estimate.high + slack
+    return inside / trials
+
+
+def false_claims(case: Case, count: int, trials: int) -> float:
+    """Share of samples that are called higher or lower than what their mean truly is."""
+    claimed = (decide(estimate, against=case.truth) != "shows nothing" for estimate in estimates(case, count, trials))
+    return sum(claimed) / trials
+
+
+def table(title: str, rows: list[tuple[str, list[float]]], counts: tuple[int, ...], trials: int) -> str:
+    """A Markdown table, one row a case."""
+    head = [f"| {title} | " + " | ".join(f"n {count}" for count in counts) + " |", "|---" * (len(counts) + 1) + "|"]
+    return "\n".join(head + [f"| {name} | " + " | ".join(f"{v:.3f}" for v in values) + " |" for name, values in rows])
+
+
+def main() -> None:
+    """Write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--trials", type=int, default=2000)
+    trials: int = parser.parse_args().trials
+    parts = [
+        "# Coverage of the intervals",
+        f"Made by `python benchmarks/coverage.py --trials {trials}`: {trials} samples a cell, {RESAMPLES} resamples, nominal "
+        f"0.95; the error of a cell is about {math.sqrt(0.05 * 0.95 / trials):.3f}. How intervals are made: "
+        "[docs/report.md](../../docs/report.md#intervals).",
+    ]
+    groups: list[tuple[str, list[Case] | list[PairedRates], tuple[int, ...]]] = [
+        ("mean of scores, paired differences", SCORES, (6, 12, 24, 48, 200)),
+        ("shares and win rates", SHARES, (6, 12, 24, 48, 200)),
+        ("difference of two rates, paired", PAIRED, (10, 24, 48, 200)),
+    ]
+    for title, cases, counts in groups:
+        rows = []
+        for case in cases:
+            print(case.name, file=sys.stderr)
+            rows.append((case.name, [coverage(case, count, trials) for count in counts]))
+        parts.append(table(title, rows, counts, trials))
+    counts = (6, 10, fewest(0.95), 24)
+    claims = [(case.name, [false_claims(case, count, trials) for count in counts]) for case in NULL]
+    parts.append(
+        f"False `higher` or `lower` where there is no difference; none is claimed below {fewest(0.95)} prompts:"
+    )
+    parts.append(table("no difference", claims, counts, trials))
+    print("\n\n".join(parts))
+
+
+if __name__ == "__main__":
+    main()
