@@ -309,7 +309,8 @@ class RunPolicy(ApiModel):
     max_restarts: Annotated[int, Field(ge=0, le=1000)] = 3
     """Restarts a stage, disruptions not counted."""
     pending_timeout: Count | None = None
-    """Seconds a pod may stay pending (Kueue's queue not counted) before its attempt fails."""
+    """Seconds a pod may stay pending (Kueue's queue not counted) before its attempt fails; by default the platform's, six
+    hours unless it says otherwise."""
     stuck_timeout: Count | None = None
     """Seconds without a step before the gang is restarted."""
     lost_node_timeout: Count = 300

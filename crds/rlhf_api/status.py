@@ -120,6 +120,29 @@ class StageStatus(StatusModel):
     """When it was complete, or failed."""
 
 
+class Platform(StatusModel):
+    """What of the operator's configuration a job runs with to its end, whatever the configuration is by then."""
+
+    default_profile: Name
+    """Profile of stages that name none."""
+    fs_group: Number = 0
+    """Group that owns the storage, where the job does not say; 0: none."""
+    metrics_port: Number
+    """Of /metrics and /progress."""
+    grace: Number
+    """Seconds between SIGTERM and SIGKILL of the ranks."""
+    grace_margin: Number
+    """Seconds more for the launcher to write its summary."""
+    backoff: Number
+    """Seconds before the first restart."""
+    backoff_limit: Number
+    """The most seconds before a restart."""
+    max_disruptions: Number
+    """Disruptions in a row, without a step, after which a stage fails."""
+    pending_timeout: Number = 0
+    """Seconds a pod may stay pending, where the job does not say; 0: without limit."""
+
+
 class JobStatus(StatusModel):
     """What the operator knows of a job; all it needs to go on after a restart."""
 
@@ -146,6 +169,8 @@ class JobStatus(StatusModel):
     """Version of the plan that this job runs to its end."""
     profiles: Annotated[dict[str, Annotated[str, Field(max_length=16384)]], Field(max_length=MAX_ITEMS)] = {}
     """The platform's presets this job began with, as JSON, by name."""
+    platform: Platform | None = None
+    """The platform's settings this job began with."""
     start_time: Time | None = None
     """When the first Job was made."""
     completion_time: Time | None = None

@@ -60,7 +60,7 @@ def job(thing: Object) -> Object:
 
 
 def pod(thing: Object) -> Object:
-    """A pod: where it is, how it does, its memory limit."""
+    """A pod: where it is, how it does, its memory limit and port."""
     spec, status = thing.get("spec") or {}, thing.get("status") or {}
     containers = [one for one in spec.get("containers") or () if one.get("name") == CONTAINER]
     kept = ("phase", "reason", "message", "podIP", "conditions", "containerStatuses")
@@ -68,7 +68,10 @@ def pod(thing: Object) -> Object:
         "metadata": _metadata(thing),
         "spec": {
             "nodeName": spec.get("nodeName"),
-            "containers": [{"name": CONTAINER, "resources": one.get("resources") or {}} for one in containers],
+            "containers": [
+                {"name": CONTAINER, "resources": one.get("resources") or {}, "ports": one.get("ports") or []}
+                for one in containers
+            ],
         },
         "status": {name: status[name] for name in kept if name in status},
     }

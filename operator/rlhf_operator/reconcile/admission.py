@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rlhf_api.errors import Finding, format_path
 from rlhf_api.stage_file import STAGE_FILE_VERSION
-from rlhf_operator.reconcile import profiles, reasons, storage, tenancy
+from rlhf_operator.reconcile import pinning, profiles, reasons, storage, tenancy
 from rlhf_operator.reconcile.run import Run
 
 
@@ -25,13 +25,14 @@ def refused(run: Run) -> tuple[str, str] | None:
 
 
 def accept(run: Run) -> None:
-    """Pin what the job runs with to its end: image, plan version, profiles."""
+    """Pin what the job runs with to its end: image, plan version, profiles, settings."""
     if run.status.plan_version is not None:
         return
     pinned = {
         "plan_version": STAGE_FILE_VERSION,
         "image": run.settings.image,
         "profiles": profiles.pin(run.plan, run.settings),
+        "platform": pinning.platform(run.settings),
     }
     run.status = run.status.model_copy(update=pinned)
 

@@ -19,6 +19,8 @@ _EVICTIONS = frozenset({"Evicted", "Preempting", "NodeShutdown", "NodeLost", "Sh
 
 _NUMBER = re.compile("[0-9]{1,9}")
 
+METRICS = "metrics"
+"""Name of the trainer's port."""
 MOST_STEPS = 2**53
 """What every reader of JSON keeps exact; beyond it a step is none."""
 
@@ -55,6 +57,17 @@ class Pod:
     def ip(self) -> str | None:
         """Its address."""
         return (self.raw.get("status") or {}).get("podIP")
+
+    @property
+    def metrics_port(self) -> int | None:
+        """Where the trainer's container serves /progress."""
+        ports = [port for one in self._containers for port in one.get("ports") or ()]
+        return next((int(port["containerPort"]) for port in ports if port.get("name") == METRICS), None)
+
+    @property
+    def _containers(self) -> list[dict[str, Any]]:
+        containers = (self.raw.get("spec") or {}).get("containers") or ()
+        return [one for one in containers if one.get("name") == CONTAINER]
 
     @property
     def phase(self) -> str:

@@ -105,7 +105,7 @@ def _since(gang: Gang, run: Run) -> datetime:
 
 
 def _timeout(run: Run, planned: PlannedStage, gang: Gang, message: str | None) -> None:
-    limit = run.job.spec.run_policy.pending_timeout
+    limit = run.job.spec.run_policy.pending_timeout or run.settings.pending_timeout
     if limit is None:
         return
     end = _since(gang, run) + timedelta(seconds=limit)

@@ -9,7 +9,7 @@ from rlhf_api.job import RLHFJob
 from rlhf_api.kubernetes import written
 from rlhf_api.sources import parse_source
 from rlhf_operator.reconcile import storage
-from rlhf_operator.reconcile.observe import CONTAINER
+from rlhf_operator.reconcile.observe import CONTAINER, METRICS
 from rlhf_operator.reconcile.profiles import Shape
 from rlhf_operator.reconcile.settings import Settings
 from rlhf_operator.reconcile.stage_files import STORAGE
@@ -38,6 +38,7 @@ class Sketch:
 def template(sketch: Sketch) -> dict[str, Any]:
     """The Job's `spec.template`."""
     pod, timings = sketch.shape.pod, sketch.settings.timings
+    group = pod.fs_group or sketch.settings.fs_group
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -46,8 +47,7 @@ def template(sketch: Sketch) -> dict[str, Any]:
         "securityContext": {
             "runAsNonRoot": True,
             "seccompProfile": {"type": "RuntimeDefault"},
-            "fsGroup": pod.fs_group or sketch.settings.fs_group,
-            "fsGroupChangePolicy": "OnRootMismatch",
+            **({} if group is None else {"fsGroup": group, "fsGroupChangePolicy": "OnRootMismatch"}),
         },
         "containers": [_container(sketch)],
         "volumes": [*_volumes(sketch), *(written(volume) for volume in pod.volumes)],
@@ -78,7 +78,7 @@ def _container(sketch: Sketch) -> dict[str, Any]:
         "image": shape.image,
         "command": ["python", "-m", "rlhf_trainer.launch", f"{STAGE_FILE}/stage.json"],
         "env": _env(sketch),
-        "ports": [{"name": "metrics", "containerPort": sketch.settings.metrics_port, "protocol": "TCP"}],
+        "ports": [{"name": METRICS, "containerPort": sketch.settings.metrics_port, "protocol": "TCP"}],
         "resources": {name: dict(value) for name, value in resources.items() if value},
         "securityContext": {
             "allowPrivilegeEscalation": False,

@@ -18,11 +18,10 @@ from rlhf_api.quantities import amount
 from rlhf_api.sentences import nearest
 from rlhf_api.stages import REPORT
 from rlhf_operator.reconcile.identity import ById
-from rlhf_operator.reconcile.settings import Profile, Settings
+from rlhf_operator.reconcile.settings import CPU, Profile, Settings
 
 KEPT = 4096
 """Shapes that are kept: of the stages of as many jobs as are busy at a time."""
-CPU = "cpu"
 PLACEMENT = ("node_selector", "affinity", "runtime_class_name")
 """Pod fields of a job that lead to its accelerators: prepare and report do not take them."""
 

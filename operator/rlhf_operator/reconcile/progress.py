@@ -20,7 +20,7 @@ def follow(run: Run, planned: PlannedStage, gang: Gang) -> None:
     attempt = run.stages[planned.name].attempts[-1]
     lead = next((pod for pod in gang.pods if pod.index == 0 and pod.phase == "Running"), None)
     if lead is not None and lead.ip is not None:
-        run.out.poll.append(Poll(planned.name, attempt.number, lead.ip, run.settings.metrics_port))
+        run.out.poll.append(Poll(planned.name, attempt.number, lead.ip, lead.metrics_port or run.settings.metrics_port))
     sample = run.children.samples.get(planned.name)
     if sample is None or sample.attempt != attempt.number:
         return

@@ -11,7 +11,7 @@ from rlhf_api.job import RLHFJob
 from rlhf_api.plan import Plan, PlannedStage, Resolved
 from rlhf_api.stages import PREPARE, REPORT
 from rlhf_api.status import MAX_ATTEMPTS, Attempt, JobStatus, StageStatus
-from rlhf_operator.reconcile import naming, plans
+from rlhf_operator.reconcile import naming, pinning, plans
 from rlhf_operator.reconcile.observe import Gang
 from rlhf_operator.reconcile.outcome import Children, Event, Look, Outcome, Raw
 from rlhf_operator.reconcile.settings import Settings
@@ -29,6 +29,7 @@ class Run:
     status: JobStatus
     children: Children
     settings: Settings
+    """As they are for this job: with what it began with."""
     now: datetime
     plan: Plan
     resolved: Resolved | None
@@ -52,6 +53,8 @@ class Run:
             one.name: known.get(one.name) or StageStatus(name=one.name, type=one.type, state="Waiting")
             for one in plan.stages
         }
+        status = pinning.adopt(status, plan, settings)
+        settings = pinning.effective(settings, status)
         return cls(raw, job, status, children, settings, now, plan, resolved, stages)
 
     @property

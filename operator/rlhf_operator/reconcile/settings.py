@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import Field
 
+from rlhf_api.errors import Finding
 from rlhf_api.fields import ApiModel, Name, Quantity
 from rlhf_api.job import Pod, Resources
 
+CPU = "cpu"
+"""The profile of prepare and report. It is always there: without limits, where the platform does not say."""
 Patterns = Annotated[list[Annotated[str, Field(min_length=1, max_length=253)]], Field(max_length=256)]
 
 
@@ -66,22 +70,31 @@ class Settings(ApiModel):
     """Trainer image by digest."""
     profiles: dict[Name, Profile] = Field(default_factory=dict)
     """By name; `cpu` is what prepare and report use."""
-    default_profile: Name = "default"
-    """Of jobs that name none."""
+    default_profile: Name = CPU
+    """Of jobs that name none; one of `profiles`."""
     tenancy: Tenancy = Tenancy()
     """Of namespaces that `namespaces` does not list."""
     namespaces: dict[str, Tenancy] = Field(default_factory=dict)
     """Limits by namespace."""
     kueue: bool = False
     """Whether Kueue is installed."""
-    fs_group: Annotated[int, Field(ge=1, le=2**31 - 1)] = 10001
-    """Group that owns the storage, where a job does not say."""
+    fs_group: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = 10001
+    """Group that owns the storage, where a job does not say; null: none, for platforms that choose it."""
     max_disruptions: Annotated[int, Field(ge=1, le=9)] = 8
     """Disruptions of a stage in a row, without a step of progress, after which it fails."""
     metrics_port: Annotated[int, Field(ge=1024, le=65535)] = 8080
     """Of /metrics and /progress in a pod."""
+    pending_timeout: Annotated[int, Field(ge=60)] | None = 21600
+    """Seconds a pod may stay pending, where a job does not say; null: without limit."""
     timings: Timings = Timings()
     """Seconds."""
+
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        profiles = sorted({CPU, *self.profiles})
+        if self.default_profile not in profiles:
+            message = f"found {self.default_profile}; expected one of the profiles: {', '.join(profiles)}"
+            yield Finding(("defaultProfile",), message)
 
     def tenancy_of(self, namespace: str) -> Tenancy:
         """The limits of a namespace."""

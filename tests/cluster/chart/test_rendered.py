@@ -14,7 +14,7 @@ from rlhf_api.fields import ApiModel
 from rlhf_api.job import Pod
 from rlhf_operator.config import Config, load
 from rlhf_operator.reconcile import naming
-from rlhf_operator.reconcile.settings import Profile, Tenancy, Timings
+from rlhf_operator.reconcile.settings import Profile, Settings, Tenancy, Timings
 
 GOLDEN = Path(__file__).parent / "golden"
 CRD = CHART.parents[1] / "crds" / "rlhf.dev_rlhfjobs.yaml"
@@ -69,10 +69,17 @@ def test_limits_of_a_namespace_reach_the_operator(tmp_path: Path) -> None:
     assert config.settings.tenancy_of("team-b") == Tenancy(profiles=["cpu"], secrets=[])
 
 
-def configuration(case: str, folder: Path) -> Config:
+@pytest.mark.parametrize(("name", "default"), [("fsGroup", 10001), ("pendingTimeout", 21600)])
+def test_what_can_be_left_out_reaches_the_operator_as_none(name: str, default: int, tmp_path: Path) -> None:
+    field = next(key for key, one in Settings.model_fields.items() if one.alias == name)
+    assert getattr(configuration("default", tmp_path).settings, field) == default
+    assert getattr(configuration("default", tmp_path, "--set", f"jobs.{name}=null").settings, field) is None
+
+
+def configuration(case: str, folder: Path, *arguments: str) -> Config:
     """The operator's configuration, as it reads it."""
     file = folder / "config.yaml"
-    file.write_text(find(objects(template(case)), "ConfigMap")["data"]["config.yaml"])
+    file.write_text(find(objects(template(case, *arguments)), "ConfigMap")["data"]["config.yaml"])
     return load(file)
 
 
@@ -106,6 +113,8 @@ def test_the_schema_of_values_knows_the_fields_that_the_operator_reads(
         ("tenancy.namespaces.team-a.profile=cpu", "profile"),
         ("jobs.metricsPort=80", "metricsPort"),
         ("operator.logLevel=loud", "logLevel"),
+        ("defaultProfile=nonesuch", "defaultProfile: found nonesuch; expected one of the profiles: cpu"),
+        ("jobs.fsGroup=0", "fsGroup"),
     ],
 )
 def test_wrong_values_are_refused_by_name(given: str, said: str) -> None:

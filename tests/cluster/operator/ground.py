@@ -31,6 +31,7 @@ SETTINGS = Settings.model_validate(
     {
         "image": "trainer:1",
         "profiles": {"default": {"resources": {"limits": {"memory": "1Gi"}}}},
+        "defaultProfile": "default",
         "timings": {"backoff": 1, "poll": 1, "explainAfter": 1},
     }
 )

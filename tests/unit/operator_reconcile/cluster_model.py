@@ -46,6 +46,7 @@ SETTINGS = Settings.model_validate(
     {
         "image": "trainer@sha256:1",
         "profiles": {"default": {"resources": {"limits": {"memory": "2Gi", "cpu": "2"}}}, "pair": {"nodes": 2}},
+        "defaultProfile": "default",
         "kueue": True,
     }
 )

@@ -30,7 +30,12 @@ def kind_of(file: Raw) -> type[ApiModel]:
 
 def written(value: Raw) -> tuple[Cluster, list[Raw]]:
     """The cluster at the job's end, and every stage.json."""
-    cluster = Cluster(value, Settings.model_validate({"image": "t:1", "profiles": {"default": {}, "h100x8": {}}}))
+    cluster = Cluster(
+        value,
+        Settings.model_validate(
+            {"image": "t:1", "profiles": {"default": {}, "h100x8": {}}, "defaultProfile": "default"}
+        ),
+    )
     cluster.settle()
     assert cluster.status["phase"] == "Complete"
     return cluster, [json.loads(one["data"]["stage.json"]) for one in cluster.asked if one["kind"] == "ConfigMap"]
