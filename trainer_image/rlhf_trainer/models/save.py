@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ from torch import Tensor
 from transformers import GenerationConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 
+from rlhf_trainer.data.scored import scored_template
 from rlhf_trainer.models.scorer import MEMBERS, Rule
 from rlhf_trainer.models.vocabulary import MaskedHead, end_ids
+
+LABELS = {"reward": "reward (higher: better)", "cost": "cost (positive: harmful)"}
 
 
 def save_policy(folder: Path, state: Mapping[str, Tensor], model: Any, tokenizer: Any) -> None:
@@ -40,9 +44,22 @@ def save_scorer(
         tokenizer: Written into every folder.
     """
     separate = rule.trunk == "separate" and rule.members > 1
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = scored_template(tokenizer)
+    for model in models:
+        _name_scores(model, rule)
     for index, (state, model) in enumerate(zip(states, models, strict=True)):
         _write(folder / MEMBERS / str(index) if separate else folder, state, model, tokenizer)
     rule.write(folder)
+
+
+def _name_scores(model: Any, rule: Rule) -> None:
+    """Say in a configuration what its logits are, so that `pipeline("text-classification")` gives them as they are."""
+    labels = model.config.num_labels
+    names = [LABELS[rule.kind] if labels == 1 else f"{LABELS[rule.kind]}, member {i}" for i in range(labels)]
+    model.config.id2label = dict(enumerate(names))
+    model.config.label2id = {name: index for index, name in enumerate(names)}
+    model.config.problem_type = "regression"  # others are put through a sigmoid or softmax
 
 
 def _write(folder: Path, state: Mapping[str, Tensor], model: Any, tokenizer: Any) -> None:
