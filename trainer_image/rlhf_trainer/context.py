@@ -18,8 +18,9 @@ from pydantic import BaseModel, ValidationError
 from rlhf_api.fields import Reference
 from rlhf_api.product import Manifest
 from rlhf_api.stage_file import StageFile, StageInput
-from rlhf_api.stages import STAGE_TYPES
+from rlhf_api.stages import PREPARE, STAGE_TYPES
 from rlhf_trainer import gang, store
+from rlhf_trainer.cards.card import README, Source, write_card
 from rlhf_trainer.checkpoint import Checkpoints
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.metrics import Metrics
@@ -144,7 +145,19 @@ class StageContext:
         timings = summarise(self.work / "timings.jsonl")
         if timings is not None:
             (folder / "timings.json").write_bytes(orjson.dumps(timings, option=orjson.OPT_SORT_KEYS))
-        return self._manifest(facts)
+        manifest = self._manifest(facts)
+        if STAGE_TYPES[manifest.type].product != "report":
+            text = write_card(manifest, self._sources(), members=(folder / "members").is_dir())
+            (folder / README).write_text(text, encoding="utf-8")
+        return manifest
+
+    def _sources(self) -> dict[str, Source]:
+        """Where inputs came from and their licences, as this run's `prepare` recorded them."""
+        path = self.work.parent / PREPARE / "provenance.json"
+        if not path.is_file():
+            return {}
+        recorded = orjson.loads(path.read_bytes())
+        return {f"input:{name}": Source(entry.get("source"), entry.get("licence")) for name, entry in recorded.items()}
 
     def _manifest(self, facts: Facts) -> Manifest:
         file = self.file

@@ -1,0 +1,88 @@
+"""Model cards: read by huggingface_hub, deterministic, and no text from outside means anything in them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from rlhf_api.product import Manifest
+from rlhf_trainer.cards.card import Source, escape, write_card
+
+HOSTILE = 'x\n---\nlicense: mit\n---\n# [a](javascript:b) <script>alert(1)</script> | `c` \x1b[31m ![i](http://i "t")'
+
+
+def manifest(type_: str = "sft", **fields: Any) -> Manifest:
+    """A manifest of a stage with an estimate."""
+    common = {"digest": "d" * 64, "recipe": 3, "job": "safer", "stage": "answers", "seed": 7, "files": {}}
+    metrics = {"heldout_loss": {"value": 1.25, "low": 1.0, "high": 1.5, "n": 40}, "steps": 4, "accuracy": None}
+    given = {
+        "spec": {"epochs": 2.0},
+        "inputs": {"input:base": "b" * 40, "input:chat": "c" * 40},
+        "versions": {"transformers": "5.0"},
+        "counts": {"rows.train": 24},
+        "metrics": metrics,
+        "notes": ["nothing is held out"],
+        **fields,
+    }
+    return Manifest.model_validate({"type": type_, **common, **given})
+
+
+SOURCES = {"input:base": Source("hf://org/base", "apache-2.0"), "input:chat": Source("data/chat.jsonl", None)}
+
+
+@pytest.mark.parametrize("type_", ["sft", "ppo", "rewardModel", "costModel", "simulate", "rules", "evaluate"])
+def test_a_card_says_base_licence_data_recipe_metrics_limits_and_use(type_: str) -> None:
+    text = write_card(manifest(type_), SOURCES)
+    for part in ("hf\\://org/base", "apache\\-2.0", "not disclosed", "heldout\\_loss", "1 to 1.5, n = 40", "recipe 3"):
+        assert part in text
+    assert "nothing is held out" in text
+    card = ModelCard(text)
+    assert card.data.tags == ["rlhf-operator", type_]
+    if type_ in ("sft", "ppo", "rewardModel", "costModel"):
+        code = re.search(r"```python\n(.*?)\n```", text, re.DOTALL)
+        assert code is not None
+        assert len(code[1].splitlines()) == 6
+        compile(code[1], "card", "exec")
+        assert card.data.library_name == "transformers"
+    assert card.data.eval_results is not None
+    (result,) = card.data.eval_results
+    assert (result.metric_type, result.metric_value) == ("heldout_loss", 1.25)
+
+
+def test_a_card_is_a_function_of_its_manifest() -> None:
+    assert write_card(manifest(), SOURCES) == write_card(manifest(), SOURCES)
+
+
+def test_text_from_outside_is_text() -> None:
+    hostile = manifest(
+        job="j",
+        notes=[HOSTILE],
+        counts={HOSTILE: 1},
+        metrics={HOSTILE: {"value": 1.0, "low": 0, "high": 2, "n": 3}},
+        inputs={f"input:{HOSTILE}": "d" * 40},
+        spec={"label": HOSTILE, "end": "```\n# x"},
+        failure=HOSTILE,
+    )
+    text = write_card(hostile, {f"input:{HOSTILE}": Source(HOSTILE, HOSTILE)})
+    data, _, body = text.removeprefix("---\n").partition("\n---\n")
+    assert "license" not in ModelCard(text).data.to_dict()
+    assert "\x1b" not in body
+    prose = re.sub(r"(?m)^    .*$", "", body)
+    assert not re.search(r"(?<!\\)<script", prose)
+    assert not re.search(r"(?<!\\)\]\(", prose)
+    assert [line for line in prose.splitlines() if line.startswith("#")] == [
+        "# j\\-answers",
+        "## Use",
+        "## Base and data",
+        "## Metrics",
+        "## Limits",
+        "## Recipe",
+    ]
+    assert data
+
+
+def test_a_long_text_is_cut() -> None:
+    assert len(escape("a" * 9_000)) == 300

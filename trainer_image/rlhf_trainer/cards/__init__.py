@@ -1,0 +1,1 @@
+"""What products say of themselves to people: README.md."""

@@ -1,0 +1,182 @@
+"""A product's README.md: a model card made of its manifest, the same for the same manifest.
+
+Names, notes and licences come from jobs and data: they are escaped, so that none of them can be a link, HTML, a heading
+or a field of the front matter.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from rlhf_api.product import Manifest
+from rlhf_api.stages import STAGE_TYPES
+
+README = "README.md"
+TASKS = {"policy": "text-generation", "reward": "text-classification", "cost": "text-classification"}
+"""Task on the Hugging Face Hub, by what a stage makes; other products are no models."""
+WHAT = {
+    "policy": "A language model that answers in chats",
+    "reward": "A reward model: a higher score is a better answer",
+    "cost": "A cost model: a score above 0 is a harmful answer",
+    "rules": "Weights of rule-based rewards, for the stages of rlhf-operator",
+    "evaluation": "Measurements of models, for the stages of rlhf-operator",
+    "data": "Simulated data, for the stages of rlhf-operator",
+}
+LIMITS = {
+    "policy": "Trained on the data below and measured on nothing else. It can be wrong and it can do harm; evaluate it "
+    "for your use before others meet it.",
+    "reward": "A learned preference, not a measure of truth or safety. What is optimised against it will exploit its "
+    "errors; its scores compare answers to one prompt only.",
+    "cost": "A learned judgement, not a guarantee of safety. Its sign is right as often as the metrics say, on data "
+    "like its own.",
+}
+NO_LICENCE = "not disclosed"
+LONGEST = 300
+"""Characters of a text from outside."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """An input, as `prepare` recorded it."""
+
+    source: str | None
+    licence: str | None
+
+
+def write_card(manifest: Manifest, sources: Mapping[str, Source], *, members: bool = False) -> str:
+    """The text of README.md.
+
+    Args:
+        manifest: of the product.
+        sources: by `Reference.key`, as far as they are known.
+        members: a scorer whose members lie in `members/<i>/`.
+    """
+    made = STAGE_TYPES[manifest.type].product
+    name = f"{manifest.job}-{manifest.stage}"
+    title = [f"# {escape(name)}", f"{WHAT[made]}. Made by the stage `{manifest.type}` of rlhf-operator."]
+    body = [
+        *title,
+        *_usage(made, members),
+        *_origin(manifest, sources),
+        *_metrics(manifest),
+        *_limits(manifest, made),
+        *_recipe(manifest),
+    ]
+    return str(ModelCard(f"---\n{_front_matter(manifest, made, name)}\n---\n\n" + "\n\n".join(body) + "\n"))
+
+
+def escape(text: object) -> str:
+    """A text from outside as one line of Markdown in which nothing but its characters has a meaning."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    line = line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
+    return re.sub(r"([\\`*_{}\[\]()<>#+!|&~:@-])", r"\\\1", line)
+
+
+def estimates(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float, str]]:
+    """(name, value, interval in words) of every number among metrics, nested ones by their path."""
+    for name, value in metrics.items():
+        if isinstance(value, bool):
+            continue
+        if isinstance(value, int | float):
+            yield f"{prefix}{name}", float(value), ""
+        elif isinstance(value, Mapping) and "value" in value:
+            low, high = value.get("low"), value.get("high")
+            interval = "" if low is None or high is None else f"{low:.4g} to {high:.4g}"
+            rows = f", n = {value['n']}" if value.get("n") is not None else ""
+            if value["value"] is not None:
+                yield f"{prefix}{name}", float(value["value"]), (interval or "no interval") + rows
+        elif isinstance(value, Mapping):
+            yield from estimates(value, f"{prefix}{name}.")
+
+
+def _front_matter(manifest: Manifest, made: str, name: str) -> str:
+    """YAML that the Hub reads; huggingface_hub quotes what has to be."""
+    results = [
+        EvalResult(
+            task_type=TASKS.get(made, "other"),
+            dataset_type="held-out",
+            dataset_name=f"held-out rows of {name}",
+            metric_type=metric,
+            metric_value=value,
+            metric_name=f"{metric} ({words})" if words else metric,
+        )
+        for metric, value, words in estimates(manifest.metrics)
+        if words
+    ]
+    data = ModelCardData(
+        model_name=name,
+        library_name="transformers" if made in TASKS else None,
+        pipeline_tag=TASKS.get(made),
+        tags=["rlhf-operator", manifest.type],
+        eval_results=results or None,
+        ignore_metadata_errors=False,
+    )
+    return str(data.to_yaml()).rstrip()
+
+
+def _usage(made: str, members: bool) -> list[str]:
+    if made == "policy":
+        code = """\
+from transformers import pipeline
+
+generate = pipeline("text-generation", model="FOLDER")
+messages = [{"role": "user", "content": "How do I put out a small fire?"}]
+answer = generate(messages, max_new_tokens=256, return_full_text=False)
+print(answer[0]["generated_text"])"""
+        return ["## Use", f"```python\n{code}\n```"]
+    if made in ("reward", "cost"):
+        folder = "FOLDER/members/0" if members else "FOLDER"
+        code = f"""\
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+model, tokenizer = (c.from_pretrained("{folder}") for c in (AutoModelForSequenceClassification, AutoTokenizer))
+chat = [{{"role": "user", "content": "How are you?"}}, {{"role": "assistant", "content": "Well, thank you."}}]
+ids = tokenizer.apply_chat_template([chat], return_tensors="pt", return_dict=True)
+print(model.eval()(**ids).logits)"""
+        note = "The logits are the scores. Several members are combined as `ensemble.json` says."
+        return ["## Use", f"```python\n{code}\n```", note]
+    return []
+
+
+def _origin(manifest: Manifest, sources: Mapping[str, Source]) -> list[str]:
+    lines = ["| input | source | licence | digest |", "|---|---|---|---|"]
+    for key, digest in sorted(manifest.inputs.items()):
+        known = sources.get(key, Source(None, None))
+        source = known.source or ("a stage of the job" if key.startswith("stage:") else NO_LICENCE)
+        licence = known.licence or NO_LICENCE
+        lines.append(f"| {escape(key)} | {escape(source)} | {escape(licence)} | {escape(digest[:12])} |")
+    return ["## Base and data", "\n".join(lines), "The licences of all of them apply. " + _counts(manifest)]
+
+
+def _counts(manifest: Manifest) -> str:
+    return (
+        "Counts: " + (", ".join(f"{escape(name)} {n}" for name, n in sorted(manifest.counts.items())) or "none") + "."
+    )
+
+
+def _metrics(manifest: Manifest) -> list[str]:
+    rows = [f"| {escape(name)} | {value:.4g} | {words} |" for name, value, words in estimates(manifest.metrics)]
+    if not rows:
+        return ["## Metrics", "None was measured."]
+    return ["## Metrics", "\n".join(["| metric | value | 95 % interval |", "|---|---|---|", *rows])]
+
+
+def _limits(manifest: Manifest, made: str) -> list[str]:
+    notes = [f"- {escape(note)}" for note in manifest.notes]
+    if manifest.failure is not None:
+        notes.insert(0, f"- The stage failed: {escape(manifest.failure)}")
+    text = [LIMITS[made]] if made in LIMITS else []
+    versions = f"Written with transformers {escape(manifest.versions.get('transformers', 'of an unknown version'))}."
+    return ["## Limits", *text, *(["\n".join(notes)] if notes else []), versions]
+
+
+def _recipe(manifest: Manifest) -> list[str]:
+    spec = json.dumps(manifest.spec, indent=2, sort_keys=True, ensure_ascii=True)
+    indented = "\n".join(f"    {line}" for line in spec.splitlines())  # no fence that a text of the spec could close
+    return ["## Recipe", f"Stage type {manifest.type}, recipe {manifest.recipe}, seed {manifest.seed}.", indented]
