@@ -53,7 +53,7 @@ def test_lambda_stays_within_its_bounds(costs: list[float], rule: str) -> None:
     multiplier = Multiplier("cost", 0.0, lagrange(rule=rule, min=0.1, max=3.0))
     for cost in costs:
         multiplier.observe(np.array([cost]))
-        multiplier.micro_step()
+        multiplier.optimizer_step()
         assert 0.1 * (1 - 1e-9) <= multiplier.value <= 3.0 * (1 + 1e-9)
 
 
@@ -75,22 +75,22 @@ def test_saved_and_loaded_it_goes_on_bit_for_bit(costs: list[float], data: st.Da
     assert resumed.out_of_reach() == whole.out_of_reach()
 
 
-def test_safe_rlhfs_own_rule_moves_by_lambda_a_micro_step_and_not_a_rollout() -> None:
+def test_safe_rlhfs_own_rule_moves_by_lambda_an_optimizer_step_and_not_a_rollout() -> None:
     multiplier = Multiplier("cost", 0.0, lagrange(rule="safe-rlhf", rate=0.1, initial=2.0))
     multiplier.observe(np.array([1.0]))
     assert multiplier.value == pytest.approx(2.0)
-    multiplier.micro_step()
+    multiplier.optimizer_step()
     first = math.log(2.0) + 0.1 * 1.0 * 2.0
     assert math.log(multiplier.value) == pytest.approx(first)
-    multiplier.micro_step()
+    multiplier.optimizer_step()
     assert math.log(multiplier.value) == pytest.approx(first + 0.1 * math.exp(first))
 
 
-def test_the_windows_rule_ignores_micro_steps() -> None:
+def test_the_windows_rule_ignores_optimizer_steps() -> None:
     multiplier = Multiplier("cost", 0.0, lagrange())
     multiplier.observe(np.array([1.0]))
     before = multiplier.value
-    multiplier.micro_step()
+    multiplier.optimizer_step()
     assert multiplier.value == before
 
 
@@ -106,6 +106,22 @@ def test_infeasible_after_patience_at_the_bound_with_the_covariance_that_says_wh
         check_feasible([multiplier], reward, [cost])
     assert error.value.reason == "Infeasible"
     assert error.value.code == 3
+
+
+@pytest.mark.parametrize(
+    ("reward", "words"),
+    [
+        ([0.0, 1.0], "a larger multiplier would lower the cost"),
+        ([9.0, 0.0], "a smaller multiplier would lower the cost"),
+        ([2.0, 0.0], "no multiplier would change the cost"),
+    ],
+)
+def test_infeasible_says_which_way_the_multiplier_would_have_to_go(reward: list[float], words: str) -> None:
+    multiplier = Multiplier("cost", 0.0, lagrange(initial=3.0, max=3.0, patience=1))
+    cost = np.array([2.0, 4.0])
+    multiplier.observe(cost)
+    with pytest.raises(GuardTripped, match=words):
+        check_feasible([multiplier], np.array(reward), [cost])
 
 
 def test_one_rollout_within_the_limit_starts_the_patience_anew() -> None:

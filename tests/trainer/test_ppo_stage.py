@@ -208,10 +208,16 @@ def test_adaptive_kl_moves_beta_after_the_step_it_was_used_in(home: Path) -> Non
     assert found[1]["kl_coefficient"] == pytest.approx(0.1 * math.exp(max(-1, found[0]["kl"] / 0.5 - 1)))
 
 
-def test_safe_rlhfs_rule_moves_lambda_after_the_optimizer_step(home: Path) -> None:
+def test_safe_rlhfs_rule_moves_lambda_before_every_optimizer_step(home: Path) -> None:
     _, found = run(home, lagrange={"rule": "safe-rlhf", "rate": 0.1}, name="their-rule")
-    assert found[0]["lambda.cm"] == 1.0
-    assert math.log(found[1]["lambda.cm"]) == pytest.approx(0.1 * found[0]["cost.cm"])
+    first = 0.1 * found[0]["cost.cm"]
+    assert math.log(found[0]["lambda.cm"]) == pytest.approx(first)
+    assert math.log(found[1]["lambda.cm"]) == pytest.approx(first + 0.1 * found[1]["cost.cm"] * math.exp(first))
+    _, found = run(home, lagrange={"rule": "safe-rlhf", "rate": 0.1}, epochs=2, name="their-rule-twice")
+    log = 0.0
+    for row, steps in ((found[0], 1), (found[0], 1), (found[1], 1)):
+        log += steps * 0.1 * row["cost.cm"] * math.exp(log)
+    assert math.log(found[1]["lambda.cm"]) == pytest.approx(log)
 
 
 def test_another_tokenizer_is_refused_with_the_field(home: Path) -> None:

@@ -157,6 +157,12 @@ def test_a_dummy_moves_nothing_and_counts_nothing() -> None:
     assert (gathered.policy_loss, gathered.tokens, gathered.kl, gathered.value_losses) == (0, 0, 0, [0, 0])
 
 
+def test_advantages_are_combined_anew_by_the_multipliers_of_an_optimizer_step() -> None:
+    reward, cost = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, -1.0]])
+    targets = Targets(torch.zeros(1, 2), torch.zeros(1, 2), [], [], [reward, cost])
+    assert torch.equal(targets.weighed([3.0]).advantages, (reward - 3 * cost) / 4)
+
+
 def test_rows_of_targets_come_back_padded_in_any_order() -> None:
     mask = torch.tensor([[1.0, 1, 1], [1, 0, 0]])
     values = torch.tensor([[1.0, 2, 3], [4, 0, 0]])

@@ -100,7 +100,7 @@ class Lagrange(ApiModel):
     )
 
     rule: Literal["window", "safe-rlhf"] = "window"
-    """`window`: once a rollout. `safe-rlhf`: log lambda += rate (J - d) lambda each micro-step, for comparison."""
+    """`window`: once a rollout. `safe-rlhf`: log lambda += rate (J - d) lambda before each optimizer step, as theirs."""
     initial: Positive = 1.0
     """lambda before the first rollout."""
     rate: Positive = 0.1

@@ -53,10 +53,16 @@ class Multiplier:
         at_bound = self._log >= math.log(self._spec.max) - 1e-12
         self._out_of_reach = self._out_of_reach + 1 if at_bound and self.mean > self.limit else 0
 
-    def micro_step(self) -> None:
-        """Safe RLHF's own rule, once an optimizer step: log lambda += rate (J - d) lambda (their `log_lambda`'s SGD)."""
+    def optimizer_step(self) -> bool:
+        """Safe RLHF's own rule, before every optimizer step: log lambda += rate (J - d) lambda, which is SGD on their
+        `log_lambda`. The advantages of that step are combined by the new value.
+
+        Returns:
+            Whether this rule moves lambda.
+        """
         if self._spec.rule == "safe-rlhf":
             self._log = self._bounded(self._log + self._spec.rate * (self.mean - self.limit) * self.value)
+        return self._spec.rule == "safe-rlhf"
 
     def out_of_reach(self) -> bool:
         """lambda has stood at its upper bound, J above the limit, for `patience` rollouts."""
@@ -89,7 +95,7 @@ def check_feasible(multipliers: Sequence[Multiplier], reward: Scores, costs: Seq
         costs: [N] each, raw.
 
     Raises:
-        GuardTripped: reason `Infeasible`; says Cov(c, r + c), which tells whether a larger lambda would lower the cost.
+        GuardTripped: reason `Infeasible`; says Cov(c, r + c), which tells whether a larger or a smaller lambda would lower the cost.
     """
     for index, multiplier in enumerate(multipliers):
         if multiplier.out_of_reach():
@@ -113,12 +119,18 @@ def response_covariance(
 def _infeasible(index: int, multipliers: Sequence[Multiplier], reward: Scores, costs: Sequence[Scores]) -> str:
     multiplier = multipliers[index]
     covariance = response_covariance(index, multipliers, reward, costs)
-    why = (
-        "a larger multiplier would lower the cost: raise lagrange.max, or lagrange.patience"
-        if covariance > 1e-6
-        else "a larger multiplier would not lower the cost: its answers do not vary in it, or the reward falls with it; "
-        "check the cost's sign, raise rollout.temperature, lower kl.coefficient, or loosen the limit"
-    )
+    if covariance > 1e-6:
+        why = "a larger multiplier would lower the cost: raise lagrange.max, or lagrange.patience"
+    elif covariance < -1e-6:
+        why = (
+            "a smaller multiplier would lower the cost and may meet the limit, because the reward falls with it more than the cost itself "
+            "rises: lower lagrange.max, raise the weight of the rewards, or check the signs of both"
+        )
+    else:
+        why = (
+            "no multiplier would change the cost: the answers do not vary in it; raise rollout.temperature, lower "
+            "kl.coefficient, or loosen the limit"
+        )
     return (
         f"costs[{index}] ({multiplier.name}): lambda has stood at its upper bound {multiplier.value:g} with mean cost "
         f"{multiplier.mean:.4g} above the limit {multiplier.limit:g} for lagrange.patience rollouts; "

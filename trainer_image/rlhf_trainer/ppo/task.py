@@ -104,6 +104,7 @@ class PpoTask:
         check_finite(found)
         for multiplier, cost in zip(self.multipliers, costs, strict=True):
             multiplier.observe(cost)
+            multiplier.optimizer_step()
         check_feasible(self.multipliers, reward, costs)
         missing = np.array([0.0 if done else 1.0 for done in rollout.finished])
         objective = Objective(
@@ -237,8 +238,6 @@ class PpoTask:
         for critic, engine in zip(self._models.critics, self.critics, strict=True):
             suffix = "" if critic.name == "shared" else f".{critic.name}"
             found[f"critic_grad_norm{suffix}"] = engine.step()
-        for multiplier in self.multipliers:
-            multiplier.micro_step()
         return found
 
     def _in_two_passes(
@@ -254,21 +253,27 @@ class PpoTask:
         targets, reference = self._old(scored, objective)
         differences = [(targets[row].old_log_probs - reference[row]).double().sum() for row in sorted(targets)]
         known = known | {"kl": float(torch.stack(differences).mean())}
-        if spec.whiten_advantages:
-            targets = whitened(targets)
+        learned = whitened(targets) if spec.whiten_advantages else targets
         answers = len(rollout.answers)
         size = answers // spec.mini_batches
         found: list[dict[str, float]] = []
         for epoch in range(spec.epochs):
             shuffled = order(answers, (step * spec.epochs + epoch), context.seed + 1)
             for start in range(0, answers, size):
+                moved = [multiplier.optimizer_step() for multiplier in self.multipliers] if found else []
+                if any(moved):
+                    multipliers = [multiplier.value for multiplier in self.multipliers]
+                    learned = {row: target.weighed(multipliers) for row, target in targets.items()}
+                    learned = whitened(learned) if spec.whiten_advantages else learned
                 rows = sorted(shuffled[start : start + size])
                 share = Share(sum(len(rollout.answers[row]) for row in rows), len(rows))
                 dealt = self._assessor.dealt(rollout, rows)
                 batches = [self._assessor.again(rollout, batch, reference) for batch in dealt]
 
-                def forming(batch: Scored) -> Callable[[Tensor, list[Tensor]], Targets]:
-                    stacked = Targets.stack([targets[row] for row in batch.rows], batch.layout.mask)
+                def forming(
+                    batch: Scored, learned: dict[int, Targets] = learned
+                ) -> Callable[[Tensor, list[Tensor]], Targets]:
+                    stacked = Targets.stack([learned[row] for row in batch.rows], batch.layout.mask)
                     return lambda *_: stacked
 
                 found.append(self._optimize(step, len(found), batches, forming, share, known, phase))

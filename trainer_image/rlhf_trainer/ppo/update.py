@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -47,6 +47,12 @@ class Targets:
     advantages: Tensor
     old_values: list[Tensor]
     returns: list[Tensor]
+    streams: list[Tensor] = field(default_factory=list)
+    """Advantages of each stream, which `advantages` combines."""
+
+    def weighed(self, multipliers: Sequence[float]) -> Targets:
+        """The same with advantages combined by other multipliers."""
+        return replace(self, advantages=combine(self.streams[0], self.streams[1:], multipliers))
 
     def row(self, index: int, size: int) -> Targets:
         """One answer's, [size], on the CPU."""
@@ -59,6 +65,7 @@ class Targets:
             cut(self.advantages),
             [cut(x) for x in self.old_values],
             [cut(x) for x in self.returns],
+            [cut(x) for x in self.streams],
         )
 
     @staticmethod
@@ -78,6 +85,7 @@ class Targets:
             lay(lambda row: row.advantages),
             [lay(lambda row, i=i: row.old_values[i]) for i in streams],  # type: ignore[misc]
             [lay(lambda row, i=i: row.returns[i]) for i in streams],  # type: ignore[misc]
+            [lay(lambda row, i=i: row.streams[i]) for i in range(len(rows[0].streams))],  # type: ignore[misc]
         )
 
 
@@ -112,7 +120,7 @@ def form_targets(
         advantages.append(advantage)
         returns.append(to_go)
     combined = combine(advantages[0], advantages[1:], objective.multipliers)
-    return Targets(log_probs, combined, list(values), returns)
+    return Targets(log_probs, combined, list(values), returns, advantages)
 
 
 def whitened(targets: Mapping[int, Targets]) -> dict[int, Targets]:
@@ -122,7 +130,7 @@ def whitened(targets: Mapping[int, Targets]) -> dict[int, Targets]:
     found = {}
     for row, one in targets.items():
         advantages = whiten(one.advantages, torch.ones_like(one.advantages), mean=mean, variance=variance)
-        found[row] = Targets(one.old_log_probs, advantages, one.old_values, one.returns)
+        found[row] = replace(one, advantages=advantages)
     return found
 
 
