@@ -146,13 +146,21 @@ def test_what_a_later_stage_cannot_do_with_an_earlier_ones_product_is_told_befor
             [reward()],
             "stage reward, rewardModel.model: base is a granite model, which has no",
         ),
-        ({"model_type": "cohere2"}, [sft(), reward(model={"stage": "sft"})], "stage reward, rewardModel.model: "),
+        ({"model_type": "glm4_moe"}, [sft(), reward(model={"stage": "sft"})], "stage reward, rewardModel.model: "),
         (
             {"model_type": "gemma3", "text_config": {}, "vision_config": {}},
             [sft()],
             "stage sft, sft.model: base is a gemma3 model (XForCausalLM), of several parts",
         ),
         ({"model_type": "qwen2_5_vl", "vision_config": {}}, [ppo()], "stage ppo, ppo.policy: base is a qwen2_5_vl"),
+        ({"model_type": "bert"}, [sft()], "stage sft, sft.model: base is a bert model"),
+        (
+            {"model_type": "gemma2", "final_logit_softcapping": 30.0},
+            [reward(), ppo()],
+            "stage ppo, ppo.policy: base is a gemma2 model that changes its logits after the output head",
+        ),
+        ({"model_type": "cohere"}, [sft()], "stage sft, sft.model: base is a cohere model that changes its logits"),
+        ({"model_type": "granite", "logits_scaling": 8.0}, [sft()], "base is a granite model that changes its logits"),
         ({"model_type": "t5", "is_encoder_decoder": True}, [sft()], "stage sft, sft.model: base is a t5 model"),
         ({"model_type": "deberta-v2"}, [reward()], "stage reward, rewardModel.model: base is a deberta-v2 model"),
         (
@@ -192,6 +200,10 @@ def test_what_cannot_run_is_named_by_stage_and_field(
     tmp_path: Path, config: dict[str, Any], stages: list[dict[str, Any]], expected: str
 ) -> None:
     assert expected in told(tmp_path, stages, config)
+
+
+def test_logits_that_a_configuration_leaves_alone_are_fine(tmp_path: Path) -> None:
+    assert told(tmp_path, [sft(), ppo()], {"model_type": "gemma2", "final_logit_softcapping": None}) == ""
 
 
 def test_layers_that_lie_elsewhere_are_not_cut_and_stacked_experts_are_no_targets(tmp_path: Path) -> None:

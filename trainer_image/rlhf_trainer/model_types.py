@@ -8,7 +8,10 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
 from typing import Any
+
+from rlhf_api.capability.traits import ATTENTION, changed_logits
 
 HEADER = '''"""What transformers has for each `model_type`, so that it can be asked without it. Generated.
 
@@ -16,7 +19,6 @@ python -m rlhf_trainer.model_types
 """
 
 '''
-ATTENTION = {"full_attention", "sliding_attention", "chunked_attention", "attention"}
 
 
 def source() -> str:
@@ -28,7 +30,14 @@ def source() -> str:
     quiet()
     writing = _classes(auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
     scoring = _classes(auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
+    others = (
+        auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+        auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
+        auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
     causal = {name for name, cls in writing.items() if cls.__name__.endswith(("ForCausalLM", "LMHeadModel"))}
+    causal -= {name for mapping in others for name in mapping}
     parts = {
         "CAUSAL": (causal, "A causal language model of text."),
         "SCORERS": (
@@ -38,6 +47,10 @@ def source() -> str:
         "STATEFUL": (
             {name for name in causal if _stateful(writing[name])},
             "Layers that keep something else than keys and values.",
+        ),
+        "CHANGED_LOGITS": (
+            {name for name in causal if changed_logits(vars(_defaults(writing[name])))},
+            "Logits are capped or scaled after the output head, by default.",
         ),
     }
     return HEADER + "\n".join(_written(name, *part) for name, part in parts.items())
@@ -60,15 +73,18 @@ def _linear(cls: Any) -> bool:
 
 
 def _stateful(cls: Any) -> bool:
+    kinds = getattr(_defaults(cls), "layer_types", None) or []
+    return bool(getattr(cls, "_is_stateful", False)) or not set(kinds) <= ATTENTION
+
+
+def _defaults(cls: Any) -> Any:
+    """A model's configuration as it is without a config.json; an empty one where some field has no default."""
     from huggingface_hub.errors import StrictDataclassError
 
-    if getattr(cls, "_is_stateful", False):
-        return True
     try:
-        kinds = getattr(cls.config_class(), "layer_types", None) or []
-    except StrictDataclassError:  # a configuration without usable defaults: those of text models have them
-        return False
-    return not set(kinds) <= ATTENTION
+        return cls.config_class()
+    except StrictDataclassError:
+        return SimpleNamespace()
 
 
 def _written(name: str, values: Iterable[str], doc: str) -> str:

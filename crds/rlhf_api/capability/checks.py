@@ -13,7 +13,7 @@ from rlhf_api.fields import ModelRef, Reference, Scorer, TrunkRef, located_refer
 from rlhf_api.job import RLHFJob, Stage
 from rlhf_api.load import located
 from rlhf_api.memory.lineage import origin
-from rlhf_api.stages import Evaluate, Ppo, Sft, Simulate
+from rlhf_api.stages import Evaluate, Ppo, Rules, Sft, Simulate
 from rlhf_api.stages.common import Optimizer
 from rlhf_api.stages.preference import Preference
 from rlhf_api.yaml import Document
@@ -107,11 +107,13 @@ def _of_model(stage: Stage, used: _Used) -> Iterator[Finding]:
     elif isinstance(stage.spec, Preference) and not traits.scores:
         yield Finding((), *_no_classifier(used))
     elif _samples(stage, used.reference) and traits.stateful:
-        message = (
-            f"{used.name} is a {traits.model_type} model, whose layers are not attention alone (recurrent, linear "
-        )
-        message += "attention or convolutions); sampling here keeps keys and values only"
+        message = f"{used.name} is a {traits.model_type} model, whose layers are not attention alone (recurrent, "
+        message += "linear attention or convolutions); sampling here keeps keys and values only"
         yield Finding((), message, "give a model whose layers are all attention, such as Llama, Mistral or Qwen3")
+    elif _weighs(stage, used.reference) and traits.changed_logits:
+        message = f"{used.name} is a {traits.model_type} model that changes its logits after the output head (a cap or "
+        message += "a scale); expected logits that are the head's product"
+        yield Finding((), message, "give a model such as Llama, Mistral or Qwen3")
 
 
 def _other(architecture: str) -> bool:
@@ -142,6 +144,11 @@ def _no_classifier(used: _Used) -> tuple[str, str]:
 def _samples(stage: Stage, reference: Reference) -> bool:
     """Whether a stage samples from a model, or asks it with what was computed kept."""
     return isinstance(stage.spec, Ppo | Evaluate | Simulate) and not isinstance(reference, TrunkRef | Scorer)
+
+
+def _weighs(stage: Stage, reference: Reference) -> bool:
+    """Whether a stage computes a model's log-probabilities from its states and head; an evaluation may do without."""
+    return isinstance(stage.spec, Sft | Ppo | Rules) and not isinstance(reference, TrunkRef | Scorer)
 
 
 def _of_training(spec: Any, used: _Used) -> Iterator[Finding]:

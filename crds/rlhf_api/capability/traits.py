@@ -13,10 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_api.bounded import Unreadable, open_regular, read_object
-from rlhf_api.capability.model_types import CAUSAL, SCORERS, STATEFUL
+from rlhf_api.capability.model_types import CAUSAL, CHANGED_LOGITS, SCORERS, STATEFUL
 from rlhf_api.job import RLHFJob
 from rlhf_api.memory.look import local_path
 
+AFTER_HEAD: dict[str, float | None] = {
+    "final_logit_softcapping": None,
+    "logits_soft_cap": None,
+    "output_logit_soft_cap": None,
+    "logit_scale": 1.0,
+    "logits_scaling": 1.0,
+    "lm_head_multiplier": 1.0,
+    "output_multiplier": 1.0,
+}
+"""Fields of what is done to logits after the output head, with the value that does nothing."""
 CONVOLUTIONS = frozenset({"gpt2", "openai-gpt", "gpt-sw3"})
 """Model types whose layers multiply by transformers' Conv1D."""
 MAX_HEADER = 100_000_000
@@ -43,6 +53,8 @@ class ModelTraits:
     """Whether it is a model of several parts (vision, audio, text), or an encoder with a decoder."""
     stateful: bool = False
     """Whether a layer keeps something else than keys and values: recurrent, linear attention, convolutions."""
+    changed_logits: bool = False
+    """Whether logits are capped or scaled after the output head."""
     layers: int | None = None
     positions: int | None = None
     """Tokens a row may have at most."""
@@ -110,6 +122,7 @@ def read_traits(folder: Path) -> ModelTraits | None:
         quantised=None if quantisation is None else str(_object(quantisation).get("quant_method", "unknown method")),
         composite=_composite(config),
         stateful=model_type in STATEFUL or not _kinds(config) <= ATTENTION,
+        changed_logits=changed_logits(config, by_default=model_type in CHANGED_LOGITS),
         layers=_number(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers"),
         positions=positions,
         stable=stable,
@@ -118,6 +131,12 @@ def read_traits(folder: Path) -> ModelTraits | None:
         modules=frozenset(_modules(shapes)),
         cuts=not shapes or any(re.match(r"(\w+\.)?layers\.0\.", name) for name in shapes),
     )
+
+
+def changed_logits(config: Mapping[str, Any], *, by_default: bool = False) -> bool:
+    """Whether a configuration caps or scales logits after the output head; `by_default` where it says nothing."""
+    said = [(config[name], plain) for name, plain in AFTER_HEAD.items() if name in config]
+    return any(value not in (None, plain) for value, plain in said) if said else by_default
 
 
 def _composite(config: Mapping[str, Any]) -> bool:

@@ -101,7 +101,10 @@ def check_logits(model: Any, where: str) -> None:
     training = model.training
     model.eval()
     ids = torch.arange(4, device=next(model.parameters()).device)[None]
-    hidden = getattr(model, model.base_model_prefix)(input_ids=ids, use_cache=False).last_hidden_state
+    decoder = getattr(model, model.base_model_prefix, None)
+    if decoder is None:
+        raise InputError(f"{where}: {type(model).__name__} keeps its layers where no other language model does")
+    hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state
     expected, found = model(input_ids=ids, use_cache=False).logits, model.get_output_embeddings()(hidden)
     model.train(training)
     if not torch.allclose(expected.float(), found.float(), atol=1e-3, rtol=1e-3):
