@@ -21,6 +21,8 @@ from rlhf_api.stages.common import Batches
 from rlhf_api.stages.ppo import Reward
 from rlhf_api.stages.rows import instead, misfit
 
+SIMULATE = "simulate"
+
 if TYPE_CHECKING:
     from rlhf_api.job import Input, JobSpec, Pod, RunPolicy, Stage
 
@@ -113,6 +115,7 @@ def _check(view: _View) -> Iterator[Finding]:
         for at, reference in located_references(stage.model):
             yield from _reference(view, stage, at, reference)
         yield from _gates(view, stage.model, ("stages", stage.index))
+        yield from _audits(view, stage.model, ("stages", stage.index))
         yield from _lengths(stage.model, ("stages", stage.index))
         yield from _mounts(view.pod, stage.model.pod, ("stages", stage.index, "pod"))
     yield from _mounts(view.pod, view.pod, ("pod",))
@@ -243,6 +246,18 @@ def _gates(view: _View, stage: Stage, loc: Loc) -> Iterator[Finding]:
             at = (*loc, "evaluate", "gates", index, "metric")
             message = f"there is no {family} {label} among the judges"
             yield Finding(at, message, _known(label, labels[family]))
+
+
+def _audits(view: _View, stage: Stage, loc: Loc) -> Iterator[Finding]:
+    """Filled-in audits are inputs, and belong to stages that simulate."""
+    inputs = [one.name for one in view.inputs if one.name is not None]
+    simulations = [one.name for one in view.stages if one.name is not None and one.type in (SIMULATE, None)]
+    for index, audit in enumerate(stage.report.audits if stage.report is not None else []):
+        at = (*loc, "report", "audits", index)
+        if audit.stage not in simulations:
+            yield Finding((*at, "stage"), f"there is no simulate stage {audit.stage}", _known(audit.stage, simulations))
+        if audit.input not in inputs:
+            yield Finding((*at, "input"), f"there is no input {audit.input}", _known(audit.input, inputs))
 
 
 def _lengths(stage: Stage, loc: Loc) -> Iterator[Finding]:

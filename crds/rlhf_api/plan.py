@@ -207,10 +207,11 @@ def _prepare(job: RLHFJob) -> PlannedStage:
 def _report(job: RLHFJob, others: tuple[PlannedStage, ...], resolved: Resolved | None) -> PlannedStage:
     written = next((stage for stage in job.spec.stages if stage.type == REPORT), None)
     name = written.name if written is not None else REPORT
-    spec = written.spec if written is not None else Report()
+    spec = written.report if written is not None and written.report is not None else Report()
     takes = tuple(f"stage:{stage.name}" for stage in others)
     digest = None
     if resolved is not None:
+        audits = [resolved.inputs[audit.input].digest for audit in spec.audits]
         inputs = {entry.name: entry.model_dump(mode="json", exclude_defaults=True) for entry in job.spec.inputs}
         digest = digest_of(
             {
@@ -220,6 +221,7 @@ def _report(job: RLHFJob, others: tuple[PlannedStage, ...], resolved: Resolved |
                 "spec": spec.model_dump(mode="json", exclude_defaults=True),
                 "inputs": [inputs[name] for name in sorted(inputs)],  # it prints their sources and licences
                 "stages": [[stage.name, stage.digest] for stage in others],
+                **({"audits": audits} if audits else {}),
             }
         )
     needs = (PREPARE, *(stage.name for stage in others))

@@ -6,7 +6,16 @@ from typing import Annotated
 
 from pydantic import Field
 
-from rlhf_api.fields import ApiModel
+from rlhf_api.fields import MAX_ITEMS, ApiModel, Name
+
+
+class FilledAudit(ApiModel):
+    """The audit sample of a `simulate` stage, filled in by people."""
+
+    stage: Name
+    """The stage whose `audit.jsonl` it was."""
+    input: Name
+    """The input that is the file as people filled it in."""
 
 
 class Report(ApiModel):
@@ -18,3 +27,5 @@ class Report(ApiModel):
     """Printed as given; without it the report says "not disclosed"."""
     contact: Annotated[str, Field(max_length=200)] | None = None
     """Whom to ask; printed as given."""
+    audits: Annotated[list[FilledAudit], Field(max_length=MAX_ITEMS)] = []
+    """Filled-in audit samples: the report says how far people agree with the labels. Others make no row anew."""

@@ -281,19 +281,21 @@ def _prompt_of_preference(row: Columns) -> Messages:
 
 def _conversational(row: Columns, better: Messages, worse: Messages) -> tuple[Messages, str, str]:
     if not _has_prompt(row):
-        prompt, first, second = _common(better, worse)
-        return prompt, first, second
-    given = _prompt_of_preference(row)
+        return _common(better, worse)
+    prompt = _prompt_of_preference(row)
     if len(better) == len(worse) == 1:
-        return given, _one_answer(better, "chosen"), _one_answer(worse, "rejected")
-    # The prompt again, as in UltraFeedback: as its first or only user's turn, or all turns before the answers.
-    prompt, first, second = _common(better, worse)
-    repeated = [message["content"].strip() for message in prompt if message["role"] == "user"]
-    if not {message["content"].strip() for message in given if message["role"] == "user"}.issubset(repeated):
+        return prompt, _one_answer(better, "chosen"), _one_answer(worse, "rejected")
+    # The prompt again, as in UltraFeedback: one of the user's turns before the answers, or all of them.
+    turns, first, second = _common(better, worse)
+    if not _user_texts(prompt) <= _user_texts(turns):
         raise Malformed(
             "prompt", "another text than the turns before the answers", "what chosen and rejected begin with"
         )
-    return prompt, first, second
+    return turns, first, second
+
+
+def _user_texts(messages: Messages) -> set[str]:
+    return {message["content"].strip() for message in messages if message["role"] == "user"}
 
 
 def _one_answer(messages: Messages, column: str) -> str:

@@ -142,19 +142,19 @@ class Conversion:
             InputError: more bad rows than allowed, no usable row, or columns that cannot serve the use.
         """
         subset, split = (self.entry.subset, self.entry.split) if self.entry is not None else (None, None)
-        seen: Counter[str] = Counter()
+        filled: Counter[str] = Counter()
         read: set[str] = set()
         for _, raws in itertools.groupby(read_rows(path, subset, split), lambda raw: raw.where.file):
-            yield from self._file(raws, seen, read)
+            yield from self._file(raws, filled, read)
             if self._full():
                 break
-        self.unused = Counter({column: count for column, count in seen.items() if column not in read})
+        self.unused = Counter({column: count for column, count in filled.items() if column not in read})
         self._judge(path)
 
     def _full(self) -> bool:
         return self.limit is not None and self.counts.used >= self.limit
 
-    def _file(self, raws: Iterator[RawRow | BadRow], seen: Counter[str], read: set[str]) -> Iterator[Any]:
+    def _file(self, raws: Iterator[RawRow | BadRow], filled: Counter[str], read: set[str]) -> Iterator[Any]:
         """Examples of one file, whose first rows tell its format; columns with a value and those used are noted."""
         columns = self.entry.columns if self.entry is not None else {}
         first = list(itertools.islice(raws, SAMPLE))
@@ -179,32 +179,31 @@ class Conversion:
             else:
                 self.counts.used += 1
                 yield example
-            seen.update(name for name, value in raw.value.items() if value not in (None, "", [], {}))
+            filled.update(name for name, value in raw.value.items() if value not in (None, "", [], {}))
             read.update(columns.get(name, name) for name in row.read)
 
     def _maker(self, sample: list[RawRow], columns: Mapping[str, str]) -> Callable[[Any, Any], Any]:
         """What makes examples of a file's rows, by what most of its first ones are."""
         rows = [renamed(raw.value, columns) for raw in sample]
-        told = Counter(detect(row) for row in rows)
-        given = self.entry.format if self.entry is not None else None
-        name = given or told.most_common(1)[0][0]
-        odd = next((raw for raw, row in zip(sample, rows, strict=True) if detect(row) == name), sample[0])
+        votes = Counter(detect(row) for row in rows)
+        name = (self.entry.format if self.entry is not None else None) or votes.most_common(1)[0][0]
+        example = next((raw for raw, row in zip(sample, rows, strict=True) if detect(row) == name), sample[0])
         if name is None:
             raise InputError(
-                f"{self.name} ({odd.where}): no format has the columns {_names(odd.value)}; expected those of one of "
-                f"{', '.join(FORMATS)} (docs/data-formats.md). {self._hint(odd.value, by_order=True)}"
+                f"{self.name} ({example.where}): no format has the columns {_names(example.value)}; expected those of one of "
+                f"{', '.join(FORMATS)} (docs/data-formats.md). {self._hint(example.value, by_order=True)}"
             )
         if self.format is None or name not in self.format.split(", "):
             self.format = name if self.format is None else f"{self.format}, {name}"
         kind = FORMATS[name]
-        self._need(kind, name, rows, odd)
+        self._need(kind, name, rows, example)
         self._keep_input(name, sample, columns)
         maker = kind.maker(self.use)
         if maker is None:
             able = ", ".join(format for format, other in FORMATS.items() if other.maker(self.use) is not None)
             raise InputError(
-                f"{self.name} ({odd.where}): rows of format {name} give no {self.use}; expected one of: {able}. "
-                f"Columns found: {_names(odd.value)}. {self._hint(odd.value)}"
+                f"{self.name} ({example.where}): rows of format {name} give no {self.use}; expected one of: {able}. "
+                f"Columns found: {_names(example.value)}. {self._hint(example.value)}"
             )
         return maker
 
@@ -220,8 +219,8 @@ class Conversion:
             needed.append(("better_response_id",))
         if name == "safe-rlhf" and self.use == "safety pairs":
             needed += [("safer_response_id",), *((column,) for column in SAFETY_COLUMNS)]
-        found = set().union(*rows)
-        missing = [" or ".join(columns) for columns in needed if not found.intersection(columns)]
+        columns = set().union(*rows)
+        missing = [" or ".join(names) for names in needed if not columns.intersection(names)]
         if missing:
             raise InputError(
                 f"{self.name} ({raw.where}): {self.use} of format {name} need the columns {', '.join(missing)}; "

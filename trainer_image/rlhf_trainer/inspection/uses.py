@@ -58,13 +58,26 @@ class PolicyUse:
     where: str
 
 
-AnyUse = DataUse | ModelUse | FunctionUse | PolicyUse
+@dataclass(frozen=True)
+class AuditUse:
+    """An input that is an audit sample which people filled in."""
+
+    input: str
+    where: str
+
+
+AnyUse = DataUse | ModelUse | FunctionUse | PolicyUse | AuditUse
 
 
 def uses(job: RLHFJob) -> list[AnyUse]:
     """Every use of an input or function, in the order of stages and fields."""
     found = (_use(stage, where, reference) for stage in job.spec.stages for where, reference in of_stage(stage))
-    return [use for use in found if use is not None]
+    audits = (
+        AuditUse(audit.input, f"stage {stage.name}, report.audits[{index}]")
+        for stage in job.spec.stages
+        for index, audit in enumerate(stage.report.audits if stage.report is not None else [])
+    )
+    return [*(use for use in found if use is not None), *audits]
 
 
 def of_stage(stage: Stage) -> Iterator[tuple[str, Reference]]:

@@ -17,6 +17,8 @@ from rlhf_api.product import Manifest
 from rlhf_api.stage_file import Outcome, StageFile
 from rlhf_api.stages import PREPARE, REPORT
 from rlhf_api.store import MANIFEST
+from rlhf_trainer.exits import InputError
+from rlhf_trainer.simulation.audits import agreement, read_answers
 from rlhf_trainer.timings import summarise
 
 Json = dict[str, Any]
@@ -75,6 +77,8 @@ class Collected:
     """Of inputs, by name, where resolved."""
     problems: list[str] = field(default_factory=list)
     """Files that could not be read, in words: the report says so."""
+    audits: dict[str, list[Json]] = field(default_factory=dict)
+    """What people said of a simulation's audit sample, by stage; one entry a file."""
 
 
 def collect(file: StageFile) -> Collected:
@@ -82,6 +86,7 @@ def collect(file: StageFile) -> Collected:
 
     Raises:
         ValidationError: `file.spec` is not a job.
+        InputError: a filled-in audit sample is not its stage's.
     """
     job = RLHFJob.model_validate_json(orjson.dumps(file.spec))
     work = Path(file.directories.work).parent
@@ -99,7 +104,30 @@ def collect(file: StageFile) -> Collected:
         provenance=_json(work / PREPARE / PROVENANCE, problems) or {},
         digests={name: str(entry["digest"]) for name, entry in resolved.get("inputs", {}).items()},
         problems=problems,
+        audits=_audits(job, file, stages, problems),
     )
+
+
+def _audits(job: RLHFJob, file: StageFile, stages: list[StageFolder], problems: list[str]) -> dict[str, list[Json]]:
+    """Filled-in audit samples beside the labels of their stages.
+
+    Raises:
+        InputError: a file is not the filled-in sample of its stage.
+    """
+    by_name = {stage.planned.name: stage for stage in stages}
+    written = next((stage.report for stage in job.spec.stages if stage.report is not None), None)
+    people: dict[str, list[Json]] = {}
+    for index, audit in enumerate(written.audits if written is not None else []):
+        stage, filled = by_name[audit.stage], file.inputs.get(f"input:{audit.input}")
+        if stage.simulation is None or filled is None:
+            problems.append(f"report.audits[{index}]: {audit.stage} made no audit sample to compare with")
+            continue
+        try:
+            compared = agreement(read_answers(Path(filled.path)), stage.audit)
+        except InputError as error:
+            raise InputError(f"report.audits[{index}], input {audit.input} for {audit.stage}: {error}") from error
+        people.setdefault(audit.stage, []).append({"input": audit.input, **compared})
+    return people
 
 
 def _stage(planned: PlannedStage, file: StageFile, work: Path, problems: list[str]) -> StageFolder:

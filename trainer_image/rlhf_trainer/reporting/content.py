@@ -42,7 +42,7 @@ def content(collected: Collected) -> Json:
         "stages": stages,
         "inputs": _inputs(collected),
         "evaluations": evaluations,
-        "simulations": simulations(collected.stages),
+        "simulations": simulations(collected.stages, collected.audits),
         "tests": tests(collected.stages),
         "fits": fits(collected.stages),
         "versions": _versions(collected.stages),

@@ -3,7 +3,7 @@ scorers make of pairs that they were never trained on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlhf_trainer.reporting.collect import Json, StageFolder
@@ -20,9 +20,13 @@ METHODS = {
 }
 
 
-def simulations(stages: Sequence[StageFolder]) -> list[Json]:
-    """One entry a simulate stage that has a product."""
-    return [_simulation(found, found.simulation) for found in stages if found.simulation is not None]
+def simulations(stages: Sequence[StageFolder], audits: Mapping[str, Sequence[Json]]) -> list[Json]:
+    """One entry a simulate stage that has a product, with what people said of its audit sample."""
+    return [
+        {**_simulation(stage, stage.simulation), "people": list(audits.get(stage.planned.name, ()))}
+        for stage in stages
+        if stage.simulation is not None
+    ]
 
 
 def _simulation(found: StageFolder, told: Json) -> Json:

@@ -36,8 +36,9 @@ from rlhf_api.store import Run, gc_lock, write_atomically, write_resolved, write
 from rlhf_trainer import functions, store
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.rows import inspect_rows
-from rlhf_trainer.inspection.uses import AnyUse, DataUse, FunctionUse, ModelUse, PolicyUse, uses
+from rlhf_trainer.inspection.uses import AnyUse, AuditUse, DataUse, FunctionUse, ModelUse, PolicyUse, uses
 from rlhf_trainer.rules.policy import read_policy
+from rlhf_trainer.simulation.audits import read_answers
 from rlhf_trainer.sources.fetch import Fetched, fetch
 
 if TYPE_CHECKING:
@@ -190,7 +191,11 @@ def _take_input(findings: Findings, entry: Input, found: Fetched, wanted: list[A
     if policies:
         told["kind"] = "policy"
         read_policy(found.path)
-    if not rows and not models and not policies:
+    audits = [use for use in wanted if isinstance(use, AuditUse) and use.input == entry.name]
+    if audits:
+        told["kind"] = "audit"
+        read_answers(found.path)
+    if not rows and not models and not policies and not audits:
         findings.notes.append(f"{entry.name}: no stage uses this input")
 
 
