@@ -10,11 +10,14 @@ from pathlib import Path
 from rlhf_api.errors import SpecError, SpecProblem, format_path
 from rlhf_api.job import RLHFJob
 from rlhf_api.load import read_document, read_job
+from rlhf_api.quantities import amount
 from rlhf_api.sources import parse_source
 from rlhf_sdk.exits import CommandError, Exit
 from rlhf_sdk.local.layout import STORAGE, Layout, local_uid
 from rlhf_sdk.local.locks import held
 from rlhf_sdk.local.state import RunState, load
+
+GPU = "nvidia.com/gpu"
 
 
 def read(path: Path) -> RLHFJob:
@@ -61,6 +64,18 @@ def absent(job: RLHFJob, folder: Path) -> dict[int, str]:
         elif source.kind == "path" and not (folder / source.location).exists():
             found[index] = f"{folder / source.location} does not exist"
     return found
+
+
+def absent_devices(job: RLHFJob, folder: Path = Path("/dev")) -> list[str]:
+    """A sentence where stages ask for NVIDIA GPUs and this machine has none; `folder` is where devices lie."""
+    stages = [
+        stage.name
+        for stage in job.spec.stages
+        if stage.resources is not None and float(amount(stage.resources.limits.get(GPU, "0"))) > 0
+    ]
+    if not stages or any(folder.glob("nvidia[0-9]*")):
+        return []
+    return [f"{GPU} is asked for by {', '.join(stages)}, and this machine has none: they run on the CPU"]
 
 
 def with_inputs(job: RLHFJob, given: Sequence[str]) -> RLHFJob:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from fakes.command import rlhf
 from rlhf_api.fields import references
+from rlhf_api.job import Resources
 from rlhf_api.load import load_job
 from rlhf_sdk.commands.init import job_name
+from rlhf_sdk.jobs import absent_devices
+from rlhf_sdk.local.layout import ignore_in_git
 from rlhf_sdk.recipes import RECIPES, render, ruled
 from rlhf_trainer.rules.policy import parse_policy
 
@@ -87,6 +91,66 @@ def test_the_same_command_writes_the_same_files() -> None:
 def test_a_base_of_ones_own(tmp_path: Path) -> None:
     rlhf("init", "sft", tmp_path / "a", "--base", "hf://org/model@0a1b2c3")
     assert load_job(tmp_path / "a" / "job.yaml").spec.inputs[0].source == "hf://org/model@0a1b2c3"
+
+
+@pytest.mark.parametrize("folder", ["job", "deep/er/job"])
+@pytest.mark.parametrize("name", ["smol", "with space # and: signs", "模型"])
+def test_a_base_is_a_path_as_the_shell_means_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, name: str
+) -> None:
+    model = tmp_path / "models" / name
+    model.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "models")
+    for number, given in enumerate((name, f"./{name}", f"../models/{name}", f"~/models/{name}", str(model))):
+        target = tmp_path / "jobs" / str(number) / folder
+        assert rlhf("init", "sft", target, "--base", given).code == 0
+        source = load_job(target / "job.yaml").spec.inputs[0].source
+        assert (target / source).resolve() == model, given
+
+
+@pytest.mark.parametrize(
+    ("given", "source"),
+    [("org/model", "hf://org/model@main"), ("org/model@1.0", "hf://org/model@1.0"), ("s3://b/m", "s3://b/m")],
+)
+def test_a_base_of_the_hub_or_a_url(tmp_path: Path, given: str, source: str) -> None:
+    assert rlhf("init", "sft", tmp_path / "a", "--base", given).code == 0
+    assert load_job(tmp_path / "a" / "job.yaml").spec.inputs[0].source == source
+
+
+@pytest.mark.parametrize("given", ["nothing-here", "./org/model", "a/b/c", "hf://", "gopher://x/y"])
+def test_a_base_that_is_nothing_is_refused_before_anything_is_written(tmp_path: Path, given: str) -> None:
+    said = rlhf("init", "sft", tmp_path / "a", "--base", given)
+    assert said.code == 2 and f"--base {given}: " in said.err
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_version_is_shown() -> None:
+    said = rlhf("--version")
+    assert said.code == 0 and re.fullmatch(r"rlhf \d+\.\d+\.\d+\S*\n", said.out)
+
+
+def test_a_storage_of_the_default_name_ignores_itself_in_git(tmp_path: Path) -> None:
+    ignore_in_git(tmp_path / ".rlhf")
+    assert (tmp_path / ".rlhf" / ".gitignore").read_text() == "*\n"
+    (tmp_path / ".rlhf" / ".gitignore").write_text("mine")
+    ignore_in_git(tmp_path / ".rlhf")
+    assert (tmp_path / ".rlhf" / ".gitignore").read_text() == "mine"
+    ignore_in_git(tmp_path / "claim")
+    assert not (tmp_path / "claim").exists()
+
+
+def test_a_gpu_that_is_asked_for_and_absent_is_said_once(tmp_path: Path) -> None:
+    rlhf("init", "safe-rlhf", tmp_path / "a")
+    job = load_job(tmp_path / "a" / "job.yaml")
+    assert absent_devices(job, tmp_path) == []
+    resources = Resources.model_validate({"limits": {"nvidia.com/gpu": "1"}})
+    stages = [stage.model_copy(update={"resources": resources}) for stage in job.spec.stages[:2]]
+    job = job.model_copy(update={"spec": job.spec.model_copy(update={"stages": stages})})
+    (words,) = absent_devices(job, tmp_path)
+    assert all(stage.name in words for stage in stages) and "run on the CPU" in words
+    (tmp_path / "nvidia0").touch()
+    assert absent_devices(job, tmp_path) == []
 
 
 def test_nothing_is_written_over_unless_forced(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,18 @@ def test_the_file_is_sent_as_it_was_written(tmp_path: Path) -> None:
     sent = submission.manifest(document, "team-a")
     assert sent["metadata"] == {"name": "beaver", "namespace": "team-a"}
     assert sent["spec"]["seed"] == 0, "what is the default but was written is sent: kubectl apply sends it too"
+
+
+def test_the_readmes_job_at_scale_may_be_submitted_word_for_word(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (text,) = re.findall(r"```yaml\n(apiVersion: rlhf\.dev.*?)```", readme, re.DOTALL)
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    job, _ = submission.read(path, None)
+    assert job.metadata.name == "beaver" and job.spec.storage is not None
+    assert refused_fields(path, text.replace("storage:", "stores:")) == ["spec.stores"]
+
+
+def refused_fields(path: Path, text: str) -> list[str]:
+    path.write_text(text)
+    return [line.split(": ")[1] for line in refused(path)][:1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,9 @@ import typer
 from rlhf_sdk.commands.options import Output
 from rlhf_sdk.exits import CommandError, Exit
 from rlhf_sdk.output import Format, emit, show
+
+HUB = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9][A-Za-z0-9._/-]*)?")
+"""A model of the hub: org/model or org/model@revision."""
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +34,8 @@ Recipes:
 \b
 Examples:
   rlhf init safe-rlhf beaver && rlhf run beaver/job.yaml
-  rlhf init sft --base hf://org/model@revision
+  rlhf init sft --base ~/models/smol
+  rlhf init sft --base org/model@revision
 
 JSON: {"recipe", "folder", "files": [...]}.
 
@@ -47,7 +52,10 @@ def init(
     base: Annotated[
         str | None,
         typer.Option(
-            metavar="SOURCE", help="Model to start from; by default a package with a small one.", show_default=False
+            metavar="SOURCE",
+            help="Model to start from: a path, org/model[@revision] of the hub, or a URL; by default a package with a "
+            "small one.",
+            show_default=False,
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over files that are there.")] = False,
@@ -59,7 +67,7 @@ def init(
     if recipe not in RECIPES:
         raise CommandError(f"{recipe}: no such recipe; there are {', '.join(RECIPES)}", Exit.INVALID)
     target = folder or Path(recipe)
-    written = render(recipe, job_name(target.resolve().name, recipe), base or BASE)
+    written = render(recipe, job_name(target.resolve().name, recipe), source_of(base, target) if base else BASE)
     there = [name for name in written if (target / name).exists()]
     if there and not force:
         raise CommandError(f"{target}: has {', '.join(there)} already; nothing was written (--force writes over them)")
@@ -73,6 +81,37 @@ def init(
     for name in written:
         show(f"wrote {target / name}")
     show(f"next: rlhf run {target / 'job.yaml'}")
+
+
+def source_of(base: str, folder: Path) -> str:
+    """The source that a job in `folder` writes for a model given on the command line.
+
+    Args:
+        base: a URL; a path, from the working directory; or a model of the hub, as org/model or org/model@revision.
+        folder: of the job.
+
+    Raises:
+        CommandError: none of these.
+    """
+    from rlhf_api.sources import parse_source
+
+    path = Path(base).expanduser()
+    if "://" in base:
+        source = base
+    elif path.exists():
+        source = str(path) if path.is_absolute() else os.path.relpath(path.resolve(), folder.resolve())
+    elif HUB.fullmatch(base):
+        source = f"hf://{base}" if "@" in base else f"hf://{base}@main"
+    else:
+        raise CommandError(
+            f"--base {base}: no such file or folder here; expected a path, org/model[@revision] of the hub, or a URL",
+            Exit.INVALID,
+        )
+    try:
+        parse_source(source)
+    except ValueError as error:
+        raise CommandError(f"--base {base}: {error}", Exit.INVALID) from error
+    return source
 
 
 def job_name(folder: str, recipe: str) -> str:

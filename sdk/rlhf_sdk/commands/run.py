@@ -83,6 +83,7 @@ def execute(
         typer.Exit: with the run's exit code.
     """
     from rlhf_sdk import jobs
+    from rlhf_sdk.local.layout import ignore_in_git
     from rlhf_sdk.local.locks import FileLock
     from rlhf_sdk.local.process import TRAINER, cores_here
     from rlhf_sdk.local.runner import Options, Runner
@@ -92,6 +93,9 @@ def execute(
     if job.spec.suspend:
         raise CommandError(f"{job_file}: spec.suspend is true; set it to false to run the job", Exit.INVALID)
     layout = jobs.layout_of(job, job_file, storage)
+    ignore_in_git(layout.storage)
+    for note in jobs.absent_devices(job):
+        complain(note)
     lock = FileLock(layout.lock)
     _take(lock, job.metadata.name)
     try:

@@ -23,6 +23,14 @@ def local_uid(namespace: str, job: str, folder: Path) -> str:
     return f"{job[:40]}-{digest_of([namespace, job, str(folder.resolve())])[:10]}"
 
 
+def ignore_in_git(storage: Path) -> None:
+    """Make a storage of the default name ignore itself in git, once: models and checkpoints are no sources."""
+    ignore = storage / ".gitignore"
+    if storage.name == STORAGE and not ignore.exists():
+        storage.mkdir(parents=True, exist_ok=True)
+        ignore.write_text("*\n")
+
+
 @dataclass(frozen=True)
 class Layout:
     """Paths of one run below its storage."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -64,7 +65,7 @@ def render(recipe: str, name: str, base: str) -> dict[str, str]:
     """
     chosen = RECIPES[recipe]
     text = (files(__package__) / f"{recipe}.yaml").read_text("utf-8")
-    written = {"job.yaml": Template(text).substitute(name=name, base=base)}
+    written = {"job.yaml": Template(text).substitute(name=name, base=json.dumps(base, ensure_ascii=False)[1:-1])}
     written["README.md"] = Template((files(__package__) / "README.md").read_text("utf-8")).substitute(
         name=name,
         summary=chosen.summary,
