@@ -111,7 +111,7 @@ def resource_rules() -> tuple[Cel, ...]:
 
 def _bounded(field: str, which: str, most: str, message: str) -> Cel:
     bound = f"quantity(self.{field}[k]).compareTo(quantity('{most}')) <= 0"
-    return Cel(f"!has(self.{field}) || self.{field}.all(k, !({which}) || {bound})", message, f".{field}")
+    return Cel(f"!has(self.{field}) || self.{field}.all(k, {which} ? {bound} : true)", message, f".{field}")
 
 
 def resource_findings(resources: Resources) -> Iterator[Finding]:

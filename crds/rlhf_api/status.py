@@ -112,6 +112,8 @@ class StageStatus(StatusModel):
     """How far it is."""
     restarts: Number = 0
     """Attempts that counted against maxRestarts."""
+    counts_from: Number | None = None
+    """Number of the first attempt after the last retry: disruptions before it count no more."""
     attempts: Annotated[list[Attempt], Field(max_length=MAX_ATTEMPTS)] = []
     """The last attempts."""
     start_time: Time | None = None

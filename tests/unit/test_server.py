@@ -112,3 +112,20 @@ def test_who_left_before_the_answer_is_no_error(serve, caplog):
             gone.sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\n")
     assert get(port, "/metrics")
     assert not caplog.records
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_a_pods_port_is_served_over_ipv4_and_ipv6(monkeypatch, serve) -> None:
+    """Port 0 is the loopback's; any other is a pod's, and the system gives one here."""
+    monkeypatch.setattr("rlhf_trainer.server._DualStack.server_bind", _bind_free)
+    port = serve(Prometheus(stage="ppo", type="ppo"), Progress(), port=1)
+    families = socket.getaddrinfo(None, port, type=socket.SOCK_STREAM)
+    assert {family for family, *_ in families} == {socket.AF_INET, socket.AF_INET6}
+    for host in ("127.0.0.1", "[::1]"):
+        with urllib.request.urlopen(f"http://{host}:{port}/progress", timeout=60) as answer:
+            assert answer.status == 200
+
+
+def _bind_free(server) -> None:
+    server.server_address = (server.server_address[0], 0)
+    type(server).__base__.server_bind(server)

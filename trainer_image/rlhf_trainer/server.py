@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -78,10 +79,20 @@ class Prometheus:
 class _Http(ThreadingHTTPServer):
     daemon_threads = True
 
+    def server_bind(self) -> None:
+        """An IPv6 socket takes IPv4 as well, whatever the system's default is."""
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
     def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - as it is called
         """Who asked may be gone before the answer; anything else is logged whole."""
         if not isinstance(sys.exception(), ConnectionError):
             log.exception("a request of %s failed", client_address)
+
+
+class _DualStack(_Http):
+    address_family = socket.AF_INET6
 
 
 class Server:
@@ -120,9 +131,9 @@ class Server:
             def log_message(self, format: str, *args: object) -> None:
                 """Polls are not worth a line."""
 
-        host = "127.0.0.1" if self._port == 0 else "0.0.0.0"  # noqa: S104 - the pod's port, by design
+        every, family = ("::", _DualStack) if socket.has_dualstack_ipv6() else ("0.0.0.0", _Http)  # noqa: S104 - a pod's
         try:
-            self._http = _Http((host, self._port), Handler)
+            self._http = _Http(("127.0.0.1", 0), Handler) if self._port == 0 else family((every, self._port), Handler)
         except OSError as error:
             log.warning("metricsPort %d cannot be served (%s); training goes on without /metrics", self._port, error)
             return None

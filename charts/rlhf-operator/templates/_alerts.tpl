@@ -29,9 +29,19 @@ groups:
   - name: rlhf-jobs
     rules:
       {{- include "rlhf-operator.alert" (dict "context" . "name" "RLHFJobFailed" "severity" "warning"
-        "expr" "rlhf_job_phase{phase=\"Failed\"} == 1\nunless\n(rlhf_job_phase{phase=\"Failed\"} offset 1h) == 1"
+        "expr" "max by (namespace, rlhfjob) (rlhf_job_phase{phase=\"Failed\"}) == 1\nand on (namespace, rlhfjob) (\n  max by (namespace, rlhfjob) (max_over_time(rlhf_job_phase{phase!=\"Failed\"}[1h]))\n  or\n  max by (namespace, rlhfjob) (rlhf_job_phase{phase=\"Failed\"})\n  unless\n  max by (namespace, rlhfjob) (max_over_time(rlhf_job_phase{phase=\"Failed\"}[1d] offset 1h))\n)"
         "summary" (printf "RLHFJob %s failed" $job)
         "description" "kubectl describe rlhfjob says which stage, pod, node and exit code. The alert ends an hour after the failure."
+        ) | nindent 6 }}
+      {{- include "rlhf-operator.alert" (dict "context" . "name" "RLHFJobInvalid" "severity" "warning" "for" "5m"
+        "expr" "max by (namespace, rlhfjob) (rlhf_job_phase{phase=\"Invalid\"}) == 1"
+        "summary" (printf "RLHFJob %s is not run as it is written" $job)
+        "description" "Its condition Stalled says why, with the field: the spec, what its namespace may use, or a version that this operator does not drive."
+        ) | nindent 6 }}
+      {{- include "rlhf-operator.alert" (dict "context" . "name" "RLHFJobPending" "severity" "warning" "for" (printf "%dm" (int $v.pendingMinutes))
+        "expr" "max by (namespace, rlhfjob) (rlhf_stage_state{state=\"Pending\"}) == 1\nor\nmax by (namespace, rlhfjob) (rlhf_job_phase{phase=\"Pending\"}) == 1\nunless on (namespace, rlhfjob)\nrlhf_stage_state{state=\"Queued\"} == 1"
+        "summary" (printf "RLHFJob %s: its pods do not start" $job)
+        "description" (printf "For %d minutes. kubectl describe rlhfjob says why, in the words of the scheduler, the kubelet or the quota. Time in Kueue's queue does not count." (int $v.pendingMinutes))
         ) | nindent 6 }}
       {{- include "rlhf-operator.alert" (dict "context" . "name" "RLHFStageStuck" "severity" "warning" "for" "5m"
         "expr" (printf "max by (namespace, rlhfjob, stage) (\n  rlhf_stage_state{state=\"Running\"} == 1\n  and (rlhf_stage_state{state=\"Running\"} offset %dm) == 1\n)\nunless %s\nchanges(rlhf_stage_step[%dm]) > 0" (int $v.stuckMinutes) $same (int $v.stuckMinutes))
@@ -39,7 +49,7 @@ groups:
         "description" "Its ranks may hang, or its pod cannot be asked. runPolicy.stuckTimeout restarts a gang whose steps were seen to stand still."
         ) | nindent 6 }}
       {{- include "rlhf-operator.alert" (dict "context" . "name" "RLHFStageRestarting" "severity" "warning"
-        "expr" (printf "increase(rlhf_stage_restarts_total[1h]) >= %d" (int $v.restarts))
+        "expr" (printf "max by (namespace, rlhfjob, stage) (rlhf_stage_restarts_total)\n- min by (namespace, rlhfjob, stage) (min_over_time(rlhf_stage_restarts_total[1h]))\n>= %d" (int $v.restarts))
         "summary" (printf "%s: restarts again and again" $stage)
         "description" "{{ $value | humanize }} counted restarts within an hour; status.stages[].attempts says why each ended."
         ) | nindent 6 }}

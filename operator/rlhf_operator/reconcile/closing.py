@@ -84,7 +84,7 @@ def _tried_again(run: Run, planned: PlannedStage, end: End) -> bool:
 
 
 def _too_often(run: Run, planned: PlannedStage) -> bool:
-    return restarts.without_progress(run.stages[planned.name].attempts) >= run.settings.max_disruptions
+    return restarts.without_progress(run.stages[planned.name]) >= run.settings.max_disruptions
 
 
 def _stopped(run: Run, planned: PlannedStage, end: End) -> None:

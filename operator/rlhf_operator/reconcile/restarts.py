@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from rlhf_api.status import Attempt, StageStatus
+from rlhf_api.status import StageStatus
 from rlhf_operator.reconcile import times
 from rlhf_operator.reconcile.settings import Timings
 
 
-def without_progress(attempts: list[Attempt]) -> int:
-    """Disruptions at the end of a stage's attempts, in a row, in which no step was made."""
+def without_progress(stage: StageStatus) -> int:
+    """Disruptions at the end of a stage's attempts since its last retry, in a row, in which no step was made."""
     count = 0
     step: int | None = None
-    for attempt in reversed(attempts):
-        if attempt.state != "Disrupted":
+    for attempt in reversed(stage.attempts):
+        if attempt.number < (stage.counts_from or 0) or attempt.state != "Disrupted":
             break
         if step is not None and (attempt.last_step or 0) < step:
             break
@@ -28,7 +28,7 @@ def delay(stage: StageStatus, timings: Timings) -> float:
     if not stage.attempts or stage.attempts[-1].state == "Stopped":
         return 0.0
     last = stage.attempts[-1]
-    before = stage.restarts if last.counted else without_progress(stage.attempts)
+    before = stage.restarts if last.counted else without_progress(stage)
     return float(min(timings.backoff_limit, timings.backoff * 2 ** min(20, max(0, before - 1))))
 
 

@@ -37,5 +37,7 @@ def _again(run: Run) -> None:
         if stage.state in DONE and stage.type != "report":
             continue
         run.change(name, state="Waiting", reason=None, message=None, end_time=None, restarts=0, progress=None)
+        if stage.attempts:
+            run.change(name, counts_from=stage.attempts[-1].number + 1)
     run.status = run.status.model_copy(update={"completion_time": None})
     run.tell(reasons.RETRIED, f"started again from {', '.join(names)}")

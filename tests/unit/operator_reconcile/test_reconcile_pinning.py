@@ -137,3 +137,26 @@ def test_the_default_profile_exists() -> None:
     with pytest.raises(ValidationError, match="found nonesuch; expected one of the profiles: cpu, pair"):
         Settings.model_validate({"image": "a", "profiles": {"pair": {}}, "defaultProfile": "nonesuch"})
     Settings.model_validate({"image": "a", "profiles": {"pair": {}}, "defaultProfile": "cpu"})
+
+
+def test_a_retry_counts_disruptions_anew() -> None:
+    cluster = Cluster(job())
+    disrupted = True
+
+    def ends(pod: Raw) -> int | None:
+        if sft(pod) and disrupted:
+            cluster.evict(pod["metadata"]["name"])
+            return None
+        return 0
+
+    cluster.settle(ends, rounds=600)
+    assert cluster.stage("sft")["reason"] == "DisruptedTooOften"
+    cluster.job["metadata"]["annotations"] = {"rlhf.dev/retry": "1"}
+    cluster._touch(cluster.job)
+    last = cluster.stage("sft")["attempts"][-1]["number"]
+    while cluster.status["phase"] == "Failed" or cluster.stage("sft")["attempts"][-1]["number"] < last + 2:
+        cluster.step(ends)
+        cluster.now = cluster.now.replace(year=cluster.now.year + 1)
+    disrupted = False
+    cluster.settle(ends)
+    assert cluster.status["phase"] == "Complete"
