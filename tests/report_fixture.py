@@ -129,7 +129,7 @@ def _product(product, stage, rows, hostile):
         config = {"architectures": [hostile or "LlamaForCausalLM"], "num_hidden_layers": 30, "hidden_size": 576}
         (product / "config.json").write_text(json.dumps(config))
         header = json.dumps({"w": {"dtype": "F32", "shape": [576, 233_588], "data_offsets": [0, 4]}}).encode()
-        (product / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+        (product / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
     if stage.type == "ppo":
         metrics = {"cost.cost": -0.1437, "lambda.cost": 3.21, "kl": 3.05, "steps": 40}
     if stage.type in ("rewardModel", "costModel"):

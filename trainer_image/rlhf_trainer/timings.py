@@ -5,13 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import orjson
+from pydantic import BaseModel, ValidationError
 
 
-def summarise(path: Path) -> dict[str, Any] | None:
+class _Row(BaseModel):
+    """A line."""
+
+    seconds: float
+    phases: dict[str, float]
+    tokens: dict[str, int]
+    attempt: int
+    peakRssBytes: int | None = None
+
+
+def summarise(path: Path, problems: list[str] | None = None) -> dict[str, Any] | None:
     """Sum a `timings.jsonl` up; None where there is none or it has no whole line.
 
     A step computed twice (by an attempt that was lost and by the one that resumed) counts twice: the time was spent.
+
+    Lines that are none of ours are left out, and named in `problems`.
 
     Returns:
         {"steps", "seconds", "phases": {name: seconds}, "tokens": {phase: count}, "attempts", "peakRssBytes"}; what no
@@ -24,19 +36,24 @@ def summarise(path: Path) -> dict[str, Any] | None:
     phases: dict[str, float] = {}
     tokens: dict[str, int] = {}
     attempts: set[int] = set()
-    peak = 0
+    peak = damaged = 0
     for raw in path.read_bytes().splitlines(keepends=True):
         if not raw.endswith(b"\n"):
             break  # a line torn by a kill: the rest was never written
-        row = orjson.loads(raw)
+        row = _row(raw)
+        if row is None:
+            damaged += 1
+            continue
         steps += 1
-        seconds += row["seconds"]
-        for name, spent in row["phases"].items():
+        seconds += row.seconds
+        for name, spent in row.phases.items():
             phases[name] = phases.get(name, 0.0) + spent
-        for name, count in row["tokens"].items():
+        for name, count in row.tokens.items():
             tokens[name] = tokens.get(name, 0) + count
-        attempts.add(row["attempt"])
-        peak = max(peak, row.get("peakRssBytes") or 0)
+        attempts.add(row.attempt)
+        peak = max(peak, row.peakRssBytes or 0)
+    if damaged and problems is not None:
+        problems.append(f"{path.parent.name}/{path.name}: {damaged} lines are no timings: left out")
     if not steps:
         return None
     other = seconds - sum(phases.values())
@@ -50,3 +67,10 @@ def summarise(path: Path) -> dict[str, Any] | None:
         "attempts": len(attempts),
         "peakRssBytes": peak or None,
     }
+
+
+def _row(raw: bytes) -> _Row | None:
+    try:
+        return _Row.model_validate_json(raw)
+    except ValidationError:
+        return None

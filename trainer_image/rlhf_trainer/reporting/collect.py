@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import orjson
-from pydantic import ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from rlhf_api.bounded import Unreadable, read_object
+from rlhf_api.digest import digest_file
 from rlhf_api.job import RLHFJob
 from rlhf_api.plan import PlannedStage, plan
 from rlhf_api.product import Manifest
+from rlhf_api.safetensors import count_weights
 from rlhf_api.stage_file import Outcome, StageFile
 from rlhf_api.stages import PREPARE, REPORT
-from rlhf_api.store import MANIFEST
+from rlhf_api.store import MANIFEST, read_resolved
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.simulation.audits import agreement, read_answers
 from rlhf_trainer.timings import summarise
+from rlhf_trainer.words import in_words
 
 Json = dict[str, Any]
 PROVENANCE = "provenance.json"
@@ -28,6 +31,24 @@ SAMPLES = "samples.jsonl"
 SIMULATION = "simulation.json"
 AUDIT = "audit-key.jsonl"
 FIT = "fit.json"
+MAX_BYTES = 256 << 20
+"""Of a JSON file."""
+
+
+class _Provenance(BaseModel):
+    """What prepare noted of an input, as far as the report tells of it."""
+
+    kind: str | None = None
+    commit: str | None = None
+    licence: str | None = None
+    bytes: int | None = None
+    architecture: str | None = None
+    parameters: int | None = None
+    counts: dict[str, int] | None = None
+    examples: list[str] | None = None
+
+
+_PROVENANCE: TypeAdapter[dict[str, _Provenance]] = TypeAdapter(dict[str, _Provenance])
 
 
 @dataclass
@@ -96,13 +117,12 @@ def collect(file: StageFile) -> Collected:
         for planned in plan(job).stages
         if planned.type not in (PREPARE, REPORT)
     ]
-    resolved = _json(work / PREPARE / "resolved.json", problems) or {}
     return Collected(
         job=job,
         uid=file.uid,
         stages=stages,
-        provenance=_json(work / PREPARE / PROVENANCE, problems) or {},
-        digests={name: str(entry["digest"]) for name, entry in resolved.get("inputs", {}).items()},
+        provenance=_provenance(work / PREPARE / PROVENANCE, problems),
+        digests=_digests(work / PREPARE / "resolved.json", problems),
         problems=problems,
         audits=_audits(job, file, stages, problems),
     )
@@ -130,6 +150,26 @@ def _audits(job: RLHFJob, file: StageFile, stages: list[StageFolder], problems: 
     return people
 
 
+def _provenance(path: Path, problems: list[str]) -> dict[str, Json]:
+    written = _json(path, problems) or {}
+    try:
+        _PROVENANCE.validate_python(written)
+    except ValidationError as error:
+        problems.append(f"{_named(path)} is damaged and left out: {in_words(error)}")
+        return {}
+    return written
+
+
+def _digests(path: Path, problems: list[str]) -> dict[str, str]:
+    try:
+        return {name: entry.digest for name, entry in read_resolved(path).inputs.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:  # ValidationError is one
+        problems.append(f"{_named(path)} is damaged and left out: {str(error).splitlines()[0]}")
+        return {}
+
+
 def _stage(planned: PlannedStage, file: StageFile, work: Path, problems: list[str]) -> StageFolder:
     found = StageFolder(planned, outcome=file.outcomes.get(planned.name))
     given = file.inputs.get(f"stage:{planned.name}")
@@ -138,18 +178,58 @@ def _stage(planned: PlannedStage, file: StageFile, work: Path, problems: list[st
         found.manifest = _manifest(found.product, problems)
     if found.manifest is not None and found.product is not None:
         found.reused = not (work / "stage.json").exists()
-        found.model = _model(found.product, problems)
-        found.evaluation = _json(found.product / EVALUATION, problems)
-        found.simulation = _json(found.product / SIMULATION, problems)
-        found.audit = _lines(found.product / AUDIT, problems)
-        found.fit = _json(found.product / FIT, problems)
-        found.samples = _samples(found.product, found.evaluation, problems)
-    folders = [folder for folder in (found.product, work) if folder is not None]
-    for folder in folders:
-        found.rows = found.rows or _lines(folder / "metrics.jsonl", problems)
-        found.timings = found.timings or _json(folder / "timings.json", problems)
-    found.timings = found.timings or summarise(work / "timings.jsonl")
+        product = _Folder(found.product, problems, found.manifest.files)
+        found.model = _model(product)
+        found.evaluation = product.json(EVALUATION)
+        found.simulation = product.json(SIMULATION)
+        found.audit = product.lines(AUDIT)
+        found.fit = product.json(FIT)
+        found.samples = _samples(product, found.evaluation)
+        found.rows = _metrics(product)
+        found.timings = product.json("timings.json")
+    found.rows = found.rows or _metrics(_Folder(work, problems))
+    found.timings = found.timings or summarise(work / "timings.jsonl", problems)
     return found
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A product's side files, or a stage's work: what is damaged is named in `problems` and left out."""
+
+    path: Path
+    problems: list[str]
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of files, where a manifest says it: whatever was changed in one of them, nothing of it is shown."""
+
+    def json(self, name: str) -> Json | None:
+        return _json(self.path / name, self.problems) if self._is_whole(name) else None
+
+    def lines(self, name: str) -> list[Json]:
+        return _lines(self.path / name, self.problems) if self._is_whole(name) else []
+
+    def _is_whole(self, name: str) -> bool:
+        path = self.path / name
+        if not path.is_file():
+            return False
+        if name in self.digests and digest_file(path) != self.digests[name]:
+            self.problems.append(f"{_named(path)} was changed after it was made: left out")
+            return False
+        return True
+
+
+def _metrics(folder: _Folder) -> list[Json]:
+    """Rows of metrics.jsonl: a step and numbers."""
+    rows = folder.lines("metrics.jsonl")
+    whole = [row for row in rows if isinstance(row.get("step"), int) and all(map(_is_number, row.values()))]
+    if len(whole) < len(rows):
+        folder.problems.append(
+            f"{_named(folder.path / 'metrics.jsonl')}: {len(rows) - len(whole)} lines are no metrics: left out"
+        )
+    return whole
+
+
+def _is_number(value: object) -> bool:
+    return value is None or isinstance(value, int | float)
 
 
 def _own_product(file: StageFile, work: Path, problems: list[str]) -> Path | None:
@@ -169,73 +249,68 @@ def _manifest(product: Path, problems: list[str]) -> Manifest | None:
         return None
 
 
-def _samples(product: Path, evaluation: Json | None, problems: list[str]) -> list[Json]:
+def _samples(product: _Folder, evaluation: Json | None) -> list[Json]:
     if evaluation is None:
         return []
     shown = set(evaluation.get("shown", []))
-    rows = _lines(product / SAMPLES, problems)
-    return [row for row in rows if row.get("prompt") in shown and row.get("sample") == 0]
+    return [row for row in product.lines(SAMPLES) if row.get("prompt") in shown and row.get("sample") == 0]
 
 
-def _model(product: Path, problems: list[str]) -> Json | None:
+def _model(product: _Folder) -> Json | None:
     """Facts of a Hugging Face folder, its parameters counted from the headers of its safetensors."""
-    first = product / "members" / "0"
-    config = _json((first if first.is_dir() else product) / "config.json", problems)
+    first = "members/0/" if (product.path / "members" / "0").is_dir() else ""
+    config = product.json(f"{first}config.json")
     if config is None:
         return None
-    architectures = config.get("architectures") or [None]
+    architectures = config.get("architectures")
     return {
-        "architecture": architectures[0],
+        "architecture": str(architectures[0]) if isinstance(architectures, list) and architectures else None,
         "layers": config.get("num_hidden_layers"),
         "hidden": config.get("hidden_size"),
         "vocabulary": config.get("vocab_size"),
-        "parameters": sum(_parameters(path) for path in _weights(product)) or None,
+        "parameters": _parameters(product),
     }
 
 
-def _weights(product: Path) -> list[Path]:
-    """The model's own files, or those of an ensemble's members; not critics, which lie in a folder of their own."""
-    return sorted(product.glob("*.safetensors")) or sorted(product.glob("members/*/*.safetensors"))
-
-
-def _parameters(path: Path) -> int:
-    """Elements of all tensors of a safetensors file: 8 bytes of length, then the header as JSON."""
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-    total = 0
-    for name, entry in header.items():
-        if name != "__metadata__":
-            count = 1
-            for extent in entry["shape"]:
-                count *= extent
-            total += count
-    return total
+def _parameters(product: _Folder) -> int | None:
+    """Of the model's own files, or those of an ensemble's members; not critics, which lie in a folder of their own."""
+    files = sorted(product.path.glob("*.safetensors")) or sorted(product.path.glob("members/*/*.safetensors"))
+    try:
+        return sum(count_weights(path) for path in files) or None
+    except ValueError as error:
+        product.problems.append(f"{product.path.name}: {error}")
+        return None
 
 
 def _json(path: Path, problems: list[str]) -> Json | None:
     if not path.is_file():
         return None
     try:
-        found = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError as error:
-        problems.append(f"{path.parent.name}/{path.name} is not JSON: {error}")
+        return read_object(path, MAX_BYTES)
+    except Unreadable as error:
+        problems.append(f"{path.parent.name}/{error}: left out")
         return None
-    return found if isinstance(found, dict) else None
 
 
 def _lines(path: Path, problems: list[str]) -> list[Json]:
     """Lines of a JSONL file; a torn last line (a kill while writing) is left out, a broken one named."""
     if not path.is_file():
         return []
-    rows = []
+    rows, damaged = [], []
     for number, raw in enumerate(path.read_bytes().splitlines(keepends=True), 1):
         try:
             row = orjson.loads(raw)
         except orjson.JSONDecodeError:
-            if raw.endswith(b"\n"):
-                problems.append(f"{path.parent.name}/{path.name}:{number} is not JSON: left out")
-            continue
-        if isinstance(row, Mapping):
-            rows.append(dict(row))
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        elif raw.endswith(b"\n"):
+            damaged.append(number)
+    if damaged:
+        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        problems.append(f"{_named(path)}:{damaged[0]}{more} is not JSON: left out")
     return rows
+
+
+def _named(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
