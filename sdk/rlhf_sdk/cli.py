@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from rlhf_sdk.commands import (
     compare,
+    export,
     gc,
     init,
     logs,
@@ -78,7 +79,7 @@ def options(
     """Align a language model and prove it is safer, from one job file."""
 
 
-for module in (init, validate, plan, run, submit, status, logs, suspend, retry, pull, compare, report, gc):
+for module in (init, validate, plan, run, submit, status, logs, suspend, retry, pull, export, compare, report, gc):
     module.register(app)
 
 

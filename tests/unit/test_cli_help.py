@@ -12,7 +12,7 @@ from fakes.command import rlhf
 from rlhf_sdk.reference import reference
 
 COMMANDS = (
-    *("init", "validate", "plan", "run", "submit", "status", "logs", "suspend", "resume", "retry", "pull"),
+    *("init", "validate", "plan", "run", "submit", "status", "logs", "suspend", "resume", "retry", "pull", "export"),
     *("compare", "report", "gc"),
 )
 ROOT = Path(__file__).parents[2]

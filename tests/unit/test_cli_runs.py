@@ -65,6 +65,9 @@ def test_status_of_a_run(done: Path) -> None:
         "reward",
         "cost",
         "report",
+        "sft:",
+        "reward:",
+        "cost:",
     ]
 
 

@@ -177,6 +177,8 @@ def _tell(result: Result, layout: Layout, job_file: Path, output: Format, *, pro
         failed = [name for name, stage in state.stages.items() if stage.phase == "failed"]
         what = ", ".join(failed) or state.reason
         show(f"{state.job}: failed ({what}); what is finished stays and will be reused")
+    for name, folder in models(result, layout).items():
+        show(f"{name}: {folder}")
     if report is not None:
         show(f"report: {report}")
 
@@ -208,6 +210,17 @@ def _show_profile(result: Result, layout: Layout) -> None:
             share = f"{100 * seconds / one.seconds:.0f} %" if one.seconds > 0 else ""
             table.add_row("", phase, duration(seconds), share, "" if rate is None else f"{rate:.0f}")
     show(table)
+
+
+def models(result: Result, layout: Layout) -> dict[str, Path]:
+    """Folders of the models that were made, by stage."""
+    from rlhf_sdk.exporting import is_model
+
+    found = {}
+    for name, stage in result.state.stages.items():
+        if stage.complete and stage.product is not None and is_model(stage.product):
+            found[name] = layout.product(stage.product)
+    return found
 
 
 def report_file(result: Result, layout: Layout) -> Path | None:

@@ -120,11 +120,16 @@ def _watch(job: str, storage: Path | None) -> None:
 
 
 def _print(run: Located) -> None:
+    from rlhf_sdk.exporting import is_model
+
     show(title(run))
     show(table(run))
     for name, stage in run.state.stages.items():
         if stage.message:
             show(f"{name}: {stage.reason}: {stage.message}")
+    for name, stage in run.state.stages.items():
+        if stage.complete and stage.product is not None and is_model(stage.product):
+            show(f"{name}: {run.layout.product(stage.product)}")
 
 
 def title(run: Located) -> str:
