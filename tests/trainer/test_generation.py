@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from transformers.cache_utils import Cache
 
-from rlhf_trainer.exits import GuardTripped
+from rlhf_trainer.exits import GuardTripped, InputError
 from rlhf_trainer.generation.sample import Answer, Sampling, draw, sample, uniforms
 from rlhf_trainer.generation.shared import last_states
 
@@ -109,6 +109,14 @@ def test_the_models_own_generation_defaults_are_not_used() -> None:
     assert sample(net, [[1]] * 20, Sampling(1.0, 5, (EOS,)), seed=0) == sample(
         MODEL, [[1]] * 20, Sampling(1.0, 5, (EOS,)), seed=0
     )
+
+
+@pytest.mark.parametrize("rope", [None, {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}])
+def test_rows_beyond_the_positions_are_refused(rope: dict[str, Any] | None) -> None:
+    net = model(max_position_embeddings=8, **({} if rope is None else {"rope_parameters": rope}))
+    assert sample(net, [[1, 2, 4, 5]], Sampling(1.0, 4, (EOS,)), seed=0)
+    with pytest.raises(InputError, match="may reach 9 tokens with maxNewTokens; the model takes rows of 8"):
+        sample(net, [[1, 2, 4, 5], [1]], Sampling(1.0, 5, (EOS,)), seed=0)
 
 
 def test_temperature_zero_is_greedy() -> None:

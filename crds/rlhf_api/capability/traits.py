@@ -115,7 +115,7 @@ def read_traits(folder: Path) -> ModelTraits | None:
     names = config.get("architectures")
     shapes = dict(_shapes(own))
     quantisation = config.get("quantization_config")
-    positions, stable = _lengths(config)
+    positions, stable = row_lengths(config)
     return ModelTraits(
         model_type=model_type,
         architecture=str(names[0]) if isinstance(names, list) and names else "",
@@ -150,7 +150,7 @@ def _kinds(config: Mapping[str, Any]) -> set[str]:
     return {kind for kind in kinds if isinstance(kind, str)} if isinstance(kinds, list) else set()
 
 
-def _lengths(config: Mapping[str, Any]) -> tuple[int | None, int | None]:
+def row_lengths(config: Mapping[str, Any]) -> tuple[int | None, int | None]:
     """(tokens a row may have, tokens up to which rows do not change one another)."""
     declared = _number(config, "max_position_embeddings", "n_positions")
     if declared is None:

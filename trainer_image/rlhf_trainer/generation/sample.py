@@ -18,7 +18,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rlhf_trainer.exits import GuardTripped
+from rlhf_api.capability.traits import row_lengths
+from rlhf_trainer.exits import GuardTripped, InputError
 from rlhf_trainer.generation.cache import EvictingCache, new_cache, right_aligned
 
 PREFILL_TOKENS = 2048
@@ -91,9 +92,13 @@ def sample(
 
     Returns:
         One answer a prompt, in the prompts' order.
+
+    Raises:
+        InputError: a prompt and its answer may be longer than the model's positions reach.
     """
     if not prompts:
         return []
+    _check_positions(model, max(map(len, prompts)) + sampling.max_new_tokens)
     numbers = list(range(len(prompts))) if rows is None else list(rows)
     order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
     most = most_rows or rows_at_once(model, max(map(len, prompts)) + sampling.max_new_tokens)
@@ -116,6 +121,17 @@ def sample(
 def _report_part(report: Callable[[float], object] | None, before: float, size: float, share: float) -> None:
     if report is not None:
         report(before + size * share)
+
+
+def _check_positions(model: Any, longest: int) -> None:
+    positions, stable = row_lengths(model.config.get_text_config().to_dict())
+    most = min(length for length in (positions, stable, longest) if length is not None)
+    if longest > most:
+        raise InputError(
+            f"found prompts whose answers may reach {longest} tokens with maxNewTokens; the model takes rows of {most} "
+            "(positions of its own, or dynamic and longrope, which depend on the longest row): lower maxPromptTokens or "
+            "maxNewTokens"
+        )
 
 
 def rows_at_once(model: Any, columns: int) -> int:
