@@ -19,7 +19,9 @@ def held(run: Run, planned: PlannedStage) -> bool:
     finding = refused(run.job, run.stages[planned.name], shape)
     reason = reasons.INVALID_OVERRIDE
     if finding is None:
-        wrong = (one for one in tenancy.forbidden(run.job, run.settings) if one.at[:2] == OVERRIDES)
+        wrong = (
+            one for one in tenancy.forbidden(run.job, run.settings, run.status.profiles) if one.at[:2] == OVERRIDES
+        )
         finding, reason = next(wrong, None), reasons.FORBIDDEN
     if finding is None:
         return False

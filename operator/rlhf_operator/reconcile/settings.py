@@ -44,6 +44,16 @@ class Tenancy(ApiModel):
     """Secrets: of credentials, volumes and image pulls."""
     service_accounts: Patterns | None = None
     """Service accounts."""
+    volume_types: Patterns | None = None
+    """Kinds of volumes; by default all but `csi` and `ephemeral`, by which a pod has storage that `claims` does not name."""
+    priority_classes: Patterns | None = None
+    """Priority classes."""
+    runtime_classes: Patterns | None = None
+    """Runtime classes."""
+    max_pods: Annotated[int, Field(ge=1)] | None = None
+    """Pods of a stage."""
+    max_devices: Annotated[int, Field(ge=0)] | None = None
+    """Devices of a stage: of all its pods together."""
 
 
 class Timings(ApiModel):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+from rlhf_api import devices
 from rlhf_api.errors import Finding, Loc
 from rlhf_api.job import Pod, RLHFJob
 from rlhf_api.kubernetes import written
+from rlhf_api.plan import plan
 from rlhf_api.sources import parse_source
+from rlhf_api.volumes import VOLUME_TYPES
 from rlhf_operator.reconcile import profiles, storage
-from rlhf_operator.reconcile.settings import Settings
+from rlhf_operator.reconcile.settings import CPU, Settings, Tenancy
 
 _CLAIMS = (
     ("persistentVolumeClaim", "claimName"),
@@ -21,8 +24,18 @@ _CLAIMS = (
 """Where a volume names a claim: to mount it, or to begin as a copy of it."""
 
 
-def forbidden(job: RLHFJob, settings: Settings) -> Iterator[Finding]:
-    """Everything a job uses, by name or by default, that its namespace may not; relative to `spec`."""
+NOT_BY_DEFAULT = ("csi", "ephemeral")
+"""Kinds of volumes that must be allowed by name."""
+
+
+def forbidden(job: RLHFJob, settings: Settings, pinned: Mapping[str, str] | None = None) -> Iterator[Finding]:
+    """Everything a job uses, by name or by default, that its namespace may not; relative to `spec`.
+
+    Args:
+        job: the job.
+        settings: the platform's configuration.
+        pinned: the profiles that the job began with.
+    """
     tenancy = settings.tenancy_of(job.metadata.namespace or "default")
     for at, given, name in profiles.chosen(job, settings):
         yield from _check(at, "profile" if given else "default profile", name, tenancy.profiles)
@@ -34,6 +47,45 @@ def forbidden(job: RLHFJob, settings: Settings) -> Iterator[Finding]:
         if pod.service_account_name is not None:
             name = pod.service_account_name
             yield from _check((*at, "serviceAccountName"), "service account", name, tenancy.service_accounts)
+        if pod.priority_class_name is not None:
+            name = pod.priority_class_name
+            yield from _check((*at, "priorityClassName"), "priority class", name, tenancy.priority_classes)
+        if pod.runtime_class_name is not None:
+            name = pod.runtime_class_name
+            yield from _check((*at, "runtimeClassName"), "runtime class", name, tenancy.runtime_classes)
+        for index, volume in enumerate(pod.volumes):
+            kind = next(one for one in written(volume) if one != "name")
+            kinds = tenancy.volume_types
+            if kinds is None:
+                kinds = [one for one in VOLUME_TYPES if one not in NOT_BY_DEFAULT]
+            yield from _check((*at, "volumes", index, kind), "volume type", kind, kinds)
+    if tenancy.max_pods is not None or tenancy.max_devices is not None:
+        yield from _sizes(job, settings, pinned or {}, tenancy)
+
+
+def _sizes(job: RLHFJob, settings: Settings, pinned: Mapping[str, str], tenancy: Tenancy) -> Iterator[Finding]:
+    """Stages of more pods or devices than the namespace may have. A profile that is missing is told of elsewhere."""
+    for stage in plan(job).stages:
+        name = profiles.name_of(stage, settings)
+        if name not in (CPU, *settings.profiles, *pinned):
+            continue
+        shape = profiles.shape(job, stage, pinned, settings)
+        for what, size, most in (
+            ("pods", shape.nodes, tenancy.max_pods),
+            ("devices", shape.nodes * devices.count(shape.resources.limits), tenancy.max_devices),
+        ):
+            if most is not None and size > most:
+                message = f"stage {stage.name} has {size} {what}; this namespace may use {most} a stage"
+                yield Finding(_place(job, stage.name), message)
+
+
+def _place(job: RLHFJob, stage: str) -> Loc:
+    """Where a stage's size is said: its override, else the stage."""
+    overrides = [one.stage for one in job.spec.run_policy.overrides]
+    if stage in overrides:
+        return "runPolicy", "overrides", overrides.index(stage)
+    names = [one.name for one in job.spec.stages]
+    return ("stages", names.index(stage)) if stage in names else ()
 
 
 def _check(at: Loc, what: str, name: str, allowed: Sequence[str] | None) -> Iterator[Finding]:

@@ -54,3 +54,23 @@ def test_a_claim_may_not_be_copied_either(field: str) -> None:
     said = refused(limited({"claims": ["data", "models"]}), pod={"volumes": [volume]})
     at = f"spec.pod.volumes[0].ephemeral.volumeClaimTemplate.spec.{field}.name"
     assert said.startswith(f"{at}: this namespace may not use the claim theirs")
+
+
+CSI = {"volumes": [{"name": "v", "csi": {"driver": "file.csi.azure.com"}}]}
+
+
+@pytest.mark.parametrize(
+    ("limits", "spec", "said"),
+    [
+        ({}, {"pod": CSI}, "spec.pod.volumes[0].csi: this namespace may not use the volume type csi"),
+        ({"volumeTypes": ["csi"]}, {"pod": CSI}, ""),
+        ({"priorityClasses": ["low"]}, {"pod": {"priorityClassName": "high"}}, "the priority class high"),
+        ({"runtimeClasses": []}, {"pod": {"runtimeClassName": "kata"}}, "the runtime class kata"),
+        ({"maxPods": 2}, {"nodes": 3}, "stage sft has 3 pods; this namespace may use 2 a stage"),
+        ({"maxDevices": 8}, {"nodes": 2, "resources": {"limits": {"nvidia.com/gpu": "8"}}}, "has 16 devices"),
+        ({"maxDevices": 16}, {"nodes": 2, "resources": {"limits": {"nvidia.com/gpu": "8"}}}, ""),
+    ],
+)
+def test_volumes_classes_and_sizes_are_limited(limits: Raw, spec: Raw, said: str) -> None:
+    found = refused(limited(limits), **spec)
+    assert said in found and bool(said) == bool(found)
