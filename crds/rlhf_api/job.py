@@ -31,6 +31,7 @@ from rlhf_api.pods import label_findings, pod_findings, pod_rules, resource_find
 from rlhf_api.sources import parse_source, source_findings, source_rules
 from rlhf_api.stages import STAGE_TYPES, Evaluate, Ppo, Report, Rules, Sft, Simulate
 from rlhf_api.stages.preference import CostModel, RewardModel
+from rlhf_api.template import Template
 from rlhf_api.volumes import Volume, VolumeMount
 
 API_VERSION = "rlhf.dev/v1alpha1"
@@ -67,6 +68,8 @@ class Input(ApiModel):
     """Share of prompts that references with `split: heldout` get and `split: train` never see."""
     max_bad_rows: Fraction = 0.0
     """Share of rows that may be unusable; below it they are counted and left out, beyond it the job fails."""
+    template: Template | None = None
+    """Of a model: what its chat template is given, in every stage that uses it or a product made from it."""
     licence: Annotated[str, Field(max_length=200)] | None = None
     """Licence, for the report, where the source does not tell."""
 

@@ -12,6 +12,7 @@ from rlhf_api.fields import ApiModel
 from rlhf_api.job import Execution, Input
 from rlhf_api.plan import PlannedStage
 from rlhf_api.stages import PREPARE, REPORT
+from rlhf_api.template import Template
 
 STAGE_FILE_VERSION = "1"
 
@@ -27,6 +28,11 @@ class StageInput(ApiModel):
     """The input's entry of the job (format, columns, heldout, maxBadRows), for data."""
     stage_type: str | None = None
     """The type of the stage that made it."""
+
+    @property
+    def template(self) -> Template | None:
+        """What the job fixes of an input's chat template; a product's has it in it."""
+        return None if self.input is None else self.input.template
 
 
 class Outcome(ApiModel):

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rlhf_api.template import Template
+from rlhf_trainer.data.preamble import fix_template
 from rlhf_trainer.data.rows import Message, Tool
 from rlhf_trainer.data.template import Guarded, Tokenizer, ids_of, render, special_tokens
 from rlhf_trainer.data.turns import turns_of
@@ -65,8 +67,12 @@ class Encoded:
         return len(self.ids)
 
 
-def prepare_tokenizer(tokenizer: Tokenizer) -> list[str]:
+def prepare_tokenizer(tokenizer: Tokenizer, template: Template | None = None) -> list[str]:
     """Give a tokenizer a chat template, an EOS that ends its template's answers, and a PAD of its own. In place.
+
+    Args:
+        tokenizer: as loaded.
+        template: what the job fixes of its chat template (`Input.template`).
 
     Returns:
         What was changed, in sentences; empty where nothing was.
@@ -80,6 +86,7 @@ def prepare_tokenizer(tokenizer: Tokenizer) -> list[str]:
     if not tokenizer.chat_template:
         tokenizer.chat_template = FALLBACK_TEMPLATE
         notes.append("the tokenizer has no chat template; one of 'User:' and 'Assistant:' lines is used")
+    notes += fix_template(tokenizer, template)
     end = turn_end(tokenizer)
     if end is not None and end != tokenizer.eos_token:
         notes.append(f"the chat template ends an answer with {end!r}, which replaces {tokenizer.eos_token!r} as EOS")

@@ -80,7 +80,7 @@ def _turn(tokenizer: Tokenizer, guarded: Guarded, index: int) -> tuple[str, str]
             f"messages[{index}]: the chat template{template_file(tokenizer)} asks for an answer with "
             f"{before[common:][-40:]!r}, but writes this one behind {upto[:common][-40:]!r} without it, so that it "
             "would be learned otherwise than it is rolled out. Set inputs[].template.variables (such as "
-            "enable_thinking: false), or give answers with their reasoning_content"
+            'enable_thinking: "false"), or give answers with their reasoning_content'
         )
     return before, _ended(tokenizer, guarded.messages[index], upto[len(before) :])
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from rlhf_api.stages.evaluate import Generation
+from rlhf_api.template import Template
 from rlhf_trainer.data.batches import buckets
 from rlhf_trainer.data.chat import encode_prompt, prepare_tokenizer
 from rlhf_trainer.data.rows import Prompt
@@ -25,9 +26,11 @@ FORWARD_TOKENS = 8192
 class Answering:
     """A policy that answers, in evaluation mode on the stage's device."""
 
-    def __init__(self, path: str, dtype: str, device: torch.device, cache: Any) -> None:
+    def __init__(
+        self, path: str, dtype: str, device: torch.device, cache: Any, template: Template | None = None
+    ) -> None:
         self.model, self.tokenizer = load_policy(path, dtype, cache)
-        self.notes = prepare_tokenizer(self.tokenizer)
+        self.notes = prepare_tokenizer(self.tokenizer, template)
         fit_vocabulary(self.model, self.tokenizer)
         self.model.to(device).eval()
         self.device = device

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from rlhf_api.fields import Scorer
+from rlhf_api.template import Template
 from rlhf_trainer import functions
 from rlhf_trainer.context import StageContext
 from rlhf_trainer.data.batches import buckets
@@ -76,11 +77,13 @@ class ModelJudge:
     """A reward or cost model, given prompt and answer with its EOS: the ids exactly as rolled out where it knows them, else the
     text in its own tokens. As in PPO, an answer that was cut is scored at its last token: no EOS is made up."""
 
-    def __init__(self, path: str, kind: Kind, dtype: str, device: torch.device, cache: Path) -> None:
+    def __init__(
+        self, path: str, kind: Kind, dtype: str, device: torch.device, cache: Path, template: Template | None = None
+    ) -> None:
         self._model = load_scorer(path, dtype, kind=kind, cache=cache).to(device).eval()
         member = Path(path) / MEMBERS / "0"
         self._tokenizer = load_tokenizer(member if member.is_dir() else path, cache)
-        prepare_tokenizer(self._tokenizer)
+        prepare_tokenizer(self._tokenizer, template)
         self._device = device
 
     def differs(self, answering: Any) -> str | None:
@@ -123,8 +126,8 @@ def load(judge: Named, context: StageContext, dtype: str) -> Judge:
     """
     if judge.scorer.function is not None:
         return FunctionJudge(judge.scorer.function, Path(context.file.directories.job))
-    path = context.input(judge.scorer).path
-    return ModelJudge(path, judge.kind, dtype, context.device, context.storage / "inputs")
+    entry = context.input(judge.scorer)
+    return ModelJudge(entry.path, judge.kind, dtype, context.device, context.storage / "inputs", entry.template)
 
 
 def _finite(score: float) -> float | None:

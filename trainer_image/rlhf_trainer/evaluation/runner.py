@@ -12,6 +12,7 @@ from rlhf_api.digest import digest_of
 from rlhf_api.fields import ModelRef, RulesRef
 from rlhf_api.stages import STAGE_TYPES
 from rlhf_api.stages.evaluate import Evaluate
+from rlhf_api.template import Template
 from rlhf_trainer import functions
 from rlhf_trainer.context import StageContext
 from rlhf_trainer.data.chat import prepare_tokenizer, same_tokenizer
@@ -75,10 +76,10 @@ class Evaluation:
             for step, path in folders(Path(self.context.input(reference).path)).items()
         }
 
-    def _sample(self, name: str, path: str) -> Answering:
+    def _sample(self, name: str, path: str, template: Template | None = None) -> Answering:
         """Sample a model's answers."""
         with self.context.metrics.phase("load"):
-            model = Answering(path, self.spec.dtype, self.context.device, self.context.storage / "inputs")
+            model = Answering(path, self.spec.dtype, self.context.device, self.context.storage / "inputs", template)
         if self.measures_kl and name in self.names:
             check_logits(model.model, name)  # before minutes of answers
 
@@ -92,7 +93,8 @@ class Evaluation:
 
     def _answer(self, name: str, reference: ModelRef, weigh: Sequence[str]) -> None:
         """Sample a model's answers; then its log-probabilities of the answers of the models in `weigh`."""
-        model, how = self._sample(name, self.context.input(reference).path), self.spec.generation
+        entry, how = self.context.input(reference), self.spec.generation
+        model = self._sample(name, entry.path, entry.template)
         if not self.measures_kl:
             return
         for other in weigh:
@@ -112,8 +114,9 @@ class Evaluation:
 
     def _tokenizer(self, name: str) -> Any:
         reference = [self.spec.baseline, *self.spec.candidates][self.names.index(name)]
-        tokenizer = load_tokenizer(self.context.input(reference).path, self.context.storage / "inputs")
-        prepare_tokenizer(tokenizer)
+        entry = self.context.input(reference)
+        tokenizer = load_tokenizer(entry.path, self.context.storage / "inputs")
+        prepare_tokenizer(tokenizer, entry.template)
         return tokenizer
 
     def _judge(self, judge: Named) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from rlhf_api.capability import ModelTraits, read_traits
 from rlhf_api.gguf import read_header
+from rlhf_api.template import Template
 from rlhf_trainer.data.chat import encode_prompt, prepare_tokenizer
 from rlhf_trainer.data.rows import Message
 from rlhf_trainer.exits import InputError
@@ -42,7 +43,7 @@ class ModelFacts:
     notes: list[str] = field(default_factory=list)
 
 
-def inspect_model(path: Path, uses: Sequence[ModelUse]) -> ModelFacts:
+def inspect_model(path: Path, uses: Sequence[ModelUse], template: Template | None = None) -> ModelFacts:
     """Check a model's folder for all its uses.
 
     Raises:
@@ -56,7 +57,7 @@ def inspect_model(path: Path, uses: Sequence[ModelUse]) -> ModelFacts:
     config = _json(path / "config.json")
     architecture = _architecture(config)
     facts = ModelFacts("safetensors", architecture, _weights(path))
-    facts.notes.extend(_tokenizer(path, config, uses))
+    facts.notes.extend(_tokenizer(path, config, uses, template))
     return facts
 
 
@@ -134,13 +135,13 @@ def _shard(path: Path) -> int:
     return count
 
 
-def _tokenizer(path: Path, config: dict[str, Any], uses: Sequence[ModelUse]) -> list[str]:
+def _tokenizer(path: Path, config: dict[str, Any], uses: Sequence[ModelUse], template: Template | None) -> list[str]:
     tokenizer = load_tokenizer(path)
     vocabulary = (config.get("text_config") or config).get("vocab_size")
     if isinstance(vocabulary, int):
         _embedded(tokenizer, vocabulary)
     try:
-        notes = prepare_tokenizer(tokenizer)
+        notes = prepare_tokenizer(tokenizer, template)
         encode_prompt(tokenizer, [ASKED])
     except Exception as error:  # templates raise what they like
         raise InputError(f"the chat template or tokenizer cannot be used: {error}") from error

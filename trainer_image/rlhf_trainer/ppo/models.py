@@ -70,7 +70,7 @@ def load(context: StageContext, spec: Ppo) -> Models:
     """
     cache = context.storage / "inputs"
     model, tokenizer = load_policy(context.input(spec.policy).path, spec.dtype, cache)
-    notes = prepare_tokenizer(tokenizer)
+    notes = prepare_tokenizer(tokenizer, context.input(spec.policy).template)
     fit_vocabulary(model, tokenizer)
     silence(model)
     model.to(context.device)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlhf_api.template import Template
 from rlhf_trainer.data.chat import encode_prompt, prepare_tokenizer
 from rlhf_trainer.data.rows import Message, Messages
 from rlhf_trainer.data.template import SHOWN, ids_of
@@ -92,10 +93,18 @@ class Grader:
     """
 
     def __init__(
-        self, path: str | Path, policy: Policy, asking: Asking, *, dtype: str, device: torch.device, cache: Path | None
+        self,
+        path: str | Path,
+        policy: Policy,
+        asking: Asking,
+        *,
+        dtype: str,
+        device: torch.device,
+        cache: Path | None,
+        template: Template | None = None,
     ) -> None:
         self.model, self.tokenizer = load_policy(path, dtype, cache)
-        self.notes = prepare_tokenizer(self.tokenizer)
+        self.notes = prepare_tokenizer(self.tokenizer, template)
         fit_vocabulary(self.model, self.tokenizer)
         check_logits(self.model, f"grader ({path})")
         self.model.requires_grad_(False)

@@ -178,5 +178,13 @@ def load_rules(context: StageContext, ref: RulesRef, where: str, dtype: str) -> 
     grader = context.input(ref.grader)
     weights.check_grader(grader.digest, where)
     cache = context.storage / "inputs"
-    made = Grader(grader.path, weights.policy, weights.asking, dtype=dtype, device=context.device, cache=cache)
+    made = Grader(
+        grader.path,
+        weights.policy,
+        weights.asking,
+        dtype=dtype,
+        device=context.device,
+        cache=cache,
+        template=grader.template,
+    )
     return Rulebook(weights, made, rank=context.rank, world=context.world)

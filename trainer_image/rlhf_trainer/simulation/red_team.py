@@ -67,9 +67,9 @@ class RedTeaming:
 
     def _answer(self) -> Tokenizer:
         """The target's tokenizer."""
-        path, cache = self.context.input(self.method.target).path, self.context.storage / "inputs"
+        entry, cache = self.context.input(self.method.target), self.context.storage / "inputs"
         with self.context.metrics.phase("load"):
-            target = Answering(path, self.spec.dtype, self.context.device, cache)
+            target = Answering(entry.path, self.spec.dtype, self.context.device, cache, entry.template)
         self.shards.run("answers", "generate", lambda shard: self._answered(target, shard))
         return target.tokenizer
 

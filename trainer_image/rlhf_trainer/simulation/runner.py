@@ -37,9 +37,9 @@ class Writer:
     """
 
     def __init__(self, context: StageContext, spec: Simulate, reference: ModelRef) -> None:
-        path, cache = context.input(reference).path, context.storage / "inputs"
+        entry, cache = context.input(reference), context.storage / "inputs"
         with context.metrics.phase("load"):
-            self.model = Answering(path, spec.dtype, context.device, cache)
+            self.model = Answering(entry.path, spec.dtype, context.device, cache, entry.template)
         self.chat: Chat = chat_of(self.model.tokenizer, spec.chat)
         self._spec = spec
         self._seed = context.seed

@@ -188,7 +188,7 @@ def run(context: StageContext) -> None:
     found = context.input(spec.model)
     cache = context.storage / "inputs"
     tokenizer = load_tokenizer(found.path, cache)
-    notes = prepare_tokenizer(tokenizer)
+    notes = prepare_tokenizer(tokenizer, found.template)
     data, counts, answers = encode_pairs(context, spec, tokenizer, context.seed)
     rule = _rule(spec)
     seeds = [context.seed * 1009 + member for member in range(spec.members)]

@@ -177,7 +177,7 @@ def _take_input(findings: Findings, entry: Input, found: Fetched, wanted: list[A
         from rlhf_trainer.inspection.models import inspect_model  # transformers, only where a model is to be read
 
         told["kind"] = "model"
-        facts = inspect_model(found.path, models)
+        facts = inspect_model(found.path, models, entry.template)
         told.update(format=facts.format, architecture=facts.architecture, parameters=facts.parameters)
         findings.notes.extend(f"{entry.name}: {note}" for note in facts.notes)
     if rows:

@@ -197,8 +197,16 @@ def load_grader(context: StageContext, spec: Rules, policy: Policy) -> Grader:
     """
     if spec.grader is None:
         raise ValueError("this stage has no grader")
-    path, cache = context.input(spec.grader).path, context.storage / "inputs"
-    return Grader(path, policy, asking(spec), dtype=spec.dtype, device=context.device, cache=cache)
+    entry, cache = context.input(spec.grader), context.storage / "inputs"
+    return Grader(
+        entry.path,
+        policy,
+        asking(spec),
+        dtype=spec.dtype,
+        device=context.device,
+        cache=cache,
+        template=entry.template,
+    )
 
 
 def asking(spec: Rules) -> Asking:

@@ -229,7 +229,7 @@ def run(context: StageContext) -> None:
     found = context.input(spec.model)
     model, tokenizer = load_policy(found.path, spec.dtype, context.storage / "inputs")
     check_logits(model, f"model ({spec.model.key})")
-    notes = prepare_tokenizer(tokenizer)
+    notes = prepare_tokenizer(tokenizer, found.template)
     fit_vocabulary(model, tokenizer)
     data, counts = _data(context, spec, tokenizer, notes)
     trained = make_trained(model, spec, context.file.execution, seed=context.seed, device=context.device)
