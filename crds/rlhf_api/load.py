@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ from rlhf_api.errors import Finding, Loc, SpecError, SpecProblem, format_path
 from rlhf_api.graph import check_partial
 from rlhf_api.job import RLHFJob
 from rlhf_api.sentences import describe, findings_of
-from rlhf_api.yaml import MAX_BYTES, Document, dump_yaml, load_yaml
+from rlhf_api.yaml import MAX_BYTES, MAX_DEPTH, Document, dump_yaml, load_yaml
+
+SHOWN = 6
+"""Steps of a path into something too deep that are shown."""
 
 
 def load_job(source: Path | str | bytes) -> RLHFJob:
@@ -106,6 +110,9 @@ def _check(value: Any) -> tuple[RLHFJob | None, list[Finding]]:
                 (), f"found {describe(value)}; expected an RLHFJob: a mapping with apiVersion, kind, metadata, spec"
             )
         ]
+    deep = _too_deep(value.get("spec"))
+    if deep is not None:
+        return None, [Finding(("spec", *deep), f"nested more than {MAX_DEPTH} deep; no field is")]
     nulls = _nulls(value["spec"], ("spec",)) if "spec" in value else []
     clean: dict[str, Any] = value | {"spec": _without_nulls(value["spec"])} if nulls else value
     try:
@@ -120,6 +127,26 @@ def _check(value: Any) -> tuple[RLHFJob | None, list[Finding]]:
 def _inside(loc: Loc, other: Loc) -> bool:
     """Whether a path leads into another: what is wrong there may follow from the missing value."""
     return len(loc) > len(other) and loc[: len(other)] == other
+
+
+def _too_deep(value: Any) -> Loc | None:
+    """Where a value is that holds too many levels: the first few steps to it. Without recursion, of which they may be
+    thousands."""
+    level: list[tuple[Loc, Any]] = [((), value)]
+    for _ in range(MAX_DEPTH):
+        level = [
+            ((*loc, key) if len(loc) < SHOWN else loc, inner)
+            for loc, holder in level
+            for key, inner in _entries(holder)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return None
+    return level[0][0]
+
+
+def _entries(holder: Any) -> Iterable[tuple[Any, Any]]:
+    return holder.items() if isinstance(holder, dict) else enumerate(holder) if isinstance(holder, list) else ()
 
 
 def _nulls(value: Any, loc: Loc) -> list[Finding]:

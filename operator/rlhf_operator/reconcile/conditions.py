@@ -12,6 +12,7 @@ from rlhf_api.status import Condition, JobStatus, StageStatus
 from rlhf_operator.reconcile import naming, reasons, times
 from rlhf_operator.reconcile.outcome import Raw
 from rlhf_operator.reconcile.run import DONE, Run
+from rlhf_operator.reconcile.stored import profile_of
 
 Truth = Literal["True", "False", "Unknown"]
 Phase = Literal["Pending", "Preparing", "Running", "Suspended", "Complete", "Failed", "Invalid"]
@@ -139,7 +140,9 @@ def _ready(run: Run, phase: Phase, *, started: bool) -> tuple[bool, str, str]:
         return False, reasons.SUSPENDED, "spec.suspend is true"
     if run.winding_up:
         return False, *_failure(run)
-    return started, reasons.RUNNING if started else reasons.ACCEPTED, ""
+    left_out = [words for name, text in run.status.profiles.items() for words in profile_of(name, text)[1]]
+    note = f"a newer operator pinned what this one leaves out: {'; '.join(left_out)}" if left_out else ""
+    return started, reasons.RUNNING if started else reasons.ACCEPTED, naming.cut(note, 4096)
 
 
 def _reconciling(phase: Phase, *, started: bool) -> tuple[bool, str, str]:

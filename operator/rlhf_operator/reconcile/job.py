@@ -22,6 +22,7 @@ from rlhf_operator.reconcile import (
 from rlhf_operator.reconcile.outcome import Children, Event, Outcome, Raw
 from rlhf_operator.reconcile.run import Run
 from rlhf_operator.reconcile.settings import Settings
+from rlhf_operator.reconcile.stored import UnknownStatus, status_of
 
 
 def reconcile(raw: Raw, children: Children, settings: Settings, now: datetime) -> Outcome:
@@ -39,11 +40,16 @@ def reconcile(raw: Raw, children: Children, settings: Settings, now: datetime) -
     failed = phase == "Failed" and retry.asked(raw)
     if phase in ttl.FINISHED and not failed:
         return ttl.after(raw, children, now)
-    status = JobStatus.model_validate(raw.get("status") or {})
+    try:
+        status = status_of(raw)
+    except UnknownStatus as error:
+        return _leave(raw, str(error), now)
     try:
         run = Run.of(raw, status, children, settings, now)
     except SpecError as error:
         return _refuse(raw, status, reasons.INVALID_SPEC, "; ".join(one.render() for one in error.problems), now)
+    except UnknownStatus as error:
+        return _leave(raw, str(error), now)
     refusal = admission.refused(run)
     if refusal is not None:
         return _refuse(raw, status, *refusal, now)
@@ -99,6 +105,16 @@ def _refuse(raw: Raw, status: JobStatus, reason: str, message: str, now: datetim
     out = Outcome(status=_written(raw, told))
     if not any(one.type == "Stalled" and one.reason == reason and one.status == "True" for one in status.conditions):
         out.events.append(Event(reason, message[:1024], warning=True))
+    return out
+
+
+def _leave(raw: Raw, words: str, now: datetime) -> Outcome:
+    """Leave everything as it is: a newer operator wrote what decides."""
+    before = raw.get("status") or {}
+    message = f"{words}; upgrade the operator, or make a new job"
+    out = Outcome(status=conditions.troubled(before, reasons.UNKNOWN_STATUS, message, now=times.write(now)))
+    if out.status != before:
+        out.events.append(Event(reasons.UNKNOWN_STATUS, message[:1024], warning=True))
     return out
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache
 from typing import Any
 
 import orjson
 
 from rlhf_api import Plan, Resolved, RLHFJob, parse_job, plan
-from rlhf_api.compact import expand
+from rlhf_api.compact import Told, expand
 from rlhf_operator.reconcile.identity import ById
 from rlhf_operator.reconcile.outcome import Raw
 from rlhf_operator.reconcile.stage_files import STORAGE
@@ -26,7 +25,12 @@ def parse(raw: Raw) -> RLHFJob:
     """
     metadata = {name: raw["metadata"][name] for name in ("name", "namespace", "uid") if name in raw["metadata"]}
     value = {"apiVersion": raw.get("apiVersion"), "kind": raw.get("kind"), "metadata": metadata}
-    return _parsed(orjson.dumps({**value, "spec": raw.get("spec")}))
+    whole = {**value, "spec": raw.get("spec")}
+    try:
+        content = orjson.dumps(whole)
+    except orjson.JSONEncodeError:  # too deep, or a number beyond 64 bits: no valid job
+        return parse_job(whole)
+    return _parsed(content)
 
 
 def resolve(job: RLHFJob, resolved: str | None) -> tuple[Plan, Resolved | None]:
@@ -57,7 +61,10 @@ def told(text: str) -> Any:
     Raises:
         ValueError: it is no JSON object.
     """
-    found = json.loads(text)
+    found = orjson.loads(text)
     if not isinstance(found, dict):
         raise ValueError("expected a JSON object")
+    wrong = [name for name in Told.__annotations__ if not isinstance(found.get(name, ""), str)]
+    if wrong:
+        raise ValueError(f"expected text in {', '.join(wrong)}")
     return found

@@ -19,6 +19,7 @@ from rlhf_api.sentences import nearest
 from rlhf_api.stages import REPORT
 from rlhf_operator.reconcile.identity import ById
 from rlhf_operator.reconcile.settings import CPU, Profile, Settings
+from rlhf_operator.reconcile.stored import profile_of
 
 KEPT = 4096
 """Shapes that are kept: of the stages of as many jobs as are busy at a time."""
@@ -100,7 +101,8 @@ def _shape(
 ) -> Shape:
     """Asked for several times a look; checking what it is made of costs more than all else of a look."""
     job, stage, settings = of_job.value, of_stage.value, of_settings.value
-    profile = _configured(name_of(stage, settings), settings) if pinned is None else _parsed(pinned)
+    name = name_of(stage, settings)
+    profile = _configured(name, settings) if pinned is None else profile_of(name, pinned)[0]
     written = next((one for one in job.spec.stages if one.name == stage.name), None)
     light = stage.profile == CPU and (written is None or written.type == stage.type == "report")
     own = None if written is None else written.resources
@@ -114,11 +116,6 @@ def _shape(
         nodes = override.nodes or nodes
     ranks = stage.ranks_per_node or profile.ranks_per_node or devices.count(resources.limits) or 1
     return Shape(profile.image or settings.image, nodes, ranks, resources, pod, profile.shared_memory)
-
-
-@lru_cache(maxsize=KEPT)
-def _parsed(pinned: str) -> Profile:
-    return Profile.model_validate_json(pinned)
 
 
 def override_of(job: RLHFJob, stage: str) -> Override | None:

@@ -15,6 +15,7 @@ from rlhf_operator.reconcile import naming, pinning, plans
 from rlhf_operator.reconcile.observe import Gang
 from rlhf_operator.reconcile.outcome import Children, Event, Look, Outcome, Raw
 from rlhf_operator.reconcile.settings import Settings
+from rlhf_operator.reconcile.stored import UnknownStatus, profile_of
 
 DONE = ("Complete", "Reused")
 OPEN = ("Pending", "Running")
@@ -45,10 +46,19 @@ class Run:
 
         Raises:
             SpecError: it is not valid.
+            UnknownStatus: what it began with cannot be read.
         """
         job = plans.parse(raw)
-        plan, resolved = plans.resolve(job, status.resolved)
+        try:
+            plan, resolved = plans.resolve(job, status.resolved)
+        except (ValueError, KeyError) as error:
+            raise UnknownStatus(f"status.resolved: found {error}; expected what prepare found for this job") from error
+        for name, pinned in status.profiles.items():
+            profile_of(name, pinned)
         known = {stage.name: stage for stage in status.stages}
+        begun = [one.name for one in status.stages if one.state in DONE or (one.attempts and one.name != PREPARE)]
+        if resolved is None and begun:
+            raise UnknownStatus(f"status.resolved: is missing, though {begun[0]} has begun, or is complete")
         stages = {
             one.name: known.get(one.name) or StageStatus(name=one.name, type=one.type, state="Waiting")
             for one in plan.stages
