@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 from pathlib import Path
@@ -39,6 +40,14 @@ spec:
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def imported(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Imports are no part of what is measured."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "job.yaml").write_text(JOB)
+    CliRunner().invoke(app, ["validate", str(folder / "job.yaml")])
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_validate_survives_a_damaged_config(seed: int, tmp_path: Path) -> None:
     draw = random.Random(seed)
@@ -51,3 +60,21 @@ def test_validate_survives_a_damaged_config(seed: int, tmp_path: Path) -> None:
         with bounded():
             result = CliRunner().invoke(app, ["validate", str(tmp_path / "job.yaml")])
         assert result.exception is None or isinstance(result.exception, SystemExit), content
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_validate_survives_damaged_rows_and_job_files(seed: int, tmp_path: Path) -> None:
+    draw = random.Random(seed)
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps(CONFIG))
+    for number in range(60):
+        rows = "".join(json.dumps(misshape(row, draw)) + "\n" for _ in range(3)).encode()
+        job = JOB.replace("rows.jsonl", draw.choice(("rows.jsonl", "rows.jsonl.gz"))).encode()
+        content = gzip.compress(rows) if b".gz" in job else rows
+        name = "rows.jsonl.gz" if b".gz" in job else "rows.jsonl"
+        (tmp_path / name).write_bytes(corrupt(content, draw))
+        (tmp_path / "job.yaml").write_bytes(corrupt(job, draw) if number % 3 == 0 else job)
+        with bounded():
+            result = CliRunner().invoke(app, ["validate", str(tmp_path / "job.yaml")])
+        assert result.exception is None or isinstance(result.exception, SystemExit), (job, content)

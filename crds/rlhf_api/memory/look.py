@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,19 +88,36 @@ def _longest(path: Path) -> int | None:
     try:
         if path.stat().st_size > MAX_DATA:
             return None
-        sizes = [_texts(orjson.loads(line)) for line in _lines(path) if line.strip()]
-    except (OSError, EOFError, orjson.JSONDecodeError):
+        sizes = [_texts(orjson.loads(line)) for line in _bounded(_lines(path)) if line.strip()]
+    except (OSError, EOFError, ValueError, zlib.error):
         return None
     return -(-max(sizes) // BYTES_A_TOKEN) if sizes else None
 
 
 def _texts(value: Any) -> int:
-    """Bytes of all texts in a row, names of its columns left out."""
-    if isinstance(value, str):
-        return len(value.encode())
-    if isinstance(value, dict):
-        return sum(map(_texts, value.values()))
-    return sum(map(_texts, value)) if isinstance(value, list) else 0
+    """Bytes of all texts in a row, names of its columns left out; not by recursion, as rows nest as they like."""
+    count, waiting = 0, [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            count += len(item.encode())
+        elif isinstance(item, dict | list):
+            waiting.extend(item.values() if isinstance(item, dict) else item)
+    return count
+
+
+def _bounded(lines: Iterator[bytes]) -> Iterator[bytes]:
+    """Lines of at most MAX_DATA bytes in all, also where they come out of a small compressed file.
+
+    Raises:
+        ValueError: there are more.
+    """
+    left = MAX_DATA
+    for line in lines:
+        left -= len(line) + 1
+        if left < 0:
+            raise ValueError(f"more than {MAX_DATA} bytes")
+        yield line
 
 
 def _lines(path: Path) -> Iterator[bytes]:
