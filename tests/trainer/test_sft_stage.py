@@ -73,7 +73,7 @@ def loss_by_hand(folder: Path, rows: list[dict[str, Any]], max_length: int = 64)
     total, count = 0.0, 0
     with torch.no_grad():
         for row in rows:
-            encoded = encode_conversation(tokenizer, row["messages"], max_length)
+            encoded = encode_conversation(tokenizer, row["messages"], max_length, tools=row.get("tools", ()))
             logp = model(input_ids=torch.tensor([encoded.ids])).logits[0, :-1].log_softmax(-1)
             for place, token in enumerate(encoded.ids[1:]):
                 if encoded.mask[place + 1]:
@@ -203,6 +203,47 @@ def test_what_was_cut_is_counted(root: Path) -> None:
     assert counts["rows.cut_answer"] == 1
     assert counts["tokens.cut"] > 40
     assert any("nothing is held out" in note for note in manifest(found)["notes"])
+
+
+CALLING = """{% for tool in tools or [] %}{{ 'Use ' + tool['function']['name'] }}{% endfor %}
+{%- for message in messages %}
+{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] }}
+{%- for call in message['tool_calls'] or [] %}{{ 'call ' + call['function']['name'] }}{% endfor %}
+{{- '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+"""A template that writes tools and calls."""
+
+
+def calling_rows() -> list[dict[str, Any]]:
+    function = {"name": "look", "parameters": {}}
+    calling = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": f"how is it {number}"},
+                calling,
+                {"role": "tool", "content": "water"},
+                {"role": "assistant", "content": "it is well"},
+            ][: 4 - 2 * (number % 2)],  # every other row ends with the call
+            "tools": [{"type": "function", "function": function}],
+        }
+        for number in range(8)
+    ]
+
+
+def test_calls_of_tools_are_learned(root: Path) -> None:
+    small_data.write(root / "calls.jsonl", calling_rows())
+    (tiny_policy(root / "calling") / "chat_template.jinja").write_text(CALLING)
+    found = case(root, "e4", chat="calls.jsonl", batchSize=8, holdout=0.0, maxSteps=1)
+    found.inputs["input:base"] = str(root / "calling")
+    alone(found)
+    assert manifest(found)["counts"]["rows.used"] == 8
+    assert steps(found)[0]["loss"] == pytest.approx(loss_by_hand(root / "calling", calling_rows()), rel=1e-4)
+
+
+def test_calls_that_the_template_does_not_write_are_refused(root: Path) -> None:
+    small_data.write(root / "calls.jsonl", calling_rows())
+    with pytest.raises(InputError, match=r"messages\[1\].tool_calls: the chat template .*does not write it"):
+        alone(case(root, "e5", chat="calls.jsonl"))
 
 
 def test_a_loss_that_is_not_finite_ends_the_stage_without_a_product(root: Path) -> None:

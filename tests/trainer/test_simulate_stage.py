@@ -510,6 +510,29 @@ def test_prompts_without_a_response_type_are_left_out_of_completions(folder, tmp
         alone(none)
 
 
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        ({"prompt": "How?", "tools": [{"type": "function", "function": {"name": "look"}}]}, "tools"),
+        (
+            {
+                "prompt": [
+                    {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "look"}}]},
+                    {"role": "tool", "content": "water"},
+                ]
+            },
+            "tool_calls",
+        ),
+    ],
+)
+def test_prompts_with_tools_are_refused(folder, tmp_path, row, field):
+    (tmp_path / "tools.jsonl").write_text(json.dumps(row) + "\n")
+    tried = case(folder, tmp_path / "storage", "rlcd")
+    tried.inputs["input:prompts"] = str(tmp_path / "tools.jsonl")
+    with pytest.raises(InputError, match=rf"prompts \(tools.jsonl:1\): found {field}; expected prompts of texts alone"):
+        alone(tried)
+
+
 def test_nothing_left_is_an_input_error_that_says_why(folder, tmp_path, monkeypatch):
     from rlhf_trainer.simulation import runner
 

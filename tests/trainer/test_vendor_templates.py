@@ -127,3 +127,50 @@ def test_a_turn_without_an_end_gets_eos_at_the_rows_end_alone():
     prepare_tokenizer(tokenizer)
     row = encode_conversation(tokenizer, TWO, 9999)
     assert [index for index, token in enumerate(row.ids) if token == tokenizer.eos_token_id] == [len(row.ids) - 1]
+
+
+TOOL = {"type": "function", "function": {"name": "look", "description": "looks", "parameters": {}}}
+CALL = {"type": "function", "function": {"name": "look", "arguments": {"q": "rain"}}}
+CALLING = [user("how is it"), assistant("", tool_calls=[CALL])]
+CALLED = [*CALLING, {"role": "tool", "content": "no rain"}, assistant("it is dry")]
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen3_6", "glm4moe"])
+def test_calls_of_tools_are_learned_and_tools_are_read(name):
+    tokenizer = vendor_tokenizer(name)
+    prepare_tokenizer(tokenizer)
+    row = encode_conversation(tokenizer, CALLED, 9999, tools=[TOOL])
+    text = tokenizer.decode(row.ids)
+    assert "looks" in text
+    assert "no rain" in text
+    prompt = encode_prompt(tokenizer, CALLED[:-1], tools=[TOOL])
+    assert row.ids[: len(prompt)] == prompt
+    assert "it is dry" in learned(tokenizer, row)
+    calling = learned(tokenizer, encode_conversation(tokenizer, CALLING, 9999, tools=[TOOL]))
+    assert "look" in calling
+    assert "rain" in calling
+
+
+@pytest.mark.parametrize(
+    ("messages", "tools", "field"),
+    [
+        (CALLED, [], r"messages\[1\].tool_calls"),
+        ([user("how"), assistant("dry", reasoning_content="so"), user("why")], [], r"messages\[1\].reasoning_content"),
+        ([user("how")], [TOOL], "tools"),
+    ],
+)
+def test_a_prompt_of_which_the_template_drops_a_field_is_refused(messages, tools, field):
+    tokenizer = tiny.tiny_tokenizer()  # its template writes roles and contents alone
+    prepare_tokenizer(tokenizer)
+    with pytest.raises(TemplateProblem, match=field):
+        encode_prompt(tokenizer, messages, tools=tools)
+
+
+def test_a_tools_answer_that_the_template_drops_is_refused():
+    tokenizer = tiny.tiny_tokenizer()
+    prepare_tokenizer(tokenizer)
+    tokenizer.chat_template = (
+        "{% for message in messages if message['role'] != 'tool' %}{{ message['content'] + eos_token }}{% endfor %}"
+    )
+    with pytest.raises(TemplateProblem, match=r"messages\[1\].content"):
+        encode_prompt(tokenizer, [user("how"), {"role": "tool", "content": "no rain"}])

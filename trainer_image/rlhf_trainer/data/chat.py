@@ -17,7 +17,7 @@ from rlhf_api.template import Template
 from rlhf_trainer.data.preamble import fix_template
 from rlhf_trainer.data.rows import Message, Tool
 from rlhf_trainer.data.template import Guarded, Tokenizer, ids_of, render, special_tokens
-from rlhf_trainer.data.turns import turns_of
+from rlhf_trainer.data.turns import check_fields, turns_of
 
 FALLBACK_TEMPLATE = (
     "{{ bos_token if bos_token else '' }}"
@@ -136,9 +136,10 @@ def encode_prompt(
     """Ids of a prompt through the chat template with the generation prompt; beyond `max_tokens` its start is cut.
 
     Raises:
-        TemplateProblem: the template refuses the messages.
+        TemplateProblem: the template refuses the messages, or drops calls, thoughts or tools.
     """
     guarded = Guarded.of(tokenizer, messages, tools)
+    check_fields(tokenizer, guarded, len(messages))
     ids = guarded.ids(tokenizer, render(tokenizer, guarded.messages, generation=True, tools=guarded.tools))
     return ids if max_tokens is None else ids[-max_tokens:]
 

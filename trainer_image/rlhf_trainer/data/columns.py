@@ -10,21 +10,9 @@ from typing import Any
 import orjson
 
 from rlhf_trainer.data.readers import Cell, describe
-from rlhf_trainer.data.rows import Message, Messages
+from rlhf_trainer.data.rows import Messages
 
 Columns = Mapping[str, Any]
-SHAREGPT_ROLES = {
-    "human": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "model": "assistant",
-    "observation": "tool",
-    "function_response": "tool",
-}
-"""What ShareGPT's `from` calls the roles of chat templates; others keep their name."""
 
 
 class Watched(Mapping[str, Any]):
@@ -108,47 +96,6 @@ def which_of(row: Columns, column: str) -> int:
     return value
 
 
-def messages_of(value: Any, column: str) -> Messages:
-    """Messages, each with a role and a text."""
-    expected = 'a list of {"role": ..., "content": ...}'
-    value = typed(value)
-    if not isinstance(value, list) or not value:
-        raise Malformed(column, describe(value), expected)
-    found: list[Message] = []
-    for index, entry in enumerate(value):
-        place = f"{column}[{index}]"
-        if not isinstance(entry, dict):
-            raise Malformed(place, describe(entry), "an object with role and content")
-        entry = _from_sharegpt(entry)
-        role, content = entry.get("role"), entry.get("content")
-        if not isinstance(role, str) or not role:
-            raise Malformed(f"{place}.role", describe(role), "system, user or assistant")
-        found.append({"role": role, "content": _content(content, f"{place}.content")})
-    return tuple(found)
-
-
-def _from_sharegpt(entry: dict[str, Any]) -> dict[str, Any]:
-    """A turn of ShareGPT (`from`, `value`) under the names of a message."""
-    if "from" not in entry or "role" in entry:
-        return entry
-    speaker = entry["from"]
-    role = SHAREGPT_ROLES.get(speaker.lower(), speaker.lower()) if isinstance(speaker, str) else speaker
-    rest = {name: value for name, value in entry.items() if name not in ("from", "value")}
-    return {**rest, "role": role, "content": entry.get("value")}
-
-
-def _content(value: Any, place: str) -> str:
-    """A message's text: a string, or a list of text parts."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list) and value:
-        parts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in value]
-        texts = [part for part in parts if isinstance(part, str)]
-        if len(texts) == len(value):
-            return "".join(texts)
-    raise Malformed(place, describe(value), "a string")
-
-
 def user_says(text: str) -> Messages:
     """One user's message."""
     return ({"role": "user", "content": text},)
@@ -160,7 +107,7 @@ def as_prompt(messages: Messages, column: str) -> Messages:
         raise Malformed(column, "an assistant's message at its end", "a prompt that ends before the answer")
     if not any(message["content"].strip() for message in messages if message["role"] != "system"):
         raise Rejected("empty prompt")
-    return messages
+    return tuple({key: value for key, value in message.items() if key != "learned"} for message in messages)  # type: ignore[misc]
 
 
 def category_of(row: Columns) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rlhf_trainer.data.columns import (
@@ -18,7 +18,6 @@ from rlhf_trainer.data.columns import (
     as_prompt,
     category_of,
     flag_of,
-    messages_of,
     propositions_of,
     rank_of,
     response_type_of,
@@ -30,8 +29,19 @@ from rlhf_trainer.data.columns import (
     weight_of,
     which_of,
 )
+from rlhf_trainer.data.messages import messages_of, plain_answer, tools_of
 from rlhf_trainer.data.readers import describe
-from rlhf_trainer.data.rows import Completion, Conversation, Message, Messages, Pair, Prompt, SafetyPair, Where
+from rlhf_trainer.data.rows import (
+    Completion,
+    Conversation,
+    Message,
+    Messages,
+    Pair,
+    Prompt,
+    SafetyPair,
+    Where,
+    says_something,
+)
 
 Use = Literal["prompts", "conversations", "pairs", "safety pairs", "completions"]
 Example = Prompt | Conversation | Pair | SafetyPair | Completion
@@ -67,7 +77,18 @@ class Format:
             "safety pairs": self.safety_pair,
             "completions": self.completion,
         }
-        return makers[use]
+        make = makers[use]
+        return make and (lambda row, where: _with_tools(make(row, where), row))
+
+
+def _with_tools(example: Example, row: Columns) -> Example:
+    """An example with the tools of its row."""
+    tools = tools_of(row)
+    if not tools:
+        return example
+    if isinstance(example, Completion):
+        raise Malformed("tools", describe(row["tools"]), "none in completions for rules")
+    return replace(example, tools=tools)
 
 
 def detect(row: Columns) -> str | None:
@@ -161,12 +182,15 @@ def _ruled_completion(row: Columns, where: Where) -> Completion:
 
 
 def _conversation(messages: Messages, column: str, where: Where, given: int = 0) -> Conversation:
-    """The dialogue up to its last answer; turns after it have none to learn from."""
-    while messages and messages[-1]["role"] != "assistant":
-        messages = messages[:-1]
-    if len(messages) <= given:
+    """The dialogue up to its last learned answer; turns after it have none to learn from."""
+    answers = [index for index, message in enumerate(messages) if index >= given and message["role"] == "assistant"]
+    if not answers:
         raise Malformed(column, "no assistant's message", "one to learn from")
-    if not messages[-1]["content"].strip():
+    learned = [index for index in answers if messages[index].get("learned", True)]
+    if not learned:
+        raise Rejected("no learned answer")
+    messages = messages[: learned[-1] + 1]
+    if not says_something(messages[-1]):
         raise Rejected("empty answer")
     if len(messages) == 1:
         raise Rejected("empty prompt")
@@ -301,7 +325,7 @@ def _user_texts(messages: Messages) -> set[str]:
 def _one_answer(messages: Messages, column: str) -> str:
     if len(messages) != 1 or messages[0]["role"] != "assistant":
         raise Malformed(column, f"{len(messages)} messages, the last {messages[-1]['role']}'s", "one of the assistant")
-    return messages[0]["content"]
+    return plain_answer(messages[0], column)
 
 
 def _common(better: Messages, worse: Messages) -> tuple[Messages, str, str]:
@@ -312,7 +336,7 @@ def _common(better: Messages, worse: Messages) -> tuple[Messages, str, str]:
         raise Rejected("dialogues differ before the last answer")
     if len(better) == 1:
         raise Rejected("no common prompt")
-    return as_prompt(better[:-1], "chosen"), better[-1]["content"], worse[-1]["content"]
+    return as_prompt(better[:-1], "chosen"), plain_answer(better[-1], "chosen"), plain_answer(worse[-1], "rejected")
 
 
 def _pair(prompt: Messages, better: str, worse: str, where: Where, weight: float = 1.0) -> Pair:

@@ -20,8 +20,9 @@ from rlhf_api.stage_file import StageInput
 from rlhf_trainer.data.columns import Columns, Malformed, Rejected, Watched
 from rlhf_trainer.data.formats import FORMATS, SAFETY_COLUMNS, Format, Use, detect, renamed
 from rlhf_trainer.data.guess import suggest
+from rlhf_trainer.data.messages import unknown_fields
 from rlhf_trainer.data.readers import BadRow, RawRow, read_rows
-from rlhf_trainer.data.rows import Completion, Conversation, Counts, Messages, Pair, Prompt, SafetyPair
+from rlhf_trainer.data.rows import Completion, Conversation, Counts, Messages, Pair, Prompt, SafetyPair, Tool
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.sources.keep import is_kept, verify
 
@@ -59,7 +60,7 @@ def load_prompts(context: Inputs, refs: Sequence[DataRef]) -> tuple[list[Prompt]
     rows, counts = _load(context, refs, "prompts")
     first: dict[bytes, Prompt] = {}
     for row in rows:
-        first.setdefault(canonical(row.messages), row)
+        first.setdefault(canonical(row.messages, row.tools), row)
     unique = list(first.values())
     if len(unique) < len(rows):
         counts.rejected["repeated prompt"] += len(rows) - len(unique)
@@ -110,9 +111,13 @@ def split_by_prompt(rows: Sequence[Row], fraction: float, seed: int) -> tuple[li
     return train, heldout
 
 
-def canonical(messages: Messages) -> bytes:
-    """A prompt's canonical bytes: equal exactly where its turns are, blanks around them aside."""
-    return orjson.dumps([[message["role"], message["content"].strip()] for message in messages])
+def canonical(messages: Messages, tools: Sequence[Tool] = ()) -> bytes:
+    """A prompt's canonical bytes: equal exactly where its turns and tools are, blanks around texts aside."""
+    turns: list[Any] = []
+    for message in messages:
+        fields = {key: value for key, value in message.items() if key not in ("role", "content")}
+        turns.append([message["role"], message["content"].strip(), *([fields] if fields else [])])
+    return orjson.dumps([*turns, *tools], option=orjson.OPT_SORT_KEYS)
 
 
 def in_heldout(row: Conversation | Prompt | Pair | SafetyPair | Completion, share: float) -> bool:
@@ -180,7 +185,9 @@ class Conversion:
                 self.counts.used += 1
                 yield example
             filled.update(name for name, value in raw.value.items() if value not in (None, "", [], {}))
-            read.update(columns.get(name, name) for name in row.read)
+            used = {columns.get(name, name) for name in row.read}
+            filled.update(unknown_fields({name: value for name, value in raw.value.items() if name in used}))
+            read.update(used)
 
     def _maker(self, sample: list[RawRow], columns: Mapping[str, str]) -> Callable[[Any, Any], Any]:
         """What makes examples of a file's rows, by what most of its first ones are."""

@@ -88,7 +88,7 @@ def encode_pairs(
     ordered, trained = [*train, *heldout, *test], len(train)
     texts = [_texts(row) for row in ordered]
     encoded = [
-        encode_row(tokenizer, row.prompt, text, spec.max_length)
+        encode_row(tokenizer, row.prompt, text, spec.max_length, row.tools)
         for row, both in zip(ordered, texts, strict=True)
         for text in both
     ]
@@ -114,7 +114,7 @@ def encode_pairs(
         "answers.cut_answer": sum(row.cut_answer > 0 for row in encoded),
         "tokens.cut": sum(row.cut_prompt + row.cut_answer for row in encoded),
     }
-    answers = [(repr(row.prompt), text) for row in ordered[trained:] for text in _texts(row)]
+    answers = [(repr((row.prompt, row.tools)), text) for row in ordered[trained:] for text in _texts(row)]
     return data, counts, answers
 
 

@@ -31,9 +31,16 @@ class Message(TypedDict):
     """Who speaks, or which tool."""
 
 
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+CALLS = ("tool_calls", "function_call")
 Messages = tuple[Message, ...]
 Tool = dict[str, Any]
 """A tool that the assistant may call, described as chat templates take it."""
+
+
+def says_something(message: Message) -> bool:
+    """Whether a message has a text or calls a tool: silence is not learned."""
+    return bool(message["content"].strip() or any(message.get(key) for key in CALLS))
 
 
 class Where(NamedTuple):
@@ -56,6 +63,8 @@ class Conversation:
     row: Where
     given: int = 0
     """Messages at its start that are not learned, whoever speaks: the prompt, where a row tells it from the answer."""
+    tools: tuple[Tool, ...] = ()
+    """What the assistant may call."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,8 @@ class Prompt:
     row: Where
     response_type: str | None = None
     """What rule-based rewards expect of an answer (`comply`, `hard_refuse`, ...), where the row says."""
+    tools: tuple[Tool, ...] = ()
+    """What the assistant may call."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,8 @@ class Pair:
     row: Where
     weight: float = 1.0
     """Probability that `better` is the better one (1: certain); a soft label of simulated preferences."""
+    tools: tuple[Tool, ...] = ()
+    """What the assistant may call."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +110,8 @@ class SafetyPair:
     safer_sign: int
     """+1: the safer answer is harmful too; -1: it is safe."""
     row: Where
+    tools: tuple[Tool, ...] = ()
+    """What the assistant may call."""
 
 
 @dataclass(frozen=True)

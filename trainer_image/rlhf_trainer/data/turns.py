@@ -12,11 +12,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlhf_trainer.data.rows import Message
+from rlhf_trainer.data.rows import CALLS, THOUGHTS, Message, Tool, says_something
 from rlhf_trainer.data.template import Guarded, TemplateProblem, Tokenizer, render, special_tokens, template_file
 
-THOUGHTS = ("reasoning_content", "reasoning", "thinking")
-CALLS = ("tool_calls", "function_call")
+TOOL_ROLES = ("tool", "function")
 MARKUP = re.compile(r"</?[\w|]+>|\n")
 """What a template may parse out of a text, or write anew."""
 
@@ -47,7 +46,8 @@ def turns_of(tokenizer: Tokenizer, guarded: Guarded, given: int = 0) -> Turns:
     messages = guarded.messages
     last = len(messages) - 1
     prompt, answer = _turn(tokenizer, guarded, last)
-    _check_written(tokenizer, guarded, prompt)
+    _check_texts(tokenizer, guarded, prompt)
+    check_fields(tokenizer, guarded, last)
     earlier: list[tuple[int, int]] = []
     rewritten = silent = 0
     for index in range(given, last):
@@ -63,11 +63,6 @@ def turns_of(tokenizer: Tokenizer, guarded: Guarded, given: int = 0) -> Turns:
         else:
             earlier.append(span)
     return Turns(prompt, answer, earlier, rewritten, silent)
-
-
-def says_something(message: Message) -> bool:
-    """Whether a message has a text or calls a tool: silence is not learned."""
-    return bool(message["content"].strip() or any(message.get(key) for key in CALLS))
 
 
 def _turn(tokenizer: Tokenizer, guarded: Guarded, index: int) -> tuple[str, str]:
@@ -119,27 +114,40 @@ def _check_last(tokenizer: Tokenizer, message: Message, text: str) -> None:
         )
 
 
-def _check_written(tokenizer: Tokenizer, guarded: Guarded, prompt: str) -> None:
-    """Refuse a dialogue of which the template drops something that it was given.
+def _check_texts(tokenizer: Tokenizer, guarded: Guarded, prompt: str) -> None:
+    """Refuse a dialogue of which the template drops what the system or a user says."""
+    for index, message in enumerate(guarded.messages):
+        words = _last_words(message["content"])
+        if message["role"] in ("system", "user") and words and words not in prompt:
+            raise _dropped(tokenizer, index, "content")
+
+
+def check_fields(tokenizer: Tokenizer, guarded: Guarded, asked: int) -> None:
+    """Refuse a dialogue of which the template drops thoughts, calls, what a tool answers, or the tools.
+
+    Args:
+        tokenizer: with its template.
+        guarded: the dialogue.
+        asked: messages before the answer that is asked for.
 
     Raises:
         TemplateProblem: names the message and its field.
     """
     messages, tools = guarded.messages, guarded.tools
     for index, message in enumerate(messages):
-        words = _last_words(message["content"])
-        if message["role"] in ("system", "user") and words and words not in prompt:
-            raise _dropped(tokenizer, index, "content")
-        for key in (*THOUGHTS, *CALLS):
+        for key in (*THOUGHTS, *CALLS, *(["content"] if message["role"] in TOOL_ROLES else [])):
             if message.get(key) and _same_without(tokenizer, messages[: index + 1], key, tools):
                 raise _dropped(tokenizer, index, key)
-    if tools and render(tokenizer, messages[:-1], generation=True) == prompt:
+    before = messages[:asked]
+    if tools and render(tokenizer, before, generation=True) == render(tokenizer, before, True, tools):
         raise TemplateProblem(f"tools: the chat template{template_file(tokenizer)} does not write them")
 
 
-def _same_without(tokenizer: Tokenizer, messages: Sequence[Message], key: str, tools: Sequence[object]) -> bool:
+def _same_without(tokenizer: Tokenizer, messages: Sequence[Message], key: str, tools: Sequence[Tool]) -> bool:
     bare = {name: value for name, value in messages[-1].items() if name != key}
-    return render(tokenizer, messages, tools=tools) == render(tokenizer, [*messages[:-1], bare], tools=tools)  # type: ignore[arg-type, list-item]
+    if key == "content":
+        bare[key] = ""
+    return render(tokenizer, messages, tools=tools) == render(tokenizer, [*messages[:-1], bare], tools=tools)  # type: ignore[list-item]
 
 
 def _dropped(tokenizer: Tokenizer, index: int, key: str) -> TemplateProblem:

@@ -45,7 +45,7 @@ class Answering:
             how: temperature, lengths, samples.
             seed: of the stage; every model gets the same numbers for the same prompt.
         """
-        whole = [encode_prompt(self.tokenizer, prompt.messages) for prompt in prompts]
+        whole = [encode_prompt(self.tokenizer, prompt.messages, tools=prompt.tools) for prompt in prompts]
         encoded = [ids[-how.max_prompt_tokens :] for ids in whole]
         asked = [ids for ids in encoded for _ in range(how.samples)]
         numbers = [first * how.samples + index for index in range(len(asked))]

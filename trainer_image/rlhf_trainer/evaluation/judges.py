@@ -108,9 +108,9 @@ class ModelJudge:
         if not as_text:
             return _scored(row["prompt_ids"], row["ids"])
         try:
-            return encode_row(self._tokenizer, prompt.messages, row["text"], sys.maxsize)
+            return encode_row(self._tokenizer, prompt.messages, row["text"], sys.maxsize, prompt.tools)
         except TemplateProblem:  # an answer that this judge's template does not take is scored all the same
-            asked = encode_prompt(self._tokenizer, prompt.messages)
+            asked = encode_prompt(self._tokenizer, prompt.messages, tools=prompt.tools)
             return _scored(asked, encode_answer(self._tokenizer, row["text"]))
 
 

@@ -167,6 +167,7 @@ def sample_rows(prompts: Sequence[Prompt], samples: int, judged: Sequence[table.
                         "model": model.name,
                         "category": prompt.category,
                         "messages": list(prompt.messages),
+                        **({"tools": list(prompt.tools)} if prompt.tools else {}),
                         "answer": model.texts[index][sample],
                         "tokens": int(model.lengths[place]),
                         "ended": bool(model.ended[place]),

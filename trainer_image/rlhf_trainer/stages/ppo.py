@@ -49,7 +49,7 @@ def run(context: StageContext) -> None:
 def _prompts(context: StageContext, spec: Ppo, tokenizer: Any) -> tuple[Prompts, list[str | None], dict[str, int]]:
     rows, read = load_prompts(context, spec.prompts)
     longest = spec.rollout.max_prompt_tokens
-    whole = [encode_prompt(tokenizer, row.messages) for row in rows]
+    whole = [encode_prompt(tokenizer, row.messages, tools=row.tools) for row in rows]
     counts = read.as_dict("prompts")
     counts["prompts.cut"] = sum(len(ids) > longest for ids in whole)
     encoded = [ids[-longest:] for ids in whole]
@@ -82,7 +82,8 @@ def _ptx(context: StageContext, spec: Ppo, models: Models, counts: dict[str, int
         return None
     conversations, read = load_conversations(context, spec.ptx.data)
     encoded = [
-        encode_conversation(models.tokenizer, row.messages, spec.ptx.max_length, row.given) for row in conversations
+        encode_conversation(models.tokenizer, row.messages, spec.ptx.max_length, row.given, row.tools)
+        for row in conversations
     ]
     rows: list[Encoded] = [row for row in encoded if any(row.mask[1:])]
     if not rows:

@@ -255,7 +255,7 @@ def _data(context: StageContext, spec: Sft, tokenizer: Any, notes: list[str]) ->
     conversations, read = load_conversations(context, spec.data)
     train_rows, held_rows = split_by_prompt(conversations, spec.holdout, context.seed)
     encoded = [
-        [encode_conversation(tokenizer, row.messages, spec.max_length, row.given) for row in rows]
+        [encode_conversation(tokenizer, row.messages, spec.max_length, row.given, row.tools) for row in rows]
         for rows in (train_rows, held_rows)
     ]
     data = SftData(encoded[0], encoded[1], spec.max_length if spec.packing else None)

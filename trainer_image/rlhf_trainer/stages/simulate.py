@@ -12,7 +12,7 @@ from rlhf_api.stages.simulate import Simulate
 from rlhf_trainer import gang
 from rlhf_trainer.context import Facts, StageContext
 from rlhf_trainer.data.load import load_prompts
-from rlhf_trainer.data.rows import Counts, Prompt
+from rlhf_trainer.data.rows import CALLS, THOUGHTS, Counts, Prompt
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.simulation.outcome import Outcome, of_answers, of_attacks
 from rlhf_trainer.simulation.red_team import RedTeaming
@@ -20,6 +20,17 @@ from rlhf_trainer.simulation.runner import Simulation
 
 ROWS, AUDIT, KEYS, CONTENT = "rows.jsonl", "audit.jsonl", "audit-key.jsonl", "simulation.json"
 """Files of the product: the data; rows for people to check; what those were made to be; what the report says."""
+
+
+def _check_plain(prompts: Sequence[Prompt]) -> None:
+    """Refuse prompts with more than texts, which the phrases around them would lose."""
+    for prompt in prompts:
+        fields = [key for message in prompt.messages for key in (*THOUGHTS, *CALLS) if message.get(key)]
+        if prompt.tools or fields:
+            raise InputError(
+                f"prompts ({prompt.row}): found {'tools' if prompt.tools else fields[0]}; expected prompts of texts "
+                "alone, as simulated answers call no tools"
+            )
 
 
 def run(context: StageContext) -> None:
@@ -30,6 +41,7 @@ def run(context: StageContext) -> None:
     """
     spec = context.spec(Simulate)
     prompts, counts = load_prompts(context, spec.prompts)
+    _check_plain(prompts)
     if spec.completions is not None:
         prompts = _typed(prompts, counts)
     if not prompts:
