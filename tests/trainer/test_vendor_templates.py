@@ -151,6 +151,15 @@ def test_calls_of_tools_are_learned_and_tools_are_read(name):
     assert "rain" in calling
 
 
+@pytest.mark.parametrize("name", ["qwen3", "qwen3_6", "glm4moe"])
+def test_thoughts_are_learned(name):
+    tokenizer = vendor_tokenizer(name)
+    prepare_tokenizer(tokenizer)
+    row = encode_conversation(tokenizer, [user("how"), assistant("I am good", reasoning_content="use water")], 9999)
+    text = learned(tokenizer, row)
+    assert text.index("use water") < text.index("</think>") < text.index("I am good")
+
+
 @pytest.mark.parametrize(
     ("messages", "tools", "field"),
     [
