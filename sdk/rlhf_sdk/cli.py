@@ -66,7 +66,9 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        sys.stdout.write(f"rlhf {version('rlhf-operator')}\n")
+        from rlhf_sdk.output import show
+
+        show(f"rlhf {version('rlhf-operator')}")
         raise typer.Exit
 
 

@@ -45,7 +45,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Imports are no part of what is measured."""
     folder = tmp_path_factory.mktemp("whole")
     (folder / "job.yaml").write_text(JOB)
-    CliRunner().invoke(app, ["validate", str(folder / "job.yaml")])
+    CliRunner().invoke(app, ["validate", "--no-open", str(folder / "job.yaml")])
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -58,7 +58,7 @@ def test_validate_survives_a_damaged_config(seed: int, tmp_path: Path) -> None:
         content = json.dumps(misshape(CONFIG, draw)).encode()
         (tmp_path / "model" / "config.json").write_bytes(corrupt(content, draw) if draw.random() < 0.3 else content)
         with bounded():
-            result = CliRunner().invoke(app, ["validate", str(tmp_path / "job.yaml")])
+            result = CliRunner().invoke(app, ["validate", "--no-open", str(tmp_path / "job.yaml")])
         assert result.exception is None or isinstance(result.exception, SystemExit), content
 
 
@@ -76,5 +76,5 @@ def test_validate_survives_damaged_rows_and_job_files(seed: int, tmp_path: Path)
         (tmp_path / name).write_bytes(corrupt(content, draw))
         (tmp_path / "job.yaml").write_bytes(corrupt(job, draw) if number % 3 == 0 else job)
         with bounded():
-            result = CliRunner().invoke(app, ["validate", str(tmp_path / "job.yaml")])
+            result = CliRunner().invoke(app, ["validate", "--no-open", str(tmp_path / "job.yaml")])
         assert result.exception is None or isinstance(result.exception, SystemExit), (job, content)

@@ -28,7 +28,7 @@ def test_a_problem_is_named_by_line_column_and_path(tmp_path: Path) -> None:
 
 def test_one_bad_file_of_several_fails_and_the_others_are_still_told(tmp_path: Path) -> None:
     good, missing = job(tmp_path), tmp_path / "missing.yaml"
-    said = rlhf("validate", missing, good)
+    said = rlhf("validate", "--no-open", missing, good)
     assert said.code == 2
     assert f"{good}: valid" in said.out
     assert f"{missing}: cannot be read" in said.err
@@ -92,7 +92,7 @@ def with_model(folder: Path, **changes: int) -> Path:
 
 
 def test_memory_is_estimated_where_the_model_can_be_looked_at(tmp_path: Path) -> None:
-    (file,) = rlhf("validate", with_model(tmp_path), "--output", "json").json["files"]
+    (file,) = rlhf("validate", with_model(tmp_path), "--no-open", "--output", "json").json["files"]
     (need,) = file["memory"]
     assert (need["stage"], need["ranks"], need["fits"]) == ("sft", 1, True)
     assert need["bytes"] == sum(need["parts"].values())
@@ -100,25 +100,30 @@ def test_memory_is_estimated_where_the_model_can_be_looked_at(tmp_path: Path) ->
 
 
 def test_a_model_that_cannot_be_looked_at_is_said(tmp_path: Path) -> None:
-    said = rlhf("validate", job(tmp_path))
+    said = rlhf("validate", "--no-open", job(tmp_path))
     assert said.code == 0
     assert "memory not known: base: ../inputs/base cannot be looked at from here" in said.out
 
 
 def test_a_stage_that_cannot_fit_is_said_and_no_error(tmp_path: Path) -> None:
-    said = rlhf("validate", with_model(tmp_path, hidden_size=65536, intermediate_size=262144, num_hidden_layers=100))
+    path = with_model(tmp_path, hidden_size=65536, intermediate_size=262144, num_hidden_layers=100)
+    said = rlhf("validate", "--no-open", path)
     assert said.code == 0
     assert "sft: needs " in said.err and "it cannot fit here" in said.err
 
 
-def test_an_input_that_is_not_here_is_said_by_validate_and_refused_by_run(tmp_path: Path) -> None:
+def test_a_claim_is_said_by_validate_and_refused_by_run_and_both_refuse_a_file_that_is_not_there(
+    tmp_path: Path,
+) -> None:
     path = job(tmp_path)
-    path.write_text(
-        path.read_text().replace("../inputs/chat.jsonl", "gone.jsonl").replace("../inputs/prefs.jsonl", "pvc://a/b")
-    )
-    said = rlhf("validate", path)
+    path.write_text(path.read_text().replace("../inputs/prefs.jsonl", "pvc://a/b"))
+    said = rlhf("validate", "--no-open", path)
     assert said.code == 0
-    assert f"input chat is not here: {tmp_path / 'gone.jsonl'} does not exist" in said.out
+    assert "input prefs is not here: found pvc://a/b" in said.out
+    path.write_text(path.read_text().replace("../inputs/chat.jsonl", "gone.jsonl"))
+    said = rlhf("validate", "--no-open", path)
+    assert said.code == 2
+    assert "spec.inputs[1].source: found gone.jsonl; " in said.err and "gone.jsonl does not exist" in said.err
     refused = rlhf("run", path)
     assert refused.code == 2
     first, second = refused.err.splitlines()

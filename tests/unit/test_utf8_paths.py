@@ -66,7 +66,8 @@ def test_rows_are_fetched_and_read(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_command_finds_and_names_files(folder: Path) -> None:
-    done = run("-m", "rlhf_sdk.cli", "validate", str(folder / "job.yaml"))
+    (folder / "modèle").mkdir()
+    done = run("-m", "rlhf_sdk.cli", "validate", "--no-open", str(folder / "job.yaml"))
     assert done.stdout.startswith(f"{folder}/job.yaml: valid\n"), done.stderr
     assert "modèle" in done.stdout
     assert "été.jsonl" not in done.stdout, "it is there"

@@ -154,7 +154,7 @@ def _import(name: str, module: str, folder: Path | None) -> Any:
         sys.path.append(place)  # last: a file beside the job never hides an installed module
     try:
         found = importlib.import_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # SystemExit: a script that runs when it is imported
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _users(frame.filename)]
         where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
         raise InputError(f"function {name}: cannot be imported: {type(error).__name__}: {error}{where}") from error

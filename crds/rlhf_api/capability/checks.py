@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,10 @@ from rlhf_api.stages.preference import Preference
 from rlhf_api.yaml import Document
 
 CLASSIFIER = "ForSequenceClassification"
+PLACED = re.compile(
+    r"(?:input (?P<input>[^:]+)|stage (?P<stage>[^,:]+), (?P<field>[^:;]+)(?:; stage [^:]+)?): (?P<message>.*)",
+    re.DOTALL,
+)
 WRITERS = ("ForCausalLM", "LMHeadModel")
 
 
@@ -73,6 +78,22 @@ def words(job: RLHFJob, finding: Finding) -> str:
     stage = job.spec.stages[int(finding.at[2])]
     hint = f" ({finding.hint})" if finding.hint else ""
     return f"stage {stage.name}, {format_path(finding.at[3:])}: {finding.message}{hint}"
+
+
+def located_words(job: RLHFJob, text: str) -> Finding:
+    """What `prepare` tells, at its place in the job: of a stage's field as `words` has it, or `input chat: found ...`.
+
+    Of several fields, the first is taken.
+    """
+    match = PLACED.fullmatch(text)
+    if match is None:
+        return Finding((), text)
+    if match["input"] is not None:
+        names = [entry.name for entry in job.spec.inputs]
+        return Finding(("spec", "inputs", names.index(match["input"]), "source"), match["message"])
+    names = [stage.name for stage in job.spec.stages]
+    keys = (int(key) if key.isdecimal() else key for key in re.findall(r"[^.\[\]]+", match["field"]))
+    return Finding(("spec", "stages", names.index(match["stage"]), *keys), match["message"])
 
 
 def _of_stage(job: RLHFJob, stage: Stage, traits: Mapping[str, ModelTraits]) -> Iterator[Finding]:

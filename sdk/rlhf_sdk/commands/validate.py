@@ -12,6 +12,7 @@ from rlhf_sdk.exits import Exit
 from rlhf_sdk.output import Format, complain, emit, show
 
 if TYPE_CHECKING:
+    from rlhf_api.job import RLHFJob
     from rlhf_sdk.memory import Needs
 
 
@@ -24,21 +25,24 @@ EPILOG = """\b
 Examples:
   rlhf validate job.yaml
   rlhf validate examples/*.yaml --output json
+  rlhf validate job.yaml --no-open
 
-A model that lies on this machine is looked at: what a stage asks of it that it cannot do is a problem of the job.
+What lies on this machine is opened, as prepare would: rows with their columns, models, judges, policy files. Functions
+are imported and called once. Rows of more than 64 MiB, and what lies elsewhere, are left to prepare, which is said.
 
 Memory is estimated where the model lies on this machine (a path, or a file of an installed package). A stage that
-cannot fit here, or an input that is not here, is said but is no error: the job may be meant for another machine.
+cannot fit here, or an input on a claim, is said but is no error: the job may be meant for another machine.
 
 JSON: {"valid": bool, "machineBytes", "files": [{"file", "valid", "problems": [{"path", "message", "hint", "line",
 "column"}], "memory": [{"stage", "ranks", "bytes" (a rank's), "parts": {NAME: bytes}, "fits": bool}], "unknown": [why],
-"absent": [inputs that are not here]}]}.
+"absent": [inputs on claims], "unopened": [what was not looked at, and why]}]}.
 
 Exit codes: 0 every file is a valid job; 2 at least one is not."""
 
 
 def validate(
     files: Annotated[list[Path], typer.Argument(metavar="JOB.YAML...", help="Job files.", show_default=False)],
+    no_open: Annotated[bool, typer.Option("--no-open", help="Open no data, models and functions.")] = False,
     output: Output = Format.TEXT,
 ) -> None:
     """Check job files without running anything.
@@ -48,7 +52,7 @@ def validate(
     from rlhf_sdk.memory import here
 
     machine = here()
-    found = [_check(path, machine, talk=output is Format.TEXT) for path in files]
+    found = [_check(path, machine, opening=not no_open, talk=output is Format.TEXT) for path in files]
     valid = all(entry["valid"] for entry in found)
     if output is Format.JSON:
         emit({"valid": valid, "machineBytes": machine, "files": found})
@@ -56,27 +60,25 @@ def validate(
         raise typer.Exit(int(Exit.INVALID))
 
 
-def _check(path: Path, machine: int, *, talk: bool) -> dict[str, Any]:
-    from rlhf_api.capability import check_local
+def _check(path: Path, machine: int, *, opening: bool, talk: bool) -> dict[str, Any]:
     from rlhf_api.errors import SpecError
-    from rlhf_api.load import read_job
     from rlhf_sdk import jobs
     from rlhf_sdk.memory import needs
 
     names = ("path", "message", "hint", "line", "column")
+    entry: dict[str, Any] = {"file": str(path), "valid": False, "problems": []}
+    entry |= {"memory": [], "unknown": [], "absent": [], "unopened": []}
     try:
-        job, document = read_job(path)
-        check_local(job, document, path.resolve().parent)
+        job, unopened = _read(path, opening=opening)
     except SpecError as error:
         if talk:
             complain(str(error))
-        problems = [{name: getattr(one, name) for name in names} for one in error.problems]
-        return {"file": str(path), "valid": False, "problems": problems, "memory": [], "unknown": [], "absent": []}
+        return entry | {"problems": [{name: getattr(one, name) for name in names} for one in error.problems]}
     found = needs(job, path.resolve().parent)
     missing = jobs.absent(job, path.resolve().parent)
     absent = [f"input {job.spec.inputs[index].name} is not here: {why}" for index, why in missing.items()]
     if talk:
-        _tell(path, found, absent, machine)
+        _tell(path, found, absent, unopened, machine)
     memory = [
         {
             "stage": need.stage,
@@ -87,17 +89,44 @@ def _check(path: Path, machine: int, *, talk: bool) -> dict[str, Any]:
         }
         for need in found.stages
     ]
-    return {
-        "file": str(path),
+    return entry | {
         "valid": True,
-        "problems": [],
         "memory": memory,
         "unknown": list(found.unknown),
         "absent": absent,
+        "unopened": unopened,
     }
 
 
-def _tell(path: Path, found: Needs, absent: list[str], machine: int) -> None:
+def _read(path: Path, *, opening: bool) -> tuple[RLHFJob, list[str]]:
+    """The job in a file, and what of it was not opened.
+
+    Raises:
+        SpecError: it is refused, or what it names is.
+    """
+    from rlhf_api.capability import check_local, located_words
+    from rlhf_api.errors import Finding, SpecError
+    from rlhf_api.load import located, read_job
+    from rlhf_api.sources import parse_source
+    from rlhf_sdk import jobs
+    from rlhf_sdk.opening import Opened, open_inputs
+
+    folder = path.resolve().parent
+    job, document = read_job(path)
+    check_local(job, document, folder)
+    findings = [
+        Finding(("spec", "inputs", index, "source"), f"found {job.spec.inputs[index].source}; {why}")
+        for index, why in jobs.absent(job, folder).items()
+        if parse_source(job.spec.inputs[index].source).kind == "path"
+    ]
+    opened = open_inputs(job, folder) if opening else Opened([], [])
+    findings += [located_words(job, text) for text in opened.problems]
+    if findings:
+        raise SpecError([located(document, finding) for finding in findings], document.source)
+    return job, opened.unopened
+
+
+def _tell(path: Path, found: Needs, absent: list[str], unopened: list[str], machine: int) -> None:
     from rlhf_sdk.memory import too_large
     from rlhf_sdk.output import columns
     from rlhf_sdk.text import size
@@ -111,6 +140,8 @@ def _tell(path: Path, found: Needs, absent: list[str], machine: int) -> None:
         show(table)
     for why in absent:
         show(f"  {why}")
+    if unopened:
+        show(f"  not opened: {'; '.join(unopened)}")
     for why in found.unknown:
         show(f"  memory not known: {why}")
     for need in found.stages:

@@ -260,7 +260,7 @@ class Conversion:
                 f"{self.name}: {counts.bad} of {counts.read} rows are bad, more than maxBadRows {allowed:g} allows:{shown}"
             )
         if counts.read == 0:
-            raise InputError(f"{self.name}: {path} holds no rows")
+            raise InputError(f"{self.name}: {path.name} holds no rows")
         if counts.used == 0:
             raise InputError(f"{self.name}: none of {counts.read} rows can be used as {self.use}:{shown}")
 

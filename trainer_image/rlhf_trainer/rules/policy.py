@@ -162,7 +162,7 @@ def policy_file(path: Path) -> Path:
     files = sorted(found for found in path.glob("*") if found.suffix in SUFFIXES)
     if len(files) != 1:
         names = ", ".join(found.name for found in files) or "none"
-        raise InputError(f"{path}: found {names}; expected one policy file ({' or '.join(SUFFIXES)})")
+        raise InputError(f"{path.name}: found {names}; expected one policy file ({' or '.join(SUFFIXES)})")
     return files[0]
 
 

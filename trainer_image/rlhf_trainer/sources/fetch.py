@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from rlhf_api.job import Input
+from rlhf_api.memory.look import local_path
 from rlhf_api.sources import Source, parse_source
 from rlhf_trainer.exits import InputError, StageError
 from rlhf_trainer.sources.folder import files_below
@@ -75,6 +76,28 @@ def fetch(entry: Input, storage: Path, job_folder: Path, environment: Mapping[st
     if told is not None and entry.licence is not None and told.lower() != entry.licence.lower():
         notes.append(f"{text}: says its licence is {told}, the job says {entry.licence}")
     return Fetched(kept.path, kept.digest, kept.bytes, text, commit, told or entry.licence, notes)
+
+
+def in_place(entry: Input, job_folder: Path, work: Path) -> tuple[Path, int] | None:
+    """A local input where it lies: (folder with its files, their bytes); None: it is not on this machine.
+
+    A single file is linked into a folder below `work`, as what reads inputs takes folders.
+
+    Raises:
+        InputError: as `fetch`.
+    """
+    path = local_path(entry.source, job_folder)
+    if path is None or not path.exists():
+        return None
+    files = _local_files(path, entry.source)
+    size = sum(file.stat().st_size for file in files.values())
+    if path.is_dir():
+        return path, size
+    folder = work / entry.name
+    folder.mkdir(parents=True)
+    for name, file in files.items():
+        (folder / name).symlink_to(file)
+    return folder, size
 
 
 def redact(text: str) -> str:

@@ -17,9 +17,10 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import functools
+import itertools
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,25 +75,18 @@ def run(context: StageContext) -> None:
 
 def _resolve(context: StageContext) -> None:
     job = context.spec(RLHFJob)
-    wanted = uses(job)
-    names = function_names(job)
-    findings = Findings()
-    total = len(job.spec.inputs) + len(names) + 1
+    folder = Path(context.file.directories.job)
+    total = len(job.spec.inputs) + len(function_names(job)) + 1
     context.progress.begin(total, "checks")
-    for number, entry in enumerate(job.spec.inputs):
-        context.progress.say(f"input {entry.name}")
-        with _collected(findings, f"input {entry.name}"):
-            found = fetch(entry, context.storage, Path(context.file.directories.job))
-            _take_input(findings, entry, found, wanted)
-        context.progress.advance(number + 1)
-    for number, name in enumerate(names):
-        context.progress.say(f"function {name}")
-        with _collected(findings, _where(wanted, name)):
-            _take_function(findings, name, Path(context.file.directories.job))
-        context.progress.advance(len(job.spec.inputs) + number + 1)
-    findings.problems.extend(_unfit(job, findings))
-    if not findings.problems:
-        findings.problems.extend(_tokenizers(job, findings, context.storage))
+    steps = itertools.count()
+
+    def tell(what: str) -> None:
+        context.progress.say(what)
+        context.progress.advance(next(steps))
+
+    findings = examine(
+        job, lambda entry: fetch(entry, context.storage, folder), folder, context.storage / "inputs", tell
+    )
     for note in findings.notes:
         log.warning("%s", note)
     if findings.problems:
@@ -105,6 +99,39 @@ def _resolve(context: StageContext) -> None:
     write_run(context.storage, index(context, job, resolved))
     context.result.update(compact(job, resolved))
     context.progress.advance(total)
+
+
+def examine(
+    job: RLHFJob, get: Callable[[Input], Fetched | None], folder: Path, cache: Path, tell: Callable[[str], None]
+) -> Findings:
+    """Check every input and function for its uses.
+
+    Args:
+        job: A valid job.
+        get: Gives an input; None: it is not looked at. InputErrors that it raises are problems of the job.
+        folder: The job file's, where functions are looked up.
+        cache: Where tokenizers of GGUF files are kept.
+        tell: Is told what comes next.
+
+    Raises:
+        StageError: what `get` raises else.
+    """
+    wanted = uses(job)
+    findings = Findings()
+    for entry in job.spec.inputs:
+        tell(f"input {entry.name}")
+        with _collected(findings, f"input {entry.name}"):
+            fetched = get(entry)
+            if fetched is not None:
+                _take_input(findings, entry, fetched, wanted)
+    for name in function_names(job):
+        tell(f"function {name}")
+        with _collected(findings, _where(wanted, name)):
+            _take_function(findings, name, folder)
+    findings.problems.extend(_unfit(job, findings))
+    if not findings.problems and len(findings.inputs) == len(job.spec.inputs):
+        findings.problems.extend(_tokenizers(job, findings, cache))
+    return findings
 
 
 def hits(job: RLHFJob, resolved: Resolved, storage: Path) -> tuple[str, ...]:
@@ -217,14 +244,14 @@ def _unfit(job: RLHFJob, findings: Findings) -> Iterator[str]:
     return (words(job, finding) for finding in problems(job, traits))
 
 
-def _tokenizers(job: RLHFJob, findings: Findings, storage: Path) -> Iterator[str]:
+def _tokenizers(job: RLHFJob, findings: Findings, cache: Path) -> Iterator[str]:
     from rlhf_trainer.inspection.lineage import template_notes, tokenizer_problems
 
     @functools.cache
     def load(name: str) -> Any:
         from rlhf_trainer.models.load import load_tokenizer  # slow for GGUF files: only where two models meet
 
-        return load_tokenizer(findings.inputs[name].path, storage / "inputs")
+        return load_tokenizer(findings.inputs[name].path, cache)
 
     found = list(tokenizer_problems(job, load))
     yield from found

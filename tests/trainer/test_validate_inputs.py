@@ -1,0 +1,452 @@
+"""`rlhf validate` opens what lies here: mistakes that users make are refused with field and line, right jobs are not."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from fakes.command import Said, rlhf
+from fakes.policies import small
+from rlhf_api.yaml import dump_yaml
+from rlhf_sdk import opening
+from rlhf_trainer import local_check
+
+GOLD = "LIMIT = 3\ndef count(prompts, responses):\n    return [len(r) for r in responses]\n"
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d1\n"
+SAFE = {
+    "response_0": "a",
+    "response_1": "b",
+    "better_response_id": 0,
+    "safer_response_id": 1,
+    "is_response_0_safe": False,
+    "is_response_1_safe": True,
+}
+PAIRS = [{"prompt": f"q {n}", "chosen": "a", "rejected": "b"} for n in range(20)]
+CHAT = [{"prompt": f"q {n}", "completion": "yes"} for n in range(20)]
+
+
+@dataclass
+class Case:
+    """A right job in a folder of its own, to be spoilt."""
+
+    folder: Path
+    spec: dict[str, Any]
+
+    def input(self, name: str, **fields: Any) -> None:
+        entry = next(entry for entry in self.spec["inputs"] if entry["name"] == name)
+        entry.update(fields)
+
+    def stage(self, name: str) -> dict[str, Any]:
+        entry = next(entry for entry in self.spec["stages"] if entry["name"] == name)
+        return next(value for key, value in entry.items() if key != "name")
+
+    def write(self, name: str, content: str | bytes | list[Any]) -> None:
+        if isinstance(content, list):
+            content = "".join(json.dumps(row) + "\n" for row in content)
+        (self.folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+    def config(self, name: str, **fields: Any) -> None:
+        path = self.folder / name / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+    def validate(self, *options: str) -> Said:
+        job = {"apiVersion": "rlhf.dev/v1alpha1", "kind": "RLHFJob", "metadata": {"name": "test"}, "spec": self.spec}
+        self.write("job.yaml", dump_yaml(job))
+        return rlhf("validate", self.folder / "job.yaml", "--output", "json", *options)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    tiny.tiny_policy(folder / "base")
+    tiny.tiny_scorer(folder / "judge")
+    tiny.tiny_scorer(folder / "stranger", words=["alpha", "beta"])
+    return folder
+
+
+@pytest.fixture
+def case(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
+    """Its checks run in this process, which has torch already."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(opening, "run_checks", local_check.main)
+    folder = tmp_path / "job"
+    shutil.copytree(models, folder)
+    files = {
+        "base": "base",
+        "judge": "judge",
+        "chat": "chat.jsonl",
+        "prefs": "prefs.jsonl",
+        "asks": "asks.jsonl",
+        "policy": "policy.yaml",
+        "ranked": "ranked.jsonl",
+        "labelled": "labelled.jsonl",
+    }
+    stages = [
+        {"name": "sft", "sft": {"model": {"input": "base"}, "data": [{"input": "chat"}], "maxLength": 64}},
+        {"name": "reward", "rewardModel": {"model": {"stage": "sft"}, "data": [{"input": "prefs"}], "maxLength": 64}},
+        {"name": "cost", "costModel": {"model": {"stage": "sft"}, "data": [{"input": "prefs"}], "maxLength": 64}},
+        {
+            "name": "rules",
+            "rules": {
+                "policy": {"input": "policy"},
+                "reward": {"input": "judge"},
+                "grader": {"input": "base"},
+                "completions": [{"input": "ranked"}],
+                "gold": [{"input": "labelled"}],
+            },
+        },
+        {
+            "name": "ppo",
+            "ppo": {
+                "policy": {"stage": "sft"},
+                "rewards": [{"stage": "reward"}, {"input": "judge"}, {"function": "gold:count"}],
+                "costs": [{"stage": "cost"}],
+                "prompts": [{"input": "asks"}],
+                "rollout": {"maxNewTokens": 32},
+            },
+        },
+    ]
+    case = Case(
+        folder, {"inputs": [{"name": name, "source": source} for name, source in files.items()], "stages": stages}
+    )
+    case.write("chat.jsonl", CHAT)
+    case.write("prefs.jsonl", [SAFE | {"prompt": f"q {n}"} for n in range(20)])
+    case.write("asks.jsonl", [{"prompt": f"q {n}"} for n in range(20)])
+    case.write("policy.yaml", dump_yaml(small()))
+    row = {"prompt": "q", "completion": "a", "response_type": "comply"}
+    case.write("ranked.jsonl", [row | {"rank": 0}, row | {"rank": 1}])
+    case.write("labelled.jsonl", [row | {"propositions": {"helps": True}}])
+    case.write("gold.py", GOLD)
+    yield case
+    sys.modules.pop("gold", None)
+
+
+Spoil = Callable[[Case], Any]
+INPUTS = ["base", "judge", "chat", "prefs", "asks", "policy", "ranked", "labelled"]
+SFT, COST, REWARD = (
+    "spec.stages[0].sft.data[0]",
+    "spec.stages[2].costModel.data[0]",
+    "spec.stages[1].rewardModel.data[0]",
+)
+PROMPTS, FUNCTION = "spec.stages[4].ppo.prompts[0]", "spec.stages[4].ppo.rewards[2]"
+RANKED, LABELLED = "spec.stages[3].rules.completions[0]", "spec.stages[3].rules.gold[0]"
+
+
+def source(name: str) -> str:
+    """Path of an input's source."""
+    return f"spec.inputs[{INPUTS.index(name)}].source"
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+MISTAKES: dict[str, tuple[Spoil, str, str]] = {
+    "a file's name is misspelt": (lambda c: c.input("chat", source="chta.jsonl"), source("chat"), "does not exist"),
+    "a model's folder is not there": (lambda c: c.input("base", source="bse"), source("base"), "does not exist"),
+    "an empty file": (lambda c: c.write("chat.jsonl", ""), SFT, "holds no rows"),
+    "a folder without files": (
+        lambda c: ((c.folder / "void").mkdir(), c.input("chat", source="void")),
+        source("chat"),
+        "holds no file",
+    ),
+    "CSV named as JSON lines": (lambda c: c.write("chat.jsonl", "prompt,completion\nq,a\n"), SFT, "bad"),
+    "a JSON file that is cut off": (
+        lambda c: (c.write("chat.json", '[{"prompt": "q", '), c.input("chat", source="chat.json")),
+        SFT,
+        "chat.json",
+    ),
+    "a document instead of data": (
+        lambda c: (c.write("chat.docx", b"PK\3\4"), c.input("chat", source="chat.docx")),
+        SFT,
+        "chat",
+    ),
+    "a damaged gzip file": (
+        lambda c: (
+            c.write("chat.jsonl.gz", gzip.compress(b'{"prompt": "q"}\n' * 99)[:-9]),
+            c.input("chat", source="chat.jsonl.gz"),
+        ),
+        SFT,
+        "chat.jsonl.gz",
+    ),
+    "a damaged Parquet file": (
+        lambda c: (c.write("chat.parquet", b"PAR1"), c.input("chat", source="chat.parquet")),
+        SFT,
+        "chat.parquet",
+    ),
+    "a pointer of git LFS instead of data": (lambda c: c.write("chat.jsonl", LFS), SFT, "chat.jsonl:1"),
+    "UTF-16": (lambda c: c.write("chat.jsonl", '{"prompt": "q", "completion": "a"}\n'.encode("utf-16")), SFT, "bad"),
+    "columns of another name": (lambda c: c.write("chat.jsonl", [{"frage": "q", "antwort": "a"}]), SFT, "columns"),
+    "columns maps to one that is not there": (
+        lambda c: c.input("chat", columns={"prompt": "question", "completion": "answer"}),
+        SFT,
+        "Rename yours with `columns`",
+    ),
+    "a format that the rows do not have": (lambda c: c.input("chat", format="preference"), SFT, "chosen"),
+    "answers that are no text": (lambda c: c.write("chat.jsonl", [{"prompt": "q", "completion": 3}]), SFT, "found 3"),
+    "answers instead of pairs": (lambda c: c.write("prefs.jsonl", CHAT), REWARD, "give no pairs"),
+    "pairs without safety": (lambda c: c.write("prefs.jsonl", PAIRS), COST, "give no safety pairs"),
+    "a safety column missing": (
+        lambda c: c.write(
+            "prefs.jsonl", [{k: v for k, v in SAFE.items() if k != "is_response_1_safe"} | {"prompt": "q"}] * 9
+        ),
+        COST,
+        "is_response_1_safe",
+    ),
+    "rows without prompts": (lambda c: c.write("asks.jsonl", [{"text": "a"}] * 9), PROMPTS, "prompt"),
+    "one prompt alone, and a holdout": (lambda c: c.write("chat.jsonl", CHAT[:1]), SFT, "Set holdout: 0"),
+    "a split that is empty": (
+        lambda c: (c.stage("sft")["data"][0].update(split="heldout"), c.input("chat", heldout=1e-9)),
+        SFT,
+        "set inputs[].heldout",
+    ),
+    "a link out of the folder": (
+        lambda c: (
+            (c.folder / "rows").mkdir(),
+            (c.folder / "rows" / "chat.jsonl").symlink_to(c.folder / "chat.jsonl"),
+            c.input("chat", source="rows"),
+        ),
+        source("chat"),
+        "outside of its folder",
+    ),
+    "a model without config.json": (
+        lambda c: (c.folder / "base" / "config.json").unlink(),
+        source("base"),
+        "no config.json",
+    ),
+    "a model without weights": (
+        lambda c: (c.folder / "base" / "model.safetensors").unlink(),
+        source("base"),
+        "no *.safetensors",
+    ),
+    "pickled weights": (
+        lambda c: (c.folder / "base" / "model.safetensors").rename(c.folder / "base" / "pytorch_model.bin"),
+        source("base"),
+        "convert them to safetensors",
+    ),
+    "weights that are cut off": (
+        lambda c: cut(c.folder / "base" / "model.safetensors"),
+        source("base"),
+        "fetch it again",
+    ),
+    "a pointer of git LFS instead of weights": (
+        lambda c: c.write("base/model.safetensors", LFS),
+        source("base"),
+        "fetch it again",
+    ),
+    "a shard missing": (
+        lambda c: c.write("base/model.safetensors.index.json", '{"weight_map": {"a": "model-2.safetensors"}}'),
+        source("base"),
+        "model-2.safetensors, which is not there",
+    ),
+    "a model without its tokenizer": (
+        lambda c: [path.unlink() for path in (c.folder / "base").glob("tokenizer*")],
+        source("base"),
+        "tokenizer",
+    ),
+    "an adapter as a model": (
+        lambda c: (c.folder / "base" / "config.json").rename(c.folder / "base" / "adapter_config.json"),
+        source("base"),
+        "LoRA adapter without its base",
+    ),
+    "data as a model": (lambda c: c.input("base", source="chat.jsonl"), source("base"), "no config.json"),
+    "a model as data": (lambda c: c.input("chat", source="base"), SFT, "chat"),
+    "a language model as a judge": (
+        lambda c: c.input("judge", source="base"),
+        "spec.stages[3].rules.reward",
+        "expected a reward or cost model",
+    ),
+    "a judge as a base": (
+        lambda c: c.input("base", source="judge"),
+        "spec.stages[0].sft.model",
+        "expected a language model",
+    ),
+    "a judge of another tokenizer": (
+        lambda c: c.input("judge", source="stranger"),
+        "spec.stages[4].ppo.rewards[1]",
+        "is not the policy's",
+    ),
+    "an architecture that is not known": (
+        lambda c: c.config("base", model_type="mine"),
+        "spec.stages[0].sft.model",
+        "base is a mine model",
+    ),
+    "rows longer than the model's positions": (
+        lambda c: c.stage("sft").update(maxLength=4096),
+        "spec.stages[0].sft.maxLength",
+        "positions",
+    ),
+    "a function's module is misspelt": (
+        lambda c: c.stage("ppo")["rewards"][2].update(function="golt:count"),
+        FUNCTION,
+        "no module 'golt'",
+    ),
+    "a function is misspelt": (
+        lambda c: c.stage("ppo")["rewards"][2].update(function="gold:cuont"),
+        FUNCTION,
+        "it has count",
+    ),
+    "a constant instead of a function": (
+        lambda c: c.stage("ppo")["rewards"][2].update(function="gold:LIMIT"),
+        FUNCTION,
+        "has no function 'LIMIT'",
+    ),
+    "a function of one argument": (
+        lambda c: c.write("gold.py", "def count(rows): return []\n"),
+        FUNCTION,
+        "cannot be called as",
+    ),
+    "a function's module that does not parse": (lambda c: c.write("gold.py", "def count(:\n"), FUNCTION, "gold.py:1"),
+    "a function's module that needs another": (
+        lambda c: c.write("gold.py", f"import no_such_package\n{GOLD}"),
+        FUNCTION,
+        "cannot be imported: ModuleNotFoundError",
+    ),
+    "a function's module that is a script": (
+        lambda c: c.write("gold.py", f"{GOLD}raise SystemExit(0)\n"),
+        FUNCTION,
+        "cannot be imported: SystemExit",
+    ),
+    "a function that fails on an empty answer": (
+        lambda c: c.write("gold.py", "def count(prompts, responses): return [ord(r[0]) for r in responses]\n"),
+        FUNCTION,
+        "raised IndexError",
+    ),
+    "a function that gives one score": (
+        lambda c: c.write("gold.py", "def count(prompts, responses): return 1.0\n"),
+        FUNCTION,
+        "expected a list of 2 numbers",
+    ),
+    "a policy that is no YAML": (lambda c: c.write("policy.yaml", "a: [\n"), source("policy"), "policy.yaml"),
+    "rows instead of a policy": (
+        lambda c: c.input("policy", source="chat.jsonl"),
+        source("policy"),
+        "expected one policy file",
+    ),
+    "a policy that names what it lacks": (
+        lambda c: c.write("policy.yaml", dump_yaml(small() | {"simple_propositions": {"helps": {"prompt": "?"}}})),
+        source("policy"),
+        "no proposition harm",
+    ),
+    "completions without a rank": (lambda c: c.write("ranked.jsonl", CHAT), RANKED, "rank"),
+    "gold rows without labels": (
+        lambda c: c.write("labelled.jsonl", [{"prompt": "q", "completion": "a", "response_type": "comply"}]),
+        LABELLED,
+        "found neither propositions nor rank",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_refused_at_its_field_and_line(case: Case, mistake: str) -> None:
+    spoil, path, words = MISTAKES[mistake]
+    spoil(case)
+    found = case.validate()
+    assert found.code == 2
+    problems = {problem["path"]: problem for problem in found.json["files"][0]["problems"]}
+    assert path in problems, problems
+    assert words in problems[path]["message"]
+    assert problems[path]["line"] > 1
+
+
+def compress(case: Case) -> None:
+    case.write("chat.jsonl.gz", gzip.compress((case.folder / "chat.jsonl").read_bytes()))
+    case.input("chat", source="chat.jsonl.gz")
+
+
+def rename_columns(case: Case) -> None:
+    case.write("chat.csv", "frage;x,antwort\n" + "".join(f"q {n},a\n" for n in range(20)))
+    case.input("chat", source="chat.csv", columns={"prompt": "frage;x", "completion": "antwort"})
+
+
+def spread(case: Case) -> None:
+    (case.folder / "rows").mkdir()
+    for number in range(2):
+        case.write(f"rows/{number}.jsonl", CHAT[number * 10 :][:10])
+    case.input("chat", source="rows")
+
+
+RIGHT: dict[str, Spoil] = {
+    "as it is": lambda _: None,
+    "gzip": compress,
+    "columns of other names": rename_columns,
+    "a folder of files": spread,
+    "messages": lambda c: c.write(
+        "chat.jsonl", [{"messages": [{"role": "user", "content": f"q {n}"}, {"role": "assistant", "content": "a"}]} for n in range(9)]
+    ),
+    "one bad row": lambda c: (
+        c.write("chat.jsonl", [*CHAT, *CHAT, {"prompt": "q", "completion": 3}]),
+        c.input("chat", maxBadRows=0.1),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("right", RIGHT)
+def test_a_right_job_is_taken_and_nothing_is_left_behind(case: Case, right: str) -> None:
+    RIGHT[right](case)
+    before = sorted(case.folder.rglob("*"))
+    (found,) = case.validate().json["files"]
+    assert (found["problems"], found["unopened"]) == ([], [])
+    after = [path for path in case.folder.rglob("*") if "__pycache__" not in path.parts and path.name != "job.yaml"]
+    assert sorted(after) == before
+
+
+def test_what_is_elsewhere_or_large_is_said_and_the_rest_is_opened(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    case.input("base", source="hf://org/model@main")
+    monkeypatch.setattr(local_check, "MAX_DATA", 4 << 10)
+    case.write("asks.jsonl", [{"prompt": f"q {n}"} for n in range(1000)])
+    (found,) = case.validate().json["files"]
+    assert found["problems"] == []
+    assert [line.split()[0] for line in found["unopened"]] == ["base", "asks"]
+    case.write("prefs.jsonl", PAIRS)
+    assert case.validate().code == 2
+
+
+def test_without_opening_a_mistake_in_data_is_not_seen(case: Case) -> None:
+    case.write("chat.jsonl", "")
+    assert case.validate("--no-open").code == 0
+
+
+def test_the_checks_run_in_a_process_of_their_own(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    case.spec = {
+        "inputs": [entry for entry in case.spec["inputs"] if entry["name"] in ("base", "asks")],
+        "stages": [
+            {
+                "name": "ppo",
+                "ppo": {
+                    "policy": {"input": "base"},
+                    "rewards": [{"function": "gold:count"}],
+                    "prompts": [{"input": "asks"}],
+                    "rollout": {"maxNewTokens": 32},
+                },
+            }
+        ],
+    }
+    case.write(
+        "gold.py", "print('hello')\nimport sys\ndef count(prompts, responses): return ['rlhf_sdk' in sys.modules]\n"
+    )
+    found = case.validate()
+    assert found.code == 2
+    (problem,) = found.json["files"][0]["problems"]
+    assert problem["path"] == "spec.stages[0].ppo.rewards[0]"
+    assert "returned 1 scores for 2 answers" in problem["message"]
+    assert not (case.folder / ".rlhf").exists()
+
+
+def test_checks_that_do_not_end_are_given_up_and_said(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(opening, "SECONDS", 0.1)
+    case.write("gold.py", "import time\ntime.sleep(1e6)\n")
+    (found,) = case.validate().json["files"]
+    assert found["valid"]
+    assert "took more than" in found["unopened"][0]
