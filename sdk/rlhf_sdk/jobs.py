@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_api.errors import SpecError, SpecProblem, format_path
+from rlhf_api.gpus import has_gpu
 from rlhf_api.job import RLHFJob
 from rlhf_api.load import read_document, read_job
 from rlhf_api.quantities import amount
@@ -73,7 +74,7 @@ def absent_devices(job: RLHFJob, folder: Path = Path("/dev")) -> list[str]:
         for stage in job.spec.stages
         if stage.resources is not None and float(amount(stage.resources.limits.get(GPU, "0"))) > 0
     ]
-    if not stages or any(folder.glob("nvidia[0-9]*")):
+    if not stages or has_gpu(folder):
         return []
     return [f"{GPU} is asked for by {', '.join(stages)}, and this machine has none: they run on the CPU"]
 

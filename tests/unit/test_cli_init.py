@@ -140,7 +140,8 @@ def test_a_storage_of_the_default_name_ignores_itself_in_git(tmp_path: Path) -> 
     assert not (tmp_path / "claim").exists()
 
 
-def test_a_gpu_that_is_asked_for_and_absent_is_said_once(tmp_path: Path) -> None:
+def test_a_gpu_that_is_asked_for_and_absent_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     rlhf("init", "safe-rlhf", tmp_path / "a")
     job = load_job(tmp_path / "a" / "job.yaml")
     assert absent_devices(job, tmp_path) == []

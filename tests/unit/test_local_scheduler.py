@@ -79,6 +79,12 @@ def test_stages_that_do_not_fit_in_memory_together_run_one_after_the_other() -> 
     assert decide(SAFE, ready, roomy).start == (Start("reward", 2), Start("cost", 2))
 
 
+def test_with_a_gpu_stages_run_one_after_the_other_since_each_takes_the_first_device() -> None:
+    ready = states(SAFE, prepare="done", sft="done")
+    assert decide(SAFE, ready, Budget(4, gpu=True)).start == (Start("reward", 4),)
+    assert decide(SAFE, states(SAFE, prepare="done", sft="done", reward="running"), Budget(4, gpu=True)).start == ()
+
+
 def test_a_stage_too_large_for_the_machine_is_tried_alone() -> None:
     """The estimate may be wrong; what is said before is said, and only trying tells."""
     budget = Budget(4, memory=10, needs={"sft": 99})

@@ -24,6 +24,15 @@ def test_phases_and_tokens_add_up_and_the_rest_is_other(tmp_path):
     assert found["tokens"] == {"generate": 30, "update": 10} and found["peakRssBytes"] == 2
 
 
+def test_the_peak_of_a_gpu_is_the_largest_of_its_steps_and_absent_without_one(tmp_path):
+    path = tmp_path / "timings.jsonl"
+    lines = [{**json.loads(row(1, 1.0)), "peakDeviceBytes": 7}, {**json.loads(row(2, 1.0)), "peakDeviceBytes": 9}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert summarise(path)["peakDeviceBytes"] == 9
+    path.write_text(row(1, 1.0) + "\n")
+    assert "peakDeviceBytes" not in summarise(path)
+
+
 def test_nothing_measured_is_none(tmp_path):
     assert summarise(tmp_path / "timings.jsonl") is None
     (tmp_path / "timings.jsonl").write_text("")

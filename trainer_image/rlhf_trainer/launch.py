@@ -19,6 +19,7 @@ from types import FrameType
 import orjson
 from pydantic import ValidationError
 
+from rlhf_api.gpus import has_gpu
 from rlhf_api.stage_file import STAGE_FILE_VERSION, StageFile
 from rlhf_api.store import Product, free_work, name_product
 from rlhf_api.utf8 import use_utf8
@@ -27,7 +28,7 @@ from rlhf_trainer.exits import DONE, FAILURE, GuardTripped, InputError, StageErr
 from rlhf_trainer.lease import Holder, acquire
 from rlhf_trainer.outcome import Outcome, of_error, write_summary
 from rlhf_trainer.place import log_path
-from rlhf_trainer.ranks import Ranks, has_gpu
+from rlhf_trainer.ranks import Ranks
 from rlhf_trainer.stages import LIGHT, STAGES
 from rlhf_trainer.stopping import StopRequest
 from rlhf_trainer.words import in_words

@@ -74,6 +74,7 @@ class Metrics:
         attempt: number of the attempt, for `timings.jsonl`.
         sinks: further takers.
         clock: seconds, monotonic.
+        device_peak: most bytes of its GPU this process has held so far; None: it has none.
         say: shown the phase of a step and its share (`Progress.say`); gives the phase before.
     """
 
@@ -85,6 +86,7 @@ class Metrics:
         attempt: int = 0,
         sinks: tuple[Sink, ...] = (),
         clock: Callable[[], float] = time.perf_counter,
+        device_peak: Callable[[], int] | None = None,
         say: Callable[[str, float | None], str] = lambda _phase, _share: "",
     ) -> None:
         self._work = work
@@ -92,6 +94,7 @@ class Metrics:
         self._attempt = attempt
         self._sinks = sinks
         self._clock = clock
+        self._device_peak = device_peak
         self._say = say
         self._waiting: list[tuple[int, dict[str, SupportsFloat]]] = []
         self._timings: list[dict[str, Any]] = []
@@ -202,6 +205,7 @@ class Metrics:
                 "tokens": {name: count for name, count in timing.tokens.items() if count},
                 "tokensPerSecond": tokens / seconds if seconds > 0 else None,
                 "peakRssBytes": peak_rss(),
+                **({"peakDeviceBytes": self._device_peak()} if self._device_peak is not None else {}),
             }
         )
 

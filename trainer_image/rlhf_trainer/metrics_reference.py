@@ -37,6 +37,7 @@ A line of `timings.jsonl`:
 | `tokens` | tokens | by phase |
 | `tokensPerSecond` | tokens/s | of all phases |
 | `peakRssBytes` | bytes | most memory rank 0 has had resident so far |
+| `peakDeviceBytes` | bytes | on a GPU: most of its memory that rank 0's tensors have taken so far |
 
 Phases, measured on the host (a GPU may still be computing when a phase ends):
 """

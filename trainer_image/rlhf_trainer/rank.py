@@ -134,8 +134,8 @@ def crash_message(error: BaseException) -> str:
 
 def crash_reason(error: BaseException) -> str:
     """One word: `OutOfMemory` whichever library says so, else the exception's name."""
-    text = str(error)
-    exhausted = "CUDA out of memory" in text or "can't allocate memory" in text or isinstance(error, MemoryError)
+    signs = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    exhausted = isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
     return "OutOfMemory" if exhausted else type(error).__name__
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from rlhf_api.gpus import has_gpu
 from rlhf_api.stage_file import StageFile
 from rlhf_trainer.exits import DONE, STOPPED, severity
 from rlhf_trainer.outcome import Outcome, RankEnd, judge
@@ -36,6 +37,9 @@ page of 4 KiB at a time: as long as the arithmetic. So it keeps what it has, in 
 WAIT_POLICY = "PASSIVE"
 """OpenMP's threads sleep at a barrier. By default they spin there: where cores are shared, a thread that spins holds the
 core which the thread it waits for needs, and a step takes many times as long (benchmarks/results/spinning.md)."""
+
+CUBLAS_WORKSPACE = ":4096:8"
+"""cuBLAS sums in one order only with workspaces of its own, which it must be told of before it starts."""
 
 
 class Ranks:
@@ -119,7 +123,9 @@ class Ranks:
             environment |= {"OMP_NUM_THREADS": str(file.threads), "MKL_NUM_THREADS": str(file.threads)}
         if file.type != "prepare":
             environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-        if not has_gpu():
+        if has_gpu():
+            environment["CUBLAS_WORKSPACE_CONFIG"] = os.environ.get("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
+        else:
             environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
             environment["GLIBC_TUNABLES"] = os.environ.get("GLIBC_TUNABLES", MALLOC)
         return environment
@@ -185,8 +191,3 @@ def pause(asked: StopRequest) -> None:
         time.sleep(POLL_SECONDS)
     else:
         asked.wait(POLL_SECONDS)
-
-
-def has_gpu() -> bool:
-    """Whether this pod has a GPU; asked without CUDA, which a launcher must not initialise."""
-    return any(Path("/dev").glob("nvidia[0-9]*"))

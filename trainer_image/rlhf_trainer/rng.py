@@ -18,7 +18,7 @@ def rank_seed(seed: int, rank: int) -> int:
 
 
 def seed_all(seed: int) -> None:
-    """Seed Python, NumPy and torch (CPU and every GPU) of this rank."""
+    """Seed Python, NumPy and torch (CPU and GPU) of this rank."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -38,7 +38,7 @@ def capture() -> dict[str, Any]:
             "cached": float(cached),
         },
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],  # this rank's GPU alone
     }
 
 
@@ -50,5 +50,5 @@ def restore(state: dict[str, Any]) -> None:
     keys = numpy["keys"].numpy().astype(np.uint32)
     np.random.set_state((numpy["name"], keys, numpy["position"], numpy["has_gauss"], numpy["cached"]))
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"][0])

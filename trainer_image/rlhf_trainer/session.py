@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -14,6 +16,7 @@ from rlhf_trainer import rng
 from rlhf_trainer.checkpoint import Checkpoints
 from rlhf_trainer.context import StageContext, versions
 from rlhf_trainer.events import Events
+from rlhf_trainer.exits import InputError
 from rlhf_trainer.metrics import Metrics, Sink
 from rlhf_trainer.place import Place
 from rlhf_trainer.progress import Progress
@@ -58,7 +61,14 @@ class Session:
             local_rank=place.local_rank,
             device=device,
             work=self._work,
-            metrics=Metrics(self._work, rank=place.rank, attempt=file.attempt, sinks=sinks, say=progress.say),
+            metrics=Metrics(
+                self._work,
+                rank=place.rank,
+                attempt=file.attempt,
+                sinks=sinks,
+                say=progress.say,
+                device_peak=device_peak(device),
+            ),
             progress=progress,
             checkpoints=Checkpoints(
                 self._work / "checkpoints",
@@ -93,8 +103,35 @@ class Session:
     def _device(self) -> torch.device:
         if self._light or not torch.cuda.is_available():
             return torch.device("cpu")
-        torch.cuda.set_device(self._place.local_rank)
-        return torch.device("cuda", self._place.local_rank)
+        device = own_gpu(self._place.local_rank)
+        torch.cuda.set_device(device)
+        # A gradient's sum has one order: else a run that is resumed would not end with the same bits. An operation that
+        # knows one order only by chance warns.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        # Filling new memory only helps to find mistakes, and costs a write of everything. (The module is not typed.)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        return device
+
+
+def own_gpu(local_rank: int) -> torch.device:
+    """The GPU of a rank.
+
+    Raises:
+        InputError: the pod, or this machine, has fewer GPUs than ranks.
+    """
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise InputError(
+            f"ranksPerNode: rank {local_rank} of this node finds {count} GPUs; expected one for each rank (lower "
+            "ranksPerNode, ask for more, or set CUDA_VISIBLE_DEVICES to nothing for the CPU)",
+            reason="TooFewDevices",
+        )
+    return torch.device("cuda", local_rank)
+
+
+def device_peak(device: torch.device) -> Callable[[], int] | None:
+    """Reads the most bytes that torch has held of a GPU; None on the CPU."""
+    return partial(torch.cuda.max_memory_allocated, device) if device.type == "cuda" else None
 
 
 def backend(device: torch.device) -> str:

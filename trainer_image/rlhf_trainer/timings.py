@@ -16,6 +16,7 @@ class _Row(BaseModel):
     tokens: dict[str, int]
     attempt: int
     peakRssBytes: int | None = None
+    peakDeviceBytes: int | None = None
 
 
 def summarise(path: Path, problems: list[str] | None = None) -> dict[str, Any] | None:
@@ -26,8 +27,8 @@ def summarise(path: Path, problems: list[str] | None = None) -> dict[str, Any] |
     Lines that are none of ours are left out, and named in `problems`.
 
     Returns:
-        {"steps", "seconds", "phases": {name: seconds}, "tokens": {phase: count}, "attempts", "peakRssBytes"}; what no
-        phase claims of `seconds` is the phase "other".
+        {"steps", "seconds", "phases": {name: seconds}, "tokens": {phase: count}, "attempts", "peakRssBytes"}, on a
+        GPU also "peakDeviceBytes"; what no phase claims of `seconds` is the phase "other".
     """
     if not path.exists():
         return None
@@ -36,7 +37,7 @@ def summarise(path: Path, problems: list[str] | None = None) -> dict[str, Any] |
     phases: dict[str, float] = {}
     tokens: dict[str, int] = {}
     attempts: set[int] = set()
-    peak = damaged = 0
+    peak = device_peak = damaged = 0
     for raw in path.read_bytes().splitlines(keepends=True):
         if not raw.endswith(b"\n"):
             break  # a line torn by a kill: the rest was never written
@@ -52,6 +53,7 @@ def summarise(path: Path, problems: list[str] | None = None) -> dict[str, Any] |
             tokens[name] = tokens.get(name, 0) + count
         attempts.add(row.attempt)
         peak = max(peak, row.peakRssBytes or 0)
+        device_peak = max(device_peak, row.peakDeviceBytes or 0)
     if damaged and problems is not None:
         problems.append(f"{path.parent.name}/{path.name}: {damaged} lines are no timings: left out")
     if not steps:
@@ -66,6 +68,7 @@ def summarise(path: Path, problems: list[str] | None = None) -> dict[str, Any] |
         "tokens": tokens,
         "attempts": len(attempts),
         "peakRssBytes": peak or None,
+        **({"peakDeviceBytes": device_peak} if device_peak else {}),
     }
 
 

@@ -118,9 +118,12 @@ def execute(
 
 def _budget(job: RLHFJob, job_file: Path, cores: int) -> Budget:
     """What the stages may take; says which of them cannot fit."""
+    from rlhf_api.gpus import has_gpu
     from rlhf_sdk.local.scheduler import Budget
     from rlhf_sdk.memory import here, needs, too_large
 
+    if has_gpu():
+        return Budget(cores, gpu=True)  # the estimates are of host memory
     machine = here()
     found = needs(job, job_file.resolve().parent)
     for need in found.stages:

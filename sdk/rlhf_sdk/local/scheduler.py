@@ -24,9 +24,13 @@ class Budget:
     """Bytes; None: not minded."""
     needs: Mapping[str, int] = field(default_factory=dict)
     """Bytes of all ranks of a stage, where they are known."""
+    gpu: bool = False
+    """Whether stages compute on GPUs, which every rank takes from the first on: one stage at a time."""
 
     def fits(self, stage: str, others: Iterable[str]) -> bool:
-        """Whether the memory is enough for a stage beside others; what is not known counts as nothing."""
+        """Whether there is room for a stage beside others; memory that is not known counts as nothing."""
+        if self.gpu:
+            return not list(others)
         if self.memory is None:
             return True
         return sum(self.needs.get(name, 0) for name in (stage, *others)) <= self.memory

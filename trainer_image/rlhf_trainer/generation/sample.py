@@ -135,15 +135,28 @@ def _check_positions(model: Any, longest: int) -> None:
 
 
 def rows_at_once(model: Any, columns: int) -> int:
-    """Rows whose keys and values fit CACHE_BYTES on the CPU, or CACHE_SHARE of what is free on a GPU; at least one."""
+    """Rows whose keys and values fit CACHE_BYTES on the CPU, or CACHE_SHARE of what is free on a GPU; at least one.
+
+    On a GPU a power of two: what is free differs a little from run to run, and with the rows of a product its last bits.
+    """
     config, weight = model.config.get_text_config(), next(model.parameters())
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     row = 2 * config.num_hidden_layers * heads * size * columns * weight.element_size()
-    free = CACHE_BYTES
-    if weight.device.type == "cuda":
-        free = int(CACHE_SHARE * torch.cuda.mem_get_info(weight.device)[0])
-    return max(1, min(MOST_ROWS, int(free // row)))
+    if weight.device.type != "cuda":
+        return max(1, min(MOST_ROWS, int(CACHE_BYTES // row)))
+    return max(1, min(MOST_ROWS, power_of_two(int(CACHE_SHARE * free_bytes(weight.device)) // row)))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Of a GPU: what the driver has left, and what torch's allocator keeps but does not use."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + kept
+
+
+def power_of_two(count: int) -> int:
+    """The largest that is at most `count`; 0 of 0."""
+    return 1 << (count.bit_length() - 1) if count else 0
 
 
 def draw(logits: Tensor, temperature: float, noise: Tensor) -> Tensor:
