@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(PATH):/usr/sbin:/sbin # iptables and debootstrap are there
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-fuzz test-trainer test-api test-node cluster images lint format bench bench-operator evidence lock generate clean
+.PHONY: help setup demo test test-unit test-fuzz test-trainer test-api test-node cluster images lint format bench bench-operator bench-gpu evidence lock generate clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -84,6 +84,11 @@ bench: setup ## measure beside the peers; writes benchmarks/results/
 
 bench-operator: setup ## load on the operator, beside a plain script, kopf and JobSet; writes benchmarks/results/operator.*
 	$(RUN) benchmarks/operator/run
+
+bench-gpu: setup ## 8 minutes on a GPU: every trained stage, exact resume, memory, speed; on a machine without one it prepares
+	benchmarks/gpu/wheels
+	@if ls /dev/nvidia[0-9]* >/dev/null 2>&1; then benchmarks/gpu/run; else \
+	echo "No GPU here. Take this checkout and build/gpu-wheels to a machine that has one: benchmarks/gpu/run"; fi
 
 evidence: setup ## hours: plain PPO, reward shaping and PPO-Lagrangian over three seeds
 	$(RUN) rlhf run examples/evidence.yaml

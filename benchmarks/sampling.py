@@ -1,6 +1,6 @@
 """Our sampling beside transformers' `generate`: same model, prompts, temperature and machine, answers of mixed lengths.
 
-    python benchmarks/sampling.py MODEL [--rows 16] [--longest 96] [--rounds 3]
+    python benchmarks/sampling.py MODEL [--rows 16] [--longest 96] [--rounds 3] [--dtype float32] [--device cpu]
 
 MODEL: a folder that transformers reads. Answers end after lengths drawn once from 8 to `longest` (EOS made certain
 there, impossible before), so that both sides decode exactly the same number of tokens. Prints one JSON object.
@@ -33,7 +33,7 @@ class EndsAt(LogitsProcessor):
         self.prompt, self.eos = prompt, eos
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        over = input_ids.shape[1] - self.prompt + 1 >= self.lengths
+        over = input_ids.shape[1] - self.prompt + 1 >= self.lengths.to(scores.device)
         scores[:, self.eos] = torch.where(over, torch.inf, -torch.inf).to(scores)
         return torch.nan_to_num(scores, posinf=1e4)
 
@@ -50,9 +50,10 @@ class Ending(ours._Wave):
         return self._end(super()._prefill(), list(range(len(self._prompts))), 0)
 
     def _end(self, tokens: torch.Tensor, index: list[int], done: int) -> torch.Tensor:
-        over = torch.tensor([done + 1 >= self.lengths[row] for row in index])
-        tokens = torch.where(tokens == self._sampling.eos, self._sampling.eos + 1, tokens)
-        return torch.where(over, self._sampling.eos, tokens)
+        (eos,) = self._sampling.eos
+        over = torch.tensor([done + 1 >= self.lengths[row] for row in index], device=tokens.device)
+        tokens = torch.where(tokens == eos, eos + 1, tokens)
+        return torch.where(over, eos, tokens)
 
 
 def seconds(run: Callable[[], Any]) -> tuple[float, float]:
@@ -69,11 +70,15 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--longest", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=getattr(torch, options.dtype))
+    model.to(options.device).eval()
     eos = int(model.config.eos_token_id)
     draw = np.random.default_rng(0)
-    prompts = [draw.integers(5, 20000, draw.integers(8, 33)).tolist() for _ in range(options.rows)]
+    most = min(20000, model.config.vocab_size)
+    prompts = [draw.integers(5, most, draw.integers(8, 33)).tolist() for _ in range(options.rows)]
     lengths = draw.integers(SHORTEST, options.longest + 1, options.rows).tolist()
     order = sorted(range(options.rows), key=lambda row: (-len(prompts[row]), row))
     Ending.lengths = [lengths[row] for row in order]  # rows of a wave are sorted by prompt length
@@ -88,8 +93,8 @@ def main() -> None:
         pad_token_id=eos,
     )
     width = max(map(len, prompts))
-    ids = torch.tensor([[eos] * (width - len(p)) + p for p in prompts])
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+    ids = torch.tensor([[eos] * (width - len(p)) + p for p in prompts], device=model.device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
     produced: dict[str, int] = {}
 
     def their_side() -> None:
