@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf_api.errors import SpecError, SpecProblem, format_path
+from rlhf_api.errors import Finding, SpecError
 from rlhf_api.gpus import has_gpu
 from rlhf_api.job import RLHFJob
-from rlhf_api.load import read_document, read_job
+from rlhf_api.load import located, read_document, read_job
 from rlhf_api.quantities import amount
 from rlhf_api.sources import parse_source
 from rlhf_sdk.exits import CommandError, Exit
@@ -44,15 +44,19 @@ def read_to_run(path: Path, inputs: Sequence[str]) -> RLHFJob:
     except SpecError as error:
         raise CommandError(str(error), Exit.INVALID) from error
     job = with_inputs(job, inputs)
-    problems = []
-    for index, found in absent(job, path.resolve().parent).items():
-        loc = ("spec", "inputs", index, "source")
-        line, column = document.position(loc)
-        hint = f"or give another with --input {job.spec.inputs[index].name}=PATH"
-        problems.append(SpecProblem(format_path(loc), found, hint, line, column).render(str(path)))
+    problems = [located(document, finding) for finding in absent_inputs(job, path.resolve().parent)]
     if problems:
-        raise CommandError("\n".join(problems), Exit.INVALID)
+        raise CommandError("\n".join(problem.render(str(path)) for problem in problems), Exit.INVALID)
     return job
+
+
+def absent_inputs(job: RLHFJob, folder: Path) -> list[Finding]:
+    """Inputs that cannot be had on this machine, each at its place in the job."""
+    hint = "or give another with --input {}=PATH"
+    return [
+        Finding(("spec", "inputs", index, "source"), why, hint.format(job.spec.inputs[index].name))
+        for index, why in absent(job, folder).items()
+    ]
 
 
 def absent(job: RLHFJob, folder: Path) -> dict[int, str]:

@@ -123,7 +123,8 @@ def test_a_claim_is_said_by_validate_and_refused_by_run_and_both_refuse_a_file_t
     path.write_text(path.read_text().replace("../inputs/chat.jsonl", "gone.jsonl"))
     said = rlhf("validate", "--no-open", path)
     assert said.code == 2
-    assert "spec.inputs[1].source: found gone.jsonl; " in said.err and "gone.jsonl does not exist" in said.err
+    assert "gone.jsonl does not exist (or give another with --input chat=PATH)" in said.err
+    assert rlhf("validate", "--no-open", path, "--input", f"chat={path}").code == 0
     refused = rlhf("run", path)
     assert refused.code == 2
     first, second = refused.err.splitlines()

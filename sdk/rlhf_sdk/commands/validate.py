@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlhf_sdk.commands.options import Output
+from rlhf_sdk.commands.options import Inputs, Output
 from rlhf_sdk.exits import Exit
 from rlhf_sdk.output import Format, complain, emit, show
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rlhf_api.job import RLHFJob
     from rlhf_sdk.memory import Needs
 
@@ -24,7 +26,8 @@ def register(app: typer.Typer) -> None:
 EPILOG = """\b
 Examples:
   rlhf validate job.yaml
-  rlhf validate examples/*.yaml --output json
+  rlhf validate one.yaml other.yaml --output json
+  rlhf validate examples/hh-reward.yaml --input prefs=/data/hh.jsonl.gz
   rlhf validate job.yaml --no-open
 
 What lies on this machine is opened, as prepare would: rows with their columns, models, judges, policy files. Functions
@@ -42,6 +45,7 @@ Exit codes: 0 every file is a valid job; 2 at least one is not."""
 
 def validate(
     files: Annotated[list[Path], typer.Argument(metavar="JOB.YAML...", help="Job files.", show_default=False)],
+    inputs: Inputs = None,
     no_open: Annotated[bool, typer.Option("--no-open", help="Open no data, models and functions.")] = False,
     output: Output = Format.TEXT,
 ) -> None:
@@ -52,7 +56,7 @@ def validate(
     from rlhf_sdk.memory import here
 
     machine = here()
-    found = [_check(path, machine, opening=not no_open, talk=output is Format.TEXT) for path in files]
+    found = [_check(path, inputs or [], machine, opening=not no_open, talk=output is Format.TEXT) for path in files]
     valid = all(entry["valid"] for entry in found)
     if output is Format.JSON:
         emit({"valid": valid, "machineBytes": machine, "files": found})
@@ -60,7 +64,7 @@ def validate(
         raise typer.Exit(int(Exit.INVALID))
 
 
-def _check(path: Path, machine: int, *, opening: bool, talk: bool) -> dict[str, Any]:
+def _check(path: Path, inputs: Sequence[str], machine: int, *, opening: bool, talk: bool) -> dict[str, Any]:
     from rlhf_api.errors import SpecError
     from rlhf_sdk import jobs
     from rlhf_sdk.memory import needs
@@ -69,7 +73,7 @@ def _check(path: Path, machine: int, *, opening: bool, talk: bool) -> dict[str, 
     entry: dict[str, Any] = {"file": str(path), "valid": False, "problems": []}
     entry |= {"memory": [], "unknown": [], "absent": [], "unopened": []}
     try:
-        job, unopened = _read(path, opening=opening)
+        job, unopened = _read(path, inputs, opening=opening)
     except SpecError as error:
         if talk:
             complain(str(error))
@@ -98,14 +102,14 @@ def _check(path: Path, machine: int, *, opening: bool, talk: bool) -> dict[str, 
     }
 
 
-def _read(path: Path, *, opening: bool) -> tuple[RLHFJob, list[str]]:
+def _read(path: Path, inputs: Sequence[str], *, opening: bool) -> tuple[RLHFJob, list[str]]:
     """The job in a file, and what of it was not opened.
 
     Raises:
         SpecError: it is refused, or what it names is.
     """
     from rlhf_api.capability import check_local, located_words
-    from rlhf_api.errors import Finding, SpecError
+    from rlhf_api.errors import SpecError
     from rlhf_api.load import located, read_job
     from rlhf_api.sources import parse_source
     from rlhf_sdk import jobs
@@ -113,11 +117,12 @@ def _read(path: Path, *, opening: bool) -> tuple[RLHFJob, list[str]]:
 
     folder = path.resolve().parent
     job, document = read_job(path)
+    job = jobs.with_inputs(job, inputs)
     check_local(job, document, folder)
     findings = [
-        Finding(("spec", "inputs", index, "source"), f"found {job.spec.inputs[index].source}; {why}")
-        for index, why in jobs.absent(job, folder).items()
-        if parse_source(job.spec.inputs[index].source).kind == "path"
+        finding
+        for finding in jobs.absent_inputs(job, folder)
+        if parse_source(job.spec.inputs[int(finding.at[2])].source).kind == "path"
     ]
     opened = open_inputs(job, folder) if opening else Opened([], [])
     findings += [located_words(job, text) for text in opened.problems]
