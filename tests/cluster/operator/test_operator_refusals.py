@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
+
+import pytest
 
 from cluster.control_plane import ControlPlane
 from cluster.operator.ground import PATIENCE, Ground, ground, job, phase, stage
 from cluster.operator.standin import stage_of
 from rlhf_operator.kinds import RLHFJOBS
 from rlhf_operator.reconcile import Look
-from rlhf_operator.runtime.errors import NotFound
+from rlhf_operator.runtime.errors import Invalid, NotFound
 from rlhf_operator.runtime.kinds import CONFIG_MAPS, EVENTS, JOBS, PERSISTENT_VOLUME_CLAIMS, Kind, Object
 
 QUOTAS = Kind("", "v1", "resourcequotas", "ResourceQuota")
@@ -35,15 +38,20 @@ async def made(here: Ground, kind: Kind, of: str) -> list[Object]:
     return [one async for page in pages for one in page.items]
 
 
-def test_a_wrong_type_inside_a_free_object_is_told(controlled_plane: ControlPlane) -> None:
-    """The API server answers 400, as it does where a webhook denies without a code of its own."""
-
+@pytest.mark.parametrize(
+    ("pod", "path"),
+    [
+        ({"volumes": [{"name": "a", "emptyDir": {"sizeLimit": ["1Gi"]}}]}, "spec.pod.volumes[0].emptyDir.sizeLimit"),
+        ({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {}}}}, "nodeSelectorTerms"),
+    ],
+)
+def test_a_wrong_pod_field_is_refused_when_the_job_is_made(
+    controlled_plane: ControlPlane, pod: Object, path: str
+) -> None:
     async def main() -> None:
-        async with ground(controlled_plane) as here, here.operator():
-            await here.make(job(pod={"volumes": [{"name": "a", "emptyDir": {"sizeLimit": ["1Gi"]}}]}))
-            said = await refusal(here)
-            assert said.startswith("Job beaver-prepare-"), said
-            assert "cannot be handled as a Job" in said
+        async with ground(controlled_plane) as here:
+            with pytest.raises(Invalid, match=re.escape(path)):
+                await here.make(job(pod=pod))
 
     asyncio.run(main())
 
@@ -52,15 +60,15 @@ def test_a_stage_that_is_refused_holds_up_no_other(controlled_plane: ControlPlan
     async def main() -> None:
         async with ground(controlled_plane) as here, here.operator():
             value = job()
-            wrong = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {}}}
-            value["spec"]["stages"][1]["pod"] = {"affinity": wrong}
+            wrong = [{"name": "no-such-volume", "mountPath": "/mnt"}]
+            value["spec"]["stages"][1]["pod"] = {"volumeMounts": wrong}
             await here.make(value)
             assert "-reward-" in await refusal(here)
             status = await here.until(
                 lambda found: bool(found.get("stages")) and stage(found, "cost")["state"] == "Complete"
             )
             assert stage(status, "reward")["reason"] == "CreateFailed"
-            assert "nodeSelectorTerms" in stage(status, "reward")["message"]
+            assert "no-such-volume" in stage(status, "reward")["message"]
             await here.edit(suspend=True)
             await here.until(phase("Suspended"))
 
