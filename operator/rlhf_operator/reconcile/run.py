@@ -11,10 +11,10 @@ from rlhf_api.job import RLHFJob
 from rlhf_api.plan import Plan, PlannedStage, Resolved
 from rlhf_api.stages import PREPARE, REPORT
 from rlhf_api.status import MAX_ATTEMPTS, Attempt, JobStatus, StageStatus
-from rlhf_operator.reconcile import naming, pinning, plans
+from rlhf_operator.reconcile import naming, pinning, plans, profiles
 from rlhf_operator.reconcile.observe import Gang
 from rlhf_operator.reconcile.outcome import Children, Event, Look, Outcome, Raw
-from rlhf_operator.reconcile.settings import Settings
+from rlhf_operator.reconcile.settings import CPU, Settings
 from rlhf_operator.reconcile.stored import UnknownStatus, profile_of
 
 DONE = ("Complete", "Reused")
@@ -65,6 +65,14 @@ class Run:
         }
         status = pinning.adopt(status, plan, settings)
         settings = pinning.effective(settings, status)
+        names = (
+            {profiles.name_of(stage, settings) for stage in plan.stages} if status.plan_version is not None else set()
+        )
+        gone = sorted(names - {CPU, *status.profiles, *settings.profiles})
+        if gone:
+            raise UnknownStatus(
+                f"status.profiles: found no {', '.join(gone)}, by which the job began; nor has the platform"
+            )
         return cls(raw, job, status, children, settings, now, plan, resolved, stages)
 
     @property

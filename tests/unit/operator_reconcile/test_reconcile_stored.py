@@ -78,6 +78,14 @@ def test_what_decides_and_cannot_be_read_leaves_the_job_as_it_is_and_is_named(ch
     assert (again.status, again.events) == (out.status, []), "said once"
 
 
+def test_a_profile_that_was_not_pinned_and_is_gone_from_the_platform_is_named() -> None:
+    raw = stored()
+    raw["spec"]["profile"] = "gone"
+    out = reconcile(raw, Children(), SETTINGS, START)
+    assert condition(out, "Stalled")["reason"] == "UnknownStatus"
+    assert condition(out, "Stalled")["message"].startswith("status.profiles: found no gone, ")
+
+
 def test_another_plan_version_is_told() -> None:
     raw = stored()
     raw["status"]["planVersion"] = "v9"
