@@ -93,3 +93,22 @@ matchNames:
 any: true
 {{- end }}
 {{- end }}
+
+{{- /* Names of objects that belong to no namespace: two releases of one name in two namespaces stand side by side. */}}
+{{- define "rlhf-operator.clusterName" -}}
+{{ .Release.Namespace }}-{{ include "rlhf-operator.fullname" . }}
+{{- end }}
+
+{{- /* The watched namespaces, as JSON, but for those that an upgrade finds deleted: nothing can be put into them. Each
+namespace has a service account `default`, which whoever may install there may get; where not even the release's own is
+seen, nothing was looked up (helm template, GitOps tools). */}}
+{{- define "rlhf-operator.present" -}}
+{{- $present := list -}}
+{{- $real := and .Release.IsUpgrade (lookup "v1" "ServiceAccount" .Release.Namespace "default") -}}
+{{- range .Values.namespaces -}}
+{{- if or (not $real) (lookup "v1" "ServiceAccount" . "default") -}}
+{{- $present = append $present . -}}
+{{- end -}}
+{{- end -}}
+{{ toJson $present }}
+{{- end }}

@@ -137,6 +137,18 @@ def test_with_namespaces_it_sees_no_other(release: ControlPlane) -> None:
     assert not can(release, "list", "rlhfjobs.rlhf.dev", "--all-namespaces")
 
 
+def test_a_deleted_namespace_fails_no_upgrade(controlled: ControlPlane) -> None:
+    plane = controlled
+    given = ("--namespace", "team-b", "--values", str(values("default")), "--set", "namespaces={team-b,soon-gone}")
+    more = ("--set", "crds.enabled=false", "--set", "networkPolicy.jobs.enabled=true")
+    plane.kubectl("create", "namespace", "soon-gone")
+    answered(helm("install", "rlhf-operator", str(CHART), *given, *more, kubeconfig=plane.kubeconfig))
+    plane.kubectl("delete", "namespace", "soon-gone")
+    answered(helm("upgrade", "rlhf-operator", str(CHART), *given, *more, kubeconfig=plane.kubeconfig))
+    roles = plane.kubectl("get", "roles", "-n", "team-b", "-o", "name").split()
+    assert "role.rbac.authorization.k8s.io/rlhf-operator" in roles  # where it is left, it may do what it did
+
+
 def test_people_get_rights_with_the_roles_they_have(controlled: ControlPlane) -> None:
     plane = controlled
     plane.kubectl("create", "rolebinding", "reader", "-n", "team-a", "--clusterrole=view", "--user=reader")

@@ -143,18 +143,20 @@ def test_with_namespaces_there_are_roles_there_and_no_cluster_role_for_the_opera
     rendered = objects(template("full"))
     assert {o["metadata"]["namespace"] for o in rendered if o["kind"] == "Role"} == {"team-a", "team-b", "rlhf-system"}
     names = {o["metadata"]["name"] for o in rendered if o["kind"] == "ClusterRole"}
-    assert names == {"rlhf-operator-view", "rlhf-operator-edit"}
+    assert names == {"rlhf-system-rlhf-operator-view", "rlhf-system-rlhf-operator-edit"}
     assert not [o for o in rendered if o["kind"] == "ClusterRoleBinding"]
 
 
 def test_the_operator_may_do_the_same_in_a_namespace_as_everywhere() -> None:
-    everywhere = find(objects(template("default", "--set", "kueue.enabled=true")), "ClusterRole")["rules"]
+    everywhere = find(
+        objects(template("default", "--set", "kueue.enabled=true")), "ClusterRole", "rlhf-system-rlhf-operator"
+    )["rules"]
     roles = [o for o in objects(template("full")) if o["kind"] == "Role" and o["metadata"]["name"] == "rlhf-operator"]
     assert [role["rules"] for role in roles] == [everywhere, everywhere]
 
 
 def test_the_operator_reads_no_secret_no_log_and_runs_nothing_in_pods() -> None:
-    rules = find(objects(template("default")), "ClusterRole")["rules"]
+    rules = find(objects(template("default")), "ClusterRole", "rlhf-system-rlhf-operator")["rules"]
     resources = {resource for rule in rules for resource in rule["resources"]}
     assert not resources & {"secrets", "pods/log", "pods/exec", "*"}
     assert not any(
