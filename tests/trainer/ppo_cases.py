@@ -12,6 +12,7 @@ from stage_gang import Case
 from tiny import tiny_policy, tiny_scorer
 
 from rlhf_api.stages.ppo import Ppo
+from rlhf_trainer.models.scorer import Rule
 
 
 def base(folder: Path) -> Path:
@@ -20,7 +21,7 @@ def base(folder: Path) -> Path:
     tiny_policy(folder / "other", seed=3)
     tiny_scorer(folder / "rm", seed=1)
     tiny_scorer(folder / "cm", seed=2)
-    tiny_scorer(folder / "ensemble", seed=4, labels=3)
+    Rule(members=3).write(tiny_scorer(folder / "ensemble", seed=4, labels=3))
     _silent(tiny_policy(folder / "silent"))
     prompts = [
         {"prompt": text}

@@ -92,7 +92,7 @@ def scores(name: str) -> str:
 @torch.no_grad()
 def tokens(name: str) -> str:
     model = family(name, initializer_range=0.3)
-    ours = [answer.ids for answer in sample(model, PROMPTS, Sampling(0.0, 12, NO_EOS), seed=0)]
+    ours = [answer.ids for answer in sample(model, PROMPTS, Sampling(0.0, 12, (NO_EOS,)), seed=0)]
     model.generation_config.pad_token_id = 0
     for prompt, answer in zip(PROMPTS, ours, strict=True):
         theirs = model.generate(

@@ -26,7 +26,7 @@ def test_both_reward_models_are_scored_on_the_same_people_s_pairs(tmp_path: Path
     job = smaller(YAML(typ="safe").load(EXAMPLES / "rlcd.yaml"))
     (tmp_path / "data").mkdir()
     YAML().dump(job, tmp_path / "job.yaml")
-    model = tiny_policy(tmp_path / "model")
+    model = tiny_policy(tmp_path / "model", positions=1024)
     given = ["--input", f"base={model}", "--input", f"pairs={tmp_path / 'pairs.jsonl'}"]
     done = subprocess.run(
         [sys.executable, "-m", "rlhf_sdk.cli", "run", str(tmp_path / "job.yaml"), *given, "--output", "json"],

@@ -75,13 +75,19 @@ def tiny_config(vocabulary: int, *, hidden: int = 32, layers: int = 2, positions
 
 
 def tiny_policy(
-    folder: Path, *, seed: int = 0, words: Sequence[str] = WORDS, hidden: int = 32, layers: int = 2
+    folder: Path,
+    *,
+    seed: int = 0,
+    words: Sequence[str] = WORDS,
+    hidden: int = 32,
+    layers: int = 2,
+    positions: int = 512,
 ) -> Path:
     """Save a causal model with its tokenizer into `folder`; returns it."""
     tokenizer = tiny_tokenizer(words)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(tiny_config(len(tokenizer), hidden=hidden, layers=layers))
+        model = LlamaForCausalLM(tiny_config(len(tokenizer), hidden=hidden, layers=layers, positions=positions))
     return _save(model, tokenizer, folder)
 
 
