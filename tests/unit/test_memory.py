@@ -231,14 +231,21 @@ def test_on_a_cpu_every_model_stays_whole_for_it_is_mapped_from_its_file() -> No
 
 
 def test_on_a_gpu_common_layers_are_held_once_when_all_are_loaded() -> None:
-    many = {"prompts": 512, "maxPromptTokens": 64, "maxNewTokens": 64}
+    many = {"prompts": 4096, "maxPromptTokens": 64, "maxNewTokens": 64}
     parts = ppo({"trainableLayers": 6}, device="cuda", rollout=many).parts
     for name in ("rewards", "costs", "critics", "reference"):
         assert parts[f"weights of the {name}"] == 4 * 6 * SMOL.layer
-    assert parts["keys and values"] == 2 * 4 * 512 * 128 * 30 * 192
+    assert parts["keys and values"] == 2 * 4 * 4096 * 128 * 30 * 192
     few = ppo({"trainableLayers": 6}, device="cuda", rollout={"prompts": 2, "maxPromptTokens": 8, "maxNewTokens": 8})
     assert few.parts["weights of the rewards"] == 4 * WEIGHTS, "loading is the peak"
     assert "optimizer" not in few.parts
+
+
+def test_a_forward_on_a_gpu_is_as_large_as_the_trainer_makes_it_there() -> None:
+    rows: dict[str, Any] = {"batchSize": 512, "maxLength": 128}
+    assert sft(device="cuda", **rows).parts["activations"] == 4 * sft(**rows).parts["activations"]
+    budget = {"microBatchTokens": 512}
+    assert sft(budget, device="cuda", **rows).parts["activations"] == sft(budget, **rows).parts["activations"]
 
 
 def test_adapters_need_no_reference() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rlhf_api.fields import DataRef
-from rlhf_api.memory.terms import TOKENS, Moment, Terms
+from rlhf_api.memory.terms import GPU_TOKENS, TOKENS, Moment, Terms
 from rlhf_api.stages import Sft
 from rlhf_api.stages.common import Batches
 from rlhf_api.stages.preference import Preference
@@ -41,7 +41,8 @@ def _row_tokens(terms: Terms, spec: Batches) -> int:
     if isinstance(spec, Sft) and spec.packing:
         longest = spec.max_length
     batch = longest * width * -(-spec.batch_size // terms.ranks)
-    return max(longest * width, min(terms.execution.micro_batch_tokens or TOKENS, batch))
+    budget = terms.execution.micro_batch_tokens or (GPU_TOKENS if terms.device == "cuda" else TOKENS)
+    return max(longest * width, min(budget, batch))
 
 
 def _separate(spec: Preference) -> bool:

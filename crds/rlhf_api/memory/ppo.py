@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from rlhf_api.fields import Scorer
 from rlhf_api.memory.facts import ModelFacts
 from rlhf_api.memory.lineage import Origin
-from rlhf_api.memory.terms import CHUNK_LOGITS, Moment, Terms
+from rlhf_api.memory.terms import CHUNK_LOGITS, GPU_TOKENS, Moment, Terms
 from rlhf_api.stages import Ppo
 
 PPO_TOKENS = 1024
-"""Tokens of a forward in `ppo`, where the execution says nothing."""
+"""Tokens of a forward in `ppo` on a CPU, where the execution says nothing."""
 
 
 def moments(terms: Terms, spec: Ppo) -> list[Moment]:
@@ -35,7 +35,8 @@ def moments(terms: Terms, spec: Ppo) -> list[Moment]:
     prompt = terms.longest(spec.prompts, spec.rollout.max_prompt_tokens)
     row = prompt + spec.rollout.max_new_tokens
     answers = -(-spec.rollout.prompts * spec.rollout.samples // terms.ranks)
-    tokens = max(row, min(terms.execution.micro_batch_tokens or PPO_TOKENS, row * answers))
+    budget = terms.execution.micro_batch_tokens or (GPU_TOKENS if terms.device == "cuda" else PPO_TOKENS)
+    tokens = max(row, min(budget, row * answers))
     gathered = size * model.parameters if terms.execution.zero == 3 else 0
     sampling = {
         "keys and values": 2 * size * answers * row * model.layers * model.key,
@@ -47,7 +48,7 @@ def moments(terms: Terms, spec: Ppo) -> list[Moment]:
     if spec.ptx is not None:
         width = terms.longest(spec.ptx.data, spec.ptx.max_length)
         batch = width * -(-(spec.ptx.batch_size or answers) // terms.ranks)
-        tokens = max(tokens, min(terms.execution.micro_batch_tokens or PPO_TOKENS, batch), width)
+        tokens = max(tokens, min(budget, batch), width)
     updating = remembered | {
         "activations": terms.activations(model, layers or model.layers, tokens, size)
         + count * terms.activations(critic, critic_layers or critic.layers, tokens, size),

@@ -17,7 +17,9 @@ Moment = dict[str, int]
 Lengths = Mapping[str, int]
 """Tokens of the longest row of an input, by its name, where that is known."""
 TOKENS = 4096
-"""Tokens of a forward in `sft`, preferences and evaluation, where the execution says nothing."""
+"""Tokens of a forward in evaluation, and on a CPU in `sft` and preferences, where the execution says nothing."""
+GPU_TOKENS = 16384
+"""The same of a GPU in all trained stages."""
 CHUNK_LOGITS = 1 << 24
 """Logits that `ppo` and `evaluate` hold at once."""
 BUCKET = 50_000_000
