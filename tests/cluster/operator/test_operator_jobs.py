@@ -175,9 +175,9 @@ def test_a_quota_that_refuses_pods_is_told_in_its_own_words(controlled_plane: Co
 def test_a_pod_field_that_the_api_server_refuses_is_told(controlled_plane: ControlPlane) -> None:
     async def main() -> None:
         async with ground(controlled_plane) as here, here.operator():
-            await here.make(job(pod={"volumeMounts": [{"name": "no-such-volume", "mountPath": "/mnt"}]}))
+            await here.make(job(pod={"tolerations": [{"key": "no key!", "operator": "Exists"}]}))
             value = await here.until(lambda found: "CreateFailed" in str(found.get("conditions")))
-            assert "no-such-volume" in str(value["conditions"])
+            assert "tolerations[0].key" in str(value["conditions"])
 
     asyncio.run(main())
 

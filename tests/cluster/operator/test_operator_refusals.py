@@ -60,15 +60,14 @@ def test_a_stage_that_is_refused_holds_up_no_other(controlled_plane: ControlPlan
     async def main() -> None:
         async with ground(controlled_plane) as here, here.operator():
             value = job()
-            wrong = [{"name": "no-such-volume", "mountPath": "/mnt"}]
-            value["spec"]["stages"][1]["pod"] = {"volumeMounts": wrong}
+            value["spec"]["stages"][1]["pod"] = {"tolerations": [{"key": "no key!", "operator": "Exists"}]}
             await here.make(value)
             assert "-reward-" in await refusal(here)
             status = await here.until(
                 lambda found: bool(found.get("stages")) and stage(found, "cost")["state"] == "Complete"
             )
             assert stage(status, "reward")["reason"] == "CreateFailed"
-            assert "no-such-volume" in stage(status, "reward")["message"]
+            assert "tolerations[0].key" in stage(status, "reward")["message"]
             await here.edit(suspend=True)
             await here.until(phase("Suspended"))
 
