@@ -1,7 +1,8 @@
 """The storage as executors and the trainer share it: verified products, the runs index, what prepare resolved.
 
     <storage>/products/<type>-<digest>/manifest.json    a product
-    <storage>/runs/<namespace>/<job>/<uid>.json         which products a run uses
+    <storage>/runs/<namespace>/<job>/<uid>.json         which products a job's latest run uses
+    <storage>/runs/<namespace>/<job>/<uid>.<n>.json     the same of its run n, before the job was edited
     <storage>/work/<uid>/prepare/resolved.json          what prepare found
     <storage>/locks/gc                                  an flock: shared while someone looks up what a run will use
 
@@ -27,6 +28,7 @@ from rlhf_api.fields import ApiModel
 from rlhf_api.plan import Resolved
 from rlhf_api.product import Manifest
 from rlhf_api.stage_file import StageFile
+from rlhf_api.stages import REPORT
 
 MANIFEST = "manifest.json"
 
@@ -93,7 +95,10 @@ def find_verified(storage: Path, name: str) -> Product | None:
 
 
 class Run(ApiModel):
-    """Which inputs and products a run uses: what is named here is never collected as garbage."""
+    """Which inputs and products a run uses: what is named here is never collected as garbage.
+
+    A job that was edited so that it makes other products is another run of it; the earlier ones keep their indexes.
+    """
 
     version: str = "1"
     """Of this format."""
@@ -103,6 +108,12 @@ class Run(ApiModel):
     """Its namespace."""
     uid: str
     """Its UID."""
+    number: int = 1
+    """Counts the runs of this UID: `job@number` is the run's name."""
+    started: float = 0.0
+    """When its prepare first ran, seconds since 1970; 0: not known."""
+    phase: str | None = None
+    """How it stood when this was written (local runner)."""
     job_file: str | None = None
     """Where the job file lies (local runner)."""
     inputs: dict[str, str] = {}
@@ -112,17 +123,71 @@ class Run(ApiModel):
     spec: dict[str, Any] = {}
     """The job's spec."""
 
+    def same_as(self, other: Run) -> bool:
+        """Whether it makes the same products. Reports tell of a run: the one of a failed run is another."""
+        return _without_report(self.products) == _without_report(other.products)
 
-def run_path(storage: Path, namespace: str, job: str, uid: str) -> Path:
-    """Where the run's index lies."""
-    return storage / "runs" / namespace / job / f"{uid}.json"
+
+def _without_report(products: dict[str, str]) -> dict[str, str]:
+    return {stage: product for stage, product in products.items() if not product.startswith(f"{REPORT}-")}
 
 
-def write_run(storage: Path, run: Run) -> Path:
-    """Write the run's index, replacing an earlier one of the same UID."""
+def run_path(storage: Path, namespace: str, job: str, uid: str, number: int | None = None) -> Path:
+    """Where the index of the latest run of a UID lies; with a number, that of an earlier one."""
+    suffix = "" if number is None else f".{number}"
+    return storage / "runs" / namespace / job / f"{uid}{suffix}.json"
+
+
+def write_run(storage: Path, run: Run) -> Run:
+    """Write the index of the UID's latest run, numbered; that of a run with other products stays beside it.
+
+    A run that makes the products of an earlier one is that one, gone on with: its number and start stay.
+    """
     path = run_path(storage, run.namespace, run.job, run.uid)
+    runs = runs_of(storage, run.namespace, run.job, run.uid)
+    same = next((earlier for earlier in runs if earlier.same_as(run)), None)
+    if same is None:
+        number = max((earlier.number for earlier in runs), default=0) + 1
+        run = run.model_copy(update={"number": number})
+    else:
+        run = run.model_copy(update={"number": same.number, "started": same.started or run.started})
+    if runs and runs[0].number != run.number:
+        _write_index(run_path(storage, run.namespace, run.job, run.uid, runs[0].number), runs[0])
+    _write_index(path, run)
+    run_path(storage, run.namespace, run.job, run.uid, run.number).unlink(missing_ok=True)
+    return run
+
+
+def _write_index(path: Path, run: Run) -> None:
     write_atomically(path, run.model_dump_json(indent=1).encode())
-    return path
+
+
+def runs_of(storage: Path, namespace: str, job: str, uid: str) -> list[Run]:
+    """The runs of a UID, the latest first, then the earlier ones from the last to the first.
+
+    Raises:
+        ValueError: an index cannot be read.
+    """
+    latest = run_path(storage, namespace, job, uid)
+    earlier = [_read_index(path) for path in latest.parent.glob(f"{uid}.*.json")]
+    earlier.sort(key=lambda run: run.number, reverse=True)
+    if not latest.exists():
+        return earlier
+    first = _read_index(latest)
+    return [first, *(run for run in earlier if run.number != first.number)]
+
+
+def forget_run(storage: Path, run: Run) -> None:
+    """Remove a run's index; the run before it becomes the UID's latest, where it was that."""
+    latest = run_path(storage, run.namespace, run.job, run.uid)
+    first, *earlier = runs_of(storage, run.namespace, run.job, run.uid)
+    if first.number == run.number:
+        if not earlier:
+            latest.unlink()
+            return
+        _write_index(latest, earlier[0])
+        run = earlier[0]
+    run_path(storage, run.namespace, run.job, run.uid, run.number).unlink(missing_ok=True)
 
 
 def name_product(file: StageFile, product: str) -> None:
@@ -137,20 +202,24 @@ def name_product(file: StageFile, product: str) -> None:
         return
     if run.products.get(file.stage) != product:
         products = {**run.products, file.stage: product}
-        write_run(Path(file.directories.storage), run.model_copy(update={"products": products}))
+        _write_index(path, run.model_copy(update={"products": products}))
 
 
 def read_runs(storage: Path) -> Iterator[Run]:
-    """Every run's index.
+    """Every run's index, also those of earlier runs of edited jobs.
 
     Raises:
         ValueError: one cannot be read; collecting garbage without it would remove what it names.
     """
     for path in sorted((storage / "runs").glob("*/*/*.json")):
-        try:
-            yield Run.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise ValueError(f"{path}: not a run's index: {str(error).splitlines()[0]}") from error
+        yield _read_index(path)
+
+
+def _read_index(path: Path) -> Run:
+    try:
+        return Run.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"{path}: not a run's index: {str(error).splitlines()[0]}") from error
 
 
 def write_resolved(path: Path, resolved: Resolved) -> None:

@@ -22,6 +22,7 @@ from rlhf_sdk.commands import (
     report,
     retry,
     run,
+    runs,
     status,
     submit,
     suspend,
@@ -81,7 +82,23 @@ def options(
     """Align a language model and prove it is safer, from one job file."""
 
 
-for module in (init, validate, plan, run, submit, status, logs, suspend, retry, pull, export, compare, report, gc):
+for module in (
+    init,
+    validate,
+    plan,
+    run,
+    submit,
+    status,
+    logs,
+    suspend,
+    retry,
+    pull,
+    export,
+    runs,
+    compare,
+    report,
+    gc,
+):
     module.register(app)
 
 

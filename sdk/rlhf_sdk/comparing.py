@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rlhf_api.store import DamagedProduct, Product, Run, read_product, run_path
-from rlhf_sdk import jobs
+from rlhf_api.store import DamagedProduct, Product, Run, read_product
+from rlhf_sdk import runs
 from rlhf_sdk.exits import CommandError, Exit
 from rlhf_sdk.text import number
 
@@ -31,7 +31,7 @@ class Side:
 
 
 def read(what: str, storage: Path | None) -> Side:
-    """A run (by job file, name, UID or index file), or a product (by folder).
+    """A run (by job file, name or UID, `@N` for an earlier one, or index file), or a product (by folder).
 
     Raises:
         CommandError: it is neither, or never run.
@@ -42,11 +42,8 @@ def read(what: str, storage: Path | None) -> Side:
     if path.suffix == ".json" and path.is_file() and path.parent.parent.parent.name == "runs":
         index = _index(path)
         return run_side(index, path.resolve().parents[3], index.job)
-    run = jobs.locate(what, storage)
-    place = run_path(run.layout.storage, run.state.namespace, run.state.job, run.state.uid)
-    if not place.exists():
-        raise CommandError(f"{what}: its prepare has never ended, so there is nothing to compare", Exit.INVALID)
-    return run_side(_index(place), run.layout.storage, run.state.job)
+    entry = runs.find(what, storage)
+    return run_side(entry.run, entry.storage, entry.run.job if entry.latest else runs.name_of(entry))
 
 
 def named(sides: Sequence[Side], what: Sequence[str]) -> list[Side]:
@@ -131,6 +128,17 @@ def spec_rows(sides: Sequence[Side]) -> dict[str, list[Any]]:
     found = {name: [one.get(name) for one in names] for name in every if name in partly}
     fields = different(rows(sides, "spec"))
     return found | {path: row for path, row in fields.items() if ".".join(path.split(".")[:2]) not in partly}
+
+
+def changes(before: Run, after: Run) -> dict[str, list[Any]]:
+    """What differs from one run of a job to the next, by path: [before, after]; an input's content as `inputs.NAME`."""
+    rows_of_spec = spec_rows([Side("", {}, flatten(by_name(run.spec), "")) for run in (before, after)])
+    contents = {
+        f"inputs.{name}": [f"content {before.inputs[name][:8]}", f"content {digest[:8]}"]
+        for name, digest in after.inputs.items()
+        if before.inputs.get(name, digest) != digest
+    }
+    return rows_of_spec | contents
 
 
 def apart(values: Sequence[Any]) -> bool:

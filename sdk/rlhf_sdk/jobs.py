@@ -141,7 +141,7 @@ def reload(run: Located) -> Located:
 
 def layout_of(job: RLHFJob, file: Path, storage: Path | None) -> Layout:
     """Where the job's run lies."""
-    return _layout(job.metadata.namespace or "default", job.metadata.name, file, storage)
+    return layout_at(job.metadata.namespace or "default", job.metadata.name, file, storage)
 
 
 def locate(what: str, storage: Path | None) -> Located:
@@ -157,7 +157,7 @@ def locate(what: str, storage: Path | None) -> Located:
     path = Path(what)
     if path.suffix in (".yaml", ".yml", ".json") or path.is_file():
         namespace, name = identity(path)
-        layout = _layout(namespace or "default", name, path, storage)
+        layout = layout_at(namespace or "default", name, path, storage)
         state = _load(layout)
         if state is None:
             raise CommandError(f"{what}: never run in {layout.storage} (looked for {layout.root})", Exit.INVALID)
@@ -194,7 +194,8 @@ def _load(layout: Layout) -> RunState | None:
         raise CommandError(str(error)) from error
 
 
-def _layout(namespace: str, name: str, file: Path, storage: Path | None) -> Layout:
+def layout_at(namespace: str, name: str, file: Path, storage: Path | None) -> Layout:
+    """Where the run of a job lies, of which only the names and the file's place are known."""
     folder = file.resolve().parent
     return Layout((storage or folder / STORAGE).resolve(), local_uid(namespace, name, folder))
 

@@ -25,24 +25,6 @@ def test_what_a_run_names_is_kept(tmp_path: Path) -> None:
     assert "nothing to free" in rlhf("gc", "--storage", tmp_path / ".rlhf").out
 
 
-def test_products_of_an_edited_job_are_freed_when_asked(tmp_path: Path) -> None:
-    path = job(tmp_path, SIDE_BY_SIDE)
-    run(path)
-    old = product(path, "costModel")
-    path.write_text(path.read_text().replace("costModel: {", "costModel: {epochs: 2, "))
-    run(path)
-    storage = tmp_path / ".rlhf"
-    listed = rlhf("gc", "--storage", storage, "--output", "json").json
-    assert sorted(Path(item["path"]).name.split("-")[0] for item in listed["items"]) == ["costModel", "report"]
-    assert old.exists() and listed["freed"] is False
-    assert listed["bytes"] == sum(item["bytes"] for item in listed["items"]) > 0
-    assert "2 things" in rlhf("gc", "--storage", storage).out
-    assert rlhf("gc", "--storage", storage, "--yes").code == 0
-    assert not old.exists()
-    assert product(path, "costModel").exists(), "the new one stays"
-    assert run(path).phases()["cost"] == "reused"
-
-
 def test_a_product_whose_writer_may_be_at_work_is_kept(tmp_path: Path) -> None:
     path = job(tmp_path)
     run(path)

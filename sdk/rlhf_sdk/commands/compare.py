@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
 EPILOG = """\b
 Examples:
   rlhf compare ppo.yaml safe-rlhf.yaml
+  rlhf compare ppo.yaml@1 ppo.yaml
   rlhf compare plain safe --metric 'evaluate.*'
   rlhf compare .rlhf/products/ppo-0a1b... .rlhf/products/ppo-2c3d...
 
@@ -40,7 +41,8 @@ def compare(
         list[str],
         typer.Argument(
             metavar="RUN RUN...",
-            help="Job files, names or UIDs of runs, index files below runs/, or folders of products.",
+            help="Job files, names or UIDs of runs, with @N for an earlier run of an edited job (`rlhf runs` lists "
+            "them), index files below runs/, or folders of products.",
             show_default=False,
         ),
     ],

@@ -25,6 +25,7 @@ EPILOG = f"""\b
 Examples:
   rlhf export ppo my-model
   rlhf export reward my-scorer --job job.yaml
+  rlhf export ppo earlier-model --job job.yaml@1
   rlhf export ppo my-model --job beaver -n team-a
 
 DIR gets what transformers and other programs read, with a model card (README.md); it must be new or empty. The product
@@ -44,7 +45,11 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make.", show_default=False)],
     job: Annotated[
         str | None,
-        typer.Option("--job", metavar="JOB", help="A job file, a job's name or a UID; by default the latest run here."),
+        typer.Option(
+            "--job",
+            metavar="JOB",
+            help="A job file, a job's name or a UID, with @N a run that `rlhf runs` lists; by default the latest run here.",
+        ),
     ] = None,
     storage: Storage = None,
     cluster: OnCluster = False,
@@ -69,17 +74,19 @@ def export(
 
 def _from_here(job: str | None, storage: Path | None, stage: str, target: Path) -> str:
     from rlhf_api.store import DamagedProduct, find_verified
-    from rlhf_sdk import jobs
+    from rlhf_sdk import jobs, runs
     from rlhf_sdk.exporting import export as write
     from rlhf_sdk.local.layout import STORAGE
 
+    if job is not None and runs.split(job)[1] is not None:
+        return _numbered(job, storage, stage, target)
     if job is not None:
         run = jobs.locate(job, storage)
     else:
-        runs = jobs.runs(storage or Path(STORAGE))
-        if not runs:
+        every = jobs.runs(storage or Path(STORAGE))
+        if not every:
             raise CommandError(f"no runs in {(storage or Path(STORAGE)).resolve()}; name one with --job", Exit.INVALID)
-        run = runs[0]
+        run = every[0]
     state = run.state.stages.get(stage)
     if state is None:
         known = ", ".join(run.state.stages)
@@ -94,6 +101,19 @@ def _from_here(job: str | None, storage: Path | None, stage: str, target: Path) 
         raise CommandError(f"{stage}: has no product yet ({state.phase})", Exit.FAILED)
     write(product.path, target)
     return state.product
+
+
+def _numbered(name: str, storage: Path | None, stage: str, target: Path) -> str:
+    from rlhf_sdk import runs
+    from rlhf_sdk.exporting import export as write
+
+    entry = runs.find(name, storage)
+    product = entry.run.products.get(stage)
+    if product is None:
+        known = ", ".join(entry.run.products)
+        raise CommandError(f"{stage}: no stage of {name}; found {known}", Exit.INVALID)
+    write(runs.verified(entry, product), target)
+    return product
 
 
 def _from_cluster(place: Target, job: str | None, stage: str, target: Path) -> str:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rlhf_sdk.commands.options import Output
-from rlhf_sdk.exits import CommandError
+from rlhf_sdk.exits import CommandError, Exit
 from rlhf_sdk.output import Format, columns, emit, show
 from rlhf_sdk.text import plural, size
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from rlhf_api.store import Run
     from rlhf_sdk.local.collect import Item
 
 
@@ -28,30 +29,41 @@ EPILOG = """\b
 Examples:
   rlhf gc
   rlhf gc --storage /data/rlhf --yes
+  rlhf gc --forget beaver@1
   rlhf gc --output json | jq .bytes
 
 JSON: {"storage", "bytes", "freed": bool, "items": [{"path", "kind", "bytes", "why"}], "kept": the same, not counted in
 bytes}; kind is product, damaged, unfinished, input or work.
 
-Exit codes: 0 listed or freed; 1 it cannot be told what is used, or a run is just looking up what it needs."""
+Exit codes: 0 listed or freed; 1 it cannot be told what is used, or a run is just looking up what it needs; 2 no such
+run to forget, or a process runs it."""
 
 
 def gc(
     storage: Annotated[
         Path, typer.Option("--storage", metavar="DIR", help="The storage; by default .rlhf in the working directory.")
     ] = Path(".rlhf"),
+    forget: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--forget",
+            metavar="RUN",
+            help="Count this run (`rlhf runs` lists them) as gone: a name such as JOB@N; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Free it; without, it is only listed.")] = False,
     output: Output = Format.TEXT,
 ) -> None:
     """List what no run needs; with --yes, free it.
 
     That is: products and inputs that no run names, damaged and unfinished products, and work of runs whose job file
-    is gone. What a running process uses is never freed; what one is just looking up may be listed.
+    is gone. A run that `rlhf runs` lists, also an earlier one of an edited job, keeps its products until --forget. What a running process uses is never freed; what one is just looking up may be listed.
 
     On a cluster's claim, mounted at DIR, also work of jobs that are done, logs included. It does not ask the cluster:
     work of jobs that may run, be suspended or be tried again is kept, and listed with what tells so.
     """
-    from rlhf_api.store import gc_lock
+    from rlhf_api.store import forget_run, gc_lock
     from rlhf_sdk.local.collect import free, garbage, tree_size
     from rlhf_sdk.local.locks import Busy, FileLock
     from rlhf_sdk.local.traces import clock
@@ -66,11 +78,14 @@ def gc(
         except Busy as busy:
             raise CommandError(f"{root}: a run is just looking up what it needs; try again in a moment") from busy
     try:
-        found = garbage(root, clock(root))
+        forgotten = [_forgettable(name, root) for name in forget or []]
+        found = garbage(root, clock(root), forgotten)
         items, bytes_of = found.free, {item.path: tree_size(item.path) for item in (*found.free, *found.kept)}
         if yes:  # sizes take a while on a claim: what a cluster's job has begun to use meanwhile stays
-            still = {item.path for item in garbage(root, clock(root)).free}
+            still = {item.path for item in garbage(root, clock(root), forgotten).free}
             items = [item for item in items if item.path in still]
+            for run in forgotten:
+                forget_run(root, run)
             free(items)
     except ValueError as error:
         raise CommandError(str(error)) from error
@@ -93,6 +108,15 @@ def gc(
     if found.kept:
         show("\nkept:")
         show(_table(found.kept, bytes_of))
+
+
+def _forgettable(name: str, storage: Path) -> Run:
+    from rlhf_sdk import runs
+
+    entry = runs.find(name, storage)
+    if entry.live:
+        raise CommandError(f"--forget {name}: a process runs it", Exit.INVALID)
+    return entry.run
 
 
 def _table(items: Sequence[Item], bytes_of: Mapping[Path, int]) -> Table:

@@ -26,8 +26,10 @@ EPILOG = """\b
 Examples:
   rlhf report job.yaml
   rlhf report job.yaml --open
+  rlhf report job.yaml@1
 
-A report that was removed or damaged is made again, from the products that are there: nothing else is computed.
+A report that was removed or damaged is made again, from the products that are there: nothing else is computed; that of a
+run named with @N is not.
 
 JSON: {"job", "uid", "report": path of the HTML file, "phase": of the run}.
 
@@ -35,24 +37,56 @@ Exit codes: 0 there it is; 1 the run has made none, or it cannot be made again; 
 
 
 def report(
-    job: Annotated[str, typer.Argument(metavar="JOB", help="A job file, a job's name or a UID.", show_default=False)],
+    job: Annotated[
+        str,
+        typer.Argument(
+            metavar="JOB",
+            help="A job file, a job's name or a UID; with @N a run that `rlhf runs` lists.",
+            show_default=False,
+        ),
+    ],
     storage: Storage = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     output: Output = Format.TEXT,
 ) -> None:
     """Print the path of the report of a run: one HTML file, complete in itself."""
+    from rlhf_sdk import runs
+
+    shown = _of_latest(job, storage) if runs.split(job)[1] is None else _of_numbered(job, storage)
+    if output is Format.JSON:
+        emit(shown)
+    else:
+        show(str(shown["report"]))
+    if open_it:
+        typer.launch(str(shown["report"]))
+
+
+def _of_latest(job: str, storage: Path | None) -> dict[str, str | None]:
     from rlhf_sdk import jobs
 
     run = jobs.locate(job, storage)
     path = find(run)
     if path is None:
         path = _again(run)
-    if output is Format.JSON:
-        emit({"job": run.state.job, "uid": run.state.uid, "report": str(path), "phase": run.state.phase})
-    else:
-        show(str(path))
-    if open_it:
-        typer.launch(str(path))
+    return {"job": run.state.job, "uid": run.state.uid, "report": str(path), "phase": run.state.phase}
+
+
+def _of_numbered(name: str, storage: Path | None) -> dict[str, str | None]:
+    """Of a run that the index names.
+
+    Raises:
+        CommandError: it made none, or the report is gone or damaged.
+    """
+    from rlhf_api.stages import REPORT
+    from rlhf_sdk import runs
+    from rlhf_sdk.reports import html_of
+
+    entry = runs.find(name, storage)
+    reports = [product for product in entry.run.products.values() if product.startswith(f"{REPORT}-")]
+    path = html_of(runs.verified(entry, reports[0])) if reports else None
+    if path is None:
+        raise CommandError(f"{name}: has no report")
+    return {"job": entry.run.job, "uid": entry.run.uid, "report": str(path), "phase": entry.phase}
 
 
 def find(run: Located) -> Path | None:

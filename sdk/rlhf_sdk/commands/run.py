@@ -54,7 +54,7 @@ def run(
         int | None, typer.Option(min=1, help="Cores to use; by default all there are.", show_default=False)
     ] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Forget checkpoints and make anew the products that only this job uses.")
+        bool, typer.Option("--fresh", help="Forget checkpoints and make anew the products that only this run uses.")
     ] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of live progress bars.")] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Show at the end where the time went.")] = False,
@@ -102,7 +102,7 @@ def execute(
         if fresh:
             from rlhf_sdk.local.collect import forget
 
-            for line in forget(layout):
+            for line in forget(layout, job.spec.model_dump(mode="json", exclude_none=True)):
                 complain(line)
         options = Options(_budget(job, job_file, cores or cores_here()), command or TRAINER, wait=wait or backoff)
         try:

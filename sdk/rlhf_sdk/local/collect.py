@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from rlhf_api.store import Run, read_runs, run_path
+from rlhf_api.store import Run, forget_run, read_runs
 from rlhf_sdk.local.layout import Layout
 from rlhf_sdk.local.locks import held
 from rlhf_sdk.local.state import load
@@ -46,15 +46,15 @@ def tree_size(path: Path) -> int:
     return sum(there.st_size for there in entries(path) if not stat.S_ISDIR(there.st_mode))
 
 
-def forget(layout: Layout) -> list[str]:
-    """Remove a run's work and the products that only it names; gives what was kept and why, a line each.
+def forget(layout: Layout, spec: Mapping[str, Any]) -> list[str]:
+    """Remove a run's work, and the products that no other run names; gives what was kept and why, a line each.
 
-    The caller holds the run's lock.
+    Of the job's runs only the one with this spec is forgotten. The caller holds the run's lock.
     """
-    state = load(layout.state)
-    runs = list(read_runs(layout.storage))
-    own = {name for run in runs if run.uid == layout.uid for name in run.products.values()}
-    shared = {name for run in runs if run.uid != layout.uid for name in run.products.values()}
+    indexes = list(read_runs(layout.storage))
+    forgotten = [run for run in indexes if run.uid == layout.uid and run.spec == spec]
+    own = {name for run in forgotten for name in run.products.values()}
+    shared = {name for run in indexes if run not in forgotten for name in run.products.values()}
     lines = [f"kept {name}: another run uses it" for name in sorted(own & shared)]
     for name in own - shared:
         remove(layout.product(name))
@@ -62,8 +62,8 @@ def forget(layout: Layout) -> list[str]:
         if work.is_dir():
             shutil.rmtree(work)
     layout.state.unlink(missing_ok=True)
-    if state is not None:
-        run_path(layout.storage, state.namespace, state.job, state.uid).unlink(missing_ok=True)
+    for run in forgotten:
+        forget_run(layout.storage, run)
     return lines
 
 
@@ -96,13 +96,14 @@ def _renamed_away(path: Path) -> Path | None:
     return path.rename(gone)
 
 
-def garbage(storage: Path, now: float) -> Found:
+def garbage(storage: Path, now: float, forgotten: Sequence[Run] = ()) -> Found:
     """Everything in the storage that can be freed now; what a process or a cluster's job may use is never among it, if
     the caller holds `gc_lock`: without, it may be what someone is just looking up.
 
     Args:
         storage: the storage.
         now: by the clock that dates its files.
+        forgotten: runs that count as gone.
 
     Raises:
         ValueError: a run's index cannot be read: then nobody knows what is used.
@@ -110,7 +111,8 @@ def garbage(storage: Path, now: float) -> Found:
     there, products = [Layout(storage, path.name) for path in folders(storage / "work")], folders(storage / "products")
     busy = {layout.uid for layout in there if held(layout.lock)}
     # Others go on meanwhile, so in this order: a lease begins before the folder that it is for.
-    runs, live = list(read_runs(storage)), leases(storage, now)
+    runs = [run for run in read_runs(storage) if run not in forgotten]
+    live = leases(storage, now)
     found = Found(_products(products, runs, live, busy=bool(busy)), [])
     if not busy:
         found.free.extend(_inputs(storage, runs))

@@ -158,6 +158,8 @@ def run_index(job: RLHFJob, state: RunState, plan: Plan, resolved: Resolved) -> 
         job=state.job,
         namespace=state.namespace,
         uid=state.uid,
+        started=state.stages[PREPARE].started or 0.0,
+        phase=state.phase,
         jobFile=state.job_file,
         inputs={name: found.digest for name, found in resolved.inputs.items()},
         products=products,

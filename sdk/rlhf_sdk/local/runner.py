@@ -338,10 +338,10 @@ class Runner:
             code = Exit.FAILED if deadline else exit_code(self._plan, self._state.stages)
         elif end == "stopped":
             code = Exit.INTERRUPTED if self._signals.interrupted else Exit.STOPPED
-        if self._resolved is not None:  # again, for the report of a run that failed has a product of its own
-            write_run(self._layout.storage, files.run_index(self._job, self._state, self._plan, self._resolved))
         changes = {"phase": end, "exit_code": int(code), "ended": time.time(), "pid": None}
         self._state = self._state.model_copy(update=changes)
+        if self._resolved is not None:  # again: how it ended; and the report of a run that failed is another product
+            write_run(self._layout.storage, files.run_index(self._job, self._state, self._plan, self._resolved))
         self._save()
         return code
 

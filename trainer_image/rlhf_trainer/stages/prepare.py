@@ -20,6 +20,7 @@ import functools
 import itertools
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -153,6 +154,7 @@ def index(context: StageContext, job: RLHFJob, resolved: Resolved) -> Run:
         job=file.job,
         namespace=file.namespace,
         uid=file.uid,
+        started=time.time(),
         inputs={name: found.digest for name, found in resolved.inputs.items()},
         products={one.name: one.product for one in plan(job, resolved).stages if one.product is not None},
         spec=job.spec.model_dump(mode="json", exclude_none=True),
