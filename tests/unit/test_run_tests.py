@@ -12,7 +12,7 @@ import pytest
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 FAKE_MAKE = """#!/bin/sh
-case "$*" in *test-trainer*) exit ${TRAINER_EXIT:-0} ;; esac
+case "$*" in *test-trainer*) exit ${TRAINER_EXIT:-0} ;; *test-node*) echo "10 packages compiled of 90" >&2 ;; esac
 echo "ran $*"
 """
 NOTHING_MISSES = "#!/bin/sh\nexit 0\n"
@@ -58,6 +58,7 @@ def test_every_tier_runs_and_its_time_is_printed(project):
     for tier in ("unit", "fuzz", "trainer", "api", "node"):
         assert f"{tier:8} passed in 0:0" in output
     assert "ran --no-print-directory test-node" in output  # from its log
+    assert output.index("10 packages compiled of 90") < output.index("build/test-node.log:")  # shown before the log is
 
 
 def test_what_cannot_run_is_listed_with_its_reason_and_is_no_failure(project):
