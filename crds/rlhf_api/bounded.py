@@ -6,17 +6,28 @@ hostile one is refused by its name and never ends the process, nor makes it wait
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import os
 import stat
+from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 MAX_BYTES = 4 << 20
 """Of a JSON file that describes something; the largest known configurations have a tenth of it."""
 MAX_DEPTH = 64
 """Nesting of lists and objects."""
+
+
+MAX_LINE = 32 << 20
+"""Bytes of a line; a longer one is no row of text."""
+MAX_RATIO = 200
+"""Bytes that a compressed one may become; rows of text become 3 to 20."""
+FREE = 4 << 20
+"""Bytes that a compressed file may become whatever its size."""
 
 
 class Unreadable(ValueError):
@@ -60,6 +71,63 @@ def read_bytes(path: Path, most: int = MAX_BYTES) -> bytes:
     if len(content) > most:
         raise Unreadable(f"{path.name}: has more than {most} bytes; expected at most so many")
     return content
+
+
+def gunzip(path: Path) -> BinaryIO:
+    """A gzip file's content, within `unpacked`'s bounds.
+
+    Raises:
+        Unreadable: as `open_regular`; while it is read: as `unpacked`.
+    """
+    packed = open_regular(path)
+    return unpacked(cast(BinaryIO, gzip.GzipFile(fileobj=packed, mode="rb")), packed, path.name)
+
+
+def unpacked(stream: BinaryIO, packed: BinaryIO, name: str) -> BinaryIO:
+    """What `stream` unpacks of `packed`, as long as it is no more than MAX_RATIO times what was read of it.
+
+    Raises:
+        Unreadable: while it is read: it becomes more.
+    """
+    return io.BufferedReader(_Unpacked(stream, packed, name), 1 << 16)
+
+
+class _Unpacked(io.RawIOBase):
+    """Counts what comes out beside what went in."""
+
+    def __init__(self, stream: BinaryIO, packed: BinaryIO, name: str) -> None:
+        self._stream, self._packed, self._name = stream, packed, name
+        self._count = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._stream.read(len(buffer))
+        self._count += len(content)
+        if self._count > FREE + MAX_RATIO * self._packed.tell():
+            raise Unreadable(f"{self._name}: unpacks to more than {MAX_RATIO} times its size; expected rows of text")
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        self._stream.close()
+        self._packed.close()
+        super().close()
+
+
+def lines(stream: BinaryIO, name: str, most: int = MAX_LINE) -> Iterator[bytes]:
+    """Lines with their ends.
+
+    Raises:
+        Unreadable: one has more than `most` bytes.
+    """
+    number = 0
+    while line := stream.readline(most + 1):
+        number += 1
+        if len(line) > most:
+            raise Unreadable(f"{name}:{number}: a line of more than {most} bytes; expected a row of text")
+        yield line
 
 
 def read_object(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from families import CONFIGS, NAMES, classifier, family
 from torch import Tensor
 
+from rlhf_api.capability.traits import LEAKING
 from rlhf_api.job import Execution
 from rlhf_api.stages.common import Optimizer
 from rlhf_trainer.data.chat import Encoded
@@ -165,7 +166,9 @@ def learns(
 
 def packs(name: str) -> str:
     trained, boundary = made(family(name))
-    return "yes" if packs_as_rows(trained.decoder, boundary, ROWS) else "refused"
+    answer = "yes" if packs_as_rows(trained.decoder, boundary, ROWS) else "refused"
+    assert (answer == "refused") == (name in LEAKING)
+    return answer
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -198,3 +201,15 @@ def test_other_decoders_are_refused_where_the_parts_are_not_the_whole(name: str)
     model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[name](**sizes, word_embed_proj_dim=32))
     with pytest.raises(InputError, match=f"models of type '{name}' cannot be cut"):
         made(model, trainableLayers=1)
+
+
+@pytest.mark.parametrize("name", sorted(LEAKING - set(CONFIGS)))
+def test_packed_conversations_see_each_other_in_types_that_prepare_refuses(name: str) -> None:
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 48, "vocab_size": 61}
+    names = {"d_model": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 61} if name == "mpt" else sizes
+    more = {"word_embed_proj_dim": 32} if name == "opt" else {}
+    torch.manual_seed(3)
+    trained, boundary = made(AutoModelForCausalLM.from_config(CONFIG_MAPPING[name](**names, **more)))
+    assert not packs_as_rows(trained.decoder, boundary, ROWS)

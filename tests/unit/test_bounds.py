@@ -6,17 +6,28 @@ import os
 import struct
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from fuzz.damage import bounded
-from rlhf_api.bounded import MAX_DEPTH, Unreadable, read_bytes, read_object
+from fuzz.damaged_files import pack
+from rlhf_api.bounded import MAX_DEPTH, MAX_RATIO, Unreadable, read_bytes, read_object
 from rlhf_api.errors import SpecError
 from rlhf_api.gguf import MAX_ENTRIES, MAX_STRINGS, read_header
+from rlhf_api.job import Input
+from rlhf_api.memory.look import _longest
+from rlhf_api.packages import package_folder
 from rlhf_api.yaml import MAX_VALUES, load_yaml
+from rlhf_trainer.data import readers
+from rlhf_trainer.data.readers import BadRow, RawRow, read_rows
+from rlhf_trainer.exits import InputError
+from rlhf_trainer.functions import source_digest
 from rlhf_trainer.rules import checks
 from rlhf_trainer.rules.policy import Policy, parse_policy
 from rlhf_trainer.simulation.placing import NEXT_TURN, said
 from rlhf_trainer.sources.choose import card
+from rlhf_trainer.sources.fetch import fetch
 from rlhf_trainer.sources.licence import told_licence
 
 HEAD = """
@@ -57,6 +68,86 @@ class TestFiles:
         (tmp_path / "a.json").write_bytes(content)
         with pytest.raises(Unreadable, match=rf"a\.json: {problem}"):
             read_object(tmp_path / "a.json")
+
+
+class TestRows:
+    @pytest.mark.parametrize("suffix", [".gz", ".zst"])
+    def test_what_unpacks_to_far_more_than_it_is_ends_by_name(self, tmp_path: Path, suffix: str) -> None:
+        packed = pack(b" " * (64 << 20), suffix)
+        (tmp_path / f"rows.jsonl{suffix}").write_bytes(packed)
+        with (
+            bounded(),
+            pytest.raises(InputError, match=rf"rows\.jsonl\{suffix}: unpacks to more than {MAX_RATIO} times"),
+        ):
+            list(read_rows(tmp_path / f"rows.jsonl{suffix}"))
+
+    def test_many_empty_lines_are_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "rows.jsonl").write_bytes(b"\n" * (4 << 20))
+        with bounded(), pytest.raises(InputError, match=r"rows\.jsonl:\d+: more than \d+ empty lines"):
+            list(read_rows(tmp_path / "rows.jsonl"))
+
+    @pytest.mark.parametrize("suffix", [".gz", ".zst"])
+    def test_rows_that_are_much_alike_are_read(self, tmp_path: Path, suffix: str) -> None:
+        (tmp_path / f"rows.jsonl{suffix}").write_bytes(pack(b'{"prompt": "q"}\n' * 200_000, suffix))
+        assert sum(1 for _ in read_rows(tmp_path / f"rows.jsonl{suffix}")) == 200_000
+
+    def test_the_longest_row_of_a_bomb_is_not_known(self, tmp_path: Path) -> None:
+        (tmp_path / "rows.jsonl.gz").write_bytes(pack(b"a" * (64 << 20), ".gz"))
+        with bounded():
+            assert _longest(tmp_path / "rows.jsonl.gz") is None
+
+    @pytest.mark.parametrize(
+        ("name", "expected"), [("rows.jsonl", "rows.jsonl:1: a line of"), ("rows.csv", "a line of")]
+    )
+    def test_a_line_without_an_end_is_refused(self, tmp_path: Path, name: str, expected: str) -> None:
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(1 << 40)
+        with bounded(), pytest.raises(InputError, match=expected):
+            list(read_rows(tmp_path / name))
+
+    def test_a_large_json_file_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(readers, "MAX_JSON", 1 << 20)
+        (tmp_path / "rows.json").write_bytes(b" " * ((1 << 20) + 1))
+        with pytest.raises(InputError, match=r"rows\.json: has more than 1 MiB; expected JSON lines"):
+            list(read_rows(tmp_path / "rows.json"))
+
+    def test_a_deep_row_is_a_bad_row(self, tmp_path: Path) -> None:
+        deep = b"[" * MAX_DEPTH + b"]" * MAX_DEPTH
+        (tmp_path / "rows.jsonl").write_bytes(b'{"a": %s}\n{"a": 1}\n' % deep)
+        first, second = read_rows(tmp_path / "rows.jsonl")
+        assert isinstance(first, BadRow)
+        assert first.problem == f"nested more than {MAX_DEPTH} deep"
+        assert isinstance(second, RawRow)
+
+    def test_parquet_whose_text_is_not_utf_8_is_named(self, tmp_path: Path) -> None:
+        text = pyarrow.array([b"\xff"], pyarrow.binary()).view(pyarrow.string())
+        pyarrow.parquet.write_table(pyarrow.table({"prompt": text}), tmp_path / "rows.parquet")
+        with pytest.raises(InputError, match=r"rows\.parquet:1: cannot be read as Parquet"):
+            list(read_rows(tmp_path / "rows.parquet"))
+
+
+class TestPackages:
+    @pytest.mark.parametrize("name", ["__main__", "no_such_package", "no_such_package.a", "math"])
+    def test_what_has_no_folder_is_no_package(self, name: str) -> None:
+        assert package_folder(name) is None
+
+    def test_such_a_source_is_refused_by_its_text(self, tmp_path: Path) -> None:
+        entry = Input.model_validate({"name": "a", "source": "package://__main__/rows.jsonl"})
+        with pytest.raises(InputError, match="package://__main__/rows\\.jsonl: no package"):
+            fetch(entry, tmp_path, tmp_path, {})
+
+
+class TestFunctions:
+    @pytest.mark.parametrize("content", [b"\0", b"x = " + b"(" * 5000, b"x = " + b"-" * 100_000 + b"1", b"\xff", b"if"])
+    def test_a_module_that_cannot_be_parsed_is_named(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "judge.py").write_bytes(content)
+        with bounded(), pytest.raises(InputError, match=r"judge\.py"):
+            source_digest("judge:count", tmp_path)
+
+    @pytest.mark.parametrize("name", ["__main__:count", "no_such_package.a:count"])
+    def test_a_module_that_is_not_there_is_named(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(InputError, match=f"function {name}: "):
+            source_digest(name, tmp_path)
 
 
 class TestYaml:

@@ -194,6 +194,12 @@ def test_what_a_later_stage_cannot_do_with_an_earlier_ones_product_is_told_befor
             "stage sft, sft.lora: found lora; base is a gpt2 model, which has no linear layers for adapters",
         ),
         (REWARD, [sft()], "stage sft, sft.model: found LlamaForSequenceClassification (base); expected a language"),
+        (
+            {"model_type": "gpt_oss"},
+            [sft(packing=True)],
+            "stage sft, sft.packing: found true; in a gpt_oss model (base) packed conversations see each other",
+        ),
+        ({"model_type": "mamba"}, [sft(packing=True)], "stage sft, sft.packing: found true; in a mamba model"),
     ],
 )
 def test_what_cannot_run_is_named_by_stage_and_field(

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlhf_api.bounded import Unreadable, read_bytes
 from rlhf_api.digest import digest_file, short_digest
 from rlhf_trainer.data.rows import Message
 from rlhf_trainer.exits import InputError
@@ -136,8 +137,8 @@ def _find(name: str, module: str, folder: Path | None) -> tuple[Path, Path]:
         return folder, file
     try:
         spec = importlib.util.find_spec(module)
-    except ImportError as error:
-        raise InputError(f"function {name}: {error}") from error
+    except Exception as error:  # parents of the module run
+        raise InputError(f"function {name}: {module} cannot be found: {type(error).__name__}: {error}") from error
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         raise InputError(
             f"function {name}: no module {module!r}; expected {module.replace('.', '/')}.py beside the job file, or an "
@@ -181,9 +182,13 @@ def _beside(root: Path, module: str) -> Path | None:
 def _imports(file: Path, module: str) -> set[str]:
     """Names of all modules that a file may import, absolute; also those inside functions."""
     try:
-        tree = ast.parse(file.read_bytes())
+        tree = ast.parse(read_bytes(file))
+    except Unreadable as error:
+        raise InputError(str(error)) from error
     except SyntaxError as error:
         raise InputError(f"{file.name}:{error.lineno}: {error.msg}") from error
+    except (ValueError, RecursionError, MemoryError) as error:  # NUL, or nested too deep for the parser
+        raise InputError(f"{file.name}: cannot be parsed ({error or type(error).__name__})") from error
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     found: set[str] = set()
     for node in ast.walk(tree):

@@ -106,6 +106,7 @@ def _of_stage(job: RLHFJob, stage: Stage, traits: Mapping[str, ModelTraits]) -> 
             yield finding.below(loc)
         if loc in (("model",), ("policy",)):
             yield from _of_training(stage.spec, used)
+            yield from _packing(stage.spec, used)
         if loc in (("policy",), ("critics", "model")) and isinstance(stage.spec, Ppo):
             yield from _layers(stage.spec.critics.trainable_layers, used, ("critics", "trainableLayers"))
         yield from _lengths(stage.spec, used)
@@ -186,6 +187,12 @@ def _of_training(spec: Any, used: _Used) -> Iterator[Finding]:
             if target not in used.traits.modules:
                 there = ", ".join(sorted(used.traits.modules))
                 yield Finding(("lora", "targets", index), f"found {target}; {used.name} has {there}")
+
+
+def _packing(spec: Any, used: _Used) -> Iterator[Finding]:
+    if isinstance(spec, Sft) and spec.packing and not used.traits.packs:
+        message = f"found true; in a {used.traits.model_type} model ({used.name}) packed conversations see each other"
+        yield Finding(("packing",), message, "leave it out: rows are put into batches of like length")
 
 
 def _layers(wanted: int | None, used: _Used, at: tuple[str, ...]) -> Iterator[Finding]:

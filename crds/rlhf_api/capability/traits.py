@@ -5,17 +5,17 @@ What is missing or of another type than expected is not known: loading says what
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_api.bounded import Unreadable, open_regular, read_object
+from rlhf_api.bounded import Unreadable, read_object
 from rlhf_api.capability.model_types import CAUSAL, CHANGED_LOGITS, SCORERS, STATEFUL
 from rlhf_api.job import RLHFJob
 from rlhf_api.memory.look import local_path
+from rlhf_api.safetensors import read_header
 
 AFTER_HEAD: dict[str, float | None] = {
     "final_logit_softcapping": None,
@@ -29,8 +29,8 @@ AFTER_HEAD: dict[str, float | None] = {
 """Fields of what is done to logits after the output head, with the value that does nothing."""
 CONVOLUTIONS = frozenset({"gpt2", "openai-gpt", "gpt-sw3"})
 """Model types whose layers multiply by transformers' Conv1D."""
-MAX_HEADER = 100_000_000
-"""Bytes of a safetensors header, as the library itself allows."""
+LEAKING = frozenset({"bloom", "falcon", "gpt_oss", "mpt", "opt"})
+"""Model types in which conversations packed into one row see each other; of others, `sft` tries it on the model."""
 ATTENTION = frozenset({"full_attention", "sliding_attention", "chunked_attention", "attention"})
 """Kinds of layers that keep the keys and values of all tokens, and nothing else."""
 HEADS = ("score.weight", "classifier.weight", "classifier.out_proj.weight", "value_head.weight", "v_head.weight")
@@ -78,6 +78,11 @@ class ModelTraits:
     def linear(self) -> bool:
         """Whether what its layers multiply by are linear layers, which adapters can be put into."""
         return self.model_type not in CONVOLUTIONS
+
+    @property
+    def packs(self) -> bool:
+        """Whether conversations in one row may be kept apart, as far as its type tells."""
+        return self.model_type not in LEAKING and not self.stateful
 
     @property
     def writes(self) -> bool:
@@ -188,12 +193,10 @@ def _shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
     """Names and shapes of all tensors, by the headers of the safetensors files; a damaged one has none."""
     for path in sorted(folder.glob("*.safetensors")):
         try:
-            with open_regular(path) as file:
-                length = int.from_bytes(file.read(8), "little")
-                header = json.loads(file.read(length)) if 0 < length <= MAX_HEADER else {}
-        except (OSError, ValueError, RecursionError):
+            header = read_header(path)
+        except Unreadable:
             continue
-        for name, entry in _object(header).items():
+        for name, entry in header.items():
             shape = _object(entry).get("shape")
             if isinstance(shape, list) and all(type(size) is int for size in shape):
                 yield name, shape

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import importlib.util
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +9,11 @@ from typing import Any
 
 import orjson
 
-from rlhf_api.bounded import read_object
+from rlhf_api.bounded import gunzip, lines, open_regular, read_object
 from rlhf_api.gguf import read_header
 from rlhf_api.job import RLHFJob
 from rlhf_api.memory.facts import ModelFacts
+from rlhf_api.packages import package_folder
 from rlhf_api.sources import parse_source
 
 BYTES_A_TOKEN = 3
@@ -57,10 +56,8 @@ def local_path(text: str, folder: Path) -> Path | None:
         return folder / source.location
     if source.kind != "package":
         return None
-    first, *rest = source.location.split(".")  # only the first is looked up: looking up a submodule runs its parents
-    found = importlib.util.find_spec(first)
-    places = found.submodule_search_locations if found is not None else None
-    return Path(next(iter(places))).joinpath(*rest, source.path) if places else None
+    package = package_folder(source.location)
+    return package / source.path if package is not None else None
 
 
 def _model(path: Path) -> ModelFacts | None:
@@ -106,14 +103,14 @@ def _texts(value: Any) -> int:
     return count
 
 
-def _bounded(lines: Iterator[bytes]) -> Iterator[bytes]:
+def _bounded(rows: Iterator[bytes]) -> Iterator[bytes]:
     """Lines of at most MAX_DATA bytes in all, also where they come out of a small compressed file.
 
     Raises:
         ValueError: there are more.
     """
     left = MAX_DATA
-    for line in lines:
+    for line in rows:
         left -= len(line) + 1
         if left < 0:
             raise ValueError(f"more than {MAX_DATA} bytes")
@@ -122,8 +119,8 @@ def _bounded(lines: Iterator[bytes]) -> Iterator[bytes]:
 
 def _lines(path: Path) -> Iterator[bytes]:
     if path.name.endswith((".jsonl", ".ndjson")):
-        with path.open("rb") as file:
-            yield from file
+        with open_regular(path) as file:
+            yield from lines(file, path.name)
     elif path.name.endswith((".jsonl.gz", ".ndjson.gz")):
-        with gzip.open(path, "rb") as unzipped:
-            yield from unzipped
+        with gunzip(path) as file:
+            yield from lines(file, path.name)

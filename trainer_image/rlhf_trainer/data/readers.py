@@ -12,13 +12,14 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import orjson
 
+from rlhf_api.bounded import MAX_DEPTH, Unreadable, is_deeper, lines, unpacked
 from rlhf_trainer.data.rows import Where
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.sources.choose import select_files
@@ -26,7 +27,11 @@ from rlhf_trainer.sources.choose import select_files
 BOM = b"\xef\xbb\xbf"
 BATCH_ROWS = 1024
 LONGEST_CELL = 2**24
-"""Characters of one CSV cell; a quote that is never closed would make one of the whole file."""
+"""Characters of one CSV cell, and of a line; a quote that is never closed would make one of the whole file."""
+MAX_EMPTY = 100_000
+"""Empty lines of a file, which are left out."""
+MAX_JSON = 1 << 28
+"""Bytes of a `.json` file, which is read whole."""
 
 
 class Cell(str):
@@ -70,10 +75,12 @@ def _read_file(file: Path, name: str) -> Iterator[RawRow | BadRow]:
         return
     counter = _Counter()
     try:
-        with _open(file) as stream:
+        with _open(file, name) as stream:
             for row in _reader(plain)(stream, name):
                 counter.row = row.where.row
                 yield row
+    except Unreadable as error:
+        raise InputError(f"{error} ({counter.row} rows could be read)") from error
     except DAMAGED as error:
         if not name.lower().endswith(COMPRESSED):
             raise
@@ -100,21 +107,26 @@ class _Counter:
     row: int = 0
 
 
-def _open(file: Path) -> BinaryIO:
-    suffix = file.suffix.lower()
+def _open(file: Path, name: str) -> BinaryIO:
+    suffix, packed = file.suffix.lower(), file.open("rb")
     if suffix == ".gz":
-        return cast(BinaryIO, gzip.open(file, "rb"))
+        return unpacked(cast(BinaryIO, gzip.GzipFile(fileobj=packed, mode="rb")), packed, name)
     if suffix == ".zst":
         import pyarrow  # type: ignore[import-untyped]  # ships no types
 
-        return cast(BinaryIO, io.BufferedReader(pyarrow.CompressedInputStream(file.open("rb"), "zstd")))
-    return file.open("rb")
+        return unpacked(pyarrow.CompressedInputStream(packed, "zstd"), packed, name)
+    return packed
 
 
-def _read_lines(stream: Iterable[bytes], name: str) -> Iterator[RawRow | BadRow]:
-    for number, line in enumerate(stream, start=1):
+def _read_lines(stream: BinaryIO, name: str) -> Iterator[RawRow | BadRow]:
+    empty = 0
+    for number, line in enumerate(lines(stream, name), start=1):
         if line.strip():
             yield _object(line, Where(name, number))
+            continue
+        empty += 1
+        if empty > MAX_EMPTY:
+            raise Unreadable(f"{name}:{number}: more than {MAX_EMPTY} empty lines; expected rows")
 
 
 def _object(line: bytes, where: Where) -> RawRow | BadRow:
@@ -127,7 +139,8 @@ def _object(line: bytes, where: Where) -> RawRow | BadRow:
 
 def _row(value: Any, where: Where) -> RawRow | BadRow:
     if isinstance(value, dict):
-        return RawRow(where, value)
+        deep = is_deeper(value, MAX_DEPTH)
+        return BadRow(where, f"nested more than {MAX_DEPTH} deep") if deep else RawRow(where, value)
     return BadRow(where, f"found {describe(value)}, expected an object of columns")
 
 
@@ -147,12 +160,14 @@ def _explain(line: bytes, error: orjson.JSONDecodeError) -> str:
 
 def _read_json(stream: BinaryIO, name: str) -> Iterator[RawRow | BadRow]:
     """A list of rows, `{"data": [rows]}`, or - under the name `.json` - JSON lines."""
-    content = stream.read()
+    content = stream.read(MAX_JSON + 1)
+    if len(content) > MAX_JSON:
+        raise InputError(f"{name}: has more than {MAX_JSON >> 20} MiB; expected JSON lines (.jsonl), one row a line")
     try:
         value = orjson.loads(content)
     except orjson.JSONDecodeError as error:
         if content.lstrip()[:1] == b"{" and b"\n" in content.strip():
-            yield from _read_lines(content.splitlines(keepends=True), name)
+            yield from _read_lines(io.BytesIO(content), name)
             return
         problem = _explain(content if content.endswith(b"\n") else content + b"\n", error)
         raise InputError(f"{name}:{error.lineno}: {problem}") from error
@@ -168,10 +183,10 @@ def _read_json(stream: BinaryIO, name: str) -> Iterator[RawRow | BadRow]:
 def _read_csv(stream: BinaryIO, name: str) -> Iterator[RawRow | BadRow]:
     """Rows below a line of column names, as RFC 4180 quotes them; `.tsv` has tabs. Excel's byte-order mark is taken."""
     csv.field_size_limit(LONGEST_CELL)
-    lines = io.TextIOWrapper(stream, "utf-8-sig", newline="")
+    text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
     number = 0
     try:
-        rows = csv.reader(lines, delimiter="\t" if ".tsv" in name.lower() else ",", strict=True)
+        rows = csv.reader(_short_lines(text), delimiter="\t" if ".tsv" in name.lower() else ",", strict=True)
         columns = next(rows, [])
         if not all(columns) or len(set(columns)) < len(columns):
             raise InputError(f"{name}:1: found the column names {columns}; expected different ones, none empty")
@@ -186,8 +201,14 @@ def _read_csv(stream: BinaryIO, name: str) -> Iterator[RawRow | BadRow]:
         raise InputError(f"{name}:{number + 1}: cannot be read as CSV ({error}); save the file as UTF-8") from error
 
 
+def _short_lines(text: io.TextIOWrapper) -> Iterator[str]:
+    while line := text.readline(LONGEST_CELL + 1):
+        if len(line) > LONGEST_CELL:
+            raise csv.Error(f"a line of more than {LONGEST_CELL} characters")
+        yield line
+
+
 def _read_parquet(file: Path, name: str) -> Iterator[RawRow | BadRow]:
-    import pyarrow
     from pyarrow import parquet
 
     number = 0
@@ -196,9 +217,9 @@ def _read_parquet(file: Path, name: str) -> Iterator[RawRow | BadRow]:
             for batch in table.iter_batches(batch_size=BATCH_ROWS):
                 for value in batch.to_pylist():
                     number += 1
-                    yield RawRow(Where(name, number), value)
-    except (pyarrow.ArrowException, OSError) as error:
-        problem = str(error).splitlines()[0]
+                    yield _row(value, Where(name, number))
+    except Exception as error:  # the library's, or a text that is not UTF-8, or a time that Python has not
+        problem = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{name}:{number + 1}: cannot be read as Parquet ({problem}). Fetch it again") from error
 
 

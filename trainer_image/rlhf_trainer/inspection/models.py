@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rlhf_api.bounded import Unreadable, read_object
 from rlhf_api.capability import ModelTraits, read_traits
 from rlhf_api.gguf import read_header
+from rlhf_api.safetensors import count_weights
 from rlhf_api.template import Template
 from rlhf_trainer.data.chat import encode_prompt, prepare_tokenizer
+from rlhf_trainer.data.readers import describe
 from rlhf_trainer.data.rows import Message
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.generation.cache import attends_everywhere
@@ -22,6 +23,8 @@ from rlhf_trainer.models.scorer import MEMBERS
 
 SCORER = "ForSequenceClassification"
 INDEX = "model.safetensors.index.json"
+MAX_INDEX = 64 << 20
+"""Bytes of an index; the largest models have a seventh of it."""
 ASKED: Message = {"role": "user", "content": "How are you?"}
 AGAIN = "a further question"
 CONVERSATIONS: dict[str, list[Message]] = {
@@ -54,10 +57,13 @@ def inspect_model(path: Path, uses: Sequence[ModelUse], template: Template | Non
         return _gguf(files, uses)
     _refuse_adapter(path)
     check_folder(path, path.name)
-    config = _json(path / "config.json")
-    architecture = _architecture(config)
-    facts = ModelFacts("safetensors", architecture, _weights(path))
-    facts.notes.extend(_tokenizer(path, config, uses, template))
+    try:
+        config = read_object(path / "config.json")
+        facts = ModelFacts("safetensors", _architecture(config), _weights(path))
+    except Unreadable as error:
+        raise InputError(str(error)) from error
+    with explained(path.name, "tokenizer or chat template"):
+        facts.notes.extend(_tokenizer(path, config, uses, template))
     return facts
 
 
@@ -75,11 +81,11 @@ def _architecture(config: dict[str, Any]) -> str:
     from transformers import CONFIG_MAPPING
 
     model_type = config.get("model_type")
-    if model_type not in CONFIG_MAPPING:
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         own = " and brings code of its own (auto_map), which is never run" if "auto_map" in config else ""
         raise InputError(f"config.json: model_type {model_type!r} is unknown to this transformers{own}")
-    names = config.get("architectures") or []
-    if not names:
+    names = config.get("architectures")
+    if not isinstance(names, list) or not names:
         raise InputError("config.json: names no architecture; expected such as LlamaForCausalLM")
     return str(names[0])
 
@@ -98,7 +104,7 @@ def traits_of(path: Path) -> ModelTraits | None:
     member = path / MEMBERS / "0"
     with explained(path.name, "configuration"):
         config = AutoConfig.from_pretrained(str(member if member.is_dir() else path), trust_remote_code=False)
-    return replace(traits, stateful=traits.stateful or not attends_everywhere(config))
+        return replace(traits, stateful=traits.stateful or not attends_everywhere(config))
 
 
 def _weights(path: Path) -> int:
@@ -109,35 +115,26 @@ def _weights(path: Path) -> int:
     """
     names = sorted(file.name for file in path.glob("*.safetensors"))
     if (path / INDEX).is_file():
-        needed = set(_json(path / INDEX).get("weight_map", {}).values())
+        needed = _shards(path / INDEX)
         missing = sorted(needed - set(names))
         if missing:
             raise InputError(f"{INDEX} names {missing[0]}, which is not there; fetch the model again")
         names = sorted(needed)
-    return sum(_shard(path / name) for name in names)
+    return sum(count_weights(path / name) for name in names)
 
 
-def _shard(path: Path) -> int:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 0 < length <= size - 8:
-            raise InputError(f"{path.name}: is no safetensors file, or cut off ({size} bytes); fetch it again")
-        header = file.read(length)
-    try:
-        tensors = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
-        end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
-        count: int = sum(math.prod(entry["shape"]) for entry in tensors.values())
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise InputError(f"{path.name}: is no safetensors file (its header is unreadable)") from error
-    if 8 + length + end != size:
-        raise InputError(f"{path.name}: has {size} bytes, its header says {8 + length + end}; fetch it again")
-    return count
+def _shards(index: Path) -> set[str]:
+    """Names of the files that an index says the weights are in."""
+    where = read_object(index, MAX_INDEX).get("weight_map")
+    if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
+        raise InputError(f"{index.name}: weight_map: found {describe(where)}; expected the file of each weight")
+    return set(where.values())
 
 
 def _tokenizer(path: Path, config: dict[str, Any], uses: Sequence[ModelUse], template: Template | None) -> list[str]:
     tokenizer = load_tokenizer(path)
-    vocabulary = (config.get("text_config") or config).get("vocab_size")
+    text = config.get("text_config")
+    vocabulary = (text if isinstance(text, dict) else config).get("vocab_size")
     if isinstance(vocabulary, int):
         _embedded(tokenizer, vocabulary)
     try:
@@ -205,13 +202,3 @@ def _gguf(files: list[Path], uses: Sequence[ModelUse]) -> ModelFacts:
     if fields.get("tokenizer.ggml.padding_token_id") == fields["tokenizer.ggml.eos_token_id"]:
         notes.append("PAD is EOS in the file; products get a PAD of their own")
     return ModelFacts("gguf", architecture, header.parameters, notes)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path.name}: cannot be read as JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path.name}: expected an object")
-    return value

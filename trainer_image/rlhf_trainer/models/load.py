@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import json
 import logging
 import shutil
 import tempfile
@@ -15,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
-from rlhf_trainer.exits import InputError, explain_full_disk
+from rlhf_api.bounded import read_object
+from rlhf_trainer.exits import InputError, StageError, explain_full_disk
 from rlhf_trainer.models.vocabulary import end_ids
 
 log = logging.getLogger(__name__)
 
 GGUF = ".gguf"
+PANIC = "PanicException"
+"""What Rust libraries raise where they did not expect to fail; no Exception, and importable from nowhere."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -116,8 +117,8 @@ def check_logits(model: Any, where: str) -> None:
 
 def architecture(path: Path) -> str:
     """The first architecture that config.json names; empty where it names none."""
-    names = json.loads((path / "config.json").read_text(encoding="utf-8")).get("architectures") or [""]
-    return str(names[0])
+    names = read_object(path / "config.json").get("architectures")
+    return str(names[0]) if isinstance(names, list) and names else ""
 
 
 def check_folder(found: Path, source: str | Path) -> None:
@@ -209,13 +210,17 @@ def _cached(path: Path, cache: Path) -> Path:
 
 @contextmanager
 def explained(path: str | Path, what: str) -> Iterator[None]:
-    """Turn a library's complaint about a model into an InputError that names the model."""
+    """Turn a library's complaint about a model into an InputError that names the model.
+
+    On damaged files libraries raise whatever they meet: TypeError, AttributeError, their own.
+    """
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, MemoryError, StageError):
         raise
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    except BaseException as error:
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        if full or not (isinstance(error, Exception) or type(error).__name__ == PANIC):
             raise
         first = str(error).strip().splitlines()
         raise InputError(f"{path}: not a readable {what}: {first[0] if first else type(error).__name__}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from rlhf_api.job import Input
 from rlhf_api.memory.look import local_path
+from rlhf_api.packages import package_folder
 from rlhf_api.sources import Source, parse_source
 from rlhf_trainer.exits import InputError, StageError
 from rlhf_trainer.sources.folder import files_below
@@ -120,19 +120,14 @@ def _local_path(source: Source, text: str, job_folder: Path, environment: Mappin
             raise InputError(f"{text}: a link leads out of the claim; expected a file or folder of it")
         return mounted / source.path
     if source.kind == "package":
-        return _package_folder(source.location, text) / source.path
+        package = package_folder(source.location)
+        if package is None:
+            top = source.location.partition(".")[0]
+            raise InputError(f"{text}: no package {top!r} is installed here. Install it, or give another source")
+        return package / source.path
     if claims:
         raise InputError(f"{text}: a path works with the local runner only; on a cluster use pvc://claim/path")
     return job_folder / source.location
-
-
-def _package_folder(module: str, text: str) -> Path:
-    """Folder of an installed package; none of its code is run."""
-    top, *rest = module.split(".")
-    spec = importlib.util.find_spec(top)
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError(f"{text}: no package {top!r} is installed here. Install it, or give another source")
-    return Path(next(iter(spec.submodule_search_locations)), *rest)
 
 
 def _local_files(path: Path, text: str) -> dict[str, Path]:
