@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from families import FAMILIES, family
-from tiny import tiny_policy
+from tiny import tiny_policy, tiny_tokenizer
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -27,7 +27,7 @@ from rlhf_trainer.models.adapters import add_lora, merged, off
 from rlhf_trainer.models.boundary import Boundary
 from rlhf_trainer.models.freeze import split, whole_state
 from rlhf_trainer.models.load import load_policy, load_tokenizer
-from rlhf_trainer.models.save import save_policy
+from rlhf_trainer.models.save import save_policy, save_tokenizer
 from rlhf_trainer.models.trained import Trained, make_trained
 
 
@@ -313,6 +313,19 @@ class TestFolders:
         assert "lm_head.weight" not in header
         assert again.lm_head.weight is again.model.embed_tokens.weight
         assert load_tokenizer(tmp_path / "out").pad_token_id == again.config.pad_token_id != again.config.eos_token_id
+
+    def test_a_saved_tokenizer_is_written_in_words_that_older_transformers_read(self, tmp_path: Path) -> None:
+        tiny_policy(tmp_path)
+        tokenizer = tiny_tokenizer()
+        tokenizer.add_special_tokens({"extra_special_tokens": ["<note>"]})
+        save_tokenizer(tmp_path, tokenizer)
+        config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+        assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+        assert "extra_special_tokens" not in config
+        read = load_tokenizer(tmp_path)
+        assert read.extra_special_tokens == tokenizer.extra_special_tokens == ["<note>"]
+        assert read("be <note> safe")["input_ids"] == tokenizer("be <note> safe")["input_ids"]
+        assert (read.get_vocab(), read.chat_template) == (tokenizer.get_vocab(), tokenizer.chat_template)
 
     def test_the_embedding_of_a_pad_that_is_eos_learns(self, tmp_path: Path) -> None:
         """transformers gives the embedding of PAD no gradient; where PAD is EOS, EOS would never be learned."""

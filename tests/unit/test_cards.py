@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from huggingface_hub import ModelCard
 
 from rlhf_api.product import Manifest
-from rlhf_trainer.cards.card import Source, escape, write_card
+from rlhf_trainer.cards.card import Source, escape, product_source, write_card
 
 HOSTILE = 'x\n---\nlicense: mit\n---\n# [a](javascript:b) <script>alert(1)</script> | `c` \x1b[31m ![i](http://i "t")'
 
@@ -86,3 +87,41 @@ def test_text_from_outside_is_text() -> None:
 
 def test_a_long_text_is_cut() -> None:
     assert len(escape("a" * 9_000)) == 300
+
+
+class TestBase:
+    MODEL: ClassVar[dict[str, Any]] = {"spec": {"model": {"input": "base", "stage": None}}}
+    CHAINED: ClassVar[dict[str, Any]] = {"spec": {"policy": {"stage": "sft"}}, "inputs": {"stage:sft": "b" * 64}}
+
+    def front(self, manifest: Manifest, sources: dict[str, Source]) -> dict[str, Any]:
+        found: dict[str, Any] = ModelCard(write_card(manifest, sources)).data.to_dict()
+        return found
+
+    def test_licence_and_base_are_those_of_the_model_that_was_trained(self) -> None:
+        front = self.front(manifest(**self.MODEL), SOURCES | {"input:base": Source("hf://org/base@main", "apache-2.0")})
+        assert (front["license"], front["base_model"]) == ("apache-2.0", "org/base")
+
+    def test_several_licences_are_none_of_them(self) -> None:
+        front = self.front(manifest(**self.MODEL), SOURCES | {"input:chat": Source("c.jsonl", "cc-by-nc-4.0")})
+        assert (front["license"], front["license_name"]) == ("other", "of base and data, see below")
+
+    def test_what_is_not_known_is_not_said(self) -> None:
+        front = self.front(manifest(**self.MODEL), {"input:base": Source("models/base", None)})
+        assert not {"license", "base_model"} & front.keys()
+
+    @pytest.mark.parametrize("licence", ["Llama 3 Community", "mit\nlicense: apache-2.0", "[a](b)"])
+    def test_a_licence_without_an_identifier_is_a_name(self, licence: str) -> None:
+        front = self.front(manifest(**self.MODEL), {"input:base": Source("hf://org/base", licence)})
+        assert (front["license"], front["license_name"]) == ("other", escape(licence))
+
+    def test_the_base_of_a_stages_product_is_told_by_its_card(self, tmp_path: Path) -> None:
+        (tmp_path / "README.md").write_text(write_card(manifest(**self.MODEL), SOURCES))
+        front = self.front(manifest("ppo", **self.CHAINED), {"stage:sft": product_source(tmp_path)})
+        assert (front["license"], front["base_model"]) == ("apache-2.0", "org/base")
+
+    @pytest.mark.parametrize(
+        "text", ["", "---\nbase_model: [a]\nlicense: {a: b}\n---\n", "---\nbase_model: ../x\n---\n"]
+    )
+    def test_a_damaged_card_tells_nothing(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / "README.md").write_text(text)
+        assert product_source(tmp_path) == Source(None, None)

@@ -20,7 +20,7 @@ from rlhf_api.product import Manifest
 from rlhf_api.stage_file import StageFile, StageInput
 from rlhf_api.stages import PREPARE, STAGE_TYPES
 from rlhf_trainer import gang, store
-from rlhf_trainer.cards.card import README, Source, write_card
+from rlhf_trainer.cards.card import README, Source, product_source, write_card
 from rlhf_trainer.checkpoint import Checkpoints
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.metrics import Metrics
@@ -152,12 +152,16 @@ class StageContext:
         return manifest
 
     def _sources(self) -> dict[str, Source]:
-        """Where inputs came from and their licences, as this run's `prepare` recorded them."""
+        """Where inputs came from and their licences: as this run's `prepare` recorded them, and as products' cards say."""
+        stages = {key: entry for key, entry in self.file.inputs.items() if key.startswith("stage:")}
+        sources = {key: product_source(Path(entry.path)) for key, entry in stages.items()}
         path = self.work.parent / PREPARE / "provenance.json"
-        if not path.is_file():
-            return {}
-        recorded = orjson.loads(path.read_bytes())
-        return {f"input:{name}": Source(entry.get("source"), entry.get("licence")) for name, entry in recorded.items()}
+        if path.is_file():
+            recorded = orjson.loads(path.read_bytes())
+            sources |= {
+                f"input:{name}": Source(entry["source"], entry.get("licence")) for name, entry in recorded.items()
+            }
+        return sources
 
     def _manifest(self, facts: Facts) -> Manifest:
         file = self.file

@@ -10,12 +10,14 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from rlhf_api.product import Manifest
 from rlhf_api.stages import STAGE_TYPES
+from rlhf_trainer.sources.choose import card
 
 README = "README.md"
 TASKS = {"policy": "text-generation", "reward": "text-classification", "cost": "text-classification"}
@@ -37,6 +39,10 @@ LIMITS = {
     "like its own.",
 }
 NO_LICENCE = "not disclosed"
+HUB = re.compile(r"hf://([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@[\w./-]+)?")
+"""A model on the Hub."""
+LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]{0,60}")
+"""A licence's identifier as the Hub has it."""
 LONGEST = 300
 """Characters of a text from outside."""
 
@@ -47,6 +53,23 @@ class Source:
 
     source: str | None
     licence: str | None
+    base_model: str | None = None
+    """Repository on the Hub that a stage's product was trained from."""
+
+    @property
+    def repository(self) -> str | None:
+        """The model's repository on the Hub, or that of what it was trained from."""
+        match = HUB.fullmatch(self.source or "")
+        return match[1] if match is not None else self.base_model
+
+
+def product_source(folder: Path) -> Source:
+    """What another product's own card says of its base."""
+    front = card(folder)
+    name = front.get("base_model")
+    base = name if isinstance(name, str) and HUB.fullmatch(f"hf://{name}") else None
+    licence = front.get("license_name", front.get("license"))
+    return Source(None, licence if isinstance(licence, str) else None, base)
 
 
 def write_card(manifest: Manifest, sources: Mapping[str, Source], *, members: bool = False) -> str:
@@ -68,7 +91,7 @@ def write_card(manifest: Manifest, sources: Mapping[str, Source], *, members: bo
         *_limits(manifest, made),
         *_recipe(manifest),
     ]
-    return str(ModelCard(f"---\n{_front_matter(manifest, made, name)}\n---\n\n" + "\n\n".join(body) + "\n"))
+    return str(ModelCard(f"---\n{_front_matter(manifest, made, name, sources)}\n---\n\n" + "\n\n".join(body) + "\n"))
 
 
 def escape(text: object) -> str:
@@ -95,7 +118,7 @@ def estimates(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
             yield from estimates(value, f"{prefix}{name}.")
 
 
-def _front_matter(manifest: Manifest, made: str, name: str) -> str:
+def _front_matter(manifest: Manifest, made: str, name: str, sources: Mapping[str, Source]) -> str:
     """YAML that the Hub reads; huggingface_hub quotes what has to be."""
     results = [
         EvalResult(
@@ -109,8 +132,11 @@ def _front_matter(manifest: Manifest, made: str, name: str) -> str:
         for metric, value, words in estimates(manifest.metrics)
         if words
     ]
+    base = sources.get(_base_key(manifest) or "")
     data = ModelCardData(
         model_name=name,
+        base_model=base.repository if base is not None and made in TASKS else None,
+        **_licence(manifest, base, sources),
         library_name="transformers" if made in TASKS else None,
         pipeline_tag=TASKS.get(made),
         tags=["rlhf-operator", manifest.type],
@@ -118,6 +144,25 @@ def _front_matter(manifest: Manifest, made: str, name: str) -> str:
         ignore_metadata_errors=False,
     )
     return str(data.to_yaml()).rstrip()
+
+
+def _base_key(manifest: Manifest) -> str | None:
+    """The key of what was trained on: `input:NAME` or `stage:NAME`."""
+    reference = manifest.spec.get("model") or manifest.spec.get("policy")
+    if not isinstance(reference, Mapping):
+        return None
+    return next((f"{kind}:{reference[kind]}" for kind in ("input", "stage") if reference.get(kind)), None)
+
+
+def _licence(manifest: Manifest, base: Source | None, sources: Mapping[str, Source]) -> dict[str, Any]:
+    """The base's licence, where that of nothing else that went in is known to be another."""
+    known = {sources[key].licence for key in manifest.inputs if key in sources} - {None}
+    if base is None or base.licence is None:
+        return {}
+    if len(known) == 1 and LICENCE.fullmatch(base.licence):
+        return {"license": base.licence}
+    several = "of base and data, see below"
+    return {"license": "other", "license_name": several if len(known) > 1 else escape(base.licence)}
 
 
 def _usage(made: str, members: bool) -> list[str]:
@@ -173,6 +218,11 @@ def _limits(manifest: Manifest, made: str) -> list[str]:
         notes.insert(0, f"- The stage failed: {escape(manifest.failure)}")
     text = [LIMITS[made]] if made in LIMITS else []
     versions = f"Written with transformers {escape(manifest.versions.get('transformers', 'of an unknown version'))}."
+    if made in TASKS:
+        versions += (
+            " Load the model with transformers 5 or later: earlier versions do not read `rope_parameters` and would compute "
+            "something else. The tokenizer loads from 4.57 on."
+        )
     return ["## Limits", *text, *(["\n".join(notes)] if notes else []), versions]
 
 

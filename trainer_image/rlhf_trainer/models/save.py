@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
+from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from rlhf_trainer.data.scored import scored_template
@@ -76,9 +78,24 @@ def _write(folder: Path, state: Mapping[str, Tensor], model: Any, tokenizer: Any
             weights[name] = weights[source]
     with torch.no_grad():
         _save_model(folder, weights, model)
-    tokenizer.save_pretrained(str(folder))
+    save_tokenizer(folder, tokenizer)
     for file in folder.glob("*.safetensors"):
         file.chmod(0o644)
+
+
+def save_tokenizer(folder: Path, tokenizer: Any) -> None:
+    """Write a tokenizer in words that transformers 4.57 reads, too.
+
+    It knows neither the class TokenizersBackend nor a list of `extra_special_tokens`; later versions know both names.
+    """
+    tokenizer.save_pretrained(str(folder))
+    file = folder / TOKENIZER_CONFIG_FILE
+    config = json.loads(file.read_text(encoding="utf-8"))
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(config.get("extra_special_tokens"), list):
+        config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    file.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def declare_ids(model: Any, tokenizer: Any) -> None:
