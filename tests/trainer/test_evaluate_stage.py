@@ -16,6 +16,7 @@ from rlhf_trainer.evaluation.judges import ModelJudge
 from rlhf_trainer.evaluation.runner import model_names
 from rlhf_trainer.exits import GuardTripped, InputError, Stopped
 from rlhf_trainer.models.scorer import Rule
+from rlhf_trainer.progress import Progress
 from rlhf_trainer.stages.evaluate import reward_weights, shown
 
 JUDGES = """
@@ -289,6 +290,21 @@ def test_a_model_against_itself_shows_nothing_and_kl_is_zero(folder):
     assert {entry["decision"] for entry in ppo["differences"].values()} == {"shows nothing"}
     assert ppo["metrics"]["win_rate"]["value"] == 0.5 or ppo["metrics"]["win_rate"]["low"] < 0.5
     assert ppo["metrics"]["kl"]["value"] == pytest.approx(0, abs=1e-9)
+
+
+def test_it_tells_how_much_of_a_shard_is_answered(folder, monkeypatch):
+    told = []
+    say = Progress.say
+
+    def listen(self, phase, share=None):
+        told.append((phase, share))
+        return say(self, phase, share)
+
+    monkeypatch.setattr(Progress, "say", listen)
+    alone(case(folder, folder / "progress", rewards=[], costs=[{"function": "evaluate_judges:has_e"}]))
+    shares = [share for phase, share in told if phase == "generate" and share is not None]
+    assert len(shares) > 4  # more than a shard's end, for two models of two shards
+    assert any(0 < share < 1 for share in shares)
 
 
 def test_stopped_between_shards_it_keeps_what_it_has(folder, monkeypatch):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,14 @@ class Answering:
         self.device = device
         self.path = path
 
-    def answers(self, prompts: Sequence[Prompt], first: int, how: Generation, seed: int) -> Rows:
+    def answers(
+        self,
+        prompts: Sequence[Prompt],
+        first: int,
+        how: Generation,
+        seed: int,
+        report: Callable[[float], object] | None = None,
+    ) -> Rows:
         """Sample: `{prompt, sample, prompt_ids, cut, ids, finished, text}` a row, samples of a prompt together.
 
         Args:
@@ -44,13 +51,14 @@ class Answering:
             first: number of the first of them among all prompts: an answer's random numbers are those of its prompt.
             how: temperature, lengths, samples.
             seed: of the stage; every model gets the same numbers for the same prompt.
+            report: given the share of the answers that is made, 0 to 1.
         """
         whole = [encode_prompt(self.tokenizer, prompt.messages, tools=prompt.tools) for prompt in prompts]
         encoded = [ids[-how.max_prompt_tokens :] for ids in whole]
         asked = [ids for ids in encoded for _ in range(how.samples)]
         numbers = [first * how.samples + index for index in range(len(asked))]
         sampling = Sampling(how.temperature, how.max_new_tokens, end_ids(self.model, self.tokenizer))
-        found = sample(self.model, asked, sampling, seed=seed, rows=numbers)
+        found = sample(self.model, asked, sampling, seed=seed, rows=numbers, report=report)
         rows = []
         for index, answer in enumerate(found):
             place, one = divmod(index, how.samples)

@@ -86,7 +86,7 @@ class Evaluation:
         def sampled(shard: int) -> Rows:
             span = self.shards.span(shard)
             prompts = self.prompts[span.start : span.stop]
-            return model.answers(prompts, span.start, self.spec.generation, self.context.seed)
+            return model.answers(prompts, span.start, self.spec.generation, self.context.seed, self.shards.report)
 
         self.shards.run(f"answers/{name}", "generate", sampled)
         return model

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from rlhf_api.digest import digest_of
 from rlhf_api.store import write_atomically
 from rlhf_trainer.context import StageContext
 from rlhf_trainer.exits import Stopped, explain_full_disk
+from rlhf_trainer.metrics import Phase
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Shards:
     size: int = SIZE
     phase: str = "evaluating"
     _done: int = 0
+    _timed: Phase = field(default_factory=Phase)
 
     def __post_init__(self) -> None:
         self.context.metrics.rewind(0)
@@ -90,6 +92,7 @@ class Shards:
             shard = turn * self.context.world + self.context.rank
             found: Mapping[str, float] = {}
             with self.context.metrics.phase(phase) as timed:
+                self._timed = timed
                 if shard < self.count:
                     rows = self._read(name, shard)
                     if rows is None:
@@ -100,6 +103,10 @@ class Shards:
             self._done += 1
             self.context.metrics.log(self._done, found)
             self.context.progress.advance(self._done, tokens=timed.tokens)
+
+    def report(self, share: float) -> None:
+        """Tell how much of the shard that is being computed is done, 0 to 1."""
+        self._timed.report(share)
 
     def rows(self, name: str, shard: int) -> Rows:
         """What `run` kept.

@@ -61,7 +61,7 @@ class RedTeaming:
             self.shards.run(f"scores/{judge.metric}", "score", scored)
 
     def _write(self) -> None:
-        writer = Writer(self.context, self.spec, self.spec.model)
+        writer = Writer(self.context, self.spec, self.spec.model, self.shards.report)
         self.chat = writer.chat
         self.shards.run("prompts", "generate", lambda shard: self._written(writer, shard), measure=lengths)
 
@@ -101,7 +101,8 @@ class RedTeaming:
         written = [row for row in self.shards.rows("prompts", shard) if row["text"]]
         how = self.spec.generation.model_copy(update={"max_new_tokens": self.method.max_answer_tokens, "samples": 1})
         first = self.shards.span(shard).start * self.spec.generation.samples
-        rows = target.answers([as_prompt(row["text"]) for row in written], first, how, self.context.seed)
+        asked = [as_prompt(row["text"]) for row in written]
+        rows = target.answers(asked, first, how, self.context.seed, self.shards.report)
         return [{**row, "row": one["row"], "said": one["text"]} for row, one in zip(rows, written, strict=True)]
 
     def attacks(self) -> list[Attack]:

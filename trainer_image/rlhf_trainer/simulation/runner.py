@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +34,19 @@ class Writer:
         context: the stage's.
         spec: how it answers.
         reference: the model.
+        report: given the share of a call's answers that is made, 0 to 1.
     """
 
-    def __init__(self, context: StageContext, spec: Simulate, reference: ModelRef) -> None:
+    def __init__(
+        self, context: StageContext, spec: Simulate, reference: ModelRef, report: Callable[[float], object]
+    ) -> None:
         entry, cache = context.input(reference), context.storage / "inputs"
         with context.metrics.phase("load"):
             self.model = Answering(entry.path, spec.dtype, context.device, cache, entry.template)
         self.chat: Chat = chat_of(self.model.tokenizer, spec.chat)
         self._spec = spec
         self._seed = context.seed
+        self._report = report
 
     def answers(self, asked: Sequence[list[int]], numbers: Sequence[int], *, step: int = 0) -> Rows:
         """`{row, text, ids, finished, cut}` for each prompt's ids; an answer's random numbers are those of its number."""
@@ -50,7 +54,9 @@ class Writer:
         kept = [ids[-how.max_prompt_tokens :] for ids in asked]
         stop = self._next_turn if self.chat == "plain" else None
         sampling = Sampling(how.temperature, how.max_new_tokens, end_ids(self.model.model, tokenizer), stop)
-        found = sample(self.model.model, kept, sampling, seed=self._seed, step=step, rows=list(numbers))
+        found = sample(
+            self.model.model, kept, sampling, seed=self._seed, step=step, rows=list(numbers), report=self._report
+        )
         rows = []
         for number, whole, ids, answer in zip(numbers, asked, kept, found, strict=True):
             text, ended = said(tokenizer.decode(answer.spoken, skip_special_tokens=True), self.chat)
@@ -92,11 +98,11 @@ class Simulation:
         """
         judge, reference = self._answer(), self.method.judge
         if reference is not None:
-            self._choose(judge or self._judge(Writer(self.context, self.spec, reference)))
+            self._choose(judge or self._judge(Writer(self.context, self.spec, reference, self.shards.report)))
 
     def _answer(self) -> Judge | None:
         """Let the model answer. Gives it as the judge where it is that too: if it cannot be, nothing is sampled."""
-        writer = Writer(self.context, self.spec, self.spec.model)
+        writer = Writer(self.context, self.spec, self.spec.model, self.shards.report)
         self.chat = writer.chat
         reference = self.method.judge
         judge = self._judge(writer) if reference is not None and reference.key == self.spec.model.key else None
