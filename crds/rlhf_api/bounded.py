@@ -26,6 +26,8 @@ MAX_LINE = 32 << 20
 """Bytes of a line; a longer one is no row of text."""
 MAX_RATIO = 200
 """Bytes that a compressed one may become; rows of text become 3 to 20."""
+CHUNK = 1 << 16
+"""Bytes that are unpacked at once."""
 FREE = 4 << 20
 """Bytes that a compressed file may become whatever its size."""
 
@@ -89,7 +91,7 @@ def unpacked(stream: BinaryIO, packed: BinaryIO, name: str) -> BinaryIO:
     Raises:
         Unreadable: while it is read: it becomes more.
     """
-    return io.BufferedReader(_Unpacked(stream, packed, name), 1 << 16)
+    return io.BufferedReader(_Unpacked(stream, packed, name), CHUNK)
 
 
 class _Unpacked(io.RawIOBase):
@@ -103,7 +105,7 @@ class _Unpacked(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        content = self._stream.read(len(buffer))
+        content = self._stream.read(min(len(buffer), CHUNK))
         self._count += len(content)
         if self._count > FREE + MAX_RATIO * self._packed.tell():
             raise Unreadable(f"{self._name}: unpacks to more than {MAX_RATIO} times its size; expected rows of text")
