@@ -12,7 +12,7 @@ from rlhf_api.errors import Finding, Loc, SpecError, SpecProblem, format_path
 from rlhf_api.graph import check_partial
 from rlhf_api.job import RLHFJob
 from rlhf_api.sentences import describe, findings_of
-from rlhf_api.yaml import MAX_BYTES, MAX_DEPTH, Document, dump_yaml, load_yaml
+from rlhf_api.yaml import MAX_BYTES, MAX_DEPTH, MAX_VALUES, Document, dump_yaml, load_yaml
 
 SHOWN = 6
 """Steps of a path into something too deep that are shown."""
@@ -113,6 +113,9 @@ def _check(value: Any) -> tuple[RLHFJob | None, list[Finding]]:
     deep = _too_deep(value.get("spec"))
     if deep is not None:
         return None, [Finding(("spec", *deep), f"nested more than {MAX_DEPTH} deep; no field is")]
+    large = _too_large(value.get("spec"))
+    if large is not None:
+        return None, [Finding(("spec",), large, "data belongs in files of its own, named as inputs")]
     nulls = _nulls(value["spec"], ("spec",)) if "spec" in value else []
     clean: dict[str, Any] = value | {"spec": _without_nulls(value["spec"])} if nulls else value
     try:
@@ -143,6 +146,25 @@ def _too_deep(value: Any) -> Loc | None:
         if not level:
             return None
     return level[0][0]
+
+
+def _too_large(value: Any) -> str | None:
+    """In words: the bounds of a job's file hold for a spec that comes by another way, too."""
+    count = length = 0
+    waiting = [value]
+    while waiting and count <= MAX_VALUES and length <= MAX_BYTES:
+        one = waiting.pop()
+        count += 1
+        if isinstance(one, str):
+            length += len(one)
+        elif isinstance(one, dict | list):
+            waiting += one.values() if isinstance(one, dict) else one
+            keys = list(one) if isinstance(one, dict) else []
+            count += len(keys)
+            length += sum(len(str(key)) for key in keys)
+    if count > MAX_VALUES:
+        return f"found more than {MAX_VALUES} keys and values"
+    return f"found more than {MAX_BYTES} characters of text" if length > MAX_BYTES else None
 
 
 def _entries(holder: Any) -> Iterable[tuple[Any, Any]]:

@@ -24,6 +24,8 @@ RESERVED_LABELS = (
     "controller-uid",
 )
 """Prefixes of labels and annotations that the operator, Kueue or the Job controller set."""
+PODSET = "kueue.x-k8s.io/podset-"
+"""Prefix of the annotations of a pod by which Kueue places a gang: a rack or a block that all its pods share."""
 RESERVED_ENV = {
     *(
         "RANK",
@@ -60,13 +62,16 @@ _DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 def pod_rules() -> tuple[Cel, ...]:
     """The same as far as the API server checks it."""
     reserved = " && ".join(f"!k.startsWith('{prefix}')" for prefix in RESERVED_LABELS)
+    allowed = f"k.startsWith('{PODSET}')"
     named = ", ".join(f"'{name}'" for name in sorted(RESERVED_ENV | SECRET_ENV))
     prefixed = " && ".join(f"!e.name.startsWith('{prefix}')" for prefix in RESERVED_ENV_PREFIXES)
     message = "is set by the platform, not by a job"
     return (
         Cel(f"!has(self.labels) || self.labels.all(k, {reserved})", f"a label {message}", ".labels"),
         Cel(
-            f"!has(self.annotations) || self.annotations.all(k, {reserved})", f"an annotation {message}", ".annotations"
+            f"!has(self.annotations) || self.annotations.all(k, {allowed} || ({reserved}))",
+            f"an annotation {message}",
+            ".annotations",
         ),
         Cel(
             f"!has(self.env) || self.env.all(e, !(e.name in [{named}]) && {prefixed})",
@@ -158,6 +163,8 @@ def _labels(field: str, mapping: Mapping[str, str], *, values: bool) -> Iterator
 
 def _reserved(field: str, mapping: Mapping[str, str]) -> Iterator[Finding]:
     for key in mapping:
+        if field == "annotations" and key.startswith(PODSET):
+            continue
         if key.startswith(RESERVED_LABELS):
             where = "set it on metadata.labels" if key.startswith("kueue") else "leave it out"
             yield Finding((field, key), "is set by the platform, not by a job", where, on_key=True)

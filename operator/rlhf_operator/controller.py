@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from rlhf_operator import keeping
 from rlhf_operator.explaining import Explainer
 from rlhf_operator.kinds import RLHFJOBS
 from rlhf_operator.patches import difference
@@ -69,6 +70,8 @@ class Controller:
         self._tries: dict[Key, dict[tuple[str, str], int]] = {}
         """How often the API server could not make an object, by job and then kind and name."""
         self._troubles = Troubles()
+        self._large = asyncio.Semaphore(1)
+        """Jobs that are not kept in memory are looked at one by one: each weighs as much as a thousand others."""
 
     async def run(self) -> None:
         """Reconcile until cancelled: a job from when the view tells of it, whatever other namespaces wait for."""
@@ -83,7 +86,12 @@ class Controller:
             self._forget(key)
             return None
         try:
-            return await self._look(key, raw)
+            if FAULT in raw:
+                raise Unreadable(raw[FAULT])
+            if not keeping.is_large(raw):
+                return await self._look(key, raw)
+            async with self._large:
+                return await self._look(key, await self.view.whole(key))
         except NotFound:
             self._forget(key)
             return None
@@ -96,8 +104,6 @@ class Controller:
             raise
 
     async def _look(self, key: Key, raw: Object) -> float | None:
-        if FAULT in raw:
-            raise Unreadable(raw[FAULT])
         raw, out = await self._decide(key, raw)
         failures = await self._apply(key, raw, out)
         self._poller.follow(key, out.poll)

@@ -1,4 +1,5 @@
-"""Why a Job waits, in the words of who holds it: Kueue's Workload, the Job controller's events. At a bounded rate.
+"""Why a Job waits, in the words of who holds it: Kueue's Workload, the Job controller's and the kubelet's events. At a
+bounded rate.
 
 What cannot be read (no Kueue, no right to list events) explains nothing, and hinders nothing.
 """
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rlhf_operator.reconcile import Look
@@ -26,6 +27,10 @@ may come later than what it explains."""
 RATE = 2.0
 """Questions a second over all jobs."""
 MOST_WAITING = 10_000
+SCHEDULING = frozenset({"Scheduled", "FailedScheduling"})
+"""Reasons of events that say nothing once a pod was put on a node."""
+MOST_WORDS = 2048
+"""Characters that are told of an event."""
 
 
 @dataclass
@@ -88,7 +93,7 @@ class Explainer:
                 continue
             await bucket.wait()
             try:
-                words = await (self._workload if look.what == "Workload" else self._events)(key.namespace, look)
+                words = await self._words(key.namespace, look)
             except RequestFailed as error:
                 log.info("%s: %s %s: %s", key, look.what, look.name, error)
                 words = None
@@ -119,6 +124,15 @@ class Explainer:
             question.timer = asyncio.get_running_loop().call_later(question.pause, self._ask, key, look)
             question.pause = min(AGAIN, 2 * question.pause)
 
+    async def _words(self, namespace: str, look: Look) -> str | None:
+        if look.what == "Workload":
+            words = await self._workload(namespace, look)
+        elif look.what == "PodEvents":
+            words = await self._last_event(namespace, look)
+        else:
+            words = await self._last_warning(namespace, look)
+        return None if words is None else printable(words)
+
     async def _workload(self, namespace: str, look: Look) -> str | None:
         """The condition of the Job's Workload that keeps it waiting."""
         kind = await self._served()
@@ -141,14 +155,23 @@ class Explainer:
                 break
         return self._workloads
 
-    async def _events(self, namespace: str, look: Look) -> str | None:
+    async def _last_warning(self, namespace: str, look: Look) -> str | None:
         """The last warning about the Job: a quota, or an admission policy, that refuses its pods."""
-        found: list[tuple[str, str]] = []
-        async for page in self._client.pages(
-            EVENTS, namespace, field_selector=f"regarding.uid={look.uid},type=Warning"
-        ):
-            found += [(_time(item), str(item.get("note") or "")) for item in page.items]
-        return max(found)[1] if found else None
+        event = await self._last(namespace, f"regarding.uid={look.uid},type=Warning")
+        return None if event is None else str(event.get("note") or "")
+
+    async def _last_event(self, namespace: str, look: Look) -> str | None:
+        """The last event of a pod that was put on a node: a warning may have been mended since."""
+        event = await self._last(namespace, f"regarding.uid={look.uid}", without=SCHEDULING)
+        return None if event is None else f"{event.get('reason') or 'Pending'}: {event.get('note') or ''}"
+
+    async def _last(self, namespace: str, selector: str, without: Collection[str] = ()) -> Object | None:
+        last: Object | None = None
+        async for page in self._client.pages(EVENTS, namespace, field_selector=selector):
+            for event in page.items:
+                if event.get("reason") not in without and (last is None or _time(event) >= _time(last)):
+                    last = event
+        return last
 
 
 def _unmet(workload: Object) -> str | None:
@@ -160,5 +183,13 @@ def _unmet(workload: Object) -> str | None:
     return None
 
 
+def printable(text: str) -> str:
+    """On one line, with what a terminal would obey escaped: anyone who may write an event chose the text."""
+    line = " ".join(text[:MOST_WORDS].split())
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
+
+
 def _time(event: Object) -> str:
-    return str(event.get("eventTime") or event.get("deprecatedLastTimestamp") or event["metadata"]["creationTimestamp"])
+    """When it last happened: of events that were counted up, that of the last count."""
+    times = ((event.get("series") or {}).get("lastObservedTime"), event.get("deprecatedLastTimestamp"))
+    return str(max(filter(None, (*times, event.get("eventTime"), event["metadata"]["creationTimestamp"]))))

@@ -1,6 +1,6 @@
 """Metrics of jobs and stages: read off the cache at every scrape, so that a job's are gone with it.
 
-Of finished jobs only the phase is told.
+Of finished jobs, and of those too large to be kept in memory, only the phase is told.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class JobMetrics(Collector):
             metadata = kept["metadata"]
             names = [metadata.get("namespace") or "", metadata["name"]]
             phase.add_metric([*names, str(kept.get("phase") or "Pending")], 1)
-            if kept.get("phase") in FINISHED:
+            if kept.get("phase") in FINISHED or keeping.is_large(kept):
                 continue
             try:
                 self._running(keeping.unpacked(kept), names, active, stages)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 
 from rlhf_operator.reconcile import naming
-from rlhf_operator.reconcile.observe import CONTAINER
+from rlhf_operator.reconcile.observe import CONTAINER, METRICS
 from rlhf_operator.runtime.decoding import encode
 from rlhf_operator.runtime.kinds import Object
 from rlhf_operator.runtime.store import FAULT
@@ -13,40 +13,68 @@ from rlhf_operator.runtime.store import FAULT
 SELECTOR = f"app.kubernetes.io/managed-by={naming.MANAGED_BY}"
 """Of children; others are never listed."""
 _PACKED = "packed"
+MOST_PACKED = 2**16
+"""Bytes of a job's spec and status that are kept; of a larger job they are read when it is looked at."""
+MOST_PACKED_OF_ALL = 3 * 2**25
+"""Of all jobs together: a fifth of what the chart lets the operator have."""
 _METADATA = (
     "name",
     "namespace",
     "uid",
     "resourceVersion",
     "generation",
-    "labels",
     "creationTimestamp",
     "deletionTimestamp",
     "deletionGracePeriodSeconds",
-    "ownerReferences",
 )
-_KEPT_ANNOTATIONS = (naming.RETRY, "batch.kubernetes.io/job-completion-index")
+_COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
+_LABELS = (
+    *(naming.UID, naming.STAGE, naming.ATTEMPT, naming.STAGE_FILE, _COMPLETION_INDEX),
+    *naming.OF_KUEUE,
+)
+MOST_OTHERS = 4
+_ANNOTATIONS = (naming.RETRY, _COMPLETION_INDEX)
+_MOST_ANNOTATION = 253
+"""Characters of an annotation that are kept, and compared."""
 
 
-def rlhfjob(thing: Object) -> Object:
-    """An RLHFJob: spec and status as bytes, a fifth of what they weigh as objects."""
+def rlhfjob(thing: Object, room: int = MOST_PACKED_OF_ALL) -> Object:
+    """An RLHFJob: spec and status as bytes, a fifth of what they weigh as objects; without them where it is large, or
+    there is no room for so many bytes."""
     status = thing.get("status") or {}
+    packed = encode({"spec": thing.get("spec"), "status": status})
     return {
         "apiVersion": thing["apiVersion"],
         "kind": thing["kind"],
         "metadata": _metadata(thing),
         "phase": status.get("phase"),
-        _PACKED: encode({"spec": thing.get("spec"), "status": status}),
+        _PACKED: packed if len(packed) <= min(MOST_PACKED, room) else None,
     }
 
 
+def packed_bytes(kept: Object | None) -> int:
+    """What is kept of a job's spec and status."""
+    return len((kept or {}).get(_PACKED) or b"")
+
+
+def is_large(kept: Object) -> bool:
+    """Whether a job's spec and status are not kept, because they are large or others' take the room."""
+    return _PACKED in kept and kept[_PACKED] is None
+
+
 def unpacked(kept: Object) -> Object:
-    """The RLHFJob as it came, as far as it is used; one that could not be kept is its metadata, and says why."""
-    if FAULT in kept:
+    """The RLHFJob as it came, as far as it is used; of a large one its metadata. One that could not be kept says why."""
+    if FAULT in kept or is_large(kept):
         return kept
-    whole = {name: value for name, value in kept.items() if name not in (_PACKED, "phase")}
+    parts = {name: value for name, value in kept.items() if name not in (_PACKED, "phase")}
     content: Object = orjson.loads(kept[_PACKED])
-    return whole | content
+    return parts | content
+
+
+def trimmed(thing: Object) -> Object:
+    """An RLHFJob as it came, as far as it is used, however large."""
+    parts = {name: thing[name] for name in ("apiVersion", "kind")}
+    return parts | {"metadata": _metadata(thing), "spec": thing.get("spec"), "status": thing.get("status") or {}}
 
 
 def job(thing: Object) -> Object:
@@ -63,18 +91,43 @@ def pod(thing: Object) -> Object:
     """A pod: where it is, how it does, its memory limit and port."""
     spec, status = thing.get("spec") or {}, thing.get("status") or {}
     containers = [one for one in spec.get("containers") or () if one.get("name") == CONTAINER]
-    kept = ("phase", "reason", "message", "podIP", "conditions", "containerStatuses")
+    kept = ("phase", "reason", "message", "podIP", "conditions")
     return {
         "metadata": _metadata(thing),
         "spec": {
             "nodeName": spec.get("nodeName"),
             "containers": [
-                {"name": CONTAINER, "resources": one.get("resources") or {}, "ports": one.get("ports") or []}
-                for one in containers
+                {"name": CONTAINER, "resources": _memory(one), "ports": _metrics_port(one)} for one in containers
             ],
         },
-        "status": {name: status[name] for name in kept if name in status},
+        "status": {name: status[name] for name in kept if name in status} | _containers(status),
     }
+
+
+def _containers(status: Object) -> Object:
+    """How the trainer's container does, and which others keep it waiting: a few, webhooks may add many."""
+    containers = status.get("containerStatuses") or ()
+    others = [one for one in containers if one.get("name") != CONTAINER and _waits(one)]
+    parts = {
+        "containerStatuses": [one for one in containers if one.get("name") == CONTAINER] + others[:MOST_OTHERS],
+        "initContainerStatuses": [one for one in status.get("initContainerStatuses") or () if _waits(one)][
+            :MOST_OTHERS
+        ],
+    }
+    return {name: part for name, part in parts.items() if part}
+
+
+def _waits(container: Object) -> bool:
+    return "waiting" in (container.get("state") or {})
+
+
+def _memory(container: Object) -> Object:
+    limit = ((container.get("resources") or {}).get("limits") or {}).get("memory")
+    return {} if limit is None else {"limits": {"memory": limit}}
+
+
+def _metrics_port(container: Object) -> list[Object]:
+    return [port for port in container.get("ports") or () if port.get("name") == METRICS][:1]
 
 
 def bare(thing: Object) -> Object:
@@ -85,6 +138,10 @@ def bare(thing: Object) -> Object:
 def _metadata(thing: Object) -> Object:
     metadata = thing["metadata"]
     kept = {name: metadata[name] for name in _METADATA if name in metadata}
-    annotations = metadata.get("annotations") or {}
-    found = {name: annotations[name] for name in _KEPT_ANNOTATIONS if name in annotations}
-    return kept | ({"annotations": found} if found else {})
+    labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
+    parts = {
+        "labels": {name: labels[name] for name in _LABELS if name in labels},
+        "annotations": {name: annotations[name][:_MOST_ANNOTATION] for name in _ANNOTATIONS if name in annotations},
+        "ownerReferences": [owner for owner in metadata.get("ownerReferences") or () if owner.get("controller")],
+    }
+    return kept | {name: part for name, part in parts.items() if part}

@@ -68,8 +68,9 @@ class View:
         self._keys: dict[str, Key] = {}  # of jobs, by UID
         self._own: dict[tuple[Kind, Key], _Own] = {}
         self._claims: dict[Key, tuple[float, Object | None]] = {}
+        self._packed = 0  # bytes of all jobs' specs and statuses
         self.jobs = Cache(
-            client, RLHFJOBS, namespaces, on_change=self._job_changed, keep=keeping.rlhfjob, metrics=metrics
+            client, RLHFJOBS, namespaces, on_change=self._job_changed, keep=self._keep_job, metrics=metrics
         )
         self.children = {
             kind: Cache(
@@ -122,6 +123,14 @@ class View:
             kept = own
         return None if kept is None else keeping.unpacked(kept)
 
+    async def whole(self, key: Key) -> Object:
+        """A job as the API server has it now.
+
+        Raises:
+            NotFound: it is gone.
+        """
+        return keeping.trimmed(await self._client.get(RLHFJOBS, key.namespace, key.name))
+
     def seen(self, raw: Object) -> Children:
         """A job's children as caches know them, with what this process made since."""
         uid, namespace = raw["metadata"]["uid"], raw["metadata"]["namespace"]
@@ -144,7 +153,7 @@ class View:
         """
         metadata = raw["metadata"]
         namespace, uid = metadata["namespace"], metadata["uid"]
-        fresh = await self._client.get(RLHFJOBS, namespace, metadata["name"])
+        fresh = await self.whole(key_of(raw))
         selector = f"{keeping.SELECTOR},{naming.UID}={uid}"
         found: dict[Kind, list[Object]] = {}
         for kind, keep in KEEP.items():
@@ -156,7 +165,7 @@ class View:
         await self.ask(raw, looked)
         known = self.seen(raw)
         jobs = {one["metadata"]["name"]: one for one in found[JOBS]}
-        return keeping.unpacked(keeping.rlhfjob(fresh)), Children(
+        return fresh, Children(
             tuple(found[JOBS]),
             tuple(found[PODS]),
             tuple(found[CONFIG_MAPS]),
@@ -175,7 +184,7 @@ class View:
         """This process wrote an object: it counts until the watch tells of it, which may have happened by now."""
         if kind is PERSISTENT_VOLUME_CLAIMS:
             self._claims.pop(key_of(thing), None)  # another of that name was known
-        keep, cache = (keeping.rlhfjob, self.jobs) if kind is RLHFJOBS else (KEEP.get(kind), self.children.get(kind))
+        keep, cache = (self._keep_job, self.jobs) if kind is RLHFJOBS else (KEEP.get(kind), self.children.get(kind))
         if keep is None or cache is None:
             return
         kept, seen = keep(thing), cache.get(key_of(thing))
@@ -212,7 +221,11 @@ class View:
         seconds = CLAIM_SECONDS if claim is not None else OWN_WRITE_SECONDS
         self._claims[key] = _clock() + seconds, claim
 
+    def _keep_job(self, thing: Object) -> Object:
+        return keeping.rlhfjob(thing, keeping.MOST_PACKED_OF_ALL - self._packed)
+
     def _job_changed(self, change: Change) -> None:
+        self._packed += keeping.packed_bytes(change.new) - keeping.packed_bytes(change.old)
         own = self._own.get((RLHFJOBS, change.key))
         # What a look has written itself is no news to it: the next one would find nothing to do.
         echo = own is not None and change.new is not None and version_of(own.object) == version_of(change.new)

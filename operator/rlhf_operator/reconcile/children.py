@@ -61,7 +61,7 @@ def job(sketch: Sketch, reference: Raw, labels_of_owner: Mapping[str, str]) -> R
 
     Only exit codes 2 and 3 end it by policy: with 75 there, Jobs that Kueue suspends failed for good.
     """
-    kueue = {name: labels_of_owner[name] for name in (naming.QUEUE, naming.PRIORITY) if name in labels_of_owner}
+    kueue = {name: labels_of_owner[name] for name in naming.OF_KUEUE if name in labels_of_owner}
     metadata = _metadata(sketch, reference)
     metadata["labels"] = {**metadata["labels"], **kueue}
     final = {"containerName": CONTAINER, "operator": "In", "values": [2, 3]}

@@ -16,6 +16,8 @@ from rlhf_operator.reconcile.stored import profile_of
 
 Truth = Literal["True", "False", "Unknown"]
 Phase = Literal["Pending", "Preparing", "Running", "Suspended", "Complete", "Failed", "Invalid"]
+WAITING = ("Queued", "Pending")
+"""States of a stage that has begun and does not run: who holds it up is told of the job, too."""
 
 
 def judge(run: Run) -> None:
@@ -141,8 +143,9 @@ def _ready(run: Run, phase: Phase, *, started: bool) -> tuple[bool, str, str]:
     if run.winding_up:
         return False, *_failure(run)
     left_out = [words for name, text in run.status.profiles.items() for words in profile_of(name, text)[1]]
-    note = f"a newer operator pinned what this one leaves out: {'; '.join(left_out)}" if left_out else ""
-    return started, reasons.RUNNING if started else reasons.ACCEPTED, naming.cut(note, 4096)
+    notes = [f"a newer operator pinned what this one leaves out: {'; '.join(left_out)}"] if left_out else []
+    notes += [f"{one.name}: {one.message}" for one in run.stages.values() if one.state in WAITING and one.message]
+    return started, reasons.RUNNING if started else reasons.ACCEPTED, naming.cut("; ".join(notes), 4096)
 
 
 def _reconciling(phase: Phase, *, started: bool) -> tuple[bool, str, str]:

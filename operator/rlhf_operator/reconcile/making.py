@@ -37,7 +37,7 @@ def begin(run: Run, planned: PlannedStage) -> None:
         planned.name,
         state="Queued" if queued else "Pending",
         reason=reasons.QUEUED if queued else reasons.STARTING,
-        message=pending.held(run) if queued else None,
+        message=pending.held(run, run.labels.get(naming.QUEUE)) if queued else None,
         progress=None,
         start_time=stage.start_time or started,
         product=None if planned.type == PREPARE else _product(run, planned),

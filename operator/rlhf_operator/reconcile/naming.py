@@ -15,6 +15,8 @@ from rlhf_api.names import claim as claim
 MANAGED_BY = "rlhf-operator"
 QUEUE = "kueue.x-k8s.io/queue-name"
 PRIORITY = "kueue.x-k8s.io/priority-class"
+OF_KUEUE = (QUEUE, PRIORITY, "kueue.x-k8s.io/max-exec-time-seconds")
+"""Labels of a job that its Jobs carry too."""
 STAGE_FILE = "rlhf.dev/stage-file"
 """Label of a ConfigMap: the digest of its stage.json, of which caches keep nothing else."""
 

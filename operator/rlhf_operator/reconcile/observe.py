@@ -17,6 +17,9 @@ from rlhf_operator.reconcile.outcome import Raw
 _EVICTIONS = frozenset({"Evicted", "Preempting", "NodeShutdown", "NodeLost", "Shutdown", "Terminated", "NodeAffinity"})
 """`status.reason` of pods that kubelet or a controller ended."""
 
+WAITS_FOR_OTHERS = frozenset({"ContainerCreating", "PodInitializing"})
+"""What the kubelet says of every container as long as one of them, or a volume, or the network is not there."""
+
 _NUMBER = re.compile("[0-9]{1,9}")
 
 METRICS = "metrics"
@@ -47,6 +50,11 @@ class Pod:
     def name(self) -> str:
         """Its name."""
         return str(self.raw["metadata"]["name"])
+
+    @property
+    def uid(self) -> str:
+        """Its UID."""
+        return str(self.raw["metadata"].get("uid") or "")
 
     @property
     def node(self) -> str | None:
@@ -172,15 +180,19 @@ class Pod:
 
     @property
     def waiting(self) -> tuple[str, str] | None:
-        """Why it does not run yet: the scheduler's or the kubelet's reason and message."""
+        """Why it does not run yet: the scheduler's or the kubelet's reason and message; of containers that wait for
+        others, which they wait for."""
         status = self.raw.get("status") or {}
         for condition in status.get("conditions") or ():
             if condition["type"] == "PodScheduled" and condition["status"] == "False":
                 return str(condition.get("reason") or "Unschedulable"), str(condition.get("message") or "")
-        state = (self.container.get("state") or {}).get("waiting")
-        if state is None:
-            return None
-        return str(state.get("reason") or "ContainerCreating"), str(state.get("message") or "")
+        containers = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+        waiting = [(one, state) for one in containers if (state := (one.get("state") or {}).get("waiting")) is not None]
+        for container, state in sorted(waiting, key=lambda entry: entry[1].get("reason") in WAITS_FOR_OTHERS):
+            name, message = str(container.get("name")), str(state.get("message") or "")
+            reason = str(state.get("reason") or "ContainerCreating")
+            return reason, message if name == CONTAINER else f"container {name}: {message or reason}"
+        return None
 
 
 @dataclass(frozen=True)
@@ -218,6 +230,12 @@ class Gang:
     def suspended(self) -> bool:
         """Whether someone (Kueue) holds the Job."""
         return bool(((self.job or {}).get("spec") or {}).get("suspend"))
+
+    @property
+    def queue(self) -> str | None:
+        """Kueue's queue that the Job names."""
+        labels = (self.job or {}).get("metadata", {}).get("labels") or {}
+        return labels.get(naming.QUEUE)
 
     @property
     def deleted_at(self) -> datetime | None:

@@ -36,12 +36,12 @@ class Sample:
 class Look:
     """Something to be read from the API server itself: a cache may lag, or does not hold it."""
 
-    what: Literal["Job", "Claim", "Events", "Workload"]
-    """A Job; a claim; the events of a Job; the workload that Kueue made of a Job."""
+    what: Literal["Job", "Claim", "Events", "PodEvents", "Workload"]
+    """A Job; a claim; the events of a Job, or of a pod; the workload that Kueue made of a Job."""
     name: str
-    """Of the Job or claim."""
+    """Of the Job, claim or pod."""
     uid: str = field(default="", compare=False)
-    """Of a Job that is there."""
+    """Of a Job or pod that is there."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Children:
     claims: Mapping[str, Raw | None] = field(default_factory=dict)
     """Answers for claims, by name, which may be some minutes old; None: it does not exist."""
     told: Mapping[Look, str] = field(default_factory=dict)
-    """Answers to `Outcome.explain`: the words of Kueue, or of the Job controller."""
+    """Answers to `Outcome.explain`: the words of Kueue, of the Job controller, or of the kubelet."""
     refusal: str | None = None
     """Why the API server would not have an object made, when that was last tried."""
 

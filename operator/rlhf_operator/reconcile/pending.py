@@ -7,13 +7,12 @@ from datetime import datetime, timedelta
 from rlhf_api.plan import PlannedStage
 from rlhf_api.status import Attempt
 from rlhf_operator.reconcile import naming, reasons, times
-from rlhf_operator.reconcile.observe import Gang, Pod
+from rlhf_operator.reconcile.observe import WAITS_FOR_OTHERS, Gang, Pod
 from rlhf_operator.reconcile.outcome import Look
 from rlhf_operator.reconcile.run import Run
 
 BRIEF = timedelta(seconds=2)
 """A gang that ends sooner is never shown as running. Kubernetes tells whole seconds."""
-_NOT_NEWS = frozenset({"ContainerCreating", "PodInitializing"})
 
 
 def queued(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> None:
@@ -21,7 +20,7 @@ def queued(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> Non
     name = run.child(planned.name, attempt.number)
     preempted = attempt.state == "Running" or attempt.reason == reasons.PREEMPTED
     reason = reasons.PREEMPTED if preempted else reasons.QUEUED
-    queue = run.labels.get(naming.QUEUE)
+    queue = run.labels.get(naming.QUEUE) or gang.queue  # Kueue gives one to Jobs without, where it has a default
     words = run.explanation(Look("Workload", name, gang.uid)) if queue and run.settings.kueue else None
     if attempt.state == "Running":
         run.tell(
@@ -29,17 +28,16 @@ def queued(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> Non
         )
     known = run.stages[planned.name].message if run.stages[planned.name].state == "Queued" else None
     run.change_attempt(planned.name, state="Pending", reason=reason)
-    message = naming.cut(words or known or held(run))
+    message = naming.cut(words or known or held(run, queue))
     run.change(planned.name, state="Queued", reason=reason, message=message, progress=None)
 
 
-def held(run: Run) -> str:
+def held(run: Run, queue: str | None) -> str:
     """Who holds a suspended Job, before its holder has said a word."""
-    queue = run.labels.get(naming.QUEUE)
     if queue is None:
         return "its Job is suspended, not by this operator"
     if not run.settings.kueue:
-        return naming.cut(f"the job names the queue {queue}, but this operator was not told of a Kueue (kueue: true)")
+        return naming.cut(f"its Job names the queue {queue}, but this operator was not told of a Kueue (kueue: true)")
     return naming.cut(f"waits in the queue {queue}")
 
 
@@ -83,19 +81,30 @@ def _brief(run: Run, pods: list[Pod]) -> bool:
 
 
 def _explained(run: Run, gang: Gang) -> tuple[str, str | None]:
-    for pod in gang.pods:
-        found = pod.waiting
-        if pod.phase == "Pending" and found is not None and found[0] not in _NOT_NEWS:
-            reason, message = found
+    pending = [pod for pod in gang.pods if pod.phase == "Pending"]
+    for pod in pending:
+        waiting = pod.waiting
+        if waiting is not None and waiting[0] not in WAITS_FOR_OTHERS:
+            reason, message = waiting
             return naming.reason(reason, reasons.PENDING), naming.cut(f"{pod.name}: {message or reason}")
-    if len(gang.pods) >= gang.nodes or gang.job is None:
+    if gang.job is None:
         return reasons.STARTING, None
     asked = _since(gang, run) + timedelta(seconds=run.settings.timings.explain_after)
     if asked > run.now:
         run.wake(asked)
         return reasons.STARTING, None
-    words = run.explanation(Look("Events", gang.job["metadata"]["name"], gang.uid))
-    return (reasons.STARTING, None) if words is None else (reasons.NO_PODS, naming.cut(words))
+    if len(gang.pods) < gang.nodes:
+        words = run.explanation(Look("Events", gang.job["metadata"]["name"], gang.uid))
+        return (reasons.STARTING, None) if words is None else (reasons.NO_PODS, naming.cut(words))
+    return next(filter(None, [_of_events(run, pod) for pod in pending]), (reasons.STARTING, None))
+
+
+def _of_events(run: Run, pod: Pod) -> tuple[str, str] | None:
+    """A volume, the network or an image that is not there: the kubelet tells of it in events alone."""
+    words = run.explanation(Look("PodEvents", pod.name, pod.uid))
+    if words is None:
+        return None
+    return naming.reason(words.partition(":")[0], reasons.PENDING), naming.cut(f"{pod.name}: {words}")
 
 
 def _since(gang: Gang, run: Run) -> datetime:

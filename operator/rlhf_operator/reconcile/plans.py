@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import orjson
 
 from rlhf_api import Plan, Resolved, RLHFJob, parse_job, plan
 from rlhf_api.compact import Told, expand
-from rlhf_operator.reconcile.identity import ById
+from rlhf_operator.reconcile.memo import JOBS
 from rlhf_operator.reconcile.outcome import Raw
 from rlhf_operator.reconcile.stage_files import STORAGE
-
-KEPT = 1024
-"""Parsed jobs that are kept: as many as are busy at a time."""
 
 
 def parse(raw: Raw) -> RLHFJob:
@@ -30,7 +26,7 @@ def parse(raw: Raw) -> RLHFJob:
         content = orjson.dumps(whole)
     except orjson.JSONEncodeError:  # too deep, or a number beyond 64 bits: no valid job
         return parse_job(whole)
-    return _parsed(content)
+    return JOBS.value(content)
 
 
 def resolve(job: RLHFJob, resolved: str | None) -> tuple[Plan, Resolved | None]:
@@ -39,20 +35,14 @@ def resolve(job: RLHFJob, resolved: str | None) -> tuple[Plan, Resolved | None]:
     Raises:
         ValueError, KeyError: what prepare told is not of this job.
     """
-    return _planned(ById(job), resolved)
+    return JOBS.result(job, ("plan", resolved), lambda: _planned(job, resolved))
 
 
-@lru_cache(maxsize=KEPT)
-def _parsed(content: bytes) -> RLHFJob:
-    return parse_job(orjson.loads(content))
-
-
-@lru_cache(maxsize=KEPT)
-def _planned(key: ById[RLHFJob], resolved: str | None) -> tuple[Plan, Resolved | None]:
+def _planned(job: RLHFJob, resolved: str | None) -> tuple[Plan, Resolved | None]:
     if resolved is None:
-        return plan(key.value), None
-    found = expand(key.value, told(resolved), STORAGE)
-    return plan(key.value, found), found
+        return plan(job), None
+    expanded = expand(job, told(resolved), STORAGE)
+    return plan(job, expanded), expanded
 
 
 def told(text: str) -> Any:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from rlhf_api import devices
@@ -18,13 +17,15 @@ from rlhf_api.quantities import amount
 from rlhf_api.sentences import nearest
 from rlhf_api.stages import REPORT
 from rlhf_operator.reconcile.identity import ById
+from rlhf_operator.reconcile.memo import JOBS
 from rlhf_operator.reconcile.settings import CPU, Profile, Settings
 from rlhf_operator.reconcile.stored import profile_of
 
-KEPT = 4096
-"""Shapes that are kept: of the stages of as many jobs as are busy at a time."""
 PLACEMENT = ("node_selector", "affinity", "runtime_class_name")
 """Pod fields of a job that lead to its accelerators: prepare and report do not take them."""
+
+TOPOLOGY = "topology.kubernetes.io/"
+"""Of labels that say in which zone or region a node is."""
 
 
 @dataclass(frozen=True)
@@ -92,22 +93,20 @@ def name_of(stage: PlannedStage, settings: Settings) -> str:
 
 def shape(job: RLHFJob, stage: PlannedStage, pinned: Mapping[str, str], settings: Settings) -> Shape:
     """What the next attempt of a stage is made of."""
-    return _shape(ById(job), ById(stage), pinned.get(name_of(stage, settings)), ById(settings))
+    profile = pinned.get(name_of(stage, settings))
+    name = ("shape", ById(stage), profile, ById(settings))
+    return JOBS.result(job, name, lambda: _shape(job, stage, profile, settings))
 
 
-@lru_cache(maxsize=KEPT)
-def _shape(
-    of_job: ById[RLHFJob], of_stage: ById[PlannedStage], pinned: str | None, of_settings: ById[Settings]
-) -> Shape:
+def _shape(job: RLHFJob, stage: PlannedStage, pinned: str | None, settings: Settings) -> Shape:
     """Asked for several times a look; checking what it is made of costs more than all else of a look."""
-    job, stage, settings = of_job.value, of_stage.value, of_settings.value
     name = name_of(stage, settings)
     profile = _configured(name, settings) if pinned is None else profile_of(name, pinned)[0]
     written = next((one for one in job.spec.stages if one.name == stage.name), None)
     light = stage.profile == CPU and (written is None or written.type == stage.type == "report")
     own = None if written is None else written.resources
     resources = own or (None if light else job.spec.resources) or profile.resources
-    pod = merged(profile.pod, _unplaced(job.spec.pod) if light else job.spec.pod, written.pod if written else None)
+    pod = merged(profile.pod, _unplaced(job) if light else job.spec.pod, written.pod if written else None)
     nodes = stage.nodes or profile.nodes
     override = override_of(job, stage.name)
     if override is not None:
@@ -149,11 +148,17 @@ def _configured(name: str, settings: Settings) -> Profile:
     return settings.profiles.get(name, Profile()) if name == CPU else settings.profiles[name]
 
 
-def _unplaced(pod: Pod | None) -> Pod | None:
+def _unplaced(job: RLHFJob) -> Pod | None:
+    """The job's pod fields without those that lead to accelerators. A zone stays where a volume is to be made: it is made
+    where the first pod runs, prepare's, and the others must reach it."""
+    pod = job.spec.pod
     if pod is None:
         return None
-    kept = pod.model_fields_set - set(PLACEMENT)
-    return Pod().model_copy(update={name: getattr(pod, name) for name in kept})
+    fields = {name: getattr(pod, name) for name in pod.model_fields_set - set(PLACEMENT)}
+    zone = {key: value for key, value in pod.node_selector.items() if key.startswith(TOPOLOGY)}
+    if zone and job.spec.storage is not None and job.spec.storage.claim_template is not None:
+        fields["node_selector"] = zone
+    return Pod().model_copy(update=fields)
 
 
 def _joined(before: list[Any], after: list[Any]) -> list[Any]:

@@ -13,7 +13,7 @@ from kubernetes.aio.client.configuration import Configuration
 
 from rlhf_operator.runtime import errors
 from rlhf_operator.runtime.decoding import decode
-from rlhf_operator.runtime.errors import ApiError, Fenced, NotFound
+from rlhf_operator.runtime.errors import ApiError, Fenced, NotFound, TooLong
 from rlhf_operator.runtime.kinds import Kind, Object, version_of
 from rlhf_operator.runtime.metrics import Metrics
 from rlhf_operator.runtime.pace import Bucket
@@ -23,7 +23,9 @@ MERGE_PATCH = "application/merge-patch+json"
 RETRIES = 5
 """How often a request is sent again that the server asked to be sent again."""
 PAGE = 50
-"""Objects of a page: an object has at most 1.5 MB, and a page is read whole."""
+"""Objects of a page, at most."""
+PAGE_BYTES = 2**21
+"""Of a page of more than one object: it is decoded whole, to as much as 25 times its bytes."""
 
 
 @dataclass(frozen=True)
@@ -154,14 +156,23 @@ class Client:
         field_selector: str = "",
         limit: int = PAGE,
     ) -> AsyncIterator[Page]:
-        """All objects of a kind, in pages of `limit`, as of one moment.
+        """All objects of a kind, in pages of `limit` (of fewer, where objects are large), as of one moment.
 
         Raises:
             Gone: it took so long that the moment is forgotten.
         """
-        query = {"labelSelector": label_selector, "fieldSelector": field_selector, "limit": str(limit)}
+        query = {"labelSelector": label_selector, "fieldSelector": field_selector}
+        count = limit
         while True:
-            answer = await self._ask("GET", kind.path(namespace), query)
+            query["limit"] = str(count)
+            try:
+                answer = await self._ask(
+                    "GET", kind.path(namespace), query, most_bytes=PAGE_BYTES if count > 1 else None
+                )
+            except TooLong:
+                count = max(1, count // 4)
+                continue
+            count = min(limit, 2 * count)
             items, metadata = answer.get("items") or [], answer.get("metadata")
             if not isinstance(metadata, dict):
                 raise ApiError(200, "NoList", f"found a {answer.get('kind')}; expected a list of {kind.plural}")
@@ -222,13 +233,14 @@ class Client:
         query: Mapping[str, str] | None = None,
         body: Object | None = None,
         content_type: str = "application/json",
+        most_bytes: int | None = None,
     ) -> Object:
         """Send a request, and again as often as the server asks for it."""
         for attempt in range(RETRIES + 1):
             await self._bucket.wait()
             if method != "GET" and not self._may_write():
                 raise Fenced(f"{method} {path} was not sent: this process does not lead")
-            response = await self._send(method, _with_query(path, query or {}), body, content_type)
+            response = await self._send(method, _with_query(path, query or {}), body, content_type, most_bytes)
             if response.status < 400:
                 return _decoded(response)
             error = errors.of_response(response.status, response.headers, response.content)
@@ -237,10 +249,12 @@ class Client:
             self._bucket.hold(asyncio.get_running_loop().time(), error.retry_after)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _send(self, method: str, path: str, body: Object | None, content_type: str) -> Response:
+    async def _send(
+        self, method: str, path: str, body: Object | None, content_type: str, most_bytes: int | None
+    ) -> Response:
         code = "<error>"
         try:
-            response = await self._transport.ask(method, path, body, content_type)
+            response = await self._transport.ask(method, path, body, content_type, most_bytes)
             code = str(response.status)
         finally:
             self._metrics.request(code, method, self._transport.host)

@@ -23,6 +23,10 @@ class Silent(Unreachable):
     """A watch of which nothing came for so long that it may be dead; or nothing happened."""
 
 
+class TooLong(RequestFailed):
+    """An answer that has more bytes than it may have; it was not read to its end."""
+
+
 class Fenced(RequestFailed):
     """A write that was not sent: this process does not lead any more."""
 

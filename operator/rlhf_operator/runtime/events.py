@@ -62,7 +62,13 @@ class Recorder:
         """Send what is told until cancelled."""
         while True:
             event, tries = await self._waiting.get()
-            if not await self._sent(event, last=tries == len(PAUSES)):
+            try:
+                sent = await self._sent(event, last=tries == len(PAUSES))
+            except Exception as error:  # about one event: others are told all the same
+                log.exception("event %s", event["metadata"]["name"])
+                self._lost(event, f"{type(error).__name__}: {error}")
+                sent = True
+            if not sent:
                 asyncio.get_running_loop().call_later(PAUSES[tries], self._again, event, tries + 1)
                 continue
             self._waiting.task_done()

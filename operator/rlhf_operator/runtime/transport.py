@@ -18,7 +18,7 @@ from kubernetes.aio import config as kubernetes_config
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.client.rest import RESTClientObject
 
-from rlhf_operator.runtime.errors import Silent, Unreachable
+from rlhf_operator.runtime.errors import Silent, TooLong, Unreachable
 
 READ_AHEAD = 2**21
 """Bytes of an answer that are read before they are asked for: an event of a watch may be large."""
@@ -124,16 +124,25 @@ class Transport:
         """Of the API server, with the port."""
         return str(self._configuration.host).partition("://")[2]
 
-    async def ask(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> Response:
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        content_type: str = "application/json",
+        most_bytes: int | None = None,
+    ) -> Response:
         """Send a request and read its whole answer.
 
         Raises:
             Unreachable: there was none.
+            TooLong: it has more than `most_bytes`.
         """
         limit = aiohttp.ClientTimeout(total=self._timeouts.answer, sock_connect=self._timeouts.connect)
         with _told_as_unreachable(f"{method} {path}"):
             async with await self._send(method, path, limit, body, content_type) as response:
-                return Response(response.status, response.headers, await response.read())
+                content = await _read(response, most_bytes)
+                return Response(response.status, response.headers, content)
 
     @contextlib.asynccontextmanager
     async def stream(self, path: str) -> AsyncIterator[Stream]:
@@ -185,6 +194,19 @@ class Transport:
     async def _authorization(self) -> dict[str, str]:
         settings = await self._configuration.auth_settings()
         return {one["key"]: one["value"] for one in settings.values() if one["in"] == "header" and one["value"]}
+
+
+async def _read(response: aiohttp.ClientResponse, most_bytes: int | None) -> bytes:
+    if most_bytes is None:
+        return await response.read()
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.content.iter_any():
+        parts.append(part)
+        size += len(part)
+        if size > most_bytes:
+            raise TooLong(f"{response.method} {response.url.path}: found more than {most_bytes} bytes")
+    return b"".join(parts)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,8 @@ from cluster_model import JOB, SETTINGS, Cluster, Killed, Raw, job
 
 from rlhf_api.stages import STAGE_TYPES
 from rlhf_api.status import JobStatus
-from rlhf_operator.reconcile import Children, plans, reconcile, times
+from rlhf_operator.reconcile import Children, reconcile, times
+from rlhf_operator.reconcile.memo import JOBS
 
 ALL = ("prepare", "sft", "reward", "cost", "report")
 
@@ -59,9 +60,9 @@ def test_an_upgrade_that_raises_a_recipe_renames_no_product_of_a_running_job(mon
     cluster.settle(lambda pod: None if stage_of(pod) == "sft" else 0)
     for name in ("sft", "rewardModel", "report"):
         monkeypatch.setitem(STAGE_TYPES, name, replace(STAGE_TYPES[name], recipe=99))
-    plans._planned.cache_clear()  # another process
+    JOBS.clear()  # another process
     cluster.settle()
-    plans._planned.cache_clear()
+    JOBS.clear()
     made = [[one.get("product") for one in which.status["stages"]] for which in (undisturbed, cluster)]
     assert made[0] == made[1]
 
