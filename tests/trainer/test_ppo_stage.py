@@ -66,7 +66,7 @@ def test_one_run_leaves_policy_critics_metrics_and_facts(home: Path) -> None:
 
 def test_saved_critics_go_on_where_they_stopped(home: Path) -> None:
     made, _ = run(home)
-    found = start(made.product, "reward", None, "float32", home, classifier=False)
+    found = start(made.product, "reward", {}, "float32", home, classifier=False)
     state = load_file(made.product / "critics" / "shared" / "heads.safetensors")
     assert json.loads((made.product / "critics" / "shared" / "heads.json").read_bytes()) == ["reward", "cost.cm"]
     torch.testing.assert_close(found.heads["cost.cm"][0], state["weight"][1])
@@ -78,12 +78,19 @@ def test_saved_critics_go_on_where_they_stopped(home: Path) -> None:
 
 
 def test_a_critic_starts_as_its_own_streams_score_and_others_at_zero(home: Path) -> None:
-    found = start(home / "rm", "reward", -2.0, "float32", home, classifier=True)
+    found = start(home / "rm", "reward", {"reward": -2.0}, "float32", home, classifier=True)
     score = load_file(home / "rm" / "model.safetensors")["score.weight"]
     heads = make_heads(["reward", "cost.cm"], found.heads, found.model.model)
     torch.testing.assert_close(heads.weight[0], -2.0 * score[0])
     assert not heads.weight[1].any()
     assert not heads.bias.any()
+
+
+def test_a_trunk_of_all_streams_that_starts_as_the_cost_model_has_its_score_as_value(home: Path) -> None:
+    _, found = run(home, critics={"model": {"stage": "cm"}, "learningRate": 1e-9}, steps=1, name="of-cost")
+    _, without = run(home, critics={"model": {"stage": "sft"}, "learningRate": 1e-9}, steps=1, name="of-policy")
+    assert found[0]["explained_variance"] == without[0]["explained_variance"] == 0.0  # of the reward nothing is known
+    assert found[0]["cost_explained_variance.cm"] != without[0]["cost_explained_variance.cm"] == 0.0
 
 
 def test_the_training_forward_gives_what_a_second_pass_would(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ STAGE_TYPES: dict[str, StageType] = {
     "costModel": StageType(CostModel, "cost", 2, True),
     "simulate": StageType(Simulate, "data", 3, True),
     "rules": StageType(Rules, "rules", 3, True),
-    "ppo": StageType(Ppo, "policy", 3, True),
+    "ppo": StageType(Ppo, "policy", 4, True),
     "evaluate": StageType(Evaluate, "evaluation", 2, True),
     "report": StageType(Report, "report", 2, False),
 }

@@ -83,8 +83,11 @@ class Assessor:
                     whole[where] |= values
         return scored, self._scores(whole, len(rollout.answers))
 
-    def again(self, rollout: Rollout, batch: MicroBatch, reference: Mapping[int, Tensor]) -> Scored:
-        """A micro-batch of answers whose reference is known, by answer."""
+    def again(self, rollout: Rollout, rows: Sequence[int], reference: Mapping[int, Tensor]) -> list[Scored]:
+        """This rank's micro-batches of some answers whose reference is known, by answer."""
+        return [self._again(rollout, batch, reference) for batch in self.dealt(rollout, rows)]
+
+    def _again(self, rollout: Rollout, batch: MicroBatch, reference: Mapping[int, Tensor]) -> Scored:
         layout = self._lay_out(rollout, batch.rows)
         names = [name for name in self._state_names if name in self._frozen_names]
         states = self._models.frozen(layout.input_ids, None, layout.position_ids, names) if names else {}

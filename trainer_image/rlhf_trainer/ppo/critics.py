@@ -70,13 +70,15 @@ class Critic:
     module: CriticModule
 
 
-def start(path: Path, stream: str, weight: float | None, dtype: str, cache: Path, *, classifier: bool) -> Start:
+def start(
+    path: Path, stream: str, weights: Mapping[str, float], dtype: str, cache: Path, *, classifier: bool
+) -> Start:
     """Load what a critic starts from.
 
     Args:
         path: a reward or cost model, a policy, or the product of an earlier `ppo` stage, whose critics go on.
         stream: the critic's first, by which an earlier stage's critic is found.
-        weight: of the model's score in that stream, which its own head then predicts; None: it says nothing of it.
+        weights: of the model's score in each stream that is that score alone; its own head then predicts it.
         dtype: of the weights.
         cache: for dequantised GGUF files.
         classifier: the model is a reward or cost model, not a language model.
@@ -88,7 +90,7 @@ def start(path: Path, stream: str, weight: float | None, dtype: str, cache: Path
         model, tokenizer = load_policy(str(path), dtype, cache)
         return Start(model, tokenizer, {})
     scorer = load_scorer(str(path), dtype, cache=cache)
-    known = {} if weight is None else {stream: _as_value(scorer, weight)}
+    known = {name: _as_value(scorer, weight) for name, weight in weights.items()}
     return Start(scorer.models[0], load_tokenizer(_first(path), cache), known)
 
 

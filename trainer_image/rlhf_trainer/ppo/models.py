@@ -146,8 +146,8 @@ def _critic(context: StageContext, spec: Ppo, tokenizer: Any, name: str, streams
     stream, cache = streams[0], context.storage / "inputs"
     path, key = _start(context, spec, stream)
     check_tokenizer(str(path), tokenizer, f"critics.model ({key})", cache)
-    weight = _weight(spec, stream, key)
-    begin = critic_models.start(path, stream, weight, spec.dtype, cache, classifier=_classifies(path))
+    weights = {name: weight for name in streams if (weight := _weight(spec, name, key)) is not None}
+    begin = critic_models.start(path, stream, weights, spec.dtype, cache, classifier=_classifies(path))
     silence(begin.model)
     layers = spec.critics.trainable_layers or spec.trainable_layers
     trained = make_trained(

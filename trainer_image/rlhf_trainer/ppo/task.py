@@ -267,8 +267,7 @@ class PpoTask:
                     learned = whitened(learned) if spec.whiten_advantages else learned
                 rows = sorted(shuffled[start : start + size])
                 share = Share(sum(len(rollout.answers[row]) for row in rows), len(rows))
-                dealt = self._assessor.dealt(rollout, rows)
-                batches = [self._assessor.again(rollout, batch, reference) for batch in dealt]
+                batches = scored if size == answers else self._assessor.again(rollout, rows, reference)
 
                 def forming(
                     batch: Scored, learned: dict[int, Targets] = learned
