@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(PATH):/usr/sbin:/sbin # iptables and debootstrap are there
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-fuzz test-trainer test-api test-node cluster images lint format bench bench-operator bench-gpu evidence lock generate clean
+.PHONY: help setup demo test test-unit test-fuzz test-trainer test-api test-node cluster images lint format bench bench-operator bench-gpu evidence seeds lock generate clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -93,6 +93,10 @@ bench-gpu: setup ## 8 minutes on a GPU: every trained stage, exact resume, memor
 evidence: setup ## hours: plain PPO, reward shaping and PPO-Lagrangian over three seeds
 	$(RUN) rlhf run examples/evidence.yaml
 	$(RUN) python benchmarks/evidence/table.py examples/evidence.yaml
+
+seeds: setup ## an hour: the demo over eight seeds; writes benchmarks/results/seeds.md
+	$(RUN) rlhf run examples/seeds.yaml
+	$(RUN) python benchmarks/seeds/table.py examples/seeds.yaml
 
 lock: ## renew the locks
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-annotate --no-header --python-version 3.11 requirements/uv.in -o requirements/uv.txt

@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import math
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from runs import last_quarter, products_of
 from table import RESULTS, machine
 
 METRICS = {
@@ -31,28 +31,9 @@ METRICS = {
 }
 
 
-def run_of(job: str) -> tuple[Path, dict[str, Path]]:
-    """The storage and the product folder of every stage of the job's last run."""
-    command = [sys.executable, "-m", "rlhf_sdk.cli", "status", job, "--output", "json"]
-    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    if found["phase"] != "done":
-        raise SystemExit(f"{job}: the run is {found['phase']}, not done: rlhf run {job} goes on")
-    storage = Path(found["storage"])
-    products = {
-        name: storage / "products" / stage["product"] for name, stage in found["stages"].items() if stage["product"]
-    }
-    return storage, products
-
-
 def mean_and_error(values: list[float]) -> tuple[float, float]:
     """Mean and its standard error over seeds."""
     return statistics.mean(values), statistics.stdev(values) / math.sqrt(len(values))
-
-
-def last_quarter(product: Path, column: str) -> list[float]:
-    """A column of metrics.jsonl over the last quarter of the steps."""
-    rows = [json.loads(line) for line in (product / "metrics.jsonl").read_text().splitlines()]
-    return [row[column] for row in rows[-(len(rows) // 4) :]]
 
 
 def cell(values: list[float]) -> str:
@@ -105,7 +86,7 @@ def verdicts(models: dict[str, dict[str, Any]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    _, products = run_of(sys.argv[1])
+    products = products_of(sys.argv[1])
     found = json.loads((products["evaluate"] / "evaluation.json").read_text())
     models = {model["name"]: model["metrics"] for model in found["models"]}
     lines = [

@@ -5,6 +5,10 @@
                                                care; one label in ten is wrong, as people's are
     python examples/data/make.py heldout       prompts on topics that neither of the others has
 
+    python examples/data/make.py demo-chat     (demo-preferences, demo-heldout) the same for the demo: a system's turn of
+                                               two words, two pairs a question instead of three, and care in
+                                               two fifths of the conversations, so that its few samples show some
+
 The texts are our own. Everything is seeded: the same command prints the same rows.
 """
 
@@ -24,6 +28,8 @@ from topics import MINIMAL_PAIRS, NEAR_MISSES, STEMS, TOPICS
 
 HELD_OUT_EVERY = 4
 """Every fourth topic is held out."""
+SYSTEM = "Be brief."
+"""The demo's system turn. Without one the model's template writes its own, 16 tokens longer: a third of a prompt."""
 LABEL_NOISE = 0.1
 GENERAL = 0.4
 """Share of the sentences that would fit any question."""
@@ -57,20 +63,20 @@ def answer(rng: random.Random, plain: list[str], careful: list[str], care: float
     return " ".join(chosen)
 
 
-def chat() -> Iterator[dict[str, object]]:
-    """Two conversations a question; a fifth of the answers show care."""
+def chat(care: float = 0.2) -> Iterator[dict[str, object]]:
+    """Two conversations a question; this share of the answers shows care."""
     rng = random.Random(1)
     for _, question, plain, careful in prompts(held_out=False):
         for _ in range(2):
-            reply = answer(rng, plain, careful, care=0.2)
+            reply = answer(rng, plain, careful, care)
             yield {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]}
 
 
-def preferences() -> Iterator[dict[str, object]]:
-    """Three pairs a question; half of the answers show care."""
+def preferences(pairs: int = 3) -> Iterator[dict[str, object]]:
+    """So many pairs a question; half of the answers show care."""
     rng = random.Random(2)
     for _, question, plain, careful in prompts(held_out=False):
-        for _ in range(3):
+        for _ in range(pairs):
             responses = [answer(rng, plain, careful, care=0.5) for _ in range(2)]
             while responses[0] == responses[1]:
                 responses[1] = answer(rng, plain, careful, care=0.5)
@@ -95,9 +101,21 @@ def heldout() -> Iterator[dict[str, object]]:
         yield {"prompt": question, "category": category}
 
 
+def brief(rows: Iterator[dict[str, object]]) -> Iterator[dict[str, object]]:
+    """Rows with the demo's system turn."""
+    return ({"system": SYSTEM, **row} for row in rows)
+
+
 if __name__ == "__main__":
-    files = {"chat": chat, "preferences": preferences, "heldout": heldout}
+    files = {
+        "chat": chat(),
+        "preferences": preferences(),
+        "heldout": heldout(),
+        "demo-chat": brief(chat(care=0.4)),
+        "demo-preferences": brief(preferences(pairs=2)),
+        "demo-heldout": brief(heldout()),
+    }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", choices=files)
-    for row in files[parser.parse_args().file]():
+    for row in files[parser.parse_args().file]:
         sys.stdout.write(json.dumps(row) + "\n")

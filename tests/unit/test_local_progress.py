@@ -111,3 +111,14 @@ def test_a_long_step_shows_its_phase_and_how_much_of_it_is_done() -> None:
         view.progress(state, {"ppo": progress.from_json({"step": 3, "total": 8, "phase": phase, "phaseShare": share})})
     lines = [line.partition(" ")[2] for line in stream.getvalue().splitlines()]
     assert lines == ["ppo: step 3/8", "ppo: step 3/8, generate 40 %", "ppo: step 3/8, update"]
+
+
+def test_what_is_counted_and_is_no_step_is_called_what_it_is() -> None:
+    stream = io.StringIO()
+    view = PlainView(stream, every=0.0)
+    state: Any = SimpleNamespace(stages={"sft": SimpleNamespace(phase="running")})
+    for done in (0, 0, 3, 3):
+        seen = progress.from_json({"step": done, "total": 11, "unit": "batches", "phase": "frozen layers"})
+        view.progress(state, {"sft": seen})
+    lines = [line.partition(" ")[2] for line in stream.getvalue().splitlines()]
+    assert lines == [f"sft: frozen layers, {done}/11 batches" for done in (0, 3, 3)]

@@ -368,10 +368,10 @@ def test_the_installed_model_of_the_examples_is_known_by_its_header() -> None:
 
 
 MEASURED = {
-    "sft": 2_347_491_328,
-    "reward": 2_663_555_072,
-    "cost": 2_641_375_232,
-    "ppo": 4_544_593_920,
+    "sft": 1_960_960_000,
+    "reward": 1_757_900_800,
+    "cost": 1_910_861_824,
+    "ppo": 4_139_962_368,
     "evaluate": 1_874_898_944,
 }
 """peakRssBytes (timings.jsonl) of the stages of examples/safe-rlhf.yaml: CPU, float32, torch 2.15, glibc's malloc."""

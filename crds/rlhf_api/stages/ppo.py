@@ -131,7 +131,8 @@ class Critics(ApiModel):
     trunk: Literal["shared", "separate"] = "shared"
     """One trunk with all heads, or one model a head."""
     model: TrunkRef | None = None
-    """Where the trunk starts; by default the first reward model, else the policy."""
+    """Where the trunk starts; by default the first reward model, else the policy. The score of a model that is a reward
+    or a cost of this stage is the first value of its stream."""
     learning_rate: Positive = 1e-5
     """Peak learning rate of the critics."""
     value_clip: Positive = 5.0

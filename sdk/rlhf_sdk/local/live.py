@@ -141,7 +141,7 @@ def _line(plan: Plan, state: RunState, name: str, seen: Progress | None, names: 
     metrics = labelled(seen.headline)
     below = width < NARROW and len(metrics) > 2
     words = "" if below else fitting(metrics, left)
-    if seen.share is not None and len(words) + len(seen.doing) + 2 <= left:
+    if (seen.share is not None or not seen.counts_steps) and len(words) + len(seen.doing) + 2 <= left:
         words = f"{words}  {seen.doing}" if words else seen.doing
     shown = Text(words)
     progress = ProgressBar(total=seen.total, completed=seen.step, width=bar)

@@ -24,7 +24,7 @@ class Progress:
 
     step: int = 0
     total: int | None = None
-    unit: str = "step"
+    unit: str = "steps"
     eta: float | None = None
     """Seconds to go."""
     rate: float | None = None
@@ -35,6 +35,11 @@ class Progress:
     """What it does now: the phase of a step, or what comes before steps."""
     share: float | None = None
     """How much of that is done, 0 to 1."""
+
+    @property
+    def counts_steps(self) -> bool:
+        """Whether it is steps that are counted, not batches of what comes before them, or shards."""
+        return self.unit == "steps"
 
     @property
     def doing(self) -> str:
@@ -80,7 +85,7 @@ def from_json(raw: Mapping[str, Any]) -> Progress:
     return Progress(
         step=int(step) if step is not None else 0,
         total=int(total) if total else None,
-        unit=str(raw.get("unit") or "step"),
+        unit=str(raw.get("unit") or "steps"),
         eta=_number(raw.get("eta", raw.get("etaSeconds"))),
         rate=_number(rate),
         headline=headline_of(headline, known=False) if isinstance(headline, Mapping) else {},

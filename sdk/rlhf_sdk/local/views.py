@@ -82,10 +82,13 @@ class PlainView:
                     self._line(f"{name}: {seen.activity}")
                 elif not waits and step == 0 and now - when >= self._every:  # a first step may take minutes
                     self._told[name] = (now, 0)
-                    self._line(f"{name}: {', '.join(filter(None, (seen.doing, describe(seen))))}")
+                    doing = [seen.doing] if seen.counts_steps and seen.doing else []
+                    self._line(f"{name}: {', '.join([*doing, describe(seen)])}")
                 continue
             if step < 1 or now - when >= self._every:
-                again = step == seen.step and seen.doing  # a step may take minutes: say where it is
+                again = (
+                    step == seen.step and seen.counts_steps and seen.doing
+                )  # a step may take minutes: say where it is
                 self._told[name] = (now, seen.step)
                 self._line(f"{name}: {describe(seen)}{f', {again}' if again else ''}")
 
@@ -98,8 +101,9 @@ class PlainView:
 
 
 def describe(seen: Progress) -> str:
-    """`step 10/120, loss 2.31, 480 tokens/s, eta 2:10`."""
-    parts = [f"step {seen.step}" + (f"/{seen.total}" if seen.total else "")]
+    """`step 10/120, loss 2.31, 480 tokens/s, eta 2:10`; of what is no step `frozen layers, 3/11 batches, eta 0:40`."""
+    count = f"{seen.step}/{seen.total}" if seen.total else str(seen.step)
+    parts = [f"step {count}"] if seen.counts_steps else [*filter(None, [seen.doing]), f"{count} {seen.unit}"]
     parts += [f"{name} {number(value)}" for name, value in labelled(seen.headline).items()]
     if seen.rate:
         parts.append(f"{seen.rate:.0f} tokens/s")

@@ -70,9 +70,7 @@ class Critic:
     module: CriticModule
 
 
-def start(
-    path: Path, stream: str, weights: Mapping[str, float], dtype: str, cache: Path, *, classifier: bool
-) -> Start:
+def start(path: Path, stream: str, weights: Mapping[str, float], dtype: str, cache: Path, *, classifier: bool) -> Start:
     """Load what a critic starts from.
 
     Args:
