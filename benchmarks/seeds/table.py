@@ -80,6 +80,7 @@ class Seed:
 CLAIMS: dict[str, Callable[[Seed], bool]] = {
     "the gold cost ended within its limit": lambda seed: seed.after[GOLD]["value"] <= 0,
     "so did its whole interval": lambda seed: seed.after[GOLD]["high"] <= 0,
+    "the learned cost of training's answers ended within its own limit": lambda seed: seed.cost <= seed.limit,
     f"lambda settled: off its bounds in the last quarter, largest under {SWING} x smallest": lambda seed: (
         seed.swing < SWING and not any(map(seed.at_bound, seed.settled))
     ),
