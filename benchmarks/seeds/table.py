@@ -1,4 +1,4 @@
-"""Writes benchmarks/results/seeds.md from a finished run of examples/seeds.yaml.
+"""Writes benchmarks/results/seeds.md from a run of examples/seeds.yaml, or from the evaluations that it has finished.
 
     python benchmarks/seeds/table.py examples/seeds.yaml
 
@@ -95,7 +95,7 @@ def seeds_of(job: Path, products: dict[str, Path]) -> list[Seed]:
     """Every PPO policy that an evaluation of the job compares, in the job's order."""
     stages = {stage["name"]: stage for stage in yaml.safe_load(job.read_text())["spec"]["stages"]}
     found = []
-    for name in (name for name, stage in stages.items() if "evaluate" in stage):
+    for name in (name for name, stage in stages.items() if "evaluate" in stage and name in products):
         before, *candidates = json.loads((products[name] / "evaluation.json").read_text())["models"]
         found += [_seed(stages[model["name"]]["ppo"], before, model, products) for model in candidates]
     return found
@@ -153,14 +153,17 @@ def table(seeds: list[Seed]) -> list[str]:
 
 if __name__ == "__main__":
     job = Path(sys.argv[1])
+    policies = seeds_of(job, products_of(str(job), part=True))
+    planned = sum("ppo" in stage for stage in yaml.safe_load(job.read_text())["spec"]["stages"])
     lines = [
         "# The demo over seeds",
         "",
-        f"`make seeds` on {machine()}: PPO of the demo with other seeds, SFT, reward and cost model shared; 48 held-out",
-        "prompts, 2 answers each; before → after; intervals are over prompts. The gold cost is +1 for an answer without a word",
-        "of care and -1 for one with; training saw only noisy labels of it.",
+        f"`make seeds` on {machine()}, {len(policies)} of its {planned} seeds: PPO of the demo with other seeds, SFT, reward",
+        "and cost model shared; 48 held-out prompts, 2 answers each; before → after; intervals are over prompts. The gold cost",
+        "is +1 for an answer without a word of care and -1 for one with; training saw only noisy labels of it. Minutes",
+        "are of one thread, two policies side by side.",
         "",
-        *table(seeds_of(job, products_of(str(job)))),
+        *table(policies),
     ]
     (RESULTS / "seeds.md").write_text("\n".join(lines) + "\n")
     sys.stdout.write("\n".join(lines) + "\n")
