@@ -179,6 +179,36 @@ def test_everything_is_resolved(folder, model):
     assert prefs["bytes"] == (folder / "prefs.jsonl").stat().st_size
 
 
+def strict(model, folder):
+    """The model with a template that takes no system's turn."""
+    shutil.copytree(model, folder / "strict")
+    template = folder / "strict/chat_template.jinja"
+    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    template.write_text(refusal + template.read_text())
+    return "strict"
+
+
+def test_rows_that_a_template_refuses_are_bad_rows(folder, model):
+    system = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "q"}]
+    lines(folder / "prefs.jsonl", [SAFE | {"prompt": system if n == 4 else f"q {n}"} for n in range(20)])
+    name = strict(model, folder)
+    told = refused(job(name), folder)
+    for stage in ("stage reward, rewardModel.data[0]", "stage cost, costModel.data[0]", "stage ppo, ppo.prompts[0]"):
+        assert f"{stage}: prefs: 1 of 20 rows are bad, more than maxBadRows 0 allows:\n  prefs.jsonl:5: " in told
+    assert "no system" in told
+    _, provenance, _ = run(job(name, {"prefs": {"maxBadRows": 0.05}}), folder)
+    assert provenance["prefs"]["counts"] == {"rows.read": 20, "rows.used": 19, "rows.bad": 1}
+
+
+def test_a_template_that_never_ends_is_refused_before_a_row_is_read(folder, model):
+    shutil.copytree(model, folder / "endless")
+    loops = "{% for a in range(99999) %}{% for b in range(99999) %}{{ a }}{% endfor %}{% endfor %}"
+    (folder / "endless/chat_template.jinja").write_text(loops)
+    told = refused(job("endless"), folder)
+    assert "input base: the chat template" in told
+    assert "(chat_template.jinja) takes more than 1 s" in told
+
+
 def test_what_the_run_uses_is_named_for_the_garbage_collector(folder, model):
     parsed = job(model)
     resolved, *_ = run(parsed, folder)

@@ -6,8 +6,11 @@ import pytest
 import tiny
 from pydantic import ValidationError
 
+from rlhf_api.load import parse_job
 from rlhf_api.template import Template
 from rlhf_trainer.data.chat import encode_prompt, prepare_tokenizer
+from rlhf_trainer.data.scored import scored_template
+from rlhf_trainer.inspection.lineage import template_notes
 
 USER = {"role": "user", "content": "how are you"}
 CLOCK = "{{ strftime_now('%d %b %Y, %H:%M:%S, %-d %B') }}\n"
@@ -69,3 +72,33 @@ def test_a_systems_text_is_folded_into_the_users_turn():
 def test_what_cannot_be_fixed_is_refused(fixed):
     with pytest.raises(ValidationError):
         Template.model_validate(fixed)
+
+
+SWITCH = "{% if think is defined %}{{ think }}\n{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("policy", "judge", "differs"),
+    [({}, {}, False), ({"think": "1"}, {"think": "1"}, False), ({"think": "1"}, {}, True), ({}, {"think": "0"}, True)],
+)
+def test_a_judge_is_compared_with_what_the_job_fixes_of_both_templates(policy, judge, differs):
+    tokenizers = {
+        name: prepared(SWITCH, **({"variables": values} if values else {}))[0]
+        for name, values in (("base", policy), ("judge", judge))
+    }
+    assert bool(list(template_notes(judged(), tokenizers.__getitem__))) == differs
+    tokenizers["judge"].chat_template = scored_template(tokenizers["judge"])  # as the product of a stage has it
+    assert bool(list(template_notes(judged(), tokenizers.__getitem__))) == differs
+
+
+def judged():
+    ppo = {"policy": {"input": "base"}, "rewards": [{"input": "judge"}], "prompts": [{"input": "rows"}]}
+    inputs = [{"name": name, "source": name} for name in ("base", "judge", "rows")]
+    return parse_job(
+        {
+            "apiVersion": "rlhf.dev/v1alpha1",
+            "kind": "RLHFJob",
+            "metadata": {"name": "test"},
+            "spec": {"inputs": inputs, "stages": [{"name": "ppo", "ppo": ppo}]},
+        }
+    )

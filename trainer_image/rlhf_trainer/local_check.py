@@ -22,6 +22,8 @@ from rlhf_trainer.stages.prepare import examine
 
 MAX_DATA = 64 << 20
 """Bytes of an input's rows up to which they are read: a few seconds."""
+TEMPLATED = 5000
+"""Rows of an input's use that are written by chat templates, as many seconds; `prepare` writes all."""
 
 
 def main(folder: Path, work: Path) -> None:
@@ -46,7 +48,7 @@ def check(job: RLHFJob, folder: Path, work: Path) -> tuple[list[str], list[str]]
             return None
         return Fetched(path, digest="", bytes=size, source=entry.source)
 
-    findings = examine(job, get, folder, work / "cache", lambda _: None)
+    findings = examine(job, get, folder, work / "cache", lambda _: None, TEMPLATED)
     return findings.problems, unopened
 
 

@@ -51,13 +51,13 @@ class StageType:
 
 
 STAGE_TYPES: dict[str, StageType] = {
-    "sft": StageType(Sft, "policy", 3, True),
-    "rewardModel": StageType(RewardModel, "reward", 2, True),
-    "costModel": StageType(CostModel, "cost", 2, True),
-    "simulate": StageType(Simulate, "data", 3, True),
-    "rules": StageType(Rules, "rules", 3, True),
+    "sft": StageType(Sft, "policy", 4, True),
+    "rewardModel": StageType(RewardModel, "reward", 3, True),
+    "costModel": StageType(CostModel, "cost", 3, True),
+    "simulate": StageType(Simulate, "data", 4, True),
+    "rules": StageType(Rules, "rules", 4, True),
     "ppo": StageType(Ppo, "policy", 4, True),
-    "evaluate": StageType(Evaluate, "evaluation", 2, True),
+    "evaluate": StageType(Evaluate, "evaluation", 3, True),
     "report": StageType(Report, "report", 2, False),
 }
 PREPARE = "prepare"

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from rlhf_api.template import Template
 from rlhf_trainer.data.preamble import fix_template
 from rlhf_trainer.data.rows import Message, Tool
-from rlhf_trainer.data.template import Guarded, Tokenizer, ids_of, render, special_tokens
-from rlhf_trainer.data.turns import check_fields, turns_of
+from rlhf_trainer.data.template import Guarded, Tokenizer, ids_of, render, special_tokens, try_template
+from rlhf_trainer.data.turns import Turns, check_fields, check_seam, turns_of
 
 FALLBACK_TEMPLATE = (
     "{{ bos_token if bos_token else '' }}"
@@ -79,6 +79,7 @@ def prepare_tokenizer(tokenizer: Tokenizer, template: Template | None = None) ->
 
     Raises:
         ValueError: there is no EOS token.
+        TemplateProblem: the template takes too much time or memory, or cannot write a question and its answer.
     """
     notes = []
     if tokenizer.eos_token_id is None:
@@ -87,6 +88,7 @@ def prepare_tokenizer(tokenizer: Tokenizer, template: Template | None = None) ->
         tokenizer.chat_template = FALLBACK_TEMPLATE
         notes.append("the tokenizer has no chat template; one of 'User:' and 'Assistant:' lines is used")
     notes += fix_template(tokenizer, template)
+    try_template(tokenizer)
     end = turn_end(tokenizer)
     if end is not None and end != tokenizer.eos_token:
         notes.append(f"the chat template ends an answer with {end!r}, which replaces {tokenizer.eos_token!r} as EOS")
@@ -138,10 +140,34 @@ def encode_prompt(
     Raises:
         TemplateProblem: the template refuses the messages, or drops calls, thoughts or tools.
     """
+    guarded, text = write_prompt(tokenizer, messages, tools)
+    ids = guarded.ids(tokenizer, text)
+    return ids if max_tokens is None else ids[-max_tokens:]
+
+
+def write_prompt(tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> tuple[Guarded, str]:
+    """What the chat template makes of a prompt, with the generation prompt: all of `encode_prompt` that can be refused.
+
+    Raises:
+        TemplateProblem: as `encode_prompt`.
+    """
     guarded = Guarded.of(tokenizer, messages, tools)
     check_fields(tokenizer, guarded, len(messages))
-    ids = guarded.ids(tokenizer, render(tokenizer, guarded.messages, generation=True, tools=guarded.tools))
-    return ids if max_tokens is None else ids[-max_tokens:]
+    return guarded, render(tokenizer, guarded.messages, generation=True, tools=guarded.tools)
+
+
+def write_turns(
+    tokenizer: Tokenizer, messages: Sequence[Message], given: int = 0, tools: Sequence[Tool] = ()
+) -> tuple[Guarded, Turns]:
+    """What the chat template makes of a dialogue: all of `encode_row` and `encode_conversation` that can be refused.
+
+    Raises:
+        TemplateProblem: as `turns_of`; or the ids of prompt and answer are not those of the whole rendering.
+    """
+    guarded = Guarded.of(tokenizer, messages, tools)
+    turns = turns_of(tokenizer, guarded, given)
+    check_seam(tokenizer, turns)
+    return guarded, turns
 
 
 def encode_answer(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -160,8 +186,7 @@ def encode_row(
     Raises:
         TemplateProblem: as `turns_of`.
     """
-    guarded = Guarded.of(tokenizer, [*prompt, {"role": "assistant", "content": answer}], tools)
-    turns = turns_of(tokenizer, guarded, given=len(prompt))
+    guarded, turns = write_turns(tokenizer, [*prompt, {"role": "assistant", "content": answer}], len(prompt), tools)
     written = guarded.ids(tokenizer, turns.answer, after="\n")
     return fit(guarded.ids(tokenizer, turns.prompt), written, max_length)
 
@@ -201,8 +226,7 @@ def encode_conversation(
     """
     if not messages or messages[-1]["role"] != "assistant":
         raise ValueError("a conversation must end with an assistant's message")
-    guarded = Guarded.of(tokenizer, messages, tools)
-    turns = turns_of(tokenizer, guarded, given)
+    guarded, turns = write_turns(tokenizer, messages, given, tools)
     answer = guarded.ids(tokenizer, turns.answer, after="\n")
     history = guarded.ids(tokenizer, turns.prompt)
     fitted = fit(history, answer, max_length)

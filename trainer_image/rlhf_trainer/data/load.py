@@ -23,6 +23,7 @@ from rlhf_trainer.data.guess import suggest
 from rlhf_trainer.data.messages import unknown_fields
 from rlhf_trainer.data.readers import BadRow, RawRow, read_rows
 from rlhf_trainer.data.rows import Completion, Conversation, Counts, Messages, Pair, Prompt, SafetyPair, Tool
+from rlhf_trainer.data.template import TemplateProblem
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.sources.keep import is_kept, verify
 
@@ -32,6 +33,9 @@ SAMPLE = 1000
 """Rows at a file's start that tell its format."""
 SHOWN = 5
 """Bad rows that an error or a count names."""
+REFUSED = "refused by the chat template"
+Check = Callable[[Any], object]
+"""Raises TemplateProblem where a chat template does not take an example."""
 
 
 class Inputs(Protocol):
@@ -41,23 +45,23 @@ class Inputs(Protocol):
         """Where the reference's input lies."""
 
 
-def load_conversations(context: Inputs, refs: Sequence[DataRef]) -> tuple[list[Conversation], Counts]:
-    """Dialogues to imitate, in file order.
+def load_conversations(context: Inputs, refs: Sequence[DataRef], *checks: Check) -> tuple[list[Conversation], Counts]:
+    """Dialogues to imitate, in file order; those that a check refuses are bad rows, or rejected ones of a stage's product.
 
     Raises:
         InputError: a file cannot be read, has no such rows, or has too many bad ones; the message names file and row.
     """
-    return _load(context, refs, "conversations")
+    return _load(context, refs, "conversations", checks)
 
 
-def load_prompts(context: Inputs, refs: Sequence[DataRef]) -> tuple[list[Prompt], Counts]:
+def load_prompts(context: Inputs, refs: Sequence[DataRef], *checks: Check) -> tuple[list[Prompt], Counts]:
     """Prompts, in file order; of rows with answers only the prompt. Each prompt comes once.
 
     Raises:
         InputError: as `load_conversations`.
     """
     rows: list[Prompt]
-    rows, counts = _load(context, refs, "prompts")
+    rows, counts = _load(context, refs, "prompts", checks)
     first: dict[bytes, Prompt] = {}
     for row in rows:
         first.setdefault(canonical(row.messages, row.tools), row)
@@ -68,31 +72,31 @@ def load_prompts(context: Inputs, refs: Sequence[DataRef]) -> tuple[list[Prompt]
     return unique, counts
 
 
-def load_pairs(context: Inputs, refs: Sequence[DataRef]) -> tuple[list[Pair], Counts]:
+def load_pairs(context: Inputs, refs: Sequence[DataRef], *checks: Check) -> tuple[list[Pair], Counts]:
     """Preferences, in file order.
 
     Raises:
         InputError: as `load_conversations`.
     """
-    return _load(context, refs, "pairs")
+    return _load(context, refs, "pairs", checks)
 
 
-def load_safety_pairs(context: Inputs, refs: Sequence[DataRef]) -> tuple[list[SafetyPair], Counts]:
+def load_safety_pairs(context: Inputs, refs: Sequence[DataRef], *checks: Check) -> tuple[list[SafetyPair], Counts]:
     """Pairs with a safety label an answer, in file order.
 
     Raises:
         InputError: as `load_conversations`; also where a safety column is missing.
     """
-    return _load(context, refs, "safety pairs")
+    return _load(context, refs, "safety pairs", checks)
 
 
-def load_completions(context: Inputs, refs: Sequence[DataRef]) -> tuple[list[Completion], Counts]:
+def load_completions(context: Inputs, refs: Sequence[DataRef], *checks: Check) -> tuple[list[Completion], Counts]:
     """Completions that rules know something of, in file order.
 
     Raises:
         InputError: as `load_conversations`.
     """
-    return _load(context, refs, "completions")
+    return _load(context, refs, "completions", checks)
 
 
 def split_by_prompt(rows: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
@@ -134,6 +138,8 @@ class Conversion:
     entry: Input | None
     use: Use
     limit: int | None = None
+    checks: Sequence[Check] = ()
+    """Of each example; by raising TemplateProblem they refuse it."""
     counts: Counts = field(default_factory=Counts)
     format: str | None = None
     """As given, or as told by the columns; of files that differ, all, joined by commas."""
@@ -176,11 +182,14 @@ class Conversion:
             row = Watched(renamed(raw.value, columns))
             try:
                 example = maker(row, raw.where)
+                for check in self.checks:
+                    check(example)
             except Malformed as problem:
                 self._bad(f"{raw.where}: {problem}")
+            except TemplateProblem as problem:
+                self._refused(f"{raw.where}: {problem}")
             except Rejected as reason:
-                self.counts.rejected[str(reason)] += 1
-                self._show(f"{raw.where}: {reason}")
+                self._reject(f"{raw.where}: {reason}", str(reason))
             else:
                 self.counts.used += 1
                 yield example
@@ -247,6 +256,17 @@ class Conversion:
         self.counts.bad += 1
         self._show(message)
 
+    def _refused(self, message: str) -> None:
+        """A row that a chat template does not take: bad, but of a stage's product, which nobody can mend, rejected."""
+        if self.entry is None:
+            self._reject(message, REFUSED)
+        else:
+            self._bad(message)
+
+    def _reject(self, message: str, reason: str) -> None:
+        self.counts.rejected[reason] += 1
+        self._show(message)
+
     def _show(self, message: str) -> None:
         if len(self.counts.examples) < SHOWN:
             self.counts.examples.append(message)
@@ -265,13 +285,13 @@ class Conversion:
             raise InputError(f"{self.name}: none of {counts.read} rows can be used as {self.use}:{shown}")
 
 
-def _load(context: Inputs, refs: Sequence[DataRef], use: Use) -> tuple[list[Any], Counts]:
+def _load(context: Inputs, refs: Sequence[DataRef], use: Use, checks: Sequence[Check]) -> tuple[list[Any], Counts]:
     rows: list[Any] = []
     counts = Counts()
     for ref in refs:
         found = context.input(ref)
         _unchanged(found, ref.key)
-        conversion = Conversion(ref.key.partition(":")[2], found.input, use, ref.limit)
+        conversion = Conversion(ref.key.partition(":")[2], found.input, use, ref.limit, checks)
         taken = list(conversion.rows(Path(found.path)))
         counts.add(conversion.counts)
         kept = select(taken, ref, found.input)

@@ -15,8 +15,9 @@ from torch import Tensor
 from rlhf_api.fields import DataRef
 from rlhf_api.stages.preference import CostModel, Preference
 from rlhf_trainer.data.chat import Encoded, encode_row
+from rlhf_trainer.data.checks import Encodings
 from rlhf_trainer.data.forks import Fork
-from rlhf_trainer.data.load import Inputs, load_pairs, load_safety_pairs, opening, split_by_prompt
+from rlhf_trainer.data.load import Check, Inputs, load_pairs, load_safety_pairs, opening, split_by_prompt
 from rlhf_trainer.data.rows import Counts, Pair, SafetyPair
 
 
@@ -82,16 +83,14 @@ def encode_pairs(
     Raises:
         InputError: data cannot be used.
     """
-    rows, read = _pairs(context, spec, spec.data)
+    encodings = Encodings(
+        lambda row: [encode_row(tokenizer, row.prompt, text, spec.max_length, row.tools) for text in _texts(row)]
+    )
+    rows, read = _pairs(context, spec, spec.data, encodings)
     train, heldout = split_by_prompt(rows, spec.holdout, seed)
-    test, tested = _pairs(context, spec, spec.test) if spec.test else ([], Counts())
+    test, tested = _pairs(context, spec, spec.test, encodings) if spec.test else ([], Counts())
     ordered, trained = [*train, *heldout, *test], len(train)
-    texts = [_texts(row) for row in ordered]
-    encoded = [
-        encode_row(tokenizer, row.prompt, text, spec.max_length, row.tools)
-        for row, both in zip(ordered, texts, strict=True)
-        for text in both
-    ]
+    encoded = [answer for row in ordered for answer in encodings[row]]
     signs = [(row.harmful_sign, row.safer_sign) if isinstance(row, SafetyPair) else (0, 0) for row in ordered]
     certainty = [row.weight if isinstance(row, Pair) else 1.0 for row in ordered]
     data = Pairs(
@@ -118,9 +117,10 @@ def encode_pairs(
     return data, counts, answers
 
 
-def _pairs(context: Inputs, spec: Preference, refs: Sequence[DataRef]) -> tuple[list[Any], Counts]:
+def _pairs(context: Inputs, spec: Preference, refs: Sequence[DataRef], check: Check) -> tuple[list[Any], Counts]:
     """Pairs of the kind that the model learns from."""
-    return load_safety_pairs(context, refs) if isinstance(spec, CostModel) else load_pairs(context, refs)
+    load = load_safety_pairs if isinstance(spec, CostModel) else load_pairs
+    return load(context, refs, check)
 
 
 def _texts(row: Pair | SafetyPair) -> tuple[str, str]:

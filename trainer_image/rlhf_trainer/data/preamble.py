@@ -12,6 +12,7 @@ import re
 from typing import Any
 
 from rlhf_api.template import DATE, Template
+from rlhf_trainer.exits import InputError
 
 START, END = "{#- rlhf: fixed by the job -#}", "{#- rlhf: end -#}"
 DIRECTIVES = "aAbBdHIjmMpSUwWxXyYGuVcDFTRehn"
@@ -32,9 +33,17 @@ def fix_template(tokenizer: Any, template: Template | None) -> list[str]:
 
     Returns:
         What was fixed though the job does not say it, in sentences.
+
+    Raises:
+        InputError: a template is no text.
     """
     templates = tokenizer.chat_template
     named = templates if isinstance(templates, dict) else {"": templates}
+    for text in named.values():
+        if not isinstance(text, str):
+            raise InputError(
+                f"the chat template is no text (found {type(text).__name__}); look at tokenizer_config.json"
+            )
     fixed = {name: _fixed(text, template or Template()) for name, text in named.items()}
     if fixed == named:
         return []

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlhf_trainer.data.rows import Message, Tool
+from rlhf_trainer.data.trial import problem_of
 from rlhf_trainer.exits import InputError
 
 Tokenizer = Any
@@ -113,7 +114,22 @@ def render(
             f"the chat template{template_file(tokenizer)} cannot write messages of {roles} ({begins!r}): "
             f"{reason_of(error)}. Give rows that it takes, or a model whose template takes them{_hint(roles, error)}"
         ) from error
+    if not str(text).isascii() and any("\ud800" <= letter <= "\udfff" for letter in str(text)):
+        raise TemplateProblem(f"the chat template{template_file(tokenizer)} writes what is no text (half a character)")
     return str(text)
+
+
+def try_template(tokenizer: Tokenizer) -> None:
+    """Render the tokenizer's templates once where they can do no harm.
+
+    Raises:
+        TemplateProblem: one takes too much time or memory.
+    """
+    templates = tokenizer.chat_template
+    for template in templates.values() if isinstance(templates, dict) else [templates]:
+        problem = problem_of(str(template), {name: str(token) for name, token in tokenizer.special_tokens_map.items()})
+        if problem is not None:
+            raise TemplateProblem(f"the chat template{template_file(tokenizer)} {problem}; expected one that ends soon")
 
 
 def template_file(tokenizer: Tokenizer) -> str:

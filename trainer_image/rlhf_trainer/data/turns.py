@@ -13,11 +13,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlhf_trainer.data.rows import CALLS, THOUGHTS, Message, Tool, says_something
-from rlhf_trainer.data.template import Guarded, TemplateProblem, Tokenizer, render, special_tokens, template_file
+from rlhf_trainer.data.template import (
+    STAND_IN,
+    Guarded,
+    TemplateProblem,
+    Tokenizer,
+    ids_of,
+    render,
+    special_tokens,
+    template_file,
+)
 
 TOOL_ROLES = ("tool", "function")
 MARKUP = re.compile(r"</?[\w|]+>|\n")
 """What a template may parse out of a text, or write anew."""
+SEAM = 64
+"""Characters on each side of a seam that are looked at; tokens are shorter."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +131,27 @@ def _check_texts(tokenizer: Tokenizer, guarded: Guarded, prompt: str) -> None:
         words = _last_words(message["content"])
         if message["role"] in ("system", "user") and words and words not in prompt:
             raise _dropped(tokenizer, index, "content")
+
+
+def check_seam(tokenizer: Tokenizer, turns: Turns) -> None:
+    """Refuse an answer whose beginning becomes one token with the end of its prompt: no rollout could write it so.
+
+    Prompt and answer are tokenised apart, as they are rolled out. Their ids are those of the template's whole rendering
+    unless a token spans the seam, which the texts beside it tell.
+
+    Raises:
+        TemplateProblem: shows the texts.
+    """
+    before = STAND_IN.split(turns.prompt[-SEAM:])[-1]
+    behind = STAND_IN.split(turns.answer[:SEAM])[0]
+    if not before or not behind:
+        return
+    apart = [*ids_of(tokenizer, before, after="\n"), *ids_of(tokenizer, behind, after="\n")]
+    if apart != ids_of(tokenizer, before + behind, after="\n"):
+        raise TemplateProblem(
+            f"the answer begins with {behind[:8]!r}, which is one token with the end of its prompt, {before[-8:]!r}: "
+            "expected an answer that a rollout could begin so (without blanks at its start, say)"
+        )
 
 
 def check_fields(tokenizer: Tokenizer, guarded: Guarded, asked: int) -> None:

@@ -13,6 +13,7 @@ from rlhf_api.template import Template
 from rlhf_trainer.data.batches import buckets
 from rlhf_trainer.data.chat import encode_prompt, prepare_tokenizer
 from rlhf_trainer.data.rows import Prompt
+from rlhf_trainer.data.spoken import spoken_text
 from rlhf_trainer.evaluation.shards import Rows
 from rlhf_trainer.generation.logprobs import lay_out, log_probs
 from rlhf_trainer.generation.sample import Sampling, sample
@@ -70,7 +71,7 @@ class Answering:
                     "cut": len(whole[place]) - len(encoded[place]),
                     "ids": answer.ids,
                     "finished": answer.finished,
-                    "text": self.tokenizer.decode(answer.spoken, skip_special_tokens=True),
+                    "text": spoken_text(self.tokenizer, answer.spoken),
                 }
             )
         return rows

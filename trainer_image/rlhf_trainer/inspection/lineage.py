@@ -10,7 +10,9 @@ from typing import Any
 from rlhf_api.fields import DataRef, Reference, RulesRef
 from rlhf_api.job import RLHFJob
 from rlhf_api.stages import Ppo
-from rlhf_trainer.data.chat import encode_prompt, prepare_tokenizer, same_tokenizer
+from rlhf_trainer.data.chat import encode_prompt, same_tokenizer
+from rlhf_trainer.data.rows import Message
+from rlhf_trainer.inspection.readers import root
 from rlhf_trainer.inspection.uses import of_stage
 
 JUDGES = re.compile(r"ppo\.(rewards\[\d+\]|costs\[\d+\]|guards\.gold)$")
@@ -39,17 +41,6 @@ def meetings(job: RLHFJob) -> Iterator[Meeting]:
                 yield Meeting(where, policy, other)
 
 
-def root(reference: Reference, stages: dict[str, Any]) -> str | None:
-    """The input whose tokenizer a model has, through the stages that trained it; None for functions."""
-    while reference.input is None:
-        made = stages.get(reference.stage or "")
-        before = getattr(made, "model", None) or getattr(made, "policy", None)
-        if before is None:
-            return None
-        reference = before
-    return reference.input
-
-
 def tokenizer_problems(job: RLHFJob, load: Callable[[str], Any]) -> Iterator[str]:
     """Meetings of different tokenizers, in words; `load` gives an input's tokenizer."""
     loaded: dict[str, Any] = {}
@@ -70,17 +61,13 @@ def template_notes(job: RLHFJob, load: Callable[[str], Any]) -> Iterator[tuple[s
 
     Args:
         job: A valid job whose models have one tokenizer wherever they meet.
-        load: Gives an input's tokenizer.
+        load: Gives an input's tokenizer, prepared with what the job fixes of its template.
     """
     for meeting in meetings(job):
         if not JUDGES.search(meeting.where):
             continue
-        rendered = []
-        for name in (meeting.first, meeting.second):
-            tokenizer = load(name)
-            prepare_tokenizer(tokenizer)
-            rendered.append(encode_prompt(tokenizer, [{"role": "user", "content": "How are you?"}]))
-        if rendered[0] != rendered[1]:
+        asked: list[Message] = [{"role": "user", "content": "How are you?"}]
+        if encode_prompt(load(meeting.first), asked) != encode_prompt(load(meeting.second), asked):
             yield (
                 meeting.second,
                 f"{meeting.where}: its chat template ({meeting.second}) is not the policy's ({meeting.first}); answers "

@@ -18,7 +18,7 @@ from rlhf_trainer.data.rows import Message
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.generation.cache import attends_everywhere
 from rlhf_trainer.inspection.uses import ModelUse
-from rlhf_trainer.models.load import GGUF, check_folder, explained, load_tokenizer
+from rlhf_trainer.models.load import GGUF, check_folder, explained, gguf_tokenizer, load_tokenizer
 from rlhf_trainer.models.scorer import MEMBERS
 
 SCORER = "ForSequenceClassification"
@@ -43,6 +43,8 @@ class ModelFacts:
     architecture: str
     parameters: int
     """Weights, by the headers."""
+    tokenizer: Any = None
+    """Prepared with what the job fixes of its template."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -54,7 +56,7 @@ def inspect_model(path: Path, uses: Sequence[ModelUse], template: Template | Non
     """
     files = sorted(path.glob(f"*{GGUF}"))
     if files and not (path / "config.json").is_file():
-        return _gguf(files, uses)
+        return _gguf(files, uses, template)
     _refuse_adapter(path)
     check_folder(path, path.name)
     try:
@@ -63,7 +65,8 @@ def inspect_model(path: Path, uses: Sequence[ModelUse], template: Template | Non
     except Unreadable as error:
         raise InputError(str(error)) from error
     with explained(path.name, "tokenizer or chat template"):
-        facts.notes.extend(_tokenizer(path, config, uses, template))
+        facts.tokenizer = load_tokenizer(path)
+        facts.notes.extend(_check_tokenizer(facts.tokenizer, config, uses, template))
     return facts
 
 
@@ -131,8 +134,10 @@ def _shards(index: Path) -> set[str]:
     return set(where.values())
 
 
-def _tokenizer(path: Path, config: dict[str, Any], uses: Sequence[ModelUse], template: Template | None) -> list[str]:
-    tokenizer = load_tokenizer(path)
+def _check_tokenizer(
+    tokenizer: Any, config: dict[str, Any], uses: Sequence[ModelUse], template: Template | None
+) -> list[str]:
+    """Prepare the tokenizer; in sentences, what was changed and which rows will be refused."""
     text = config.get("text_config")
     vocabulary = (text if isinstance(text, dict) else config).get("vocab_size")
     if isinstance(vocabulary, int):
@@ -175,7 +180,7 @@ def _embedded(tokenizer: Any, vocabulary: int) -> None:
         )
 
 
-def _gguf(files: list[Path], uses: Sequence[ModelUse]) -> ModelFacts:
+def _gguf(files: list[Path], uses: Sequence[ModelUse], template: Template | None) -> ModelFacts:
     from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
     if len(files) > 1:
@@ -196,9 +201,6 @@ def _gguf(files: list[Path], uses: Sequence[ModelUse]) -> ModelFacts:
         )
     if "tokenizer.ggml.eos_token_id" not in fields:
         raise InputError(f"{files[0].name}: its tokenizer has no EOS token, which must end every answer")
-    notes = []
-    if "tokenizer.chat_template" not in fields:
-        notes.append("the tokenizer has no chat template; one of 'User:' and 'Assistant:' lines is used")
-    if fields.get("tokenizer.ggml.padding_token_id") == fields["tokenizer.ggml.eos_token_id"]:
-        notes.append("PAD is EOS in the file; products get a PAD of their own")
-    return ModelFacts("gguf", architecture, header.parameters, notes)
+    facts = ModelFacts("gguf", architecture, header.parameters, tokenizer=gguf_tokenizer(files[0]))
+    facts.notes.extend(_check_tokenizer(facts.tokenizer, {}, uses, template))
+    return facts

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlhf_api.job import Input
-from rlhf_trainer.data.load import Conversion, in_heldout, opening
+from rlhf_trainer.data.load import Check, Conversion, in_heldout, opening
 from rlhf_trainer.data.rows import Counts
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.uses import DataUse
@@ -40,13 +40,22 @@ class _Taken:
     """Two of them are enough to know that a holdout is possible."""
 
 
-def inspect_rows(entry: Input, path: Path, uses: Sequence[DataUse]) -> RowFacts:
-    """Read every row once for each kind of use."""
+def inspect_rows(
+    entry: Input, path: Path, uses: Sequence[DataUse], checks: Callable[[DataUse], Sequence[Check]] = lambda _: ()
+) -> RowFacts:
+    """Read every row once for each kind of use and its readers.
+
+    Args:
+        entry: of the job.
+        path: where its rows lie.
+        uses: of the rows.
+        checks: gives what the models that read a use's rows say of each.
+    """
     facts = RowFacts()
     unused: list[dict[str, int]] = []
-    for kind in dict.fromkeys(use.rows for use in uses):
-        same = [use for use in uses if use.rows == kind]
-        conversion = Conversion(entry.name, entry, kind)
+    for kind, names in dict.fromkeys((use.rows, use.readers) for use in uses):
+        same = [use for use in uses if (use.rows, use.readers) == (kind, names)]
+        conversion = Conversion(entry.name, entry, kind, checks=checks(same[0]))
         try:
             taken = _pass(conversion, path, entry, same)
         except InputError as error:

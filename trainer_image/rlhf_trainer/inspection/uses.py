@@ -13,6 +13,8 @@ from rlhf_api.fields import DataRef, FileRef, Reference, RulesRef, Scorer
 from rlhf_api.job import RLHFJob, Stage
 from rlhf_api.stages.common import Batches
 from rlhf_api.stages.rows import Rows, needed
+from rlhf_trainer.data.checks import Reading
+from rlhf_trainer.inspection.readers import readers, root
 
 Model = Literal["causal", "trunk", "scorer"]
 
@@ -31,6 +33,8 @@ class DataUse:
     ref: DataRef
     holdout: float = 0.0
     """Share of them that the stage sets aside."""
+    readers: tuple[tuple[str, Reading], ...] = ()
+    """Inputs whose models, or what is trained from them, read the rows, and what of them."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,8 @@ AnyUse = DataUse | ModelUse | FunctionUse | PolicyUse | AuditUse
 
 def uses(job: RLHFJob) -> list[AnyUse]:
     """Every use of an input or function, in the order of stages and fields."""
-    found = (_use(stage, where, reference) for stage in job.spec.stages for where, reference in of_stage(stage))
+    stages = {stage.name: stage.spec for stage in job.spec.stages}
+    found = (_use(stage, where, reference, stages) for stage in job.spec.stages for where, reference in of_stage(stage))
     audits = (
         AuditUse(audit.input, f"stage {stage.name}, report.audits[{index}]")
         for stage in job.spec.stages
@@ -86,7 +91,7 @@ def of_stage(stage: Stage) -> Iterator[tuple[str, Reference]]:
         yield f"stage {stage.name}, {stage.type}.{path}", reference
 
 
-def _use(stage: Stage, where: str, reference: Reference) -> AnyUse | None:
+def _use(stage: Stage, where: str, reference: Reference, stages: dict[str, Any]) -> AnyUse | None:
     if isinstance(reference, Scorer) and reference.function is not None:
         return FunctionUse(reference.function, where)
     if reference.input is None or isinstance(reference, RulesRef):
@@ -98,7 +103,9 @@ def _use(stage: Stage, where: str, reference: Reference) -> AnyUse | None:
         return ModelUse(reference.input, where, "scorer")
     if isinstance(reference, DataRef):
         holdout = stage.spec.holdout if isinstance(stage.spec, Batches) and field == "data" else 0.0
-        return DataUse(reference.input, where, needed(stage.type, field), reference, holdout)
+        reading = ((root(reader.reference, stages), reader.reading) for reader in readers(stage.spec, field))
+        names = tuple(dict.fromkeys((name, what) for name, what in reading if name is not None))
+        return DataUse(reference.input, where, needed(stage.type, field), reference, holdout, names)
     return ModelUse(reference.input, where, "trunk" if (stage.type, field) in TRUNKS else "causal")
 
 

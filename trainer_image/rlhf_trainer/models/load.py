@@ -41,6 +41,19 @@ def load_tokenizer(path: str | Path, cache: Path | None = None) -> Any:
         return AutoTokenizer.from_pretrained(str(found), trust_remote_code=False)
 
 
+def gguf_tokenizer(path: Path) -> Any:
+    """The tokenizer of a GGUF file, none of its weights read.
+
+    Raises:
+        InputError: there is none that can be read.
+    """
+    from transformers import AutoTokenizer
+
+    quiet()
+    with explained(path, "tokenizer"):
+        return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+
+
 def load_policy(path: str | Path, dtype: torch.dtype | str, cache: Path | None = None) -> tuple[Any, Any]:
     """A causal language model and its tokenizer.
 
@@ -172,12 +185,12 @@ def convert_gguf(path: Path, target: Path) -> None:
     Raises:
         InputError: the file cannot be read, or its architecture is unknown.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     quiet()
     log.info("dequantising %s", path.name)
+    tokenizer = gguf_tokenizer(path)
     with explained(path, "GGUF model"):
-        tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
         model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
     for holder in (model, model.config):
         if hasattr(holder, "quantization_config"):

@@ -10,6 +10,7 @@ from rlhf_api.stages.ppo import Rollout as Spec
 from rlhf_trainer import gang
 from rlhf_trainer.data.batches import order
 from rlhf_trainer.data.rows import Messages
+from rlhf_trainer.data.spoken import spoken_text
 from rlhf_trainer.generation.sample import Answer, Sampling, sample
 from rlhf_trainer.models.vocabulary import end_ids
 
@@ -113,6 +114,6 @@ class Prompts:
             prompts=[self._ids[index] for index in chosen],
             answers=[answer.ids for answer in whole],
             finished=[answer.finished for answer in whole],
-            texts=tokenizer.batch_decode([answer.spoken for answer in whole], skip_special_tokens=True),
+            texts=[spoken_text(tokenizer, answer.spoken) for answer in whole],
             kinds=[self._kinds[index] for index in chosen],
         )

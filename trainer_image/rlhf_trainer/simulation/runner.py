@@ -13,6 +13,7 @@ from rlhf_api.stages.simulate import Simulate
 from rlhf_trainer import functions
 from rlhf_trainer.context import StageContext
 from rlhf_trainer.data.rows import Prompt
+from rlhf_trainer.data.spoken import spoken_text
 from rlhf_trainer.evaluation.answers import Answering
 from rlhf_trainer.evaluation.shards import Rows, Shards
 from rlhf_trainer.generation.sample import Sampling, sample
@@ -59,7 +60,7 @@ class Writer:
         )
         rows = []
         for number, whole, ids, answer in zip(numbers, asked, kept, found, strict=True):
-            text, ended = said(tokenizer.decode(answer.spoken, skip_special_tokens=True), self.chat)
+            text, ended = said(spoken_text(tokenizer, answer.spoken), self.chat)
             finished = answer.finished or ended
             cut = len(whole) - len(ids)
             rows.append({"row": number, "text": text, "ids": answer.ids, "finished": finished, "cut": cut})

@@ -21,6 +21,8 @@ from rlhf_trainer.evaluation.runner import Evaluation
 from rlhf_trainer.evaluation.shards import Rows
 from rlhf_trainer.evaluation.statistics import Intervals
 from rlhf_trainer.exits import GuardTripped, InputError
+from rlhf_trainer.inspection.readers import readers
+from rlhf_trainer.inspection.templates import checks_of
 from rlhf_trainer.rules.product import Weights
 
 
@@ -34,7 +36,7 @@ def run(context: StageContext) -> None:
     spec = context.spec(Evaluate)
     rules = Weights.read(Path(context.input(spec.rule_based).path)).policy if spec.rule_based is not None else None
     check_gates(spec, measured_by(rules) if rules is not None else [])
-    prompts, counts = load_prompts(context, spec.prompts)
+    prompts, counts = load_prompts(context, spec.prompts, *checks_of(context, readers(spec, "prompts")))
     if not prompts:
         raise InputError("prompts: no prompt is left to answer; expected at least one row with a prompt")
     evaluation = Evaluation(context, spec, prompts)

@@ -11,8 +11,11 @@ from rlhf_api.stages.ppo import Ppo
 from rlhf_trainer import functions
 from rlhf_trainer.context import Facts, StageContext
 from rlhf_trainer.data.chat import Encoded, encode_conversation, encode_prompt
+from rlhf_trainer.data.checks import Encodings
 from rlhf_trainer.data.load import load_conversations, load_prompts
 from rlhf_trainer.exits import InputError
+from rlhf_trainer.inspection.readers import readers
+from rlhf_trainer.inspection.templates import checks_of
 from rlhf_trainer.loop import train
 from rlhf_trainer.models.boundary import Boundary
 from rlhf_trainer.models.save import save_policy
@@ -47,9 +50,11 @@ def run(context: StageContext) -> None:
 
 
 def _prompts(context: StageContext, spec: Ppo, tokenizer: Any) -> tuple[Prompts, list[str | None], dict[str, int]]:
-    rows, read = load_prompts(context, spec.prompts)
+    encodings = Encodings(lambda row: encode_prompt(tokenizer, row.messages, tools=row.tools))
+    graders = (reader for reader in readers(spec, "prompts") if reader.reading == "grader")
+    rows, read = load_prompts(context, spec.prompts, encodings, *checks_of(context, graders))
     longest = spec.rollout.max_prompt_tokens
-    whole = [encode_prompt(tokenizer, row.messages, tools=row.tools) for row in rows]
+    whole = [encodings[row] for row in rows]
     counts = read.as_dict("prompts")
     counts["prompts.cut"] = sum(len(ids) > longest for ids in whole)
     encoded = [ids[-longest:] for ids in whole]
@@ -80,11 +85,10 @@ def _rules(context: StageContext, spec: Ppo, kinds: list[str | None]) -> Ruleboo
 def _ptx(context: StageContext, spec: Ppo, models: Models, counts: dict[str, int]) -> Ptx | None:
     if spec.ptx is None:
         return None
-    conversations, read = load_conversations(context, spec.ptx.data)
-    encoded = [
-        encode_conversation(models.tokenizer, row.messages, spec.ptx.max_length, row.given, row.tools)
-        for row in conversations
-    ]
+    most = spec.ptx.max_length
+    encodings = Encodings(lambda row: encode_conversation(models.tokenizer, row.messages, most, row.given, row.tools))
+    conversations, read = load_conversations(context, spec.ptx.data, encodings)
+    encoded = [encodings[row] for row in conversations]
     rows: list[Encoded] = [row for row in encoded if any(row.mask[1:])]
     if not rows:
         raise InputError("ptx.data: no conversation has a token to learn within ptx.maxLength; raise it")

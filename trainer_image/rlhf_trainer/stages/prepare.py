@@ -36,6 +36,8 @@ from rlhf_api.plan import Resolved, ResolvedInput, plan
 from rlhf_api.stages import PREPARE, REPORT
 from rlhf_api.store import Run, gc_lock, write_atomically, write_resolved, write_run
 from rlhf_trainer import functions, store
+from rlhf_trainer.data.checks import check_of, first_rows
+from rlhf_trainer.data.load import Check
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.rows import inspect_rows
 from rlhf_trainer.inspection.uses import AnyUse, AuditUse, DataUse, FunctionUse, ModelUse, PolicyUse, uses
@@ -59,6 +61,8 @@ class Findings:
     inputs: dict[str, ResolvedInput] = field(default_factory=dict)
     functions: dict[str, str] = field(default_factory=dict)
     provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tokenizers: dict[str, Any] = field(default_factory=dict)
+    """Of inputs that are models, prepared."""
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -103,7 +107,12 @@ def _resolve(context: StageContext) -> None:
 
 
 def examine(
-    job: RLHFJob, get: Callable[[Input], Fetched | None], folder: Path, cache: Path, tell: Callable[[str], None]
+    job: RLHFJob,
+    get: Callable[[Input], Fetched | None],
+    folder: Path,
+    cache: Path,
+    tell: Callable[[str], None],
+    most: int | None = None,
 ) -> Findings:
     """Check every input and function for its uses.
 
@@ -113,18 +122,20 @@ def examine(
         folder: The job file's, where functions are looked up.
         cache: Where tokenizers of GGUF files are kept.
         tell: Is told what comes next.
+        most: Rows of an input's use that chat templates are asked about; by default all.
 
     Raises:
         StageError: what `get` raises else.
     """
     wanted = uses(job)
     findings = Findings()
-    for entry in job.spec.inputs:
+    models = {use.input for use in wanted if isinstance(use, ModelUse)}
+    for entry in sorted(job.spec.inputs, key=lambda entry: entry.name not in models):  # rows are checked with models
         tell(f"input {entry.name}")
         with _collected(findings, f"input {entry.name}"):
             fetched = get(entry)
             if fetched is not None:
-                _take_input(findings, entry, fetched, wanted)
+                _take_input(findings, entry, fetched, wanted, most)
     for name in function_names(job):
         tell(f"function {name}")
         with _collected(findings, _where(wanted, name)):
@@ -187,7 +198,7 @@ def _collected(findings: Findings, where: str) -> Iterator[None]:
         findings.problems.append(f"{where}: {error}")
 
 
-def _take_input(findings: Findings, entry: Input, found: Fetched, wanted: list[AnyUse]) -> None:
+def _take_input(findings: Findings, entry: Input, found: Fetched, wanted: list[AnyUse], most: int | None) -> None:
     findings.inputs[entry.name] = ResolvedInput(found.digest, str(found.path))
     told: dict[str, Any] = {
         "source": found.source,
@@ -207,11 +218,12 @@ def _take_input(findings: Findings, entry: Input, found: Fetched, wanted: list[A
 
         told["kind"] = "model"
         facts = inspect_model(found.path, models, entry.template)
+        findings.tokenizers[entry.name] = facts.tokenizer
         told.update(format=facts.format, architecture=facts.architecture, parameters=facts.parameters)
         findings.notes.extend(f"{entry.name}: {note}" for note in facts.notes)
     if rows:
         told["kind"] = "data"
-        seen = inspect_rows(entry, found.path, rows)
+        seen = inspect_rows(entry, found.path, rows, lambda use: _checks(findings, use, most))
         told.update(format=seen.format, counts=seen.counts.as_dict(), examples=seen.counts.examples)
         told["unusedColumns"] = seen.unused
         findings.notes.extend(seen.notes)
@@ -226,6 +238,12 @@ def _take_input(findings: Findings, entry: Input, found: Fetched, wanted: list[A
         read_answers(found.path)
     if not rows and not models and not policies and not audits:
         findings.notes.append(f"{entry.name}: no stage uses this input")
+
+
+def _checks(findings: Findings, use: DataUse, most: int | None) -> list[Check]:
+    """What the chat templates of the models that read a use's rows say; of models that could be read."""
+    known = ((findings.tokenizers.get(name), reading) for name, reading in use.readers)
+    return [first_rows(check_of(tokenizer, reading), most) for tokenizer, reading in known if tokenizer is not None]
 
 
 def _take_function(findings: Findings, name: str, folder: Path) -> None:
@@ -258,7 +276,7 @@ def _tokenizers(job: RLHFJob, findings: Findings, cache: Path) -> Iterator[str]:
     found = list(tokenizer_problems(job, load))
     yield from found
     if not found:
-        for name, note in template_notes(job, load):
+        for name, note in template_notes(job, findings.tokenizers.__getitem__):
             findings.notes.append(note)
             findings.provenance[name]["notes"] = [*findings.provenance[name]["notes"], note]
 

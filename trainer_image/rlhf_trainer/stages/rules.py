@@ -19,6 +19,8 @@ from rlhf_trainer.data.rows import Completion, Counts, Prompt
 from rlhf_trainer.evaluation.judges import Named, load
 from rlhf_trainer.evaluation.shards import SIZE, Rows, Shards
 from rlhf_trainer.exits import InputError
+from rlhf_trainer.inspection.readers import readers
+from rlhf_trainer.inspection.templates import checks_of
 from rlhf_trainer.reporting.collect import FIT
 from rlhf_trainer.rules import evidence
 from rlhf_trainer.rules.fit import Descent
@@ -40,8 +42,11 @@ def run(context: StageContext) -> None:
     """
     spec = context.spec(Rules)
     policy = read_policy(Path(context.input(spec.policy).path))
-    rows, counts = load_completions(context, spec.completions)
-    gold, gold_counts = load_completions(context, spec.gold) if spec.gold else ([], Counts())
+    rows, counts = load_completions(context, spec.completions, *checks_of(context, readers(spec, "completions")))
+    gold: list[Completion] = []
+    gold_counts = Counts()
+    if spec.gold:
+        gold, gold_counts = load_completions(context, spec.gold, *checks_of(context, readers(spec, "gold")))
     check_completions(policy, rows, labelled=spec.features == "labels")
     check_completions(policy, gold, labelled=True)
     check_scales(rows, by_prompt=spec.pairs == "prompt")

@@ -17,6 +17,7 @@ from rlhf_trainer import gang
 from rlhf_trainer.context import Facts, StageContext
 from rlhf_trainer.data.batches import Schedule, micro_batches, pack
 from rlhf_trainer.data.chat import Encoded, encode_conversation, prepare_tokenizer
+from rlhf_trainer.data.checks import Encodings
 from rlhf_trainer.data.forks import Fork
 from rlhf_trainer.data.load import load_conversations, split_by_prompt
 from rlhf_trainer.engine import Engine
@@ -252,12 +253,12 @@ def run(context: StageContext) -> None:
 
 
 def _data(context: StageContext, spec: Sft, tokenizer: Any, notes: list[str]) -> tuple[SftData, dict[str, int]]:
-    conversations, read = load_conversations(context, spec.data)
+    encodings = Encodings(
+        lambda row: encode_conversation(tokenizer, row.messages, spec.max_length, row.given, row.tools)
+    )
+    conversations, read = load_conversations(context, spec.data, encodings)
     train_rows, held_rows = split_by_prompt(conversations, spec.holdout, context.seed)
-    encoded = [
-        [encode_conversation(tokenizer, row.messages, spec.max_length, row.given, row.tools) for row in rows]
-        for rows in (train_rows, held_rows)
-    ]
+    encoded = [[encodings[row] for row in rows] for rows in (train_rows, held_rows)]
     data = SftData(encoded[0], encoded[1], spec.max_length if spec.packing else None)
     if not any(data.learned(row) for row in data.rows):
         raise InputError("data: no conversation has a token to learn within maxLength; raise it")

@@ -14,6 +14,8 @@ from rlhf_trainer.context import Facts, StageContext
 from rlhf_trainer.data.load import load_prompts
 from rlhf_trainer.data.rows import CALLS, THOUGHTS, Counts, Prompt
 from rlhf_trainer.exits import InputError
+from rlhf_trainer.inspection.readers import readers
+from rlhf_trainer.inspection.templates import checks_of
 from rlhf_trainer.simulation.outcome import Outcome, of_answers, of_attacks
 from rlhf_trainer.simulation.red_team import RedTeaming
 from rlhf_trainer.simulation.runner import Simulation
@@ -40,7 +42,7 @@ def run(context: StageContext) -> None:
         InputError: no prompts, a model that cannot be used, or no row left after the filters.
     """
     spec = context.spec(Simulate)
-    prompts, counts = load_prompts(context, spec.prompts)
+    prompts, counts = load_prompts(context, spec.prompts, *checks_of(context, readers(spec, "prompts")))
     _check_plain(prompts)
     if spec.completions is not None:
         prompts = _typed(prompts, counts)

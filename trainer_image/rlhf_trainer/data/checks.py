@@ -1,0 +1,71 @@
+"""Does a chat template take a row: all of its encoding that can be refused, with next to nothing tokenised."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Literal, TypeVar
+
+from rlhf_trainer.data.chat import write_prompt, write_turns
+from rlhf_trainer.data.load import Check
+from rlhf_trainer.data.rows import Completion, Conversation, Message, Pair, Prompt, SafetyPair
+from rlhf_trainer.data.template import Tokenizer
+
+Reading = Literal["row", "prompt", "grader"]
+"""What a model reads of a row: all of it, its prompt, or with a grader's question behind an answer."""
+QUESTION: Message = {"role": "user", "content": "Is it so?"}
+Encoded = TypeVar("Encoded")
+
+
+def check_of(tokenizer: Tokenizer, reading: Reading = "row") -> Check:
+    """Raises TemplateProblem for rows that the tokenizer's template refuses."""
+
+    def check(row: Any) -> None:
+        if reading == "grader":
+            _check_graded(tokenizer, row)
+        elif isinstance(row, Conversation):
+            write_turns(tokenizer, row.messages, row.given, row.tools)
+        elif isinstance(row, Prompt):
+            write_prompt(tokenizer, row.messages, row.tools)
+        elif reading == "prompt":
+            write_prompt(tokenizer, row.prompt)
+        else:
+            for answer in _answers(row):
+                dialogue: list[Message] = [*row.prompt, {"role": "assistant", "content": answer}]
+                write_turns(tokenizer, dialogue, len(row.prompt), row.tools)
+
+    return check
+
+
+def first_rows(check: Check, most: int | None) -> Check:
+    """The check, of so many rows; later ones pass."""
+    numbers = itertools.count()
+    return check if most is None else lambda row: next(numbers) < most and check(row)
+
+
+def _answers(row: Pair | SafetyPair) -> Sequence[str]:
+    return (row.better, row.worse) if isinstance(row, Pair) else (row.harmful, row.safer)
+
+
+def _check_graded(tokenizer: Tokenizer, row: Prompt | Completion) -> None:
+    """A grader reads the answer, which is not there yet of a prompt, and a question; only prompts with a type."""
+    if row.response_type is None:
+        return
+    messages, answer = (row.messages, "a") if isinstance(row, Prompt) else (row.prompt, row.answer)
+    write_prompt(tokenizer, [*messages, {"role": "assistant", "content": answer}, QUESTION])
+
+
+class Encodings(Generic[Encoded]):
+    """A check that encodes: rows are encoded as they are read, so that what cannot be encoded is a bad row."""
+
+    def __init__(self, encode: Callable[[Any], Encoded]) -> None:
+        self._encode = encode
+        self._made: dict[int, tuple[Any, Encoded]] = {}
+
+    def __call__(self, row: Any) -> None:
+        """Encode a row."""
+        self._made[id(row)] = (row, self._encode(row))
+
+    def __getitem__(self, row: Any) -> Encoded:
+        """What a row that was read is encoded as; given once."""
+        return self._made.pop(id(row))[1]

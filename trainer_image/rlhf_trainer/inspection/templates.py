@@ -1,0 +1,30 @@
+"""The chat templates that a stage's rows are checked against before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from rlhf_trainer.context import StageContext
+from rlhf_trainer.data.chat import prepare_tokenizer
+from rlhf_trainer.data.checks import check_of
+from rlhf_trainer.data.load import Check
+from rlhf_trainer.inspection.readers import Reader
+from rlhf_trainer.models.load import load_tokenizer
+from rlhf_trainer.models.scorer import MEMBERS
+
+
+def checks_of(context: StageContext, readers: Iterable[Reader]) -> list[Check]:
+    """What each reader's chat template takes, as its stage writes it.
+
+    Raises:
+        InputError: a tokenizer cannot be used.
+    """
+    checks = []
+    for reader in readers:
+        entry = context.input(reader.reference)
+        member = Path(entry.path) / MEMBERS / "0"
+        tokenizer = load_tokenizer(member if member.is_dir() else entry.path, context.storage / "inputs")
+        prepare_tokenizer(tokenizer, entry.template)
+        checks.append(check_of(tokenizer, reader.reading))
+    return checks
