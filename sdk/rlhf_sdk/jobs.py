@@ -17,6 +17,7 @@ from rlhf_sdk.exits import CommandError, Exit
 from rlhf_sdk.local.layout import STORAGE, Layout, local_uid
 from rlhf_sdk.local.locks import held
 from rlhf_sdk.local.state import RunState, load
+from rlhf_sdk.paths import meant
 
 GPU = "nvidia.com/gpu"
 
@@ -52,11 +53,16 @@ def read_to_run(path: Path, inputs: Sequence[str]) -> RLHFJob:
 
 def absent_inputs(job: RLHFJob, folder: Path) -> list[Finding]:
     """Inputs that cannot be had on this machine, each at its place in the job."""
-    hint = "or give another with --input {}=PATH"
-    return [
-        Finding(("spec", "inputs", index, "source"), why, hint.format(job.spec.inputs[index].name))
-        for index, why in absent(job, folder).items()
-    ]
+    findings = []
+    for index, why in absent(job, folder).items():
+        entry = job.spec.inputs[index]
+        source = parse_source(entry.source)
+        guess = meant(source.location, folder, Path.cwd()) if source.kind == "path" else None
+        hint = f"or give another with --input {entry.name}=PATH"
+        findings.append(
+            Finding(("spec", "inputs", index, "source"), why, hint if guess is None else f"{guess}; {hint}")
+        )
+    return findings
 
 
 def absent(job: RLHFJob, folder: Path) -> dict[int, str]:

@@ -18,11 +18,12 @@ from rlhf_api.yaml import dump_yaml
 from rlhf_trainer.data.rows import Completion, Where
 from rlhf_trainer.exits import GuardTripped, InputError
 from rlhf_trainer.rules import evidence
+from rlhf_trainer.rules.completions import check_scales
 from rlhf_trainer.rules.fit import MOST_PAIRS, Descent, Pairs, errors, fit, ranked_pairs
 from rlhf_trainer.rules.fitting import Fits, fit_type
 from rlhf_trainer.rules.policy import Policy, parse_policy
 from rlhf_trainer.rules.probabilities import classify
-from rlhf_trainer.rules.ranking import check_scales, labels, ranked
+from rlhf_trainer.rules.ranking import labels, ranked
 
 
 def policy() -> Policy:

@@ -30,6 +30,8 @@ SAFE = {
     "is_response_0_safe": False,
     "is_response_1_safe": True,
 }
+COMPLETION = {"prompt": "q", "completion": "a", "response_type": "comply"}
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
 PAIRS = [{"prompt": f"q {n}", "chosen": "a", "rejected": "b"} for n in range(20)]
 CHAT = [{"prompt": f"q {n}", "completion": "yes"} for n in range(20)]
 
@@ -48,6 +50,16 @@ class Case:
     def stage(self, name: str) -> dict[str, Any]:
         entry = next(entry for entry in self.spec["stages"] if entry["name"] == name)
         return next(value for key, value in entry.items() if key != "name")
+
+    def evaluate(self, **fields: Any) -> None:
+        """Add a stage that evaluates."""
+        spec = {"candidates": [{"stage": "ppo"}], "baseline": {"stage": "sft"}, "prompts": [{"input": "asks"}]}
+        self.spec["stages"].append({"name": "evaluate", "evaluate": spec | fields})
+
+    def simulate(self, **fields: Any) -> None:
+        """Add a stage that simulates."""
+        spec = {"model": {"input": "base"}, "prompts": [{"input": "asks"}]}
+        self.spec["stages"].append({"name": "simulate", "simulate": spec | fields})
 
     def write(self, name: str, content: str | bytes | list[Any]) -> None:
         if isinstance(content, list):
@@ -124,7 +136,7 @@ def case(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     case.write("policy.yaml", dump_yaml(small()))
     row = {"prompt": "q", "completion": "a", "response_type": "comply"}
     case.write("ranked.jsonl", [row | {"rank": 0}, row | {"rank": 1}])
-    case.write("labelled.jsonl", [row | {"propositions": {"helps": True}}])
+    case.write("labelled.jsonl", [row | {"propositions": {"helps": True, "harm": False}}])
     case.write("gold.py", GOLD)
     yield case
     sys.modules.pop("gold", None)
@@ -189,7 +201,20 @@ MISTAKES: dict[str, tuple[Spoil, str, str]] = {
     "columns maps to one that is not there": (
         lambda c: c.input("chat", columns={"prompt": "question", "completion": "answer"}),
         SFT,
-        "Rename yours with `columns`",
+        "chat (chat.jsonl:1): columns.prompt: found question, which no row has; expected one of completion, prompt",
+    ),
+    "columns maps to one that is misspelt": (
+        lambda c: (
+            c.write("chat.jsonl", [{"frage": f"q {n}", "antwort": "a"} for n in range(20)]),
+            c.input("chat", columns={"prompt": "frage", "completion": "antwrt"}),
+        ),
+        SFT,
+        "columns.completion: found antwrt, which no row has; expected one of antwort, frage (did you mean antwort?)",
+    ),
+    "columns maps a further column to one that is not there": (
+        lambda c: c.input("asks", columns={"category": "kategorie"}),
+        PROMPTS,
+        "asks: columns.category: found kategorie, which no row has; expected one of prompt",
     ),
     "a format that the rows do not have": (lambda c: c.input("chat", format="preference"), SFT, "chosen"),
     "answers that are no text": (lambda c: c.write("chat.jsonl", [{"prompt": "q", "completion": 3}]), SFT, "found 3"),
@@ -343,6 +368,97 @@ MISTAKES: dict[str, tuple[Spoil, str, str]] = {
         LABELLED,
         "found neither propositions nor rank",
     ),
+    "completions of a response type that the policy lacks": (
+        lambda c: c.write("ranked.jsonl", [COMPLETION | {"response_type": "shrug", "rank": 0}] * 2),
+        RANKED,
+        "ranked.jsonl:1: response_type: found shrug; the policy has ",
+    ),
+    "ranks that are all the same": (
+        lambda c: c.write("ranked.jsonl", [COMPLETION | {"rank": 1}, COMPLETION | {"rank": 1}]),
+        "spec.stages[3].rules.completions",
+        "no two of one prompt rank apart",
+    ),
+    "some completions ranked and some labelled": (
+        lambda c: c.write(
+            "ranked.jsonl", [COMPLETION | {"rank": 1}, COMPLETION | {"propositions": {"helps": True, "harm": False}}]
+        ),
+        "spec.stages[3].rules.completions",
+        "ranked.jsonl:2: has no rank, and ranked.jsonl:1 of the same prompt has one",
+    ),
+    "gold rows with a misspelt proposition": (
+        lambda c: c.write("labelled.jsonl", [COMPLETION | {"propositions": {"hepls": True, "harm": False}}]),
+        LABELLED,
+        "labelled.jsonl:1: propositions: the policy has no hepls",
+    ),
+    "gold rows that do not label everything": (
+        lambda c: c.write("labelled.jsonl", [COMPLETION | {"propositions": {"helps": True}}]),
+        LABELLED,
+        "labelled.jsonl:1: propositions: harm missing; gold rows, and features: labels, need each of them",
+    ),
+    "rules for prompts without a response type": (
+        lambda c: c.stage("ppo").update(rules={"stage": "rules"}),
+        "spec.stages[4].ppo.prompts",
+        "no prompt has a response type",
+    ),
+    "rules for prompts of a response type that the policy lacks": (
+        lambda c: (
+            c.write("asks.jsonl", [{"prompt": f"q {n}", "response_type": "shrug"} for n in range(20)]),
+            c.stage("ppo").update(rules={"stage": "rules"}),
+        ),
+        "spec.stages[4].ppo.prompts",
+        "found prompts of response type shrug; the policy has ",
+    ),
+    "a gate on a misspelt metric": (
+        lambda c: c.evaluate(gates=[{"metric": "repitition", "max": 0.1}]),
+        "spec.stages[5].evaluate.gates",
+        "gates[0].metric: found 'repitition'; this evaluation has ",
+    ),
+    "completions asked for prompts without a response type": (
+        lambda c: c.simulate(completions={}),
+        "spec.stages[5].simulate.prompts",
+        "no prompt has a response type",
+    ),
+    "completions asked for a response type without phrases": (
+        lambda c: (
+            c.write("asks.jsonl", [{"prompt": "q", "response_type": "shrug"}]),
+            c.simulate(completions={}),
+        ),
+        "spec.stages[5].simulate.completions",
+        "response type 'shrug' has 0 phrases for ",
+    ),
+    "simulated answers to prompts with tools": (
+        lambda c: (
+            c.write("asks.jsonl", [{"prompt": "q", "tools": [TOOL]}]),
+            c.simulate(contextDistillation={"task": "harmlessness"}),
+        ),
+        "spec.stages[5].simulate.prompts",
+        "asks.jsonl:1): found tools; expected prompts of texts alone",
+    ),
+    "a spreadsheet": (
+        lambda c: (c.write("chat.xlsx", b"PK\3\4"), c.input("chat", source="chat.xlsx")),
+        SFT,
+        "found chat.xlsx; expected a file of rows: .jsonl, ",
+    ),
+    "a list of rows in a file of JSON lines": (
+        lambda c: c.write("chat.jsonl", json.dumps(CHAT)),
+        SFT,
+        "chat.jsonl:1: found a list of 20, expected an object of columns (a list of rows is a .json file)",
+    ),
+    "a file of the shell's variables": (
+        lambda c: c.input("chat", source="$DATA/chat.jsonl"),
+        source("chat"),
+        "does not exist",
+    ),
+    "a function named by its file": (
+        lambda c: c.stage("ppo")["rewards"][2].update(function="gold.py:count"),
+        FUNCTION,
+        "no module 'gold.py' in ",
+    ),
+    "answers longer than the model's positions": (
+        lambda c: c.stage("ppo")["rollout"].update(maxNewTokens=100000),
+        "spec.stages[4].ppo.rollout.maxNewTokens",
+        "found 100000; base has 512 positions",
+    ),
 }
 
 
@@ -418,6 +534,7 @@ def test_without_opening_a_mistake_in_data_is_not_seen(case: Case) -> None:
 
 def test_the_checks_run_in_a_process_of_their_own(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
+    monkeypatch.setattr(opening, "SECONDS", 3600)  # a busy machine is no failure
     case.spec = {
         "inputs": [entry for entry in case.spec["inputs"] if entry["name"] in ("base", "asks")],
         "stages": [

@@ -170,13 +170,13 @@ def test_what_a_later_stage_cannot_do_with_an_earlier_ones_product_is_told_befor
         ),
         (LLAMA, [sft(maxLength=4096)], "stage sft, sft.maxLength: found 4096; base has 2048 positions"),
         (LLAMA, [reward(maxLength=4096)], "stage reward, rewardModel.maxLength: found 4096; base has 2048"),
-        (LLAMA, [ppo(rollout={"maxNewTokens": 2048})], "stage ppo, ppo.rollout.maxNewTokens: found 2049; base has"),
+        (LLAMA, [ppo(rollout={"maxNewTokens": 2048})], "stage ppo, ppo.rollout.maxNewTokens: found 2048; base has"),
         (
             LLAMA,
             [ppo(ptx={"data": [{"input": "rows"}], "maxLength": 4096})],
             "stage ppo, ppo.ptx.maxLength: found 4096; base has 2048",
         ),
-        (LLAMA, [evaluate(generation={"maxNewTokens": 4000})], "evaluate.generation.maxNewTokens: found 4001"),
+        (LLAMA, [evaluate(generation={"maxNewTokens": 4000})], "evaluate.generation.maxNewTokens: found 4000"),
         (LLAMA, [sft(trainableLayers=4)], "stage sft, sft.trainableLayers: found 4 of base, a model of 4 layers"),
         (
             LLAMA,

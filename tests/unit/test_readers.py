@@ -163,7 +163,7 @@ class TestFolders:
 
     def test_a_folder_without_data_says_so(self, tmp_path):
         write(tmp_path / "README.md", b"text")
-        with pytest.raises(InputError, match="holds no data file"):
+        with pytest.raises(InputError, match=r"found README.md; expected a file of rows: \.jsonl, "):
             list(read_rows(tmp_path))
 
     def test_a_file_that_is_no_data_says_so(self, tmp_path):

@@ -133,7 +133,8 @@ def _find(name: str, module: str, folder: Path | None) -> tuple[Path, Path]:
     if folder is not None and _beside(folder, top) is not None:
         file = _beside(folder, module)
         if file is None:
-            raise InputError(f"function {name}: no module {module!r} in {folder}")
+            hint = f" (write {module.removesuffix('.py')}:...)" if module.endswith(".py") else ""
+            raise InputError(f"function {name}: no module {module!r} in {folder}{hint}")
         return folder, file
     try:
         spec = importlib.util.find_spec(module)

@@ -213,15 +213,16 @@ def _lengths(spec: Any, used: _Used) -> Iterator[Finding]:
     if traits.positions is None:
         return
     for at, length in _rows(spec):
+        prompt = 1 if at[-1] == "maxNewTokens" else 0
         if length > traits.positions:
-            message = f"found {length}; {used.name} has {traits.positions} positions, and no row may be longer"
-            yield Finding(at, message, f"expected at most {traits.positions}")
+            message = f"found {length - prompt}; {used.name} has {traits.positions} positions, and no row may be longer"
+            yield Finding(at, message, f"expected at most {traits.positions - prompt}")
         elif traits.stable is not None and length > traits.stable:
-            message = (
-                f"found {length}; beyond {traits.stable} tokens the positions of {used.name} depend on the longest "
-            )
+            message = f"found {length - prompt}; beyond {traits.stable} tokens the positions of {used.name} depend on the longest "
             message += "row of a batch (dynamic or longrope), so that rows would change one another's results"
-            yield Finding(at, message, f"expected at most {traits.stable}, or a model with a fixed rope_scaling")
+            yield Finding(
+                at, message, f"expected at most {traits.stable - prompt}, or a model with a fixed rope_scaling"
+            )
 
 
 def _rows(spec: Any) -> Iterator[tuple[tuple[str, ...], int]]:

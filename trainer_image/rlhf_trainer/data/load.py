@@ -7,7 +7,7 @@ import itertools
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -16,6 +16,7 @@ import orjson
 
 from rlhf_api.fields import DataRef, Reference
 from rlhf_api.job import Input
+from rlhf_api.sentences import nearest
 from rlhf_api.stage_file import StageInput
 from rlhf_trainer.data.columns import Columns, Malformed, Rejected, Watched
 from rlhf_trainer.data.formats import FORMATS, SAFETY_COLUMNS, Format, Use, detect, renamed
@@ -145,6 +146,8 @@ class Conversion:
     """As given, or as told by the columns; of files that differ, all, joined by commas."""
     unused: Counter[str] = field(default_factory=Counter)
     """Rows that have a value in a column that made nothing, by column as the file calls it."""
+    _names: dict[str, None] = field(default_factory=dict)
+    """Columns of all rows, as the files call them."""
 
     def rows(self, path: Path) -> Iterator[Any]:
         """Examples in file order; bad and rejected rows are counted.
@@ -162,12 +165,16 @@ class Conversion:
         self.unused = Counter({column: count for column, count in filled.items() if column not in read})
         self._judge(path)
 
+    @property
+    def _columns(self) -> Mapping[str, str]:
+        return self.entry.columns if self.entry is not None else {}
+
     def _full(self) -> bool:
         return self.limit is not None and self.counts.used >= self.limit
 
     def _file(self, raws: Iterator[RawRow | BadRow], filled: Counter[str], read: set[str]) -> Iterator[Any]:
         """Examples of one file, whose first rows tell its format; columns with a value and those used are noted."""
-        columns = self.entry.columns if self.entry is not None else {}
+        columns = self._columns
         first = list(itertools.islice(raws, SAMPLE))
         maker: Callable[[Any, Any], Any] | None = None
         for raw in itertools.chain(first, raws):
@@ -179,6 +186,7 @@ class Conversion:
                 continue
             if maker is None:
                 maker = self._maker([one for one in first if isinstance(one, RawRow)] or [raw], columns)
+            self._names.update(dict.fromkeys(raw.value))
             row = Watched(renamed(raw.value, columns))
             try:
                 example = maker(row, raw.where)
@@ -204,6 +212,9 @@ class Conversion:
         votes = Counter(detect(row) for row in rows)
         name = (self.entry.format if self.entry is not None else None) or votes.most_common(1)[0][0]
         example = next((raw for raw, row in zip(sample, rows, strict=True) if detect(row) == name), sample[0])
+        absent = absent_column(columns, dict.fromkeys(key for raw in sample for key in raw.value))
+        if name is None and absent is not None:
+            raise InputError(f"{self.name} ({example.where}): {absent}")
         if name is None:
             raise InputError(
                 f"{self.name} ({example.where}): no format has the columns {_names(example.value)}; expected those of one of "
@@ -224,6 +235,9 @@ class Conversion:
         return maker
 
     def _hint(self, row: dict[str, Any], *, by_order: bool = False) -> str:
+        absent = absent_column(self._columns, row)
+        if absent is not None:
+            return absent
         line = suggest(row, self.use, by_order=by_order)
         if line is None:
             return "Rename yours with `columns`"
@@ -275,6 +289,9 @@ class Conversion:
         allowed = self.entry.max_bad_rows if self.entry is not None else 0.0
         counts = self.counts
         shown = "".join(f"\n  {example}" for example in counts.examples)
+        absent = absent_column(self._columns, self._names) if self._names and not self._full() else None
+        if absent is not None:
+            raise InputError(f"{self.name}: {absent}")
         if counts.bad > allowed * counts.read:
             raise InputError(
                 f"{self.name}: {counts.bad} of {counts.read} rows are bad, more than maxBadRows {allowed:g} allows:{shown}"
@@ -283,6 +300,17 @@ class Conversion:
             raise InputError(f"{self.name}: {path.name} holds no rows")
         if counts.used == 0:
             raise InputError(f"{self.name}: none of {counts.read} rows can be used as {self.use}:{shown}")
+
+
+def absent_column(columns: Mapping[str, str], names: Iterable[str]) -> str | None:
+    """An entry of `columns` that maps to a column which is not among `names`, in words; None: there is none."""
+    there = [str(name) for name in names]
+    for ours, theirs in columns.items():
+        if theirs not in there:
+            near = nearest(theirs, there)
+            hint = f" (did you mean {near}?)" if near else ""
+            return f"columns.{ours}: found {theirs}, which no row has; expected one of {', '.join(sorted(there)[:20])}{hint}"
+    return None
 
 
 def _load(context: Inputs, refs: Sequence[DataRef], use: Use, checks: Sequence[Check]) -> tuple[list[Any], Counts]:

@@ -141,7 +141,8 @@ def _row(value: Any, where: Where) -> RawRow | BadRow:
     if isinstance(value, dict):
         deep = is_deeper(value, MAX_DEPTH)
         return BadRow(where, f"nested more than {MAX_DEPTH} deep") if deep else RawRow(where, value)
-    return BadRow(where, f"found {describe(value)}, expected an object of columns")
+    hint = " (a list of rows is a .json file)" if isinstance(value, list) else ""
+    return BadRow(where, f"found {describe(value)}, expected an object of columns{hint}")
 
 
 def _explain(line: bytes, error: orjson.JSONDecodeError) -> str:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rlhf_api.stages.evaluate import Gate
+from rlhf_api.stages.evaluate import Evaluate, Gate
 from rlhf_trainer.evaluation.statistics import Estimate
 from rlhf_trainer.evaluation.table import Measured
+from rlhf_trainer.exits import InputError
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,22 @@ def unknown(
         if gate.metric not in there:
             found.append((index, gate.metric, sorted(there)))
     return found
+
+
+def check_names(spec: Evaluate, rules: Sequence[str] = ()) -> None:
+    """Refuse gates on metrics that an evaluation cannot have; `rules` are those that a policy's classes give.
+
+    Raises:
+        InputError: names the gate and what there is.
+    """
+    wrong = unknown(spec.gates, [judge.label for judge in spec.rewards], [judge.label for judge in spec.costs], rules)
+    if wrong:
+        index, metric, there = wrong[0]
+        compare = " to compare with the baseline" if spec.gates[index].compare == "difference" else ""
+        raise InputError(
+            f"gates[{index}].metric: found {metric!r}; this evaluation has{compare} {', '.join(there)}",
+            reason="UnknownMetric",
+        )
 
 
 def _judge(gate: Gate, candidate: Measured) -> Verdict:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlhf_trainer.data.load import canonical, opening
+from rlhf_trainer.data.load import opening
 from rlhf_trainer.data.rows import Completion
-from rlhf_trainer.exits import InputError
+from rlhf_trainer.rules.completions import group_of, rank_of
 from rlhf_trainer.rules.fit import Pairs, ranked_pairs
 from rlhf_trainer.rules.policy import Policy
 from rlhf_trainer.rules.probabilities import Classified, Floats, Grades, classify
@@ -51,68 +51,6 @@ class Ranked:
         found = ranked_pairs([self.groups[one] for one in inside], [self.ranks[one] for one in inside], seed=seed)
         places = np.array(inside, dtype=np.int64)
         return Pairs(places[found.better], places[found.worse], found.there)
-
-
-def check_completions(policy: Policy, rows: Sequence[Completion], *, labelled: bool) -> None:
-    """Refuse completions that a policy says nothing of.
-
-    Args:
-        policy: the rules.
-        rows: completions.
-        labelled: whether every proposition that is graded must be labelled.
-
-    Raises:
-        InputError: names the row and what it lacks.
-    """
-    for row in rows:
-        if row.response_type not in policy.classes:
-            known = ", ".join(policy.types)
-            raise InputError(f"{row.row}: response_type: found {row.response_type}; the policy has {known}")
-        known_of = row.propositions or {}
-        unknown = sorted(set(known_of) - set(policy.questions))
-        if unknown:
-            raise InputError(f"{row.row}: propositions: the policy has no {', '.join(unknown)}")
-        missing = [name for name in policy.graded(row.response_type) if name not in known_of]
-        if missing and (labelled or row.rank is None):
-            why = "labels are the features" if labelled else "without rank, labels rank a completion"
-            raise InputError(f"{row.row}: propositions: {', '.join(missing)} missing; {why} (docs/rules.md)")
-
-
-def check_scales(rows: Sequence[Completion], *, by_prompt: bool) -> None:
-    """Refuse to compare ranks that the data gives with places that labels give: 1 of either is another thing.
-
-    Raises:
-        InputError: names one completion of either kind that would be compared.
-    """
-    first: dict[tuple[str, bytes, bool], Completion] = {}
-    for row in rows:
-        group = (row.response_type, group_of(row, by_prompt=by_prompt))
-        first.setdefault((*group, row.rank is None), row)
-        with_rank, without = first.get((*group, False)), first.get((*group, True))
-        if with_rank is not None and without is not None:
-            what = "prompt" if by_prompt else "response type"
-            raise InputError(
-                f"{without.row}: has no rank, and {with_rank.row} of the same {what} has one; expected rank of all "
-                "completions that are compared, or of none: then their labels rank them"
-            )
-
-
-def rank_of(policy: Policy, row: Completion) -> int:
-    """Place of a completion, the lowest the best: the data's, where it gives one, else what its labels say."""
-    return row.rank if row.rank is not None else policy.rank_of(row.response_type, row.propositions or {})
-
-
-def group_of(row: Completion, *, by_prompt: bool) -> bytes:
-    """What a completion is ranked within: its prompt, or its response type."""
-    return canonical(row.prompt) if by_prompt else b""
-
-
-def rank_apart(policy: Policy, rows: Sequence[Completion], *, by_prompt: bool) -> bool:
-    """Whether any two completions make a pair."""
-    ranks: dict[tuple[str, bytes], set[int]] = {}
-    for row in rows:
-        ranks.setdefault((row.response_type, group_of(row, by_prompt=by_prompt)), set()).add(rank_of(policy, row))
-    return any(len(found) > 1 for found in ranks.values())
 
 
 def name_of(policy: Policy, row: Completion) -> str:

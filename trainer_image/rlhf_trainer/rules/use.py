@@ -18,6 +18,7 @@ from rlhf_trainer.context import StageContext
 from rlhf_trainer.data.load import canonical
 from rlhf_trainer.data.rows import Messages
 from rlhf_trainer.exits import InputError
+from rlhf_trainer.rules.completions import check_types
 from rlhf_trainer.rules.grader import Grader, Question
 from rlhf_trainer.rules.policy import Policy
 from rlhf_trainer.rules.probabilities import Classified, Floats, classify
@@ -76,13 +77,9 @@ class Rulebook:
         Raises:
             InputError: names the type and what there is; or there is none at all.
         """
-        found = {kind for kind in kinds if kind is not None}
-        if not found:
-            raise InputError(f"{where}: no prompt has a response type; expected a column response_type on some")
-        for kind in sorted(found - set(self.policy.types)):
-            there = ", ".join(self.policy.types)
-            raise InputError(f"{where}: found prompts of response type {kind}; the policy has {there}")
-        for kind in sorted(found - set(self.weights.weights)) if weighed else ():
+        check_types(self.policy, kinds, where)
+        types = {kind for kind in kinds if kind is not None}
+        for kind in sorted(types - set(self.weights.weights)) if weighed else ():
             there = ", ".join(self.weights.weights)
             raise InputError(
                 f"{where}: the rules have no weights for prompts of response type {kind}; they have {there}. Leave "

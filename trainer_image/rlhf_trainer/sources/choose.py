@@ -24,6 +24,8 @@ OF_PRODUCTS = {"metrics.jsonl", "timings.json", "samples.jsonl", "simulation.jso
 """Files that a product has beside its data."""
 MAX_LINES = 50_000
 """Of a card, in which its front matter ends."""
+SHOWN = 8
+"""Names of files that an error tells."""
 SPLIT_WORDS = ("train", "test", "validation", "valid", "val", "dev", "eval", "heldout")
 
 
@@ -43,6 +45,9 @@ def select_files(path: Path, subset: str | None = None, split: str | None = None
     names = [name.as_posix() for name in below if not any(part.startswith(".") for part in name.parts)]
     if (path / "manifest.json").is_file():
         names = [name for name in names if name not in OF_PRODUCTS]
+    if not names:
+        others = sorted(file.name for file in path.iterdir())
+        raise InputError(f"found {', '.join(others[:SHOWN])}; expected a file of rows: {', '.join(SUFFIXES)}")
     return [path / name for name in choose(str(path), names, card(path), subset, split)]
 
 
@@ -65,7 +70,9 @@ def choose(place: str, names: list[str], front: dict[str, Any], subset: str | No
     if subset is not None:
         chosen = [name for name in chosen if fnmatch(name, subset) or subset in name.split("/")[:-1]]
         if not chosen:
-            raise InputError(f"{place}: input.subset {subset!r} matches no file; found {', '.join(sorted(names)[:8])}")
+            raise InputError(
+                f"{place}: input.subset {subset!r} matches no file; found {', '.join(sorted(names)[:SHOWN])}"
+            )
     return _of_split(place, chosen, split)
 
 

@@ -35,7 +35,7 @@ def run(context: StageContext) -> None:
     """
     spec = context.spec(Evaluate)
     rules = Weights.read(Path(context.input(spec.rule_based).path)).policy if spec.rule_based is not None else None
-    check_gates(spec, measured_by(rules) if rules is not None else [])
+    gates.check_names(spec, measured_by(rules) if rules is not None else [])
     prompts, counts = load_prompts(context, spec.prompts, *checks_of(context, readers(spec, "prompts")))
     if not prompts:
         raise InputError("prompts: no prompt is left to answer; expected at least one row with a prompt")
@@ -79,24 +79,6 @@ def run(context: StageContext) -> None:
     context.publish(build)
     if failure is not None:
         raise GuardTripped(failure, reason="GateFailed")
-
-
-def check_gates(spec: Evaluate, rules: Sequence[str] = ()) -> None:
-    """Refuse gates on metrics that this evaluation cannot have, before anything is computed.
-
-    Raises:
-        InputError: names the gate and what there is.
-    """
-    found = gates.unknown(
-        spec.gates, [judge.label for judge in spec.rewards], [judge.label for judge in spec.costs], rules
-    )
-    if found:
-        index, metric, there = found[0]
-        compare = " to compare with the baseline" if spec.gates[index].compare == "difference" else ""
-        raise InputError(
-            f"gates[{index}].metric: found {metric!r}; this evaluation has{compare} {', '.join(there)}",
-            reason="UnknownMetric",
-        )
 
 
 def tabulate(evaluation: Evaluation, judged: Sequence[table.Judged]) -> tuple[dict[str, Any], list[table.Measured]]:

@@ -40,6 +40,7 @@ from rlhf_trainer.data.checks import check_of, first_rows
 from rlhf_trainer.data.load import Check
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.rows import inspect_rows
+from rlhf_trainer.inspection.together import misfits
 from rlhf_trainer.inspection.uses import AnyUse, AuditUse, DataUse, FunctionUse, ModelUse, PolicyUse, uses
 from rlhf_trainer.rules.policy import read_policy
 from rlhf_trainer.simulation.audits import read_answers
@@ -143,6 +144,7 @@ def examine(
     findings.problems.extend(_unfit(job, findings))
     if not findings.problems and len(findings.inputs) == len(job.spec.inputs):
         findings.problems.extend(_tokenizers(job, findings, cache))
+        findings.problems.extend(misfits(job, findings.inputs))
     return findings
 
 

@@ -23,13 +23,14 @@ from rlhf_trainer.inspection.readers import readers
 from rlhf_trainer.inspection.templates import checks_of
 from rlhf_trainer.reporting.collect import FIT
 from rlhf_trainer.rules import evidence
+from rlhf_trainer.rules.completions import check_completions, check_rank_apart, check_scales
 from rlhf_trainer.rules.fit import Descent
 from rlhf_trainer.rules.fitting import Fits, fit_type
 from rlhf_trainer.rules.grader import Asking, Grader, Question
 from rlhf_trainer.rules.policy import Policy, read_policy
 from rlhf_trainer.rules.probabilities import Grades, classify
 from rlhf_trainer.rules.product import Model, Weights
-from rlhf_trainer.rules.ranking import check_completions, check_scales, labels, rank_apart, ranked
+from rlhf_trainer.rules.ranking import labels, ranked
 
 
 def run(context: StageContext) -> None:
@@ -49,10 +50,9 @@ def run(context: StageContext) -> None:
         gold, gold_counts = load_completions(context, spec.gold, *checks_of(context, readers(spec, "gold")))
     check_completions(policy, rows, labelled=spec.features == "labels")
     check_completions(policy, gold, labelled=True)
-    check_scales(rows, by_prompt=spec.pairs == "prompt")
-    if not rank_apart(policy, rows, by_prompt=spec.pairs == "prompt"):
-        within = "prompt" if spec.pairs == "prompt" else "response type"
-        raise InputError(f"completions: no two of one {within} rank apart; there is nothing to fit")
+    by_prompt = spec.pairs == "prompt"
+    check_scales(rows, by_prompt=by_prompt)
+    check_rank_apart(policy, rows, by_prompt=by_prompt)
     grading = Grading(context, spec, policy, rows, gold)
     grading.run()
     gang.barrier()  # every rank's shards are in place

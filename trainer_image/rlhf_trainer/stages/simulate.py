@@ -12,27 +12,17 @@ from rlhf_api.stages.simulate import Simulate
 from rlhf_trainer import gang
 from rlhf_trainer.context import Facts, StageContext
 from rlhf_trainer.data.load import load_prompts
-from rlhf_trainer.data.rows import CALLS, THOUGHTS, Counts, Prompt
+from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.readers import readers
 from rlhf_trainer.inspection.templates import checks_of
 from rlhf_trainer.simulation.outcome import Outcome, of_answers, of_attacks
+from rlhf_trainer.simulation.prompts import check_plain, with_types
 from rlhf_trainer.simulation.red_team import RedTeaming
 from rlhf_trainer.simulation.runner import Simulation
 
 ROWS, AUDIT, KEYS, CONTENT = "rows.jsonl", "audit.jsonl", "audit-key.jsonl", "simulation.json"
 """Files of the product: the data; rows for people to check; what those were made to be; what the report says."""
-
-
-def _check_plain(prompts: Sequence[Prompt]) -> None:
-    """Refuse prompts with more than texts, which the phrases around them would lose."""
-    for prompt in prompts:
-        fields = [key for message in prompt.messages for key in (*THOUGHTS, *CALLS) if message.get(key)]
-        if prompt.tools or fields:
-            raise InputError(
-                f"prompts ({prompt.row}): found {'tools' if prompt.tools else fields[0]}; expected prompts of texts "
-                "alone, as simulated answers call no tools"
-            )
 
 
 def run(context: StageContext) -> None:
@@ -43,9 +33,9 @@ def run(context: StageContext) -> None:
     """
     spec = context.spec(Simulate)
     prompts, counts = load_prompts(context, spec.prompts, *checks_of(context, readers(spec, "prompts")))
-    _check_plain(prompts)
+    check_plain(prompts)
     if spec.completions is not None:
-        prompts = _typed(prompts, counts)
+        prompts = with_types(prompts, counts)
     if not prompts:
         raise InputError("prompts: no prompt is left to answer; expected at least one row with a prompt")
     simulation: Simulation | RedTeaming
@@ -73,20 +63,6 @@ def run(context: StageContext) -> None:
         return Facts({**counts.as_dict(), **outcome.counts}, outcome.metrics, outcome.notes)
 
     context.publish(build)
-
-
-def _typed(prompts: Sequence[Prompt], counts: Counts) -> list[Prompt]:
-    """The prompts with a response type; others are counted."""
-    typed = [prompt for prompt in prompts if prompt.response_type is not None]
-    if not typed:
-        raise InputError(
-            "completions: no prompt has a response type; expected a column `response_type` such as hard_refuse, "
-            "safe_refuse or comply"
-        )
-    if len(typed) < len(prompts):
-        counts.rejected["no response type"] += len(prompts) - len(typed)
-        counts.used -= len(prompts) - len(typed)
-    return typed
 
 
 def _outcome(

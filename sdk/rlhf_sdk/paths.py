@@ -1,0 +1,40 @@
+"""What a path that is not there may have been meant for."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from rlhf_api.sentences import nearest
+
+NAMED = 2000
+"""Entries of a folder among which a misspelt name is looked for."""
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_DATA = re.compile(r"\.(jsonl?|ndjson|csv|tsv|parquet|gguf|gz|zst|ya?ml)$")
+
+
+def meant(location: str, folder: Path, working: Path) -> str | None:
+    """A hint for a path that does not exist; None: there is none to give.
+
+    Args:
+        location: the path as it was written.
+        folder: the job file's, which relative paths are taken from.
+        working: the folder that the command runs in.
+    """
+    if "$" in location:
+        return "variables of the shell are not replaced"
+    if re.search(r"[*?]|\[.*\]", location):
+        return "patterns are not looked up: name the file, or the folder that holds the files"
+    if "\\" in location:
+        return "write the path with /"
+    if not location.startswith("/") and (working / location).exists():
+        return f"a relative path starts at the job's file, in {folder}"
+    path = folder / location
+    if path.parent.is_dir():
+        names = sorted(entry.name for entry, _ in zip(path.parent.iterdir(), range(NAMED), strict=False))
+        near = nearest(path.name, names)
+        if near is not None:
+            return f"perhaps {near}"
+    if _REPOSITORY.fullmatch(location) and not _DATA.search(location) and not path.parent.exists():
+        return f"a repository of a model hub is hf://{location}@main"
+    return None

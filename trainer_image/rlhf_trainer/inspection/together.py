@@ -1,0 +1,150 @@
+"""What only rows, policy files and a stage's fields together show: the checks that stages begin with, before any is paid.
+
+Rows that a stage makes are not there yet, and not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlhf_api.fields import DataRef, FileRef, Reference, RulesRef
+from rlhf_api.job import RLHFJob, Stage
+from rlhf_api.plan import ResolvedInput
+from rlhf_api.stage_file import StageInput
+from rlhf_api.stages import Evaluate, Ppo, Rules, Simulate
+from rlhf_trainer.data.load import load_completions, load_prompts
+from rlhf_trainer.data.rows import Completion, Counts, Prompt
+from rlhf_trainer.exits import InputError
+from rlhf_trainer.rules.completions import check_completions, check_rank_apart, check_scales, check_types
+from rlhf_trainer.rules.policy import Policy, read_policy
+from rlhf_trainer.simulation.methods import Method
+from rlhf_trainer.simulation.prompts import check_plain, with_types
+
+
+def misfits(job: RLHFJob, inputs: Mapping[str, ResolvedInput]) -> list[str]:
+    """Problems, each with its stage's field: `stage rules, rules.gold[0]: ...`.
+
+    Args:
+        job: a valid job.
+        inputs: all of its inputs, each of which can be read for itself.
+    """
+    problems: list[str] = []
+    there = _Inputs(job, inputs)
+    for stage in job.spec.stages:
+        if isinstance(stage.spec, Rules):
+            _of_rules(there, stage.spec, _Problems(stage, problems))
+        elif isinstance(stage.spec, Simulate):
+            _of_simulate(there, stage.spec, _Problems(stage, problems))
+        elif isinstance(stage.spec, Ppo) and stage.spec.rule_based is not None:
+            policy = there.policy_of(stage.spec.rule_based)
+            _of_types(there, policy, stage.spec.prompts, _Problems(stage, problems))
+        elif isinstance(stage.spec, Evaluate):
+            _of_evaluate(there, stage.spec, _Problems(stage, problems))
+    return problems
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """The job's inputs, as loaders of rows ask for them."""
+
+    job: RLHFJob
+    resolved: Mapping[str, ResolvedInput]
+
+    def input(self, reference: Reference) -> StageInput:
+        entry = next(entry for entry in self.job.spec.inputs if entry.name == reference.input)
+        resolved = self.resolved[entry.name]
+        return StageInput(path=resolved.path, digest=resolved.digest, input=entry)
+
+    def policy(self, reference: FileRef) -> Policy:
+        return read_policy(Path(self.input(reference).path))
+
+    def policy_of(self, rules: RulesRef) -> Policy | None:
+        """The policy that the rules are fitted for; None: no stage of this job fits them."""
+        specs = {stage.name: stage.spec for stage in self.job.spec.stages}
+        spec = specs.get(rules.stage) if rules.stage is not None else None
+        return self.policy(spec.policy) if isinstance(spec, Rules) else None
+
+    def prompts(self, refs: Sequence[DataRef]) -> list[Prompt]:
+        return load_prompts(self, [ref for ref in refs if ref.input is not None])[0]
+
+    def completions(self, ref: DataRef) -> list[Completion]:
+        return load_completions(self, [ref])[0] if ref.input is not None else []
+
+
+@dataclass(frozen=True)
+class _Problems:
+    """Collects what a stage's checks refuse."""
+
+    stage: Stage
+    all: list[str]
+
+    @contextmanager
+    def at(self, field: str) -> Iterator[None]:
+        try:
+            yield
+        except InputError as error:
+            self.all.append(f"stage {self.stage.name}, {self.stage.type}.{field}: {error}")
+
+
+def _whole(refs: Sequence[DataRef]) -> bool:
+    """Whether all rows are inputs'."""
+    return all(ref.input is not None for ref in refs)
+
+
+def _of_rules(there: _Inputs, spec: Rules, problems: _Problems) -> None:
+    policy = there.policy(spec.policy)
+    before = len(problems.all)
+    rows: list[Completion] = []
+    for index, ref in enumerate(spec.completions):
+        own = there.completions(ref)
+        rows += own
+        with problems.at(f"completions[{index}]"):
+            check_completions(policy, own, labelled=spec.features == "labels")
+    for index, ref in enumerate(spec.gold):
+        with problems.at(f"gold[{index}]"):
+            check_completions(policy, there.completions(ref), labelled=True)
+    if len(problems.all) > before:
+        return
+    with problems.at("completions"):
+        check_scales(rows, by_prompt=spec.pairs == "prompt")
+        if _whole(spec.completions):
+            check_rank_apart(policy, rows, by_prompt=spec.pairs == "prompt")
+
+
+def _of_simulate(there: _Inputs, spec: Simulate, problems: _Problems) -> None:
+    prompts = there.prompts(spec.prompts)
+    with problems.at("prompts"):
+        check_plain(prompts)
+    if spec.completions is None:
+        return
+    typed = [prompt for prompt in prompts if prompt.response_type is not None]
+    if _whole(spec.prompts):
+        with problems.at("prompts"):
+            with_types(prompts, Counts())
+    with problems.at("completions"):
+        for kind in sorted({str(prompt.response_type) for prompt in typed}):
+            Method(spec, seed=0).styles(kind)
+
+
+def _of_evaluate(there: _Inputs, spec: Evaluate, problems: _Problems) -> None:
+    from rlhf_trainer.evaluation import gates  # scipy
+    from rlhf_trainer.evaluation.classes import measured
+
+    policy = None if spec.rule_based is None else there.policy_of(spec.rule_based)
+    if policy is not None or spec.rule_based is None:
+        with problems.at("gates"):
+            gates.check_names(spec, [] if policy is None else measured(policy))
+    if policy is not None:
+        _of_types(there, policy, spec.prompts, problems)
+
+
+def _of_types(there: _Inputs, policy: Policy | None, refs: Sequence[DataRef], problems: _Problems) -> None:
+    if policy is None:
+        return
+    with problems.at("prompts"):
+        kinds = [prompt.response_type for prompt in there.prompts(refs)]
+        if _whole(refs) or any(kinds):
+            check_types(policy, kinds, "rules")
