@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -84,6 +86,32 @@ def test_safe_rlhfs_own_rule_moves_by_lambda_an_optimizer_step_and_not_a_rollout
     assert math.log(multiplier.value) == pytest.approx(first)
     multiplier.optimizer_step()
     assert math.log(multiplier.value) == pytest.approx(first + 0.1 * math.exp(first))
+
+
+def test_safe_rlhfs_own_rule_is_sgd_on_log_lambda_over_rollouts_and_epochs() -> None:
+    """Minimising -(J - d) exp(log_lambda) by SGD, log_lambda cut at its bound; J of the last two rollouts' answers."""
+    random = np.random.default_rng(0)
+    spec = lagrange(rule="safe-rlhf", rate=0.05, initial=1.5, window=2, max=2.0, min=1e-6)
+    multiplier = Multiplier("cost", 0.25, spec)
+    log_lambda = torch.nn.Parameter(torch.tensor(1.5, dtype=torch.float64).log())
+    optimizer = torch.optim.SGD([log_lambda], lr=0.05)
+    answers: deque[float] = deque(maxlen=2 * 8)
+    seen = []
+    for center in (3.0, 2.0, -2.0, -4.0, 0.5):
+        costs = random.normal(center, 1.0, 8)
+        answers.extend(costs)
+        multiplier.observe(costs)
+        for _ in range(4):
+            optimizer.zero_grad()
+            (-(np.mean(answers) - 0.25) * log_lambda.exp()).backward()
+            optimizer.step()
+            with torch.no_grad():
+                log_lambda.clamp_(max=math.log(2.0))
+            multiplier.optimizer_step()
+            assert multiplier.value == pytest.approx(float(log_lambda.detach().exp()), rel=1e-9)
+            seen.append(multiplier.value)
+    assert max(seen) == pytest.approx(2.0), "the bound is met"
+    assert min(seen) < 1.0, "and left"
 
 
 def test_the_windows_rule_ignores_optimizer_steps() -> None:

@@ -20,7 +20,7 @@ from rlhf_trainer.data.chat import encode_conversation
 from rlhf_trainer.data.load import split_by_prompt
 from rlhf_trainer.data.rows import Conversation, Where
 from rlhf_trainer.exits import GuardTripped, InputError
-from rlhf_trainer.stages.sft import heldout_metrics
+from rlhf_trainer.stages.sft import heldout_metrics, linked
 
 SPEC = {
     "model": {"input": "base"},
@@ -122,13 +122,40 @@ def test_the_heldout_loss_is_that_of_the_product_on_the_rows_it_never_saw(root: 
 def test_a_change_that_may_be_chance_is_said_to_show_nothing() -> None:
     random = np.random.default_rng(0)
     before, tokens = random.normal(30, 5, 40), np.full(40, 10.0)
-    same, notes = heldout_metrics(before, before + random.normal(0, 2, 40), tokens, 0)
+    same, notes = heldout_metrics(before, before + random.normal(0, 2, 40), tokens, range(40), 0)
     assert same["heldout_loss_change"]["low"] < 0 < same["heldout_loss_change"]["high"]
     assert "shows nothing" in notes[0]
-    better, notes = heldout_metrics(before, before - 5 + random.normal(0, 2, 40), tokens, 0)
+    better, notes = heldout_metrics(before, before - 5 + random.normal(0, 2, 40), tokens, range(40), 0)
     assert better["heldout_loss_change"]["high"] < -0.3
     assert notes == []
-    assert "rose" in heldout_metrics(before, before + 5, tokens, 0)[1][0]
+    assert "rose" in heldout_metrics(before, before + 5, tokens, range(40), 0)[1][0]
+
+
+def test_rows_of_one_dialogue_count_together() -> None:
+    """Each dialogue given four times: intervals as wide as of the dialogues alone."""
+    random = np.random.default_rng(1)
+    before, tokens = random.normal(30, 5, 40), random.integers(5, 15, 40).astype(np.float64)
+    after = before + random.normal(-0.5, 2, 40)
+    alone, _ = heldout_metrics(before, after, tokens, range(40), 0)
+    repeated, _ = heldout_metrics(*(np.tile(values, 4) for values in (before, after, tokens)), [*range(40)] * 4, 0)
+    for name in ("heldout_loss", "heldout_loss_change"):
+        assert repeated[name]["n"] == 40
+        assert repeated[name]["low"] == pytest.approx(alone[name]["low"])
+        assert repeated[name]["high"] == pytest.approx(alone[name]["high"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "groups"),
+    [
+        ([["a"], ["b"], ["a"]], [0, 1, 0]),
+        ([["a"], ["b"], ["a", "b"], ["c"]], [0, 0, 0, 3]),
+        ([["a"], ["b"], ["c"], ["b", "c"], ["a", "c"]], [0, 0, 0, 0, 0]),
+        ([], []),
+    ],
+)
+def test_packs_that_share_a_dialogue_are_one_group(rows: list[list[str]], groups: list[int]) -> None:
+    numbers = linked(rows)
+    assert [numbers.index(number) for number in numbers] == groups
 
 
 def test_packing_learns_the_same_tokens_as_one_conversation_a_row(root: Path) -> None:

@@ -19,7 +19,7 @@ from rlhf_trainer.data.batches import Schedule, micro_batches, pack
 from rlhf_trainer.data.chat import Encoded, encode_conversation, prepare_tokenizer
 from rlhf_trainer.data.checks import Encodings
 from rlhf_trainer.data.forks import Fork
-from rlhf_trainer.data.load import load_conversations, split_by_prompt
+from rlhf_trainer.data.load import load_conversations, opening, split_by_prompt
 from rlhf_trainer.engine import Engine
 from rlhf_trainer.evaluation.statistics import Intervals, decide
 from rlhf_trainer.exits import InputError, Stopped
@@ -79,13 +79,17 @@ class SftData:
         encoded: Every conversation, training ones first.
         rows: Indices of the conversations of each training row.
         heldout: The same for held-out rows.
+        dialogues: Of each held-out row, the number of the dialogue it is from: such rows are not independent.
     """
 
-    def __init__(self, train: Sequence[Encoded], heldout: Sequence[Encoded], pack_to: int | None) -> None:
+    def __init__(
+        self, train: Sequence[Encoded], heldout: Sequence[Encoded], pack_to: int | None, dialogues: Sequence[str]
+    ) -> None:
         self.encoded = [*train, *heldout]
         first = len(train)
         self.rows = _rows(range(first), self.encoded, pack_to)
         self.heldout = _rows(range(first, len(self.encoded)), self.encoded, pack_to)
+        self.dialogues = linked([[dialogues[index - first] for index in row] for row in self.heldout])
         self.packed = pack_to is not None
 
     def length(self, row: Sequence[int]) -> int:
@@ -102,6 +106,18 @@ def _rows(indices: range, encoded: Sequence[Encoded], pack_to: int | None) -> li
         return [(index,) for index in indices]
     packs = pack([len(encoded[index]) for index in indices], pack_to)
     return [tuple(indices[number] for number in members) for members in packs]
+
+
+def linked(rows: Sequence[Sequence[str]]) -> list[int]:
+    """Of each row the number of its group: rows that have a dialogue in common, also by way of others, are one group."""
+    groups = list(range(len(rows)))
+    first: dict[str, int] = {}
+    for number, dialogues in enumerate(rows):
+        for dialogue in dialogues:
+            earlier, own = groups[first.setdefault(dialogue, number)], groups[number]
+            if earlier != own:
+                groups = [earlier if group == own else group for group in groups]
+    return groups
 
 
 class SftTask:
@@ -169,6 +185,11 @@ class SftTask:
     def heldout_tokens(self) -> NDArray[np.float64]:
         """[R] learned tokens of each held-out row."""
         return np.array([self._data.learned(row) for row in self._data.heldout], dtype=np.float64)
+
+    @property
+    def dialogues(self) -> list[int]:
+        """[R] the dialogue of each held-out row."""
+        return self._data.dialogues
 
     @torch.no_grad()
     def heldout(self) -> Tensor:
@@ -259,7 +280,8 @@ def _data(context: StageContext, spec: Sft, tokenizer: Any, notes: list[str]) ->
     conversations, read = load_conversations(context, spec.data, encodings)
     train_rows, held_rows = split_by_prompt(conversations, spec.holdout, context.seed)
     encoded = [[encodings[row] for row in rows] for rows in (train_rows, held_rows)]
-    data = SftData(encoded[0], encoded[1], spec.max_length if spec.packing else None)
+    dialogues = [opening(row) for row in held_rows]
+    data = SftData(encoded[0], encoded[1], spec.max_length if spec.packing else None, dialogues)
     if not any(data.learned(row) for row in data.rows):
         raise InputError("data: no conversation has a token to learn within maxLength; raise it")
     counts = {
@@ -292,7 +314,9 @@ def _publish(
     weights = trained.product(task.engine.state_dict())
     metrics: dict[str, Any] = {"steps": task.total}
     if task.before is not None and len(after):
-        found, said = heldout_metrics(task.before.numpy(), after.numpy(), task.heldout_tokens, context.seed)
+        found, said = heldout_metrics(
+            task.before.numpy(), after.numpy(), task.heldout_tokens, task.dialogues, context.seed
+        )
         metrics |= found
         notes.extend(said)
 
@@ -304,20 +328,29 @@ def _publish(
 
 
 def heldout_metrics(
-    before: NDArray[np.float64], after: NDArray[np.float64], tokens: NDArray[np.float64], seed: int
+    before: NDArray[np.float64],
+    after: NDArray[np.float64],
+    tokens: NDArray[np.float64],
+    dialogues: Sequence[int],
+    seed: int,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Loss on held-out rows before and after, and its change with an interval over rows.
+    """Loss on held-out rows before and after, and its change with an interval over dialogues.
 
     Args:
         before: [R] summed -log p of each row at the start.
         after: [R] the same at the end.
         tokens: [R] learned tokens.
+        dialogues: [R] the dialogue each row is from; rows of one are drawn together.
         seed: Of the bootstrap.
 
     Returns:
         (estimates {value, low, high, n, method} in nats a token, and perplexities; notes).
     """
     intervals = Intervals(seed=seed)
+    _, numbers = np.unique(dialogues, return_inverse=True)
+    before, after, tokens = (
+        np.bincount(numbers, weights=values).astype(np.float64) for values in (before, after, tokens)
+    )
     change = intervals.ratio(after - before, tokens)
     losses = {"heldout_loss_before": intervals.ratio(before, tokens), "heldout_loss": intervals.ratio(after, tokens)}
     metrics: dict[str, Any] = {name: estimate.as_json() for name, estimate in losses.items()}
@@ -327,7 +360,9 @@ def heldout_metrics(
             metrics[name.replace("loss", "perplexity")] = math.exp(min(estimate.value, 700.0))
     notes = []
     if decide(change) == "shows nothing":
-        notes.append("the interval of the held-out loss' change includes 0, or rests on too few rows: it shows nothing")
+        notes.append(
+            "the interval of the held-out loss' change includes 0, or rests on too few dialogues: it shows nothing"
+        )
     elif decide(change) == "higher":
         notes.append("the held-out loss rose: the model unlearned what carries over to unseen text")
     return metrics, notes
