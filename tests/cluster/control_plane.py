@@ -141,8 +141,13 @@ class ControlPlane:
         self.kubeconfig.write_text(json.dumps(kubeconfig(self.url, authority, token), indent=1))
         self.kubeconfig.chmod(0o600)
 
+    @property
+    def etcd_url(self) -> str:
+        """Where etcd answers, also to JSON."""
+        return f"http://{LOOPBACK}:{self._ports['etcd']}"
+
     def _etcd(self) -> list[str | Path]:
-        url = f"http://{LOOPBACK}:{self._ports['etcd']}"
+        url = self.etcd_url
         return [
             *(str(program("etcd")), f"--data-dir={self.folder / 'etcd'}", "--unsafe-no-fsync", "--log-level=warn"),
             *(f"--listen-client-urls={url}", f"--advertise-client-urls={url}"),
@@ -158,7 +163,7 @@ class ControlPlane:
         if not self.with_controllers:
             there.append("--disable-admission-plugins=ServiceAccount")  # nobody makes the default account
         return [
-            *(str(program("kube-apiserver")), f"--etcd-servers=http://{LOOPBACK}:{self._ports['etcd']}", *there),
+            *(str(program("kube-apiserver")), f"--etcd-servers={self.etcd_url}", *there),
             *(f"--secure-port={self._ports['apiserver']}", f"--tls-cert-file={self.pki / 'server.crt'}"),
             *(f"--tls-private-key-file={self.pki / 'server.key'}", "--authorization-mode=Node,RBAC"),
             f"--token-auth-file={self.pki / 'tokens.csv'}",
