@@ -53,6 +53,15 @@ def open_regular(path: Path) -> BufferedReader:
     return os.fdopen(descriptor, "rb")
 
 
+def exists(path: Path) -> bool:
+    """Whether there is something, also of a path that no file can have: too long, or with a NUL."""
+    try:
+        path.stat()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def kind_of(mode: int) -> str:
     """What a mode says that is no regular file, in words."""
     kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFLNK: "a link"}
@@ -140,6 +149,7 @@ def read_object(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
     """
     try:
         value = json.loads(read_bytes(path, most))
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair cannot be written anywhere
     except RecursionError as error:
         raise Unreadable(f"{path.name}: nested more than {MAX_DEPTH} deep") from error
     except ValueError as error:

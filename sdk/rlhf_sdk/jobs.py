@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlhf_api.bounded import exists
 from rlhf_api.errors import Finding, SpecError
 from rlhf_api.gpus import has_gpu
 from rlhf_api.job import RLHFJob
@@ -72,7 +73,7 @@ def absent(job: RLHFJob, folder: Path) -> dict[int, str]:
         source = parse_source(entry.source)
         if source.kind == "claim":
             found[index] = f"found {entry.source}; expected something on this machine, where there is no cluster"
-        elif source.kind == "path" and not (folder / source.location).exists():
+        elif source.kind == "path" and not exists(folder / source.location):
             found[index] = f"{folder / source.location} does not exist"
     return found
 
@@ -110,7 +111,7 @@ def with_inputs(job: RLHFJob, given: Sequence[str]) -> RLHFJob:
             raise CommandError(f"--input {text}: the job has no input {name!r}; it has: {known}", Exit.INVALID)
         if "://" not in source:
             path = Path(source).expanduser().resolve()
-            if not path.exists():
+            if not exists(path):
                 raise CommandError(f"--input {text}: {path} does not exist", Exit.INVALID)
             source = str(path)
         sources[name] = source

@@ -26,6 +26,8 @@ CONFIG = {
     "tie_word_embeddings": True,
     "vocab_size": 412,
 }
+NUMBER = 10 * 30 + 10 * 60
+"""Of the damaged inputs below."""
 JOB = """
 apiVersion: rlhf.dev/v1alpha1
 kind: RLHFJob

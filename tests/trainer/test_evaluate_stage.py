@@ -14,9 +14,9 @@ from transformers import AutoModelForSequenceClassification
 from rlhf_trainer.evaluation.answers import divergence
 from rlhf_trainer.evaluation.judges import ModelJudge
 from rlhf_trainer.evaluation.runner import model_names
+from rlhf_trainer.evaluation.shards import Shards
 from rlhf_trainer.exits import GuardTripped, InputError, Stopped
 from rlhf_trainer.models.scorer import Rule
-from rlhf_trainer.progress import Progress
 from rlhf_trainer.stages.evaluate import reward_weights, shown
 
 JUDGES = """
@@ -293,18 +293,17 @@ def test_a_model_against_itself_shows_nothing_and_kl_is_zero(folder):
 
 
 def test_it_tells_how_much_of_a_shard_is_answered(folder, monkeypatch):
-    told = []
-    say = Progress.say
+    shares, report = [], Shards.report
 
-    def listen(self, phase, share=None):
-        told.append((phase, share))
-        return say(self, phase, share)
+    def listen(self, share):
+        shares.append(share)
+        report(self, share)
 
-    monkeypatch.setattr(Progress, "say", listen)
+    monkeypatch.setattr(Shards, "report", listen)
     alone(case(folder, folder / "progress", rewards=[], costs=[{"function": "evaluate_judges:has_e"}]))
-    shares = [share for phase, share in told if phase == "generate" and share is not None]
     assert len(shares) > 4  # more than a shard's end, for two models of two shards
-    assert any(0 < share < 1 for share in shares)
+    assert all(0 < share <= 1 for share in shares)
+    assert any(share < 1 for share in shares)
 
 
 def test_stopped_between_shards_it_keeps_what_it_has(folder, monkeypatch):

@@ -63,6 +63,7 @@ class TestFiles:
             (b'{"a":' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"}", f"nested more than {MAX_DEPTH} deep"),
             (b"[" * 100_000, f"nested more than {MAX_DEPTH} deep"),
             (b'{"a": ' + b"9" * 5000 + b"}", "is no JSON"),
+            (b'{"a": "\\ud800"}', "is no JSON"),
         ],
     )
     def test_what_is_no_object_is_named(self, tmp_path: Path, content: bytes, problem: str) -> None:
@@ -146,6 +147,10 @@ class TestFunctions:
     def test_a_module_that_is_not_there_is_named(self, tmp_path: Path, name: str) -> None:
         with pytest.raises(InputError, match=f"function {name}: "):
             source_digest(name, tmp_path)
+
+
+def test_an_error_can_be_written_whatever_it_quotes() -> None:
+    assert str(InputError("found '\ud800'")) == "found '?'"
 
 
 class TestYaml:

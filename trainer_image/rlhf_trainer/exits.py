@@ -42,7 +42,7 @@ class StageError(Exception):
     reason = "Failure"
 
     def __init__(self, message: str, *, reason: str | None = None) -> None:
-        super().__init__(message)
+        super().__init__(message.encode(errors="replace").decode())  # half a surrogate pair cannot be written anywhere
         if reason is not None:
             self.reason = reason
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_api.bounded import Unreadable, read_bytes
+from rlhf_api.bounded import Unreadable, exists, read_bytes
 from rlhf_api.digest import digest_file, short_digest
 from rlhf_trainer.data.rows import Message
 from rlhf_trainer.exits import InputError
@@ -175,7 +175,7 @@ def _beside(root: Path, module: str) -> Path | None:
     """File of a module below `root`."""
     base = root.joinpath(*module.split("."))
     for candidate in (base / "__init__.py", base.with_name(base.name + ".py")):
-        if candidate.is_file():
+        if exists(candidate) and candidate.is_file():
             return candidate
     return None
 

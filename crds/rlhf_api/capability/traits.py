@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_api.bounded import Unreadable, read_object
+from rlhf_api.bounded import Unreadable, exists, read_object
 from rlhf_api.capability.model_types import CAUSAL, CHANGED_LOGITS, SCORERS, STATEFUL
 from rlhf_api.job import RLHFJob
 from rlhf_api.memory.look import local_path
@@ -109,7 +109,7 @@ def local_traits(job: RLHFJob, folder: Path) -> dict[str, ModelTraits]:
 def read_traits(folder: Path) -> ModelTraits | None:
     """Traits of a model's folder; None where it has no config.json that names its type (a GGUF file, data)."""
     member = folder / "members" / "0"
-    own = member if member.is_dir() else folder
+    own = member if exists(member) else folder
     try:
         config = read_object(own / "config.json")
     except Unreadable:

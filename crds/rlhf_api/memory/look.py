@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from rlhf_api.bounded import gunzip, lines, open_regular, read_object
+from rlhf_api.bounded import exists, gunzip, lines, open_regular, read_object
 from rlhf_api.gguf import read_header
 from rlhf_api.job import RLHFJob
 from rlhf_api.memory.facts import ModelFacts
@@ -37,7 +37,7 @@ def look(job: RLHFJob, folder: Path) -> tuple[dict[str, ModelFacts], dict[str, i
     lengths: dict[str, int] = {}
     for entry in job.spec.inputs:
         path = local_path(entry.source, folder)
-        if path is None or not path.exists():
+        if path is None or not exists(path):
             continue
         model = _model(path)
         if model is not None:

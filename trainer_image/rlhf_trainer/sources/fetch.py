@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from rlhf_api.bounded import exists
 from rlhf_api.job import Input
 from rlhf_api.memory.look import local_path
 from rlhf_api.packages import package_folder
@@ -87,7 +88,7 @@ def in_place(entry: Input, job_folder: Path, work: Path) -> tuple[Path, int] | N
         InputError: as `fetch`.
     """
     path = local_path(entry.source, job_folder)
-    if path is None or not path.exists():
+    if path is None or not exists(path):
         return None
     files = _local_files(path, entry.source)
     size = sum(file.stat().st_size for file in files.values())
@@ -131,7 +132,7 @@ def _local_path(source: Source, text: str, job_folder: Path, environment: Mappin
 
 
 def _local_files(path: Path, text: str) -> dict[str, Path]:
-    if not path.exists():
+    if not exists(path):
         raise InputError(f"{text}: no such file or folder ({path})")
     try:
         files = files_below(path)

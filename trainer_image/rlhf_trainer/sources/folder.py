@@ -47,6 +47,8 @@ def files_below(path: Path) -> dict[str, Path]:
             if target.is_dir():
                 continue
         _expect_regular(target.stat().st_mode, name)
+        if name.encode(errors="replace").decode() != name:
+            raise InputError(f"{name}: a file's name that is not UTF-8; rename it")
         files[name] = target
         if len(files) > MAX_FILES:
             raise InputError(f"{path}: holds more than {MAX_FILES} files; expected at most so many")
