@@ -159,3 +159,42 @@ def test_the_saved_template_ends_where_training_scored(template: str) -> None:
             for one in (tokenizer, saved)
         ]
         assert texts[0] == texts[1]
+
+
+def test_trl_scores_answers_and_trains_on_from_products(root: Path, tmp_path: Path) -> None:
+    from datasets import Dataset
+    from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+
+    common: dict[str, Any] = {"output_dir": str(tmp_path), "max_steps": 1, "per_device_train_batch_size": 2}
+    common |= {"report_to": "none", "use_cpu": True, "bf16": False, "save_strategy": "no", "disable_tqdm": True}
+    product, answer = policy(root, "trl"), [{"role": "assistant", "content": "call a doctor please"}]
+    model, tokenizer = load_policy(product, "float32")
+    sft = SFTTrainer(
+        model=str(product),
+        args=SFTConfig(**common),
+        train_dataset=Dataset.from_list([{"messages": [*ASKED, *answer]}] * 2),
+    )
+    ids = sft.processing_class.apply_chat_template(ASKED, add_generation_prompt=True, return_dict=False)
+    greedy = sample(model, [ids], Sampling(0.0, 12, end_ids(model, tokenizer)), seed=0)[0]
+    out = sft.model.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)[0, len(ids) :].tolist()
+    assert out == greedy.ids
+    assert sft.train().training_loss > 0
+
+    inputs = {"input:base": str(root / "base"), "input:prefs": str(root / "prefs.jsonl")}
+    made = Case(
+        str(root), "rewardModel", {**LLAMA, "data": [{"input": "prefs"}]}, inputs, digest="7" * 64, uid="trl-reward"
+    )
+    alone(made)
+    reward = RewardTrainer(
+        model=str(made.product),
+        args=RewardConfig(**common),
+        train_dataset=Dataset.from_list(
+            [{"prompt": ASKED, "chosen": answer, "rejected": [{"role": "assistant", "content": "no"}]}] * 2
+        ),
+    )
+    row = encode_row(reward.processing_class, ASKED, "call a doctor please", 64)
+    expected = load_scorer(made.product, "float32").scores(torch.tensor([row.ids]), torch.ones(1, len(row.ids)))
+    with torch.no_grad():
+        found = reward.model.eval()(input_ids=torch.tensor([row.ids]), attention_mask=torch.ones(1, len(row.ids)))
+    torch.testing.assert_close(found.logits[0].float(), expected[:, 0], atol=1e-4, rtol=1e-4)
+    assert reward.train().training_loss > 0
