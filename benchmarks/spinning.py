@@ -2,9 +2,9 @@
 spin (the default of libgomp) and where they sleep (OMP_WAIT_POLICY=PASSIVE, as the trainer sets it), on a quiet machine
 and beside busy processes.
 
-    python benchmarks/spinning.py [--steps 8] [--rounds 3] [--busy 0 1 2 4]
+    python benchmarks/spinning.py [--steps 8] [--rounds 3] [--busy 0 1 2 4] > benchmarks/results/spinning.md
 
-Prints a Markdown table. Policies take turns in each round; each figure is the median of the rounds.
+Prints a Markdown page. Policies take turns in each round; each figure is the median of the rounds.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+
+from table import machine
 
 STEP = """
 import sys, time, torch
@@ -61,7 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--busy", type=int, nargs="+", default=[0, 1, 2, 4])
     options = parser.parse_args(arguments)
-    print(f"{options.threads} threads; {options.steps} steps; median of {options.rounds} rounds\n")
+    print("# Threads that spin at barriers, and threads that sleep\n")
+    print(
+        f"`python benchmarks/spinning.py` on {machine()}: {options.threads} threads, {options.steps} steps of a small Llama, "
+        f"median of {options.rounds}\nrounds in turn; {os.getloadavg()[0]:.1f} other runnable processes when it began.\n"
+    )
     print("| busy processes beside it | spin, s | sleep, s | spin / sleep |\n|---|---|---|---|")
     for count in options.busy:
         with busy(count):
