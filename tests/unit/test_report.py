@@ -378,3 +378,10 @@ def test_without_an_evaluation_the_scorers_speak_beside_their_baselines(tmp_path
         texts[1].startswith("The cost model of stage cost judges 74%")
         and "Of signs, 86% (78% to 92%); always saying the commoner" in texts[1]
     )
+
+
+def test_it_says_where_every_product_lies(whole):
+    content, _, page = whole
+    for stage in content["stages"]:
+        assert stage["product"] == f"products/{stage['type']}-{stage['digest']}"
+        assert stage["product"] in page.words

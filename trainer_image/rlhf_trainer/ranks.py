@@ -36,7 +36,7 @@ MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold=8589934592:glibc.ma
 page of 4 KiB at a time: as long as the arithmetic. So it keeps what it has, in huge pages where the kernel lends them."""
 WAIT_POLICY = "PASSIVE"
 """OpenMP's threads sleep at a barrier. By default they spin there: where cores are shared, a thread that spins holds the
-core which the thread it waits for needs, and a step takes many times as long (benchmarks/results/spinning.md)."""
+core which the thread it waits for needs, and a step takes longer (benchmarks/results/spinning.md)."""
 
 CUBLAS_WORKSPACE = ":4096:8"
 """cuBLAS sums in one order only with workspaces of its own, which it must be told of before it starts."""

@@ -96,6 +96,7 @@ def _stage(found: StageFolder) -> Json:
         "needs": [name for name in planned.needs if name != "prepare"],
         "inputs": [key.partition(":")[2] for key in planned.takes if key.startswith("input:")],
         "digest": manifest.digest if manifest else None,
+        "product": f"products/{found.product.name}" if found.product else None,
         "seed": planned.seed,
         "ranks": manifest.world if manifest else None,
         "image": manifest.image if manifest else None,
