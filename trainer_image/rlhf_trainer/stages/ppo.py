@@ -14,6 +14,7 @@ from rlhf_trainer.data.chat import Encoded, encode_conversation, encode_prompt
 from rlhf_trainer.data.checks import Encodings
 from rlhf_trainer.data.load import load_conversations, load_prompts
 from rlhf_trainer.exits import InputError
+from rlhf_trainer.generation.sample import prompt_room
 from rlhf_trainer.inspection.readers import readers
 from rlhf_trainer.inspection.templates import checks_of
 from rlhf_trainer.loop import train
@@ -41,7 +42,7 @@ def run(context: StageContext) -> None:
     """
     spec = context.spec(Ppo)
     models = load(context, spec)
-    prompts, kinds, counts = _prompts(context, spec, models.tokenizer)
+    prompts, kinds, counts = _prompts(context, spec, models)
     rules = _rules(context, spec, kinds)
     ptx = _ptx(context, spec, models, counts)
     task = PpoTask(context, spec, models, prompts, ptx, rules)
@@ -49,11 +50,11 @@ def run(context: StageContext) -> None:
     _publish(context, spec, task, models, counts)
 
 
-def _prompts(context: StageContext, spec: Ppo, tokenizer: Any) -> tuple[Prompts, list[str | None], dict[str, int]]:
-    encodings = Encodings(lambda row: encode_prompt(tokenizer, row.messages, tools=row.tools))
+def _prompts(context: StageContext, spec: Ppo, models: Models) -> tuple[Prompts, list[str | None], dict[str, int]]:
+    encodings = Encodings(lambda row: encode_prompt(models.tokenizer, row.messages, tools=row.tools))
     graders = (reader for reader in readers(spec, "prompts") if reader.reading == "grader")
     rows, read = load_prompts(context, spec.prompts, encodings, *checks_of(context, graders))
-    longest = spec.rollout.max_prompt_tokens
+    longest = prompt_room(models.policy.model, spec.rollout.max_prompt_tokens, spec.rollout.max_new_tokens)
     whole = [encodings[row] for row in rows]
     counts = read.as_dict("prompts")
     counts["prompts.cut"] = sum(len(ids) > longest for ids in whole)
