@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from rlhf_api.bounded import exists
 from rlhf_api.sentences import nearest
 
 NAMED = 2000
@@ -27,14 +28,14 @@ def meant(location: str, folder: Path, working: Path) -> str | None:
         return "patterns are not looked up: name the file, or the folder that holds the files"
     if "\\" in location:
         return "write the path with /"
-    if not location.startswith("/") and (working / location).exists():
+    if not location.startswith("/") and exists(working / location):
         return f"a relative path starts at the job's file, in {folder}"
     path = folder / location
-    if path.parent.is_dir():
+    if exists(path.parent) and path.parent.is_dir():
         names = sorted(entry.name for entry, _ in zip(path.parent.iterdir(), range(NAMED), strict=False))
         near = nearest(path.name, names)
         if near is not None:
             return f"perhaps {near}"
-    if _REPOSITORY.fullmatch(location) and not _DATA.search(location) and not path.parent.exists():
+    if _REPOSITORY.fullmatch(location) and not _DATA.search(location) and not exists(path.parent):
         return f"a repository of a model hub is hf://{location}@main"
     return None

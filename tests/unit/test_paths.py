@@ -30,3 +30,8 @@ def test_a_hint(tmp_path: Path, location: str, words: str | None) -> None:
         file.touch()
     hint = meant(location, folder, working)
     assert hint is None if words is None else hint is not None and hint.startswith(words)
+
+
+@pytest.mark.parametrize("location", ["é" * 200, "é" * 200 + "/a", "a\x00b", "a\x00b/c"])
+def test_a_path_that_no_file_can_have_gets_no_hint(tmp_path, location):
+    assert meant(location, tmp_path, tmp_path) is None
