@@ -32,17 +32,17 @@ def misfits(job: RLHFJob, inputs: Mapping[str, ResolvedInput]) -> list[str]:
         inputs: all of its inputs, each of which can be read for itself.
     """
     problems: list[str] = []
-    there = _Inputs(job, inputs)
+    readable = _Inputs(job, inputs)
     for stage in job.spec.stages:
         if isinstance(stage.spec, Rules):
-            _of_rules(there, stage.spec, _Problems(stage, problems))
+            _of_rules(readable, stage.spec, _Problems(stage, problems))
         elif isinstance(stage.spec, Simulate):
-            _of_simulate(there, stage.spec, _Problems(stage, problems))
+            _of_simulate(readable, stage.spec, _Problems(stage, problems))
         elif isinstance(stage.spec, Ppo) and stage.spec.rule_based is not None:
-            policy = there.policy_of(stage.spec.rule_based)
-            _of_types(there, policy, stage.spec.prompts, _Problems(stage, problems))
+            policy = readable.policy_of(stage.spec.rule_based)
+            _of_types(readable, policy, stage.spec.prompts, _Problems(stage, problems))
         elif isinstance(stage.spec, Evaluate):
-            _of_evaluate(there, stage.spec, _Problems(stage, problems))
+            _of_evaluate(readable, stage.spec, _Problems(stage, problems))
     return problems
 
 
@@ -94,18 +94,18 @@ def _whole(refs: Sequence[DataRef]) -> bool:
     return all(ref.input is not None for ref in refs)
 
 
-def _of_rules(there: _Inputs, spec: Rules, problems: _Problems) -> None:
-    policy = there.policy(spec.policy)
+def _of_rules(inputs: _Inputs, spec: Rules, problems: _Problems) -> None:
+    policy = inputs.policy(spec.policy)
     before = len(problems.all)
     rows: list[Completion] = []
     for index, ref in enumerate(spec.completions):
-        own = there.completions(ref)
-        rows += own
+        completions = inputs.completions(ref)
+        rows += completions
         with problems.at(f"completions[{index}]"):
-            check_completions(policy, own, labelled=spec.features == "labels")
+            check_completions(policy, completions, labelled=spec.features == "labels")
     for index, ref in enumerate(spec.gold):
         with problems.at(f"gold[{index}]"):
-            check_completions(policy, there.completions(ref), labelled=True)
+            check_completions(policy, inputs.completions(ref), labelled=True)
     if len(problems.all) > before:
         return
     with problems.at("completions"):
@@ -114,8 +114,8 @@ def _of_rules(there: _Inputs, spec: Rules, problems: _Problems) -> None:
             check_rank_apart(policy, rows, by_prompt=spec.pairs == "prompt")
 
 
-def _of_simulate(there: _Inputs, spec: Simulate, problems: _Problems) -> None:
-    prompts = there.prompts(spec.prompts)
+def _of_simulate(inputs: _Inputs, spec: Simulate, problems: _Problems) -> None:
+    prompts = inputs.prompts(spec.prompts)
     with problems.at("prompts"):
         check_plain(prompts)
     if spec.completions is None:
@@ -129,22 +129,22 @@ def _of_simulate(there: _Inputs, spec: Simulate, problems: _Problems) -> None:
             Method(spec, seed=0).styles(kind)
 
 
-def _of_evaluate(there: _Inputs, spec: Evaluate, problems: _Problems) -> None:
+def _of_evaluate(inputs: _Inputs, spec: Evaluate, problems: _Problems) -> None:
     from rlhf_trainer.evaluation import gates  # scipy
     from rlhf_trainer.evaluation.classes import measured
 
-    policy = None if spec.rule_based is None else there.policy_of(spec.rule_based)
+    policy = None if spec.rule_based is None else inputs.policy_of(spec.rule_based)
     if policy is not None or spec.rule_based is None:
         with problems.at("gates"):
             gates.check_names(spec, [] if policy is None else measured(policy))
     if policy is not None:
-        _of_types(there, policy, spec.prompts, problems)
+        _of_types(inputs, policy, spec.prompts, problems)
 
 
-def _of_types(there: _Inputs, policy: Policy | None, refs: Sequence[DataRef], problems: _Problems) -> None:
+def _of_types(inputs: _Inputs, policy: Policy | None, refs: Sequence[DataRef], problems: _Problems) -> None:
     if policy is None:
         return
     with problems.at("prompts"):
-        kinds = [prompt.response_type for prompt in there.prompts(refs)]
+        kinds = [prompt.response_type for prompt in inputs.prompts(refs)]
         if _whole(refs) or any(kinds):
             check_types(policy, kinds, "rules")
