@@ -527,7 +527,7 @@ def test_prompts_without_a_response_type_are_left_out_of_completions(folder, tmp
 )
 def test_prompts_with_tools_are_refused(folder, tmp_path, row, field):
     (tmp_path / "tools.jsonl").write_text(json.dumps(row) + "\n")
-    tried = case(folder, tmp_path / "storage", "rlcd")
+    tried = case(folder, tmp_path / "storage", "rlcd", chat="plain")  # no template, which would refuse them before
     tried.inputs["input:prompts"] = str(tmp_path / "tools.jsonl")
     with pytest.raises(InputError, match=rf"prompts \(tools.jsonl:1\): found {field}; expected prompts of texts alone"):
         alone(tried)

@@ -10,7 +10,7 @@ import pytest
 import small_data
 from stage_gang import Case, alone
 
-from rlhf_trainer.data.template import TemplateProblem
+from rlhf_trainer.exits import InputError
 
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
 SAMPLES = {"maxNewTokens": 4}
@@ -41,7 +41,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_rewards_costs_and_evaluations_give_tools_to_the_template(home: Path, stage: str) -> None:
     inputs = {f"stage:{name}": str(home / name) for name in ("sft", "other", "rm")}
     made = Case(str(home), stage, SPECS[stage], {**inputs, "input:tools": str(home / "tools.jsonl")}, {}, uid=stage)
-    with pytest.raises(TemplateProblem, match=r"tools: the chat template .* does not write them"):
+    with pytest.raises(InputError, match=r"tools: the chat template .* does not write them"):
         alone(made)
 
 
@@ -52,5 +52,5 @@ def test_rewards_costs_and_evaluations_give_tools_to_the_template(home: Path, st
 def test_ppo_gives_tools_of_prompts_and_ptx_to_the_template(home: Path, fields: dict[str, object], data: str) -> None:
     made = ppo_cases.case(home, name=data, **fields)
     made.inputs["input:tools"] = str(home / f"{data}.jsonl")
-    with pytest.raises(TemplateProblem, match=r"tools: the chat template .* does not write them"):
+    with pytest.raises(InputError, match=r"tools: the chat template .* does not write them"):
         alone(made)

@@ -431,8 +431,8 @@ MISTAKES: dict[str, tuple[Spoil, str, str]] = {
             c.write("asks.jsonl", [{"prompt": "q", "tools": [TOOL]}]),
             c.simulate(contextDistillation={"task": "harmlessness"}),
         ),
-        "spec.stages[5].simulate.prompts",
-        "asks.jsonl:1): found tools; expected prompts of texts alone",
+        "spec.stages[4].ppo.prompts[0]",
+        "asks.jsonl:1: tools: the chat template (chat_template.jinja) does not write them",
     ),
     "a spreadsheet": (
         lambda c: (c.write("chat.xlsx", b"PK\3\4"), c.input("chat", source="chat.xlsx")),

@@ -7,7 +7,7 @@ import itertools
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -163,7 +163,7 @@ class Conversion:
             if self._full():
                 break
         self.unused = Counter({column: count for column, count in filled.items() if column not in read})
-        self._judge(path)
+        self._judge(path, read)
 
     @property
     def _columns(self) -> Mapping[str, str]:
@@ -285,11 +285,12 @@ class Conversion:
         if len(self.counts.examples) < SHOWN:
             self.counts.examples.append(message)
 
-    def _judge(self, path: Path) -> None:
+    def _judge(self, path: Path, read: Container[str]) -> None:
         allowed = self.entry.max_bad_rows if self.entry is not None else 0.0
         counts = self.counts
         shown = "".join(f"\n  {example}" for example in counts.examples)
-        absent = absent_column(self._columns, self._names) if self._names and not self._full() else None
+        mapped = {ours: theirs for ours, theirs in self._columns.items() if theirs in read}  # others: of another format
+        absent = absent_column(mapped, self._names) if self._names and not self._full() else None
         if absent is not None:
             raise InputError(f"{self.name}: {absent}")
         if counts.bad > allowed * counts.read:
@@ -304,12 +305,13 @@ class Conversion:
 
 def absent_column(columns: Mapping[str, str], names: Iterable[str]) -> str | None:
     """An entry of `columns` that maps to a column which is not among `names`, in words; None: there is none."""
-    there = [str(name) for name in names]
+    columns_read = [str(name) for name in names]
     for ours, theirs in columns.items():
-        if theirs not in there:
-            near = nearest(theirs, there)
+        if theirs not in columns_read:
+            near = nearest(theirs, columns_read)
             hint = f" (did you mean {near}?)" if near else ""
-            return f"columns.{ours}: found {theirs}, which no row has; expected one of {', '.join(sorted(there)[:20])}{hint}"
+            expected = ", ".join(sorted(columns_read)[:20])
+            return f"columns.{ours}: found {theirs}, which no row has; expected one of {expected}{hint}"
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from rlhf_api.fields import RulesRef
 from rlhf_trainer.context import StageContext
 from rlhf_trainer.data.chat import prepare_tokenizer
 from rlhf_trainer.data.checks import check_of
@@ -22,6 +23,8 @@ def checks_of(context: StageContext, readers: Iterable[Reader]) -> list[Check]:
     """
     checks = []
     for reader in readers:
+        if isinstance(reader.reference, RulesRef):  # rules without a grader: refused where they are loaded
+            continue
         entry = context.input(reader.reference)
         member = Path(entry.path) / MEMBERS / "0"
         tokenizer = load_tokenizer(member if member.is_dir() else entry.path, context.storage / "inputs")
