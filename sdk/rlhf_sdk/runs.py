@@ -105,7 +105,7 @@ def find(what: str, storage: Path | None) -> Entry:
     if number is None:
         return next(entry for entry in numbered.values() if entry.latest)
     if number not in numbered:
-        names = ", ".join(f"{base}@{known}" for known in numbered)
+        names = ", ".join(f"{base}@{run}" for run in numbered)
         raise CommandError(f"{what}: no such run; found {names}", Exit.INVALID)
     return numbered[number]
 
@@ -125,12 +125,12 @@ def verified(entry: Entry, product: str) -> Path:
         CommandError: it is not made, or gone, or damaged.
     """
     try:
-        found = find_verified(entry.storage, product)
+        verified_product = find_verified(entry.storage, product)
     except DamagedProduct as damage:
         raise CommandError(f"{damage}; run the job again to make it anew") from damage
-    if found is None:
+    if verified_product is None:
         raise CommandError(f"{name_of(entry)}: {product} is not made, or was removed")
-    return found.path
+    return verified_product.path
 
 
 def name_of(entry: Entry, every: Sequence[Entry] = ()) -> str:

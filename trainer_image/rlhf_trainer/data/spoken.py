@@ -21,11 +21,11 @@ THOUGHT, ANSWER = "5f0d", "5f0e"
 
 def spoken_text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     """The answer's text without special tokens; without the header and what was thought before it, where it has one."""
-    whole = str(tokenizer.decode(ids, skip_special_tokens=False))
-    ends = [whole.rfind(header) + len(header) for header in headers(tokenizer) if header in whole]
+    answer = str(tokenizer.decode(ids, skip_special_tokens=False))
+    ends = [answer.rfind(header) + len(header) for header in headers(tokenizer) if header in answer]
     if not ends:
         return str(tokenizer.decode(ids, skip_special_tokens=True))
-    text = whole[max(ends) :].lstrip("\n")
+    text = answer[max(ends) :].lstrip("\n")
     for token in special_tokens(tokenizer):
         text = text.replace(token, "")
     return text
@@ -42,11 +42,11 @@ def _headers(tokenizer: Tokenizer, _template: str) -> tuple[str, ...]:
     thinking: Message = {"role": "assistant", "content": ANSWER, "reasoning_content": THOUGHT}
     try:
         prompt = render(tokenizer, [ASKED], generation=True)
-        whole = render(tokenizer, [ASKED, silent])
+        answered = render(tokenizer, [ASKED, silent])
         thought = render(tokenizer, [ASKED, thinking])
     except TemplateProblem:  # of pictures' models, which take no texts: their rows are refused elsewhere
         return ()
-    before = [whole.removeprefix(prompt)] if whole.startswith(prompt) else []
+    before = [answered.removeprefix(prompt)] if answered.startswith(prompt) else []
     before += thought.split(THOUGHT)[1:]
-    found = (text.partition(ANSWER)[0].strip() for text in before if ANSWER in text)
-    return tuple(dict.fromkeys(header for header in found if TAG.search(header)))
+    texts = (text.partition(ANSWER)[0].strip() for text in before if ANSWER in text)
+    return tuple(dict.fromkeys(text for text in texts if TAG.search(text)))

@@ -244,8 +244,8 @@ def _take_input(findings: Findings, entry: Input, found: Fetched, wanted: list[A
 
 def _checks(findings: Findings, use: DataUse, most: int | None) -> list[Check]:
     """What the chat templates of the models that read a use's rows say; of models that could be read."""
-    known = ((findings.tokenizers.get(name), reading) for name, reading in use.readers)
-    return [first_rows(check_of(tokenizer, reading), most) for tokenizer, reading in known if tokenizer is not None]
+    readers = ((findings.tokenizers.get(name), reading) for name, reading in use.readers)
+    return [first_rows(check_of(tokenizer, reading), most) for tokenizer, reading in readers if tokenizer is not None]
 
 
 def _take_function(findings: Findings, name: str, folder: Path) -> None:
