@@ -47,7 +47,7 @@ class Commands(TyperGroup):
             if error.errno == errno.EPIPE or error.filename is None:
                 raise
             complain(f"{error.filename}: {error.strerror}")
-            raise typer.Exit(int(Exit.FAILED)) from error
+            raise typer.Exit(int(Exit.INVALID if error.errno == errno.ENAMETOOLONG else Exit.FAILED)) from error
         except KeyboardInterrupt as error:
             raise typer.Exit(int(Exit.INTERRUPTED)) from error
 

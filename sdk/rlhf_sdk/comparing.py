@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rlhf_api.bounded import exists
 from rlhf_api.store import DamagedProduct, Product, Run, read_product
 from rlhf_sdk import runs
 from rlhf_sdk.exits import CommandError, Exit
@@ -37,9 +38,9 @@ def read(what: str, storage: Path | None) -> Side:
         CommandError: it is neither, or never run.
     """
     path = Path(what)
-    if (path / "manifest.json").is_file():
+    if exists(path / "manifest.json"):
         return _product_side(path)
-    if path.suffix == ".json" and path.is_file() and path.parent.parent.parent.name == "runs":
+    if path.suffix == ".json" and exists(path) and path.parent.parent.parent.name == "runs":
         index = _index(path)
         return run_side(index, path.resolve().parents[3], index.job)
     entry = runs.find(what, storage)

@@ -18,7 +18,7 @@ from rlhf_sdk.exits import CommandError, Exit
 from rlhf_sdk.local.layout import STORAGE, Layout, local_uid
 from rlhf_sdk.local.locks import held
 from rlhf_sdk.local.state import RunState, load
-from rlhf_sdk.paths import meant
+from rlhf_sdk.paths import is_job_file, meant
 
 GPU = "nvidia.com/gpu"
 
@@ -162,7 +162,7 @@ def locate(what: str, storage: Path | None) -> Located:
         CommandError: there is none, or several.
     """
     path = Path(what)
-    if path.suffix in (".yaml", ".yml", ".json") or path.is_file():
+    if is_job_file(what):
         namespace, name = identity(path)
         layout = layout_at(namespace or "default", name, path, storage)
         state = _load(layout)

@@ -1,4 +1,4 @@
-"""What a path that is not there may have been meant for."""
+"""Paths as users write them: whether a text is a job's file, and what a path that is not there was meant for."""
 
 from __future__ import annotations
 
@@ -12,6 +12,12 @@ NAMED = 2000
 """Entries of a folder among which a misspelt name is looked for."""
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _DATA = re.compile(r"\.(jsonl?|ndjson|csv|tsv|parquet|gguf|gz|zst|ya?ml)$")
+
+
+def is_job_file(text: str) -> bool:
+    """Whether a job is meant by its file, not by its name or UID."""
+    path = Path(text)
+    return path.suffix in (".yaml", ".yml", ".json") or (exists(path) and path.is_file())
 
 
 def meant(location: str, folder: Path, working: Path) -> str | None:

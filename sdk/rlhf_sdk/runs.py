@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlhf_api.bounded import exists
 from rlhf_api.store import DamagedProduct, Run, find_verified, read_runs, run_path, runs_of
 from rlhf_sdk import jobs
 from rlhf_sdk.exits import CommandError, Exit
 from rlhf_sdk.local.layout import STORAGE, Layout
 from rlhf_sdk.local.locks import held
+from rlhf_sdk.paths import is_job_file
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def select(what: str, storage: Path | None) -> list[Entry]:
         CommandError: no run, or several UIDs have the name.
     """
     path = Path(what)
-    if path.suffix in (".yaml", ".yml", ".json") or path.is_file():
+    if is_job_file(what):
         namespace, name = jobs.identity(path)
         layout = jobs.layout_at(namespace or "default", name, path, storage)
         where, keys = layout.storage, (layout.uid,)
@@ -113,7 +115,7 @@ def find(what: str, storage: Path | None) -> Entry:
 def split(what: str) -> tuple[str, int | None]:
     """`job.yaml@2` as `job.yaml` and 2; without a number, or where a file has that name, as it is."""
     base, at, number = what.rpartition("@")
-    if not at or not number.isdecimal() or Path(what).exists():
+    if not at or not number.isdecimal() or exists(Path(what)):
         return what, None
     return base, int(number)
 

@@ -14,6 +14,7 @@ from rlhf_trainer.reporting import tables
 from rlhf_trainer.reporting.collect import collect
 from rlhf_trainer.reporting.content import content
 from rlhf_trainer.reporting.render import TEMPLATES, render
+from rlhf_trainer.reporting.verdict import called, judged_by
 
 SFT_ONLY = {
     **report_fixture.JOB,
@@ -348,7 +349,7 @@ def test_an_evaluation_without_judges_says_so(tmp_path):
 def test_where_the_constraint_ended_is_said_and_a_cost_above_its_limit_is_bad(whole, tmp_path):
     found, _, _ = whole
     said = next(said for said in found["verdict"] if "its limit" in said["text"])
-    assert "the cost cost was \u22120.144 on average" in said["text"] and "within its limit of 0" in said["text"]
+    assert "the cost was \u22120.144 on average" in said["text"] and "within its limit of 0" in said["text"]
     assert "λ was 3.21" in said["text"] and said["tone"] == ""
     file = report_fixture.build(tmp_path)
     path = next((tmp_path / "products").glob("ppo-*")) / "manifest.json"
@@ -385,3 +386,20 @@ def test_it_says_where_every_product_lies(whole):
     for stage in content["stages"]:
         assert stage["product"] == f"products/{stage['type']}-{stage['digest']}"
         assert stage["product"] in page.words
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("harm", "the cost harm"),
+        ("cost", "the cost"),
+        ("harm-cost", "harm-cost"),
+        ("cost_model", "cost_model"),
+        ("Cost", "Cost"),
+        ("costly", "the cost costly"),
+    ],
+)
+def test_a_name_that_says_its_kind_is_not_told_it_twice(name, words):
+    assert called("cost", name) == words
+    judge = {"kind": "cost", "name": name, "source": "stage:cost", "optimised": True}
+    assert judged_by(judge).startswith("the cost, a model" if name == "cost" else f"{name}, a model")

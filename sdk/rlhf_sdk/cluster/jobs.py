@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ RESOURCE = "rlhfjobs.rlhf.dev"
 DONE = ("Complete", "Reused")
 OPEN = ("Pending", "Running")
 """States of an attempt that has not ended."""
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _SHOWN = 10
 """Names listed where a name is not found."""
 
@@ -143,10 +145,16 @@ def named(what: str, target: Target) -> tuple[str, Target]:
     """Name and place of the job that the user means: a name, or a job file, which has both.
 
     Raises:
-        CommandError: the file is no job.
+        CommandError: the file is no job, or the name is none that a job can have.
     """
     path = Path(what)
     if path.suffix not in (".yaml", ".yml", ".json") and "/" not in what:
+        if _NAME.fullmatch(what) is None:
+            raise CommandError(
+                f"{what}: found no job file of this name; expected one, or a job's name "
+                "(at most 253 of a-z, 0-9, - and ., a letter or digit first and last)",
+                Exit.INVALID,
+            )
         return what, target
     from rlhf_sdk.jobs import identity
 

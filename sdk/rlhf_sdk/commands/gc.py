@@ -70,7 +70,7 @@ def gc(
 
     root = storage.resolve()
     if not root.is_dir():
-        raise CommandError(f"{root}: no such storage")
+        raise CommandError(f"{root}: no such storage", Exit.INVALID)
     lock = FileLock(gc_lock(root))
     if yes:
         try:

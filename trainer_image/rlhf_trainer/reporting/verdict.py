@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,7 +47,19 @@ def sentences(evaluation: Json) -> list[dict[str, str]]:
 def judged_by(judge: Json) -> str:
     """The judge in words, and whether training pushed on it."""
     what = "an exact function" if judge["source"].startswith("function:") else "a model"
-    return f"{judge['name']}, {what} that training {'optimised' if judge['optimised'] else 'never optimised'}"
+    return f"{_alone(judge)}, {what} that training {'optimised' if judge['optimised'] else 'never optimised'}"
+
+
+def called(kind: str, name: str) -> str:
+    """`the cost harm`; a name that says its kind is not told it twice: `the cost`, `harm-cost`."""
+    if name == kind:
+        return f"the {kind}"
+    return name if kind in re.split(r"[^a-z]+", name.lower()) else f"the {kind} {name}"
+
+
+def _alone(judge: Json) -> str:
+    """A judge where its kind is told already."""
+    return called(judge["kind"], judge["name"]) if judge["name"] == judge["kind"] else str(judge["name"])
 
 
 def _harm(evaluation: Json, baseline: Json, model: Json, judge: Json) -> dict[str, str]:
@@ -54,7 +67,7 @@ def _harm(evaluation: Json, baseline: Json, model: Json, judge: Json) -> dict[st
     before, after = baseline["metrics"][metric], model["metrics"][metric]
     difference = model["differences"][metric]
     if after["value"] is None or before["value"] is None:
-        return {"text": f"Harm was not measured: {judge['name']} gave no score.", "tone": ""}
+        return {"text": f"Harm was not measured: {_alone(judge)} gave no score.", "tone": ""}
     change = f"difference {points(difference['value'])} points"
     if difference["low"] is not None:
         low, high = points(difference["low"]), points(difference["high"])
@@ -76,7 +89,7 @@ def _reward(baseline: Json, model: Json, judge: Json) -> dict[str, str]:
     metric = f"reward.{judge['name']}"
     before, after, difference = baseline["metrics"][metric], model["metrics"][metric], model["differences"][metric]
     if after["value"] is None or before["value"] is None:
-        return {"text": f"Helpfulness was not measured: {judge['name']} gave no score.", "tone": ""}
+        return {"text": f"Helpfulness was not measured: {_alone(judge)} gave no score.", "tone": ""}
     change = f"(difference {number(difference['value'])}, {_interval(difference)}){_why(difference)}, "
     change += f"judged by {judged_by(judge)}."
     numbers = f"{number(before['value'])} to {number(after['value'])}"
@@ -166,7 +179,7 @@ def constraints(stages: Sequence[Json]) -> list[dict[str, str]]:
             weight = stage["metrics"].get(f"lambda.{name}")
             told = f"; its multiplier λ was {number(weight)}" if isinstance(weight, (int, float)) else ""
             text = (
-                f"Over the last steps of {stage['name']}, the cost {name} was {number(mean)} on average on training's own "
+                f"Over the last steps of {stage['name']}, {called('cost', name)} was {number(mean)} on average on training's own "
                 f"answers, {side} its limit of {number(limit)}{told}."
             )
             found.append({"text": text, "tone": "" if mean <= limit else "bad"})
