@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import warm
 from patience import PATIENCE
 from stage_gang import leave
 from torch import nn
@@ -112,7 +113,7 @@ def run(world: int, cases: list[dict[str, Any]], folder: Path) -> list[dict[str,
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
-            [sys.executable, __file__, str(folder), str(rank), str(world)],
+            [warm.python(), __file__, str(folder), str(rank), str(world)],
             env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+import warm
 from patience import PATIENCE
 
 REPOSITORY = Path(__file__).parents[2]
@@ -152,7 +153,7 @@ def gang(world: int, cases: Sequence[Case], folder: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS), "OMP_NUM_THREADS": "1"}
     ranks = [
         subprocess.Popen(
-            [sys.executable, __file__, str(path), str(store), str(rank), str(world)],
+            [warm.python(), __file__, str(path), str(store), str(rank), str(world)],
             env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
+import warm
 from tiny import tiny_policy
 
 from fakes.command import rlhf
@@ -25,7 +25,7 @@ spec:
 
 
 def run(path: Path) -> None:
-    command = [sys.executable, "-m", "rlhf_sdk.cli", "run", str(path), "--output", "json"]
+    command = [warm.python(), "-m", "rlhf_sdk.cli", "run", str(path), "--output", "json"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
 

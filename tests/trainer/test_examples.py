@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import warm
 from ruamel.yaml import YAML
 from tiny import tiny_policy
 
@@ -55,7 +55,7 @@ def test_an_example_runs_to_its_report(name: str, model: Path, tmp_path: Path) -
     YAML().dump(job, path)
     base = ["--input", f"base={model}"] if any(entry["name"] == "base" for entry in job["spec"]["inputs"]) else []
     done = subprocess.run(
-        [sys.executable, "-m", "rlhf_sdk.cli", "run", str(path), *base, "--output", "json"],
+        [warm.python(), "-m", "rlhf_sdk.cli", "run", str(path), *base, "--output", "json"],
         capture_output=True,
         text=True,
         check=False,

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import warm
 from patience import PATIENCE
 from ppo_cases import base, case
 from toys import launch, start
@@ -63,7 +64,7 @@ def home(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("zero", [2, 3])
 def test_ppo_of_two_ranks_killed_and_stopped_ends_bit_identical(home, zero):
     whole = stage_file(home, "whole", zero)
-    code, output = launch(whole)
+    code, output = launch(whole, python=warm.python())
     assert code == 0, output
 
     def interrupted(attempt: int, number: signal.Signals, step: int) -> tuple[int, str]:
@@ -71,7 +72,7 @@ def test_ppo_of_two_ranks_killed_and_stopped_ends_bit_identical(home, zero):
         file = stage_file(home, "parted", zero, attempt)
         folder = Path(file.directories.work) / "checkpoints"
         before = {path.name for path in folder.glob("step-*")}
-        process = start(file)
+        process = start(file, python=warm.python())
         while process.poll() is None:
             if any(path.name >= f"step-{step:08d}" for path in folder.glob("step-*") if path.name not in before):
                 process.send_signal(number)
@@ -85,7 +86,7 @@ def test_ppo_of_two_ranks_killed_and_stopped_ends_bit_identical(home, zero):
     code, output = interrupted(1, signal.SIGTERM, 3)
     assert code == 75, output
     parted = stage_file(home, "parted", zero, 2)
-    code, output = launch(parted)
+    code, output = launch(parted, python=warm.python())
     assert code == 0, output
     assert "resuming after step" in output
     assert result(parted) == result(whole)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import warm
 from ruamel.yaml import YAML
 from test_examples import EXAMPLES
 from tiny import tiny_policy
@@ -29,7 +29,7 @@ def test_both_reward_models_are_scored_on_the_same_people_s_pairs(tmp_path: Path
     model = tiny_policy(tmp_path / "model", positions=1024)
     given = ["--input", f"base={model}", "--input", f"pairs={tmp_path / 'pairs.jsonl'}"]
     done = subprocess.run(
-        [sys.executable, "-m", "rlhf_sdk.cli", "run", str(tmp_path / "job.yaml"), *given, "--output", "json"],
+        [warm.python(), "-m", "rlhf_sdk.cli", "run", str(tmp_path / "job.yaml"), *given, "--output", "json"],
         capture_output=True,
         text=True,
         check=False,

@@ -45,12 +45,16 @@ def write(file: StageFile) -> Path:
 
 
 def start(
-    file: StageFile, *, interpreter: tuple[str, ...] = ("-m", "rlhf_trainer.launch"), **environment: str
+    file: StageFile,
+    *,
+    python: str = sys.executable,
+    interpreter: tuple[str, ...] = ("-m", "rlhf_trainer.launch"),
+    **environment: str,
 ) -> subprocess.Popen[str]:
     """Start the launcher on a stage file."""
     paths = [str(TOY), *(path for path in sys.path if path)]
     return subprocess.Popen(
-        [sys.executable, *interpreter, str(write(file))],
+        [python, *interpreter, str(write(file))],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -58,8 +62,8 @@ def start(
     )
 
 
-def launch(file: StageFile, **environment: str) -> tuple[int, str]:
+def launch(file: StageFile, *, python: str = sys.executable, **environment: str) -> tuple[int, str]:
     """Run the launcher to its end: exit code and output."""
-    process = start(file, **environment)
+    process = start(file, python=python, **environment)
     output, _ = process.communicate(timeout=PATIENCE)
     return process.returncode, output
