@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,17 @@ from rlhf_api.bounded import Unreadable, open_regular
 
 MAX_HEADER = 16 << 20
 """Bytes; the largest models have a tenth of it in a file."""
+MAX_DIMENSIONS = 16
+"""Of a tensor."""
+BITS = {
+    "F4": 4,
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(("I16", "U16", "F16", "BF16"), 16),
+    **dict.fromkeys(("I32", "U32", "F32"), 32),
+    **dict.fromkeys(("I64", "U64", "F64", "C64"), 64),
+}
+"""Of an element, by dtype."""
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -40,27 +50,52 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def count_weights(path: Path) -> int:
-    """Elements of all tensors of a whole file.
+    """Elements of all tensors of a whole file, whose bytes follow each other without gaps.
 
     Raises:
-        ValueError: as `read_header`; also where the header is damaged, or says another size than the file has.
+        ValueError: as `read_header`; also where the header is damaged, says other sizes than its tensors or the file
+            have, or gives bytes to two tensors or to none.
     """
-    tensors = read_header(path)
-    try:
-        ends = [entry["data_offsets"][1] for entry in tensors.values()]
-        shapes = [entry["shape"] for entry in tensors.values()]
-        if not all(type(number) is int and 0 <= number < 1 << 60 for number in chain(ends, *shapes)):
-            raise ValueError("numbers that are no sizes")
-        count: int = sum(math.prod(shape) for shape in shapes)
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise _damaged(path) from error
+    spans = []
+    for name, entry in read_header(path).items():
+        try:
+            spans.append(_span(entry))
+        except (ValueError, KeyError, TypeError) as error:
+            what = (
+                f"is no safetensors file (its header's {name[:80]!r} is no tensor, or of another size than its bytes)"
+            )
+            raise Unreadable(f"{path.name}: {what}; fetch it again") from error
+    end = 0
+    for begin, stop, _ in sorted(spans):
+        if begin != end:
+            raise Unreadable(
+                f"{path.name}: is no safetensors file (its tensors overlap or leave a gap at byte {min(begin, end)}); "
+                "fetch it again"
+            )
+        end = stop
     with path.open("rb") as file:
         length, size = int.from_bytes(file.read(8), "little"), os.fstat(file.fileno()).st_size
-    if 8 + length + max(ends, default=0) != size:
-        raise Unreadable(
-            f"{path.name}: has {size} bytes, its header says {8 + length + max(ends, default=0)}; fetch it again"
-        )
-    return count
+    if 8 + length + end != size:
+        raise Unreadable(f"{path.name}: has {size} bytes, its header says {8 + length + end}; fetch it again")
+    return sum(count for _, _, count in spans)
+
+
+def _span(entry: Any) -> tuple[int, int, int]:
+    """First byte, end and elements of a tensor.
+
+    Raises:
+        ValueError, KeyError, TypeError: the entry is none, or its shape does not fill its bytes.
+    """
+    begin, end = entry["data_offsets"]
+    shape = entry["shape"]
+    if len(shape) > MAX_DIMENSIONS or not all(
+        type(number) is int and 0 <= number < 1 << 60 for number in (begin, end, *shape)
+    ):
+        raise ValueError("numbers that are no sizes")
+    count = math.prod(shape)
+    if count * BITS[entry["dtype"]] != 8 * (end - begin):
+        raise ValueError("a shape of other bytes")
+    return begin, end, count
 
 
 def _damaged(path: Path) -> Unreadable:

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
+from rlhf_api.bounded import read_bytes
 from rlhf_api.digest import digest_file
 from rlhf_api.fields import ApiModel
 from rlhf_api.plan import Resolved
@@ -31,6 +32,8 @@ from rlhf_api.stage_file import StageFile
 from rlhf_api.stages import REPORT
 
 MANIFEST = "manifest.json"
+MAX_MANIFEST = 64 << 20
+"""Bytes of a product's manifest."""
 
 
 def gc_lock(storage: Path) -> Path:
@@ -60,8 +63,8 @@ def read_product(storage: Path, name: str) -> Product | None:
     if not folder.is_dir():
         return None
     try:
-        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
-    except (OSError, ValidationError) as error:
+        manifest = Manifest.model_validate_json(read_bytes(folder / MANIFEST, MAX_MANIFEST))
+    except ValueError as error:  # it is no file, or no manifest
         first = str(error).splitlines()[0]
         raise DamagedProduct(f"{name}: {MANIFEST} cannot be read ({first})") from error
     if f"{manifest.type}-{manifest.digest}" != name:
@@ -88,6 +91,8 @@ def find_verified(storage: Path, name: str) -> Product | None:
     for file in sorted(there - named):
         raise DamagedProduct(f"{name}: {file} is not in its manifest")
     for file, expected in sorted(product.manifest.files.items()):
+        if not (product.path / file).is_file():
+            raise DamagedProduct(f"{name}: {file} is no file")
         found = digest_file(product.path / file)
         if found != expected:
             raise DamagedProduct(f"{name}: {file} was changed (SHA-256 {found[:12]}, manifest says {expected[:12]})")
@@ -217,8 +222,8 @@ def read_runs(storage: Path) -> Iterator[Run]:
 
 def _read_index(path: Path) -> Run:
     try:
-        return Run.model_validate_json(path.read_bytes())
-    except ValidationError as error:
+        return Run.model_validate_json(read_bytes(path))
+    except ValueError as error:
         raise ValueError(f"{path}: not a run's index: {str(error).splitlines()[0]}") from error
 
 

@@ -39,6 +39,8 @@ MAX_VALUES = 10_000
 
 _LONG_TAG = re.compile(r"(?:^|[\s\[{,])!\S{200}")
 """The parser's time for a tag grows with the square of its length."""
+_HALF = re.compile("[\ud800-\udfff]")
+"""What escapes (`\\ud800`) can write and UTF-8 cannot."""
 
 Position = tuple[int, int]
 """Line and column, both from 1."""
@@ -227,6 +229,8 @@ class _Composer:
             raise self._stop(
                 f"the tag {str(tag)[:60]} is not allowed", event, "leave it out; quote the value if it is text"
             )
+        if isinstance(event, ScalarEvent) and _HALF.search(event.value):
+            raise self._stop("half a surrogate pair, which no text holds", event, "write the character itself")
         node = _Node(_position(event))
         self._add(node)
         if isinstance(event, ScalarEvent):

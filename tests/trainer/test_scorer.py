@@ -160,6 +160,7 @@ def test_a_cost_model_is_not_used_as_a_reward(base: Path, tmp_path: Path) -> Non
         ({"std": [0.0], "mean": [1.0]}, "above 0"),
         ({"mean": [1.0, 2.0], "std": [1.0, 1.0]}, "does not fit"),
         ({"surprise": 1}, "surprise"),
+        ({"mean": json.loads("[" * 100 + "]" * 100)}, "nested more than 64 deep"),
     ],
 )
 def test_an_ensemble_file_that_does_not_fit_is_refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import struct
@@ -21,6 +22,7 @@ from rlhf_api.memory.look import _longest
 from rlhf_api.packages import package_folder
 from rlhf_api.yaml import MAX_VALUES, load_yaml
 from rlhf_trainer.data import readers
+from rlhf_trainer.data.load import Conversion
 from rlhf_trainer.data.readers import BadRow, RawRow, read_rows
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.functions import source_digest
@@ -29,6 +31,7 @@ from rlhf_trainer.rules.policy import Policy, parse_policy
 from rlhf_trainer.simulation.placing import NEXT_TURN, said
 from rlhf_trainer.sources.choose import card
 from rlhf_trainer.sources.fetch import fetch
+from rlhf_trainer.sources.folder import MAX_FOLDERS, files_below
 from rlhf_trainer.sources.licence import told_licence
 
 HEAD = """
@@ -125,6 +128,42 @@ class TestRows:
             list(read_rows(tmp_path / "rows.parquet"))
 
 
+ASKED = {"role": "user", "content": "q"}
+
+
+class TestJsonTexts:
+    """A cell or field may hold JSON as a text: it nests no deeper than rows do."""
+
+    DEEP = "[" + '{"a":' * 900 + "1" + "}" * 900 + "]"
+
+    @pytest.mark.parametrize(
+        ("row", "place"),
+        [
+            ({"messages": [ASKED, {"role": "assistant", "content": "a"}], "tools": DEEP}, "tools"),
+            ({"messages": [ASKED, {"role": "assistant", "tool_calls": DEEP}]}, r"messages\[1\]\.tool_calls"),
+            ({"conversations": [ASKED, {"from": "function_call", "value": DEEP}]}, r"conversations\[1\]\.value"),
+        ],
+    )
+    def test_a_deep_one_is_a_bad_row(self, tmp_path: Path, row: dict[str, object], place: str) -> None:
+        (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+        words = rf"rows\.jsonl:1: {place}: found a string .* nested at most {MAX_DEPTH} deep"
+        with bounded(), pytest.raises(InputError, match=words):
+            list(Conversion("rows", None, "conversations").rows(tmp_path))
+
+    def test_a_deep_cell_is_a_text(self, tmp_path: Path) -> None:
+        cell = self.DEEP.replace('"', '""')
+        (tmp_path / "rows.csv").write_text(f'prompt\n"{cell}"\n')
+        (prompt,) = Conversion("rows", None, "prompts").rows(tmp_path)
+        assert prompt.messages == ({"role": "user", "content": self.DEEP},)
+
+
+class TestFolders:
+    def test_folders_without_an_end_are_refused_by_name(self, tmp_path: Path) -> None:
+        tmp_path.joinpath(*["aaaa"] * (MAX_FOLDERS + 2)).mkdir(parents=True)
+        with bounded(), pytest.raises(InputError, match=rf"aaaa/aaaa/.*: folders nested more than {MAX_FOLDERS} deep"):
+            files_below(tmp_path)
+
+
 class TestPackages:
     @pytest.mark.parametrize("name", ["__main__", "no_such_package", "no_such_package.a", "math"])
     def test_what_has_no_folder_is_no_package(self, name: str) -> None:
@@ -165,6 +204,11 @@ class TestYaml:
             load_yaml(before + "!" * 100_000)
         problem = caught.value.problems[0]
         assert (problem.line, problem.column) == (before.count("\n") + 1, len(before.rpartition("\n")[2]) + 1)
+
+    @pytest.mark.parametrize("text", ['a: "\\ud83d"', '"\\uDC00": a', "a: [x, '\ud800']"])
+    def test_half_a_surrogate_pair_is_refused_at_its_place(self, text: str) -> None:
+        with pytest.raises(SpecError, match=r":1:\d: (half a surrogate pair|not YAML|not UTF-8)"):
+            load_yaml(text, "job.yaml")
 
 
 class TestCards:

@@ -56,6 +56,13 @@ def test_it_mounts_the_jobs_storage_where_the_trainer_has_it() -> None:
     assert made["volumes"][0]["persistentVolumeClaim"] == {"claimName": "beaver-storage"}
 
 
+@pytest.mark.parametrize("profile", ["[" * 5000, "[]", "{", '"image"'])
+def test_a_profile_that_is_none_is_refused(profile: str) -> None:
+    status = {**RUNNING, "profiles": {"cpu": profile}}
+    with pytest.raises(CommandError, match=r"beaver: status\.profiles holds a profile that is no JSON object"):
+        pods.manifest(job(status), "rlhf-reader-1", None)
+
+
 def test_it_runs_as_prepare_did() -> None:
     made = spec(
         pod={"serviceAccountName": "team", "imagePullSecrets": ["mine", "pull"], "nodeSelector": {"gpu": "yes"}}

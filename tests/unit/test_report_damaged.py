@@ -62,6 +62,11 @@ def test_lines_of_a_stage_that_made_no_product(tmp_path: Path) -> None:
             b'{"w": {"shape": "ab", "data_offsets": [0, 0]}}',
             b'{"w": {"shape": [1], "data_offsets": [0, 400]}}',
             b'{"w": {"shape": [1e9], "data_offsets": [0]}}',
+            b'{"w": {"dtype": "U8", "shape": [%s0], "data_offsets": [0, 0]}}' % (b"9," * 500_000),
+            b'{"w": {"dtype": "X9", "shape": [0], "data_offsets": [0, 0]}}',
+            b'{"w": {"dtype": ["F32"], "shape": [0], "data_offsets": [0, 0]}}',
+            b'{"w": {"dtype": "F32", "shape": [1000], "data_offsets": [0, 4]}}1234',
+            b'{"w": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}12345678',
             b"[" * 9000,
         )
     ],
@@ -69,4 +74,12 @@ def test_lines_of_a_stage_that_made_no_product(tmp_path: Path) -> None:
 def test_a_header_of_weights_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match=r"model\.safetensors: (is no safetensors|has \d+ bytes)"):
+        count_weights(tmp_path / "model.safetensors")
+
+
+def test_tensors_that_share_bytes_are_refused(tmp_path: Path) -> None:
+    entry = '{"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
+    header = f'{{"a": {entry}, "b": {entry}}}'.encode()
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(ValueError, match=r"model\.safetensors: .* overlap or leave a gap at byte 0"):
         count_weights(tmp_path / "model.safetensors")

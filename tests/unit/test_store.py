@@ -10,7 +10,7 @@ import pytest
 
 from rlhf_api.product import Manifest
 from rlhf_api.stage_file import StageFile
-from rlhf_api.store import Run, free_work, name_product, read_runs, write_run
+from rlhf_api.store import DamagedProduct, Run, find_verified, free_work, name_product, read_runs, write_run
 from rlhf_trainer import store
 from rlhf_trainer.exits import StorageFull
 
@@ -174,3 +174,20 @@ def test_the_report_of_a_run_that_failed_is_named_and_the_plans_again_after_a_re
 def test_a_run_whose_index_is_gone_gets_no_other(tmp_path: Path, file: StageFile) -> None:
     name_product(file, "sft-abc")
     assert list(read_runs(tmp_path)) == []
+
+
+def test_pipes_on_the_storage_are_refused_and_not_waited_for(tmp_path: Path, file: StageFile) -> None:
+    product = store.publish(tmp_path, file, build)
+    os.mkfifo(tmp_path / "pipe")
+    (product / "model.bin").unlink()
+    (product / "model.bin").symlink_to(tmp_path / "pipe")
+    with pytest.raises(DamagedProduct, match=r"sft-abc: model\.bin is no file"):
+        find_verified(tmp_path, "sft-abc")
+    (product / "manifest.json").unlink()
+    os.mkfifo(product / "manifest.json")
+    with pytest.raises(DamagedProduct, match=r"sft-abc: manifest\.json cannot be read \(manifest\.json: found a pipe"):
+        find_verified(tmp_path, "sft-abc")
+    (tmp_path / "runs" / "default" / "job").mkdir(parents=True)
+    os.mkfifo(tmp_path / "runs" / "default" / "job" / "uid.json")
+    with pytest.raises(ValueError, match=r"uid\.json: not a run's index: uid\.json: found a pipe"):
+        list(read_runs(tmp_path))

@@ -47,7 +47,7 @@ class Tenancy(ApiModel):
     volume_types: Patterns | None = None
     """Kinds of volumes; by default all but `csi` and `ephemeral`, by which a pod has storage that `claims` does not name."""
     priority_classes: Patterns | None = None
-    """Priority classes."""
+    """Priority classes; by default all but Kubernetes' own, `system-...`, whose pods evict all others."""
     runtime_classes: Patterns | None = None
     """Runtime classes."""
     max_pods: Annotated[int, Field(ge=1)] | None = None

@@ -26,6 +26,8 @@ _CLAIMS = (
 
 NOT_BY_DEFAULT = ("csi", "ephemeral")
 """Kinds of volumes that must be allowed by name."""
+OF_THE_CLUSTER = "system-"
+"""How Kubernetes' own priority classes begin, whose pods evict all others: they must be allowed by name, too."""
 
 
 def forbidden(job: RLHFJob, settings: Settings, pinned: Mapping[str, str] | None = None) -> Iterator[Finding]:
@@ -49,7 +51,10 @@ def forbidden(job: RLHFJob, settings: Settings, pinned: Mapping[str, str] | None
             yield from _check((*at, "serviceAccountName"), "service account", name, tenancy.service_accounts)
         if pod.priority_class_name is not None:
             name = pod.priority_class_name
-            yield from _check((*at, "priorityClassName"), "priority class", name, tenancy.priority_classes)
+            classes = tenancy.priority_classes
+            if classes is None and name.startswith(OF_THE_CLUSTER):
+                classes = []
+            yield from _check((*at, "priorityClassName"), "priority class", name, classes)
         if pod.runtime_class_name is not None:
             name = pod.runtime_class_name
             yield from _check((*at, "runtimeClassName"), "runtime class", name, tenancy.runtime_classes)

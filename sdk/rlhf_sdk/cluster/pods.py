@@ -67,7 +67,7 @@ def manifest(job: ClusterJob, name: str, node: dict[str, Any] | None) -> dict[st
         node: the spec of a pod beside which it must run, if any.
 
     Raises:
-        CommandError: nothing of the job has begun.
+        CommandError: nothing of the job has begun, or its status is damaged.
     """
     profile = profile_of(job)
     own, preset = job.spec.get("pod") or {}, profile.get("pod") or {}
@@ -174,7 +174,14 @@ def profile_of(job: ClusterJob) -> dict[str, Any]:
     """
     pinned = job.status.profiles
     text = pinned.get("cpu") or next(iter(pinned.values()), None)
-    profile: dict[str, Any] = {} if text is None else json.loads(text)
+    try:
+        profile = {} if text is None else json.loads(text)
+    except (ValueError, RecursionError):
+        profile = None
+    if not isinstance(profile, dict):
+        raise CommandError(
+            f"{job.name}: status.profiles holds a profile that is no JSON object; nothing is run from it"
+        )
     image = profile.get("image") or job.status.image
     if image is None:
         raise CommandError(f"{job.name}: nothing of it has begun ({job.phase}), so there is nothing to read")

@@ -14,15 +14,13 @@ from pydantic import ValidationError
 from rlhf_api.digest import digest_tree
 from rlhf_api.product import Manifest
 from rlhf_api.stages import PREPARE, REPORT
-from rlhf_api.store import MANIFEST, DamagedProduct, find_verified
+from rlhf_api.store import MANIFEST, MAX_MANIFEST, DamagedProduct, find_verified
 from rlhf_sdk.cluster.jobs import ClusterJob
 from rlhf_sdk.cluster.reader import Reader
 from rlhf_sdk.exits import CommandError, Exit
 from rlhf_sdk.text import size
 
 NAME = re.compile(r"[a-z0-9A-Z][a-z0-9A-Z-]{0,127}")
-MAX_MANIFEST = 64 << 20
-"""Bytes of a product's manifest."""
 LOGS = "_logs"
 """Beside the stages' folders: what they logged and measured; no stage can have this name."""
 KEPT = ("logs", "metrics.jsonl", "timings.jsonl", "termination.json")

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from rlhf_api.bounded import MAX_DEPTH, is_deeper
 from rlhf_trainer.data.readers import Cell, describe
 from rlhf_trainer.data.rows import Messages
 
@@ -59,9 +60,21 @@ def typed(value: Any) -> Any:
     if text.lower() in ("", "true", "false"):
         return {"": None, "true": True, "false": False}[text.lower()]
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
+        return parse_json(text)
+    except ValueError:
         return str(value)
+
+
+def parse_json(text: str) -> Any:
+    """What a text says as JSON.
+
+    Raises:
+        ValueError: it is none, or nested deeper than rows are.
+    """
+    value = orjson.loads(text)
+    if is_deeper(value, MAX_DEPTH):
+        raise ValueError(f"nested more than {MAX_DEPTH} deep")
+    return value
 
 
 def text_or_list(value: Any) -> Any:

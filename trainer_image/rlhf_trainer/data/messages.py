@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
-
-from rlhf_trainer.data.columns import Columns, Malformed, typed
+from rlhf_api.bounded import MAX_DEPTH
+from rlhf_trainer.data.columns import Columns, Malformed, parse_json, typed
 from rlhf_trainer.data.readers import describe
 from rlhf_trainer.data.rows import CALLS, THOUGHTS, Message, Messages, Tool
 
@@ -102,11 +101,11 @@ def _is_learned(entry: dict[str, Any], role: str, place: str) -> bool:
 
 def _objects(value: Any, place: str) -> list[dict[str, Any]]:
     """A list of objects, or its JSON text; fields without a value are left out, as Parquet gives every object all."""
-    expected = "a list of objects, or its JSON text"
+    expected = f"a list of objects, or its JSON text, nested at most {MAX_DEPTH} deep"
     if isinstance(value, str):
         try:
-            parsed = orjson.loads(str(value))
-        except orjson.JSONDecodeError as error:
+            parsed = parse_json(str(value))
+        except ValueError as error:
             raise Malformed(place, describe(value), expected) from error
     else:
         parsed = value

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from rlhf_api.bounded import read_object
 from rlhf_api.capability import read_traits
 from rlhf_trainer.data.tensors import positions
 from rlhf_trainer.exits import InputError
@@ -90,7 +91,7 @@ class Rule:
         """
         file = source / ENSEMBLE
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = read_object(file)
             rule = cls(**{**found, "mean": tuple(found["mean"]), "std": tuple(found["std"])})
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{file}: not an ensemble description of this version: {error}") from error

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_api.bounded import read_object
 from rlhf_api.errors import SpecError
 from rlhf_api.yaml import Document
 from rlhf_trainer.exits import InputError
@@ -108,7 +109,7 @@ class Weights:
         """
         file = folder / RULES
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = read_object(file)
             if found["version"] != VERSION:
                 raise InputError(f"{file}: found version {found['version']!r}; this trainer reads {VERSION!r}")
             policy = checked(Document(found["policy"]))

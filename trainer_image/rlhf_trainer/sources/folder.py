@@ -17,6 +17,8 @@ from rlhf_trainer.exits import InputError
 
 MAX_FILES = 100_000
 """Of an input."""
+MAX_FOLDERS = 64
+"""Folders in folders: their names must fit a path."""
 O_FOLDER = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 
 
@@ -60,6 +62,8 @@ def _entries(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
     waiting = [""]
     while waiting:
         below = waiting.pop()
+        if below.count("/") > MAX_FOLDERS:
+            raise InputError(f"{below[:80]}...: folders nested more than {MAX_FOLDERS} deep; expected at most so many")
         with os.scandir(root / below) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
