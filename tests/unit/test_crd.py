@@ -42,7 +42,9 @@ def test_what_is_committed_is_what_is_generated() -> None:
 
 
 def test_it_is_far_below_the_256_kib_that_kubectl_apply_can_keep() -> None:
-    assert len(json.dumps(crd(), separators=(",", ":"))) < 224 * 1024
+    written = json.dumps(crd(), separators=(",", ":"))
+    as_go_writes_it = re.sub("[<>&]", lambda sign: f"\\u{ord(sign[0]):04x}", written)
+    assert len(as_go_writes_it) < 240 * 1024
 
 
 def test_the_file_reads_back_as_what_was_generated() -> None:
