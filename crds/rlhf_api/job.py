@@ -133,6 +133,11 @@ class EnvVar(ApiModel):
     value: Annotated[str, Field(max_length=4096)]
     """Value; a Secret's does not belong here."""
 
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        if "\0" in self.value:
+            yield Finding(("value",), "found a NUL character, which no process can be given; expected text without")
+
 
 class Pod(ApiModel):
     """The closed list of pod fields a job may refine."""

@@ -117,6 +117,8 @@ def _sentence(kind: str, value: Any, context: dict[str, Any]) -> str:
     if kind == "string_pattern_mismatch":
         pattern = context["pattern"]
         return f"{found}; expected {MEANING.get(pattern, f'text that matches {pattern}')}"
+    if kind == "string_unicode":
+        return f"{found}; expected text without halves of surrogate pairs"
     if kind == "string_too_short":
         return f"{found}; expected at least {context['min_length']} characters"
     if kind == "string_too_long":

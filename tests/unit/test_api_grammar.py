@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rlhf_api import SpecError, SpecProblem, load_job
 from rlhf_api.errors import Finding, format_path
+from rlhf_api.load import parse_job
 from rlhf_api.quantities import amount
 from rlhf_api.sentences import describe, nearest
 from rlhf_api.sources import FSSPEC_SCHEMES, Source, parse_source
@@ -34,6 +35,19 @@ def test_a_problem_is_one_line_with_its_place_first_and_its_hint_last() -> None:
 
 def test_a_finding_moves_down_with_what_holds_it() -> None:
     assert Finding(("min",), "above max").below(("spec", "stages", 0)).at == ("spec", "stages", 0, "min")
+
+
+@pytest.mark.parametrize(("value", "words"), [("a\0b", "a NUL character"), ("\ud800", ".* halves of surrogate pairs")])
+def test_a_text_that_no_process_can_be_given_is_refused(value: str, words: str) -> None:
+    stage = {"name": "sft", "sft": {"model": {"input": "base"}, "data": [{"input": "rows"}]}}
+    spec = {
+        "inputs": [{"name": "base", "source": "base"}, {"name": "rows", "source": "rows.jsonl"}],
+        "stages": [stage],
+        "pod": {"env": [{"name": "A", "value": value}]},
+    }
+    job = {"apiVersion": "rlhf.dev/v1alpha1", "kind": "RLHFJob", "metadata": {"name": "a"}, "spec": spec}
+    with pytest.raises(SpecError, match=rf"^spec\.pod\.env\[0\]\.value: found {words}"):
+        parse_job(job)
 
 
 def test_an_error_needs_a_problem_and_lists_them_all() -> None:
