@@ -32,6 +32,19 @@ FREE = 4 << 20
 """Bytes that a compressed file may become whatever its size."""
 
 
+HEAD = 64
+"""Bytes at a file's start that tell what it is."""
+PAGE = (b"<!doctype html", b"<html")
+MAGIC = (
+    (b"version https://git-lfs", (), "a pointer of git LFS, not the file itself; `git lfs pull` fetches it"),
+    (b"PK\3\4", (".npz", ".pt", ".bin"), "a zip archive or a spreadsheet; unpack it, or save it as CSV"),
+    (b"PAR1", (".parquet",), "Parquet; call it .parquet"),
+    (b"\x1f\x8b", (".gz",), "gzip; call it .gz, or unpack it"),
+    (b"\x28\xb5\x2f\xfd", (".zst",), "zstd; call it .zst, or unpack it"),
+)
+"""First bytes, the names that go with them, and what such a file is, with what to do."""
+
+
 class Unreadable(ValueError):
     """A file that cannot be read as what it should be. The message begins with its name."""
 
@@ -51,6 +64,20 @@ def open_regular(path: Path) -> BufferedReader:
         os.close(descriptor)
         raise Unreadable(f"{path.name}: found {kind_of(mode)}; expected a file")
     return os.fdopen(descriptor, "rb")
+
+
+def mistaken(path: Path) -> str | None:
+    """What a file is that its name does not say, by its first bytes, with what to do; None: nothing speaks against it.
+
+    Raises:
+        Unreadable: as `open_regular`.
+    """
+    with open_regular(path) as file:
+        head = file.read(HEAD)
+    if head.lstrip().lower().startswith(PAGE):
+        return "a web page, not the file itself; download the file"
+    name = path.name.lower()
+    return next((what for magic, names, what in MAGIC if head.startswith(magic) and not name.endswith(names)), None)
 
 
 def exists(path: Path) -> bool:
@@ -155,7 +182,8 @@ def read_object(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
     except ValueError as error:
         if isinstance(error, Unreadable):
             raise
-        raise Unreadable(f"{path.name}: is no JSON ({error})") from error
+        what = mistaken(path)
+        raise Unreadable(f"{path.name}: {f'found {what}' if what else f'is no JSON ({error})'}") from error
     if not isinstance(value, dict):
         raise Unreadable(f"{path.name}: found {type(value).__name__}; expected a JSON object")
     if is_deeper(value, MAX_DEPTH):

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rlhf_api.errors import Finding, Loc, SpecError, SpecProblem, format_path
 from rlhf_api.graph import check_partial
 from rlhf_api.job import RLHFJob
-from rlhf_api.sentences import describe, findings_of
+from rlhf_api.sentences import describe, findings_of, hint_for_nothing
 from rlhf_api.yaml import MAX_BYTES, MAX_DEPTH, MAX_VALUES, Document, dump_yaml, load_yaml
 
 SHOWN = 6
@@ -174,7 +174,7 @@ def _entries(holder: Any) -> Iterable[tuple[Any, Any]]:
 def _nulls(value: Any, loc: Loc) -> list[Finding]:
     """Explicit nulls: the API server refuses them, or drops them for a default, where no value is meant."""
     if value is None:
-        return [Finding(loc, "found nothing; expected a value", "leave the field out to get its default")]
+        return [Finding(loc, "found nothing; expected a value", hint_for_nothing(RLHFJob, loc))]
     if isinstance(value, dict):
         return [one for key, item in value.items() for one in _nulls(item, (*loc, key))]
     if isinstance(value, list):

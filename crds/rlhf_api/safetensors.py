@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rlhf_api.bounded import Unreadable, open_regular
+from rlhf_api.bounded import Unreadable, mistaken, open_regular
 
 MAX_HEADER = 16 << 20
 """Bytes; the largest models have a tenth of it in a file."""
@@ -38,6 +38,9 @@ def read_header(path: Path) -> dict[str, Any]:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
         if not 0 < length <= min(size - 8, MAX_HEADER):
+            what = mistaken(path)
+            if what is not None:
+                raise Unreadable(f"{path.name}: found {what}; or fetch it again")
             raise Unreadable(f"{path.name}: is no safetensors file, or cut off ({size} bytes); fetch it again")
         content = file.read(length)
     try:

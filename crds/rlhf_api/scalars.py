@@ -25,6 +25,10 @@ _BASE = re.compile(r"[-+]?0[bBoO][-+]?[0-9]+|[-+]0[xX][0-9a-fA-F]+|0X[0-9a-fA-F]
 _SIXTY = re.compile(r"[-+]?[0-9]+(:[0-5]?[0-9])+(\.[0-9]*)?")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt \t].*)?")
 
+UNRENDERED = re.compile(r"\{\{|\{%")
+RENDER = "where a template's {{ }} was left in, render it first (helm template, say)"
+"""What to do about it."""
+
 
 @dataclass(frozen=True)
 class Ambiguous:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from rlhf_api.errors import FINDINGS, Finding, Loc, format_path
@@ -71,6 +72,26 @@ def model_at(root: type[BaseModel], loc: Loc) -> type[BaseModel] | None:
         here = _inside(here, part)
     here = bare(here)
     return here if isinstance(here, type) and issubclass(here, BaseModel) else None
+
+
+def hint_for_nothing(root: type[BaseModel], loc: Loc) -> str:
+    """What to do where a value of `root` is left empty."""
+    if loc and isinstance(loc[-1], int):
+        return "fill the entry in, or remove its dash"
+    field = _field_at(root, loc)
+    if field is None or not field.is_required():
+        return "leave the field out to get its default"
+    return "it has no default" + (f": {words[0].lower()}{words[1:]}" if (words := _description(field)) else "")
+
+
+def _field_at(root: type[BaseModel], loc: Loc) -> FieldInfo | None:
+    model = model_at(root, loc[:-1])
+    fields = model.model_fields.values() if model is not None else ()
+    return next((field for field in fields if loc and field.alias == loc[-1]), None)
+
+
+def _description(field: FieldInfo) -> str:
+    return " ".join((field.description or "").split())
 
 
 def _inside(annotation: Any, part: str | int) -> Any:
@@ -148,11 +169,8 @@ def _mend(kind: str, value: Any, context: dict[str, Any]) -> str | None:
 
 
 def _documented(root: type[BaseModel], loc: Loc) -> str | None:
-    model = model_at(root, loc[:-1])
-    for field in model.model_fields.values() if model is not None else ():
-        if field.alias == loc[-1] and field.description:
-            return " ".join(field.description.split())
-    return None
+    field = _field_at(root, loc)
+    return None if field is None else _description(field) or None
 
 
 def _suggestion(root: type[BaseModel], loc: Loc) -> str | None:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from rlhf_api.errors import Finding
 from rlhf_api.fields import Cel
+from rlhf_api.scalars import RENDER, UNRENDERED
 from rlhf_api.sentences import nearest
 
 Kind = Literal["hub-model", "hub-data", "claim", "package", "url", "path"]
@@ -47,6 +48,8 @@ def parse_source(text: str) -> Source:
     """
     if text != text.strip() or any(ord(character) < 32 for character in text):
         raise ValueError("found blanks or control characters around or in it; expected none")
+    if UNRENDERED.search(text):
+        raise ValueError(f"found {text}; expected a path or a URL ({RENDER})")
     match = _SCHEME.fullmatch(text)
     if match is None:
         return _path(text)

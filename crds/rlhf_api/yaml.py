@@ -28,7 +28,7 @@ from ruamel.yaml.reader import ReaderError
 from ruamel.yaml.representer import SafeRepresenter
 
 from rlhf_api.errors import Loc, SpecError, SpecProblem, format_path
-from rlhf_api.scalars import Ambiguous, resolve
+from rlhf_api.scalars import RENDER, UNRENDERED, Ambiguous, resolve
 
 MAX_BYTES = 1 << 19
 """Larger files are no job: they would be read for seconds, and etcd takes no object above 1.5 MiB."""
@@ -161,8 +161,10 @@ def _syntax(error: MarkedYAMLError | ReaderError, text: str) -> SpecProblem:
     what = " ".join(str(part) for part in (error.context, error.problem) if part)
     mark = error.problem_mark or error.context_mark
     line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
-    tab = "indent with spaces" if "\\t" in what else None
-    return SpecProblem("", f"not YAML: {what}", tab, line, column)
+    hint = "indent with spaces" if "\\t" in what else None
+    if any(UNRENDERED.search(written) for written in text.split("\n")[line - 1 : line]):
+        hint = RENDER
+    return SpecProblem("", f"not YAML: {what}", hint, line, column)
 
 
 @dataclass
@@ -307,7 +309,7 @@ class _Builder:
 
     def _key(self, node: _Node, loc: Loc) -> str | None:
         if node.text is None:
-            self._problem(loc, node.at, "a list or mapping stands as a key; keys are text", None)
+            self._problem(loc, node.at, "a list or mapping stands as a key; keys are text", RENDER)
             return None
         value = resolve(node.text) if node.plain else node.text
         if isinstance(value, Ambiguous):

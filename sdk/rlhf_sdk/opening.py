@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
@@ -29,6 +29,8 @@ class Opened:
     """As prepare words them."""
     unopened: list[str]
     """What was not looked at, and why."""
+    warnings: list[str] = field(default_factory=list)
+    """What will work, but perhaps not as it was meant."""
 
 
 def open_inputs(job: RLHFJob, folder: Path) -> Opened:

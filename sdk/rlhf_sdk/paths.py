@@ -11,6 +11,7 @@ from rlhf_api.sentences import nearest
 NAMED = 2000
 """Entries of a folder among which a misspelt name is looked for."""
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_PAGE = re.compile(r"(?:[\w-]+\.)+[a-z]{2,}/(datasets/)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)/?")
 _DATA = re.compile(r"\.(jsonl?|ndjson|csv|tsv|parquet|gguf|gz|zst|ya?ml)$")
 
 
@@ -44,4 +45,5 @@ def meant(location: str, folder: Path, working: Path) -> str | None:
             return f"perhaps {near}"
     if _REPOSITORY.fullmatch(location) and not _DATA.search(location) and not exists(path.parent):
         return f"a repository of a model hub is hf://{location}@main"
-    return None
+    page = _PAGE.fullmatch(location)
+    return f"a repository of a model hub is hf://{page[1] or ''}{page[2]}@main" if page is not None else None

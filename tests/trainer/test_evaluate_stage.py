@@ -11,6 +11,7 @@ from stage_gang import Case, alone, gang
 from tiny import tiny_policy, tiny_scorer
 from transformers import AutoModelForSequenceClassification
 
+from rlhf_trainer.data.rows import Prompt, Where
 from rlhf_trainer.evaluation.answers import divergence
 from rlhf_trainer.evaluation.judges import ModelJudge
 from rlhf_trainer.evaluation.runner import model_names
@@ -328,6 +329,21 @@ def test_names_weights_and_shown_prompts():
     assert reward_weights([wide]) == {"a": pytest.approx(1 / 5), "b": 1.0}
     assert shown(100, 5, 3) == shown(100, 5, 3) and len(set(shown(100, 5, 3))) == 5
     assert shown(3, 64, 0) == [0, 1, 2]
+
+
+def test_a_judge_whose_template_refuses_a_prompt_gives_no_score_and_goes_on(folder):
+    """`prepare` leaves such prompts out; one that comes all the same must not end the stage."""
+    target = tiny_scorer(folder / "refusing", seed=8)
+    template = target / "chat_template.jinja"
+    refusal = "{% if messages[0]['content'] == 'odd' %}{{ raise_exception('too odd') }}{% endif %}"
+    template.write_text(refusal + template.read_text())
+    judge = ModelJudge(str(target), "reward", "float32", torch.device("cpu"), folder)
+    prompts = [Prompt(({"role": "user", "content": text},), None, Where("asks.jsonl", 1)) for text in ("a", "odd", "b")]
+    rows = [{"prompt_ids": [5], "ids": [6, 2], "finished": True, "text": "yes"}] * 3
+    first, refused, last = judge.scores(prompts, rows, as_text=True)
+    assert refused is None
+    assert judge.scores(prompts[::2], rows[::2], as_text=True) == pytest.approx([first, last])
+    assert None not in judge.scores(prompts, rows, as_text=False)
 
 
 @pytest.mark.parametrize("trunk", ["shared", "separate"])

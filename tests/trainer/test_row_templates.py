@@ -13,7 +13,7 @@ from rlhf_api.job import Input
 from rlhf_api.stage_file import StageInput
 from rlhf_api.stages import CostModel, Evaluate, Ppo, RewardModel, Rules, Sft, Simulate
 from rlhf_trainer.data.chat import encode_prompt, prepare_tokenizer, write_turns
-from rlhf_trainer.data.checks import Encodings, check_of, first_rows
+from rlhf_trainer.data.checks import Encodings, FirstRows, LoadedReader, check_of, readers_of_text
 from rlhf_trainer.data.load import load_completions, load_conversations, load_pairs, load_prompts
 from rlhf_trainer.data.pairs import encode_pairs
 from rlhf_trainer.data.template import TemplateProblem
@@ -149,6 +149,7 @@ def test_who_reads_what():
     model, rows, rules = {"input": "base"}, [{"input": "rows"}], {"stage": "rules"}
     completions = {"base": "row", "judge": "prompt", "grader": "grader"}
     made = Rules(policy={"input": "p"}, reward={"input": "judge"}, grader={"input": "grader"}, completions=rows)
+    judges = {"rewards": [{"input": "judge"}, {"function": "a:b"}], "costs": [{"stage": "cost"}]}
     graded = {"rules": rules | {"grader": {"input": "grader"}}}
     ppo = Ppo(policy=model, rewards=[{"input": "judge"}], prompts=rows, **graded)
     found = {
@@ -158,6 +159,7 @@ def test_who_reads_what():
             (CostModel(model=model, data=rows), "test"),
             (ppo, "prompts"),
             (ppo, "ptx.data"),
+            (Evaluate(baseline=model, candidates=[{"stage": "ppo"}], prompts=rows, **judges), "prompts"),
             (made, "completions"),
             (made, "gold"),
             (Simulate(model=model, prompts=rows, rlcd={}), "prompts"),
@@ -170,6 +172,7 @@ def test_who_reads_what():
         ("CostModel", "test"): {base},
         ("Ppo", "prompts"): {base, grader},
         ("Ppo", "ptx.data"): {base},
+        ("Evaluate", "prompts"): {base, ("ppo", "row"), ("judge", "judge"), ("cost", "judge")},
         ("Rules", "completions"): {("judge", completions["judge"]), grader},
         ("Rules", "gold"): {grader},
         ("Simulate", "prompts"): set(),
@@ -193,8 +196,24 @@ def test_an_answer_that_melts_into_its_prompt_is_refused():
 
 
 def test_first_rows_alone_are_checked():
-    seen = []
-    check = first_rows(seen.append, 2)
-    for row in range(4):
-        check(row)
-    assert seen == [0, 1]
+    for most, checked, left in ((2, [0, 1], 2), (4, [0, 1, 2, 3], 0), (None, [0, 1, 2, 3], 0)):
+        seen = []
+        rows = FirstRows([seen.append], most)
+        for row in range(4):
+            rows(row)
+        assert (seen, rows.left) == (checked, left)
+
+
+def test_judges_read_text_only_where_they_cannot_take_a_models_ids(tokenizer):
+    stranger = tiny.tiny_tokenizer(words=["alpha", "beta"])
+    prepare_tokenizer(stranger)
+    base = LoadedReader("base", tokenizer, "row")
+    same, strange = (LoadedReader(name, own, "judge") for name, own in (("same", tokenizer), ("strange", stranger)))
+    assert readers_of_text([base, same, strange]) == [base, strange]
+    assert readers_of_text([LoadedReader("base", stranger, "row"), same, strange, base]) == [
+        LoadedReader("base", stranger, "row"),
+        same,
+        strange,
+        base,
+    ]
+    assert readers_of_text([strange]) == []

@@ -18,6 +18,8 @@ COSTLY = {
     "{{ (10**10)**(10**7) }}": "takes more than 1 s",
     "{{ 'a' * 10**10 }}": "takes too much memory",
     DOUBLED: "takes too much memory",
+    "{% if messages[0]['content'] == 'odd' %}{{ 'a' * 10**10 }}{% endif %}": "takes too much memory",
+    "{% if messages[0]['content'] == 'odd' %}{% set a = ('a' * 10**10) | length %}{% endif %}": "takes too much memory",
     "{{ 'a' * 10**6 }}": "writes 1,000,000 characters",
     "{% if tools %}" + LOOPS + "{% endif %}": "takes more than 1 s",
     "{% if bos_token == '<|im_start|>' %}" + LOOPS + "{% endif %}": "takes more than 1 s",

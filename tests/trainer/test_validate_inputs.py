@@ -19,6 +19,7 @@ from fakes.policies import small
 from rlhf_api.yaml import dump_yaml
 from rlhf_sdk import opening
 from rlhf_trainer import local_check
+from rlhf_trainer.data import limited
 
 GOLD = "LIMIT = 3\ndef count(prompts, responses):\n    return [len(r) for r in responses]\n"
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d1\n"
@@ -60,6 +61,12 @@ class Case:
         """Add a stage that simulates."""
         spec = {"model": {"input": "base"}, "prompts": [{"input": "asks"}]}
         self.spec["stages"].append({"name": "simulate", "simulate": spec | fields})
+
+    def refuse(self, model: str, what: str) -> None:
+        """Let a model's chat template refuse, loop over or fill memory with messages that have a word."""
+        path = self.folder / model / "chat_template.jinja"
+        check = "{% for message in messages %}{% if 'odd' in message['content'] %}" + what + "{% endif %}{% endfor %}"
+        path.write_text(check + path.read_text())
 
     def write(self, name: str, content: str | bytes | list[Any]) -> None:
         if isinstance(content, list):
@@ -454,12 +461,80 @@ MISTAKES: dict[str, tuple[Spoil, str, str]] = {
         FUNCTION,
         "no module 'gold.py' in ",
     ),
+    "a hub's page as a model": (
+        lambda c: c.input("base", source="https://hub.example/org/model"),
+        source("base"),
+        "(of a model hub: hf://org/model@main)",
+    ),
+    "a page that shows a file as data": (
+        lambda c: c.input("chat", source="https://hub.example/datasets/org/rows/blob/v2/a.jsonl"),
+        source("chat"),
+        "a page that shows a file; expected the address of the file itself (of a model hub: hf://datasets/org/rows@v2)",
+    ),
+    "a template that was not rendered": (
+        lambda c: c.input("base", source="{{ .Values.base }}"),
+        source("base"),
+        "render it first",
+    ),
+    "a configuration of another width": (
+        lambda c: c.config("base", hidden_size=64),
+        source("base"),
+        "hidden_size: found 64; expected 32 (model.embed_tokens.weight has so many columns)",
+    ),
+    "a configuration of more layers": (
+        lambda c: c.config("judge", num_hidden_layers=3),
+        source("judge"),
+        "num_hidden_layers: found 3; the weights have 2 layers",
+    ),
+    "a configuration of a larger vocabulary": (
+        lambda c: c.config("base", vocab_size=9999),
+        source("base"),
+        "vocab_size: found 9999; expected ",
+    ),
+    "a configuration of another feed-forward layer": (
+        lambda c: c.config("base", intermediate_size=7),
+        source("base"),
+        "intermediate_size: found 7; expected ",
+    ),
+    "a package's name is misspelt": (
+        lambda c: c.input("chat", source="package://rlhf_trainr/rows.jsonl"),
+        source("chat"),
+        "no package rlhf_trainr is installed here (did you mean rlhf_trainer?)",
+    ),
+    "a file that a package has not": (
+        lambda c: c.input("chat", source="package://rlhf_trainer/daat"),
+        source("chat"),
+        "the package rlhf_trainer is installed here and has no daat (did you mean data?)",
+    ),
+    "a pointer of git LFS instead of a configuration": (
+        lambda c: c.write("base/config.json", LFS),
+        source("base"),
+        "config.json: found a pointer of git LFS",
+    ),
+    "a pointer of git LFS instead of a tokenizer": (
+        lambda c: c.write("base/tokenizer.json", LFS),
+        source("base"),
+        "tokenizer.json: found a pointer of git LFS",
+    ),
     "answers longer than the model's positions": (
         lambda c: c.stage("ppo")["rollout"].update(maxNewTokens=100000),
         "spec.stages[4].ppo.rollout.maxNewTokens",
         "found 100000; base has 512 positions",
     ),
 }
+
+
+REFUSE = "{{ raise_exception('too odd') }}"
+LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+ODD = [{"prompt": f"q {n}"} for n in range(19)] + [{"prompt": "odd"}]
+
+
+def strange(case: Case) -> None:
+    """An evaluation by a judge of another tokenizer, whose template refuses a prompt that the models' takes."""
+    case.spec["inputs"].append({"name": "strange", "source": "stranger"})
+    case.evaluate(rewards=[{"input": "strange"}])
+    case.refuse("stranger", REFUSE)
+    case.write("asks.jsonl", ODD)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -567,3 +642,71 @@ def test_checks_that_do_not_end_are_given_up_and_said(case: Case, monkeypatch: p
     (found,) = case.validate().json["files"]
     assert found["valid"]
     assert "took more than" in found["unopened"][0]
+
+
+def problems_of(case: Case) -> dict[str, str]:
+    """Messages by path."""
+    return {problem["path"]: problem["message"] for problem in case.validate().json["files"][0]["problems"]}
+
+
+def test_a_row_that_a_judge_of_another_tokenizer_refuses_is_a_bad_row(case: Case) -> None:
+    strange(case)
+    message = problems_of(case)["spec.stages[5].evaluate.prompts[0]"]
+    assert "1 of 20 rows are bad" in message
+    assert "asks.jsonl:20: " in message
+    assert "too odd" in message
+    assert "(model: strange)" in message
+    case.input("asks", maxBadRows=0.05)
+    assert problems_of(case) == {}
+
+
+def test_a_judge_that_takes_the_ids_of_all_models_reads_no_text(case: Case) -> None:
+    case.evaluate(rewards=[{"input": "judge"}])
+    case.refuse("judge", REFUSE)
+    case.write("asks.jsonl", ODD)
+    assert problems_of(case) == {}
+
+
+def test_a_template_that_is_slow_for_a_row_is_told_by_file_row_and_model(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limited, "ROW", 0.3)
+    case.refuse("base", LOOPS)
+    case.write("chat.jsonl", [*CHAT, {"prompt": "odd", "completion": "a"}])
+    message = problems_of(case)["spec.stages[0].sft.data[0]"]
+    assert "chat.jsonl:21: the chat template takes more than" in message
+    assert "(model: base)" in message
+    monkeypatch.setattr(limited, "ALL", 0.2)
+    monkeypatch.setattr(limited, "TURN", 0.0)
+    case.input("chat", maxBadRows=0.5)
+    message = problems_of(case)["spec.stages[0].sft.data[0]"]
+    assert "the chat template of base takes too long" in message
+    assert "for chat.jsonl:21 alone" in message
+
+
+def test_beyond_so_many_rows_templates_are_left_to_prepare_which_is_said(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_check, "TEMPLATED", 5)
+    case.refuse("base", REFUSE)
+    case.write("chat.jsonl", [*CHAT, {"prompt": "odd", "completion": "a"}])
+    (found,) = case.validate().json["files"]
+    assert found["problems"] == []
+    assert (
+        "chat: chat templates wrote 5 of 21 rows (stage sft, sft.data[0]); prepare has them write all"
+        in found["unopened"]
+    )
+    case.write("chat.jsonl", [{"prompt": "odd", "completion": "a"}, *CHAT])
+    assert "too odd" in problems_of(case)["spec.stages[0].sft.data[0]"]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "warned"), [(1, {"ppo", "evaluate"}), (11, {"ppo", "evaluate"}), (12, {"ppo"}), (32, set())]
+)
+def test_few_prompts_are_a_warning(case: Case, prompts: int, warned: set[str]) -> None:
+    case.evaluate()
+    case.write("asks.jsonl", [{"prompt": f"q {n}"} for n in range(prompts)] * 3)
+    (found,) = case.validate().json["files"]
+    assert found["valid"]
+    assert {warning.partition(",")[0].removeprefix("stage ") for warning in found["warnings"]} == warned
+    assert all(f"found {prompts} different prompts" in warning for warning in found["warnings"])

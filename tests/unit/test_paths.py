@@ -18,6 +18,8 @@ from rlhf_sdk.paths import meant
         ("data/*.jsonl", "patterns are not looked up: name the file, or the folder that holds the files"),
         ("data\\prompts.csv", "write the path with /"),
         ("org/model-1B", "a repository of a model hub is hf://org/model-1B@main"),
+        ("hub.example/org/model-1B", "a repository of a model hub is hf://org/model-1B@main"),
+        ("hub.example/datasets/org/rows", "a repository of a model hub is hf://datasets/org/rows@main"),
         ("elsewhere.jsonl", "a relative path starts at the job's file, in "),
         ("org/rows.jsonl", None),
         ("nothing-alike", None),

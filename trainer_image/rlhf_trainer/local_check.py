@@ -2,7 +2,7 @@
 
 python -m rlhf_trainer.local_check JOB_FOLDER WORK_FOLDER
 
-Reads `job.json` in the work folder, and leaves `checked.json` there: {"problems": [as prepare words them], "unopened":
+Reads `job.json` in the work folder, and leaves `checked.json` there: {"problems": [as prepare words them], "warnings", "unopened":
 [what was not looked at, and why]}. `rlhf validate` runs it.
 """
 
@@ -18,7 +18,7 @@ from rlhf_api.job import Input, RLHFJob
 from rlhf_api.load import parse_job
 from rlhf_trainer.inspection.uses import DataUse, uses
 from rlhf_trainer.sources.fetch import Fetched, in_place
-from rlhf_trainer.stages.prepare import examine
+from rlhf_trainer.stages.prepare import Findings, examine
 
 MAX_DATA = 64 << 20
 """Bytes of an input's rows up to which they are read: a few seconds."""
@@ -28,12 +28,13 @@ TEMPLATED = 5000
 
 def main(folder: Path, work: Path) -> None:
     """Check the job in the work folder; `folder` is the job file's."""
-    problems, unopened = check(parse_job(orjson.loads((work / "job.json").read_bytes())), folder, work)
-    (work / "checked.json").write_bytes(orjson.dumps({"problems": problems, "unopened": unopened}))
+    findings, unopened = check(parse_job(orjson.loads((work / "job.json").read_bytes())), folder, work)
+    checked = {"problems": findings.problems, "warnings": findings.warnings, "unopened": unopened}
+    (work / "checked.json").write_bytes(orjson.dumps(checked))
 
 
-def check(job: RLHFJob, folder: Path, work: Path) -> tuple[list[str], list[str]]:
-    """(problems, what was not opened and why)."""
+def check(job: RLHFJob, folder: Path, work: Path) -> tuple[Findings, list[str]]:
+    """(what prepare would find, what was not looked at and why)."""
     unopened: list[str] = []
     read = {use.input for use in uses(job) if isinstance(use, DataUse)}
 
@@ -49,7 +50,7 @@ def check(job: RLHFJob, folder: Path, work: Path) -> tuple[list[str], list[str]]
         return Fetched(path, digest="", bytes=size, source=entry.source)
 
     findings = examine(job, get, folder, work / "cache", lambda _: None, TEMPLATED)
-    return findings.problems, unopened
+    return findings, [*unopened, *dict.fromkeys(findings.partial)]
 
 
 if __name__ == "__main__":

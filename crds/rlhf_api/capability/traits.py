@@ -118,7 +118,7 @@ def read_traits(folder: Path) -> ModelTraits | None:
     if not isinstance(model_type, str):
         return None
     names = config.get("architectures")
-    shapes = dict(_shapes(own))
+    shapes = dict(tensor_shapes(own))
     quantisation = config.get("quantization_config")
     positions, stable = row_lengths(config)
     return ModelTraits(
@@ -189,7 +189,7 @@ def _modules(shapes: Mapping[str, list[int]]) -> Iterator[str]:
             yield inside[1].rpartition(".")[2]
 
 
-def _shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
+def tensor_shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
     """Names and shapes of all tensors, by the headers of the safetensors files; a damaged one has none."""
     for path in sorted(folder.glob("*.safetensors")):
         try:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from rlhf_api.job import RLHFJob
     from rlhf_sdk.memory import Needs
+    from rlhf_sdk.opening import Opened
 
 
 def register(app: typer.Typer) -> None:
@@ -38,7 +39,7 @@ cannot fit here, or an input on a claim, is said but is no error: the job may be
 
 JSON: {"valid": bool, "machineBytes", "files": [{"file", "valid", "problems": [{"path", "message", "hint", "line",
 "column"}], "memory": [{"stage", "ranks", "bytes" (a rank's), "parts": {NAME: bytes}, "fits": bool}], "unknown": [why],
-"absent": [inputs on claims], "unopened": [what was not looked at, and why]}]}.
+"absent": [inputs on claims], "unopened": [what was not looked at, and why], "warnings"}]}.
 
 Exit codes: 0 every file is a valid job; 2 at least one is not."""
 
@@ -71,9 +72,9 @@ def _check(path: Path, inputs: Sequence[str], machine: int, *, opening: bool, ta
 
     names = ("path", "message", "hint", "line", "column")
     entry: dict[str, Any] = {"file": str(path), "valid": False, "problems": []}
-    entry |= {"memory": [], "unknown": [], "absent": [], "unopened": []}
+    entry |= {"memory": [], "unknown": [], "absent": [], "unopened": [], "warnings": []}
     try:
-        job, unopened = _read(path, inputs, opening=opening)
+        job, opened = _read(path, inputs, opening=opening)
     except SpecError as error:
         if talk:
             complain(str(error))
@@ -82,7 +83,7 @@ def _check(path: Path, inputs: Sequence[str], machine: int, *, opening: bool, ta
     missing = jobs.absent(job, path.resolve().parent)
     absent = [f"input {job.spec.inputs[index].name} is not here: {why}" for index, why in missing.items()]
     if talk:
-        _tell(path, found, absent, unopened, machine)
+        _tell(path, found, absent, opened, machine)
     memory = [
         {
             "stage": need.stage,
@@ -98,12 +99,13 @@ def _check(path: Path, inputs: Sequence[str], machine: int, *, opening: bool, ta
         "memory": memory,
         "unknown": list(found.unknown),
         "absent": absent,
-        "unopened": unopened,
+        "unopened": opened.unopened,
+        "warnings": opened.warnings,
     }
 
 
-def _read(path: Path, inputs: Sequence[str], *, opening: bool) -> tuple[RLHFJob, list[str]]:
-    """The job in a file, and what of it was not opened.
+def _read(path: Path, inputs: Sequence[str], *, opening: bool) -> tuple[RLHFJob, Opened]:
+    """The job in a file, and what was found in what it names.
 
     Raises:
         SpecError: it is refused, or what it names is.
@@ -128,10 +130,10 @@ def _read(path: Path, inputs: Sequence[str], *, opening: bool) -> tuple[RLHFJob,
     findings += [located_words(job, text) for text in opened.problems]
     if findings:
         raise SpecError([located(document, finding) for finding in findings], document.source)
-    return job, opened.unopened
+    return job, opened
 
 
-def _tell(path: Path, found: Needs, absent: list[str], unopened: list[str], machine: int) -> None:
+def _tell(path: Path, found: Needs, absent: list[str], opened: Opened, machine: int) -> None:
     from rlhf_sdk.memory import too_large
     from rlhf_sdk.output import columns
     from rlhf_sdk.text import size
@@ -145,10 +147,12 @@ def _tell(path: Path, found: Needs, absent: list[str], unopened: list[str], mach
         show(table)
     for why in absent:
         show(f"  {why}")
-    if unopened:
-        show(f"  not opened: {'; '.join(unopened)}")
+    if opened.unopened:
+        show(f"  not checked: {'; '.join(opened.unopened)}")
     for why in found.unknown:
         show(f"  memory not known: {why}")
+    for warning in opened.warnings:
+        complain(f"{path}: {warning}")
     for need in found.stages:
         words = too_large(need, machine)
         if words is not None:

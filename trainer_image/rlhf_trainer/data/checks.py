@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
-from rlhf_trainer.data.chat import write_prompt, write_turns
+from rlhf_trainer.data.chat import same_tokenizer, write_prompt, write_turns
 from rlhf_trainer.data.load import Check
 from rlhf_trainer.data.rows import Completion, Conversation, Message, Pair, Prompt, SafetyPair
 from rlhf_trainer.data.template import Tokenizer
 
-Reading = Literal["row", "prompt", "grader"]
-"""What a model reads of a row: all of it, its prompt, or with a grader's question behind an answer."""
+Reading = Literal["row", "prompt", "grader", "judge"]
+"""What a model reads of a row: all of it, its prompt, or with a grader's question behind an answer. A judge of answers reads
+text only where its tokenizer is not that of a model which answers."""
 QUESTION: Message = {"role": "user", "content": "Is it so?"}
 Encoded = TypeVar("Encoded")
+
+
+class LoadedReader(NamedTuple):
+    """A model that reads rows."""
+
+    name: str
+    tokenizer: Tokenizer
+    """Prepared."""
+    reading: Reading
+
+
+def readers_of_text(readers: Sequence[LoadedReader]) -> list[LoadedReader]:
+    """The readers without judges that take every answering model's ids as they are."""
+    answering = [reader.tokenizer for reader in readers if reader.reading == "row"]
+    return [
+        reader
+        for reader in readers
+        if reader.reading != "judge"
+        or any(other is not reader.tokenizer and same_tokenizer(other, reader.tokenizer) for other in answering)
+    ]
 
 
 def check_of(tokenizer: Tokenizer, reading: Reading = "row") -> Check:
@@ -37,10 +57,24 @@ def check_of(tokenizer: Tokenizer, reading: Reading = "row") -> Check:
     return check
 
 
-def first_rows(check: Check, most: int | None) -> Check:
-    """The check, of so many rows; later ones pass."""
-    numbers = itertools.count()
-    return check if most is None else lambda row: next(numbers) < most and check(row)
+class FirstRows:
+    """Checks of so many rows, by default all; later ones pass, counted."""
+
+    def __init__(self, checks: Sequence[Check], most: int | None) -> None:
+        self._checks, self._most = checks, most
+        self._rows = 0
+
+    @property
+    def left(self) -> int:
+        """Rows that passed without a check."""
+        return 0 if self._most is None else max(0, self._rows - self._most)
+
+    def __call__(self, row: Any) -> None:
+        """Check a row."""
+        self._rows += 1
+        if self._most is None or self._rows <= self._most:
+            for check in self._checks:
+                check(row)
 
 
 def _answers(row: Pair | SafetyPair) -> Sequence[str]:

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, cast
 
 import orjson
 
-from rlhf_api.bounded import MAX_DEPTH, Unreadable, is_deeper, lines, unpacked
+from rlhf_api.bounded import MAX_DEPTH, Unreadable, is_deeper, lines, mistaken, unpacked
 from rlhf_trainer.data.rows import Where
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.sources.choose import select_files
@@ -69,6 +69,9 @@ def read_rows(path: Path, subset: str | None = None, split: str | None = None) -
 
 
 def _read_file(file: Path, name: str) -> Iterator[RawRow | BadRow]:
+    what = mistaken(file)
+    if what is not None:
+        raise InputError(f"{name}:1: found {what}")
     plain = name.lower().removesuffix(".gz").removesuffix(".zst")
     if plain.endswith(".parquet"):
         yield from _read_parquet(file, name)
@@ -154,6 +157,12 @@ def _explain(line: bytes, error: orjson.JSONDecodeError) -> str:
         return f"is not UTF-8 (byte {wrong.start + 1}: {wrong.reason}); save the file as UTF-8"
     if re.search(rb"[:\[,]\s*(NaN|-?Infinity)\b", line):
         return "holds NaN or Infinity, which JSON does not have; expected a number or null"
+    if line.strip() in (b"{", b"["):
+        return (
+            "begins an object or list that goes on in the next lines; expected one row a line (or name the file .json)"
+        )
+    if line.lstrip().startswith(b"{'"):
+        return "is no JSON object: its texts are in single quotes, as Python prints them; expected double ones"
     if not line.endswith(b"\n"):
         return f"the last line is no whole JSON object ({error.msg}, column {error.colno}); the file may be truncated"
     return f"is no JSON object ({error.msg}, column {error.colno})"
@@ -164,6 +173,8 @@ def _read_json(stream: BinaryIO, name: str) -> Iterator[RawRow | BadRow]:
     content = stream.read(MAX_JSON + 1)
     if len(content) > MAX_JSON:
         raise InputError(f"{name}: has more than {MAX_JSON >> 20} MiB; expected JSON lines (.jsonl), one row a line")
+    if not content.strip():
+        raise InputError(f"{name}: is empty; expected rows")
     try:
         value = orjson.loads(content)
     except orjson.JSONDecodeError as error:
@@ -189,6 +200,10 @@ def _read_csv(stream: BinaryIO, name: str) -> Iterator[RawRow | BadRow]:
     try:
         rows = csv.reader(_short_lines(text), delimiter="\t" if ".tsv" in name.lower() else ",", strict=True)
         columns = next(rows, [])
+        if len(columns) == 1 and (";" in columns[0] or "\t" in columns[0]):
+            raise InputError(
+                f"{name}:1: found one column, {columns[0]!r}; expected commas between columns (tabs in a .tsv file)"
+            )
         if not all(columns) or len(set(columns)) < len(columns):
             raise InputError(f"{name}:1: found the column names {columns}; expected different ones, none empty")
         for cells in filter(None, rows):

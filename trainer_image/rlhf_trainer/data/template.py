@@ -107,6 +107,11 @@ def render(
         text = tokenizer.apply_chat_template(
             plain, tools=list(tools) or None, tokenize=False, add_generation_prompt=generation
         )
+    except MemoryError as error:
+        begins = messages[0]["content"][:SHOWN] if messages else ""
+        raise TemplateProblem(
+            f"the chat template{template_file(tokenizer)} takes too much memory to write what begins with {begins!r}"
+        ) from error
     except Exception as error:  # a template is somebody else's program: it raises what it likes
         roles = ", ".join(message["role"] for message in messages) or "nobody"
         begins = messages[0]["content"][:SHOWN] if messages else ""

@@ -54,6 +54,8 @@ def render(
 ) -> str | None:
     """What is wrong with a template: it takes too much, or writes too much. What else it raises is no matter here."""
     try:
+        if folds_too_much(environment, template):
+            raise MemoryError
         program = environment.from_string(template)
         for dialogue in dialogues:
             for generation in (False, True):
@@ -66,6 +68,25 @@ def render(
     except Exception:  # noqa: BLE001 - it cannot be compiled: told where it is rendered in earnest
         return None
     return None
+
+
+def folds_too_much(environment: Any, template: str) -> bool:
+    """Whether a constant takes more memory than there is: it is computed when the template is compiled, also where no
+    dialogue reaches it, and the compiler passes over the error."""
+    from jinja2 import nodes
+
+    context = nodes.EvalContext(environment)
+    for node in environment.parse(template).find_all(nodes.Expr):
+        error: BaseException | None = None
+        try:
+            node.as_const(context)
+        except Exception as impossible:  # noqa: BLE001 - no constant, for whatever reason
+            error = impossible
+        while error is not None:
+            if isinstance(error, MemoryError):
+                return True
+            error = error.__cause__
+    return False
 
 
 class RefusalError(Exception):

@@ -94,8 +94,11 @@ class ModelJudge:
     def scores(self, prompts: Sequence[Prompt], rows: Rows, *, as_text: bool) -> list[float | None]:
         """The combined score of the members."""
         found: list[float | None] = [None] * len(rows)
-        encoded = [self._row(prompt, row, as_text) for prompt, row in zip(prompts, rows, strict=True)]
-        for batch in buckets([len(row) for row in encoded], FORWARD_TOKENS):
+        every = [self._row(prompt, row, as_text) for prompt, row in zip(prompts, rows, strict=True)]
+        encoded = {index: row for index, row in enumerate(every) if row is not None}
+        numbers = list(encoded)
+        for bucket in buckets([len(row) for row in encoded.values()], FORWARD_TOKENS):
+            batch = [numbers[position] for position in bucket]
             # not PAD, which may lie beyond the embeddings of a model that lacks it
             padded = pad([encoded[index] for index in batch], self._tokenizer.eos_token_id)
             ids, mask = padded.input_ids.to(self._device), padded.attention_mask.to(self._device)
@@ -104,13 +107,17 @@ class ModelJudge:
                 found[index] = _finite(score)
         return found
 
-    def _row(self, prompt: Prompt, row: dict[str, Any], as_text: bool) -> Encoded:
+    def _row(self, prompt: Prompt, row: dict[str, Any], as_text: bool) -> Encoded | None:
+        """None: this judge's template takes neither the answer nor its prompt, which `prepare` does not let through."""
         if not as_text:
             return _scored(row["prompt_ids"], row["ids"])
         try:
             return encode_row(self._tokenizer, prompt.messages, row["text"], sys.maxsize, prompt.tools)
         except TemplateProblem:  # an answer that this judge's template does not take is scored all the same
-            asked = encode_prompt(self._tokenizer, prompt.messages, tools=prompt.tools)
+            try:
+                asked = encode_prompt(self._tokenizer, prompt.messages, tools=prompt.tools)
+            except TemplateProblem:
+                return None
             return _scored(asked, encode_answer(self._tokenizer, row["text"]))
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rlhf_api.bounded import Unreadable, read_object
-from rlhf_api.capability import ModelTraits, read_traits
+from rlhf_api.bounded import Unreadable, mistaken, read_object
+from rlhf_api.capability import ModelTraits, read_traits, size_problems, tensor_shapes
 from rlhf_api.gguf import read_header
 from rlhf_api.safetensors import count_weights
 from rlhf_api.template import Template
@@ -64,10 +64,28 @@ def inspect_model(path: Path, uses: Sequence[ModelUse], template: Template | Non
         facts = ModelFacts("safetensors", _architecture(config), _weights(path))
     except Unreadable as error:
         raise InputError(str(error)) from error
+    for file in sorted(path.glob("tokenizer*.json")):
+        what = mistaken(file)
+        if what is not None:
+            raise InputError(f"{file.name}: found {what}")
     with explained(path.name, "tokenizer or chat template"):
         facts.tokenizer = load_tokenizer(path)
         facts.notes.extend(_check_tokenizer(facts.tokenizer, config, uses, template))
+    _check_sizes(path, config)
     return facts
+
+
+def _check_sizes(path: Path, config: dict[str, Any]) -> None:
+    """Refuse a configuration of other sizes than the weights have.
+
+    Raises:
+        InputError: names each field.
+    """
+    if isinstance(config.get("text_config"), dict) or config.get("quantization_config") is not None:
+        return  # other names, other shapes
+    wrong = list(size_problems(config, dict(tensor_shapes(path))))
+    if wrong:
+        raise InputError(f"config.json does not describe the weights beside it: {'; '.join(wrong)}")
 
 
 def _refuse_adapter(path: Path) -> None:

@@ -22,7 +22,7 @@ class Reader:
 def readers(spec: Any, field: str) -> Iterator[Reader]:
     """The readers of a field (`prompts`, `ptx.data`) of a stage's spec.
 
-    Judges of PPO and of evaluation are none: they take ids. `plain` simulations and red-teaming write no template.
+    Judges of PPO are none: they take ids. `plain` simulations and red-teaming write no template.
     """
     match spec:
         case Sft() | RewardModel() | CostModel():
@@ -31,6 +31,8 @@ def readers(spec: Any, field: str) -> Iterator[Reader]:
             yield Reader(spec.policy)
         case Evaluate():
             yield from (Reader(model) for model in (spec.baseline, *spec.candidates))
+            judges = (*spec.rewards, *spec.costs)
+            yield from (Reader(judge, "judge") for judge in judges if judge.function is None)
         case Simulate() if spec.chat != "plain" and spec.red_team is None:
             yield Reader(spec.model)
         case Rules() if spec.reward.function is None and field == "completions":

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlhf_api.job import Input
-from rlhf_trainer.data.load import Check, Conversion, in_heldout, opening
-from rlhf_trainer.data.rows import Counts
+from rlhf_trainer.data.load import Check, Conversion, canonical, in_heldout, opening
+from rlhf_trainer.data.rows import Counts, Prompt
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.uses import DataUse
 
+PROMPTS = 1024
+"""Different prompts that are counted; whoever asks for more gets so many."""
 COLUMNS = 12
 """Unused columns that a note names."""
 
@@ -26,6 +29,8 @@ class RowFacts:
     problems: list[str] = field(default_factory=list)
     """One sentence a problem, with the field of the job."""
     notes: list[str] = field(default_factory=list)
+    prompts: dict[str, int] = field(default_factory=dict)
+    """Different prompts of each use that takes prompts, at most PROMPTS."""
     unused: dict[str, int] = field(default_factory=dict)
     """Rows with a value in a column that no use reads, by column."""
 
@@ -38,10 +43,15 @@ class _Taken:
     rows: int = 0
     openings: set[str] = field(default_factory=set)
     """Two of them are enough to know that a holdout is possible."""
+    prompts: set[bytes] = field(default_factory=set)
+    """Different ones, up to PROMPTS."""
 
 
 def inspect_rows(
-    entry: Input, path: Path, uses: Sequence[DataUse], checks: Callable[[DataUse], Sequence[Check]] = lambda _: ()
+    entry: Input,
+    path: Path,
+    uses: Sequence[DataUse],
+    checks: Callable[[DataUse], AbstractContextManager[Sequence[Check]]] = lambda _: nullcontext(()),
 ) -> RowFacts:
     """Read every row once for each kind of use and its readers.
 
@@ -49,15 +59,16 @@ def inspect_rows(
         entry: of the job.
         path: where its rows lie.
         uses: of the rows.
-        checks: gives what the models that read a use's rows say of each.
+        checks: gives what the models that read a use's rows say of each, while its context is open.
     """
     facts = RowFacts()
     unused: list[dict[str, int]] = []
     for kind, names in dict.fromkeys((use.rows, use.readers) for use in uses):
         same = [use for use in uses if (use.rows, use.readers) == (kind, names)]
-        conversion = Conversion(entry.name, entry, kind, checks=checks(same[0]))
+        conversion = Conversion(entry.name, entry, kind)
         try:
-            taken = _pass(conversion, path, entry, same)
+            with checks(same[0]) as conversion.checks:
+                taken = _pass(conversion, path, entry, same)
         except InputError as error:
             facts.problems.append(f"{'; '.join(use.where for use in same)}: {error}")
             facts.format = facts.format or conversion.format
@@ -66,6 +77,7 @@ def inspect_rows(
         unused.append(conversion.unused)
         if facts.counts.read == 0 or conversion.counts.used < facts.counts.used:
             facts.counts = conversion.counts
+        facts.prompts |= {one.use.where: len(one.prompts) for one in taken if kind == "prompts"}
         facts.problems.extend(problem for one in taken if (problem := _problem(one, entry)))
     left_out = facts.counts.bad + facts.counts.rejected.total()
     if left_out:
@@ -96,6 +108,8 @@ def _pass(conversion: Conversion, path: Path, entry: Input, uses: Sequence[DataU
             one.rows += 1
             if len(one.openings) < 2:
                 one.openings.add(opening(row))
+            if isinstance(row, Prompt) and len(one.prompts) < PROMPTS:
+                one.prompts.add(canonical(row.messages, row.tools))
     return taken
 
 

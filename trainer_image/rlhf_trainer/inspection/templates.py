@@ -8,7 +8,7 @@ from pathlib import Path
 from rlhf_api.fields import RulesRef
 from rlhf_trainer.context import StageContext
 from rlhf_trainer.data.chat import prepare_tokenizer
-from rlhf_trainer.data.checks import check_of
+from rlhf_trainer.data.checks import LoadedReader, check_of, readers_of_text
 from rlhf_trainer.data.load import Check
 from rlhf_trainer.inspection.readers import Reader
 from rlhf_trainer.models.load import load_tokenizer
@@ -21,7 +21,7 @@ def checks_of(context: StageContext, readers: Iterable[Reader]) -> list[Check]:
     Raises:
         InputError: a tokenizer cannot be used.
     """
-    checks = []
+    loaded = []
     for reader in readers:
         if isinstance(reader.reference, RulesRef):  # rules without a grader: refused where they are loaded
             continue
@@ -29,5 +29,5 @@ def checks_of(context: StageContext, readers: Iterable[Reader]) -> list[Check]:
         member = Path(entry.path) / MEMBERS / "0"
         tokenizer = load_tokenizer(member if member.is_dir() else entry.path, context.storage / "inputs")
         prepare_tokenizer(tokenizer, entry.template)
-        checks.append(check_of(tokenizer, reader.reading))
-    return checks
+        loaded.append(LoadedReader(reader.reference.label, tokenizer, reader.reading))
+    return [check_of(reader.tokenizer, reader.reading) for reader in readers_of_text(loaded)]

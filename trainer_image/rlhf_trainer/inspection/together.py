@@ -18,6 +18,7 @@ from rlhf_api.stages import Evaluate, Ppo, Rules, Simulate
 from rlhf_trainer.data.load import load_completions, load_prompts
 from rlhf_trainer.data.rows import Completion, Counts, Prompt
 from rlhf_trainer.exits import InputError
+from rlhf_trainer.inspection.rows import PROMPTS
 from rlhf_trainer.rules.completions import check_completions, check_rank_apart, check_scales, check_types
 from rlhf_trainer.rules.policy import Policy, read_policy
 from rlhf_trainer.simulation.methods import Method
@@ -44,6 +45,32 @@ def misfits(job: RLHFJob, inputs: Mapping[str, ResolvedInput]) -> list[str]:
         elif isinstance(stage.spec, Evaluate):
             _of_evaluate(readable, stage.spec, _Problems(stage, problems))
     return problems
+
+
+def few_prompts(job: RLHFJob, prompts: Mapping[str, int]) -> Iterator[str]:
+    """A warning for each stage with fewer prompts than its numbers need.
+
+    Args:
+        job: a valid job.
+        prompts: different ones, by use: `stage ppo, ppo.prompts[0]`. Stages with prompts that are not known are left out.
+    """
+    from rlhf_trainer.evaluation.statistics import FEWEST  # scipy
+
+    for stage in job.spec.stages:
+        if not isinstance(stage.spec, Ppo | Evaluate):
+            continue
+        places = [f"stage {stage.name}, {stage.type}.prompts[{index}]" for index in range(len(stage.spec.prompts))]
+        if not all(place in prompts for place in places):
+            continue
+        count = sum(prompts[place] for place in places)
+        if isinstance(stage.spec, Evaluate):
+            if count < FEWEST:
+                yield f"{places[0]}: found {count} different prompts; of fewer than {FEWEST} no difference can be shown"
+        elif count < min(stage.spec.rollout.prompts, PROMPTS):
+            yield (
+                f"{places[0]}: found {count} different prompts, fewer than the {stage.spec.rollout.prompts} of a rollout "
+                "(rollout.prompts): each comes several times a step"
+            )
 
 
 @dataclass(frozen=True)

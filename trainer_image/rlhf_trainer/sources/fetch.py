@@ -6,12 +6,14 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import packages_distributions
 from pathlib import Path, PurePosixPath
 
 from rlhf_api.bounded import exists
 from rlhf_api.job import Input
 from rlhf_api.memory.look import local_path
 from rlhf_api.packages import package_folder
+from rlhf_api.sentences import nearest
 from rlhf_api.sources import Source, parse_source
 from rlhf_trainer.exits import InputError, StageError
 from rlhf_trainer.sources.folder import files_below
@@ -88,6 +90,9 @@ def in_place(entry: Input, job_folder: Path, work: Path) -> tuple[Path, int] | N
         InputError: as `fetch`.
     """
     path = local_path(entry.source, job_folder)
+    source = parse_source(entry.source)
+    if source.kind == "package" and (path is None or not exists(path)):
+        _refuse_misspelt(source, path)
     if path is None or not exists(path):
         return None
     files = _local_files(path, entry.source)
@@ -99,6 +104,22 @@ def in_place(entry: Input, job_folder: Path, work: Path) -> tuple[Path, int] | N
     for name, file in files.items():
         (folder / name).symlink_to(file)
     return folder, size
+
+
+def _refuse_misspelt(source: Source, path: Path | None) -> None:
+    """Refuse a file that an installed package has not, and a package whose name is nearly an installed one's.
+
+    Raises:
+        InputError: says what is there.
+    """
+    if path is not None:
+        names = sorted(file.name for file in path.parent.iterdir()) if path.parent.is_dir() else []
+        near = nearest(path.name, names)
+        hint = f" (did you mean {near}?)" if near else ""
+        raise InputError(f"the package {source.location} is installed here and has no {source.path}{hint}")
+    near = nearest(source.location, packages_distributions())
+    if near is not None:
+        raise InputError(f"no package {source.location} is installed here (did you mean {near}?)")
 
 
 def redact(text: str) -> str:

@@ -14,6 +14,7 @@ All that is wrong is told at once, in one message, exit code 2.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import functools
@@ -36,11 +37,13 @@ from rlhf_api.plan import Resolved, ResolvedInput, plan
 from rlhf_api.stages import PREPARE, REPORT
 from rlhf_api.store import Run, gc_lock, write_atomically, write_resolved, write_run
 from rlhf_trainer import functions, store
-from rlhf_trainer.data.checks import check_of, first_rows
+from rlhf_trainer.data.checks import FirstRows, LoadedReader, check_of, readers_of_text
+from rlhf_trainer.data.limited import Limited
 from rlhf_trainer.data.load import Check
 from rlhf_trainer.exits import InputError
+from rlhf_trainer.inspection.pages import page_problem
 from rlhf_trainer.inspection.rows import inspect_rows
-from rlhf_trainer.inspection.together import misfits
+from rlhf_trainer.inspection.together import few_prompts, misfits
 from rlhf_trainer.inspection.uses import AnyUse, AuditUse, DataUse, FunctionUse, ModelUse, PolicyUse, uses
 from rlhf_trainer.rules.policy import read_policy
 from rlhf_trainer.simulation.audits import read_answers
@@ -66,6 +69,12 @@ class Findings:
     """Of inputs that are models, prepared."""
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    """What will work, but perhaps not as it was meant."""
+    prompts: dict[str, int] = field(default_factory=dict)
+    """Different prompts by use."""
+    partial: list[str] = field(default_factory=list)
+    """What was looked at in part, and in what part."""
 
 
 def run(context: StageContext) -> None:
@@ -93,7 +102,7 @@ def _resolve(context: StageContext) -> None:
     findings = examine(
         job, lambda entry: fetch(entry, context.storage, folder), folder, context.storage / "inputs", tell
     )
-    for note in findings.notes:
+    for note in (*findings.notes, *findings.warnings):
         log.warning("%s", note)
     if findings.problems:
         raise InputError(_message(findings.problems))
@@ -134,6 +143,9 @@ def examine(
     for entry in sorted(job.spec.inputs, key=lambda entry: entry.name not in models):  # rows are checked with models
         tell(f"input {entry.name}")
         with _collected(findings, f"input {entry.name}"):
+            page = page_problem(entry.source, [use for use in wanted if getattr(use, "input", None) == entry.name])
+            if page is not None:
+                raise InputError(page)
             fetched = get(entry)
             if fetched is not None:
                 _take_input(findings, entry, fetched, wanted, most)
@@ -142,6 +154,7 @@ def examine(
         with _collected(findings, _where(wanted, name)):
             _take_function(findings, name, folder)
     findings.problems.extend(_unfit(job, findings))
+    findings.warnings.extend(few_prompts(job, findings.prompts))
     if not findings.problems and len(findings.inputs) == len(job.spec.inputs):
         findings.problems.extend(_tokenizers(job, findings, cache))
         findings.problems.extend(misfits(job, findings.inputs))
@@ -230,6 +243,7 @@ def _take_input(findings: Findings, entry: Input, found: Fetched, wanted: list[A
         told["unusedColumns"] = seen.unused
         findings.notes.extend(seen.notes)
         findings.problems.extend(seen.problems)
+        findings.prompts |= seen.prompts
     policies = [use for use in wanted if isinstance(use, PolicyUse) and use.input == entry.name]
     if policies:
         told["kind"] = "policy"
@@ -242,10 +256,25 @@ def _take_input(findings: Findings, entry: Input, found: Fetched, wanted: list[A
         findings.notes.append(f"{entry.name}: no stage uses this input")
 
 
-def _checks(findings: Findings, use: DataUse, most: int | None) -> list[Check]:
-    """What the chat templates of the models that read a use's rows say; of models that could be read."""
-    readers = ((findings.tokenizers.get(name), reading) for name, reading in use.readers)
-    return [first_rows(check_of(tokenizer, reading), most) for tokenizer, reading in readers if tokenizer is not None]
+@contextmanager
+def _checks(findings: Findings, use: DataUse, most: int | None) -> Iterator[list[Check]]:
+    """What the chat templates of the models that read a use's rows say, of its first rows; of models that could be read."""
+    readers = [
+        LoadedReader(name, findings.tokenizers[name], reading)
+        for name, reading in use.readers
+        if findings.tokenizers.get(name) is not None
+    ]
+    with contextlib.ExitStack() as children:
+        checks = [
+            children.enter_context(Limited(check_of(reader.tokenizer, reader.reading), reader.name))
+            for reader in readers_of_text(readers)
+        ]
+        rows = FirstRows(checks, most)
+        yield [rows]
+    if checks and most is not None and rows.left:
+        findings.partial.append(
+            f"{use.input}: chat templates wrote {most} of {most + rows.left} rows ({use.where}); prepare has them write all"
+        )
 
 
 def _take_function(findings: Findings, name: str, folder: Path) -> None:
