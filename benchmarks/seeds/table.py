@@ -2,12 +2,13 @@
 
     python benchmarks/seeds/table.py examples/seeds.yaml
 
-One row a seed, and how many seeds met each of three claims:
+One row a seed, and how many seeds met each claim:
 
 - the gold cost ends within its limit: its mean over held-out answers is at most 0 (and its whole interval is);
 - lambda settles: in the last quarter of the steps it is nowhere at a bound, and its largest value is less than SWING
   times its smallest;
-- the reward does not fall: neither the learned reward nor the distinct words of held-out answers is `lower`.
+- the reward does not fall: the learned reward of held-out answers, which PPO raises, is not `lower`. Whether the words
+  that it stands for are fewer is counted beside it.
 """
 
 from __future__ import annotations
@@ -84,10 +85,9 @@ CLAIMS: dict[str, Callable[[Seed], bool]] = {
     f"lambda settled: off its bounds in the last quarter, largest under {SWING} x smallest": lambda seed: (
         seed.swing < SWING and not any(map(seed.at_bound, seed.settled))
     ),
-    "neither reward is shown to have fallen": lambda seed: all(
-        seed.differences[name]["decision"] != "lower" for name in REWARDS
-    ),
-    "the learned reward is shown to have risen": lambda seed: seed.differences[REWARDS[0]]["decision"] == "higher",
+    "the learned reward is not shown to have fallen": lambda seed: seed.differences[REWARDS[0]]["decision"] != "lower",
+    "its mean is higher than at the start": lambda seed: seed.differences[REWARDS[0]]["value"] > 0,
+    "the distinct words are not shown to have fallen": lambda seed: seed.differences[REWARDS[1]]["decision"] != "lower",
 }
 
 
