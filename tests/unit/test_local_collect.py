@@ -99,7 +99,7 @@ def test_an_unreadable_index_stops_it(tmp_path: Path) -> None:
 
 
 def test_no_storage(tmp_path: Path) -> None:
-    assert rlhf("gc", "--storage", tmp_path / "none").code == 1
+    assert rlhf("gc", "--storage", tmp_path / "none").code == 2
 
 
 def test_fresh_keeps_what_another_run_uses(tmp_path: Path) -> None:
