@@ -36,7 +36,7 @@ JSON: {"storage", "bytes", "freed": bool, "items": [{"path", "kind", "bytes", "w
 bytes}; kind is product, damaged, unfinished, input or work.
 
 Exit codes: 0 listed or freed; 1 it cannot be told what is used, or a run is just looking up what it needs; 2 no such
-run to forget, or a process runs it."""
+storage or run to forget, or a process runs it."""
 
 
 def gc(
