@@ -23,7 +23,9 @@ NESTED = (
 )
 """An endless comparison within the interpreter, which no exception from a signal would end."""
 HUGE = "{{ message['content'] * 10**10 }}"
-DOUBLED = "{% set n = namespace(x=['a']) %}{% for i in range(40) %}{% set n.x = n.x + n.x %}{% endfor %}"
+DOUBLED = (
+    "{% set n = namespace(x=message['content'] * 10**6) %}{% for i in range(40) %}{% set n.x = n.x ~ n.x %}{% endfor %}"
+)
 SLOW = {"loop": LOOPS, "nest": NESTED}
 LARGE = {"huge": HUGE, "double": DOUBLED}
 

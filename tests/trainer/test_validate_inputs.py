@@ -497,9 +497,9 @@ MISTAKES: dict[str, tuple[Spoil, str, str]] = {
         "intermediate_size: found 7; expected ",
     ),
     "a package's name is misspelt": (
-        lambda c: c.input("chat", source="package://rlhf_trainr/rows.jsonl"),
+        lambda c: c.input("chat", source="package://transformrs/rows.jsonl"),
         source("chat"),
-        "no package rlhf_trainr is installed here (did you mean rlhf_trainer?)",
+        "no package transformrs is installed here (did you mean transformers?)",
     ),
     "a file that a package has not": (
         lambda c: c.input("chat", source="package://rlhf_trainer/daat"),
