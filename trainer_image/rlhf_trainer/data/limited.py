@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import sys
 import time
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -134,6 +135,9 @@ def _problem(check: Check, row: Any) -> str | None:
 
 
 def _limit_memory() -> None:
+    """On Linux, whose /proc says what the process has; other systems hardly keep to such a limit."""
+    if sys.platform != "linux":
+        return
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     wanted = size + MEMORY
