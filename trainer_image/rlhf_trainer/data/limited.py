@@ -110,6 +110,7 @@ def _serve(check: Check, connection: Connection, callers: Connection) -> None:
     """The child: check what comes, each within its limit, until the caller is gone or ends it."""
     callers.close()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what allocators say of an end that the caller puts into words
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a thread a core, whose stacks and heaps alone would be the limit
     _limit_memory()
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
