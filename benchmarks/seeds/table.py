@@ -86,7 +86,7 @@ CLAIMS: dict[str, Callable[[Seed], bool]] = {
         seed.swing < SWING and not any(map(seed.at_bound, seed.settled))
     ),
     "the learned reward is not shown to have fallen": lambda seed: seed.differences[REWARDS[0]]["decision"] != "lower",
-    "its mean is higher than at the start": lambda seed: seed.differences[REWARDS[0]]["value"] > 0,
+    "the learned reward's mean is higher than at the start": lambda seed: seed.differences[REWARDS[0]]["value"] > 0,
     "the distinct words are not shown to have fallen": lambda seed: seed.differences[REWARDS[1]]["decision"] != "lower",
 }
 
@@ -161,7 +161,7 @@ if __name__ == "__main__":
         f"`make seeds` on {machine()}, {len(policies)} of its {planned} seeds: PPO of the demo with other seeds, SFT, reward",
         "and cost model shared; 48 held-out prompts, 2 answers each; before → after; intervals are over prompts. The gold cost",
         "is +1 for an answer without a word of care and -1 for one with; training saw only noisy labels of it. Minutes",
-        "are of one thread, two policies side by side.",
+        "are of one thread, two policies side by side, on a machine that other work may share.",
         "",
         *table(policies),
     ]

@@ -40,6 +40,8 @@ MAGIC = (
     (b"PK\3\4", (".npz", ".pt", ".bin"), "a zip archive or a spreadsheet; unpack it, or save it as CSV"),
     (b"PAR1", (".parquet",), "Parquet; call it .parquet"),
     (b"\x1f\x8b", (".gz",), "gzip; call it .gz, or unpack it"),
+    (b"BZh91AY&SY", (), "bzip2; unpack it, or pack it as .gz or .zst"),
+    (b"\xfd7zXZ\0", (), "xz; unpack it, or pack it as .gz or .zst"),
     (b"\x28\xb5\x2f\xfd", (".zst",), "zstd; call it .zst, or unpack it"),
 )
 """First bytes, the names that go with them, and what such a file is, with what to do."""

@@ -64,8 +64,13 @@ server.connect({address!r})
 socket.send_fds(server, [struct.pack("!I", len(request))], [0, 1, 2])
 server.sendall(request)
 pid, = struct.unpack("!i", server.recv(4))
+def forward(number):
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass  # it has ended: its exit code is on the way
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
-    signal.signal(number, lambda number, frame: os.kill(pid, number))
+    signal.signal(number, lambda number, frame: forward(number))
 code, = struct.unpack("!i", server.recv(4))
 if code < 0:
     signal.signal(-code, signal.SIG_DFL) if -code != signal.SIGKILL else None
@@ -114,7 +119,10 @@ def receive(client: socket.socket) -> Request:
     (size,) = HEADER.unpack(header)
     content = b""
     while len(content) < size:
-        content += client.recv(size - len(content))
+        part = client.recv(size - len(content))
+        if not part:
+            raise EOFError("the client was killed before it had asked")
+        content += part
     words, environment, folder = json.loads(content)
     return Request(client, words, environment, folder, streams)
 
@@ -186,11 +194,16 @@ def serve(address: str, program: str) -> None:
             gone, status = os.waitpid(pid, os.WNOHANG)
             if gone:
                 client = clients.pop(pid)
-                with contextlib.suppress(BrokenPipeError):  # the client was killed
+                with contextlib.suppress(OSError):  # the client was killed
                     client.sendall(STATUS.pack(os.waitstatus_to_exitcode(status)))
                 client.close()
         if listener in readable:
-            request = receive(listener.accept()[0])
+            client, _ = listener.accept()
+            try:
+                request = receive(client)
+            except (EOFError, OSError, struct.error):  # it was killed while it asked: nobody waits for an answer
+                client.close()
+                continue
             pid = os.fork()
             if pid == 0:
                 listener.close()
@@ -202,7 +215,8 @@ def serve(address: str, program: str) -> None:
                 become(request, program)
             for stream in request.streams:
                 os.close(stream)
-            request.client.sendall(STATUS.pack(pid))
+            with contextlib.suppress(OSError):  # killed meanwhile: seen in the next round
+                request.client.sendall(STATUS.pack(pid))
             clients[pid] = request.client
     for pid in clients:
         end(pid)

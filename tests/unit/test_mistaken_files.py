@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import zipfile
 from pathlib import Path
 
@@ -28,6 +30,7 @@ def archive() -> bytes:
 
 
 WRONG = {"a pointer of git LFS": POINTER, "a web page": PAGE, "a zip archive or a spreadsheet": archive()}
+WRONG |= {"bzip2": bz2.compress(ROWS), "xz": lzma.compress(ROWS)}
 NAMES = ("rows.jsonl", "rows.json", "rows.csv", "rows.tsv", "rows.parquet", "rows.jsonl.gz", "rows.jsonl.zst")
 
 
