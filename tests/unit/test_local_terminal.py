@@ -7,7 +7,6 @@ import os
 import pty
 import re
 import select
-import signal
 import struct
 import sys
 import termios
@@ -33,7 +32,6 @@ class Terminal:
         if self.pid == 0:
             code = 99
             try:
-                signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, if a script's `&` began the tests
                 ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
                 os.environ["TERM"] = "xterm-256color"
                 sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
