@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 TAIL = 2000
+ENVIRONMENT = {"GOGC": "400"}
+"""Kubernetes' programs spend a third of their processor time on collecting garbage by default, to save memory."""
 
 
 class Died(Exception):
@@ -43,6 +45,7 @@ class Process:
             self._child = subprocess.Popen(
                 [str(part) for part in self.command()],
                 cwd=self.folder,
+                env={**ENVIRONMENT, **os.environ},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
