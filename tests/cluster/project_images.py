@@ -1,4 +1,4 @@
-"""This project's images on the node: built once for each state of what they are made of, and streamed to containerd."""
+"""This project's images on the node: built once for each state of what they are made of, and given to containerd."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from cluster import images
+from cluster import images, layers
 from cluster.binaries import Missing, home
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +39,7 @@ def load(socket: Path, name: str) -> str:
         if not _built(image):
             _build(name, image.rpartition(":")[2])
             _forget_others(name, image)
-        if images.digest(socket, image) is None:
+        if images.digest(socket, image) is None and not layers.link(socket, image):
             images.stream(socket, ["buildah", "push", "--quiet", image, f"docker-archive:/dev/stdout:{image}"])
         return images.pinned(socket, image)
 
