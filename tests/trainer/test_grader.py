@@ -117,6 +117,19 @@ def test_a_question_longer_than_the_grader_reads_is_refused(model: Path) -> None
         grader(model, parse_policy(dump_yaml(policy)), replace(ASKING, max_tokens=64)).grade(QUESTIONS[:1])
 
 
+def test_a_question_that_repeats_a_long_answer_loses_its_start_and_only_a_rows_is_refused(model: Path) -> None:
+    policy = small()
+    policy["prompt_template"] = "{question} {response}"
+    long = replace(QUESTIONS[0], answer="please " * 90)
+    reader = grader(model, parse_policy(dump_yaml(policy)), replace(ASKING, max_tokens=64))
+    (grades,) = reader.grade([long])
+    assert grades.cut > 0
+    assert set(grades.probabilities) == set(long.propositions)
+    assert reader.grade([long], apart=True)[0].probabilities == pytest.approx(grades.probabilities, abs=1e-5)
+    with pytest.raises(InputError, match=r"takes \d+ tokens .* maxTokens, 64"):
+        reader.grade([replace(long, where="rows.jsonl:3")])
+
+
 def test_a_grade_that_is_no_number_ends_the_stage_and_names_row_and_proposition(model: Path) -> None:
     one = grader(model)
     with torch.no_grad():

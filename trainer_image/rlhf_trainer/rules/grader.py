@@ -36,7 +36,7 @@ class Asking:
     yes_words: tuple[str, ...]
     no_words: tuple[str, ...]
     max_tokens: int
-    """Tokens of what it reads."""
+    """Most tokens of what it reads."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Grades:
     answered: float
     """Mean of P(yes) + P(no): how much of what the grader would say is an answer at all."""
     cut: int
-    """Tokens cut from the start of the conversation."""
+    """Tokens cut from the start of the conversation, and of a question that repeats a long answer."""
     tokens: int
     """Tokens computed: the conversation once, and every question."""
 
@@ -124,8 +124,8 @@ class Grader:
                 keys and values gets in any case.
 
         Raises:
-            InputError: a question alone is longer than the tokens that the grader may read, or its chat template
-                refuses the conversation.
+            InputError: a question alone is longer than the tokens that the grader may read, or with the answer of a row
+                that it repeats; or its chat template refuses the conversation.
             GuardTripped: reason `NaN`: a grade is not a finite number.
         """
         laid = [self._lay(question) for question in questions]
@@ -142,26 +142,41 @@ class Grader:
         return found
 
     def _lay(self, question: Question) -> _Laid:
-        said: Message = {"role": "assistant", "content": question.answer}
-        rows = []
-        for name in question.propositions:
-            asked: Message = {"role": "user", "content": self._policy.asked(name, question.answer)}
-            try:
-                rows.append(encode_prompt(self.tokenizer, [*question.prompt, said, asked]))
-            except InputError as error:
-                raise InputError(f"{question.name}: {error}") from error
+        rows = [self._encode(question, name, question.answer) for name in question.propositions]
         if not rows:
             return _Laid([], 0, 0)
         shared = common(rows) if len(rows) > 1 else len(rows[0]) - 1
         longest, most = max(map(len, rows)), self._asking.max_tokens
-        if longest - shared >= most:
-            name = question.propositions[[len(row) for row in rows].index(longest)]
+        cut = max(0, longest - most)
+        if longest - shared < most:
+            return _Laid([row[cut:] for row in rows], cut, sum(map(len, rows)) - (len(rows) - 1) * shared - cut)
+        self._check_question(question, rows, shared)
+        rows = [row[-most:] for row in rows]
+        return _Laid(rows, cut, sum(map(len, rows)))
+
+    def _encode(self, question: Question, proposition: str, repeated: str) -> list[int]:
+        """Ids of a conversation and what is asked of it; `repeated` is the answer where the question has it again."""
+        answer: Message = {"role": "assistant", "content": question.answer}
+        asked: Message = {"role": "user", "content": self._policy.asked(proposition, repeated)}
+        try:
+            return encode_prompt(self.tokenizer, [*question.prompt, answer, asked])
+        except InputError as error:
+            raise InputError(f"{question.name}: {error}") from error
+
+    def _check_question(self, question: Question, rows: Sequence[Sequence[int]], shared: int) -> None:
+        """Refuse a question that is too long by itself, or for a row's answer. One that is too long because it repeats an
+        answer that a policy just wrote loses its start: no answer ends a stage."""
+        most = self._asking.max_tokens
+        longest = max(range(len(rows)), key=lambda place: len(rows[place]))
+        name = question.propositions[longest]
+        count = len(rows[longest]) - shared
+        if not question.where:
+            count -= len(rows[longest]) - len(self._encode(question, name, ""))
+        if count >= most:
             raise InputError(
-                f"the grader's question {name} takes {longest - shared} tokens after the conversation; expected fewer "
+                f"the grader's question {name} takes {count} tokens after the conversation; expected fewer "
                 f"than maxTokens, {most}. Raise maxTokens, or ask shorter"
             )
-        cut = max(0, longest - most)
-        return _Laid([row[cut:] for row in rows], cut, sum(map(len, rows)) - (len(rows) - 1) * shared - cut)
 
     @property
     def _fill(self) -> int:
