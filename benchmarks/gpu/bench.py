@@ -131,7 +131,7 @@ class Bench:
         code = self._run(folder / "job.json", storage, keep=60.0)
         config = json.loads((folder / "model" / "config.json").read_text())
         job = parse_job(document)
-        facts, lengths = look(job, folder)
+        facts = look(job, folder)
         kind: Device = "cuda" if self.device.type == "cuda" else "cpu"
         how = f"{self.size.dtype}, {'NCCL' if kind == 'cuda' else 'Gloo'} with one rank"
         for stage, stage_type in TRAINED.items():
@@ -144,7 +144,7 @@ class Bench:
             forward = forward_flops(config, self.size.prompt + self.size.answer)
             peak = peak_flops(self.machine["processor"], self.size.dtype)
             self.rows += phase_rows(stage, stage_type, timings, forward=forward, peak=peak)
-            need = estimate(job, stage, facts, device=kind, lengths=lengths)
+            need = estimate(job, stage, facts.models, device=kind, lengths=facts.lengths)
             self.rows.append(memory_row(stage, need.bytes if need else None, timings))
 
     def sampling(self) -> None:

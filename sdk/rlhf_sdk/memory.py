@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlhf_api.job import RLHFJob
-from rlhf_api.memory import Missing, estimate, look
+from rlhf_api.memory import InputFacts, Missing, estimate, look
 from rlhf_api.plan import plan
 from rlhf_sdk.local.scheduler import ranks
 from rlhf_sdk.text import plural, size
@@ -47,7 +47,7 @@ def needs(job: RLHFJob, folder: Path) -> Needs:
         job: a valid job.
         folder: where relative sources are looked up.
     """
-    facts, lengths = look(job, folder)
+    facts = look(job, folder)
     sources = {entry.name: entry.source for entry in job.spec.inputs}
     found: list[Need] = []
     unknown: dict[str, None] = {}
@@ -55,15 +55,22 @@ def needs(job: RLHFJob, folder: Path) -> Needs:
         if stage.type in ("prepare", "report"):
             continue
         try:
-            one = estimate(job, stage.name, facts, ranks=ranks(stage), lengths=lengths)
+            one = estimate(job, stage.name, facts.models, ranks=ranks(stage), lengths=facts.lengths)
         except Missing as missing:
             name = str(missing.args[0])
-            where = f"{sources[name]} cannot be looked at from here" if name in sources else "it makes no model"
-            unknown[f"{name}: {where}"] = None
+            unknown[f"{name}: {_why_unknown(name, sources.get(name), facts)}"] = None
             continue
         if one is not None:
             found.append(Need(stage.name, ranks(stage), one.bytes, one.parts))
     return Needs(tuple(found), tuple(unknown))
+
+
+def _why_unknown(name: str, source: str | None, facts: InputFacts) -> str:
+    if source is None:
+        return "it makes no model"
+    if name in facts.problems:
+        return f"{source}: {facts.problems[name]} (memory is estimated for models built as Llama is)"
+    return f"{source} cannot be looked at from here"
 
 
 def here() -> int:

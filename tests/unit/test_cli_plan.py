@@ -105,6 +105,16 @@ def test_a_model_that_cannot_be_looked_at_is_said(tmp_path: Path) -> None:
     assert "memory not known: base: ../inputs/base cannot be looked at from here" in said.out
 
 
+def test_a_model_of_another_build_is_told_by_the_field_that_its_config_lacks(tmp_path: Path) -> None:
+    path = with_model(tmp_path)
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps({"model_type": "gpt2", "n_embd": 8, "n_layer": 2, "n_head": 2, "vocab_size": 32}))
+    result = rlhf("validate", "--no-open", path)
+    assert result.code == 0
+    assert "memory not known: base: model: found num_attention_heads = None; expected a whole number" in result.out
+    assert "built as Llama is" in result.out
+
+
 def test_a_stage_that_cannot_fit_is_said_and_no_error(tmp_path: Path) -> None:
     path = with_model(tmp_path, hidden_size=65536, intermediate_size=262144, num_hidden_layers=100)
     said = rlhf("validate", "--no-open", path)

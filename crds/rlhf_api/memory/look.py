@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,31 +23,45 @@ MAX_DATA = 1 << 28
 """Larger files are not read for their longest row."""
 
 
-def look(job: RLHFJob, folder: Path) -> tuple[dict[str, ModelFacts], dict[str, int]]:
-    """What this machine knows of the inputs.
+@dataclass(frozen=True)
+class InputFacts:
+    """What this machine knows of a job's inputs, by the input's name."""
+
+    models: dict[str, ModelFacts] = field(default_factory=dict)
+    lengths: dict[str, int] = field(default_factory=dict)
+    """Tokens of the longest row of data."""
+    problems: dict[str, str] = field(default_factory=dict)
+    """Why a model that lies here has no facts."""
+
+
+def look(job: RLHFJob, folder: Path) -> InputFacts:
+    """Look at the inputs that lie on this machine.
 
     Args:
         job: A valid job.
         folder: The job file's: relative paths are taken from it.
 
     Returns:
-        (facts of models, tokens of the longest row of data), by the input's name. What is not here, or cannot be
-        read, is left out: `prepare` says what is wrong with it.
+        What is not here, or is neither a model nor rows that can be read, is left out: `prepare` says what is wrong
+        with it.
     """
-    facts: dict[str, ModelFacts] = {}
-    lengths: dict[str, int] = {}
+    facts = InputFacts()
     for entry in job.spec.inputs:
         path = local_path(entry.source, folder)
         if path is None or not exists(path):
             continue
-        model = _model(path)
+        try:
+            model = _model(path)
+        except (OSError, ValueError) as error:
+            facts.problems[entry.name] = str(error)
+            continue
         if model is not None:
-            facts[entry.name] = model
+            facts.models[entry.name] = model
         elif path.is_file():
             longest = _longest(path)
             if longest is not None:
-                lengths[entry.name] = longest
-    return facts, lengths
+                facts.lengths[entry.name] = longest
+    return facts
 
 
 def local_path(text: str, folder: Path) -> Path | None:
@@ -61,16 +76,17 @@ def local_path(text: str, folder: Path) -> Path | None:
 
 
 def _model(path: Path) -> ModelFacts | None:
-    """The shape of a model folder or GGUF file; None for anything else."""
-    try:
-        if path.is_dir():
-            if (path / "config.json").is_file():
-                return ModelFacts.from_config(read_object(path / "config.json"))
-            files = sorted(path.glob("*.gguf"))
-            return _gguf(files[0]) if len(files) == 1 else None
-        return _gguf(path) if path.suffix == ".gguf" else None
-    except (OSError, ValueError):
-        return None
+    """The shape of a model folder or GGUF file; None for anything else.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is no shape that `ModelFacts` has.
+    """
+    if path.is_dir():
+        if (path / "config.json").is_file():
+            return ModelFacts.from_config(read_object(path / "config.json"))
+        files = sorted(path.glob("*.gguf"))
+        return _gguf(files[0]) if len(files) == 1 else None
+    return _gguf(path) if path.suffix == ".gguf" else None
 
 
 def _gguf(path: Path) -> ModelFacts:
