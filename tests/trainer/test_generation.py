@@ -15,8 +15,9 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from transformers.cache_utils import Cache
 
 from rlhf_trainer.exits import GuardTripped, InputError
-from rlhf_trainer.generation.sample import Answer, Sampling, draw, prompt_room, sample, uniforms
+from rlhf_trainer.generation.sample import Answer, Sampling, draw, sample, uniforms
 from rlhf_trainer.generation.shared import last_states
+from rlhf_trainer.models.lengths import prompt_room
 
 VOCABULARY, EOS = 11, 3
 
@@ -117,8 +118,8 @@ def test_rows_beyond_the_positions_are_refused(rope: dict[str, Any] | None) -> N
     assert sample(net, [[1, 2, 4, 5]], Sampling(1.0, 4, (EOS,)), seed=0)
     with pytest.raises(InputError, match="may reach 9 tokens with maxNewTokens; the model takes rows of 8"):
         sample(net, [[1, 2, 4, 5], [1]], Sampling(1.0, 5, (EOS,)), seed=0)
-    assert prompt_room(net, 512, 5) == 3  # of a longer prompt so much stays
-    assert prompt_room(net, 2, 5) == 2
+    assert prompt_room([net], 512, 5) == 3  # of a longer prompt so much stays
+    assert prompt_room([net], 2, 5) == 2
     assert sample(net, [[1, 2, 4, 5][-3:], [1]], Sampling(1.0, 5, (EOS,)), seed=0)
 
 

@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_policy(tmp_path_factory.mktemp("grader") / "model", seed=2, layers=3)
+    return tiny_policy(tmp_path_factory.mktemp("grader") / "model", seed=2, layers=3, positions=8192)
 
 
 def grader(model: Path, policy: Policy | None = None, asking: Asking = ASKING) -> Grader:

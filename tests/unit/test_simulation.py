@@ -26,7 +26,7 @@ from rlhf_trainer.simulation.methods import Method, Request
 from rlhf_trainer.simulation.outcome import judging, of_answers, of_attacks
 from rlhf_trainer.simulation.rows import Answered, blind, completions, pair
 
-WORDS = (4, "2f2d0f2d")
+WORDS = (5, "2f2d0f2d")
 """Recipe of `simulate` and the lists' digest under it: other words are other results."""
 
 

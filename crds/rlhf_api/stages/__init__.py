@@ -54,10 +54,10 @@ STAGE_TYPES: dict[str, StageType] = {
     "sft": StageType(Sft, "policy", 4, True),
     "rewardModel": StageType(RewardModel, "reward", 3, True),
     "costModel": StageType(CostModel, "cost", 3, True),
-    "simulate": StageType(Simulate, "data", 4, True),
-    "rules": StageType(Rules, "rules", 4, True),
-    "ppo": StageType(Ppo, "policy", 4, True),
-    "evaluate": StageType(Evaluate, "evaluation", 3, True),
+    "simulate": StageType(Simulate, "data", 5, True),
+    "rules": StageType(Rules, "rules", 5, True),
+    "ppo": StageType(Ppo, "policy", 5, True),
+    "evaluate": StageType(Evaluate, "evaluation", 4, True),
     "report": StageType(Report, "report", 2, False),
 }
 PREPARE = "prepare"

@@ -16,7 +16,8 @@ from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.data.spoken import spoken_text
 from rlhf_trainer.evaluation.shards import Rows
 from rlhf_trainer.generation.logprobs import lay_out, log_probs
-from rlhf_trainer.generation.sample import Sampling, prompt_room, sample
+from rlhf_trainer.generation.sample import Sampling, sample
+from rlhf_trainer.models.lengths import prompt_room
 from rlhf_trainer.models.load import check_logits, load_policy
 from rlhf_trainer.models.vocabulary import end_ids, fit_vocabulary
 
@@ -55,7 +56,7 @@ class Answering:
             report: given the share of the answers that is made, 0 to 1.
         """
         whole = [encode_prompt(self.tokenizer, prompt.messages, tools=prompt.tools) for prompt in prompts]
-        room = prompt_room(self.model, how.max_prompt_tokens, how.max_new_tokens)
+        room = prompt_room([self.model], how.max_prompt_tokens, how.max_new_tokens)
         encoded = [ids[-room:] for ids in whole]
         asked = [ids for ids in encoded for _ in range(how.samples)]
         numbers = [first * how.samples + index for index in range(len(asked))]

@@ -16,11 +16,20 @@ from rlhf_api.template import Template
 from rlhf_trainer import functions
 from rlhf_trainer.context import StageContext
 from rlhf_trainer.data.batches import buckets
-from rlhf_trainer.data.chat import Encoded, encode_answer, encode_prompt, encode_row, prepare_tokenizer, same_tokenizer
+from rlhf_trainer.data.chat import (
+    Encoded,
+    encode_answer,
+    encode_prompt,
+    encode_row,
+    fit,
+    prepare_tokenizer,
+    same_tokenizer,
+)
 from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.data.template import TemplateProblem
 from rlhf_trainer.data.tensors import pad
 from rlhf_trainer.evaluation.shards import Rows
+from rlhf_trainer.models.lengths import row_length
 from rlhf_trainer.models.load import load_tokenizer
 from rlhf_trainer.models.scorer import MEMBERS, load_scorer
 
@@ -84,6 +93,7 @@ class ModelJudge:
         member = Path(path) / MEMBERS / "0"
         self._tokenizer = load_tokenizer(member if member.is_dir() else path, cache)
         prepare_tokenizer(self._tokenizer, template)
+        self._most = min(row_length(member, sys.maxsize) for member in self._model.models)
         self._device = device
 
     def differs(self, answering: Any) -> str | None:
@@ -110,19 +120,18 @@ class ModelJudge:
     def _row(self, prompt: Prompt, row: dict[str, Any], as_text: bool) -> Encoded | None:
         """None: this judge's template takes neither the answer nor its prompt, which `prepare` does not let through."""
         if not as_text:
-            return _scored(row["prompt_ids"], row["ids"])
+            return self._scored(row["prompt_ids"], row["ids"])
         try:
-            return encode_row(self._tokenizer, prompt.messages, row["text"], sys.maxsize, prompt.tools)
+            return encode_row(self._tokenizer, prompt.messages, row["text"], self._most, prompt.tools)
         except TemplateProblem:  # an answer that this judge's template does not take is scored all the same
             try:
                 asked = encode_prompt(self._tokenizer, prompt.messages, tools=prompt.tools)
             except TemplateProblem:
                 return None
-            return _scored(asked, encode_answer(self._tokenizer, row["text"]))
+            return self._scored(asked, encode_answer(self._tokenizer, row["text"]))
 
-
-def _scored(prompt: Sequence[int], answer: Sequence[int]) -> Encoded:
-    return Encoded([*prompt, *answer], [0] * len(prompt) + [1] * len(answer))
+    def _scored(self, prompt: Sequence[int], answer: Sequence[int]) -> Encoded:
+        return fit([*prompt], [*answer], self._most)
 
 
 def load(judge: Named, context: StageContext, dtype: str) -> Judge:

@@ -18,9 +18,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rlhf_api.capability.traits import row_lengths
 from rlhf_trainer.exits import GuardTripped, InputError
 from rlhf_trainer.generation.cache import EvictingCache, new_cache, right_aligned
+from rlhf_trainer.models.lengths import row_length
 
 PREFILL_TOKENS = 2048
 """Most prompt tokens (padding included) of one forward."""
@@ -123,20 +123,8 @@ def _report_part(report: Callable[[float], object] | None, before: float, size: 
         report(before + size * share)
 
 
-def prompt_room(model: Any, most: int, max_new_tokens: int) -> int:
-    """Tokens of a prompt, at most `most`, that leave room for the answer within the model's positions; at least 1."""
-    return max(1, min(most, _row_length(model, most + max_new_tokens) - max_new_tokens))
-
-
-def _row_length(model: Any, longest: int) -> int:
-    """Tokens a row may have, at most `longest`."""
-    return min(
-        length for length in (*row_lengths(model.config.get_text_config().to_dict()), longest) if length is not None
-    )
-
-
 def _check_positions(model: Any, longest: int) -> None:
-    most = _row_length(model, longest)
+    most = row_length(model, longest)
     if longest > most:
         raise InputError(
             f"found prompts whose answers may reach {longest} tokens with maxNewTokens; the model takes rows of {most} "

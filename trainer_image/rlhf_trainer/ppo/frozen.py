@@ -67,6 +67,11 @@ class SharedDecoders:
             self._trees.append(self._grow(group, 0))
 
     @property
+    def decoders(self) -> list[Any]:
+        """All of them."""
+        return list(self._decoders.values())
+
+    @property
     def layers(self) -> int:
         """Layers that a batch runs through, those held in common counted once."""
         return sum(_count(tree) for tree in self._trees)

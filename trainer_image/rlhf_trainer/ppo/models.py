@@ -52,6 +52,11 @@ class Models:
         return [REWARD, *(stream_of(judge) for judge in self.costs)]
 
     @property
+    def readers(self) -> list[Any]:
+        """All that read prompts with their answers."""
+        return [self.policy.model, *(critic.module.decoder for critic in self.critics), *self.frozen.decoders]
+
+    @property
     def judges(self) -> list[Judge]:
         """All that score answers."""
         return [*self.rewards, *self.costs, *([self.gold] if self.gold is not None else [])]

@@ -21,6 +21,7 @@ from rlhf_trainer.data.rows import Message, Messages
 from rlhf_trainer.data.template import SHOWN, ids_of
 from rlhf_trainer.exits import GuardTripped, InputError
 from rlhf_trainer.generation.shared import common, last_states
+from rlhf_trainer.models.lengths import row_length
 from rlhf_trainer.models.load import check_logits, load_policy
 from rlhf_trainer.models.vocabulary import fit_vocabulary
 from rlhf_trainer.rules.policy import Policy
@@ -110,7 +111,8 @@ class Grader:
         self.model.requires_grad_(False)
         self.model.to(device).eval()
         self._policy = policy
-        self._asking = asking
+        self._most = row_length(self.model, asking.max_tokens)
+        self._bound = "maxTokens" if self._most == asking.max_tokens else "the grader's positions"
         self._device = device
         self._yes, self._no = answer_tokens(self.tokenizer, asking)
 
@@ -146,7 +148,7 @@ class Grader:
         if not rows:
             return _Laid([], 0, 0)
         shared = common(rows) if len(rows) > 1 else len(rows[0]) - 1
-        longest, most = max(map(len, rows)), self._asking.max_tokens
+        longest, most = max(map(len, rows)), self._most
         cut = max(0, longest - most)
         if longest - shared < most:
             return _Laid([row[cut:] for row in rows], cut, sum(map(len, rows)) - (len(rows) - 1) * shared - cut)
@@ -166,16 +168,17 @@ class Grader:
     def _check_question(self, question: Question, rows: Sequence[Sequence[int]], shared: int) -> None:
         """Refuse a question that is too long by itself, or for a row's answer. One that is too long because it repeats an
         answer that a policy just wrote loses its start: no answer ends a stage."""
-        most = self._asking.max_tokens
+        most = self._most
         longest = max(range(len(rows)), key=lambda place: len(rows[place]))
         name = question.propositions[longest]
         count = len(rows[longest]) - shared
         if not question.where:
             count -= len(rows[longest]) - len(self._encode(question, name, ""))
         if count >= most:
+            how = "Raise maxTokens" if self._bound == "maxTokens" else "Give a grader that has more"
             raise InputError(
                 f"the grader's question {name} takes {count} tokens after the conversation; expected fewer "
-                f"than maxTokens, {most}. Raise maxTokens, or ask shorter"
+                f"than {self._bound}, {most}. {how}, or ask shorter"
             )
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,6 +16,7 @@ from rlhf_trainer.data.template import Guarded, Tokenizer, ids_of, render
 from rlhf_trainer.evaluation.answers import FORWARD_TOKENS, Answering
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.generation.shared import last_states
+from rlhf_trainer.models.lengths import row_length
 from rlhf_trainer.models.load import check_logits
 from rlhf_trainer.simulation.choices import Choice
 from rlhf_trainer.simulation.placing import plain, start_of
@@ -83,7 +85,7 @@ class Judge:
 
     Args:
         model: loaded.
-        most_prompt_tokens: longer dialogues lose their start.
+        most_prompt_tokens: longer dialogues lose their start; so do questions longer than the model's rows may be.
 
     Raises:
         InputError: its choices cannot be read: no single tokens for A and B, or logits that are more than its head's
@@ -95,12 +97,13 @@ class Judge:
         check_logits(model.model, f"judge ({model.path})")
         self._labels = labels_of(model.tokenizer)
         self._most = most_prompt_tokens
+        self._longest = row_length(model.model, sys.maxsize)
         self._plain = model.tokenizer.chat_template == FALLBACK_TEMPLATE
 
     def both_orders(self, pairs: Sequence[Compared]) -> list[tuple[Choice, Choice]]:
         """(first answer as A, first answer as B) of each pair; what neighbours of one prompt share is computed once."""
         groups = [
-            [self.encode(pair, swapped) for pair in same for swapped in (False, True)]
+            [self.encode(pair, swapped)[-self._longest :] for pair in same for swapped in (False, True)]
             for _, same in groupby(pairs, key=lambda pair: list(pair.messages))
         ]
         choices = self._choose(groups)

@@ -16,7 +16,8 @@ from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.data.spoken import spoken_text
 from rlhf_trainer.evaluation.answers import Answering
 from rlhf_trainer.evaluation.shards import Rows, Shards
-from rlhf_trainer.generation.sample import Sampling, prompt_room, sample
+from rlhf_trainer.generation.sample import Sampling, sample
+from rlhf_trainer.models.lengths import prompt_room
 from rlhf_trainer.models.vocabulary import end_ids
 from rlhf_trainer.simulation.choices import Choice, agree
 from rlhf_trainer.simulation.judging import Compared, Judge
@@ -52,7 +53,7 @@ class Writer:
     def answers(self, asked: Sequence[list[int]], numbers: Sequence[int], *, step: int = 0) -> Rows:
         """`{row, text, ids, finished, cut}` for each prompt's ids; an answer's random numbers are those of its number."""
         how, tokenizer = self._spec.generation, self.model.tokenizer
-        room = prompt_room(self.model.model, how.max_prompt_tokens, how.max_new_tokens)
+        room = prompt_room([self.model.model], how.max_prompt_tokens, how.max_new_tokens)
         kept = [ids[-room:] for ids in asked]
         stop = self._next_turn if self.chat == "plain" else None
         sampling = Sampling(how.temperature, how.max_new_tokens, end_ids(self.model.model, tokenizer), stop)

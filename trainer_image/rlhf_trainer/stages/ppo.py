@@ -14,11 +14,11 @@ from rlhf_trainer.data.chat import Encoded, encode_conversation, encode_prompt
 from rlhf_trainer.data.checks import Encodings
 from rlhf_trainer.data.load import load_conversations, load_prompts
 from rlhf_trainer.exits import InputError
-from rlhf_trainer.generation.sample import prompt_room
 from rlhf_trainer.inspection.readers import readers
 from rlhf_trainer.inspection.templates import checks_of
 from rlhf_trainer.loop import train
 from rlhf_trainer.models.boundary import Boundary
+from rlhf_trainer.models.lengths import prompt_room
 from rlhf_trainer.models.save import save_policy
 from rlhf_trainer.ppo import critics as critic_models
 from rlhf_trainer.ppo.assess import micro_batch_tokens
@@ -54,7 +54,7 @@ def _prompts(context: StageContext, spec: Ppo, models: Models) -> tuple[Prompts,
     encodings = Encodings(lambda row: encode_prompt(models.tokenizer, row.messages, tools=row.tools))
     graders = (reader for reader in readers(spec, "prompts") if reader.reading == "grader")
     rows, read = load_prompts(context, spec.prompts, encodings, *checks_of(context, graders))
-    longest = prompt_room(models.policy.model, spec.rollout.max_prompt_tokens, spec.rollout.max_new_tokens)
+    longest = prompt_room(models.readers, spec.rollout.max_prompt_tokens, spec.rollout.max_new_tokens)
     whole = [encodings[row] for row in rows]
     counts = read.as_dict("prompts")
     counts["prompts.cut"] = sum(len(ids) > longest for ids in whole)
