@@ -32,6 +32,8 @@ from rlhf_operator.view import CHILD_KINDS, View
 log = logging.getLogger(__name__)
 
 NAME = "rlhfjob"
+VANISHED = 1.0
+"""Seconds until the next look at a job of which something was gone when it was read."""
 MOST_LOOKS = 4
 """Rounds of questions a reconcile may ask; it needs three."""
 
@@ -92,9 +94,9 @@ class Controller:
                 return await self._look(key, raw)
             async with self._large:
                 return await self._look(key, await self.view.whole(key))
-        except NotFound:
-            self._forget(key)
-            return None
+        except NotFound as error:  # the job, of which a watch will tell; or a child that went between two requests
+            log.info("%s: %s; again in %.3f s", key, error, VANISHED)
+            return VANISHED
         except Refused:
             raise
         except Exception as error:

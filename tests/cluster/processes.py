@@ -14,6 +14,9 @@ TAIL = 2000
 ENVIRONMENT = {"GOGC": "400"}
 """Kubernetes' programs spend a third of their processor time on collecting garbage by default, to save memory."""
 
+THREADS = 17
+"""Place of the number of threads in what `_stat` gives."""
+
 
 class Died(Exception):
     """A program that should run does not; the message ends with the end of its log."""
@@ -102,11 +105,12 @@ def living(pid_file: Path) -> int | None:
     """The pid in a file, if that process still runs; a pid given anew to a younger program does not count."""
     try:
         pid = int(pid_file.read_text())
-        zombie = _stat(pid)[0] == "Z"
+        state = _stat(pid)
+        ended = state[0] == "Z" and int(state[THREADS]) <= 1  # other threads hold its files and ports a moment longer
         started = boot_time() + began(pid) / os.sysconf("SC_CLK_TCK")
     except (FileNotFoundError, ProcessLookupError, ValueError):
         return None
-    return pid if not zombie and started <= pid_file.stat().st_mtime + 2 else None
+    return pid if not ended and started <= pid_file.stat().st_mtime + 2 else None
 
 
 def began(pid: int) -> int:

@@ -48,6 +48,20 @@ def test_a_killed_one_can_be_started_again(tmp_path: Path) -> None:
     process.stop()
 
 
+def test_one_whose_first_thread_ended_runs_as_long_as_another_does(tmp_path: Path) -> None:
+    """A zombie by its state, but its ports are not free yet."""
+    leave = "import ctypes, threading, time\nthreading.Thread(target=time.sleep, args=(1000,)).start()\n"
+    leave += "ctypes.CDLL(None).syscall(60, 0)"  # exit, of this thread alone
+    process = Process("threads", lambda: [sys.executable, "-c", leave], tmp_path)
+    process.start()
+    pid = process.pid()
+    assert pid is not None
+    assert wait(lambda: state(pid) == "Z", 60)
+    assert process.pid() == pid
+    process.kill()
+    assert process.pid() is None
+
+
 def test_paused_it_stands_still_and_can_be_stopped(tmp_path: Path) -> None:
     process = sleeper(tmp_path)
     process.start()

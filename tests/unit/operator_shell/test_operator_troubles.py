@@ -19,7 +19,7 @@ from rlhf_operator.controller import Controller
 from rlhf_operator.kinds import RLHFJOBS
 from rlhf_operator.runtime.client import Client, Page
 from rlhf_operator.runtime.decoding import decode
-from rlhf_operator.runtime.errors import ApiError, NotFound
+from rlhf_operator.runtime.errors import AlreadyExists, ApiError, NotFound
 from rlhf_operator.runtime.kinds import Key, Kind, Object
 from rlhf_operator.runtime.metrics import Metrics
 
@@ -166,6 +166,21 @@ def test_a_fault_of_the_operator_marks_the_job_and_goes_when_it_is_mended(monkey
         monkeypatch.setattr(shell, "reconcile", right)
         assert await here.look(2) == []
         assert here.api.condition("Stalled")[:2] == ("False", "NotStalled")
+
+    asyncio.run(main())
+
+
+def test_what_vanishes_between_two_requests_is_made_at_the_next_look() -> None:
+    """It exists when it is to be made, and not when it is read: no event of the job's own would bring another look."""
+
+    async def main() -> None:
+        here = Here(job())
+        here.api.fails["create", "Job/"] = AlreadyExists(409, "AlreadyExists", "somebody else's")
+        here.controller.view.jobs.of(None)._put(copy.deepcopy(here.api.job))
+        assert await here.controller.reconcile(KEY) is not None
+        here.api.fails.clear()
+        assert await here.look(2) == []
+        assert any(kind == "Job" for kind, _ in here.api.objects)
 
     asyncio.run(main())
 
