@@ -75,7 +75,7 @@ def _link_layer(socket: Path, folder: Path, parent: str, chain: str) -> bool:
     mounts = _ctr(socket, "snapshots", "mounts", "/", key)
     found = re.search(r"upperdir=([^,\s]+)", mounts) or re.search(r"^mount -t bind (\S+)", mounts)
     assert found is not None, mounts
-    target = Path(found[1])
+    target = Path(found[1]).resolve()
     linked = _start("unshare", "--mount", "sh", "-euc", LINK, "sh", str(folder), str(target))
     if linked.returncode == 3:
         _ctr(socket, "snapshots", "rm", key)
