@@ -67,7 +67,7 @@ def pause(folder: Path) -> Path:
 
 def write_archive(archive: Path, name: str, files: dict[str, bytes], entrypoint: list[str]) -> None:
     """A docker archive of one layer of programs."""
-    layer = _tar({path: (content, 0o755) for path, content in files.items()})
+    layer = tar({path: (content, 0o755) for path, content in files.items()})
     config = {
         "architecture": "amd64",
         "os": "linux",
@@ -77,17 +77,18 @@ def write_archive(archive: Path, name: str, files: dict[str, bytes], entrypoint:
     text = json.dumps(config).encode()
     described = hashlib.sha256(text).hexdigest() + ".json"
     manifest = json.dumps([{"Config": described, "RepoTags": [name], "Layers": ["layer.tar"]}]).encode()
-    whole = _tar({described: (text, 0o644), "layer.tar": (layer, 0o644), "manifest.json": (manifest, 0o644)})
+    whole = tar({described: (text, 0o644), "layer.tar": (layer, 0o644), "manifest.json": (manifest, 0o644)})
     partial = archive.with_suffix(".new")
     partial.write_bytes(whole)
     partial.rename(archive)
 
 
-def _tar(files: dict[str, tuple[bytes, int]]) -> bytes:
+def tar(files: dict[str, tuple[bytes, int]]) -> bytes:
+    """An archive of files: content and mode by path."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for path, (content, mode) in files.items():
             entry = tarfile.TarInfo(path)
             entry.size, entry.mode = len(content), mode
-            tar.addfile(entry, io.BytesIO(content))
+            archive.addfile(entry, io.BytesIO(content))
     return buffer.getvalue()

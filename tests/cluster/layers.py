@@ -4,11 +4,9 @@ containerd's folders can be made of hard links to buildah's."""
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 import subprocess
-import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,16 +50,16 @@ def _folders(image: str) -> Iterator[list[Path]]:
     container = _run("buildah", "from", "--pull-never", image).strip()
     try:
         mounted = re.escape(_run("buildah", "mount", container).strip())
-        found = re.search(
+        overlay = re.search(
             rf"^overlay {mounted} overlay \S*lowerdir=([^,\s]+),upperdir=([^,\s]+)",
             Path("/proc/mounts").read_text(),
             re.MULTILINE,
         )
-        if found is None:
+        if overlay is None:
             yield []
             return
-        storage = Path(found[2]).parents[1]  # names of lower folders may begin here
-        yield [(storage / name).resolve() for name in reversed(found[1].split(":"))]
+        storage = Path(overlay[2]).parents[1]  # names of lower folders may begin here
+        yield [(storage / name).resolve() for name in reversed(overlay[1].split(":"))]
     finally:
         _run("buildah", "rm", container)
 
@@ -73,9 +71,9 @@ def _link_layer(socket: Path, folder: Path, parent: str, chain: str) -> bool:
         _ctr(socket, "snapshots", "rm", key)
     _ctr(socket, "snapshots", "prepare", key, *([parent] if parent else []))
     mounts = _ctr(socket, "snapshots", "mounts", "/", key)
-    found = re.search(r"upperdir=([^,\s]+)", mounts) or re.search(r"^mount -t bind (\S+)", mounts)
-    assert found is not None, mounts
-    target = Path(found[1]).resolve()
+    place = re.search(r"upperdir=([^,\s]+)", mounts) or re.search(r"^mount -t bind (\S+)", mounts)
+    assert place is not None, mounts
+    target = Path(place[1]).resolve()
     linked = _start("unshare", "--mount", "sh", "-euc", LINK, "sh", str(folder), str(target))
     if linked.returncode == 3:
         _ctr(socket, "snapshots", "rm", key)
@@ -100,13 +98,7 @@ def _archive(image: str, manifest: str, config: str) -> bytes:
     index = {"schemaVersion": 2, "mediaType": KIND, "manifests": [{**entry, "annotations": name}]}
     files = {"oci-layout": '{"imageLayoutVersion": "1.0.0"}', "index.json": json.dumps(index)}
     files |= {f"blobs/sha256/{_sha256(text).partition(':')[2]}": text for text in (manifest, config)}
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for path, text in files.items():
-            header = tarfile.TarInfo(path)
-            header.size = len(text.encode())
-            tar.addfile(header, io.BytesIO(text.encode()))
-    return buffer.getvalue()
+    return images.tar({path: (text.encode(), 0o644) for path, text in files.items()})
 
 
 def _sha256(text: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 TAIL = 2000
 ENVIRONMENT = {"GOGC": "400"}
-"""Kubernetes' programs spend a third of their processor time on collecting garbage by default, to save memory."""
+"""By default an API server spends about a third of its start on collecting garbage, to save memory."""
 
 THREADS = 17
 """Place of the number of threads in what `_stat` gives."""
