@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf_trainer.data.chat import encode_prompt, encode_row, prepare_tokenizer
 from rlhf_trainer.data.tensors import Padded, pad
-from rlhf_trainer.models.load import load_policy, load_tokenizer
+from rlhf_trainer.models.load import gguf_tokenizer, load_policy, load_tokenizer
 from rlhf_trainer.models.save import save_scorer
 from rlhf_trainer.models.scorer import Rule, head_of, load_scorer, new_scorer, trunk_of
 
@@ -53,6 +53,23 @@ def test_its_gguf_is_dequantised_once_and_its_shared_pad_and_eos_are_told_apart(
         for _ in range(8):
             ids = torch.cat([ids, policy.eval()(input_ids=ids).logits[:, -1:].argmax(-1)], dim=1)
     assert "Paris" in tokenizer.decode(ids[0, -8:])
+
+
+def test_its_tokenizer_is_the_one_that_transformers_chooses(model: tuple[Path, Path]) -> None:
+    path, _ = model
+    ours, theirs = gguf_tokenizer(path), AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+    assert type(ours) is type(theirs)
+    assert ours.backend_tokenizer.to_str() == theirs.backend_tokenizer.to_str()
+    assert (ours.init_kwargs, ours.chat_template) == (theirs.init_kwargs, theirs.chat_template)
+
+
+def test_a_tokenizer_that_a_file_beside_the_gguf_names_is_used(model: tuple[Path, Path], tmp_path: Path) -> None:
+    path, _ = model
+    (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
+    ours = gguf_tokenizer(tmp_path / path.name)
+    theirs = AutoTokenizer.from_pretrained(str(tmp_path), gguf_file=path.name)
+    assert type(ours) is type(theirs) is not type(gguf_tokenizer(path))
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from rlhf_api.bounded import read_object
+from rlhf_api.gguf import read_header
 from rlhf_trainer.exits import InputError, StageError, explain_full_disk
 from rlhf_trainer.models.vocabulary import end_ids
 
@@ -47,11 +48,23 @@ def gguf_tokenizer(path: Path) -> Any:
     Raises:
         InputError: there is none that can be read.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     quiet()
     with explained(path, "tokenizer"):
-        return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+        loader = PreTrainedTokenizerFast if _has_plain_tokenizer(path) else AutoTokenizer
+        return loader.from_pretrained(str(path.parent), gguf_file=path.name)
+
+
+def _has_plain_tokenizer(path: Path) -> bool:
+    """Whether AutoTokenizer would choose PreTrainedTokenizerFast for a GGUF file.
+
+    To learn the model's type it reads the whole vocabulary once more, through numpy: seconds of each `validate`.
+    """
+    if (path.parent / "tokenizer_config.json").exists():
+        return False
+    fields = read_header(path).fields
+    return fields.get("general.architecture") == "llama" and fields.get("general.name") != "mistral"
 
 
 def load_policy(path: str | Path, dtype: torch.dtype | str, cache: Path | None = None) -> tuple[Any, Any]:
