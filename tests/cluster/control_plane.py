@@ -122,13 +122,18 @@ class ControlPlane:
         return subprocess.run(command, input=stdin, capture_output=True, text=True, check=True).stdout
 
     def _answers(self, path: str) -> bool:
+        return self.get(path) is not None
+
+    def get(self, path: str) -> bytes | None:
+        """What the API server answers; None: it is not there yet, or not found."""
         context = ssl.create_default_context(cafile=str(self.pki / "ca.crt"))
         request = urllib.request.Request(self.url + path, headers={"Authorization": f"Bearer {self.token}"})
         try:
             with urllib.request.urlopen(request, timeout=5, context=context) as answer:
-                return bool(answer.status == 200)
+                content: bytes = answer.read()
+                return content
         except OSError:  # refused, reset, 404, 500: not yet
-            return False
+            return None
 
     @property
     def token(self) -> str:

@@ -63,15 +63,6 @@ def test_its_tokenizer_is_the_one_that_transformers_chooses(model: tuple[Path, P
     assert (ours.init_kwargs, ours.chat_template) == (theirs.init_kwargs, theirs.chat_template)
 
 
-def test_a_tokenizer_that_a_file_beside_the_gguf_names_is_used(model: tuple[Path, Path], tmp_path: Path) -> None:
-    path, _ = model
-    (tmp_path / path.name).symlink_to(path)
-    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
-    ours = gguf_tokenizer(tmp_path / path.name)
-    theirs = AutoTokenizer.from_pretrained(str(tmp_path), gguf_file=path.name)
-    assert type(ours) is type(theirs) is not type(gguf_tokenizer(path))
-
-
 @torch.no_grad()
 def test_its_score_sits_at_eos_whatever_the_padding_and_transformers_agrees(
     model: tuple[Path, Path], tmp_path: Path
