@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import random
@@ -142,8 +141,7 @@ class ControlPlane:
 
     def _write_kubeconfig(self, token: str) -> None:
         (self.pki / "tokens.csv").write_text(f'{token},admin,admin,"system:masters"\n')
-        authority = base64.b64encode((self.pki / "ca.crt").read_bytes()).decode()
-        self.kubeconfig.write_text(json.dumps(kubeconfig(self.url, authority, token), indent=1))
+        self.kubeconfig.write_text(json.dumps(kubeconfig(self.url, self.pki / "ca.crt", token), indent=1))
         self.kubeconfig.chmod(0o600)
 
     @property
@@ -188,12 +186,13 @@ class ControlPlane:
         ]
 
 
-def kubeconfig(url: str, authority: str, token: str) -> dict[str, object]:
-    """A kubeconfig of one cluster and one user; `authority` in base64."""
+def kubeconfig(url: str, authority: Path, token: str) -> dict[str, object]:
+    """A kubeconfig of one cluster and one user. The authority stays a file: of what is inline, the Python client leaves
+    copies in the temporary folder when a test's worker ends."""
     return {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": "test", "cluster": {"server": url, "certificate-authority-data": authority}}],
+        "clusters": [{"name": "test", "cluster": {"server": url, "certificate-authority": str(authority)}}],
         "users": [{"name": "admin", "user": {"token": token}}],
         "contexts": [{"name": "test", "context": {"cluster": "test", "user": "admin"}}],
         "current-context": "test",

@@ -152,6 +152,19 @@ def test_a_conversation_that_the_graders_template_refuses_is_wrong_input_and_nam
     assert told.value.code == 2
 
 
+@pytest.mark.parametrize(("refused", "answer"), [("content == ''", ""), ("'well' in content", "I am well")])
+def test_an_answer_of_a_policy_that_the_template_refuses_is_graded_as_any_other(
+    model: Path, refused: str, answer: str
+) -> None:
+    one, question = grader(model), replace(QUESTIONS[0], answer=answer)
+    (expected,) = one.grade([question])
+    refuse = f"{{% for m in messages %}}{{% set content = m['content'] %}}{{% if {refused} %}}{{{{ raise_exception('No') }}}}"
+    one.tokenizer.chat_template = refuse + "{% endif %}{% endfor %}" + one.tokenizer.chat_template
+    assert one.grade([question]) == [expected]
+    with pytest.raises(InputError, match=r"rows.jsonl:3: the chat template .* No\."):
+        one.grade([replace(question, where="rows.jsonl:3")])
+
+
 def test_a_template_that_repeats_the_response_is_graded_too(model: Path) -> None:
     policy = parse_policy(dump_yaml({**small(), "prompt_template": "{question}\nIt was: {response}\nWell?"}))
     one = grader(model, policy)

@@ -216,6 +216,22 @@ def test_log_odds_are_those_of_the_model_s_own_forward_in_both_orders(judge):
             assert choice.mass == pytest.approx(float(logs[a].exp() + logs[b].exp()), abs=1e-6)
 
 
+def test_what_models_wrote_is_judged_and_answered_though_the_template_refuses_it(judge, monkeypatch):
+    _, judging, answering = judge
+    prompt = Prompt(({"role": "user", "content": "how to <think> of it"},), None, Where("rows.jsonl", 1))
+    pair = Compared(DIALOGUE[1:2], "I <think> so.", "No.", "Choose the kinder one.")
+    how = Generation(maxNewTokens=4)
+    chosen, rows = judging.both_orders([pair]), answering.answers([prompt], 0, how, seed=1)
+    refuse = (
+        "{% for m in messages %}{% if '<think>' in m['content'] %}{{ raise_exception('No') }}{% endif %}{% endfor %}"
+    )
+    monkeypatch.setattr(answering.tokenizer, "chat_template", refuse + answering.tokenizer.chat_template)
+    assert judging.both_orders([pair]) == chosen
+    assert answering.answers([prompt], 0, how, seed=1, written=True) == rows
+    with pytest.raises(InputError, match="No"):
+        answering.answers([prompt], 0, how, seed=1)
+
+
 def test_a_model_that_scales_its_logits_answers_but_is_not_read(tmp_path):
     answering = Answering(str(tiny_granite(tmp_path)), "float32", torch.device("cpu"), tmp_path)
     how = Generation(maxNewTokens=4)

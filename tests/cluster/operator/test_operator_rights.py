@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import itertools
 import json
@@ -36,8 +35,7 @@ def installed(plane: ControlPlane, name: str, folder: Path, *values: str) -> tup
     config["operator"] |= {"metricsPort": free_port(), "healthPort": 0}
     (folder / "config.yaml").write_text(json.dumps(config))
     token = plane.kubectl("create", "token", name, "-n", NAMESPACE).strip()
-    authority = base64.b64encode((plane.pki / "ca.crt").read_bytes()).decode()
-    (folder / "account.kubeconfig").write_text(json.dumps(kubeconfig(plane.url, authority, token)))
+    (folder / "account.kubeconfig").write_text(json.dumps(kubeconfig(plane.url, plane.pki / "ca.crt", token)))
     return folder / "config.yaml", folder / "account.kubeconfig"
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from rlhf_api.template import Template
 from rlhf_trainer.data.preamble import fix_template
 from rlhf_trainer.data.rows import Message, Tool
-from rlhf_trainer.data.template import Guarded, Tokenizer, ids_of, render, special_tokens, try_template
+from rlhf_trainer.data.template import Guarded, TemplateProblem, Tokenizer, ids_of, render, special_tokens, try_template
 from rlhf_trainer.data.turns import Turns, check_fields, check_seam, turns_of
 
 FALLBACK_TEMPLATE = (
@@ -133,26 +133,46 @@ def ensure_pad(tokenizer: Tokenizer) -> bool:
 
 
 def encode_prompt(
-    tokenizer: Tokenizer, messages: Sequence[Message], max_tokens: int | None = None, tools: Sequence[Tool] = ()
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    max_tokens: int | None = None,
+    tools: Sequence[Tool] = (),
+    *,
+    written: bool = False,
 ) -> list[int]:
     """Ids of a prompt through the chat template with the generation prompt; beyond `max_tokens` its start is cut.
 
     Raises:
         TemplateProblem: the template refuses the messages, or drops calls, thoughts or tools.
     """
-    guarded, text = write_prompt(tokenizer, messages, tools)
+    guarded, text = write_prompt(tokenizer, messages, tools, written=written)
     ids = guarded.ids(tokenizer, text)
     return ids if max_tokens is None else ids[-max_tokens:]
 
 
-def write_prompt(tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> tuple[Guarded, str]:
+def write_prompt(
+    tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Tool] = (), *, written: bool = False
+) -> tuple[Guarded, str]:
     """What the chat template makes of a prompt, with the generation prompt: all of `encode_prompt` that can be refused.
+
+    Args:
+        tokenizer: prepared.
+        messages: of the prompt.
+        tools: its tools.
+        written: a model wrote some of the contents. Where the template refuses them it is shown stand-ins instead, and
+            the ids are those of the contents in their place: hours of work do not end with one odd answer.
 
     Raises:
         TemplateProblem: as `encode_prompt`.
     """
     guarded = Guarded.of(tokenizer, messages, tools)
     check_fields(tokenizer, guarded, len(messages))
+    try:
+        return guarded, render(tokenizer, guarded.messages, generation=True, tools=guarded.tools)
+    except TemplateProblem:
+        if not written:
+            raise
+    guarded = Guarded.of(tokenizer, messages, tools, every=True)
     return guarded, render(tokenizer, guarded.messages, generation=True, tools=guarded.tools)
 
 

@@ -49,17 +49,31 @@ class Guarded:
     tools: tuple[Tool, ...] = ()
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> Guarded:
-        """Stand in for what spells out a special token, or a stand-in: in contents, thoughts, calls and tools alike."""
+    def of(
+        cls, tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Tool] = (), *, every: bool = False
+    ) -> Guarded:
+        """Stand in for what spells out a special token, or a stand-in: in contents, thoughts, calls and tools alike.
+
+        Args:
+            tokenizer: whose special tokens count.
+            messages: of the dialogue.
+            tools: its tools.
+            every: stand in for every content, so that a template can refuse none.
+        """
         specials = special_tokens(tokenizer)
         contents: list[str] = []
 
-        def guard(value: Any) -> Any:
+        def guard(value: Any, always: bool = False) -> Any:
             if isinstance(value, dict):
-                return {key: item if key == "role" else guard(item) for key, item in value.items()}
+                return {
+                    key: item if key == "role" else guard(item, every and key == "content")
+                    for key, item in value.items()
+                }
             if isinstance(value, list):
                 return [guard(item) for item in value]
-            if isinstance(value, str) and (STAND_IN.search(value) or any(token in value for token in specials)):
+            if isinstance(value, str) and (
+                always or STAND_IN.search(value) or any(token in value for token in specials)
+            ):
                 contents.append(value)
                 return f"{OPEN}{len(contents) - 1}{CLOSE}"
             return value

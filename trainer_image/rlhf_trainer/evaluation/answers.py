@@ -45,6 +45,8 @@ class Answering:
         how: Generation,
         seed: int,
         report: Callable[[float], object] | None = None,
+        *,
+        written: bool = False,
     ) -> Rows:
         """Sample: `{prompt, sample, prompt_ids, cut, ids, finished, text}` a row, samples of a prompt together.
 
@@ -54,8 +56,11 @@ class Answering:
             how: temperature, lengths, samples.
             seed: of the stage; every model gets the same numbers for the same prompt.
             report: given the share of the answers that is made, 0 to 1.
+            written: a model wrote the prompts, as for `write_prompt`.
         """
-        whole = [encode_prompt(self.tokenizer, prompt.messages, tools=prompt.tools) for prompt in prompts]
+        whole = [
+            encode_prompt(self.tokenizer, prompt.messages, tools=prompt.tools, written=written) for prompt in prompts
+        ]
         room = prompt_room([self.model], how.max_prompt_tokens, how.max_new_tokens)
         encoded = [ids[-room:] for ids in whole]
         asked = [ids for ids in encoded for _ in range(how.samples)]

@@ -127,7 +127,7 @@ class Grader:
 
         Raises:
             InputError: a question alone is longer than the tokens that the grader may read, or with the answer of a row
-                that it repeats; or its chat template refuses the conversation.
+                that it repeats; or its chat template refuses the conversation of a row.
             GuardTripped: reason `NaN`: a grade is not a finite number.
         """
         laid = [self._lay(question) for question in questions]
@@ -161,7 +161,7 @@ class Grader:
         answer: Message = {"role": "assistant", "content": question.answer}
         asked: Message = {"role": "user", "content": self._policy.asked(proposition, repeated)}
         try:
-            return encode_prompt(self.tokenizer, [*question.prompt, answer, asked])
+            return encode_prompt(self.tokenizer, [*question.prompt, answer, asked], written=not question.where)
         except InputError as error:
             raise InputError(f"{question.name}: {error}") from error
 

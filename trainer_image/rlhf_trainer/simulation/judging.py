@@ -10,9 +10,9 @@ from itertools import groupby
 
 import torch
 
-from rlhf_trainer.data.chat import FALLBACK_TEMPLATE
+from rlhf_trainer.data.chat import FALLBACK_TEMPLATE, encode_prompt
 from rlhf_trainer.data.rows import Message
-from rlhf_trainer.data.template import Guarded, Tokenizer, ids_of, render
+from rlhf_trainer.data.template import Tokenizer, ids_of
 from rlhf_trainer.evaluation.answers import FORWARD_TOKENS, Answering
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.generation.shared import last_states
@@ -120,9 +120,8 @@ class Judge:
         text = QUESTION.format(dialogue=dialogue, first=answers[0], second=answers[1], instruction=pair.instruction)
         if self._plain:
             return [*start_of(tokenizer), *ids_of(tokenizer, f"{text}\n\n{self._labels.lead}", plain=True)]
-        guarded = Guarded.of(tokenizer, [{"role": "user", "content": text}])
-        whole = render(tokenizer, guarded.messages, generation=True)
-        return [*guarded.ids(tokenizer, whole), *ids_of(tokenizer, self._labels.lead, after="\n", plain=True)]
+        asked = encode_prompt(tokenizer, [{"role": "user", "content": text}], written=True)
+        return [*asked, *ids_of(tokenizer, self._labels.lead, after="\n", plain=True)]
 
     @torch.no_grad()
     def _choose(self, groups: Sequence[Sequence[list[int]]]) -> list[Choice]:

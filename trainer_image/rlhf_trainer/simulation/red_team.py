@@ -102,7 +102,7 @@ class RedTeaming:
         how = self.spec.generation.model_copy(update={"max_new_tokens": self.method.max_answer_tokens, "samples": 1})
         first = self.shards.span(shard).start * self.spec.generation.samples
         asked = [as_prompt(row["text"]) for row in written]
-        rows = target.answers(asked, first, how, self.context.seed, self.shards.report)
+        rows = target.answers(asked, first, how, self.context.seed, self.shards.report, written=True)
         return [{**row, "row": one["row"], "said": one["text"]} for row, one in zip(rows, written, strict=True)]
 
     def attacks(self) -> list[Attack]:
