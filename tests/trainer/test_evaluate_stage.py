@@ -119,6 +119,26 @@ def test_the_table_is_what_the_samples_say(done):
     assert {row["category"]: row["n"] for row in evaluation["categories"]} == {"home": 20, "work": 20}
 
 
+@pytest.mark.parametrize("narrow", ["sft", "ppo"])
+def test_models_of_few_and_of_many_positions_get_the_same_prompts_and_each_weighs_the_others_answers(
+    folder, tmp_path, narrow
+):
+    few = tiny_policy(tmp_path / "few", seed=5, positions=16)
+    one = case(folder, tmp_path / "storage", rewards=[], costs=[{"function": "evaluate_judges:has_e"}])
+    one.inputs[f"stage:{narrow}"] = str(few)
+    sys.modules.pop("evaluate_judges", None)
+    alone(one)
+    asked = {}
+    for name in ("sft", "ppo"):
+        shards = sorted((one.work / "shards/answers" / name).iterdir())
+        asked[name] = [row["prompt_ids"] for shard in shards for row in json.loads(shard.read_bytes())["rows"]]
+    assert asked["sft"] == asked["ppo"]
+    assert {len(ids) for ids in asked["ppo"]} == {16 - 6}
+    evaluation, samples, _ = published(one)
+    assert np.isfinite(evaluation["models"][1]["metrics"]["kl"]["value"])
+    assert all(row["kl"] is not None for row in samples if row["model"] == "ppo")
+
+
 def test_a_model_score_is_that_of_the_ids_as_rolled_out(done, folder):
 
     from rlhf_trainer.data.chat import encode_prompt, prepare_tokenizer

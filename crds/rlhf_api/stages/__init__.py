@@ -57,7 +57,7 @@ STAGE_TYPES: dict[str, StageType] = {
     "simulate": StageType(Simulate, "data", 5, True),
     "rules": StageType(Rules, "rules", 5, True),
     "ppo": StageType(Ppo, "policy", 5, True),
-    "evaluate": StageType(Evaluate, "evaluation", 4, True),
+    "evaluate": StageType(Evaluate, "evaluation", 5, True),
     "report": StageType(Report, "report", 2, False),
 }
 PREPARE = "prepare"

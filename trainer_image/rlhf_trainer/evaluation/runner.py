@@ -11,7 +11,7 @@ import numpy as np
 from rlhf_api.digest import digest_of
 from rlhf_api.fields import ModelRef, RulesRef
 from rlhf_api.stages import STAGE_TYPES
-from rlhf_api.stages.evaluate import Evaluate
+from rlhf_api.stages.evaluate import Evaluate, Generation
 from rlhf_api.template import Template
 from rlhf_trainer import functions
 from rlhf_trainer.context import StageContext
@@ -23,6 +23,7 @@ from rlhf_trainer.evaluation.classes import Classes
 from rlhf_trainer.evaluation.judges import Named, load
 from rlhf_trainer.evaluation.shards import SIZE, Rows, Shards
 from rlhf_trainer.evaluation.statistics import Floats
+from rlhf_trainer.models.lengths import folder_row_length
 from rlhf_trainer.models.load import check_logits, load_tokenizer
 from rlhf_trainer.ppo.snapshots import folders
 from rlhf_trainer.rules.grader import Question
@@ -50,6 +51,7 @@ class Evaluation:
         steps = len(self.names) * (1 + len(self.judges)) + 2 * len(self.candidates) * self.measures_kl
         steps += len(self.names) + 2 * len(self.snapshots) if self.ruled is not None else 0
         self.shards = Shards(context, shard_key(context, spec), len(prompts), steps)
+        self.generation = self._fitting(spec.generation)
 
     def run(self) -> None:
         """Compute every shard. A collective.
@@ -67,6 +69,13 @@ class Evaluation:
             self._sample(name, str(path))
         if self.spec.rule_based is not None:
             self._classify(self.spec.rule_based)
+
+    def _fitting(self, how: Generation) -> Generation:
+        """Prompts as long as every model takes with an answer: all get the same ones, and each weighs what another wrote."""
+        most, cache = how.max_prompt_tokens + how.max_new_tokens, self.context.storage / "inputs"
+        paths = [self.context.input(reference).path for reference in (self.spec.baseline, *self.spec.candidates)]
+        shortest = min(folder_row_length(path, most, cache) for path in paths)
+        return how.model_copy(update={"max_prompt_tokens": max(1, shortest - how.max_new_tokens)})
 
     def _snapshots(self) -> dict[str, tuple[str, Path]]:
         """Earlier policies of candidates by a name of their own: the candidate's name, and the folder."""
@@ -86,7 +95,7 @@ class Evaluation:
         def sampled(shard: int) -> Rows:
             span = self.shards.span(shard)
             prompts = self.prompts[span.start : span.stop]
-            return model.answers(prompts, span.start, self.spec.generation, self.context.seed, self.shards.report)
+            return model.answers(prompts, span.start, self.generation, self.context.seed, self.shards.report)
 
         self.shards.run(f"answers/{name}", "generate", sampled)
         return model

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from rlhf_api.capability.traits import row_lengths
+from rlhf_trainer.models.load import explained, folder
 
 
 def row_length(model: Any, longest: int) -> int:
     """Tokens that a row may have, at most `longest`: the model's positions, or less where rows beyond would change one
     another (dynamic and longrope)."""
-    lengths = row_lengths(model.config.get_text_config().to_dict())
+    return _shortest(model.config, longest)
+
+
+def folder_row_length(path: str, longest: int, cache: Path) -> int:
+    """`row_length` of a model that is not loaded.
+
+    Raises:
+        InputError: its configuration cannot be read.
+    """
+    from transformers import AutoConfig
+
+    with folder(path, cache) as found, explained(path, "configuration"):
+        return _shortest(AutoConfig.from_pretrained(str(found), trust_remote_code=False), longest)
+
+
+def _shortest(config: Any, longest: int) -> int:
+    lengths = row_lengths(config.get_text_config().to_dict())
     return min(length for length in (*lengths, longest) if length is not None)
 
 
