@@ -10,6 +10,7 @@ from pydantic import Field
 from rlhf_api.errors import Finding
 from rlhf_api.fields import ObjectName, Quantity, exactly_one, one_of, shaped
 from rlhf_api.kubernetes import Key, KubernetesModel
+from rlhf_api.sentences import describe
 
 Mode = Annotated[int, Field(ge=0, le=0o777)]
 Path = Annotated[str, Field(min_length=1, max_length=1024)]
@@ -24,9 +25,24 @@ VolumeName = Annotated[
 ]
 
 
-class KeyToPath(KubernetesModel):
-    key: Short
+class _File(KubernetesModel):
+    """A file of a volume. The API server would refuse the pod: it may lie nowhere else."""
+
     path: Path
+
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        yield from _inside("path", self.path)
+
+
+def _inside(field: str, path: str) -> Iterator[Finding]:
+    """A finding where a path leaves the volume."""
+    if path.startswith(("/", "..")) or ".." in path.split("/"):
+        yield Finding((field,), f"found {describe(path)}; expected a relative path without ..")
+
+
+class KeyToPath(_File):
+    key: Short
     mode: Mode | None = None
 
 
@@ -41,11 +57,14 @@ class ResourceFieldRef(KubernetesModel):
     divisor: Quantity | None = None
 
 
-class DownwardFile(KubernetesModel):
-    path: Path
+class DownwardFile(_File):
     field_ref: FieldRef | None = None
     resource_field_ref: ResourceFieldRef | None = None
     mode: Mode | None = None
+
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        yield from exactly_one(self, ("field_ref", "resource_field_ref"))
 
 
 Items = Annotated[list[KeyToPath], Field(max_length=32)]
@@ -83,12 +102,11 @@ class DownwardVolume(DownwardProjection):
     default_mode: Mode | None = None
 
 
-class ClusterTrustBundleProjection(KubernetesModel):
+class ClusterTrustBundleProjection(_File):
     """By name; those that a selector finds change under a running job."""
 
     name: Short
     optional: bool | None = None
-    path: Path
 
 
 class ProjectedSource(KubernetesModel):
@@ -213,3 +231,10 @@ class VolumeMount(KubernetesModel):
     read_only: bool | None = None
     recursive_read_only: Literal["Disabled", "IfPossible", "Enabled"] | None = None
     mount_propagation: Literal["None", "HostToContainer"] | None = None
+
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        yield from _inside("subPath", self.sub_path or "")
+        yield from _inside("subPathExpr", self.sub_path_expr or "")
+        if self.sub_path is not None and self.sub_path_expr is not None:
+            yield Finding(("subPathExpr",), "found subPath and subPathExpr; expected one of them")

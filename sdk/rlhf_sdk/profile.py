@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from rlhf_api.bounded import Unreadable, read_object
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,15 @@ class Spent:
 
 
 def read(stage: str, product: Path) -> Spent | None:
-    """What a product says of its making; None: nothing."""
+    """What a product says of its making; None: nothing, or nothing that can be read."""
     try:
-        raw: dict[str, Any] = json.loads((product / "timings.json").read_bytes())
-    except (FileNotFoundError, ValueError):
+        raw = read_object(product / "timings.json")
+        phases = dict(sorted(raw["phases"].items(), key=lambda item: -float(item[1])))
+        return Spent(
+            stage, float(raw["seconds"]), int(raw["steps"]), phases, dict(raw["tokens"]), raw.get("peakRssBytes")
+        )
+    except (FileNotFoundError, Unreadable, AttributeError, KeyError, TypeError, ValueError):
         return None
-    phases = dict(sorted(raw["phases"].items(), key=lambda item: -item[1]))
-    return Spent(stage, raw["seconds"], raw["steps"], phases, raw["tokens"], raw.get("peakRssBytes"))
 
 
 def as_json(spent: Spent) -> dict[str, Any]:

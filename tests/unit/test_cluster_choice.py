@@ -133,6 +133,15 @@ def test_kubectl_is_a_process_never_a_shell(tmp_path: Path) -> None:
     assert found == ["--namespace=a; b", "get", "$(x)", "--output=json", "--request-timeout=30s"]
 
 
+@pytest.mark.parametrize("output", ["<html>sign in</html>", '{"a": ', "[" * 200_000])
+def test_what_kubectl_prints_instead_of_json_is_refused(tmp_path: Path, output: str) -> None:
+    (tmp_path / "output").write_text(output)
+    (tmp_path / "kubectl").write_text(f"#!{sys.executable}\nprint(open({str(tmp_path / 'output')!r}).read())\n")
+    (tmp_path / "kubectl").chmod(0o755)
+    with pytest.raises(Refused, match=r"kubectl get x: found output that cannot be read .*; expected JSON"):
+        Kubectl(Target()).json("get", "x")
+
+
 def test_a_login_that_waits_for_the_user_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answered = tmp_path / "answered"
     (tmp_path / "kubectl").write_text(

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from rlhf_sdk.profile import read
 from rlhf_trainer.timings import summarise
 
 
@@ -37,3 +38,12 @@ def test_nothing_measured_is_none(tmp_path):
     assert summarise(tmp_path / "timings.jsonl") is None
     (tmp_path / "timings.jsonl").write_text("")
     assert summarise(tmp_path / "timings.jsonl") is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{}", "[]", '{"phases": [], "seconds": 1, "steps": 1, "tokens": {}}', '{"phases": {"a": null}}', "[" * 200_000],
+)
+def test_a_damaged_file_of_a_product_shows_no_profile(tmp_path, content):
+    (tmp_path / "timings.json").write_text(content)
+    assert read("sft", tmp_path) is None

@@ -122,10 +122,14 @@ class Kubectl:
         """The object that it prints; None: none, with --ignore-not-found.
 
         Raises:
-            Refused: it failed.
+            Refused: it failed, or printed something else.
         """
-        said = self.run(*arguments, "--output=json", stdin=stdin, alone=alone)
-        return json.loads(said) if said.strip() else None
+        output = self.run(*arguments, "--output=json", stdin=stdin, alone=alone)
+        try:
+            return json.loads(output) if output.strip() else None
+        except (ValueError, RecursionError) as error:
+            verb = " ".join(arguments[:2])
+            raise Refused(f"kubectl {verb}: found output that cannot be read ({error}); expected JSON") from error
 
     def namespace(self) -> str:
         """The namespace that is meant."""
