@@ -23,6 +23,8 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,254}")
 _CLAIM = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+_PLACEHOLDER = re.compile(r"<[^<>]+>|\$\{[^{}]*\}|(?i:^(?:todo|fixme|tbd|change[-_]?me|replace[-_]?me|x{3,}|\.{3})$)")
+"""What stands in examples for a value of the reader's own."""
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 
 
@@ -50,6 +52,9 @@ def parse_source(text: str) -> Source:
         raise ValueError("found blanks or control characters around or in it; expected none")
     if UNRENDERED.search(text):
         raise ValueError(f"found {text}; expected a path or a URL ({RENDER})")
+    placeholder = _PLACEHOLDER.search(text)
+    if placeholder is not None:
+        raise ValueError(f"found {text}; expected a path or a URL (write your own in place of {placeholder[0]})")
     match = _SCHEME.fullmatch(text)
     if match is None:
         return _path(text)

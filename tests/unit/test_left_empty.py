@@ -49,6 +49,28 @@ def test_a_source_with_a_templates_braces(source: str) -> None:
         parse_source(source)
 
 
+@pytest.mark.parametrize(
+    ("source", "placeholder"),
+    [
+        ("<your model>", "<your model>"),
+        ("hf://<org>/model@main", "<org>"),
+        ("s3://my-bucket/<path>", "<path>"),
+        ("${MODEL_DIR}/model", r"\$\{MODEL_DIR\}"),
+        *((word, word) for word in ("TODO", "todo", "CHANGE_ME", "changeme", "XXX", r"...")),
+    ],
+)
+def test_a_placeholder_of_an_example(source: str, placeholder: str) -> None:
+    with pytest.raises(
+        ValueError, match=rf"found .*; expected a path or a URL \(write your own in place of {placeholder}"
+    ):
+        parse_source(source)
+
+
+@pytest.mark.parametrize("source", ["todo/rows.jsonl", "a<b.jsonl", "data/xxx", "xx", "price$.jsonl", "my-todo"])
+def test_names_that_only_look_like_placeholders_are_paths(source: str) -> None:
+    assert parse_source(source).location == source
+
+
 def test_closing_braces_are_no_sign_of_a_template() -> None:
     with pytest.raises(SpecError) as refused:
         load_job(HEAD + "  inputs: [{name: base, source: b, x: {y: {z: a]}}\n")

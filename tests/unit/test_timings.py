@@ -42,7 +42,14 @@ def test_nothing_measured_is_none(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{}", "[]", '{"phases": [], "seconds": 1, "steps": 1, "tokens": {}}', '{"phases": {"a": null}}', "[" * 200_000],
+    [
+        "",
+        "{}",
+        "[]",
+        '{"phases": [], "seconds": 1, "steps": 1, "tokens": {}}',
+        '{"phases": {"a": null}}',
+        "[" * 200_000,
+    ],
 )
 def test_a_damaged_file_of_a_product_shows_no_profile(tmp_path, content):
     (tmp_path / "timings.json").write_text(content)
