@@ -88,6 +88,38 @@ def test_a_bad_line_is_named_and_the_others_are_read(tmp_path, line, problem):
     assert re.search(problem, bad.problem)
 
 
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+@pytest.mark.parametrize(
+    "content",
+    ['{"prompt": {"0": "a", "1": "b"}, "answer": {"0": "c", "1": "d"}}', '{"p": ["a", "b"], "q": ["c", "d"]}'],
+)
+def test_a_table_by_columns_is_named(tmp_path, name, content):
+    (bad,) = read_rows(write(tmp_path / name, content.encode() + b"\n"))
+    assert bad.where.row == 1
+    assert re.search(
+        r'found columns, .*; expected an object a row \(pandas .* orient="records", lines=True', bad.problem
+    )
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+        {"chosen": [{"role": "user"}, {"role": "user"}], "rejected": [{"role": "user"}, {"role": "user"}]},
+        {"prompt": "x", "answers": ["a", "b"]},
+        {"labels": {"a": True}, "answers": {"0": "x"}},
+    ],
+)
+def test_a_single_row_with_lists_is_a_row(tmp_path, row):
+    (good,) = read_rows(write(tmp_path / "rows.json", json.dumps(row).encode()))
+    assert good.value == row
+
+
+def test_lines_that_end_with_cr_alone_are_named(tmp_path):
+    (bad,) = read_rows(write(tmp_path / "rows.jsonl", b'{"a": 1}\r{"a": 2}\r'))
+    assert "CR alone" in bad.problem
+
+
 def test_a_byte_order_mark_is_named(tmp_path):
     (bad,) = read_rows(write(tmp_path / "rows.jsonl", b'\xef\xbb\xbf{"a": 1}\n'))
     assert bad.where.row == 1

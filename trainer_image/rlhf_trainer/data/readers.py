@@ -142,6 +142,13 @@ def _object(line: bytes, where: Where) -> RawRow | BadRow:
 
 def _row(value: Any, where: Where) -> RawRow | BadRow:
     if isinstance(value, dict):
+        if where.row == 1 and _is_column_wise(value):
+            names = ", ".join(list(value)[:4])
+            return BadRow(
+                where,
+                f"found columns, each with the values of all rows ({names}); expected an object a row (pandas writes them "
+                'with to_json(path, orient="records", lines=True))',
+            )
         deep = is_deeper(value, MAX_DEPTH)
         return BadRow(where, f"nested more than {MAX_DEPTH} deep") if deep else RawRow(where, value)
     hint = " (a list of rows is a .json file)" if isinstance(value, list) else ""
@@ -161,6 +168,8 @@ def _explain(line: bytes, error: orjson.JSONDecodeError) -> str:
         return (
             "begins an object or list that goes on in the next lines; expected one row a line (or name the file .json)"
         )
+    if b"\r{" in line and b"\n" not in line.strip():
+        return "ends its lines with CR alone, as old Macs did; expected LF or CRLF"
     if line.lstrip().startswith(b"{'"):
         return "is no JSON object: its texts are in single quotes, as Python prints them; expected double ones"
     if not line.endswith(b"\n"):
@@ -190,6 +199,22 @@ def _read_json(stream: BinaryIO, name: str) -> Iterator[RawRow | BadRow]:
         raise InputError(f"{name}:1: found {describe(value)}, expected a list of rows, or an object with one in `data`")
     for number, row in enumerate(rows, start=1):
         yield _row(row, Where(name, number))
+
+
+def _is_column_wise(value: dict[str, Any]) -> bool:
+    """Whether an object is a table by columns: pandas' `{column: {"0": value}}`, or lists of texts as long as each other.
+
+    A single row may have lists too: of messages, which are objects.
+    """
+    columns = list(value.values())
+    if columns and all(isinstance(column, dict) and column and all(map(str.isdecimal, column)) for column in columns):
+        return True
+    lists = [column for column in columns if isinstance(column, list)]
+    return (
+        len(lists) == len(columns) > 1
+        and len({len(column) for column in lists}) == 1
+        and any(len(column) > 1 and all(isinstance(item, str) for item in column) for column in lists)
+    )
 
 
 def _read_csv(stream: BinaryIO, name: str) -> Iterator[RawRow | BadRow]:
