@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,29 +48,35 @@ def running(team: Namespace, stage: str, index: int = 0) -> str:
     return found[0] if found else ""
 
 
-def test_a_job_ends_as_people_see_it(team: Namespace) -> None:
-    team.apply(safe_rlhf("beaver"))
-    status = team.ended("beaver")
-    assert status["phase"] == "Complete", f"{status}\n{team.said()}"
-    team.kubectl("wait", "--for=condition=Complete", "rlhfjob/beaver", "--timeout=300s")
-    printed = team.kubectl("get", "rlhfjobs")
+@pytest.fixture(scope="module")
+def calm(site: Site) -> Iterator[Namespace]:
+    """Where the job `calm` ended undisturbed."""
+    team = site.namespace()
+    team.apply(safe_rlhf("calm", path="calm", **LONG))
+    assert team.ended("calm")["phase"] == "Complete", team.said()
+    yield team
+    site.forget(team.name)
+
+
+def test_a_job_ends_as_people_see_it(calm: Namespace) -> None:
+    status = calm.ended("calm")
+    calm.kubectl("wait", "--for=condition=Complete", "rlhfjob/calm", "--timeout=300s")
+    printed = calm.kubectl("get", "rlhfjobs")
     assert printed.split()[:2] == ["NAME", "STAGE"], printed
     assert "Complete" in printed
     states = {one["name"]: one["state"] for one in status["stages"]}
     assert states == dict.fromkeys(("prepare", "sft", "reward", "cost", "ppo", "evaluate", "report"), "Complete")
     ranks = {one["name"]: one["attempts"][-1]["ranks"] for one in status["stages"]}
     assert (ranks["sft"], ranks["ppo"], ranks["reward"]) == (2, 2, 1)
-    (report,) = (team.models / "all" / "products").glob("report-*/report.html")
+    (report,) = (calm.models / "calm" / "products").glob("report-*/report.html")
     assert report.read_text().startswith("<!doctype html>")
-    made = {file.partition("/")[2].partition("-")[0] for file in weights(team.models / "all")}
+    made = {file.partition("/")[2].partition("-")[0] for file in weights(calm.models / "calm")}
     assert made == set(WEIGHTS)
-    events = team.kubectl("get", "events", "--field-selector=involvedObject.name=beaver", "-o", "name").split()
+    events = calm.kubectl("get", "events", "--field-selector=involvedObject.name=calm", "-o", "name").split()
     assert events, "the job has no events"
 
 
-def test_whatever_is_killed_the_weights_are_the_same(site: Site, team: Namespace) -> None:
-    team.apply(safe_rlhf("calm", path="calm", **LONG))
-    assert team.ended("calm")["phase"] == "Complete", team.said()
+def test_whatever_is_killed_the_weights_are_the_same(site: Site, calm: Namespace, team: Namespace) -> None:
     team.apply(safe_rlhf("storm", path="storm", **LONG))
     dice = random.Random(0)
 
@@ -103,7 +110,7 @@ def test_whatever_is_killed_the_weights_are_the_same(site: Site, team: Namespace
     first = team.stage("storm", "sft")["attempts"][0]
     assert first["reason"] == "Killed" or rank not in told, f"not what its peer raised: {first}"
     assert restarts(status, "ppo") == 0
-    assert weights(team.models / "storm") == weights(team.models / "calm")
+    assert weights(team.models / "storm") == weights(calm.models / "calm")
 
 
 KILL_RANKS = """\
