@@ -1,6 +1,6 @@
 """What OpenMP's threads do at a barrier, and what it costs: wall seconds of training steps of a small Llama where they
-spin (the default of libgomp) and where they sleep (OMP_WAIT_POLICY=PASSIVE, as the trainer sets it), on a quiet machine
-and beside busy processes.
+spin (the default of libgomp), where they sleep (OMP_WAIT_POLICY=PASSIVE), and where they spin shortly before they sleep
+(GOMP_SPINCOUNT, as the trainer sets it), on a quiet machine and beside busy processes.
 
     python benchmarks/spinning.py [--steps 8] [--rounds 3] [--busy 0 1 2 4] > benchmarks/results/spinning.md
 
@@ -19,6 +19,8 @@ from contextlib import contextmanager
 
 from table import machine
 
+from rlhf_trainer.ranks import SPIN_COUNT
+
 STEP = """
 import sys, time, torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -33,7 +35,11 @@ started = time.perf_counter()
 for _ in range(steps): step()
 print(time.perf_counter() - started)
 """
-POLICIES = {"spin": {}, "sleep": {"OMP_WAIT_POLICY": "PASSIVE"}}
+POLICIES = {
+    "spin": {},
+    "sleep": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "spin shortly": {"GOMP_SPINCOUNT": SPIN_COUNT},
+}
 
 
 @contextmanager
@@ -68,15 +74,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"`python benchmarks/spinning.py` on {machine()}: {options.threads} threads, {options.steps} steps of a small Llama, "
         f"median of {options.rounds}\nrounds in turn; {os.getloadavg()[0]:.1f} other runnable processes when it began.\n"
     )
-    print("| busy processes beside it | spin, s | sleep, s | spin / sleep |\n|---|---|---|---|")
+    print(f"| busy processes beside it | {' | '.join(f'{policy}, s' for policy in POLICIES)} | spin / spin shortly |")
+    print("|---" * (len(POLICIES) + 2) + "|")
     for count in options.busy:
         with busy(count):
             rounds = [
                 {policy: seconds(policy, options.steps, options.threads) for policy in POLICIES}
                 for _ in range(options.rounds)
             ]
-        spin, sleep = (statistics.median(each[policy] for each in rounds) for policy in POLICIES)
-        print(f"| {count} | {spin:.2f} | {sleep:.2f} | {spin / sleep:.2f} |", flush=True)
+        medians = {policy: statistics.median(each[policy] for each in rounds) for policy in POLICIES}
+        columns = " | ".join(f"{value:.2f}" for value in medians.values())
+        print(f"| {count} | {columns} | {medians['spin'] / medians['spin shortly']:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -213,7 +213,14 @@ def test_two_nodes_meet_at_node_0(tmp_path, undisturbed):
     assert product(tmp_path) == product(undisturbed[2])
 
 
-@pytest.mark.parametrize(("own", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
-def test_openmp_sleeps_at_barriers_unless_the_environment_says_otherwise(tmp_path, own, policy):
-    _, output = launch(toy_file(tmp_path, {"steps": 1}), OMP_DISPLAY_ENV="TRUE", **own)
-    assert f"OMP_WAIT_POLICY = '{policy}'" in output
+@pytest.mark.parametrize(
+    ("own", "shown"),
+    [
+        ({}, "GOMP_SPINCOUNT = '20000'"),
+        ({"OMP_WAIT_POLICY": "PASSIVE"}, "GOMP_SPINCOUNT = '0'"),
+        ({"GOMP_SPINCOUNT": "7"}, "GOMP_SPINCOUNT = '7'"),
+    ],
+)
+def test_openmp_spins_shortly_at_barriers_unless_the_environment_says_otherwise(tmp_path, own, shown):
+    _, output = launch(toy_file(tmp_path, {"steps": 1}), OMP_DISPLAY_ENV="VERBOSE", **own)
+    assert shown in output

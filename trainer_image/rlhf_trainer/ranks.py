@@ -34,9 +34,12 @@ FOLLOW_FAILURE_SECONDS = 5.0
 MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold=8589934592:glibc.malloc.mmap_threshold=33554432"
 """On a CPU activations come and go by the gigabyte. glibc would give each back to the kernel and fault it in again, a
 page of 4 KiB at a time: as long as the arithmetic. So it keeps what it has, in huge pages where the kernel lends them."""
-WAIT_POLICY = "PASSIVE"
-"""OpenMP's threads sleep at a barrier. By default they spin there: where cores are shared, a thread that spins holds the
-core which the thread it waits for needs, and a step takes longer (benchmarks/results/spinning.md)."""
+SPIN_COUNT = "20000"
+"""How often OpenMP's threads look at a barrier before they sleep there: some 0.1 ms. By default they spin for long: where
+cores are shared, a thread that spins holds the core which the thread it waits for needs. On a quiet machine one that
+sleeps at once comes back late (benchmarks/results/spinning.md)."""
+SPIN_SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+"""Where the environment has one of these, it is the user's choice."""
 
 CUBLAS_WORKSPACE = ":4096:8"
 """cuBLAS sums in one order only with workspaces of its own, which it must be told of before it starts."""
@@ -117,8 +120,9 @@ class Ranks:
             "GROUP_RANK": str(self._node),
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONUNBUFFERED": "1",
-            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", WAIT_POLICY),
         }
+        if not any(name in os.environ for name in SPIN_SETTINGS):
+            environment["GOMP_SPINCOUNT"] = SPIN_COUNT
         if file.threads:
             environment |= {"OMP_NUM_THREADS": str(file.threads), "MKL_NUM_THREADS": str(file.threads)}
         if file.type != "prepare":
