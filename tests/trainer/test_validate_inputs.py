@@ -250,6 +250,11 @@ MISTAKES: dict[str, tuple[Spoil, str, str]] = {
         source("chat"),
         "outside of its folder",
     ),
+    "a configuration with nothing where a number belongs": (
+        lambda c: c.config("base", num_attention_heads=None),
+        source("base"),
+        "not a readable configuration (config.json): Validation error for field 'num_attention_heads': TypeError",
+    ),
     "a model without config.json": (
         lambda c: (c.folder / "base" / "config.json").unlink(),
         source("base"),

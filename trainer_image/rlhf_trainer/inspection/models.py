@@ -64,6 +64,10 @@ def inspect_model(path: Path, uses: Sequence[ModelUse], template: Template | Non
         facts = ModelFacts("safetensors", _architecture(config), _weights(path))
     except Unreadable as error:
         raise InputError(str(error)) from error
+    from transformers import AutoConfig
+
+    with explained(path.name, "configuration (config.json)"):
+        AutoConfig.from_pretrained(str(path), trust_remote_code=False)
     for file in sorted(path.glob("tokenizer*.json")):
         what = mistaken(file)
         if what is not None:

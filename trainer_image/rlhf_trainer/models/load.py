@@ -248,5 +248,6 @@ def explained(path: str | Path, what: str) -> Iterator[None]:
         full = isinstance(error, OSError) and error.errno == errno.ENOSPC
         if full or not (isinstance(error, Exception) or type(error).__name__ == PANIC):
             raise
-        first = str(error).strip().splitlines()
-        raise InputError(f"{path}: not a readable {what}: {first[0] if first else type(error).__name__}") from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        problem = " ".join(map(str.strip, lines[: 2 if lines[0].endswith(":") else 1]))
+        raise InputError(f"{path}: not a readable {what}: {problem}") from error
