@@ -52,7 +52,7 @@ test-trainer: setup ## real torch and DeepSpeed ranks, tiny models
 test-api: setup ## operator, chart and command against a real API server, with a real Kueue; builds them the first time (half an hour)
 	@tools/prepare-machine $(PYTHON) api
 	@$(RUN) tests/cluster/cluster build kube-apiserver etcd helm kueue kwok
-	$(RUN) pytest tests/cluster $(addprefix --ignore=,$(ON_NODE)) -n 4 --dist loadfile # it waits more than it computes
+	$(RUN) pytest tests/cluster $(addprefix --ignore=,$(ON_NODE)) -n 4 --dist loadfile --no-loadscope-reorder # it waits more than it computes
 
 test-node: setup ## what needs a node whose pods run: root, 40 GB of disk (tests/cluster/README.md)
 	@tools/prepare-machine $(PYTHON) api node
