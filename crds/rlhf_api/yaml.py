@@ -26,6 +26,7 @@ from ruamel.yaml.events import (
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.reader import ReaderError
 from ruamel.yaml.representer import SafeRepresenter
+from ruamel.yaml.scanner import Scanner
 
 from rlhf_api.errors import Loc, SpecError, SpecProblem, format_path
 from rlhf_api.scalars import RENDER, UNRENDERED, Ambiguous, resolve
@@ -94,7 +95,10 @@ def load_yaml(content: bytes | str, source: str | None = None) -> Document:
         message = "a tag of more than 200 characters"
         raise SpecError([SpecProblem("", message, "quote it, if it is text", line, column)], source)
     try:
-        root = _Composer(source).compose(YAML(typ="safe", pure=True).parse(text))
+        root = _Composer(source).compose(_reader().parse(text))
+    except _TooDeep as error:
+        mark = error.problem_mark
+        raise SpecError([SpecProblem("", str(error.problem), None, mark.line + 1, mark.column + 1)], source) from error
     except (MarkedYAMLError, ReaderError) as error:
         raise SpecError([_syntax(error, text)], source) from error
     except YAMLError as error:
@@ -102,6 +106,25 @@ def load_yaml(content: bytes | str, source: str | None = None) -> Document:
     document = Document(None, source)
     document.value = _Builder(document).build(root, (), 0)
     return document
+
+
+class _TooDeep(MarkedYAMLError):
+    """Lists and mappings in brackets are nested too deep."""
+
+
+class _Scanner(Scanner):
+    """Looks no further where brackets are nested too deep: it looks a kilobyte ahead, and at all open ones for each token."""
+
+    def fetch_flow_collection_start(self, TokenClass: Any, to_push: str) -> None:
+        if len(self.flow_context) >= MAX_DEPTH:
+            raise _TooDeep(problem=f"nested more than {MAX_DEPTH} deep", problem_mark=self.reader.get_mark())
+        super().fetch_flow_collection_start(TokenClass, to_push)
+
+
+def _reader() -> YAML:
+    made = YAML(typ="safe", pure=True)
+    made.Scanner = _Scanner
+    return made
 
 
 def dump_yaml(value: Any) -> str:
