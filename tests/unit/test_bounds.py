@@ -1,4 +1,4 @@
-"""Files that others wrote are read within bounds: hostile ones are refused by name, in far less than a second."""
+"""Files that others wrote are read within bounds: hostile ones are refused by name, in seconds at most."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import json
 import os
 import re
 import struct
+from functools import partial
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from fuzz.damage import bounded
+from fuzz import damage
 from fuzz.damaged_files import pack
 from rlhf_api.bounded import MAX_DEPTH, MAX_RATIO, Unreadable, read_bytes, read_object
 from rlhf_api.errors import SpecError
@@ -34,6 +35,8 @@ from rlhf_trainer.sources.fetch import fetch
 from rlhf_trainer.sources.folder import MAX_FOLDERS, files_below
 from rlhf_trainer.sources.licence import told_licence
 
+bounded = partial(damage.bounded, 3.0)
+"""Of processor time, which a core that is shared makes longer: what grows faster than its input takes far more."""
 HEAD = """
 prompt_template: "{question}"
 completion_class_order: [good, bad]
