@@ -95,7 +95,7 @@ def load_yaml(content: bytes | str, source: str | None = None) -> Document:
         message = "a tag of more than 200 characters"
         raise SpecError([SpecProblem("", message, "quote it, if it is text", line, column)], source)
     try:
-        root = _Composer(source).compose(_reader().parse(text))
+        root = _Composer(source).compose(_parser().parse(text))
     except _TooDeep as error:
         mark = error.problem_mark
         raise SpecError([SpecProblem("", str(error.problem), None, mark.line + 1, mark.column + 1)], source) from error
@@ -113,7 +113,7 @@ class _TooDeep(MarkedYAMLError):
 
 
 class _Scanner(Scanner):
-    """Looks no further where brackets are nested too deep: it looks a kilobyte ahead, and at all open ones for each token."""
+    """Looks no further where brackets are nested too deep: it reads a kilobyte ahead, and checks all open ones for each token."""
 
     def fetch_flow_collection_start(self, TokenClass: Any, to_push: str) -> None:
         if len(self.flow_context) >= MAX_DEPTH:
@@ -121,10 +121,10 @@ class _Scanner(Scanner):
         super().fetch_flow_collection_start(TokenClass, to_push)
 
 
-def _reader() -> YAML:
-    made = YAML(typ="safe", pure=True)
-    made.Scanner = _Scanner
-    return made
+def _parser() -> YAML:
+    parser = YAML(typ="safe", pure=True)
+    parser.Scanner = _Scanner
+    return parser
 
 
 def dump_yaml(value: Any) -> str:

@@ -91,13 +91,18 @@ def test_a_bad_line_is_named_and_the_others_are_read(tmp_path, line, problem):
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
 @pytest.mark.parametrize(
     "content",
-    ['{"prompt": {"0": "a", "1": "b"}, "answer": {"0": "c", "1": "d"}}', '{"p": ["a", "b"], "q": ["c", "d"]}'],
+    [
+        '{"prompt": {"0": "a", "1": "b"}, "answer": {"0": "c", "1": "d"}}',
+        '{"p": ["a", "b"], "q": ["c", "d"]}',
+        '{"0": {"p": "a"}, "1": {"p": "b"}}',
+    ],
 )
-def test_a_table_by_columns_is_named(tmp_path, name, content):
+def test_a_whole_table_in_one_object_is_named(tmp_path, name, content):
     (bad,) = read_rows(write(tmp_path / name, content.encode() + b"\n"))
     assert bad.where.row == 1
     assert re.search(
-        r'found columns, .*; expected an object a row \(pandas .* orient="records", lines=True', bad.problem
+        r'found a whole table in one object .*; expected an object a row \(pandas .* orient="records", lines=True',
+        bad.problem,
     )
 
 

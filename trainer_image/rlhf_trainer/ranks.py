@@ -35,7 +35,7 @@ MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold=8589934592:glibc.ma
 """On a CPU activations come and go by the gigabyte. glibc would give each back to the kernel and fault it in again, a
 page of 4 KiB at a time: as long as the arithmetic. So it keeps what it has, in huge pages where the kernel lends them."""
 SPIN_COUNT = "20000"
-"""How often OpenMP's threads look at a barrier before they sleep there: some 0.1 ms. By default they spin for long: where
+"""How often OpenMP's threads look at a barrier before they sleep there. By default they spin for long: where
 cores are shared, a thread that spins holds the core which the thread it waits for needs. On a quiet machine one that
 sleeps at once comes back late (benchmarks/results/spinning.md)."""
 SPIN_SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")

@@ -142,11 +142,11 @@ def _object(line: bytes, where: Where) -> RawRow | BadRow:
 
 def _row(value: Any, where: Where) -> RawRow | BadRow:
     if isinstance(value, dict):
-        if where.row == 1 and _is_column_wise(value):
+        if where.row == 1 and _is_table(value):
             names = ", ".join(list(value)[:4])
             return BadRow(
                 where,
-                f"found columns, each with the values of all rows ({names}); expected an object a row (pandas writes them "
+                f"found a whole table in one object ({names}); expected an object a row (pandas writes them "
                 'with to_json(path, orient="records", lines=True))',
             )
         deep = is_deeper(value, MAX_DEPTH)
@@ -201,14 +201,15 @@ def _read_json(stream: BinaryIO, name: str) -> Iterator[RawRow | BadRow]:
         yield _row(row, Where(name, number))
 
 
-def _is_column_wise(value: dict[str, Any]) -> bool:
-    """Whether an object is a table by columns: pandas' `{column: {"0": value}}`, or lists of texts as long as each other.
+def _is_table(value: dict[str, Any]) -> bool:
+    """Whether an object is a whole table: pandas' `{column: {"0": value}}`, `{"0": row}`, or lists of texts of one length.
 
     A single row may have lists too: of messages, which are objects.
     """
     columns = list(value.values())
-    if columns and all(isinstance(column, dict) and column and all(map(str.isdecimal, column)) for column in columns):
-        return True
+    tables = [column for column in columns if isinstance(column, dict) and column]
+    if tables and len(tables) == len(columns):
+        return all(map(str.isdecimal, value)) or all(all(map(str.isdecimal, column)) for column in tables)
     lists = [column for column in columns if isinstance(column, list)]
     return (
         len(lists) == len(columns) > 1

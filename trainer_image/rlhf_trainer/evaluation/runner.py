@@ -71,7 +71,7 @@ class Evaluation:
             self._classify(self.spec.rule_based)
 
     def _fitting(self, how: Generation) -> Generation:
-        """Prompts as long as every model takes with an answer: all get the same ones, and each weighs what another wrote."""
+        """Prompts of as many tokens as every model takes with an answer: the baseline weighs what a candidate wrote."""
         most, cache = how.max_prompt_tokens + how.max_new_tokens, self.context.storage / "inputs"
         paths = [self.context.input(reference).path for reference in (self.spec.baseline, *self.spec.candidates)]
         shortest = min(folder_row_length(path, most, cache) for path in paths)
