@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 from datetime import datetime
@@ -25,6 +26,7 @@ SPACE = re.compile(
     r"^## Space on the claim\n.*?^```yaml\n(?P<pod>.*?)^```\n.*?^```sh\n(?P<commands>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
+FILLING = re.compile(r"^## Fill a claim with data\n(.*?)^## ", re.MULTILINE | re.DOTALL)
 READERS = ("get", "pods", "--selector=app.kubernetes.io/name=rlhf-reader", "-o", "name")
 
 
@@ -114,6 +116,37 @@ def frees_space_as_documented(team: Namespace, folder: Path) -> None:
     assert "run again with --yes" in ended.stdout and "freed 1 thing" in ended.stdout, ended.stdout
     assert list((storage / "work").glob("*-*")) == []
     assert {path.name.partition("-")[0] for path in (storage / "products").iterdir()} >= {"sft", "report"}
+
+
+def test_a_claim_is_filled_as_documented(team: Namespace, tmp_path: Path) -> None:
+    section = FILLING.search((ROOT / "docs" / "clusters.md").read_text())
+    assert section is not None
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Hello"}\n')
+    shutil.rmtree(team.data / "model")
+    trainer, _, digest = team.site.images["trainerImage"].partition("@")
+    ended = subprocess.run(
+        ["bash", "-euxo", "pipefail", "-c", "".join(re.findall(r"^```sh\n(.*?)^```$", section[1], re.M | re.S))],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PATH": os.pathsep.join([str(program("kubectl").parent), os.environ["PATH"]]),
+            "KUBECONFIG": str(team.site.kubeconfig),
+            "NAMESPACE": team.name,
+            "HF_TOKEN": "a token",
+            "TRAINER": trainer,
+            "TRAINER_DIGEST": digest,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "/data/prompts.jsonl" in ended.stdout and "/data/model/config.json" in ended.stdout
+    assert (team.data / "prompts.jsonl").stat().st_uid == 10001, "the user of our images"
+    assert (team.data / "model" / "config.json").read_text() == "{}"
+    assert team.kubectl("get", "secret", "hub", "-o", "jsonpath={.data.HF_TOKEN}") == "YSB0b2tlbg=="
 
 
 def test_the_claim_is_read_while_the_job_holds_it_for_its_node(team: Namespace, rlhf: Command, tmp_path: Path) -> None:
