@@ -12,7 +12,7 @@ from typer.main import get_command
 from rlhf_sdk.cli import app
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/**/*.md")])
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
@@ -46,3 +46,21 @@ def test_links_in_a_document_lead_to_files(document: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL))
     missing = [link for link in links if "://" not in link and not (document.parent / link).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_tests_named_in_a_document_exist(document: Path) -> None:
+    for words in commands(document):
+        for word in words[1:] if Path(words[0]).name == "pytest" else ():
+            path, _, name = word.partition("::")
+            if path.startswith("tests/"):
+                text = (ROOT / path).read_text()
+                chosen = words[words.index("-k") + 1] if "-k" in words else name
+                assert f"def {name}(" in text if name else chosen in text, f"{document.name}: {word}"
+
+
+def test_files_named_for_a_reader_to_start_with_exist() -> None:
+    table = (ROOT / "CONTRIBUTING.md").read_text().partition("## Where to start reading")[2].partition("\n## ")[0]
+    folder = ROOT / "trainer_image" / "rlhf_trainer"
+    files = [name for name in re.findall(r"`([\w./-]+)`", table) if "/" in name or "." in name]
+    assert files and [name for name in files if not any((at / name).exists() for at in (ROOT, folder))] == []
