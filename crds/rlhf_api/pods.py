@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from rlhf_api import devices, quantities
+from rlhf_api.contract import OFFLINE
 from rlhf_api.errors import Finding, Loc
 from rlhf_api.fields import Cel
 from rlhf_api.quantities import above, amount
@@ -38,7 +39,7 @@ RESERVED_ENV = {
         "ROLE_WORLD_SIZE",
     ),
     *("MASTER_ADDR", "MASTER_PORT", "JOB_COMPLETION_INDEX"),
-    *("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"),
+    *OFFLINE,
 }
 """Set by the launcher, or what keeps stages offline."""
 RESERVED_ENV_PREFIXES = ("RLHF_", "TORCHELASTIC_")

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal
 
+import orjson
 from pydantic import Field
 
+from rlhf_api.contract import GATE_FAILED
 from rlhf_api.digest import digest_of
 from rlhf_api.fields import ApiModel
-from rlhf_api.job import Execution, Input
-from rlhf_api.plan import PlannedStage
-from rlhf_api.stages import PREPARE, REPORT
+from rlhf_api.job import Execution, Input, RLHFJob
+from rlhf_api.lifecycle import Records, StageRecord
+from rlhf_api.plan import Plan, PlannedStage, Resolved
+from rlhf_api.stages import PREPARE, REPORT, STAGE_TYPES
 from rlhf_api.template import Template
 
-STAGE_FILE_VERSION = "1"
+STAGE_FILE_VERSION: Final = "1"
 
 
 class StageInput(ApiModel):
@@ -104,6 +108,154 @@ class StageFile(ApiModel):
     """Port of /metrics and /progress; 0: any free one, written to work/endpoint.json."""
     master: str | None = None
     """`host:port` of the rendezvous when nodes > 1; else chosen."""
+
+    @property
+    def text(self) -> str:
+        """The file as it is written: without defaults."""
+        return self.model_dump_json(exclude_defaults=True)
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where an executor keeps what a stage reads and writes. All absolute."""
+
+    storage: str
+    work: str
+    """Of the run: each stage has its folder below."""
+    job: str
+    """Folder of the job file."""
+    termination_message: str | None = None
+
+
+@dataclass(frozen=True)
+class Processes:
+    """How the processes of an attempt are laid out."""
+
+    nodes: int
+    ranks: int
+    """A node."""
+    threads: int
+    """A rank; 0: the library's choice."""
+    metrics_port: int = 0
+    master: str | None = None
+    """`host:port` of the rendezvous where there are several nodes."""
+
+
+def build(
+    job: RLHFJob,
+    uid: str,
+    plan: Plan,
+    stage: PlannedStage,
+    records: Records,
+    resolved: Resolved | None,
+    paths: Paths,
+    processes: Processes,
+    attempt: int,
+) -> StageFile:
+    """The file of a stage's attempt.
+
+    Args:
+        job: the job.
+        uid: its UID.
+        plan: its plan.
+        stage: the stage.
+        records: how all stages stand.
+        resolved: what prepare found; None for prepare itself.
+        paths: where it reads and writes.
+        processes: how many there are.
+        attempt: its number.
+    """
+    missing = outcomes(plan, records) if stage.type == REPORT else {}
+    return StageFile(
+        version=STAGE_FILE_VERSION,
+        job=job.metadata.name,
+        namespace=job.metadata.namespace or "default",
+        uid=uid,
+        stage=stage.name,
+        type=stage.type,
+        attempt=attempt,
+        digest=product_digest(stage, missing),
+        spec=_spec(stage),
+        seed=stage.seed,
+        execution=stage.execution,
+        nodes=processes.nodes,
+        ranksPerNode=processes.ranks,
+        threads=processes.threads,
+        inputs={} if resolved is None else _inputs(job, plan, stage, records, resolved, paths),
+        outcomes=missing,
+        directories=Directories(
+            storage=paths.storage,
+            work=f"{paths.work}/{stage.name}",
+            job=paths.job,
+            terminationMessage=paths.termination_message,
+        ),
+        metricsPort=processes.metrics_port,
+        master=processes.master,
+    )
+
+
+def outcomes(plan: Plan, records: Records) -> dict[str, Outcome]:
+    """Stages without a product, and why; empty when all went well.
+
+    Of a stage that was stopped it says no more than that: with which exit code it ended is a matter of moments, and
+    the report's digest covers what is said here.
+    """
+    missing: dict[str, Outcome] = {}
+    for stage in plan.stages:
+        record = records[stage.name]
+        if stage.type in (PREPARE, REPORT) or record.complete:
+            continue
+        if record.state == "Failed":
+            missing[stage.name] = Outcome(
+                state="failed", exitCode=record.exit_code, reason=record.reason, message=record.message
+            )
+        else:
+            missing[stage.name] = Outcome(state="stopped" if record.attempts else "blocked")
+    return missing
+
+
+def planned_digest(plan: Plan, stage: PlannedStage, records: Records) -> str:
+    """Digest of the product that the stage is to make, as its job stands."""
+    return product_digest(stage, outcomes(plan, records) if stage.type == REPORT else {})
+
+
+def planned_product(plan: Plan, stage: PlannedStage, records: Records) -> str | None:
+    """Name of the product that the stage is to make; None for prepare, which makes none."""
+    return None if stage.type == PREPARE else f"{stage.type}-{planned_digest(plan, stage, records)}"
+
+
+def _spec(stage: PlannedStage) -> dict[str, Any]:
+    """A stage's spec without what is the default: the trainer that the job began with may not know a younger field."""
+    kind: type[ApiModel] = RLHFJob if stage.type in (PREPARE, REPORT) else STAGE_TYPES[stage.type].spec
+    return kind.model_validate_json(orjson.dumps(stage.spec)).model_dump(mode="json", exclude_defaults=True)
+
+
+def _inputs(
+    job: RLHFJob, plan: Plan, stage: PlannedStage, records: Records, resolved: Resolved, paths: Paths
+) -> dict[str, StageInput]:
+    entries = {entry.name: entry for entry in job.spec.inputs}
+    keys = list(stage.takes)
+    if stage.type == REPORT:  # it tells of the inputs too
+        keys += [f"input:{name}" for name in entries]
+    inputs: dict[str, StageInput] = {}
+    for key in keys:
+        kind, _, name = key.partition(":")
+        if kind == "input":
+            source = resolved.inputs[name]
+            inputs[key] = StageInput(path=source.path, digest=source.digest, input=entries[name])
+            continue
+        maker = plan.stage(name)
+        if maker.product is None or maker.digest is None:
+            raise ValueError(f"stage {name} has no digest before prepare is done")
+        if _has_product(records[name]):
+            path = f"{paths.storage}/products/{maker.product}"
+            inputs[key] = StageInput(path=path, digest=maker.digest, stageType=maker.type)
+    return inputs
+
+
+def _has_product(record: StageRecord) -> bool:
+    """A gate that was not kept leaves its evaluation in place, for the report to show."""
+    return record.complete or (record.state == "Failed" and record.reason == GATE_FAILED)
 
 
 def product_digest(stage: PlannedStage, missing: Mapping[str, Outcome]) -> str:

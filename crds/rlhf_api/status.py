@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
+from rlhf_api.contract import StageState
 from rlhf_api.fields import MAX_ITEMS, ApiModel, Name
 
 MAX_STAGES = MAX_ITEMS + 2
@@ -13,12 +14,14 @@ MAX_STAGES = MAX_ITEMS + 2
 MAX_ATTEMPTS = 10
 """Attempts of a stage that are kept; older ones are only counted."""
 
+MAX_RETRIES = 64
+"""Values of rlhf.dev/retry that are remembered."""
+
 Message = Annotated[str, Field(max_length=4096)]
 Reason = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]
 Time = Annotated[str, Field(max_length=40, json_schema_extra={"format": "date-time"})]
 Number = Annotated[int, Field(ge=0)]
 Short = Annotated[str, Field(max_length=253)]
-StageState = Literal["Waiting", "Queued", "Pending", "Running", "Suspended", "Complete", "Reused", "Failed", "Skipped"]
 AttemptState = Literal["Pending", "Running", "Complete", "Failed", "Disrupted", "Stopped"]
 
 
@@ -183,3 +186,5 @@ class JobStatus(StatusModel):
     """Since when an attempt has been unsuspended, if one is."""
     retry: Annotated[str, Field(max_length=253)] | None = None
     """Value of the annotation rlhf.dev/retry that was last acted on."""
+    retries: Annotated[list[Short], Field(max_length=MAX_RETRIES)] = []
+    """The last of its values that were acted on: none is acted on twice."""

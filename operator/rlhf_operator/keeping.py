@@ -29,7 +29,7 @@ _METADATA = (
 )
 _COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
 _LABELS = (
-    *(naming.UID, naming.STAGE, naming.ATTEMPT, naming.STAGE_FILE, _COMPLETION_INDEX),
+    *(naming.UID, naming.STAGE, naming.ATTEMPT, _COMPLETION_INDEX),
     *naming.OF_KUEUE,
 )
 MOST_OTHERS = 4
@@ -105,20 +105,21 @@ def pod(thing: Object) -> Object:
 
 
 def _containers(status: Object) -> Object:
-    """How the trainer's container does, and which others keep it waiting: a few, webhooks may add many."""
+    """How the trainer's container does, and which others keep it waiting or failed: a few, webhooks may add many."""
     containers = status.get("containerStatuses") or ()
-    others = [one for one in containers if one.get("name") != CONTAINER and _waits(one)]
+    others = [container for container in containers if container.get("name") != CONTAINER and _matters(container)]
+    inits = [container for container in status.get("initContainerStatuses") or () if _matters(container)]
     parts = {
         "containerStatuses": [one for one in containers if one.get("name") == CONTAINER] + others[:MOST_OTHERS],
-        "initContainerStatuses": [one for one in status.get("initContainerStatuses") or () if _waits(one)][
-            :MOST_OTHERS
-        ],
+        "initContainerStatuses": inits[:MOST_OTHERS],
     }
     return {name: part for name, part in parts.items() if part}
 
 
-def _waits(container: Object) -> bool:
-    return "waiting" in (container.get("state") or {})
+def _matters(container: Object) -> bool:
+    """Whether it waits, or failed."""
+    state = container.get("state") or {}
+    return "waiting" in state or bool((state.get("terminated") or {}).get("exitCode"))
 
 
 def _memory(container: Object) -> Object:
@@ -131,7 +132,7 @@ def _metrics_port(container: Object) -> list[Object]:
 
 
 def bare(thing: Object) -> Object:
-    """A ConfigMap or Service: that it is there."""
+    """A Service: that it is there."""
     return {"metadata": _metadata(thing)}
 
 

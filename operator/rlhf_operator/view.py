@@ -15,7 +15,6 @@ from rlhf_operator.runtime.cache import Cache
 from rlhf_operator.runtime.client import Client
 from rlhf_operator.runtime.errors import NotFound
 from rlhf_operator.runtime.kinds import (
-    CONFIG_MAPS,
     JOBS,
     PERSISTENT_VOLUME_CLAIMS,
     PODS,
@@ -33,7 +32,7 @@ from rlhf_operator.runtime.store import Change
 
 log = logging.getLogger(__name__)
 
-KEEP = {JOBS: keeping.job, PODS: keeping.pod, CONFIG_MAPS: keeping.bare, SERVICES: keeping.bare}
+KEEP = {JOBS: keeping.job, PODS: keeping.pod, SERVICES: keeping.bare}
 CHILD_KINDS = {kind.kind: kind for kind in KEEP}
 OWN_WRITE_SECONDS = 30.0
 """After which a write that the watch never told of is forgotten: the object is gone again."""
@@ -141,9 +140,7 @@ class View:
             for key, (until, claim) in self._claims.items()
             if key.namespace == namespace and until > _clock()
         }
-        return Children(
-            tuple(found[JOBS]), tuple(found[PODS]), tuple(found[CONFIG_MAPS]), tuple(found[SERVICES]), claims=claims
-        )
+        return Children(tuple(found[JOBS]), tuple(found[PODS]), tuple(found[SERVICES]), claims=claims)
 
     async def live(self, raw: Object, looks: Iterable[Look]) -> tuple[Object, Children]:
         """A job and its children as the API server has them now, and answers to what was asked.
@@ -168,7 +165,6 @@ class View:
         return fresh, Children(
             tuple(found[JOBS]),
             tuple(found[PODS]),
-            tuple(found[CONFIG_MAPS]),
             tuple(found[SERVICES]),
             looked={look: jobs.get(look.name) for look in looked},
             claims=known.claims,
@@ -259,10 +255,10 @@ def job_uids(raw: Object, jobs: Iterable[Object]) -> list[str]:
 
 
 def _telling(kind: Kind, change: Change) -> bool:
-    """Whether a change can matter: of ConfigMaps and Services only that they went."""
+    """Whether a change can matter: of Services only that they went."""
     if change.new is None:
         return True
-    if kind in (CONFIG_MAPS, SERVICES):
+    if kind is SERVICES:
         return False
     if change.old is None:
         return True

@@ -136,7 +136,7 @@ class Located:
     def seconds(self, stage: str) -> float:
         """Running time of a stage; the state of a running one is only written when something changes."""
         state = self.state.stages[stage]
-        if state.phase == "running" and state.started is not None and self.live:
+        if state.running and state.started is not None and self.live:
             return state.seconds + max(0.0, time.time() - max(state.started, self.state.saved))
         return state.seconds
 

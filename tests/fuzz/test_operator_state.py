@@ -25,7 +25,7 @@ from cluster_model import SETTINGS, START, Cluster, job
 from rlhf_api.crd import schema
 from rlhf_operator import keeping
 from rlhf_operator.reconcile import Children, reconcile
-from rlhf_operator.runtime.kinds import CONFIG_MAPS, JOBS, PODS, SERVICES
+from rlhf_operator.runtime.kinds import JOBS, PODS, SERVICES
 from rlhf_operator.view import KEEP
 
 Raw = dict[str, Any]
@@ -72,7 +72,7 @@ def recorded() -> tuple[tuple[Raw, dict[str, list[Raw]]], ...]:
                 cluster.edit(suspend=True)
             if step == 9 and cluster.pods():
                 (cluster.evict if number % 2 else cluster.lose)(cluster.pods()[0]["metadata"]["name"])
-            kinds = {kind: cluster.all(kind) for kind in ("Job", "Pod", "ConfigMap", "Service")}
+            kinds = {kind: cluster.all(kind) for kind in ("Job", "Pod", "Service")}
             states.append(copy.deepcopy((cluster.job, kinds)))
             cluster.now += timedelta(seconds=20)
     return tuple(states)
@@ -166,15 +166,13 @@ def test_no_stored_state_makes_a_decision_raise(chunk: int) -> None:
             kinds = {kind: [of_kubernetes(one, draw) for one in objects] for kind, objects in kinds.items()}
         with bounded():
             kept = {kind.kind: tuple(keep(one) for one in kinds[kind.kind]) for kind, keep in KEEP.items()}
-            children = Children(*(kept[kind.kind] for kind in (JOBS, PODS, CONFIG_MAPS, SERVICES)))
+            children = Children(*(kept[kind.kind] for kind in (JOBS, PODS, SERVICES)))
             seen = keeping.unpacked(keeping.rlhfjob(raw))
             out = reconcile(seen, children, SETTINGS, START + timedelta(seconds=draw.randrange(10**6)))
             if out.look:
                 looked = dict.fromkeys(out.look)
                 claims = {look.name: None for look in out.look if look.what == "Claim"}
-                answered = Children(
-                    *(kept[kind.kind] for kind in (JOBS, PODS, CONFIG_MAPS, SERVICES)), looked=looked, claims=claims
-                )
+                answered = Children(*(kept[kind.kind] for kind in (JOBS, PODS, SERVICES)), looked=looked, claims=claims)
                 out = reconcile(seen, answered, SETTINGS, START)
             orjson.dumps(out.status)
         assert out.requeue is None or out.requeue >= 0

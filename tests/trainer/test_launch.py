@@ -120,7 +120,8 @@ def test_killed_with_everything_at_moments_seen_on_the_disk_the_result_is_the_sa
     assert product(tmp_path) == product(undisturbed[ranks])
 
 
-def test_sigterm_saves_a_checkpoint_and_the_next_attempt_ends_the_same(undisturbed, tmp_path):
+def test_sigterm_saves_a_checkpoint_and_the_job_made_again_ends_the_same(undisturbed, tmp_path):
+    """A job that is deleted and made again has another UID, and so another work folder."""
     file = toy_file(tmp_path, {"steps": 40}, ranks_per_node=2, every=1)
     process = start(file)
     folder = Path(file.directories.work) / "checkpoints"
@@ -132,8 +133,9 @@ def test_sigterm_saves_a_checkpoint_and_the_next_attempt_ends_the_same(undisturb
     assert (told["code"], told["reason"]) == (75, "Stopped")
     assert 4 <= told["step"] < 40
     assert (folder / f"step-{told['step']:08d}" / "manifest.json").exists()
-    code, output = launch(file.model_copy(update={"attempt": 1}))
+    code, output = launch(toy_file(tmp_path, {"steps": 40}, ranks_per_node=2, every=1, uid="made-again"))
     assert code == 0, output
+    assert f"goes on from step {told['step']} of {file.directories.work}" in output
     assert f"resuming after step {told['step']} of 40" in output
     assert product(tmp_path) == product(undisturbed[2])
 

@@ -89,7 +89,7 @@ def test_products_of_earlier_runs_are_kept_until_they_are_forgotten(tmp_path: Pa
     assert rlhf(*forget, "--yes").json["freed"] is True
     (left,) = listed(path)
     assert (left["name"], left["missing"], left["changes"]) == ("beaver@2", [], None)
-    assert run(path).phases()["cost"] == "reused"
+    assert run(path).phases()["cost"] == "Reused"
 
 
 def test_a_job_edited_back_goes_on_with_its_first_run(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_job_edited_back_goes_on_with_its_first_run(tmp_path: Path) -> None:
     edit(path, "sft: {", "sft: {epochs: 2, ")
     run(path)
     edit(path, "sft: {epochs: 2, ", "sft: {")
-    assert set(run(path).phases().values()) == {"done", "reused"}
+    assert set(run(path).phases().values()) == {"Complete", "Reused"}
     assert [(entry["name"], entry["latest"]) for entry in listed(path)] == [("beaver@1", True), ("beaver@2", False)]
 
 
@@ -125,11 +125,11 @@ def test_fresh_forgets_the_run_of_this_spec_alone(tmp_path: Path) -> None:
     run(path)
     edit(path, "costModel: {", "costModel: {epochs: 2, ")
     again = run(path, fresh=True)
-    assert again.phases()["sft"] == "reused", "the first run names it"
+    assert again.phases()["sft"] == "Reused", "the first run names it"
     first, _ = listed(path)
     assert first["missing"] == []
     again = run(path, fresh=True)
-    assert again.phases()["cost"] == "done"
+    assert again.phases()["cost"] == "Complete"
     assert [entry["name"] for entry in listed(path)] == ["beaver@1", "beaver@2"]
 
 

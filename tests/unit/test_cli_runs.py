@@ -52,7 +52,7 @@ def test_status_of_a_run(done: Path) -> None:
     found = rlhf("status", done, "--output", "json").json
     assert (found["job"], found["phase"], found["exitCode"], found["live"]) == ("beaver", "done", 0, False)
     assert {name: stage["phase"] for name, stage in found["stages"].items()} == dict.fromkeys(
-        ("prepare", "sft", "reward", "cost", "report"), "done"
+        ("prepare", "sft", "reward", "cost", "report"), "Complete"
     )
     assert found["stages"]["sft"]["step"] == 2
     assert found["stages"]["sft"]["headline"] == {"loss": 0.5}
@@ -183,7 +183,7 @@ def test_a_run_that_made_no_report_is_said(tmp_path: Path) -> None:
     run(path, {"prepare": {"exit": 2, "reason": "InvalidInput", "message": "no such file"}})
     said = rlhf("report", path)
     assert said.code == 1
-    assert "no report: stage report is blocked" in said.err
+    assert "no report: stage report is Skipped" in said.err
 
 
 def test_compare_shows_metrics_with_intervals_and_where_specs_differ(done: Path, other: Path) -> None:

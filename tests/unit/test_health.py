@@ -230,7 +230,7 @@ def test_health_of_a_job_that_is(scene: Callable[[], Recorded]) -> None:
 def recorded() -> list[Raw]:
     """The job after every reconcile of every scene, and of an operator killed after each of its first writes."""
     found = [thing for scene in EXPECTED for thing in scene().seen]
-    for kill in range(12):
+    for kill in range(8):
         cluster = Recorded(job())
         cluster.kill_after = kill
         with pytest.raises(Killed):

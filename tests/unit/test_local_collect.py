@@ -109,8 +109,8 @@ def test_fresh_keeps_what_another_run_uses(tmp_path: Path) -> None:
     for path in (first, second):
         (path.parent / ".rlhf").symlink_to(storage, target_is_directory=True)
     run(first)
-    assert run(second).phases()["sft"] == "reused"
+    assert run(second).phases()["sft"] == "Reused"
     ran = run(second, fresh=True)
-    assert ran.phases() == {"prepare": "done", "sft": "reused", "report": "done"}
+    assert ran.phases() == {"prepare": "Complete", "sft": "Reused", "report": "Complete"}
     assert "another run uses it" in ran.said
     assert len(list((storage / "work").iterdir())) == 2

@@ -12,7 +12,7 @@ from rlhf_api.job import Execution
 from rlhf_api.plan import Plan, PlannedStage
 from rlhf_sdk.local.live import fitting, screen
 from rlhf_sdk.local.progress import Progress, labelled
-from rlhf_sdk.local.state import RunState, StageState
+from rlhf_sdk.local.state import LocalStage, RunState
 
 
 def stage(name: str, *needs: str) -> PlannedStage:
@@ -27,12 +27,12 @@ PLAN = Plan(
     ),
 )  # fmt: skip
 STATES = {
-    "prepare": StageState(phase="done", seconds=61),
-    "sft": StageState(phase="reused", product="sft-" + "0a1b2c3d" * 8),
-    "reward": StageState(phase="running"),
-    "cost": StageState(phase="running", seconds=3),
-    "ppo": StageState(),
-    "report": StageState(),
+    "prepare": LocalStage(state="Complete", seconds=61),
+    "sft": LocalStage(state="Reused", product="sft-" + "0a1b2c3d" * 8),
+    "reward": LocalStage(state="Running"),
+    "cost": LocalStage(state="Running", seconds=3),
+    "ppo": LocalStage(),
+    "report": LocalStage(),
 }
 SEEN = {
     "reward": Progress(step=45, total=120, eta=123.0, headline={"loss": 0.6123, "accuracy": 0.64}),
@@ -43,7 +43,7 @@ SEEN = {
 
 
 def drawn(
-    width: int, states: dict[str, StageState] | None = None, latest: dict[str, Progress] | None = None
+    width: int, states: dict[str, LocalStage] | None = None, latest: dict[str, Progress] | None = None
 ) -> list[str]:
     state = RunState.model_validate(
         {"job": "safe", "uid": "u", "jobFile": "/j", "cores": 2, "stages": {}}
@@ -84,7 +84,7 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
 
 
 def test_a_stage_that_does_not_count_yet_says_what_it_does() -> None:
-    states = {**STATES, "reward": StageState(phase="running", seconds=4)}
+    states = {**STATES, "reward": LocalStage(state="Running", seconds=4)}
     assert drawn(80, states, {})[3] == " ▸  reward  starting  0:04"
     assert drawn(80, states, {"reward": Progress(activity="waiting for the lock")})[3].endswith(
         "waiting for the lock  0:04"
@@ -94,14 +94,14 @@ def test_a_stage_that_does_not_count_yet_says_what_it_does() -> None:
 @pytest.mark.parametrize(
     ("state", "words"),
     [
-        (StageState(phase="failed", reason="KL"), " ✗  reward  failed: KL"),
-        (StageState(phase="stopped", exitCode=75), " ■  reward  stopped, with its checkpoint"),
-        (StageState(phase="stopped", exitCode=137), " ■  reward  stopped"),
-        (StageState(phase="blocked"), " -  reward  not run"),
-        (StageState(restarts=1, reason="SIGKILL"), " ·  reward  failed (SIGKILL), to be restarted"),
+        (LocalStage(state="Failed", reason="KL"), " ✗  reward  failed: KL"),
+        (LocalStage(state="Suspended", exitCode=75), " ■  reward  stopped, with its checkpoint"),
+        (LocalStage(state="Suspended", exitCode=137), " ■  reward  stopped"),
+        (LocalStage(state="Skipped"), " -  reward  not run"),
+        (LocalStage(restarts=1, reason="SIGKILL"), " ·  reward  failed (SIGKILL), to be restarted"),
     ],
 )
-def test_every_phase_has_words(state: StageState, words: str) -> None:
+def test_every_state_has_words(state: LocalStage, words: str) -> None:
     assert drawn(80, {**STATES, "reward": state})[3] == words
 
 

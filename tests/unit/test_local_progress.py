@@ -96,7 +96,7 @@ def test_a_launcher_that_waits_for_another_run_says_so(tmp_path: Path) -> None:
 def test_a_long_first_step_shows_that_something_is_done() -> None:
     stream = io.StringIO()
     view = PlainView(stream, every=0.0)
-    state: Any = SimpleNamespace(stages={"rules": SimpleNamespace(phase="running")})
+    state: Any = SimpleNamespace(stages={"rules": SimpleNamespace(running=True)})
     for step in (0, 0, 1):
         view.progress(state, {"rules": Progress(step=step, total=44, activity="evaluating")})
     told = [line.partition(" ")[2] for line in stream.getvalue().splitlines()]
@@ -106,7 +106,7 @@ def test_a_long_first_step_shows_that_something_is_done() -> None:
 def test_a_long_step_shows_its_phase_and_how_much_of_it_is_done() -> None:
     stream = io.StringIO()
     view = PlainView(stream, every=0.0)
-    state: Any = SimpleNamespace(stages={"ppo": SimpleNamespace(phase="running")})
+    state: Any = SimpleNamespace(stages={"ppo": SimpleNamespace(running=True)})
     for phase, share in (("training", None), ("generate", 0.4), ("update", None)):
         view.progress(state, {"ppo": progress.from_json({"step": 3, "total": 8, "phase": phase, "phaseShare": share})})
     lines = [line.partition(" ")[2] for line in stream.getvalue().splitlines()]
@@ -116,7 +116,7 @@ def test_a_long_step_shows_its_phase_and_how_much_of_it_is_done() -> None:
 def test_what_is_counted_and_is_no_step_is_called_what_it_is() -> None:
     stream = io.StringIO()
     view = PlainView(stream, every=0.0)
-    state: Any = SimpleNamespace(stages={"sft": SimpleNamespace(phase="running")})
+    state: Any = SimpleNamespace(stages={"sft": SimpleNamespace(running=True)})
     for done in (0, 0, 3, 3):
         seen = progress.from_json({"step": done, "total": 11, "unit": "batches", "phase": "frozen layers"})
         view.progress(state, {"sft": seen})

@@ -15,7 +15,7 @@ def test_a_job_runs_to_its_report(tmp_path: Path) -> None:
     path = job(tmp_path, SIDE_BY_SIDE)
     ran = run(path)
     assert ran.code == 0, ran.said
-    assert set(ran.phases().values()) == {"done"}
+    assert set(ran.phases().values()) == {"Complete"}
     assert Path(ran.result["report"]).read_text().startswith("report ")
     index = json.loads(next((tmp_path / ".rlhf/runs/default/beaver").iterdir()).read_text())
     assert sorted(index["products"]) == ["cost", "report", "reward", "sft"]
@@ -26,7 +26,7 @@ def test_run_again_reuses_every_product_after_verifying_it(tmp_path: Path) -> No
     path = job(tmp_path)
     first, second = run(path), run(path)
     assert second.code == 0, second.said
-    assert second.phases() == {"prepare": "done", "sft": "reused", "report": "reused"}
+    assert second.phases() == {"prepare": "Complete", "sft": "Reused", "report": "Reused"}
     assert second.result["report"] == first.result["report"]
     assert len(starts(path, "sft")) == 1
     assert "sft: reused sft-" in second.said
@@ -52,7 +52,7 @@ def test_a_damaged_or_forged_product_is_made_anew_and_said(tmp_path: Path, damag
         manifest.write_text(manifest.read_text().replace('"digest": "', '"digest": "0'))
     ran = run(path)
     assert ran.code == 0, ran.said
-    assert ran.phases()["sft"] == "done"
+    assert ran.phases()["sft"] == "Complete"
     assert "sft: product not reused, made anew: sft-" in ran.said
     assert len(starts(path, "sft")) == 2
 
@@ -91,7 +91,7 @@ def test_restarts_come_to_an_end(tmp_path: Path) -> None:
     ran = run(path, {"sft": {"exit": -9, "log": "a last line\n"}})
     assert ran.code == 1
     assert len(starts(path, "sft")) == 2
-    assert "sft: failed: SIGKILL (exit 137): killed by the system, most often for want of memory" in ran.said
+    assert "sft: failed: SIGKILL (exit 137): killed by the system (SIGKILL), most often for want of memory" in ran.said
     assert "  | a last line" in ran.said
     assert "logs/a2/rank0.log" in ran.said
 
@@ -112,16 +112,16 @@ def test_the_report_of_a_failed_run_tells_what_failed_and_is_not_the_good_one(tm
     ran = run(path, failing)
     assert ran.code == 2
     assert ran.phases() == {
-        "prepare": "done", "sft": "done", "reward": "failed", "cost": "stopped", "report": "done"
+        "prepare": "Complete", "sft": "Complete", "reward": "Failed", "cost": "Skipped", "report": "Complete"
     }  # fmt: skip
     told = starts(path, "report")[0]["outcomes"]
     assert told["reward"] == {"state": "failed", "exitCode": 2, "reason": "InvalidInput", "message": "no pairs"}
-    assert told["cost"]["state"] == "stopped"
+    assert told["cost"] == {"state": "stopped"}
     bad = ran.result["report"]
     good = run(path)
     assert good.code == 0, good.said
     assert good.result["report"] != bad
-    assert good.phases()["sft"] == "reused"
+    assert good.phases()["sft"] == "Reused"
 
 
 def test_a_failed_gate_is_exit_3_also_when_its_product_is_found_again(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_one_signal_stops_with_checkpoints_and_running_again_resumes(
     process.send_signal(number)
     ran = process.end()
     assert ran.code == code, ran.said
-    assert {ran.phases()[stage] for stage in ("reward", "cost")} == {"stopped"}
+    assert {ran.phases()[stage] for stage in ("reward", "cost")} == {"Suspended"}
     assert (work(path) / "cost/checkpoints/fake").exists()
     assert "stopping: stages save their checkpoints" in ran.said
     again = run(path)
@@ -226,7 +226,7 @@ def test_lost_memory_costs_nothing_but_a_look(tmp_path: Path) -> None:
     (work(path) / "state.json").unlink()
     ran = run(path)
     assert ran.code == 0, ran.said
-    assert ran.phases()["sft"] == "reused"
+    assert ran.phases()["sft"] == "Reused"
     assert ran.result["stages"]["prepare"]["attempt"] == 2
 
 
@@ -245,7 +245,7 @@ def test_an_edited_job_computes_only_what_changed(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("costModel: {", "costModel: {epochs: 2, "))
     ran = run(path)
     assert ran.phases() == {
-        "prepare": "done", "sft": "reused", "reward": "reused", "cost": "done", "report": "done"
+        "prepare": "Complete", "sft": "Reused", "reward": "Reused", "cost": "Complete", "report": "Complete"
     }  # fmt: skip
 
 
@@ -264,14 +264,15 @@ def test_fresh_makes_anew_what_only_this_job_uses(tmp_path: Path) -> None:
     run(path)
     ran = run(path, fresh=True)
     assert ran.code == 0, ran.said
-    assert ran.phases()["sft"] == "done"
+    assert ran.phases()["sft"] == "Complete"
 
 
 def test_the_deadline_stops_the_stages_and_fails_the_job(tmp_path: Path) -> None:
     path = job(tmp_path, more="  activeDeadlineSeconds: 12\n")
     ran = run(path, {"sft": {"wait": str(tmp_path / "gate")}})
     assert ran.code == 1
-    assert ran.phases() == {"prepare": "done", "sft": "stopped", "report": "done"}
+    assert ran.phases() == {"prepare": "Complete", "sft": "Failed", "report": "Complete"}
+    assert ran.result["stages"]["sft"]["reason"] == "DeadlineExceeded"
     assert "activeDeadlineSeconds: 12 s of running time have passed" in ran.said
 
 
@@ -305,7 +306,7 @@ def test_killed_again_and_again_at_any_moment_it_converges(tmp_path: Path) -> No
         process.kill()
     ran = run(path)
     assert ran.code == 0, ran.said
-    assert all(phase in ("done", "reused") for phase in ran.phases().values())
+    assert all(phase in ("Complete", "Reused") for phase in ran.phases().values())
     undisturbed = job(tmp_path / "other", SIDE_BY_SIDE)
     run(undisturbed)
     made = sorted(folder.name for folder in (path.parent / ".rlhf/products").glob("[a-z]*"))

@@ -19,6 +19,7 @@ from pathlib import Path
 import orjson
 from pydantic import BaseModel, ValidationError
 
+from rlhf_api.contract import WORLD_SIZE_CHANGED
 from rlhf_api.digest import digest_tree
 from rlhf_trainer import gang
 from rlhf_trainer.durable import sync_folder, sync_tree, write_synced
@@ -189,7 +190,7 @@ class Checkpoints:
                     f"checkpoint {path} was written by {manifest.world} ranks, this stage runs {self._world}: resuming "
                     f"is exact for equal ranks only. Run {manifest.world} ranks (nodes x ranksPerNode) again, or remove "
                     "the folder to start from the beginning.",
-                    reason="WorldSizeChanged",
+                    reason=WORLD_SIZE_CHANGED,
                 )
             self._compare(path, manifest)
             return Checkpoint(manifest.step, path)

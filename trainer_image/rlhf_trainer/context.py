@@ -15,6 +15,7 @@ import orjson
 import torch
 from pydantic import BaseModel, ValidationError
 
+from rlhf_api.contract import IMAGE
 from rlhf_api.fields import Reference
 from rlhf_api.product import Manifest
 from rlhf_api.stage_file import StageFile, StageInput
@@ -176,7 +177,7 @@ class StageContext:
             inputs={key: entry.digest for key, entry in file.inputs.items()},
             files={},
             versions=versions(),
-            image=os.environ.get("RLHF_IMAGE") or None,
+            image=os.environ.get(IMAGE) or None,
             world=self.world,
             counts=facts.counts,
             metrics=facts.metrics,

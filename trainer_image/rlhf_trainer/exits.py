@@ -1,13 +1,4 @@
-"""Exit codes of a stage process, and the exceptions that carry them.
-
-| code | meaning | retried |
-|---|---|---|
-| 0 | done: the product is in place | |
-| 2 | input or configuration wrong | no |
-| 3 | a guard tripped; the checkpoint is kept | no |
-| 75 | stopped on request, with a checkpoint | resumed |
-| other | failure | yes |
-"""
+"""Exceptions that end a stage process with one of the exit codes of `rlhf_api.contract`."""
 
 from __future__ import annotations
 
@@ -18,11 +9,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-DONE = 0
-FAILURE = 1
-WRONG_INPUT = 2
-GUARD = 3
-STOPPED = 75
+from rlhf_api.contract import (
+    DONE,
+    FAILURE,
+    GUARD,
+    GUARD_TRIPPED,
+    INVALID_INPUT,
+    STOPPED,
+    STOPPED_ON_REQUEST,
+    UNEXPLAINED,
+    WRONG_INPUT,
+)
+
+__all__ = ["DONE", "FAILURE", "GUARD", "STOPPED", "WRONG_INPUT"]
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers of a write for which there is no room."""
 
@@ -38,8 +38,8 @@ class StageError(Exception):
     The message names the field or file, what was found, what was expected and how to mend it.
     """
 
-    code = FAILURE
-    reason = "Failure"
+    code: int = FAILURE
+    reason: str = UNEXPLAINED
 
     def __init__(self, message: str, *, reason: str | None = None) -> None:
         super().__init__(message.encode(errors="replace").decode())  # half a surrogate pair cannot be written anywhere
@@ -51,21 +51,21 @@ class InputError(StageError):
     """The input or the configuration is wrong: trying again cannot help."""
 
     code = WRONG_INPUT
-    reason = "InvalidInput"
+    reason = INVALID_INPUT
 
 
 class GuardTripped(StageError):
     """A bound that protects the run was passed: reason `KL`, `Infeasible`, `GateFailed`, `NaN`, ..."""
 
     code = GUARD
-    reason = "Guard"
+    reason = GUARD_TRIPPED
 
 
 class Stopped(StageError):
     """Stopped on request, with a checkpoint."""
 
     code = STOPPED
-    reason = "Stopped"
+    reason = STOPPED_ON_REQUEST
 
 
 class StorageFull(StageError):

@@ -19,11 +19,13 @@ from types import FrameType
 import orjson
 from pydantic import ValidationError
 
+from rlhf_api import contract
 from rlhf_api.gpus import has_gpu
 from rlhf_api.stage_file import STAGE_FILE_VERSION, StageFile
 from rlhf_api.store import Product, free_work, name_product
 from rlhf_api.utf8 import use_utf8
 from rlhf_trainer import ops, store
+from rlhf_trainer.adoption import adopt
 from rlhf_trainer.exits import DONE, FAILURE, GuardTripped, InputError, StageError, Stopped, explain_full_disk, severity
 from rlhf_trainer.lease import Holder, acquire
 from rlhf_trainer.outcome import Outcome, of_error, write_summary
@@ -38,9 +40,6 @@ log = logging.getLogger(__name__)
 GRACE_SECONDS = 60.0
 """Time between SIGTERM and SIGKILL of the ranks, enough for a checkpoint; RLHF_GRACE_SECONDS sets another. A pod's
 terminationGracePeriodSeconds must be a little longer."""
-FREE_WORK = "RLHF_FREE_WORK"
-"""Environment variable, set on a cluster unless runPolicy.keep says otherwise: a stage that is done frees its
-checkpoints. The local runner does so itself."""
 LOG_FORMAT = "%(asctime)s %(levelname)s launcher: %(message)s"
 LOG_BYTES = 1 << 20
 """Of the launcher's log on the storage; the same again of what came before."""
@@ -90,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
         log.log(severity(outcome.code), "%s: %s", outcome.reason, outcome.message)
     if file is not None:
         lead = node_rank() == 0
-        if lead and outcome.code == DONE and os.environ.get(FREE_WORK):
+        if lead and outcome.code == DONE and os.environ.get(contract.FREE_WORK):
             free_work(Path(file.directories.work))
         write_summary(file, outcome, lead=lead)
     return outcome.code
@@ -188,12 +187,15 @@ def make(file: StageFile, path: Path, signals: Signals) -> Outcome:
     product = store.reusable(storage, name)  # put in place, or damaged, before the lock was ours
     if product is not None:
         return reused(product)
+    if file.type not in LIGHT:
+        with explain_full_disk(Path(file.directories.work), "taking over checkpoints"):
+            adopt(file)
     outcome = gang(file, path, signals)
     if outcome.code == DONE and store.inode(storage, name) is None:
         raise StageError(
             f"every rank ended well but {storage / 'products' / name} is not there: the stage's code never called "
             "context.publish",
-            reason="NoProduct",
+            reason=contract.NO_PRODUCT,
         )
     return outcome
 
@@ -206,9 +208,9 @@ def reused(product: Product) -> Outcome:
     """
     name = product.path.name
     if product.manifest.failure is not None:
-        raise GuardTripped(product.manifest.failure, reason="GateFailed")
+        raise GuardTripped(product.manifest.failure, reason=contract.GATE_FAILED)
     log.info("product %s exists and is what was made: reused", name)
-    return Outcome(DONE, "Reused", f"product {name} exists and was verified")
+    return Outcome(DONE, contract.REUSED, f"product {name} exists and was verified")
 
 
 def gang(file: StageFile, path: Path, signals: Signals) -> Outcome:
@@ -222,7 +224,7 @@ def gang(file: StageFile, path: Path, signals: Signals) -> Outcome:
 
 def grace_seconds() -> float:
     """Seconds between SIGTERM and SIGKILL."""
-    return float(os.environ.get("RLHF_GRACE_SECONDS") or GRACE_SECONDS)
+    return float(os.environ.get(contract.GRACE_SECONDS) or GRACE_SECONDS)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from rlhf_api.contract import GRACE_EXCEEDED
 from rlhf_api.stage_file import StageFile
 from rlhf_api.store import write_atomically
 from rlhf_trainer.exits import DONE, FAILURE, GUARD, STOPPED, WRONG_INPUT, StageError
@@ -86,7 +87,7 @@ def judge(ends: list[RankEnd], *, asked: bool, grace_over: bool, grace: float) -
     if grace_over:
         return outcome(
             FAILURE,
-            "GraceExceeded",
+            GRACE_EXCEEDED,
             f"asked to stop, no checkpoint within {grace:g} s: killed. The last checkpoint is used. Raise "
             "RLHF_GRACE_SECONDS (and the pod's terminationGracePeriodSeconds).",
         )

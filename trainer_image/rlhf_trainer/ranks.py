@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from rlhf_api.contract import OFFLINE
 from rlhf_api.gpus import has_gpu
 from rlhf_api.stage_file import StageFile
 from rlhf_trainer.exits import DONE, STOPPED, severity
@@ -126,7 +127,7 @@ class Ranks:
         if file.threads:
             environment |= {"OMP_NUM_THREADS": str(file.threads), "MKL_NUM_THREADS": str(file.threads)}
         if file.type != "prepare":
-            environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+            environment |= OFFLINE
         if has_gpu():
             environment["CUBLAS_WORKSPACE_CONFIG"] = os.environ.get("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
         else:

@@ -18,12 +18,12 @@ from load.jobs import NAMESPACE
 from load.template import complete, filled
 from rlhf_operator.kinds import RLHFJOBS
 from rlhf_operator.runtime.client import Client
-from rlhf_operator.runtime.kinds import CONFIG_MAPS, JOBS, Object
+from rlhf_operator.runtime.kinds import JOBS, Object
 from rlhf_operator.runtime.reflector import Reflector
 from rlhf_operator.runtime.store import Change
 from rlhf_operator.runtime.transport import from_kubeconfig
 
-KINDS = {kind.kind: kind for kind in (JOBS, CONFIG_MAPS)}
+KINDS = {kind.kind: kind for kind in (JOBS,)}
 
 
 class Script:

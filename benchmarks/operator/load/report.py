@@ -75,7 +75,7 @@ def table(found: Row) -> str:
         f"## {found['jobs']} jobs, beside others",
         "",
         "First children: until each job has its first Job, which is suspended, so that no pods take part. Churn: until the",
-        "last job is at its end, four stages of a ConfigMap, a Job and a pod after one another. The plain script makes the",
+        "last job is at its end, four stages of a Job and a pod after one another. The plain script makes the",
         "same objects in the same order and nothing else: no status, no events. kopf's operator makes them, too, and",
         "writes no status either. JobSet makes a Service and a Job of the same pod template for a JobSet, with the one",
         "worker that it has.",

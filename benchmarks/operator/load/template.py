@@ -34,7 +34,7 @@ def filled(stage: dict[str, str], job: str, uid: str) -> list[dict[str, Any]]:
 def path_of(thing: dict[str, Any]) -> str:
     """Where the API server takes such an object."""
     group = "apis/batch/v1" if thing["kind"] == "Job" else "api/v1"
-    plural = {"Job": "jobs", "ConfigMap": "configmaps", "Service": "services"}[thing["kind"]]
+    plural = {"Job": "jobs", "Service": "services"}[thing["kind"]]
     return f"/{group}/namespaces/{thing['metadata']['namespace']}/{plural}"
 
 

@@ -8,6 +8,10 @@ from rlhf_api.errors import Finding, format_path
 from rlhf_api.stage_file import STAGE_FILE_VERSION
 from rlhf_operator.reconcile import pinning, profiles, reasons, storage, tenancy
 from rlhf_operator.reconcile.run import Run
+from rlhf_operator.reconcile.stage_files import stage_file
+
+MOST_BYTES = 65536
+"""Of stage.json. Kubernetes allows four times as much for all annotations of an object."""
 
 
 def refused(run: Run) -> tuple[str, str] | None:
@@ -20,8 +24,18 @@ def refused(run: Run) -> tuple[str, str] | None:
     forbidden = list(tenancy.forbidden(run.job, run.settings))
     if forbidden:
         return reasons.FORBIDDEN, _words(forbidden)
-    found = [*storage.findings(run.job), *profiles.missing(run.job, run.settings)]
+    found = [*storage.findings(run.job), *profiles.missing(run.job, run.settings)] or list(_too_large(run))
     return (reasons.INVALID_SPEC, _words(found)) if found else None
+
+
+def _too_large(run: Run) -> Iterator[Finding]:
+    """A stage's file travels in an annotation of its pods. The whole job is in those of prepare and the report."""
+    prepare = run.plan.stages[0]
+    shape = profiles.shape(run.job, prepare, run.status.profiles, run.settings)
+    size = len(stage_file(run, prepare, 0, shape, "").text.encode())
+    if size > MOST_BYTES:
+        message = f"found a job of {size} bytes as its stages read it; expected at most {MOST_BYTES}"
+        yield Finding((), message, "move long texts to files, or split the job")
 
 
 def accept(run: Run) -> None:

@@ -1,8 +1,7 @@
-"""Why an attempt ended, decided from every pod that was seen. First match wins:
+"""Why an attempt ended, decided from every pod that was seen, by the table of `rlhf_api.faults`.
 
-1. a pod ended with 2 or 3: wrong input or a guard; another attempt cannot help, but with the checkpoint's ranks;
-2. the operator's own intent, or a disruption: an eviction, or a deletion before any pod had failed on its own;
-3. a pod that failed on its own, for want of memory among it.
+Order and durations are those of the control plane (the Job's conditions, deletion timestamps): every node has a clock of
+its own.
 """
 
 from __future__ import annotations
@@ -11,11 +10,17 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
+from rlhf_api import faults
+from rlhf_api.contract import GUARD, STOPPED, WRONG_INPUT
+from rlhf_api.faults import Fault
+from rlhf_api.lifecycle import AttemptResult, describe_exit, reason_of
 from rlhf_api.status import Attempt
 from rlhf_operator.reconcile import naming, reasons, times
-from rlhf_operator.reconcile.observe import Gang, Pod
+from rlhf_operator.reconcile.gang import Gang
+from rlhf_operator.reconcile.observe import CONTAINER, Pod
 
-WRONG_INPUT, GUARD, STOPPED = 2, 3, 75
+SHARED_MEMORY = "rlhf-shm"
+"""The volume behind /dev/shm."""
 
 
 @dataclass(frozen=True)
@@ -31,53 +36,71 @@ class End:
     final: bool = False
     """Another attempt cannot help."""
 
+    @property
+    def result(self) -> AttemptResult:
+        """For the lifecycle, which knows of no pods."""
+        return AttemptResult(self.state, self.reason, self.message, self.exit_code, self.final)
+
 
 def why(attempt: Attempt, gang: Gang) -> End:
     """Why an attempt ended that did not succeed."""
-    for code in (WRONG_INPUT, GUARD):
+    for code, fault in ((WRONG_INPUT, faults.WRONG_INPUT), (GUARD, faults.GUARD)):
         told = next((pod for pod in gang.pods if pod.exit_code == code), None)
         if told is not None:
-            end = _of(told, reasons.INVALID_INPUT if code == WRONG_INPUT else reasons.GUARD)
-            return replace(end, final=end.reason != reasons.WORLD_SIZE_CHANGED)
+            end = _of(told, fault)
+            return replace(end, final=end.reason != faults.WORLD_SIZE.reason)
     refused = _refused(gang)
     if refused is not None:
         return refused
     if attempt.reason in reasons.INTENTS:
         return _intended(attempt, gang)
-    disruption = seen_disruption(gang)
     if attempt.reason in reasons.DISRUPTIONS:
         return End("Disrupted", str(attempt.reason), attempt.message or "", attempt.pod, attempt.node, _code(gang))
-    if disruption is not None:
-        return disruption
+    seen = seen_disruption(gang)
+    if seen is not None:
+        return seen
     own = own_failures(gang)
     if own:
-        return _of(_culprit([*own, *_struck(gang)]), reasons.FAILURE)
+        return _of(_culprit([*own, *_struck(gang)]), faults.FAILURE)
+    sidecar = next((pod for pod in gang.pods if pod.failed_sidecar is not None), None)
+    if sidecar is not None:
+        return _platform(faults.SIDECAR_FAILED, sidecar, sidecar.failed_sidecar or "")
     stopped = next((pod for pod in gang.pods if pod.exit_code == STOPPED), None)
     if stopped is not None:
-        end = _of(stopped, reasons.STOPPED)
-        return replace(end, state="Disrupted", reason=reasons.STOPPED)
+        return replace(_of(stopped, faults.STOPPED), state="Disrupted", reason=faults.STOPPED.reason)
     if gang.job is None:
-        return End("Disrupted", reasons.JOB_DELETED, "its Job was deleted by someone else")
-    return End("Disrupted", reasons.POD_DELETED, "a pod was deleted before it could tell how it ended")
+        return End("Disrupted", faults.JOB_DELETED.reason, "its Job was deleted by someone else")
+    return End("Disrupted", faults.POD_DELETED.reason, "a pod was deleted before it could tell how it ended")
 
 
 def seen_disruption(gang: Gang) -> End | None:
-    """A disruption that shows now; what shows it may be gone when the attempt ends, so it is recorded at once."""
+    """What the platform did to the attempt, as far as it shows now; what shows it may be gone when the attempt ends, so
+    it is recorded at once."""
     for pod in gang.pods:
-        words = pod.disruption
-        if words is not None:
-            return End("Disrupted", reasons.EVICTED, naming.cut(words), pod.name, pod.node, pod.exit_code)
+        signs = (
+            (faults.EVICTED, pod.disruption),
+            (faults.NOT_ADMITTED, pod.not_admitted),
+            (faults.START_ERROR, pod.not_started),
+            (faults.CONTAINER_LOST, "the node lost the trainer's container" if pod.container_lost else None),
+            (faults.INIT_FAILED, pod.failed_init),
+        )
+        for fault, words in signs:
+            if words is not None:
+                return _platform(fault, pod, words)
     deleted = [(at, pod) for pod in gang.pods if (at := pod.deleted_at) is not None and _after_start(at, gang)]
     if not deleted:
         return None
     first, pod = min(deleted, key=lambda one: (one[0], one[1].index))
-    own = [pod.ended_at for pod in own_failures(gang)]
-    if any(ended is None or ended <= first for ended in own):
-        return None  # an ordinary crash: the Job controller deletes the siblings
-    target = gang.condition("FailureTarget") or gang.condition("Failed")
-    if target is not None and not own and times.read(target["lastTransitionTime"]) < first:
-        return None
-    return End("Disrupted", reasons.POD_DELETED, f"pod {pod.name} was deleted", pod.name, pod.node, pod.exit_code)
+    failed, own = gang.failed_at, own_failures(gang)
+    if failed is None and own and gang.deleted_at is None:
+        return None  # the Job controller deletes the siblings of a crashed pod before it says so: it will say when
+    if failed is not None and (failed < first or (failed == first and own)):
+        return None  # an ordinary crash: the Job controller deleted the siblings
+    return _platform(faults.POD_DELETED, pod, f"pod {pod.name} was deleted")
+
+
+def _platform(fault: Fault, pod: Pod, words: str) -> End:
+    return End(fault.then, fault.reason, naming.cut(words), pod.name, pod.node, pod.exit_code)
 
 
 def _after_start(at: datetime, gang: Gang) -> bool:
@@ -91,14 +114,7 @@ def _after_start(at: datetime, gang: Gang) -> bool:
 
 def own_failures(gang: Gang) -> list[Pod]:
     """Pods that failed while nobody had asked them to end."""
-    found = []
-    for pod in gang.pods:
-        code, ended, asked = pod.exit_code, pod.ended_at, pod.deleted_at
-        if pod.phase == "Failed" and code is None and asked is None and pod.disruption is None:
-            found.append(pod)  # never got to run: refused by the kubelet
-        elif code not in (None, 0, STOPPED) and (asked is None or (ended is not None and ended < asked)):
-            found.append(pod)
-    return found
+    return [pod for pod in gang.pods if pod.deleted_at is None and pod.exit_code not in (None, 0, STOPPED)]
 
 
 def _struck(gang: Gang) -> list[Pod]:
@@ -114,22 +130,18 @@ def _struck(gang: Gang) -> list[Pod]:
 
 
 def _culprit(pods: list[Pod]) -> Pod:
-    """Who failed first: the others fail of it. A kill comes before what it makes the others raise, whoever ends first;
-    Kubernetes' own times are whole seconds, and come last."""
-
-    def blame(pod: Pod) -> tuple[bool, float, str, int]:
-        ended = pod.ended_at
-        return not pod.out_of_memory, pod.said.raised, "" if ended is None else times.write(ended), pod.index
-
-    return min(pods, key=blame)
+    """Who failed first: the others fail of it. A kill comes before what it makes the others raise, whoever ends first."""
+    return min(pods, key=lambda pod: (not pod.out_of_memory, pod.said.raised, pod.index))
 
 
-def _of(pod: Pod, otherwise: str) -> End:
+def _of(pod: Pod, fault: Fault) -> End:
     said = pod.said
-    reason = naming.reason(said.reason, otherwise)
-    message = said.message or _in_words(pod)
+    reason = naming.reason(said.reason, reason_of(pod.exit_code or 0) if fault is faults.FAILURE else fault.reason)
+    message = said.message or describe_exit(pod.exit_code or 0)
     if pod.out_of_memory:
-        reason, message = reasons.OOM_KILLED, _memory(pod, said.message)
+        reason, message = faults.OUT_OF_MEMORY.reason, _memory(pod, said.message)
+    if pod.own_limit is not None:
+        reason, message = faults.OWN_LIMIT.reason, _limit(pod.own_limit)
     return End("Failed", reason, naming.cut(message), pod.name, pod.node, pod.exit_code)
 
 
@@ -138,7 +150,7 @@ def _memory(pod: Pod, said: str) -> str:
         (
             (one.get("resources") or {}).get("limits", {}).get("memory")
             for one in (pod.raw.get("spec") or {}).get("containers") or ()
-            if one.get("name") == "trainer"
+            if one.get("name") == CONTAINER
         ),
         None,
     )
@@ -147,15 +159,13 @@ def _memory(pod: Pod, said: str) -> str:
     return f"pod {pod.name} was killed for want of memory: it passed {bound}; {hint}. {said}".strip()
 
 
-def _in_words(pod: Pod) -> str:
-    code = pod.exit_code
-    if code is None:
-        status = pod.raw.get("status") or {}
-        words = [str(word) for word in (status.get("reason"), status.get("message")) if word]
-        return ": ".join(words) or "it ended without a word"
-    if code > 128:
-        return f"killed by signal {code - 128}, and left no message; see its log"
-    return f"ended with exit code {code} and left no message; see its log"
+def _limit(words: str) -> str:
+    """A limit that a pod passed, and which field raises it."""
+    if f'"{SHARED_MEMORY}"' in words:
+        return f"{words}: that is /dev/shm; raise the profile's sharedMemory"
+    if "EmptyDir" in words:
+        return f"{words}; raise the volume's sizeLimit by runPolicy.overrides[].pod.volumes"
+    return f"{words}; raise the limit of ephemeral-storage by runPolicy.overrides[].resources"
 
 
 def _refused(gang: Gang) -> End | None:
@@ -164,9 +174,8 @@ def _refused(gang: Gang) -> End | None:
     if failed is None or failed.get("reason") != "PodFailurePolicy":
         return None
     message = str(failed.get("message") or "")
-    code = GUARD if f"exit code {GUARD} " in message else WRONG_INPUT
-    reason = reasons.GUARD if code == GUARD else reasons.INVALID_INPUT
-    return End("Failed", reason, naming.cut(message), exit_code=code, final=True)
+    code, fault = (GUARD, faults.GUARD) if f"exit code {GUARD} " in message else (WRONG_INPUT, faults.WRONG_INPUT)
+    return End(fault.then, fault.reason, naming.cut(message), exit_code=code, final=fault.final)
 
 
 def _intended(attempt: Attempt, gang: Gang) -> End:
@@ -196,7 +205,5 @@ def last_step(attempt: Attempt, gang: Gang) -> int | None:
 
 
 def ended_at(gang: Gang, now: datetime) -> str:
-    """When the last pod ended; now, where no pod tells."""
-    found = [pod.ended_at for pod in gang.pods]
-    known = [ended for ended in found if ended is not None]
-    return times.write(max(known) if known and len(known) == len(found) else now)
+    """When it ended, as the control plane wrote it; now, where it did not. Never later: a restart waits from then on."""
+    return times.write(now if gang.ended_at is None else min(gang.ended_at, now))

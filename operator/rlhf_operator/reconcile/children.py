@@ -1,13 +1,11 @@
-"""The objects of an attempt: an immutable ConfigMap, a headless Service where there are several pods, an Indexed Job."""
+"""The objects of an attempt: a headless Service where there are several pods, an Indexed Job."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from rlhf_api.job import API_VERSION, KIND
-from rlhf_api.stage_file import StageFile
+from rlhf_api.job import API_VERSION, KIND, RLHFJob
 from rlhf_operator.reconcile import naming
 from rlhf_operator.reconcile.observe import CONTAINER
 from rlhf_operator.reconcile.outcome import Raw
@@ -27,30 +25,17 @@ def owner(name: str, uid: str) -> Raw:
     }
 
 
-def config_map(sketch: Sketch, reference: Raw, file: StageFile) -> Raw:
-    """Holds stage.json, without defaults; immutable, so that no running gang can be told another story."""
-    text = file.model_dump_json(indent=1, exclude_defaults=True)
-    metadata = _metadata(sketch, reference)
-    metadata["labels"][naming.STAGE_FILE] = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": metadata,
-        "immutable": True,
-        "data": {"stage.json": text},
-    }
-
-
-def service(sketch: Sketch, reference: Raw) -> Raw:
+def service(owning: RLHFJob, name: str, labels: Mapping[str, str], reference: Raw) -> Raw:
     """Gives the pods names by which they find pod 0, before they are ready."""
+    selector = {label: labels[label] for label in (naming.UID, naming.STAGE, naming.ATTEMPT)}
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": _metadata(sketch, reference),
+        "metadata": _metadata(owning, name, labels, reference),
         "spec": {
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
-            "selector": {naming.UID: sketch.labels[naming.UID], **_attempt(sketch)},
+            "selector": selector,
             "ports": [{"name": "rendezvous", "port": RENDEZVOUS, "protocol": "TCP"}],
         },
     }
@@ -62,7 +47,7 @@ def job(sketch: Sketch, reference: Raw, labels_of_owner: Mapping[str, str]) -> R
     Only exit codes 2 and 3 end it by policy: with 75 there, Jobs that Kueue suspends failed for good.
     """
     kueue = {name: labels_of_owner[name] for name in naming.OF_KUEUE if name in labels_of_owner}
-    metadata = _metadata(sketch, reference)
+    metadata = _metadata(sketch.job, sketch.name, sketch.labels, reference)
     metadata["labels"] = {**metadata["labels"], **kueue}
     final = {"containerName": CONTAINER, "operator": "In", "values": [2, 3]}
     spec: dict[str, Any] = {
@@ -79,14 +64,10 @@ def job(sketch: Sketch, reference: Raw, labels_of_owner: Mapping[str, str]) -> R
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
 
 
-def _metadata(sketch: Sketch, reference: Raw) -> dict[str, Any]:
+def _metadata(owning: RLHFJob, name: str, labels: Mapping[str, str], reference: Raw) -> dict[str, Any]:
     return {
-        "name": sketch.name,
-        "namespace": sketch.job.metadata.namespace or "default",
-        "labels": dict(sketch.labels),
+        "name": name,
+        "namespace": owning.metadata.namespace or "default",
+        "labels": dict(labels),
         "ownerReferences": [dict(reference)],
     }
-
-
-def _attempt(sketch: Sketch) -> dict[str, str]:
-    return {name: sketch.labels[name] for name in (naming.STAGE, naming.ATTEMPT)}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rlhf_operator.reconcile.observe import Gang, attempts_of
+from rlhf_operator.reconcile.gang import Gang, attempts_of
 from rlhf_operator.reconcile.outcome import Delete, Raw
 from rlhf_operator.reconcile.run import Run
 
 
 def superseded(run: Run) -> None:
-    """Delete the ended Jobs of earlier attempts, with their ConfigMaps and Services."""
+    """Delete the ended Jobs of earlier attempts, with their Services."""
     if run.job.spec.run_policy.keep == "everything":
         return
     again = [stage for stage in run.stages.values() if stage.attempts and stage.attempts[-1].number > 0]
@@ -22,12 +22,9 @@ def superseded(run: Run) -> None:
         for number, raw in attempts_of(stage.name, run.children.services):
             if number < last:
                 _delete(run, "Service", raw)
-        for number, raw in attempts_of(stage.name, run.children.config_maps):
-            if number < last:
-                _delete(run, "ConfigMap", raw)
 
 
-def _delete(run: Run, kind: Literal["Job", "Service", "ConfigMap"], raw: Raw) -> None:
+def _delete(run: Run, kind: Literal["Job", "Service"], raw: Raw) -> None:
     metadata = raw["metadata"]
     if "deletionTimestamp" not in metadata:
         run.out.delete.append(Delete(kind, metadata["name"], metadata["uid"]))

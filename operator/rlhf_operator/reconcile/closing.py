@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from rlhf_api.lifecycle import RetryBudget, decide, disrupted_too_often
 from rlhf_api.plan import PlannedStage
 from rlhf_api.stages import PREPARE, REPORT
 from rlhf_operator.reconcile import attempts, naming, reasons, restarts, times
 from rlhf_operator.reconcile.attempts import End
-from rlhf_operator.reconcile.observe import Gang
+from rlhf_operator.reconcile.gang import Gang
 from rlhf_operator.reconcile.run import Run
 
 
@@ -41,9 +42,9 @@ def complete(run: Run, planned: PlannedStage, gang: Gang) -> None:
 
 
 def close(run: Run, planned: PlannedStage, end: End, gang: Gang) -> None:
-    """It ended otherwise: record why, then decide what follows."""
+    """It ended otherwise: record why, then do what the lifecycle decides."""
     stage = run.stages[planned.name]
-    retried = _tried_again(run, planned, end)
+    last_step = attempts.last_step(stage.attempts[-1], gang)
     run.change_attempt(
         planned.name,
         state=end.state,
@@ -53,18 +54,37 @@ def close(run: Run, planned: PlannedStage, end: End, gang: Gang) -> None:
         pod=end.pod,
         node=end.node,
         exit_code=end.exit_code,
-        last_step=attempts.last_step(stage.attempts[-1], gang),
-        counted=retried and end.state == "Failed",
+        last_step=last_step,
     )
-    if end.state == "Stopped" or (end.state == "Disrupted" and _unwanted(run, planned)):
-        _stopped(run, planned, end)
-    elif end.state == "Disrupted" and _too_often(run, planned):
-        message = f"{run.settings.max_disruptions} disruptions in a row without a step; the last: {end.message}"
-        _fail(run, planned, reasons.DISRUPTED_TOO_OFTEN, message)
-    elif retried:
-        _again(run, planned, end)
+    budget = _budget(run, planned, gang)
+    verdict = decide(end.result, budget)
+    if verdict == "suspend":
+        run.change(planned.name, state="Suspended", reason=reasons.SUSPENDED, message=None, progress=None)
+    elif verdict == "skip":
+        message = "stopped, because another stage failed; its checkpoint stays"
+        settle(run, planned, state="Skipped", reason=reasons.STOPPED, message=message)
+    elif verdict == "retry":
+        run.change_attempt(planned.name, counted=True)
+        run.change(planned.name, restarts=budget.restarts + 1)
+        _again(run, planned, end, f"restart {budget.restarts + 1} of {budget.max_restarts}")
+    elif verdict == "retry uncounted":
+        _again(run, planned, end, "a restart that does not count")
+    elif verdict == "fail: disrupted too often":
+        result = disrupted_too_often(end.result, budget)
+        _fail(run, planned, result.reason, result.message)
     else:
         _fail(run, planned, end.reason, end.message)
+
+
+def _budget(run: Run, planned: PlannedStage, gang: Gang) -> RetryBudget:
+    stage = run.stages[planned.name]
+    return RetryBudget(
+        restarts=restarts.counted(stage, gang, run.now),
+        max_restarts=run.job.spec.run_policy.max_restarts,
+        disruptions=restarts.without_progress(stage),
+        max_disruptions=run.settings.max_disruptions,
+        wanted=planned.type == REPORT or not run.winding_up,
+    )
 
 
 def settle(run: Run, planned: PlannedStage, **changes: Any) -> None:
@@ -72,44 +92,13 @@ def settle(run: Run, planned: PlannedStage, **changes: Any) -> None:
     run.change(planned.name, end_time=times.write(run.now), progress=None, **changes)
 
 
-def _unwanted(run: Run, planned: PlannedStage) -> bool:
-    """Whether nobody waits for the stage any more: another failed."""
-    return run.winding_up and planned.type != REPORT
-
-
-def _tried_again(run: Run, planned: PlannedStage, end: End) -> bool:
-    if end.final or _unwanted(run, planned):
-        return False
-    return end.state == "Disrupted" or run.stages[planned.name].restarts < run.job.spec.run_policy.max_restarts
-
-
-def _too_often(run: Run, planned: PlannedStage) -> bool:
-    return restarts.without_progress(run.stages[planned.name]) >= run.settings.max_disruptions
-
-
-def _stopped(run: Run, planned: PlannedStage, end: End) -> None:
-    if end.reason == reasons.SUSPENDED and not _unwanted(run, planned):
-        run.change(planned.name, state="Suspended", reason=reasons.SUSPENDED, message=None, progress=None)
-    else:
-        message = "stopped, because another stage failed; its checkpoint stays"
-        settle(run, planned, state="Skipped", reason=reasons.STOPPED, message=message)
-
-
-def _again(run: Run, planned: PlannedStage, end: End) -> None:
+def _again(run: Run, planned: PlannedStage, end: End, counted: str) -> None:
     stage = run.stages[planned.name]
-    if end.state == "Failed":
-        run.change(planned.name, restarts=stage.restarts + 1)
-        stage = run.stages[planned.name]
     seconds = restarts.delay(stage, run.settings.timings)
     what = "from its last checkpoint" if planned.type != PREPARE else "from the start"
     message = f"attempt {stage.attempts[-1].number} ended: {end.reason}: {end.message}"
     run.change(
         planned.name, state="Waiting", reason=reasons.RESTARTING, message=naming.cut(message, 2048), progress=None
-    )
-    counted = (
-        f"restart {stage.restarts} of {run.job.spec.run_policy.max_restarts}"
-        if end.state == "Failed"
-        else ("a restart that does not count")
     )
     run.tell(reasons.STAGE_RESTARTED, f"{planned.name}: {message}; {counted}, {what}, in {seconds:.0f} s", warning=True)
 

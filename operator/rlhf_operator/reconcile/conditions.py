@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+from rlhf_api.contract import COMPLETE
 from rlhf_api.status import Condition, JobStatus, StageStatus
 from rlhf_operator.reconcile import naming, reasons, times
 from rlhf_operator.reconcile.outcome import Raw
-from rlhf_operator.reconcile.run import DONE, Run
+from rlhf_operator.reconcile.run import Run
 from rlhf_operator.reconcile.stored import profile_of
 
 Truth = Literal["True", "False", "Unknown"]
@@ -106,9 +107,9 @@ def _condition(
 
 def _phase(run: Run) -> Phase:
     """The one word; `Complete` and `Failed` are for good, until a retry."""
-    if all(stage.state in DONE for stage in run.stages.values()):
+    if all(stage.state in COMPLETE for stage in run.stages.values()):
         return "Complete"
-    settled = all(stage.state in (*DONE, "Failed", "Skipped") for stage in run.stages.values())
+    settled = all(stage.state in (*COMPLETE, "Failed", "Skipped") for stage in run.stages.values())
     if run.failed is not None and settled:
         return "Failed"
     busy = any(True for _ in run.open())
@@ -180,14 +181,14 @@ def _stage(run: Run) -> str | None:
     failed = run.failed
     if failed is not None:
         return failed.name
-    tried = [stage.name for stage in run.stages.values() if stage.attempts or stage.state in DONE]
+    tried = [stage.name for stage in run.stages.values() if stage.attempts or stage.state in COMPLETE]
     return tried[-1] if tried else None
 
 
 def _progress(run: Run) -> str | None:
     """Steps of the stages that run; of the whole, stages done."""
     told = [text for planned, _ in run.open() if (text := _steps(run.stages[planned.name])) is not None]
-    done = sum(1 for stage in run.stages.values() if stage.state in DONE)
+    done = sum(1 for stage in run.stages.values() if stage.state in COMPLETE)
     whole = f"{done}/{len(run.stages)} stages"
     return (f"{whole}, {', '.join(told)}" if told else whole)[:128]
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from rlhf_operator.reconcile import times
 from rlhf_operator.reconcile.run import Run
 
 
+def ran_until(run: Run) -> datetime:
+    """Until when the attempts ran that are active on record: an operator that was away does not make them longer."""
+    ends = [run.gang(planned.name, attempt.number).ended_at for planned, attempt in run.open()]
+    known = [end for end in ends if end is not None]
+    return min(max(known), run.now) if known and len(known) == len(ends) else run.now
+
+
 def active_seconds(run: Run) -> float:
     """Active time so far."""
     since = run.status.active_since
-    running = 0.0 if since is None else max(0.0, (run.now - times.read(since)).total_seconds())
+    running = 0.0 if since is None else max(0.0, (run.ran_until - times.read(since)).total_seconds())
     return run.status.active_seconds + running
 
 
@@ -21,19 +28,15 @@ def passed(run: Run) -> bool:
     return limit is not None and active_seconds(run) >= limit
 
 
-def message(run: Run) -> str:
-    """What the deadline was."""
-    return f"activeDeadlineSeconds: {run.job.spec.active_deadline_seconds} s of active time have passed"
-
-
 def account(run: Run) -> None:
     """Bring the clock in status up to what runs now, and wake up when it will have run out."""
-    active, since = _active(run), run.status.active_since
-    if active and since is None:
-        run.status = run.status.model_copy(update={"active_since": times.write(run.now)})
-    elif not active and since is not None:
+    active = _active(run)
+    if run.status.active_since is not None and (not active or run.ran_until < run.now):
         seconds = round(active_seconds(run), 3)
         run.status = run.status.model_copy(update={"active_seconds": seconds, "active_since": None})
+    if active and run.status.active_since is None:
+        run.status = run.status.model_copy(update={"active_since": times.write(run.now)})
+    run.ran_until = run.now
     limit = run.job.spec.active_deadline_seconds
     if active and limit is not None and not run.winding_up and not passed(run):
         run.wake(run.now + timedelta(seconds=limit - active_seconds(run)))

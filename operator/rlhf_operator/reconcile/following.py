@@ -6,6 +6,7 @@ import json
 from datetime import timedelta
 
 from rlhf_api.compact import Told, expand
+from rlhf_api.contract import STORAGE_PATH
 from rlhf_api.plan import PlannedStage
 from rlhf_api.stages import PREPARE
 from rlhf_api.status import Attempt
@@ -22,10 +23,10 @@ from rlhf_operator.reconcile import (
     stopping,
 )
 from rlhf_operator.reconcile.attempts import End
-from rlhf_operator.reconcile.observe import Gang, Pod
+from rlhf_operator.reconcile.gang import Gang
+from rlhf_operator.reconcile.observe import Pod
 from rlhf_operator.reconcile.outcome import Look
 from rlhf_operator.reconcile.run import Run
-from rlhf_operator.reconcile.stage_files import STORAGE
 
 
 def follow(run: Run, planned: PlannedStage, attempt: Attempt) -> None:
@@ -33,7 +34,7 @@ def follow(run: Run, planned: PlannedStage, attempt: Attempt) -> None:
     gang = run.gang(planned.name, attempt.number)
     if gang.job is None:
         _absent(run, planned, attempt, gang)
-    elif gang.complete:
+    elif gang.succeeded:
         _complete(run, planned, attempt, gang)
     elif gang.failed:
         if _settled(run, planned, attempt, gang):
@@ -48,6 +49,10 @@ def follow(run: Run, planned: PlannedStage, attempt: Attempt) -> None:
         pending.queued(run, planned, attempt, gang)
     elif _lost(run, planned, attempt, gang):
         return
+    elif gang.broken:
+        _record_disruption(run, planned, attempt, gang)
+        closing.close(run, planned, attempts.why(run.attempt(planned.name) or attempt, gang), gang)
+        stopping.stop(run, gang)  # what someone put beside the trainer would run on
     else:
         _record_disruption(run, planned, attempt, gang)
         making.mend(run, planned, attempt.number, gang)
@@ -86,6 +91,7 @@ def _settled(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> b
 def _complete(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> None:
     if not _settled(run, planned, attempt, gang):
         return
+    stopping.stop(run, gang)  # what someone put beside the trainer would run on
     if planned.type != PREPARE:
         closing.complete(run, planned, gang)
         return
@@ -109,7 +115,7 @@ def _take_result(run: Run, lead: Pod) -> str | None:
         return "its summary has no result"
     text = json.dumps(result, separators=(",", ":"))
     try:
-        expand(run.job, plans.told(text), STORAGE)
+        expand(run.job, plans.told(text), STORAGE_PATH)
         run.plan, run.resolved = plans.resolve(run.job, text)
     except (ValueError, KeyError) as error:
         return str(error)

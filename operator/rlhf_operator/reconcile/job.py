@@ -54,6 +54,7 @@ def reconcile(raw: Raw, children: Children, settings: Settings, now: datetime) -
     if refusal is not None:
         return _refuse(raw, status, *refusal, now)
     retry.acknowledge(run, failed=failed)
+    run.ran_until = deadline.ran_until(run)
     _advance(run)
     if run.out.look:
         return Outcome(status=dict(raw.get("status") or {}), look=run.out.look)

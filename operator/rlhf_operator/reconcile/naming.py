@@ -18,14 +18,14 @@ PRIORITY = "kueue.x-k8s.io/priority-class"
 OF_KUEUE = (QUEUE, PRIORITY, "kueue.x-k8s.io/max-exec-time-seconds")
 """Labels of a job that its Jobs carry too."""
 STAGE_FILE = "rlhf.dev/stage-file"
-"""Label of a ConfigMap: the digest of its stage.json, of which caches keep nothing else."""
+"""Annotation of a pod: its stage.json, which a volume shows to it as a file."""
 
 _PART = 20
 _LABEL = 63
 
 
 def child(job: str, uid: str, stage: str, attempt: int) -> str:
-    """Name of an attempt's ConfigMap, Service and Job: a DNS-1035 label of at most 55 characters.
+    """Name of an attempt's Service and Job: a DNS-1035 label of at most 55 characters.
 
     A pod adds its index to it, and that must fit a hostname's 63.
     """

@@ -1,9 +1,8 @@
-"""What the objects of an attempt say: the Job, its pods, the trainer's own words. Reads raw objects, decides nothing."""
+"""What a pod of an attempt says, and the trainer in it. Reads raw objects, decides nothing."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,16 +10,21 @@ from typing import Any
 import orjson
 
 from rlhf_api.names import CONTAINER as CONTAINER
-from rlhf_operator.reconcile import naming, times
+from rlhf_operator.reconcile import times
 from rlhf_operator.reconcile.outcome import Raw
 
-_EVICTIONS = frozenset({"Evicted", "Preempting", "NodeShutdown", "NodeLost", "Shutdown", "Terminated", "NodeAffinity"})
+_EVICTIONS = frozenset({"Evicted", "Preempting", "NodeShutdown", "NodeLost", "Shutdown", "Terminated"})
 """`status.reason` of pods that kubelet or a controller ended."""
+_OWN_LIMIT = re.compile("exceed(s|ed) ")
+"""Of the kubelet's message where a pod has passed a limit of its own; where the node is short of something it says so."""
+_NOT_STARTED = frozenset({"StartError", "ContainerCannotRun", "CreateContainerError", "RunContainerError"})
+"""Why a container ended that never ran."""
 
 WAITS_FOR_OTHERS = frozenset({"ContainerCreating", "PodInitializing"})
 """What the kubelet says of every container as long as one of them, or a volume, or the network is not there."""
 
-_NUMBER = re.compile("[0-9]{1,9}")
+NUMBER = re.compile("[0-9]{1,9}")
+"""Of an index or an attempt, in a label."""
 
 METRICS = "metrics"
 """Name of the trainer's port."""
@@ -84,8 +88,13 @@ class Pod:
 
     @property
     def live(self) -> bool:
-        """Whether a process of it may still run."""
-        return self.phase not in ("Succeeded", "Failed")
+        """Whether the trainer may still run in it. What else someone put into the pod may run on."""
+        return not self.ended and self.terminated is None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of it runs."""
+        return self.phase in ("Succeeded", "Failed")
 
     @property
     def index(self) -> int:
@@ -93,7 +102,7 @@ class Pod:
         meta = self.raw["metadata"]
         key = "batch.kubernetes.io/job-completion-index"
         text = (meta.get("annotations") or {}).get(key) or (meta.get("labels") or {}).get(key) or ""
-        return int(text) if _NUMBER.fullmatch(text) else 0
+        return int(text) if NUMBER.fullmatch(text) else 0
 
     @property
     def gone_at(self) -> datetime | None:
@@ -116,9 +125,64 @@ class Pod:
             if condition["type"] == "DisruptionTarget" and condition["status"] == "True":
                 words = (condition.get("reason"), condition.get("message"))
                 return ": ".join(word for word in words if word) or "DisruptionTarget"
-        if status.get("reason") in _EVICTIONS:
-            return ": ".join(word for word in (status["reason"], status.get("message")) if word)
+        if status.get("reason") in _EVICTIONS and self.own_limit is None:
+            return self._status_words
         return None
+
+    @property
+    def own_limit(self) -> str | None:
+        """Which limit of its own it passed (a volume's, or of ephemeral storage), in the kubelet's words. Short of
+        something itself, a node adds the condition DisruptionTarget."""
+        status = self.raw.get("status") or {}
+        targeted = any(one["type"] == "DisruptionTarget" for one in status.get("conditions") or ())
+        message = str(status.get("message") or "")
+        passed = status.get("reason") == "Evicted" and not targeted and _OWN_LIMIT.search(message)
+        return message.strip() if passed else None
+
+    @property
+    def not_admitted(self) -> str | None:
+        """Why the kubelet would not have it, in its own words: it failed before any of its containers began."""
+        status = self.raw.get("status") or {}
+        begun = status.get("containerStatuses") or status.get("initContainerStatuses")
+        refused = self.phase == "Failed" and status.get("reason") and not begun
+        return self._status_words if refused and status["reason"] not in _EVICTIONS else None
+
+    @property
+    def not_started(self) -> str | None:
+        """Why the node could not start the trainer's container."""
+        ended = self.terminated or {}
+        words = (ended.get("reason"), ended.get("message"))
+        return ": ".join(str(word) for word in words if word) if ended.get("reason") in _NOT_STARTED else None
+
+    @property
+    def failed_init(self) -> str | None:
+        """Which init container failed, and how: someone put it there, the operator makes none."""
+        for one in (self.raw.get("status") or {}).get("initContainerStatuses") or ():
+            ended = (one.get("state") or {}).get("terminated") or {}
+            if self.phase == "Failed" and ended.get("exitCode"):
+                return _container_words(one, ended)
+        return None
+
+    @property
+    def failed_sidecar(self) -> str | None:
+        """Which container beside a trainer that ended well made the pod fail, and how."""
+        if self.phase != "Failed" or self.exit_code != 0:
+            return None
+        for one in (self.raw.get("status") or {}).get("containerStatuses") or ():
+            ended = (one.get("state") or {}).get("terminated") or {}
+            if one.get("name") != CONTAINER and ended.get("exitCode"):
+                return _container_words(one, ended)
+        return "a container beside the trainer failed"
+
+    @property
+    def container_lost(self) -> bool:
+        """Whether its node does not know what became of the trainer's container."""
+        return (self.terminated or {}).get("reason") == "ContainerStatusUnknown"
+
+    @property
+    def _status_words(self) -> str:
+        status = self.raw.get("status") or {}
+        return ": ".join(str(word) for word in (status.get("reason"), status.get("message")) if word)
 
     @property
     def container(self) -> dict[str, Any]:
@@ -143,12 +207,6 @@ class Pod:
         """When the trainer's container began."""
         state = self.container.get("state") or {}
         text = (state.get("running") or state.get("terminated") or {}).get("startedAt")
-        return times.read(text) if text else None
-
-    @property
-    def ended_at(self) -> datetime | None:
-        """When the trainer's container ended."""
-        text = (self.terminated or {}).get("finishedAt")
         return times.read(text) if text else None
 
     @property
@@ -195,106 +253,13 @@ class Pod:
         return None
 
 
-@dataclass(frozen=True)
-class Gang:
-    """An attempt's Job and pods."""
-
-    job: Raw | None
-    pods: tuple[Pod, ...]
-
-    @classmethod
-    def of(cls, name: str, recorded: str | None, jobs: Iterable[Raw], pods: Iterable[Raw]) -> Gang:
-        """The Job of that name and the pods that it controls, in the gang's order; of a Job that is gone those of the
-        recorded UID."""
-        job = next((one for one in jobs if one["metadata"]["name"] == name), None)
-        uid = recorded if job is None else str(job["metadata"]["uid"])
-        mine = [Pod(one) for one in pods if uid is not None and owner_uid(one) == uid]
-        return cls(job, tuple(sorted(mine, key=lambda pod: (pod.index, pod.name))))
-
-    @property
-    def uid(self) -> str:
-        """The Job's."""
-        return str((self.job or {}).get("metadata", {}).get("uid") or "")
-
-    @property
-    def live(self) -> list[Pod]:
-        """Pods of which a process may still run."""
-        return [pod for pod in self.pods if pod.live]
-
-    @property
-    def nodes(self) -> int:
-        """Pods it should have."""
-        return int(((self.job or {}).get("spec") or {}).get("completions") or 1)
-
-    @property
-    def suspended(self) -> bool:
-        """Whether someone (Kueue) holds the Job."""
-        return bool(((self.job or {}).get("spec") or {}).get("suspend"))
-
-    @property
-    def queue(self) -> str | None:
-        """Kueue's queue that the Job names."""
-        labels = (self.job or {}).get("metadata", {}).get("labels") or {}
-        return labels.get(naming.QUEUE)
-
-    @property
-    def deleted_at(self) -> datetime | None:
-        """When deletion of the Job was asked for."""
-        text = (self.job or {}).get("metadata", {}).get("deletionTimestamp")
-        return times.read(text) if text else None
-
-    @property
-    def complete(self) -> bool:
-        """Every pod ended well."""
-        return self.condition("Complete") is not None
-
-    @property
-    def failed(self) -> bool:
-        """It failed, and no pod of it runs."""
-        return self.condition("Failed") is not None
-
-    @property
-    def finished(self) -> bool:
-        """Nothing of it runs or will."""
-        return self.complete or self.failed
-
-    @property
-    def started_at(self) -> datetime | None:
-        """When it was last let run."""
-        text = ((self.job or {}).get("status") or {}).get("startTime")
-        return times.read(text) if text else None
-
-    def condition(self, kind: str) -> dict[str, Any] | None:
-        """The Job's condition of that type, if it holds."""
-        for one in ((self.job or {}).get("status") or {}).get("conditions") or ():
-            if one["type"] == kind and one["status"] == "True":
-                found: dict[str, Any] = one
-                return found
-        return None
-
-    def lost(self, seconds: float, now: datetime) -> tuple[bool, datetime | None]:
-        """Whether every pod that is left is on a node that will not answer; else when that would be assumed.
-
-        A pod is taken for dead so many seconds after its grace period: its node would have removed it.
-        """
-        left = [pod.gone_at for pod in self.live]
-        known = [gone + timedelta(seconds=seconds) for gone in left if gone is not None]
-        if len(known) < len(left):
-            return False, None
-        last = max(known, default=now)
-        return last <= now, None if last <= now else last
+def _container_words(container: dict[str, Any], ended: dict[str, Any]) -> str:
+    words = [f"container {container.get('name')} ended with exit code {ended.get('exitCode')}"]
+    words += [str(word) for word in (ended.get("reason"), ended.get("message")) if word]
+    return ": ".join(words)
 
 
 def owner_uid(raw: Raw) -> str | None:
     """UID of the owner that controls an object."""
     owners = raw["metadata"].get("ownerReferences") or ()
     return next((str(one.get("uid")) for one in owners if one.get("controller")), None)
-
-
-def attempts_of(stage: str, jobs: Iterable[Raw]) -> Iterator[tuple[int, Raw]]:
-    """A job's own Jobs (or other objects) of a stage, with their attempts."""
-    for job in jobs:
-        labels = job["metadata"].get("labels") or {}
-        number = str(labels.get(naming.ATTEMPT, ""))
-        if labels.get(naming.STAGE) == stage and _NUMBER.fullmatch(number):
-            yield int(number), job

@@ -50,7 +50,6 @@ class Children:
 
     jobs: tuple[Raw, ...] = ()
     pods: tuple[Raw, ...] = ()
-    config_maps: tuple[Raw, ...] = ()
     services: tuple[Raw, ...] = ()
     samples: Mapping[str, Sample] = field(default_factory=dict)
     """By stage."""
@@ -68,7 +67,7 @@ class Children:
 class Delete:
     """An object to be deleted, with all it owns; only if it has this UID."""
 
-    kind: Literal["Job", "ConfigMap", "Service", "RLHFJob"]
+    kind: Literal["Job", "Service", "RLHFJob"]
     name: str
     uid: str
 

@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 from rlhf_api.plan import PlannedStage
 from rlhf_api.status import Attempt
 from rlhf_operator.reconcile import naming, reasons, times
-from rlhf_operator.reconcile.observe import WAITS_FOR_OTHERS, Gang, Pod
+from rlhf_operator.reconcile.gang import Gang
+from rlhf_operator.reconcile.observe import WAITS_FOR_OTHERS, Pod
 from rlhf_operator.reconcile.outcome import Look
 from rlhf_operator.reconcile.run import Run
 
@@ -61,6 +62,7 @@ def starting(run: Run, planned: PlannedStage, gang: Gang) -> bool:
             run.change_attempt(planned.name, state="Running", reason=kept)
         run.change(planned.name, state="Running", reason=None, message=None)
         return True
+    note_timeout(run, planned)
     reason, message = _explained(run, gang)
     run.change(planned.name, state="Pending", reason=reason, message=message)
     if attempt.reason in (reasons.QUEUED, reasons.PREEMPTED):
@@ -105,6 +107,14 @@ def _of_events(run: Run, pod: Pod) -> tuple[str, str] | None:
     if words is None:
         return None
     return naming.reason(words.partition(":")[0], reasons.PENDING), naming.cut(f"{pod.name}: {words}")
+
+
+def note_timeout(run: Run, planned: PlannedStage) -> None:
+    """Say in Stalled that the last attempt gave its devices back, as long as no later one runs."""
+    ended = [attempt for attempt in run.stages[planned.name].attempts if attempt.end_time is not None]
+    if ended and ended[-1].reason == reasons.PENDING_TIMEOUT:
+        message = f"{planned.name}: {ended[-1].message or ''}; it gave its devices back and is tried again"
+        run.stalled = run.stalled or (reasons.PENDING_TIMEOUT, naming.cut(message))
 
 
 def _since(gang: Gang, run: Run) -> datetime:

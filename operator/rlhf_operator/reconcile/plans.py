@@ -8,9 +8,9 @@ import orjson
 
 from rlhf_api import Plan, Resolved, RLHFJob, parse_job, plan
 from rlhf_api.compact import Told, expand
+from rlhf_api.contract import STORAGE_PATH
 from rlhf_operator.reconcile.memo import JOBS
 from rlhf_operator.reconcile.outcome import Raw
-from rlhf_operator.reconcile.stage_files import STORAGE
 
 
 def parse(raw: Raw) -> RLHFJob:
@@ -41,7 +41,7 @@ def resolve(job: RLHFJob, resolved: str | None) -> tuple[Plan, Resolved | None]:
 def _planned(job: RLHFJob, resolved: str | None) -> tuple[Plan, Resolved | None]:
     if resolved is None:
         return plan(job), None
-    expanded = expand(job, told(resolved), STORAGE)
+    expanded = expand(job, told(resolved), STORAGE_PATH)
     return plan(job, expanded), expanded
 
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from rlhf_api import contract
+from rlhf_api.contract import CLAIMS_PATH, OFFLINE, STAGE_FILE_PATH, STORAGE_PATH, TERMINATION_PATH
 from rlhf_api.job import RLHFJob
 from rlhf_api.kubernetes import written
 from rlhf_api.sources import parse_source
-from rlhf_operator.reconcile import storage
+from rlhf_api.stage_file import StageFile
+from rlhf_operator.reconcile import naming, storage
 from rlhf_operator.reconcile.observe import CONTAINER, METRICS
 from rlhf_operator.reconcile.profiles import Shape
 from rlhf_operator.reconcile.settings import Settings
-from rlhf_operator.reconcile.stage_files import STORAGE
-
-STAGE_FILE = "/etc/rlhf"
-CLAIMS = "/rlhf/claims"
-"""Where prepare finds the claims that inputs name."""
-OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 
 
 @dataclass(frozen=True)
@@ -29,10 +26,13 @@ class Sketch:
     shape: Shape
     name: str
     """Of the attempt's objects."""
+    file: StageFile
     labels: dict[str, str]
     prepare: bool
     together: bool
     """Whether all pods must share a node, because they share a claim that only one node may mount."""
+    avoid: tuple[str, ...] = ()
+    """Nodes that refused or lost the last attempts: others are preferred."""
 
 
 def template(sketch: Sketch) -> dict[str, Any]:
@@ -64,9 +64,10 @@ def template(sketch: Sketch) -> dict[str, Any]:
         "runtimeClassName": pod.runtime_class_name,
     }
     spec |= {name: value for name, value in given.items() if value}
-    metadata: dict[str, Any] = {"labels": {**pod.labels, **sketch.labels}}
-    if pod.annotations:
-        metadata["annotations"] = dict(pod.annotations)
+    metadata = {
+        "labels": {**pod.labels, **sketch.labels},
+        "annotations": {**pod.annotations, naming.STAGE_FILE: sketch.file.text},
+    }
     return {"metadata": metadata, "spec": spec}
 
 
@@ -76,7 +77,7 @@ def _container(sketch: Sketch) -> dict[str, Any]:
     container: dict[str, Any] = {
         "name": CONTAINER,
         "image": shape.image,
-        "command": ["python", "-m", "rlhf_trainer.launch", f"{STAGE_FILE}/stage.json"],
+        "command": ["python", "-m", "rlhf_trainer.launch", f"{STAGE_FILE_PATH}/stage.json"],
         "env": _env(sketch),
         "ports": [{"name": METRICS, "containerPort": sketch.settings.metrics_port, "protocol": "TCP"}],
         "resources": {name: dict(value) for name, value in resources.items() if value},
@@ -87,7 +88,7 @@ def _container(sketch: Sketch) -> dict[str, Any]:
             "capabilities": {"drop": ["ALL"]},
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "terminationMessagePath": "/dev/termination-log",
+        "terminationMessagePath": TERMINATION_PATH,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [*_mounts(sketch), *(written(mount) for mount in shape.pod.volume_mounts)],
     }
@@ -103,22 +104,22 @@ def _env(sketch: Sketch) -> list[dict[str, str]]:
         "PYTHONUNBUFFERED": "1",
         "PYTHONSAFEPATH": "1",
         **{variable.name: variable.value for variable in sketch.shape.pod.env},
-        "RLHF_GRACE_SECONDS": str(sketch.settings.timings.grace),
-        "RLHF_IMAGE": sketch.shape.image,
+        contract.GRACE_SECONDS: str(sketch.settings.timings.grace),
+        contract.IMAGE: sketch.shape.image,
     }
     if sketch.job.spec.run_policy.keep != "everything":
-        own["RLHF_FREE_WORK"] = "1"
+        own[contract.FREE_WORK] = "1"
     if sketch.prepare:
-        own["RLHF_CLAIMS"] = CLAIMS
+        own[contract.CLAIMS] = CLAIMS_PATH
     else:
-        own |= dict.fromkeys(OFFLINE, "1")
+        own |= OFFLINE
     return [{"name": name, "value": value} for name, value in own.items()]
 
 
 def _volumes(sketch: Sketch) -> list[dict[str, Any]]:
     shared = {"medium": "Memory", "sizeLimit": sketch.shape.shared_memory}
     volumes: list[dict[str, Any]] = [
-        {"name": "rlhf-stage", "configMap": {"name": sketch.name}},
+        _stage_file(),
         {"name": "rlhf-tmp", "emptyDir": {}},
         {"name": "rlhf-shm", "emptyDir": shared},
         {"name": "rlhf-storage", "persistentVolumeClaim": {"claimName": storage.claim_name(sketch.job)}},
@@ -128,16 +129,22 @@ def _volumes(sketch: Sketch) -> list[dict[str, Any]]:
     return volumes
 
 
+def _stage_file() -> dict[str, Any]:
+    """Shows the annotation that holds stage.json as a file: the Job is the one object that an attempt is made of."""
+    item = {"path": "stage.json", "fieldRef": {"fieldPath": f"metadata.annotations['{naming.STAGE_FILE}']"}}
+    return {"name": "rlhf-stage", "downwardAPI": {"items": [item]}}
+
+
 def _mounts(sketch: Sketch) -> list[dict[str, Any]]:
     place = None if sketch.job.spec.storage is None else sketch.job.spec.storage.path
     mounts: list[dict[str, Any]] = [
-        {"name": "rlhf-stage", "mountPath": STAGE_FILE, "readOnly": True},
+        {"name": "rlhf-stage", "mountPath": STAGE_FILE_PATH, "readOnly": True},
         {"name": "rlhf-tmp", "mountPath": "/tmp"},  # noqa: S108 - as above
         {"name": "rlhf-shm", "mountPath": "/dev/shm"},  # noqa: S108 - what torch's workers share
-        {"name": "rlhf-storage", "mountPath": STORAGE, **({"subPath": place} if place else {})},
+        {"name": "rlhf-storage", "mountPath": STORAGE_PATH, **({"subPath": place} if place else {})},
     ]
     for index, claim in enumerate(_input_claims(sketch)):
-        mounts.append({"name": f"rlhf-claim-{index}", "mountPath": f"{CLAIMS}/{claim}", "readOnly": True})
+        mounts.append({"name": f"rlhf-claim-{index}", "mountPath": f"{CLAIMS_PATH}/{claim}", "readOnly": True})
     return mounts
 
 
@@ -151,11 +158,18 @@ def _input_claims(sketch: Sketch) -> list[str]:
 
 def _affinity(sketch: Sketch) -> dict[str, Any] | None:
     affinity = sketch.shape.pod.affinity
-    given = None if affinity is None else written(affinity)
-    if not sketch.together or sketch.shape.nodes == 1:
-        return given
-    term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": dict(sketch.labels)}}
-    near = dict((given or {}).get("podAffinity") or {})
-    required = [*(near.get("requiredDuringSchedulingIgnoredDuringExecution") or []), term]
-    near["requiredDuringSchedulingIgnoredDuringExecution"] = required
-    return {**(given or {}), "podAffinity": near}
+    whole = {} if affinity is None else dict(written(affinity))
+    if sketch.together and sketch.shape.nodes > 1:
+        term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": dict(sketch.labels)}}
+        whole["podAffinity"] = _added(whole.get("podAffinity"), "requiredDuringSchedulingIgnoredDuringExecution", term)
+    for node in sketch.avoid:
+        name = {"key": "metadata.name", "operator": "NotIn", "values": [node]}
+        preference: dict[str, Any] = {"weight": 100, "preference": {"matchFields": [name]}}
+        whole["nodeAffinity"] = _added(
+            whole.get("nodeAffinity"), "preferredDuringSchedulingIgnoredDuringExecution", preference
+        )
+    return whole or None
+
+
+def _added(affinity: dict[str, Any] | None, field: str, term: dict[str, Any]) -> dict[str, Any]:
+    return {**(affinity or {}), field: [*((affinity or {}).get(field) or []), term]}

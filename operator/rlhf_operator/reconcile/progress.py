@@ -8,7 +8,7 @@ from rlhf_api.plan import PlannedStage
 from rlhf_api.stages import PREPARE
 from rlhf_api.status import Attempt, Progress
 from rlhf_operator.reconcile import naming, reasons
-from rlhf_operator.reconcile.observe import Gang
+from rlhf_operator.reconcile.gang import Gang
 from rlhf_operator.reconcile.outcome import Poll, Sample
 from rlhf_operator.reconcile.run import Run
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
+from rlhf_api import contract, faults
+
 # Of the job: conditions
 ACCEPTED: Final = "Accepted"
 RUNNING: Final = "Running"
 COMPLETE: Final = "Complete"
-SUSPENDED: Final = "Suspended"
+SUSPENDED: Final = faults.SUSPENDED.reason
 SUSPENDING: Final = "Suspending"
 RESUMED: Final = "Resumed"
 RETRIED: Final = "Retried"
@@ -32,31 +34,23 @@ STAGE_REUSED: Final = "StageReused"
 STAGE_RESTARTED: Final = "StageRestarted"
 
 # Why the operator itself ends an attempt
-SIBLING_FAILED: Final = "SiblingFailed"
-DEADLINE: Final = "DeadlineExceeded"
-PENDING_TIMEOUT: Final = "PendingTimeout"
-STUCK: Final = "Stuck"
+SIBLING_FAILED: Final = faults.SIBLING.reason
+DEADLINE: Final = faults.DEADLINE.reason
+PENDING_TIMEOUT: Final = faults.PENDING.reason
+STUCK: Final = faults.STUCK.reason
 
 # What befell an attempt from outside
-EVICTED: Final = "Evicted"
-POD_DELETED: Final = "PodDeleted"
-JOB_DELETED: Final = "JobDeleted"
-LOST_RESULT: Final = "LostResult"
-STOPPED: Final = "Stopped"
-DISRUPTED_TOO_OFTEN: Final = "DisruptedTooOften"
+JOB_DELETED: Final = faults.JOB_DELETED.reason
+LOST_RESULT: Final = faults.LOST_RESULT.reason
+STOPPED: Final = contract.STOPPED_ON_REQUEST
 
 # A trainer's own word for ranks that were killed because they did not stop in time
-GRACE_EXCEEDED: Final = "GraceExceeded"
+GRACE_EXCEEDED: Final = contract.GRACE_EXCEEDED
 
 # A trainer's own word for a checkpoint of another number of ranks
-WORLD_SIZE_CHANGED: Final = "WorldSizeChanged"
+WORLD_SIZE_CHANGED: Final = contract.WORLD_SIZE_CHANGED
 
 # How a trainer's container ended, where it did not say so itself
-INVALID_INPUT: Final = "InvalidInput"
-GUARD: Final = "Guard"
-GATE_FAILED: Final = "GateFailed"
-OOM_KILLED: Final = "OOMKilled"
-FAILURE: Final = "Failure"
 NO_RESULT: Final = "NoResult"
 
 # Why a stage waits
@@ -67,12 +61,12 @@ PENDING: Final = "Pending"
 NO_PODS: Final = "NoPods"
 STARTING: Final = "Starting"
 STORAGE_TAKEN: Final = "StorageTaken"
-BLOCKED: Final = "Blocked"
-REUSED: Final = "Reused"
+BLOCKED: Final = contract.BLOCKED
+REUSED: Final = contract.REUSED
 
 STOPS: Final = frozenset({SUSPENDED, SIBLING_FAILED})
 """The operator ends an attempt that did nothing wrong: it ends Stopped."""
 INTENTS: Final = STOPS | {DEADLINE, PENDING_TIMEOUT, STUCK}
 """Written to an attempt before its Job is deleted; never taken back, so that whoever comes next goes on with it."""
-DISRUPTIONS: Final = frozenset({EVICTED, POD_DELETED, JOB_DELETED})
+DISRUPTIONS: Final = frozenset(fault.reason for fault in faults.FAULTS if fault.then == "Disrupted")
 """Written to an attempt when seen: the pod that shows it may be gone when the attempt ends."""

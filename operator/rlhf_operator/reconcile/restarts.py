@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from rlhf_api.lifecycle import restores_budget
 from rlhf_api.status import StageStatus
 from rlhf_operator.reconcile import times
+from rlhf_operator.reconcile.gang import Gang
 from rlhf_operator.reconcile.settings import Timings
 
 
@@ -21,6 +23,15 @@ def without_progress(stage: StageStatus) -> int:
         step = attempt.last_step or 0
         count += 1
     return count
+
+
+def counted(stage: StageStatus, gang: Gang, now: datetime) -> int:
+    """Restarts that count, as the stage's last attempt ends: none any more, where it came further and ran for long."""
+    *before, last = stage.attempts
+    start = gang.started_at or times.read(last.start_time or times.write(now))
+    seconds = ((gang.ended_at or now) - start).total_seconds()
+    furthest = max((attempt.last_step or 0 for attempt in before), default=0)
+    return 0 if restores_budget(seconds, last.last_step, furthest) else stage.restarts
 
 
 def delay(stage: StageStatus, timings: Timings) -> float:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from rlhf_api.contract import COMPLETE
+from rlhf_api.status import MAX_RETRIES
 from rlhf_operator.reconcile import naming, reasons
 from rlhf_operator.reconcile.outcome import Raw
-from rlhf_operator.reconcile.run import DONE, Run
+from rlhf_operator.reconcile.run import Run
 
 
 def value(raw: Raw) -> str | None:
@@ -14,9 +16,9 @@ def value(raw: Raw) -> str | None:
 
 
 def asked(raw: Raw) -> bool:
-    """Whether it has a value that was not acted on."""
-    found = value(raw)
-    return found is not None and found != (raw.get("status") or {}).get("retry")
+    """Whether it has a value that was never acted on: a tool that puts an old value back asks for nothing."""
+    status = raw.get("status") or {}
+    return value(raw) not in (None, status.get("retry"), *(status.get("retries") or ()))
 
 
 def acknowledge(run: Run, *, failed: bool) -> None:
@@ -28,13 +30,16 @@ def acknowledge(run: Run, *, failed: bool) -> None:
         return
     if failed:
         _again(run)
-    run.status = run.status.model_copy(update={"retry": value(run.raw)})
+    asked_for = value(run.raw)
+    seen = [former for former in (*run.status.retries, run.status.retry) if former not in (None, asked_for)]
+    seen = list(dict.fromkeys(seen))[1 - MAX_RETRIES :]
+    run.status = run.status.model_copy(update={"retry": asked_for, "retries": [*seen, asked_for]})
 
 
 def _again(run: Run) -> None:
     names = [name for name, stage in run.stages.items() if stage.state == "Failed"]
     for name, stage in run.stages.items():
-        if stage.state in DONE and stage.type != "report":
+        if stage.state in COMPLETE and stage.type != "report":
             continue
         run.change(name, state="Waiting", reason=None, message=None, end_time=None, restarts=0, progress=None)
         if stage.attempts:

@@ -7,17 +7,19 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from rlhf_api import lifecycle
+from rlhf_api.contract import COMPLETE
 from rlhf_api.job import RLHFJob
+from rlhf_api.lifecycle import Actions, Records, StageRecord, Wish
 from rlhf_api.plan import Plan, PlannedStage, Resolved
-from rlhf_api.stages import PREPARE, REPORT
+from rlhf_api.stages import PREPARE
 from rlhf_api.status import MAX_ATTEMPTS, Attempt, JobStatus, StageStatus
-from rlhf_operator.reconcile import naming, pinning, plans, profiles
-from rlhf_operator.reconcile.observe import Gang
+from rlhf_operator.reconcile import naming, pinning, plans, profiles, reasons
+from rlhf_operator.reconcile.gang import Gang
 from rlhf_operator.reconcile.outcome import Children, Event, Look, Outcome, Raw
 from rlhf_operator.reconcile.settings import CPU, Settings
 from rlhf_operator.reconcile.stored import UnknownStatus, profile_of
 
-DONE = ("Complete", "Reused")
 OPEN = ("Pending", "Running")
 
 
@@ -36,6 +38,8 @@ class Run:
     resolved: Resolved | None
     stages: dict[str, StageStatus]
     """As they stand, in the plan's order."""
+    ran_until: datetime
+    """Until when the attempts ran that are active on record (`deadline.ran_until`)."""
     out: Outcome = field(default_factory=Outcome)
     stalled: tuple[str, str] | None = None
     """Reason and message, where a person must change something before the job can go on."""
@@ -56,7 +60,7 @@ class Run:
         for name, pinned in status.profiles.items():
             profile_of(name, pinned)
         known = {stage.name: stage for stage in status.stages}
-        begun = [one.name for one in status.stages if one.state in DONE or (one.attempts and one.name != PREPARE)]
+        begun = [one.name for one in status.stages if one.state in COMPLETE or (one.attempts and one.name != PREPARE)]
         if resolved is None and begun:
             raise UnknownStatus(f"status.resolved: is missing, though {begun[0]} has begun, or is complete")
         stages = {
@@ -73,7 +77,7 @@ class Run:
             raise UnknownStatus(
                 f"status.profiles: found no {', '.join(gone)}, by which the job began; nor has the platform"
             )
-        return cls(raw, job, status, children, settings, now, plan, resolved, stages)
+        return cls(raw, job, status, children, settings, now, plan, resolved, stages, now)
 
     @property
     def uid(self) -> str:
@@ -91,19 +95,29 @@ class Run:
         return self.plan.stages[-1]
 
     @property
+    def records(self) -> Records:
+        """How the stages stand, for the lifecycle."""
+        return {name: record_of(stage) for name, stage in self.stages.items()}
+
+    @property
     def failed(self) -> StageStatus | None:
         """The first stage that failed, in the plan's order; the report last."""
-        return next((stage for stage in self.stages.values() if stage.state == "Failed"), None)
+        stage = lifecycle.failed_stage(self.plan, self.records)
+        return None if stage is None else self.stages[stage.name]
 
     @property
     def winding_up(self) -> bool:
         """Whether a stage other than the report failed: siblings are stopped, the report runs."""
-        return any(stage.state == "Failed" and stage.type != REPORT for stage in self.stages.values())
+        return lifecycle.winding_up(self.plan, self.records)
 
     @property
     def prepared(self) -> bool:
         """Whether it is known what the job's inputs are."""
-        return self.stages[PREPARE].state in DONE
+        return self.stages[PREPARE].state in COMPLETE
+
+    def actions(self, wish: Wish) -> Actions:
+        """What follows now."""
+        return lifecycle.next_actions(self.plan, self.records, wish, self.job.spec.active_deadline_seconds)
 
     def open(self) -> Iterator[tuple[PlannedStage, Attempt]]:
         """Attempts that have not ended."""
@@ -161,3 +175,19 @@ class Run:
         """Words that explain why something waits, once they are known."""
         self.out.explain.append(look)
         return self.children.told.get(look)
+
+
+def record_of(stage: StageStatus) -> StageRecord:
+    """A stage of the status, for the lifecycle."""
+    last = stage.attempts[-1] if stage.attempts else None
+    if stage.state != "Failed":
+        return StageRecord(stage.state, 0 if last is None else last.number + 1, stage.restarts)
+    own = last is not None and last.reason == stage.reason
+    return StageRecord(
+        stage.state,
+        0 if last is None else last.number + 1,
+        stage.restarts,
+        last.exit_code if last is not None and stage.reason not in reasons.INTENTS else None,
+        stage.reason or "",
+        (last.message if last is not None and own else stage.message) or "",
+    )

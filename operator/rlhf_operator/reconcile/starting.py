@@ -1,4 +1,4 @@
-"""Which stages begin now: a stage begins when all it takes from is complete, and its last attempt has left no pod."""
+"""Begins what the lifecycle says may begin, once the last attempt of the stage has left no pod and storage is free."""
 
 from __future__ import annotations
 
@@ -8,66 +8,49 @@ from rlhf_api.plan import PlannedStage
 from rlhf_api.stages import PREPARE, REPORT
 from rlhf_operator.reconcile import (
     closing,
-    deadline,
     making,
     overrides,
+    pending,
     profiles,
     reasons,
     restarts,
     stopping,
     storage,
 )
-from rlhf_operator.reconcile.observe import Gang, Pod, attempts_of, owner_uid
-from rlhf_operator.reconcile.run import DONE, Run
+from rlhf_operator.reconcile.gang import Gang, attempts_of
+from rlhf_operator.reconcile.observe import Pod, owner_uid
+from rlhf_operator.reconcile.run import Run
 
 
 def start(run: Run) -> None:
-    """Begin what can begin; say why the rest waits."""
-    for planned in run.plan.stages:
-        stage = run.stages[planned.name]
-        if stage.state not in ("Waiting", "Suspended") or run.attempt(planned.name) is not None:
+    """Begin what can begin; leave out what will not run."""
+    begun: set[str] = set()
+    while not run.out.look:
+        actions = run.actions(stopping.wish(run))
+        for name, (reason, message) in actions.skip.items():
+            closing.settle(run, run.plan.stage(name), state="Skipped", reason=reason, message=message)
+        for name, (reason, message) in actions.fail.items():
+            closing.fail_unstarted(run, run.plan.stage(name), reason, message)
+        for name in actions.reuse:
+            planned = run.plan.stage(name)
+            closing.settle(run, planned, state="Reused", reason=reasons.REUSED, product=planned.product)
+            run.tell(reasons.STAGE_REUSED, f"{name}: its product exists and was verified")
+        if actions.skip or actions.fail or actions.reuse:
             continue
-        if run.winding_up and planned.type != REPORT:
-            _skip(run, planned)
-        elif planned.hit and not stage.attempts:
-            reused = {"state": "Reused", "reason": reasons.REUSED, "product": planned.product}
-            closing.settle(run, planned, **reused)
-            run.tell(reasons.STAGE_REUSED, f"{planned.name}: its product exists and was verified")
-        elif _ready(run, planned):
-            _begin(run, planned)
-        if run.out.look:
+        due = next((name for name in actions.start if name not in begun), None)
+        if due is None:
             return
-
-
-def _skip(run: Run, planned: PlannedStage) -> None:
-    stopped = bool(run.stages[planned.name].attempts)
-    failed = run.failed
-    message = f"not run, because {failed.name if failed else 'another stage'} failed"
-    reason = reasons.STOPPED if stopped else reasons.BLOCKED
-    closing.settle(run, planned, state="Skipped", reason=reason, message=message)
-
-
-def _ready(run: Run, planned: PlannedStage) -> bool:
-    """Whether all it takes from is complete; the report of a job that failed waits for the others to end."""
-    if run.job.spec.suspend:
-        return False
-    if planned.type == REPORT and run.winding_up:
-        if not run.prepared:
-            _skip(run, planned)  # without what prepare found, there is nothing to tell of
-            return False
-        return not any(other.name != planned.name for other, _ in run.open())
-    return all(run.stages[name].state in DONE for name in planned.needs)
+        begun.add(due)
+        _begin(run, run.plan.stage(due))
 
 
 def _begin(run: Run, planned: PlannedStage) -> None:
     stage = run.stages[planned.name]
-    if deadline.passed(run) and not run.winding_up:
-        closing.fail_unstarted(run, planned, reasons.DEADLINE, deadline.message(run))
-        return
     if not _cleared(run, planned):
         return
     due = restarts.due(stage, run.settings.timings)
     if due is not None and due > run.now:
+        pending.note_timeout(run, planned)
         run.wake(due)
         return
     if overrides.held(run, planned) or not _storage_free(run, planned):

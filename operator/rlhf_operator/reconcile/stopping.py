@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from rlhf_api.stages import REPORT
+from rlhf_api.lifecycle import Wish
 from rlhf_operator.reconcile import deadline, reasons
-from rlhf_operator.reconcile.observe import Gang
+from rlhf_operator.reconcile.gang import Gang
 from rlhf_operator.reconcile.outcome import Delete
 from rlhf_operator.reconcile.run import Run
 
 
+def wish(run: Run) -> Wish:
+    """What is wanted of the job."""
+    if run.job.spec.suspend:
+        return "suspend"
+    return "fail" if deadline.passed(run) else "run"
+
+
 def mark(run: Run) -> None:
     """Write to every running attempt why it is to end, if it is."""
-    for planned, attempt in list(run.open()):
-        if attempt.reason in reasons.INTENTS:
-            continue
-        found = _intent(run, report=planned.type == REPORT)
-        if found is not None:
-            reason, message = found
-            run.change_attempt(planned.name, reason=reason, message=message)
-
-
-def _intent(run: Run, *, report: bool) -> tuple[str, str] | None:
-    failed = run.failed
-    if run.winding_up and not report and failed is not None:
-        return reasons.SIBLING_FAILED, f"stopped, because {failed.name} failed"
-    if run.job.spec.suspend:
-        return reasons.SUSPENDED, "stopped on request (spec.suspend)"
-    if not run.winding_up and deadline.passed(run):
-        return reasons.DEADLINE, deadline.message(run)
-    return None
+    for stage, (reason, message) in run.actions(wish(run)).stop.items():
+        attempt = run.attempt(stage)
+        if attempt is not None and attempt.reason not in reasons.INTENTS:
+            run.change_attempt(stage, reason=reason, message=message)
 
 
 def end(run: Run) -> None:

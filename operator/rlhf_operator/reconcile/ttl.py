@@ -29,11 +29,7 @@ def after(raw: Raw, children: Children, now: datetime) -> Outcome:
     if (spec.get("runPolicy") or {}).get("deleteAfterFinished"):
         out.delete.append(Delete("RLHFJob", raw["metadata"]["name"], raw["metadata"]["uid"]))
         return out
-    for kind, objects in (
-        ("Job", children.jobs),
-        ("Service", children.services),
-        ("ConfigMap", children.config_maps),
-    ):
+    for kind, objects in (("Job", children.jobs), ("Service", children.services)):
         out.delete += [
             Delete(kind, one["metadata"]["name"], one["metadata"]["uid"])  # type: ignore[arg-type]  # the literals above
             for one in objects

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rlhf_api import names
+from rlhf_api.contract import GATE_FAILED
 from rlhf_api.status import Attempt, JobStatus, StageStatus
 from rlhf_sdk.cluster.kubectl import FIELD_MANAGER, Kubectl, NotFound, Target
 from rlhf_sdk.exits import CommandError, Exit
@@ -113,7 +114,7 @@ class ClusterJob:
             return Exit.INVALID
         failed = self.failed
         attempt = last_attempt(failed) if failed is not None else None
-        if failed is not None and failed.reason == "GateFailed":
+        if failed is not None and failed.reason == GATE_FAILED:
             return Exit.REFUSED
         code = None if attempt is None else attempt.exit_code
         return {2: Exit.INVALID, 3: Exit.REFUSED}.get(code or 0, Exit.FAILED)

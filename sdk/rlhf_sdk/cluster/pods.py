@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rlhf_api import names
+from rlhf_api.contract import STORAGE_PATH
 from rlhf_api.job import API_VERSION, KIND
 from rlhf_sdk.cluster.jobs import ClusterJob
 from rlhf_sdk.cluster.kubectl import FIELD_MANAGER, Kubectl, Refused
@@ -19,7 +20,6 @@ from rlhf_sdk.exits import CommandError, Exit
 from rlhf_sdk.output import complain
 
 CONTAINER = "reader"
-STORAGE = "/rlhf/storage"
 START_SECONDS = 900
 """The node may have to fetch the trainer's image, which is large."""
 IDLE_SECONDS = 300
@@ -52,7 +52,9 @@ def reader(kubectl: Kubectl, job: ClusterJob) -> Iterator[Reader]:
             with ending.held():
                 kubectl.run("create", "--filename=-", stdin=json.dumps(pod).encode(), alone=True)
             _await(kubectl, name)
-            yield Reader(kubectl.command("exec", "--stdin", name, f"--container={CONTAINER}", "--", "python"), STORAGE)
+            yield Reader(
+                kubectl.command("exec", "--stdin", name, f"--container={CONTAINER}", "--", "python"), STORAGE_PATH
+            )
         finally:
             with ending.held():
                 _delete(kubectl, name)
@@ -101,7 +103,7 @@ def manifest(job: ClusterJob, name: str, node: dict[str, Any] | None) -> dict[st
 
 
 def _container(image: str, path: str | None) -> dict[str, Any]:
-    mount = {"name": "storage", "mountPath": STORAGE, "readOnly": True}
+    mount = {"name": "storage", "mountPath": STORAGE_PATH, "readOnly": True}
     return {
         "name": CONTAINER,
         "image": image,

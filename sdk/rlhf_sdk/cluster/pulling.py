@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
+from rlhf_api.contract import COMPLETE, GATE_FAILED
 from rlhf_api.digest import digest_tree
 from rlhf_api.product import Manifest
 from rlhf_api.stages import PREPARE, REPORT
@@ -161,7 +162,7 @@ def beside(place: Path) -> Iterator[Path]:
 def _made(job: ClusterJob, name: str) -> bool:
     """Whether its product is in place: a failed gate leaves it there."""
     stage = job.stage(name)
-    return stage.state in ("Complete", "Reused") or stage.reason == "GateFailed"
+    return stage.state in COMPLETE or stage.reason == GATE_FAILED
 
 
 def _kept(path: PurePosixPath) -> bool:

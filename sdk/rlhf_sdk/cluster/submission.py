@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rlhf_api.contract import JOB_PATH
 from rlhf_api.errors import Finding, Loc, SpecError, SpecProblem, format_path
 from rlhf_api.job import RLHFJob
 from rlhf_api.load import read_job
@@ -13,7 +14,6 @@ from rlhf_api.sources import parse_source
 from rlhf_api.yaml import Document
 from rlhf_sdk.exits import CommandError, Exit
 
-FUNCTIONS = "/rlhf/job"
 """Where a job mounts functions of its own that are not in the trainer's image."""
 
 
@@ -62,7 +62,7 @@ def unfit(job: RLHFJob, namespace: str | None) -> Iterator[Finding]:
 def notes(job: RLHFJob, document: Document, folder: Path) -> Iterator[str]:
     """What may be forgotten: functions in files beside the job, which are not sent along."""
     pods = [job.spec.pod, *(stage.pod for stage in job.spec.stages)]
-    if any(mount.mount_path == FUNCTIONS for pod in pods if pod is not None for mount in pod.volume_mounts):
+    if any(mount.mount_path == JOB_PATH for pod in pods if pod is not None for mount in pod.volume_mounts):
         return
     for loc, function in sorted(set(_functions(document.value, ())), key=lambda found: document.position(found[0])):
         beside = Path(*function.partition(":")[0].split(".")).with_suffix(".py")
@@ -70,7 +70,7 @@ def notes(job: RLHFJob, document: Document, folder: Path) -> Iterator[str]:
             line, column = document.position(loc)
             yield (
                 f"{document.source}:{line}:{column}: {format_path(loc)}: {beside} beside the job is not sent along; "
-                f"unless the trainer's image has it, mount it at {FUNCTIONS} (spec.pod.volumes, from a ConfigMap)"
+                f"unless the trainer's image has it, mount it at {JOB_PATH} (spec.pod.volumes, from a ConfigMap)"
             )
 
 

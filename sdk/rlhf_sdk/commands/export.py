@@ -92,13 +92,13 @@ def _from_here(job: str | None, storage: Path | None, stage: str, target: Path) 
         known = ", ".join(run.state.stages)
         raise CommandError(f"{stage}: no stage of {run.state.job}; found {known}", Exit.INVALID)
     if state.product is None:
-        raise CommandError(f"{stage}: has no product yet ({state.phase})", Exit.FAILED)
+        raise CommandError(f"{stage}: has no product yet ({state.state})", Exit.FAILED)
     try:
         product = find_verified(run.layout.storage, state.product)
     except DamagedProduct as damage:
         raise CommandError(f"{damage}; run the job again to make it anew", Exit.FAILED) from damage
     if product is None:
-        raise CommandError(f"{stage}: has no product yet ({state.phase})", Exit.FAILED)
+        raise CommandError(f"{stage}: has no product yet ({state.state})", Exit.FAILED)
     write(product.path, target)
     return state.product
 

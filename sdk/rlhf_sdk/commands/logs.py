@@ -143,8 +143,8 @@ def find(run: Located, stage: str, rank: str, attempt: int | None) -> tuple[int,
         int(path.name[1:]) for path in (run.layout.work(stage) / "logs").glob("a*") if path.name[1:].isdigit()
     )
     if not there:
-        phase = run.state.stages[stage].phase
-        raise CommandError(f"{stage}: no logs: it has not run here ({phase})", Exit.INVALID)
+        state = run.state.stages[stage].state
+        raise CommandError(f"{stage}: no logs: it has not run here ({state})", Exit.INVALID)
     chosen = there[-1] if attempt is None else attempt
     if chosen not in there:
         known = ", ".join(str(number) for number in there)
@@ -174,6 +174,6 @@ def _follow(run: Located, stage: str, path: Path) -> None:
             sys.stdout.flush()
             if not text:
                 now = jobs.reload(run)
-                if not now.live or now.state.stages[stage].phase != "running":
+                if not now.live or not now.state.stages[stage].running:
                     return
                 time.sleep(0.3)

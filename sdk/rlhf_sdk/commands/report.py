@@ -101,7 +101,7 @@ def find(run: Located) -> Path | None:
     name = list(run.state.stages)[-1]
     state = run.state.stages[name]
     if not state.complete or state.product is None:
-        raise CommandError(f"{run.state.job}: no report: stage {name} is {state.phase}; `rlhf run {run.file}` makes it")
+        raise CommandError(f"{run.state.job}: no report: stage {name} is {state.state}; `rlhf run {run.file}` makes it")
     try:
         product = find_verified(run.layout.storage, state.product)
     except DamagedProduct as error:

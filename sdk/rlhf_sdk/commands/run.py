@@ -177,7 +177,7 @@ def _tell(result: Result, layout: Layout, job_file: Path, output: Format, *, pro
     elif result.code in (Exit.STOPPED, Exit.INTERRUPTED):
         show(f"{state.job}: stopped; `rlhf run {job_file}` goes on from the checkpoints")
     else:
-        failed = [name for name, stage in state.stages.items() if stage.phase == "failed"]
+        failed = [name for name, stage in state.stages.items() if stage.state == "Failed"]
         what = ", ".join(failed) or state.reason
         show(f"{state.job}: failed ({what}); what is finished stays and will be reused")
     for name, folder in models(result, layout).items():
@@ -238,7 +238,7 @@ def as_json(result: Result, layout: Layout) -> dict[str, Any]:
     """What `--output json` prints."""
     state = result.state
     report = report_file(result, layout)
-    names = ("phase", "attempt", "restarts", "exitCode", "reason", "message", "seconds", "product")
+    names = ("attempt", "restarts", "exitCode", "reason", "message", "seconds", "product")
     return {
         "job": state.job,
         "uid": state.uid,
@@ -248,6 +248,7 @@ def as_json(result: Result, layout: Layout) -> dict[str, Any]:
         "seconds": round(sum(stage.seconds for stage in state.stages.values()), 3),
         "report": None if report is None else str(report),
         "stages": {
-            name: {key: stage.model_dump(mode="json")[key] for key in names} for name, stage in state.stages.items()
+            name: {"phase": stage.state, **{key: stage.model_dump(mode="json")[key] for key in names}}
+            for name, stage in state.stages.items()
         },
     }

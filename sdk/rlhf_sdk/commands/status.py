@@ -147,13 +147,13 @@ def table(run: Located) -> Table:
 
     shown = columns("STAGE", "STATE", "TRY", "STEP", "TIME", "ETA", "HEADLINE")
     for name, stage in run.state.stages.items():
-        seen = read(run.layout.work(name)) if stage.phase in ("running", "stopped", "failed", "done") else None
+        seen = read(run.layout.work(name)) if stage.attempt and stage.state not in ("Waiting", "Reused") else None
         step = "" if seen is None or not seen.step else f"{seen.step}" + (f"/{seen.total}" if seen.total else "")
-        eta = duration(seen.eta) if seen is not None and seen.eta is not None and stage.phase == "running" else ""
+        eta = duration(seen.eta) if seen is not None and seen.eta is not None and stage.running else ""
         headline = {} if seen is None else labelled(seen.headline)
         metrics = "  ".join(f"{key} {number(value)}" for key, value in headline.items())
-        seconds = duration(run.seconds(name)) if stage.seconds or stage.phase == "running" else ""
-        shown.add_row(name, stage.phase, str(stage.attempt or ""), step, seconds, eta, metrics)
+        seconds = duration(run.seconds(name)) if stage.seconds or stage.running else ""
+        shown.add_row(name, stage.state, str(stage.attempt or ""), step, seconds, eta, metrics)
     return shown
 
 
@@ -183,6 +183,7 @@ def as_json(run: Located) -> dict[str, Any]:
         raw = stage.model_dump(mode="json")
         seen = read(run.layout.work(name))
         stages[name] = {
+            "phase": stage.state,
             **{key: raw[key] for key in STAGE_KEYS},
             "seconds": round(run.seconds(name), 3),
             "step": None if seen is None else seen.step,
@@ -203,4 +204,4 @@ def as_json(run: Located) -> dict[str, Any]:
     }
 
 
-STAGE_KEYS = ("phase", "attempt", "restarts", "exitCode", "reason", "message", "product")
+STAGE_KEYS = ("attempt", "restarts", "exitCode", "reason", "message", "product")

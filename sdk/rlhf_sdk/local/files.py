@@ -5,18 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_api.job import RLHFJob
-from rlhf_api.plan import Plan, PlannedStage, Resolved
-from rlhf_api.stage_file import Directories, Outcome, StageFile, StageInput, product_digest
-from rlhf_api.stages import PREPARE, REPORT
-from rlhf_api.store import DamagedProduct, Run, find_verified
+from rlhf_api.plan import Plan, Resolved
+from rlhf_api.stages import PREPARE
+from rlhf_api.store import Run
 from rlhf_sdk.local.layout import Layout
-from rlhf_sdk.local.scheduler import ranks
-from rlhf_sdk.local.state import RunState, StageState
+from rlhf_sdk.local.state import RunState
 
 TAIL = 4096
 
@@ -27,99 +24,7 @@ class Termination:
 
     reason: str = ""
     message: str = ""
-
-
-def outcomes(plan: Plan, states: Mapping[str, StageState]) -> dict[str, Outcome]:
-    """Stages without a product, and why; empty when all went well."""
-    found: dict[str, Outcome] = {}
-    for stage in plan.stages:
-        state = states[stage.name]
-        if stage.type in (PREPARE, REPORT) or state.complete:
-            continue
-        kind = state.phase if state.phase in ("failed", "stopped") else "blocked"
-        found[stage.name] = Outcome.model_validate(
-            {"state": kind, "exitCode": state.exit_code, "reason": state.reason, "message": state.message}
-        )
-    return found
-
-
-def stage_file(
-    job: RLHFJob,
-    plan: Plan,
-    stage: PlannedStage,
-    layout: Layout,
-    folder: Path,
-    states: Mapping[str, StageState],
-    resolved: Resolved | None,
-) -> StageFile:
-    """The stage's file.
-
-    Args:
-        job: the job.
-        plan: its plan.
-        stage: the stage to start; its state says which attempt this is, and its threads.
-        layout: where the run lies.
-        folder: that of the job file.
-        states: how all stages stand.
-        resolved: what prepare found; None for prepare itself.
-    """
-    state = states[stage.name]
-    missing = outcomes(plan, states) if stage.type == REPORT else {}
-    return StageFile(
-        version="1",
-        job=job.metadata.name,
-        namespace=job.metadata.namespace or "default",
-        uid=layout.uid,
-        stage=stage.name,
-        type=stage.type,
-        attempt=state.attempt,
-        digest=product_digest(stage, missing),
-        spec=stage.spec,
-        seed=stage.seed,
-        execution=stage.execution,
-        nodes=1,
-        ranksPerNode=ranks(stage),
-        threads=state.threads,
-        inputs={} if resolved is None else _inputs(job, plan, stage, layout, states, resolved),
-        outcomes=missing,
-        directories=Directories(storage=str(layout.storage), work=str(layout.work(stage.name)), job=str(folder)),
-    )
-
-
-def _inputs(
-    job: RLHFJob,
-    plan: Plan,
-    stage: PlannedStage,
-    layout: Layout,
-    states: Mapping[str, StageState],
-    resolved: Resolved,
-) -> dict[str, StageInput]:
-    entries = {entry.name: entry for entry in job.spec.inputs}
-    found: dict[str, StageInput] = {}
-    keys = list(stage.takes)
-    if stage.type == REPORT:  # it tells of the inputs too
-        keys += [f"input:{name}" for name in entries]
-    for key in keys:
-        kind, _, name = key.partition(":")
-        if kind == "input":
-            there = resolved.inputs[name]
-            found[key] = StageInput(path=there.path, digest=there.digest, input=entries[name])
-            continue
-        maker = plan.stage(name)
-        if maker.product is None or maker.digest is None:
-            raise ValueError(f"stage {name} has no digest before prepare is done")
-        if states[name].complete or _left(layout, maker.product):
-            path = layout.product(maker.product)
-            found[key] = StageInput(path=str(path), digest=maker.digest, stageType=maker.type)
-    return found
-
-
-def _left(layout: Layout, product: str) -> bool:
-    """Whether a stage that is not complete has a product the report can tell of: a gate failed, or an earlier run's."""
-    try:
-        return find_verified(layout.storage, product) is not None
-    except DamagedProduct:
-        return False
+    step: int = 0
 
 
 def last_attempt(layout: Layout, stage: str) -> int:
@@ -175,7 +80,10 @@ def termination(work: Path) -> Termination:
         return Termination()
     if not isinstance(raw, dict):
         return Termination()
-    return Termination(str(raw.get("reason") or ""), str(raw.get("message") or ""))
+    step = raw.get("step")
+    return Termination(
+        str(raw.get("reason") or ""), str(raw.get("message") or ""), step if isinstance(step, int) else 0
+    )
 
 
 def log_tail(folder: Path, lines: int = 12) -> tuple[Path | None, list[str]]:

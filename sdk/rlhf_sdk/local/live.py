@@ -13,24 +13,25 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from rlhf_api.contract import StageState
 from rlhf_api.plan import Plan
 from rlhf_sdk import output
 from rlhf_sdk.exits import Exit
 from rlhf_sdk.local.progress import Progress, labelled
-from rlhf_sdk.local.state import Phase, RunState
+from rlhf_sdk.local.state import RunState
 from rlhf_sdk.local.views import short
 from rlhf_sdk.text import duration, number
 
-MARKS: dict[Phase, tuple[str, str]] = {
-    "pending": ("·", "dim"),
-    "running": ("▸", "cyan"),
-    "done": ("✓", "green"),
-    "reused": ("✓", "green"),
-    "failed": ("✗", "bold red"),
-    "stopped": ("■", "yellow"),
-    "blocked": ("-", "dim"),
+MARKS: dict[StageState, tuple[str, str]] = {
+    "Waiting": ("·", "dim"),
+    "Running": ("▸", "cyan"),
+    "Complete": ("✓", "green"),
+    "Reused": ("✓", "green"),
+    "Failed": ("✗", "bold red"),
+    "Suspended": ("■", "yellow"),
+    "Skipped": ("-", "dim"),
 }
-"""Sign and colour of each phase."""
+"""Sign and colour of each state."""
 NARROW = 100
 """Columns below which a stage with many metrics gets a second line for them."""
 
@@ -57,7 +58,7 @@ class LiveView:
         self._plan = plan
 
     def stage(self, name: str, state: RunState) -> None:
-        if state.stages[name].phase != "running":
+        if not state.stages[name].running:
             self._latest = {other: seen for other, seen in self._latest.items() if other != name}
         self._draw(state)
 
@@ -110,17 +111,17 @@ def screen(plan: Plan, state: RunState, latest: Mapping[str, Progress], seconds:
 
 def _line(plan: Plan, state: RunState, name: str, seen: Progress | None, names: int, width: int) -> RenderableType:
     stage = state.stages[name]
-    mark, style = MARKS[stage.phase]
+    mark, style = MARKS[stage.state]
     head = Text(f" {mark} ", style=style)
-    label = Text(name, style="bold" if stage.phase == "running" else "")
+    label = Text(name, style="bold" if stage.running else "")
     label.truncate(names, overflow="ellipsis", pad=True)
     row = Table.grid(padding=(0, 1, 0, 0), expand=False)
     row.add_column(width=3)
     row.add_column(width=names)
-    if stage.phase != "running":
+    if not stage.running:
         rest = _rest(plan, state, name)
         row.add_column(width=max(10, width - names - 6), no_wrap=True, overflow="ellipsis")
-        row.add_row(head, label, Text(rest, style="red" if stage.phase == "failed" else "dim"))
+        row.add_row(head, label, Text(rest, style="red" if stage.state == "Failed" else "dim"))
         return row
     if seen is None or not seen.total:
         row.add_column(width=max(10, width - names - 6), no_wrap=True, overflow="ellipsis")
@@ -162,15 +163,15 @@ def fitting(headline: Mapping[str, float], width: int) -> str:
 
 def _rest(plan: Plan, state: RunState, name: str) -> str:
     stage = state.stages[name]
-    if stage.phase == "done":
+    if stage.state == "Complete":
         return f"done in {duration(stage.seconds)}"
-    if stage.phase == "reused":
+    if stage.state == "Reused":
         return f"reused {short(stage.product)}, verified"
-    if stage.phase == "failed":
+    if stage.state == "Failed":
         return f"failed: {stage.reason}"
-    if stage.phase == "stopped":
+    if stage.state == "Suspended" or (stage.state == "Skipped" and stage.attempt):
         return "stopped, with its checkpoint" if stage.exit_code == Exit.STOPPED else "stopped"
-    if stage.phase == "blocked":
+    if stage.state == "Skipped":
         return "not run"
     if stage.restarts:
         return f"failed ({stage.reason}), to be restarted"

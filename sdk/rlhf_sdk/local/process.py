@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from rlhf_api.contract import OFFLINE
 from rlhf_sdk.local import guard
 
 TRAINER = (sys.executable, "-m", "rlhf_trainer.launch")
@@ -17,8 +18,6 @@ TRAINER = (sys.executable, "-m", "rlhf_trainer.launch")
 
 NOT_FOR_STAGES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 """Credentials that only `prepare` sees, as on a cluster."""
-OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-"""What every other stage runs with."""
 
 
 def environment(prepare: bool, own: Mapping[str, str]) -> dict[str, str]:

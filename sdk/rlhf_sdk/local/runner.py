@@ -6,12 +6,15 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
+from rlhf_api.contract import DEADLINE, GATE_FAILED, REUSED
 from rlhf_api.job import RLHFJob
+from rlhf_api.lifecycle import AttemptResult, Records, RetryBudget, Wish, decide, restores_budget, winding_up
 from rlhf_api.plan import Plan, PlannedStage, Resolved, plan
-from rlhf_api.stage_file import product_digest
+from rlhf_api.stage_file import Paths, Processes, build, outcomes, planned_product
 from rlhf_api.stages import PREPARE, REPORT
 from rlhf_api.store import (
     DamagedProduct,
@@ -24,12 +27,12 @@ from rlhf_api.store import (
     write_run,
 )
 from rlhf_sdk.exits import Exit
-from rlhf_sdk.local import files, process
-from rlhf_sdk.local.attempts import judge
+from rlhf_sdk.local import files, process, scheduler
+from rlhf_sdk.local.attempts import result_of
 from rlhf_sdk.local.layout import Layout
 from rlhf_sdk.local.locks import FileLock
 from rlhf_sdk.local.progress import Poller
-from rlhf_sdk.local.scheduler import Budget, Decision, Intent, Start, backoff, decide, exit_code, ranks
+from rlhf_sdk.local.scheduler import Budget, Decision, Start, backoff, exit_code, ranks
 from rlhf_sdk.local.signals import Signals, listening
 from rlhf_sdk.local.state import RunState, load, resumed, save
 from rlhf_sdk.local.views import View
@@ -100,6 +103,7 @@ class Runner:
         self._resolved: Resolved | None = None
         self._processes: dict[str, process.StageProcess] = {}
         self._not_before: dict[str, float] = {}
+        self._stops: dict[str, tuple[str, str]] = {}
         self._counted: float | None = None
         self._answered = 0
         self._poller = Poller(lambda: {name: layout.work(name) for name in list(self._processes)})
@@ -132,39 +136,51 @@ class Runner:
                 self._collect()
                 decision = self._decide()
                 self._act(decision)
-                if decision.end is not None:
-                    return Result(self._finish(decision.end), self._state, self._plan)
+                if decision.actions.end is not None:
+                    return Result(self._finish(decision.actions.end), self._state, self._plan)
                 self._view.progress(self._state, self._poller.latest())
                 if not decision.start:
                     wake = REFRESH if decision.wake is None else decision.wake - time.monotonic()
                     self._signals.wait(min(REFRESH, wake))
 
     def _decide(self) -> Decision:
-        return decide(
-            self._plan,
-            self._state.stages,
-            self._options.budget,
-            now=time.monotonic(),
-            intent=self._intent(),
-            not_before=self._not_before,
-        )
+        """What follows now; what only marks stages is done at once, until nothing more follows from it."""
+        while True:
+            decision = scheduler.decide(
+                self._plan,
+                self._state.stages,
+                self._options.budget,
+                now=time.monotonic(),
+                wish=self._wish(),
+                deadline=self._job.spec.active_deadline_seconds,
+                not_before=self._not_before,
+            )
+            actions = decision.actions
+            for name, (reason, message) in actions.skip.items():
+                self._change(name, state="Skipped", reason=reason, message=message)
+            for name, (reason, message) in actions.fail.items():
+                self._fail(name, AttemptResult("Failed", reason, message))
+            for name in actions.reuse:
+                if not self._found(self._plan.stage(name)):
+                    self._plan = without_hit(self._plan, name)
+            if not (actions.skip or actions.fail or actions.reuse):
+                return decision
 
     def _act(self, decision: Decision) -> None:
-        for name in decision.blocked:
-            self._change(name, phase="blocked")
-        for name in decision.stop:
+        for name, stop in decision.actions.stop.items():
+            self._stops.setdefault(name, stop)
             self._stop(self._processes[name])
         for start in decision.start:
             self._start(start)
 
-    def _intent(self) -> Intent:
+    def _wish(self) -> Wish:
         if self._signals.stop:
-            return "stop"
+            return "suspend"
         deadline = self._job.spec.active_deadline_seconds
         if deadline is None or self._state.active_seconds < deadline:
             return "run"
-        if not self._state.reason:
-            self._state = self._state.model_copy(update={"reason": "DeadlineExceeded"})
+        if not self._state.reason and not winding_up(self._plan, self._records):
+            self._state = self._state.model_copy(update={"reason": DEADLINE})
             self._view.say(
                 f"activeDeadlineSeconds: {deadline} s of running time have passed; the stages are stopped. "
                 "A larger activeDeadlineSeconds lets the job go on.",
@@ -172,12 +188,16 @@ class Runner:
             )
         return "fail"
 
+    @property
+    def _records(self) -> Records:
+        return {name: stage.record for name, stage in self._state.stages.items()}
+
     def _count_time(self) -> None:
         now = time.monotonic()
         passed = 0.0 if self._counted is None else now - self._counted
         self._counted = now
         stages = {
-            name: stage.model_copy(update={"seconds": stage.seconds + passed}) if stage.phase == "running" else stage
+            name: stage.model_copy(update={"seconds": stage.seconds + passed}) if stage.running else stage
             for name, stage in self._state.stages.items()
         }
         active = self._state.active_seconds + (passed if self._processes else 0.0)
@@ -189,26 +209,34 @@ class Runner:
         stage = self._plan.stage(start.name)
         if self._found(stage):
             return
-        missing = files.outcomes(self._plan, self._state.stages) if stage.type == REPORT else {}
         last = max(self._state.stages[stage.name].attempt, files.last_attempt(self._layout, stage.name))
         self._change(
             stage.name,
-            phase="running",
+            state="Running",
             attempt=last + 1,
             threads=start.threads,
             started=time.time(),
             exit_code=None,
             reason="",
             message="",
-            product=None if stage.type == PREPARE else f"{stage.type}-{product_digest(stage, missing)}",
+            product=planned_product(self._plan, stage, self._records),
         )
         work = self._layout.work(stage.name)
         self._poller.forget(stage.name)
-        written = files.stage_file(
-            self._job, self._plan, stage, self._layout, self._folder, self._state.stages, self._resolved
+        self._stops.pop(stage.name, None)
+        written = build(
+            self._job,
+            self._layout.uid,
+            self._plan,
+            stage,
+            self._records,
+            self._resolved,
+            Paths(str(self._layout.storage), str(self._layout.root), str(self._folder)),
+            Processes(nodes=1, ranks=ranks(stage), threads=start.threads),
+            last + 1,
         )
         files.clear(work, written.digest)
-        write_atomically(work / "stage.json", written.model_dump_json(indent=1, exclude_none=True).encode())
+        write_atomically(work / "stage.json", written.text.encode())
         self._processes[stage.name] = process.StageProcess(
             self._options.command,
             work / "stage.json",
@@ -225,7 +253,7 @@ class Runner:
 
     def _found(self, stage: PlannedStage) -> bool:
         """Whether its product is in place, every byte of it verified: now, or by prepare just before."""
-        if stage.product is None or (stage.type == REPORT and files.outcomes(self._plan, self._state.stages)):
+        if stage.product is None or (stage.type == REPORT and outcomes(self._plan, self._records)):
             return False
         try:
             found = (read_product if stage.hit else find_verified)(self._layout.storage, stage.product)
@@ -237,11 +265,11 @@ class Runner:
         clean = {"product": stage.product, "exit_code": None, "reason": "", "message": ""}
         failure = found.manifest.failure
         if failure is None:
-            self._change(stage.name, **{**clean, "phase": "reused"})
+            self._change(stage.name, **{**clean, "state": "Reused"})
         else:  # a gate that was not kept: computed again, it would fail again
-            refused = {"phase": "failed", "exit_code": int(Exit.REFUSED), "reason": "GateFailed", "message": failure}
+            refused = {"state": "Failed", "exit_code": int(Exit.REFUSED), "reason": GATE_FAILED, "message": failure}
             self._change(stage.name, **{**clean, **refused})
-            self._view.say(f"{stage.name}: failed: GateFailed: {failure}", bad=True)
+            self._view.say(f"{stage.name}: failed: {GATE_FAILED}: {failure}", bad=True)
         return True
 
     # Stopping
@@ -278,31 +306,51 @@ class Runner:
             code = running.poll()
             if code is not None:
                 del self._processes[name]
-                self._ended(self._plan.stage(name), code, asked=running.stopping)
+                self._ended(self._plan.stage(name), code)
 
-    def _ended(self, stage: PlannedStage, code: int, *, asked: bool) -> None:
-        state = self._state.stages[stage.name]
-        said = files.termination(self._layout.work(stage.name))
+    def _ended(self, stage: PlannedStage, code: int) -> None:
+        termination = files.termination(self._layout.work(stage.name))
         wrong = self._receive(stage) if code == Exit.DONE else None
-        winding_up = self._intent() != "run" or any(one.phase == "failed" for one in self._state.stages.values())
-        allowed = 0 if winding_up and stage.type != REPORT else self._job.spec.run_policy.max_restarts
-        verdict = judge(state, code, said, wrong, asked=asked, restarts=allowed)
-        self._change(stage.name, **verdict.changes)
+        result = result_of(code, termination, wrong=wrong, stop=self._stops.pop(stage.name, None))
+        allowed = self._job.spec.run_policy.max_restarts
         state = self._state.stages[stage.name]
-        if state.complete:
-            self._clean(stage.name)
-        elif verdict.restart:
-            seconds = self._options.wait(state.restarts)
-            self._not_before[stage.name] = time.monotonic() + seconds
-            again = f"restart {state.restarts} of {allowed} from its last checkpoint in {seconds:.0f} s"
-            self._view.say(
-                f"{stage.name}: {state.reason} (exit {code}): {state.message}\n{stage.name}: {again}", bad=True
-            )
-        elif state.phase == "failed":
-            log, tail = files.log_tail(self._layout.logs(stage.name, state.attempt))
-            lines = [f"{stage.name}: failed: {state.reason} (exit {state.exit_code}): {state.message}"]
-            lines += [f"  | {line}" for line in tail] if not said.message else []
-            self._view.say("\n".join(lines + ([] if log is None else [f"  log: {log}"])), bad=True)
+        ran = time.time() - (state.started or time.time())
+        restarts = 0 if restores_budget(ran, termination.step, state.last_step) else state.restarts
+        wanted = stage.type == REPORT or not winding_up(self._plan, self._records)
+        ended = {"exit_code": result.exit_code, "reason": result.reason, "message": result.message}
+        ended["last_step"] = max(termination.step, state.last_step)
+        match decide(result, RetryBudget(restarts, allowed, wanted=wanted)):
+            case "complete":
+                reused = result.reason == REUSED  # another run made it while this one waited
+                clean = {"exit_code": code, "reason": "", "message": ""}
+                self._change(stage.name, **{**clean, "state": "Reused" if reused else "Complete"})
+                self._clean(stage.name)
+            case "suspend":
+                self._change(stage.name, **{**ended, "state": "Suspended"})
+            case "skip":
+                self._change(stage.name, **{**ended, "state": "Skipped"})
+            case "retry" | "retry uncounted":
+                self._change(stage.name, **{**ended, "state": "Waiting", "restarts": restarts + 1})
+                self._wait(stage.name, allowed)
+            case "fail" | "fail: disrupted too often":
+                self._fail(stage.name, result, quoted=not termination.message)
+
+    def _wait(self, name: str, allowed: int) -> None:
+        """Before a restart."""
+        state = self._state.stages[name]
+        seconds = self._options.wait(state.restarts)
+        self._not_before[name] = time.monotonic() + seconds
+        again = f"restart {state.restarts} of {allowed} from its last checkpoint in {seconds:.0f} s"
+        self._view.say(f"{name}: {state.reason} (exit {state.exit_code}): {state.message}\n{name}: {again}", bad=True)
+
+    def _fail(self, name: str, result: AttemptResult, *, quoted: bool = False) -> None:
+        """Record that a stage failed, and say why; `quoted`: with the end of its log."""
+        self._change(name, state="Failed", exit_code=result.exit_code, reason=result.reason, message=result.message)
+        code = "" if result.exit_code is None else f" (exit {result.exit_code})"
+        lines = [f"{name}: failed: {result.reason}{code}: {result.message}"]
+        log, tail = files.log_tail(self._layout.logs(name, self._state.stages[name].attempt))
+        lines += [f"  | {line}" for line in tail] if quoted else []
+        self._view.say("\n".join(lines + ([] if log is None else [f"  log: {log}"])), bad=True)
 
     def _receive(self, stage: PlannedStage) -> str | None:
         """Take over what a finished stage made; else what is wrong with it, in words."""
@@ -331,14 +379,14 @@ class Runner:
         if self._job.spec.run_policy.keep != "everything":
             free_work(self._layout.work(name))
 
-    def _finish(self, end: str) -> Exit:
+    def _finish(self, end: Literal["Complete", "Failed", "Suspended"]) -> Exit:
         code = Exit.DONE
-        if end == "failed":
-            deadline = self._state.reason == "DeadlineExceeded"
-            code = Exit.FAILED if deadline else exit_code(self._plan, self._state.stages)
-        elif end == "stopped":
+        if end == "Failed":
+            code = exit_code(self._plan, self._state.stages)
+        elif end == "Suspended":
             code = Exit.INTERRUPTED if self._signals.interrupted else Exit.STOPPED
-        changes = {"phase": end, "exit_code": int(code), "ended": time.time(), "pid": None}
+        phase = {"Complete": "done", "Failed": "failed", "Suspended": "stopped"}[end]
+        changes = {"phase": phase, "exit_code": int(code), "ended": time.time(), "pid": None}
         self._state = self._state.model_copy(update=changes)
         if self._resolved is not None:  # again: how it ended; and the report of a run that failed is another product
             write_run(self._layout.storage, files.run_index(self._job, self._state, self._plan, self._resolved))
@@ -346,11 +394,17 @@ class Runner:
         return code
 
     def _change(self, name: str, **changes: object) -> None:
-        before = self._state.stages[name].phase
+        before = self._state.stages[name].state
         self._state = self._state.with_stage(name, **changes)
         self._save()
-        if self._state.stages[name].phase != before:
+        if self._state.stages[name].state != before:
             self._view.stage(name, self._state)
 
     def _save(self) -> None:
         save(self._layout.state, self._state)
+
+
+def without_hit(plan: Plan, name: str) -> Plan:
+    """The plan, where a product that prepare found has been damaged since."""
+    stages = tuple(replace(stage, hit=False) if stage.name == name else stage for stage in plan.stages)
+    return replace(plan, stages=stages)

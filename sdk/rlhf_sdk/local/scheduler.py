@@ -1,18 +1,14 @@
-"""Which stages to start and stop: pure. Given the plan, how stages stand, a core budget and the time."""
+"""Which of the stages that may start do start, and with how many threads: pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
+from rlhf_api.lifecycle import Actions, Wish, next_actions
 from rlhf_api.plan import Plan, PlannedStage
-from rlhf_api.stages import PREPARE
 from rlhf_sdk.exits import Exit
-from rlhf_sdk.local.state import StageState
-
-Intent = Literal["run", "stop", "fail"]
-"""`run`: go on; `stop`: the user said so; `fail`: the deadline has passed."""
+from rlhf_sdk.local.state import LocalStage
 
 
 @dataclass(frozen=True)
@@ -49,13 +45,9 @@ class Start:
 class Decision:
     """What to do now."""
 
+    actions: Actions
+    """What the lifecycle says; of `start`, what follows starts now."""
     start: tuple[Start, ...] = ()
-    stop: tuple[str, ...] = ()
-    """Running stages that should be asked to stop."""
-    blocked: tuple[str, ...] = ()
-    """Stages that will not run."""
-    end: Literal["done", "failed", "stopped"] | None = None
-    """The run is over."""
     wake: float | None = None
     """When to decide again, if nothing happens before."""
 
@@ -67,11 +59,12 @@ def ranks(stage: PlannedStage) -> int:
 
 def decide(
     plan: Plan,
-    states: Mapping[str, StageState],
+    states: Mapping[str, LocalStage],
     budget: Budget,
     *,
     now: float = 0.0,
-    intent: Intent = "run",
+    wish: Wish = "run",
+    deadline: float | None = None,
     not_before: Mapping[str, float] | None = None,
 ) -> Decision:
     """What to start and stop.
@@ -82,31 +75,20 @@ def decide(
         budget: the ranks of running stages times their threads stay within its cores, and their estimates within its
             memory, but for a single stage that alone is more than that.
         now: monotonic seconds.
-        intent: what is wanted of the run.
+        wish: what is wanted of the run.
+        deadline: the job's, for the message.
         not_before: when a stage that waits for its restart may start.
     """
     waits = not_before or {}
-    running = [stage for stage in plan.stages if states[stage.name].phase == "running"]
-    if all(states[stage.name].complete for stage in plan.stages):
-        return Decision(end="done")
-    if intent == "stop":
-        return Decision(stop=_names(running), end=None if running else "stopped")
-    failing = intent == "fail" or any(states[stage.name].phase == "failed" for stage in plan.stages)
-    if failing:
-        return _wind_up(plan, states, budget, running, waits, now)
-    able = [
-        stage
-        for stage in plan.stages
-        if states[stage.name].phase in ("pending", "stopped")
-        and all(states[name].complete for name in stage.needs if name in states)
-    ]
-    ready = [stage for stage in able if waits.get(stage.name, now) <= now]
-    later = [waits[stage.name] for stage in able if waits.get(stage.name, now) > now]
-    return Decision(start=share(ready, running, states, budget), wake=min(later, default=None))
+    actions = next_actions(plan, {name: stage.record for name, stage in states.items()}, wish, deadline)
+    ready = [plan.stage(name) for name in actions.start if waits.get(name, now) <= now]
+    later = [waits[name] for name in actions.start if waits.get(name, now) > now]
+    running = [stage for stage in plan.stages if states[stage.name].running]
+    return Decision(actions, share(ready, running, states, budget), min(later, default=None))
 
 
 def share(
-    ready: list[PlannedStage], running: list[PlannedStage], states: Mapping[str, StageState], budget: Budget
+    ready: list[PlannedStage], running: list[PlannedStage], states: Mapping[str, LocalStage], budget: Budget
 ) -> tuple[Start, ...]:
     """Divide the free cores among the ready stages, in the plan's order; who finds no core, or too little memory, waits.
 
@@ -132,38 +114,11 @@ def share(
     return tuple(started)
 
 
-def _wind_up(
-    plan: Plan,
-    states: Mapping[str, StageState],
-    budget: Budget,
-    running: list[PlannedStage],
-    waits: Mapping[str, float],
-    now: float,
-) -> Decision:
-    """Something failed: stop the others, then let the report say so."""
-    report = plan.stages[-1]
-    others = [stage for stage in running if stage.name != report.name]
-    tellable = states[PREPARE].complete  # without what prepare found, there is nothing to tell of
-    blocked = tuple(
-        stage.name
-        for stage in plan.stages
-        if states[stage.name].phase == "pending" and not (tellable and stage.name == report.name)
-    )
-    phase = states[report.name].phase
-    if others or phase == "running":
-        return Decision(stop=_names(others), blocked=blocked)
-    if phase in ("pending", "stopped") and tellable:
-        if waits.get(report.name, now) > now:
-            return Decision(blocked=blocked, wake=waits[report.name])
-        return Decision(start=share([report], running, states, budget), blocked=blocked)
-    return Decision(blocked=blocked, end="failed")
-
-
-def exit_code(plan: Plan, states: Mapping[str, StageState]) -> Exit:
+def exit_code(plan: Plan, states: Mapping[str, LocalStage]) -> Exit:
     """What a failed run ends with: the code of its first failed stage, as the plan orders them."""
     for stage in plan.stages:
         state = states[stage.name]
-        if state.phase == "failed":
+        if state.state == "Failed":
             return Exit(state.exit_code) if state.exit_code in (Exit.INVALID, Exit.REFUSED) else Exit.FAILED
     return Exit.FAILED
 
@@ -171,7 +126,3 @@ def exit_code(plan: Plan, states: Mapping[str, StageState]) -> Exit:
 def backoff(restarts: int) -> float:
     """Seconds to wait before a restart: short, since nothing else waits for this machine."""
     return float(min(30, 2 ** max(0, restarts - 1)))
-
-
-def _names(stages: list[PlannedStage]) -> tuple[str, ...]:
-    return tuple(stage.name for stage in stages)

@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
+from rlhf_api.contract import BUSY, COMPLETE, StageState
 from rlhf_api.fields import ApiModel
+from rlhf_api.lifecycle import StageRecord
 from rlhf_api.plan import Plan
 from rlhf_api.store import write_atomically
 
-Phase = Literal["pending", "running", "done", "reused", "failed", "stopped", "blocked"]
-COMPLETE: frozenset[Phase] = frozenset({"done", "reused"})
-"""Phases of a stage whose product is in place."""
+OF_0_1: dict[str, StageState] = {
+    "pending": "Waiting",
+    "running": "Running",
+    "done": "Complete",
+    "reused": "Reused",
+    "failed": "Failed",
+    "stopped": "Suspended",
+    "blocked": "Skipped",
+}
+"""What earlier versions called the states of a stage."""
 
 
-class StageState(ApiModel):
+class LocalStage(ApiModel):
     """One stage."""
 
-    phase: Phase = "pending"
-    """`done`: computed by this run; `reused`: the product was there; `stopped`: with a checkpoint, on request;
-    `blocked`: never started, because another failed."""
+    state: StageState = "Waiting"
+    """As on a cluster; never Queued or Pending."""
     attempt: int = 0
     """Attempts begun; they only grow."""
     restarts: int = 0
     """Attempts that failed and were begun anew in this run."""
+    last_step: int = 0
+    """The last step that an attempt came to."""
     threads: int = 0
     """Threads a rank of the first attempt: resumed with as many, since another number rounds differently."""
     exit_code: int | None = None
@@ -42,10 +52,28 @@ class StageState(ApiModel):
     product: str | None = None
     """`<type>-<digest>`, once known."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_earlier_version(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "phase" not in value:
+            return value
+        rest = {name: field for name, field in value.items() if name != "phase"}
+        return {**rest, "state": OF_0_1.get(str(value["phase"]), value["phase"])}
+
     @property
     def complete(self) -> bool:
         """Its product is in place."""
-        return self.phase in COMPLETE
+        return self.state in COMPLETE
+
+    @property
+    def running(self) -> bool:
+        """An attempt of it runs."""
+        return self.state in BUSY
+
+    @property
+    def record(self) -> StageRecord:
+        """What the lifecycle needs to know of it."""
+        return StageRecord(self.state, self.attempt, self.restarts, self.exit_code, self.reason, self.message)
 
 
 class RunState(ApiModel):
@@ -79,7 +107,7 @@ class RunState(ApiModel):
     """When this was written."""
     active_seconds: float = 0.0
     """Time that counts against `activeDeadlineSeconds`."""
-    stages: dict[str, StageState] = {}  # noqa: RUF012 - pydantic copies defaults
+    stages: dict[str, LocalStage] = {}  # noqa: RUF012 - pydantic copies defaults
     """By name, in the plan's order."""
 
     def with_stage(self, name: str, **changes: object) -> RunState:
@@ -116,14 +144,14 @@ def resumed(before: RunState | None, plan: Plan, fresh: RunState) -> RunState:
     Nothing is taken for finished: a product is looked for and verified each time. Attempts go on counting, so that
     logs are never overwritten; restarts begin anew, since someone asked for another try.
     """
-    stages: dict[str, StageState] = {}
+    stages: dict[str, LocalStage] = {}
     for stage in plan.stages:
         old = before.stages.get(stage.name) if before is not None else None
         if old is None:
-            stages[stage.name] = StageState()
+            stages[stage.name] = LocalStage()
         else:
-            going = old.phase not in COMPLETE and before is not None
-            stages[stage.name] = StageState(
+            going = old.state not in COMPLETE and before is not None
+            stages[stage.name] = LocalStage(
                 attempt=old.attempt,
                 threads=old.threads if going and before is not None and before.cores == fresh.cores else 0,
                 seconds=old.seconds if going else 0.0,

@@ -23,7 +23,7 @@ class View(Protocol):
         """Prepare is done: the plan has digests."""
 
     def stage(self, name: str, state: RunState) -> None:
-        """A stage has changed its phase."""
+        """A stage has changed its state."""
 
     def say(self, text: str, *, bad: bool = False) -> None:
         """Something to tell."""
@@ -54,15 +54,15 @@ class PlainView:
     def stage(self, name: str, state: RunState) -> None:
         stage = state.stages[name]
         self._told.pop(name, None)
-        if stage.phase == "running":
+        if stage.running:
             again = f", attempt {stage.attempt}" if stage.attempt > 1 else ""
             self._line(f"{name}: started ({self._types.get(name, '?')}, {threads(stage.threads)}{again})")
-        elif stage.phase == "reused":
+        elif stage.state == "Reused":
             self._line(f"{name}: reused {short(stage.product)}, verified")
-        elif stage.phase == "done":
+        elif stage.state == "Complete":
             self._line(f"{name}: done in {duration(stage.seconds)}")
-        elif stage.phase != "pending":
-            self._line(f"{name}: {stage.phase}")
+        elif stage.state != "Waiting":
+            self._line(f"{name}: {stage.state.lower()}")
 
     def say(self, text: str, *, bad: bool = False) -> None:
         for line in text.splitlines():
@@ -71,7 +71,7 @@ class PlainView:
     def progress(self, state: RunState, latest: Mapping[str, Progress]) -> None:
         now = time.monotonic()
         for name, seen in latest.items():
-            if state.stages[name].phase != "running":
+            if not state.stages[name].running:
                 continue
             when, step = self._told.get(name, (0.0, -1))
             if not seen.step:

@@ -110,7 +110,7 @@ def test_it_may_do_what_it_does_and_no_more(release: ControlPlane) -> None:
     for verb, resource in (
         *((verb, "rlhfjobs.rlhf.dev") for verb in ("list", "watch", "delete")),
         *((verb, "jobs.batch") for verb in ("list", "watch", "create", "delete")),
-        *((verb, "configmaps") for verb in ("create", "delete")),
+        *((verb, "services") for verb in ("create", "delete")),
         ("patch", "rlhfjobs.rlhf.dev:status"),
         ("watch", "pods"),
         *((verb, "events.events.k8s.io") for verb in ("create", "list")),
@@ -122,6 +122,7 @@ def test_it_may_do_what_it_does_and_no_more(release: ControlPlane) -> None:
         ("get", "pods:log"),
         ("create", "pods:exec"),
         ("create", "pods"),
+        *((verb, "configmaps") for verb in ("get", "create")),
         ("patch", "jobs.batch"),
         ("create", "clusterroles.rbac.authorization.k8s.io"),
     ):

@@ -8,7 +8,7 @@ import copy
 from cluster.control_plane import ControlPlane
 from cluster.operator.ground import Ground, ground, job, phase
 from rlhf_operator.kinds import RLHFJOBS
-from rlhf_operator.runtime.kinds import CONFIG_MAPS, JOBS, Object
+from rlhf_operator.runtime.kinds import JOBS, SERVICES, Object
 
 ODD = "\x1b[2J\u202e%s {x} \U0001f600"
 """What a terminal obeys, reverses, or formats."""
@@ -44,7 +44,8 @@ async def store_strangers(here: Ground, uid: str) -> None:
             metadata["labels"]["rlhf.dev/attempt"] = "x1"
         spec = {"template": {"spec": pod}, "suspend": True}
         await here.api.create(JOBS, here.namespace, {"metadata": copy.deepcopy(metadata), "spec": spec})
-        await here.api.create(CONFIG_MAPS, here.namespace, {"metadata": metadata, "data": {"stage.json": ODD}})
+        service = {"clusterIP": "None", "ports": [{"port": 1}]}
+        await here.api.create(SERVICES, here.namespace, {"metadata": metadata, "spec": service})
 
 
 POD_SECURITY = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}

@@ -10,7 +10,7 @@ from cluster.control_plane import ControlPlane
 from cluster.operator.ground import PATIENCE, Ground, ground, job, phase, stage
 from cluster.operator.standin import attempt_of, index_of, stage_of
 from rlhf_operator.kinds import RLHFJOBS
-from rlhf_operator.runtime.kinds import CONFIG_MAPS, JOBS, PODS, SERVICES, Kind, Object
+from rlhf_operator.runtime.kinds import JOBS, PODS, SERVICES, Kind, Object
 
 QUOTAS = Kind("", "v1", "resourcequotas", "ResourceQuota")
 
@@ -147,7 +147,7 @@ def test_deleting_the_job_takes_everything_with_it(controlled_plane: ControlPlan
             await here.until(running("prepare"))
             await here.api.delete(RLHFJOBS, here.namespace, "beaver")
             async with asyncio.timeout(PATIENCE):
-                while any([await names(here, kind) for kind in (JOBS, PODS, CONFIG_MAPS, SERVICES)]):
+                while any([await names(here, kind) for kind in (JOBS, PODS, SERVICES)]):
                     await asyncio.sleep(0.1)
 
     asyncio.run(main())

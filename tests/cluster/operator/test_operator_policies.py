@@ -10,9 +10,9 @@ from pathlib import Path
 from cluster.control_plane import ControlPlane
 from cluster.operator.ground import PATIENCE, Ground, ground, job, phase, stage
 from cluster.operator.standin import attempt_of, stage_of
-from rlhf_operator.runtime.kinds import CONFIG_MAPS, JOBS, PODS, SERVICES, Kind, Object
+from rlhf_operator.runtime.kinds import JOBS, PODS, SERVICES, Kind, Object
 
-CHILDREN = (JOBS, PODS, CONFIG_MAPS, SERVICES)
+CHILDREN = (JOBS, PODS, SERVICES)
 
 
 async def children(here: Ground, *kinds: Kind) -> list[Object]:

@@ -15,7 +15,7 @@ from cluster.operator.standin import stage_of
 from rlhf_operator.kinds import RLHFJOBS
 from rlhf_operator.reconcile import Look
 from rlhf_operator.runtime.errors import Invalid, NotFound
-from rlhf_operator.runtime.kinds import CONFIG_MAPS, EVENTS, JOBS, PERSISTENT_VOLUME_CLAIMS, Kind, Object
+from rlhf_operator.runtime.kinds import EVENTS, JOBS, PERSISTENT_VOLUME_CLAIMS, Kind, Object
 
 QUOTAS = Kind("", "v1", "resourcequotas", "ResourceQuota")
 TEMPLATE = {"accessModes": ["ReadWriteMany"], "size": "1Gi"}
@@ -143,15 +143,13 @@ def test_an_override_after_a_refused_job_makes_the_gang_that_it_says(controlled_
             await here.api.create(QUOTAS, here.namespace, quota)
             await here.make(job())
             assert "exceeded quota" in await refusal(here)
-            (before,) = await made(here, CONFIG_MAPS, "sft")
-            assert json.loads(before["data"]["stage.json"])["nodes"] == 2
             await here.edit(runPolicy={"overrides": [{"stage": "sft", "nodes": 1}]})
             await here.until(lambda found: found["observedGeneration"] == 2)
             await here.api.patch(QUOTAS, here.namespace, "team", {"spec": {"hard": {"count/jobs.batch": "9"}}})
             status = await here.until(lambda found: stage(found, "sft")["state"] == "Running")
             (gang,) = await made(here, JOBS, "sft")
-            (after,) = await made(here, CONFIG_MAPS, "sft")
-            assert gang["spec"]["completions"] == json.loads(after["data"]["stage.json"]).get("nodes", 1) == 1
+            file = json.loads(gang["spec"]["template"]["metadata"]["annotations"]["rlhf.dev/stage-file"])
+            assert gang["spec"]["completions"] == file.get("nodes", 1) == 1
             assert [(one["number"], one["ranks"]) for one in stage(status, "sft")["attempts"]] == [(0, 1)]
 
     asyncio.run(main())

@@ -20,7 +20,7 @@ from cluster.control_plane import LOOPBACK, ControlPlane, free_port, kubeconfig
 from cluster.operator.ground import PATIENCE, Ground, ground, job, phase
 from rlhf_operator.kinds import RLHFJOBS
 from rlhf_operator.runtime.errors import NotFound
-from rlhf_operator.runtime.kinds import CONFIG_MAPS, JOBS, LEASES, PERSISTENT_VOLUME_CLAIMS, SERVICES, Object
+from rlhf_operator.runtime.kinds import JOBS, LEASES, PERSISTENT_VOLUME_CLAIMS, SERVICES, Object
 
 RIGHTS = {"ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"}
 
@@ -44,7 +44,7 @@ async def children(here: Ground) -> list[Object]:
     selector = "app.kubernetes.io/managed-by=rlhf-operator"
     return [
         one
-        for kind in (JOBS, CONFIG_MAPS, SERVICES)
+        for kind in (JOBS, SERVICES)
         async for page in here.api.pages(kind, here.namespace, label_selector=selector)
         for one in page.items
     ]

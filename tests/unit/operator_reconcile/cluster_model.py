@@ -52,6 +52,13 @@ SETTINGS = Settings.model_validate(
 )
 
 
+def stage_file(made: Raw) -> Raw:
+    """The stage.json that the pods of a Job read."""
+    text = made["spec"]["template"]["metadata"]["annotations"]["rlhf.dev/stage-file"]
+    content: Raw = json.loads(text)
+    return content
+
+
 class Killed(Exception):
     """The operator died here."""
 
@@ -163,7 +170,7 @@ class Cluster:
 
     def sync(self, *kinds: str) -> None:
         """Caches catch up: of these kinds, or all."""
-        for kind in kinds or ("RLHFJob", "Job", "Pod", "ConfigMap", "Service"):
+        for kind in kinds or ("RLHFJob", "Job", "Pod", "Service"):
             self.caches[kind] = {key: copy.deepcopy(one) for key, one in self.objects.items() if key[0] == kind}
 
     def reconcile(self) -> Outcome:
@@ -195,7 +202,6 @@ class Cluster:
         children = Children(
             kinds["Job"],
             kinds["Pod"],
-            kinds["ConfigMap"],
             kinds["Service"],
             self.samples,
             told=self.told,
@@ -204,7 +210,7 @@ class Cluster:
         return copy.deepcopy(raw), copy.deepcopy(children)
 
     def _live(self, looks: list[Look] | tuple[Look, ...]) -> tuple[Raw, Children]:
-        kinds = ("RLHFJob", "Job", "Pod", "ConfigMap", "Service")
+        kinds = ("RLHFJob", "Job", "Pod", "Service")
         raw, known = self._seen(
             {kind: {key: one for key, one in self.objects.items() if key[0] == kind} for kind in kinds}
         )
@@ -212,7 +218,7 @@ class Cluster:
         claims = {one.name: self.objects.get(("PersistentVolumeClaim", one.name)) for one in looks}
         looked = {one: self.objects.get(("Job", one.name)) for one in looks}
         return raw, Children(
-            *(known.jobs, known.pods, known.config_maps, known.services),
+            *(known.jobs, known.pods, known.services),
             *(self.samples, looked, claims, self.told, self.refusal),
         )
 
@@ -349,7 +355,10 @@ class Cluster:
             **template["metadata"],
             "name": name,
             "uid": f"uid-{name}",
-            "annotations": {"batch.kubernetes.io/job-completion-index": str(index)},
+            "annotations": {
+                **(template["metadata"].get("annotations") or {}),
+                "batch.kubernetes.io/job-completion-index": str(index),
+            },
             "creationTimestamp": write(self.now),
             "ownerReferences": [{"kind": "Job", "uid": found["metadata"]["uid"], "controller": True}],
         }

@@ -24,7 +24,7 @@ UPGRADED = Settings.model_validate(
     SETTINGS.model_dump(mode="json", exclude_defaults=True)
     | {"image": "trainer@sha256:2", "profiles": {"default": {"resources": {"limits": {"memory": "3Gi"}}}}}
 )
-KINDS = ("RLHFJob", "Job", "Pod", "ConfigMap", "Service")
+KINDS = ("RLHFJob", "Job", "Pod", "Service")
 
 
 def labels(raw: Raw) -> tuple[str, int]:
@@ -146,7 +146,7 @@ class AlwaysTrue(RuleBasedStateMachine):
     def a_node_is_lost(self, data: st.DataObject) -> None:
         self._with("Pod", data, lambda one: self.cluster.lose(one["metadata"]["name"]))
 
-    @rule(data=st.data(), kind=st.sampled_from(["Pod", "Job", "ConfigMap", "Service"]))
+    @rule(data=st.data(), kind=st.sampled_from(["Pod", "Job", "Service"]))
     def someone_deletes(self, data: st.DataObject, kind: str) -> None:
         self._with(kind, data, lambda one: self.cluster.delete(kind, one["metadata"]["name"]))
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from cluster_model import Cluster, Raw, job
+from cluster_model import Cluster, Raw, job, stage_file
 
 from rlhf_api.status import StageStatus
 from rlhf_operator.reconcile.restarts import delay
@@ -193,8 +193,11 @@ def test_a_failed_job_stops_siblings_keeps_products_and_still_reports() -> None:
     assert states["cost"] == ("Skipped", "Stopped")
     assert states["report"] == ("Complete", "Complete")
     assert attempts(cluster, "cost") == [("Stopped", "SiblingFailed", False)]
-    told = cluster.objects["ConfigMap", next(n for n in cluster.ever if "report" in n)]["data"]["stage.json"]
-    assert '"state": "failed"' in told and '"state": "stopped"' in told
+    told = stage_file(cluster.objects["Job", next(n for n in cluster.ever if "report" in n)])["outcomes"]
+    assert told["reward"] | {"message": ""} == {
+        "state": "failed", "exitCode": 2, "reason": "InvalidInput", "message": ""
+    }  # fmt: skip
+    assert told["cost"] == {"state": "stopped"}
     assert cluster.condition("Complete") == "False:NotFinished"
 
 
@@ -290,19 +293,17 @@ def test_superseded_attempts_are_cleaned_up_unless_all_is_kept() -> None:
     for keep, left in (("products", 5), ("everything", 6)):
         cluster = Cluster(job(runPolicy={"keep": keep}))
         cluster.settle(lambda pod: 1 if is_(pod, "sft", 0) else 0)
-        assert (len(cluster.all("Job")), len(cluster.all("ConfigMap"))) == (left, left)
+        assert len(cluster.all("Job")) == left
 
 
-def test_a_deleted_service_and_config_map_of_a_running_stage_are_made_again() -> None:
+def test_a_deleted_service_of_a_running_stage_is_made_again() -> None:
     cluster = pair()
     cluster.settle(hold("sft"))
-    name = cluster.all("Service")[0]["metadata"]["name"]
-    before = cluster.objects["ConfigMap", name]["data"]
-    cluster.delete("Service", name)
-    cluster.delete("ConfigMap", name)
+    (before,) = cluster.all("Service")
+    cluster.delete("Service", before["metadata"]["name"])
     cluster.settle(hold("sft"))
-    assert cluster.objects["ConfigMap", name]["data"] == before
-    assert ("Service", name) in cluster.objects
+    (after,) = cluster.all("Service")
+    assert after["spec"] == before["spec"]
 
 
 def test_attempts_kept_in_status_are_bounded_but_their_numbers_grow() -> None:

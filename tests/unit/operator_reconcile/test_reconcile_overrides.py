@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from cluster_model import SETTINGS, Cluster, Conflict, Raw, job
+from cluster_model import SETTINGS, Cluster, Conflict, Raw, job, stage_file
 
 from rlhf_operator.reconcile import Settings
 
@@ -48,8 +48,7 @@ def refused(settings: Settings = SETTINGS, **spec: Any) -> Refusing:
 def gang(cluster: Cluster, stage: str = "sft") -> tuple[Raw, Raw, int]:
     """The stage's last Job, the file that its pods read, and the ranks on record."""
     made = [one for one in cluster.all("Job") if one["metadata"]["labels"]["rlhf.dev/stage"] == stage][-1]
-    file = json.loads(cluster.objects["ConfigMap", made["metadata"]["name"]]["data"]["stage.json"])
-    return made, file, cluster.stage(stage)["attempts"][-1]["ranks"]
+    return made, stage_file(made), cluster.stage(stage)["attempts"][-1]["ranks"]
 
 
 def crash(cluster: Cluster, message: str | None = None, code: int = 1) -> None:
@@ -97,14 +96,15 @@ def test_an_override_that_its_namespace_may_not_use_is_refused_when_a_job_is_tri
     assert cluster.status["phase"] == "Complete"
 
 
-def test_what_a_running_gang_is_told_again_is_what_it_began_with() -> None:
+def test_a_running_gang_stays_as_it_began() -> None:
     cluster = Cluster(job(nodes=2))
     cluster.settle(hold("sft"))
-    before = gang(cluster)[1]
+    before, (service,) = gang(cluster), cluster.all("Service")
     overridden(cluster, nodes=1, resources=GPUS)
-    cluster.delete("ConfigMap", gang(cluster)[0]["metadata"]["name"])
+    cluster.delete("Service", service["metadata"]["name"])
     cluster.settle(hold("sft"))
-    assert gang(cluster)[1] | {"threads": 0} == before | {"threads": 0}
+    assert gang(cluster) == before
+    assert [made["spec"] for made in cluster.all("Service")] == [service["spec"]]
 
 
 # The number of ranks of a stage that has a checkpoint

@@ -101,7 +101,9 @@ def test_kueues_labels_go_to_the_jobs_and_its_topology_to_their_pods() -> None:
     cluster.step()
     (one,) = cluster.all("Job")
     assert labels.items() <= one["metadata"]["labels"].items()
-    assert one["spec"]["template"]["metadata"]["annotations"] == {"kueue.x-k8s.io/podset-required-topology": "rack"}
+    annotations = one["spec"]["template"]["metadata"]["annotations"]
+    assert annotations.pop("rlhf.dev/stage-file")
+    assert annotations == {"kueue.x-k8s.io/podset-required-topology": "rack"}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 import pytest
-from cluster_model import SETTINGS, Cluster, Raw, job
+from cluster_model import SETTINGS, Cluster, Raw, job, stage_file
 from kubernetes.aio.client import ApiClient
 
 from rlhf_api.stage_file import StageFile
@@ -36,7 +36,7 @@ def test_every_pod_keeps_to_the_restricted_standard(stage: str) -> None:
     assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers", "ephemeralContainers"} & set(spec)
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    allowed = {"configMap", "emptyDir", "persistentVolumeClaim"}
+    allowed = {"downwardAPI", "emptyDir", "persistentVolumeClaim"}
     assert all(set(volume) - {"name"} <= allowed for volume in spec["volumes"])
     (container,) = spec["containers"]
     context = container["securityContext"]
@@ -82,14 +82,13 @@ def test_what_the_trainer_writes_to_exists_though_the_root_is_read_only() -> Non
 def test_the_stage_file_is_one_the_trainer_reads() -> None:
     cluster = Cluster(job(nodes=2))
     cluster.settle()
-    for one in cluster.all("ConfigMap"):
-        file = StageFile.model_validate_json(one["data"]["stage.json"])
+    for one in cluster.all("Job"):
+        file = StageFile.model_validate(stage_file(one))
         name = one["metadata"]["name"]
         gang = file.stage in ("sft", "reward", "cost")
         assert file.nodes == (2 if gang else 1)
         assert file.master == (f"{name}-0.{name}:29500" if gang else None)
         assert file.directories.work == f"/rlhf/storage/work/uid-1/{file.stage}"
-        assert one["immutable"] is True
     assert len(cluster.all("Service")) == 3
 
 
@@ -161,7 +160,7 @@ def test_every_object_is_made_of_fields_that_kubernetes_has() -> None:
     value = job(nodes=2, credentials={"secretName": "x"}, storage={"claimTemplate": template}, pod=pods)
     cluster = Cluster(value)
     cluster.settle()
-    assert {one["kind"] for one in cluster.asked} == {"Job", "ConfigMap", "Service", "PersistentVolumeClaim"}
+    assert {one["kind"] for one in cluster.asked} == {"Job", "Service", "PersistentVolumeClaim"}
 
     async def same() -> None:
         async with ApiClient() as client:

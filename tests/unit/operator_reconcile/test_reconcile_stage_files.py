@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from cluster_model import Cluster, Raw, job
+from cluster_model import Cluster, Raw, job, stage_file
 from pydantic import ValidationError, create_model
 
 from corpus.cases import BASE
@@ -38,7 +38,7 @@ def written(value: Raw) -> tuple[Cluster, list[Raw]]:
     )
     cluster.settle()
     assert cluster.status["phase"] == "Complete"
-    return cluster, [json.loads(one["data"]["stage.json"]) for one in cluster.asked if one["kind"] == "ConfigMap"]
+    return cluster, [stage_file(one) for one in cluster.asked if one["kind"] == "Job"]
 
 
 @pytest.mark.parametrize("value", [job(nodes=2), of_the_corpus()], ids=["small", "corpus"])

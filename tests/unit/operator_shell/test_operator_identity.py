@@ -9,7 +9,7 @@ import pytest
 
 from rlhf_operator.reconcile import naming
 from rlhf_operator.runtime.client import Client
-from rlhf_operator.runtime.kinds import CONFIG_MAPS, JOBS, PODS, Kind
+from rlhf_operator.runtime.kinds import JOBS, PODS, SERVICES, Kind
 from rlhf_operator.runtime.metrics import Metrics
 from rlhf_operator.view import View
 
@@ -37,8 +37,7 @@ def seen(*objects: tuple[Kind, dict[str, Any]]) -> dict[str, list[str]]:
             view.children[kind].of(None)._put(one)
         children = view.seen(RAW)
         return {
-            kind: [one["metadata"]["name"] for one in getattr(children, kind)]
-            for kind in ("jobs", "pods", "config_maps")
+            kind: [one["metadata"]["name"] for one in getattr(children, kind)] for kind in ("jobs", "pods", "services")
         }
 
     return asyncio.run(main())
@@ -71,11 +70,11 @@ def test_objects_of_another_namespace_that_name_the_job_as_their_owner_are_stran
     found = seen(
         MINE,
         (JOBS, thing("forged", "other", OF_RLHFJOB)),
-        (CONFIG_MAPS, thing("forged", "other", OF_RLHFJOB)),
-        (CONFIG_MAPS, thing("labelled", "team", None)),
+        (SERVICES, thing("forged", "other", OF_RLHFJOB)),
+        (SERVICES, thing("labelled", "team", None)),
         (PODS, thing("forged", "other", {"kind": "Job", "uid": "other-forged", "controller": True})),
     )
-    assert found == {"jobs": ["mine"], "pods": [], "config_maps": []}
+    assert found == {"jobs": ["mine"], "pods": [], "services": []}
 
 
 def test_pods_of_a_job_that_is_gone_are_known_by_the_uid_on_record() -> None:

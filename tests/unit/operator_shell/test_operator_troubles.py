@@ -189,7 +189,7 @@ def test_a_deletion_that_is_refused_is_told_and_the_rest_is_done() -> None:
     async def main() -> None:
         here = Here(job())
         await here.look(2)
-        assert len(here.api.objects) == 2
+        assert len(here.api.objects) == 1
         for one in here.api.objects.values():
             here.controller.view.children[shell.CHILD_KINDS[one["kind"]]].of(None)._put(one)
         here.api.job["spec"]["suspend"] = True

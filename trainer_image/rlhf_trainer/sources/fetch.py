@@ -10,6 +10,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path, PurePosixPath
 
 from rlhf_api.bounded import exists
+from rlhf_api.contract import CLAIMS
 from rlhf_api.job import Input
 from rlhf_api.memory.look import local_path
 from rlhf_api.packages import package_folder
@@ -20,9 +21,6 @@ from rlhf_trainer.sources.folder import files_below
 from rlhf_trainer.sources.hub import COMMIT, fetch_hub
 from rlhf_trainer.sources.keep import Keeper, Kept
 from rlhf_trainer.sources.licence import told_licence
-
-CLAIMS = "RLHF_CLAIMS"
-"""Environment variable: the folder below which prepare's pod has each claim mounted, by its name. Set on a cluster."""
 
 
 class FetchFailed(StageError):

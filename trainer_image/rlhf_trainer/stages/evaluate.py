@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from rlhf_api.contract import GATE_FAILED
 from rlhf_api.stages.evaluate import Evaluate
 from rlhf_trainer import gang
 from rlhf_trainer.context import Facts, StageContext
@@ -78,7 +79,7 @@ def run(context: StageContext) -> None:
 
     context.publish(build)
     if failure is not None:
-        raise GuardTripped(failure, reason="GateFailed")
+        raise GuardTripped(failure, reason=GATE_FAILED)
 
 
 def tabulate(evaluation: Evaluation, judged: Sequence[table.Judged]) -> tuple[dict[str, Any], list[table.Measured]]:

@@ -1,0 +1,440 @@
+"""Whose fault an ending is: each row of `rlhf_api.faults`, as Kubernetes shows it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster_model import Cluster, Raw, job
+from test_reconcile_attempts import attempts, hold, is_, pair, pod_of
+
+from rlhf_api.faults import FAULTS, Fault
+from rlhf_operator.reconcile import Sample
+from rlhf_operator.reconcile.times import write
+
+
+def running(value: Raw | None = None) -> Cluster:
+    """A job whose sft runs on."""
+    cluster = Cluster(value or job())
+    cluster.settle(hold("sft"))
+    return cluster
+
+
+def first(cluster: Cluster) -> tuple[str, str, bool]:
+    """State, reason and count of sft's first attempt."""
+    return attempts(cluster)[0]
+
+
+def terminated(code: int, reason: str = "Error", message: str = "", at: str | None = None) -> Raw:
+    return {"terminated": {"exitCode": code, "reason": reason, "message": message, "finishedAt": at}}
+
+
+def fail(cluster: Cluster, **status: Any) -> None:
+    """The kubelet says how sft's first pod ended."""
+    pod = cluster.objects["Pod", pod_of(cluster, "sft")]
+    pod["status"] = {"phase": "Failed", **status}
+    pod["spec"]["nodeName"] = "bad-node"
+    cluster._touch(pod)
+
+
+# Clocks
+
+
+@pytest.mark.parametrize("skew", [-7200, -5, -2, -1, 0, 1, 2, 5, 7200])
+def test_a_crash_counts_whatever_the_nodes_clock_says(skew: int) -> None:
+    cluster = pair()
+    cluster.settle(hold("sft"))
+    name = pod_of(cluster, "sft", 0)
+    cluster.end_pod(name, 1)
+    pod = cluster.objects["Pod", name]
+    pod["status"]["containerStatuses"][0]["state"]["terminated"]["finishedAt"] = write(
+        cluster.now + timedelta(seconds=skew)
+    )
+    cluster.settle()
+    assert attempts(cluster) == [("Failed", "Crashed", True), ("Complete", "Complete", False)]
+
+
+@pytest.mark.parametrize("skew", [-7200, -2, 2, 7200])
+def test_a_deleted_pod_counts_not_whatever_its_nodes_clock_says(skew: int) -> None:
+    cluster = pair()
+    cluster.settle(hold("sft"))
+    name = pod_of(cluster, "sft", 0)
+    cluster.delete("Pod", name)
+    cluster.now += timedelta(seconds=2)
+    cluster.end_pod(name, 143)
+    pod = cluster.objects["Pod", name]
+    pod["status"]["containerStatuses"][0]["state"]["terminated"]["finishedAt"] = write(
+        cluster.now + timedelta(seconds=skew)
+    )
+    cluster.settle()
+    assert first(cluster) == ("Disrupted", "PodDeleted", False)
+
+
+def test_a_nodes_clock_ahead_delays_no_restart() -> None:
+    cluster = running()
+    fail(cluster, containerStatuses=[{"name": "trainer", "state": terminated(1, at=write(cluster.now + timedelta(2)))}])
+    before = cluster.now
+    cluster.settle(hold("sft"))
+    assert cluster.stage("sft")["state"] == "Running"
+    assert cluster.now - before < timedelta(seconds=60)
+
+
+def test_the_siblings_of_a_crash_are_not_taken_for_deleted_before_the_job_says_that_it_failed() -> None:
+    """The Job controller deletes them first, and writes that the Job failed afterwards."""
+    cluster = pair()
+    cluster.settle(hold("sft"))
+    cluster.end_pod(pod_of(cluster, "sft", 0), 1)
+    cluster.delete("Pod", pod_of(cluster, "sft", 1))
+    cluster.sync()
+    cluster.reconcile()
+    assert "reason" not in cluster.stage("sft")["attempts"][0]
+    cluster.settle()
+    assert first(cluster) == ("Failed", "Crashed", True)
+
+
+# Containers that someone put beside the trainer
+
+
+def beside(cluster: Cluster, code: int, sidecar: Raw, phase: str = "Running") -> None:
+    """The trainer of sft's pod ends; a sidecar does as it likes."""
+    name = pod_of(cluster, "sft")
+    pod = cluster.objects["Pod", name]
+    words = cluster.summary(pod, code)
+    pod["status"] |= {
+        "phase": phase,
+        "containerStatuses": [
+            {"name": "trainer", "state": terminated(code, message=words)},
+            {"name": "istio-proxy", "state": sidecar},
+        ],
+    }
+    cluster._touch(pod)
+
+
+RUNS: Raw = {"running": {"startedAt": "2026-03-01T12:00:00Z"}}
+
+
+def ends_when_deleted(cluster: Cluster) -> Callable[[Raw], int | None]:
+    return lambda pod: None if is_(pod, "sft", 0) else 0
+
+
+@pytest.mark.parametrize(
+    ("code", "ended"),
+    [
+        (0, ("Complete", "Complete", False)),
+        (1, ("Failed", "Crashed", True)),
+        (2, ("Failed", "InvalidInput", False)),
+        (3, ("Failed", "KL", False)),
+    ],
+)
+def test_the_trainers_end_is_the_pods_end_though_a_sidecar_runs_on(code: int, ended: tuple[str, str, bool]) -> None:
+    cluster = running()
+    beside(cluster, code, RUNS)
+    cluster.settle(ends_when_deleted(cluster))
+    assert first(cluster) == ended
+    assert cluster.status["phase"] == ("Failed" if code in (2, 3) else "Complete")
+    live = [pod for pod in cluster.pods() if pod["status"]["phase"] == "Running"]
+    assert live == [], "the sidecar holds no device"
+
+
+@pytest.mark.parametrize("sidecar", [terminated(1), terminated(137, "OOMKilled")])
+def test_a_sidecar_that_fails_does_not_fail_a_stage_that_is_complete(sidecar: Raw) -> None:
+    cluster = running()
+    beside(cluster, 0, sidecar, "Failed")
+    cluster.settle()
+    assert first(cluster) == ("Complete", "Complete", False)
+    assert cluster.stage("sft")["restarts"] == 0
+
+
+def test_a_sidecar_that_fails_one_pod_of_two_counts_not() -> None:
+    cluster = pair()
+    cluster.settle(hold("sft"))
+    beside(cluster, 0, terminated(1, message="no upstream"), "Failed")
+    cluster.settle()
+    assert first(cluster) in {("Disrupted", "SidecarFailed", False), ("Disrupted", "PodDeleted", False)}
+    assert cluster.status["phase"] == "Complete"
+
+
+def test_a_sidecar_that_runs_on_does_not_look_stuck() -> None:
+    cluster = running(job(runPolicy={"stuckTimeout": 600}))
+    beside(cluster, 0, RUNS)
+    cluster.samples["sft"] = Sample("sft", 0, 5, 10, still=1e6)
+    cluster.settle(ends_when_deleted(cluster))
+    assert first(cluster) == ("Complete", "Complete", False)
+
+
+# What the platform does
+
+
+@pytest.mark.parametrize(
+    ("reason", "status"),
+    [
+        ("NotAdmitted", {"reason": "UnexpectedAdmissionError", "message": "Allocate failed: no healthy devices"}),
+        ("NotAdmitted", {"reason": "OutOfnvidia.com/gpu", "message": "Node didn't have enough resource"}),
+        ("NotAdmitted", {"reason": "OutOfcpu", "message": "Node didn't have enough resource"}),
+        ("NotAdmitted", {"reason": "TopologyAffinityError", "message": "Topology locality"}),
+        ("NotAdmitted", {"reason": "NodeAffinity", "message": "Predicate NodeAffinity failed"}),
+        (
+            "StartError",
+            {"containerStatuses": [{"name": "trainer", "state": terminated(128, "StartError", "nvml: not loaded")}]},
+        ),
+        (
+            "ContainerLost",
+            {"containerStatuses": [{"name": "trainer", "state": terminated(137, "ContainerStatusUnknown")}]},
+        ),
+        (
+            "InitContainerFailed",
+            {
+                "initContainerStatuses": [{"name": "vault", "state": terminated(1, message="permission denied")}],
+                "containerStatuses": [{"name": "trainer", "state": {"waiting": {"reason": "PodInitializing"}}}],
+            },
+        ),
+        ("Evicted", {"reason": "NodeShutdown", "message": "the node shuts down"}),
+        ("Evicted", {"reason": "Evicted", "message": "The node was low on resource: memory."}),
+        (
+            "Evicted",
+            {
+                "reason": "Evicted",
+                "message": "memory exceeds what the node has",
+                "conditions": [{"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}],
+            },
+        ),
+    ],
+)
+def test_what_the_platform_does_counts_not_and_is_capped(reason: str, status: Raw) -> None:
+    cluster = Cluster(job(runPolicy={"maxRestarts": 0}))
+
+    def ends(pod: Raw) -> int | None:
+        if not is_(pod, "sft"):
+            return 0
+        fail(cluster, **status)
+        return None
+
+    cluster.settle(ends, rounds=900)
+    assert first(cluster) == ("Disrupted", reason, False)
+    assert cluster.stage("sft")["reason"] == "DisruptedTooOften"
+    assert cluster.stage("sft")["restarts"] == 0
+    assert len(cluster.stage("sft")["attempts"]) == 8
+
+
+def preferred(cluster: Cluster, number: int) -> list[list[str]]:
+    """Nodes that an attempt of sft would rather not have."""
+    (made,) = [
+        one
+        for one in cluster.all("Job")
+        if one["metadata"]["name"].endswith(f"-a{number}") and "-sft-" in one["metadata"]["name"]
+    ]
+    affinity = made["spec"]["template"]["spec"].get("affinity") or {}
+    terms = (affinity.get("nodeAffinity") or {}).get("preferredDuringSchedulingIgnoredDuringExecution") or []
+    return [term["preference"]["matchFields"][0]["values"] for term in terms]
+
+
+def test_the_next_attempt_would_rather_not_have_the_node_that_refused_the_last_one() -> None:
+    cluster = running(job(runPolicy={"keep": "everything"}))
+    fail(cluster, reason="UnexpectedAdmissionError", message="no healthy devices")
+    cluster.settle(hold("sft"))
+    assert preferred(cluster, 1) == [["bad-node"]]
+    (pod,) = [pod["metadata"]["name"] for pod in cluster.pods() if is_(pod, "sft", 1)]
+    cluster.end_pod(pod, 1)
+    cluster.settle(hold("sft"))
+    assert preferred(cluster, 2) == [], "a crash is not the node's fault"
+
+
+def test_a_jobs_own_affinity_stays_beside_it() -> None:
+    zone = {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}
+    mine = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": zone}]}}
+    cluster = running(job(pod={"affinity": mine}))
+    fail(cluster, reason="OutOfcpu", message="none left")
+    cluster.settle(hold("sft"))
+    (made,) = [one for one in cluster.all("Job") if one["metadata"]["name"].endswith("-a1")]
+    terms = made["spec"]["template"]["spec"]["affinity"]["nodeAffinity"][
+        "preferredDuringSchedulingIgnoredDuringExecution"
+    ]
+    assert [term["weight"] for term in terms] == [1, 100]
+
+
+# What the pod does
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        ('Usage of EmptyDir volume "rlhf-tmp" exceeds the limit "10Gi". ', "overrides[].pod.volumes"),
+        ('Usage of EmptyDir volume "rlhf-shm" exceeds the limit "1Gi". ', "sharedMemory"),
+        ('Container trainer exceeded its local ephemeral storage limit "5Gi". ', "ephemeral-storage"),
+        ("Pod ephemeral local storage usage exceeds the total limit of containers 5Gi. ", "ephemeral-storage"),
+    ],
+)
+def test_a_limit_of_its_own_counts_and_is_named(message: str, field: str) -> None:
+    cluster = Cluster(job(runPolicy={"maxRestarts": 2}))
+    steps = iter(range(100, 10000, 100))
+
+    def ends(pod: Raw) -> int | None:
+        if not is_(pod, "sft"):
+            return 0
+        summary = json.dumps({"reason": "Stopped", "step": next(steps)})
+        fail(
+            cluster,
+            reason="Evicted",
+            message=message,
+            containerStatuses=[{"name": "trainer", "state": terminated(137, message=summary)}],
+        )
+        return None
+
+    cluster.settle(ends, rounds=600)
+    assert first(cluster) == ("Failed", "LimitExceeded", True)
+    assert cluster.stage("sft")["state"] == "Failed"
+    assert len(cluster.stage("sft")["attempts"]) == 3
+    assert message.strip() in cluster.stage("sft")["message"]
+    assert field in cluster.stage("sft")["message"]
+
+
+@pytest.mark.parametrize(("code", "reason"), [(1, "Failure"), (2, "InvalidInput"), (3, "Guard"), (139, "SIGSEGV")])
+def test_an_end_of_which_the_trainer_says_nothing_has_a_reason_and_words(code: int, reason: str) -> None:
+    cluster = running(job(runPolicy={"maxRestarts": 0}))
+    cluster.end_pod(pod_of(cluster, "sft"), code, message="")
+    cluster.settle()
+    assert first(cluster)[1] == reason
+    assert "left no message; see its log" in cluster.stage("sft")["message"]
+
+
+def crash_after(cluster: Cluster, time: timedelta, step: int) -> None:
+    """sft runs for so long, comes to a step, and crashes."""
+    cluster.now += time
+    cluster.end_pod(pod_of(cluster, "sft"), 1, message=json.dumps({"reason": "Crashed", "step": step}))
+    cluster.settle(hold("sft"))
+
+
+def test_one_crash_in_days_ends_no_long_run() -> None:
+    cluster = running(job(runPolicy={"maxRestarts": 1}))
+    for week in range(1, 6):
+        crash_after(cluster, timedelta(days=5), 1000 * week)
+        assert cluster.stage("sft")["state"] == "Running"
+        assert cluster.stage("sft")["restarts"] == 1
+
+
+@pytest.mark.parametrize(("time", "steps"), [(timedelta(days=5), (7, 7, 7)), (timedelta(seconds=30), (10, 20, 30))])
+def test_crashes_at_one_step_or_in_quick_succession_come_to_an_end(time: timedelta, steps: tuple[int, ...]) -> None:
+    cluster = running(job(runPolicy={"maxRestarts": 1}))
+    for step in steps[:2]:
+        crash_after(cluster, time, step)
+    assert cluster.stage("sft")["state"] in ("Failed", "Running")
+    if cluster.stage("sft")["state"] == "Running":
+        crash_after(cluster, time, steps[2])
+    assert cluster.stage("sft")["state"] == "Failed"
+
+
+# Time
+
+
+def test_the_deadline_counts_what_attempts_ran_not_how_long_the_operator_was_away() -> None:
+    cluster = Cluster(job(activeDeadlineSeconds=7200))
+    for _ in range(12):
+        cluster.step(hold("sft"))
+    cluster.now += timedelta(minutes=30)
+    cluster.end_pod(pod_of(cluster, "sft"), 0)
+    for one in cluster.all("Job"):
+        cluster.control(one["metadata"]["name"])
+    cluster.now += timedelta(hours=60)
+    cluster.settle()
+    assert cluster.status["phase"] == "Complete"
+    assert 1800 <= cluster.status["activeSeconds"] < 2400
+
+
+def test_a_deadline_that_passed_while_the_operator_was_away_still_ends_what_runs() -> None:
+    cluster = Cluster(job(activeDeadlineSeconds=7200))
+    for _ in range(12):
+        cluster.step(hold("sft"))
+    cluster.now += timedelta(hours=60)
+    cluster.settle(hold("sft"))
+    assert first(cluster)[1] == "DeadlineExceeded"
+    assert cluster.status["phase"] == "Failed"
+
+
+def test_a_gang_that_never_was_complete_gives_its_devices_back_and_says_so() -> None:
+    cluster = Cluster(job(runPolicy={"pendingTimeout": 600, "maxRestarts": 1}))
+    cluster._kubelet = lambda pod, ends: (  # type: ignore[method-assign]  # no node has room for sft
+        cluster.end_pod(pod["metadata"]["name"], 75)
+        if "deletionTimestamp" in pod["metadata"]
+        else None
+        if is_(pod, "sft")
+        else Cluster._kubelet(cluster, pod, ends)
+    )
+    stalled = []
+    for _ in range(60):
+        cluster.step()
+        stalled.append(cluster.condition("Stalled"))
+        cluster.now += timedelta(seconds=60)
+    assert first(cluster) == ("Failed", "PendingTimeout", True)
+    assert "True:PendingTimeout" in stalled
+    assert cluster.status["phase"] == "Failed"
+
+
+# Requests
+
+
+def test_a_value_of_the_retry_annotation_is_acted_on_once() -> None:
+    value = job(runPolicy={"maxRestarts": 0})
+    value["metadata"]["annotations"] = {"rlhf.dev/retry": "1"}
+    cluster = Cluster(value)
+
+    def tried() -> int:
+        return len([name for name in cluster.ever if "-sft-" in name])
+
+    def annotate(text: str) -> int:
+        cluster.job["metadata"]["annotations"]["rlhf.dev/retry"] = text
+        cluster._touch(cluster.job)
+        cluster.settle(lambda pod: 1 if is_(pod, "sft") else 0)
+        return tried()
+
+    assert [annotate(text) for text in ("1", "2", "1", "2", "1", "3", "2")] == [1, 2, 2, 2, 2, 3, 3]
+
+
+def test_one_acted_on_by_an_earlier_operator_is_remembered() -> None:
+    cluster = Cluster(job(runPolicy={"maxRestarts": 0}))
+    cluster.settle(lambda pod: 1 if is_(pod, "sft") else 0)
+    cluster.job["status"]["retry"] = "1"
+    cluster.job["status"].pop("retries", None)
+    for text in ("1", "2", "1"):
+        cluster.job["metadata"]["annotations"] = {"rlhf.dev/retry": text}
+        cluster._touch(cluster.job)
+        cluster.settle(lambda pod: 1 if is_(pod, "sft") else 0)
+    assert len([name for name in cluster.ever if "-sft-" in name]) == 2
+
+
+@pytest.mark.parametrize("code", [0, 1, 2])
+def test_a_job_that_a_policys_ttl_removed_while_the_operator_was_away_is_made_again(code: int) -> None:
+    cluster = running()
+    cluster.end_pod(pod_of(cluster, "sft"), code)
+    for one in cluster.all("Job"):
+        cluster.control(one["metadata"]["name"])
+    cluster.now += timedelta(hours=1)
+    (name,) = [one["metadata"]["name"] for one in cluster.all("Job") if "-sft-" in one["metadata"]["name"]]
+    for pod in cluster.pods(name):
+        del cluster.objects["Pod", pod["metadata"]["name"]]
+    del cluster.objects["Job", name]
+    cluster.settle()
+    assert first(cluster) == ("Disrupted", "JobDeleted", False)
+    assert cluster.status["phase"] == "Complete"
+
+
+def test_an_attempt_that_an_earlier_operator_began_with_a_config_map_ends_well() -> None:
+    cluster = running()
+    (gang,) = [one for one in cluster.all("Job") if "-sft-" in one["metadata"]["name"]]
+    template = gang["spec"]["template"]
+    template["metadata"].pop("annotations")
+    template["spec"]["volumes"][0] = {"name": "rlhf-stage", "configMap": {"name": gang["metadata"]["name"]}}
+    cluster._touch(gang)
+    cluster.settle()
+    assert first(cluster) == ("Complete", "Complete", False)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.reason)
+def test_every_row_of_the_table_is_tested(fault: Fault) -> None:
+    folder = Path(__file__).parent
+    tests = "".join(path.read_text() for path in folder.glob("test_*.py"))
+    assert re.search(rf'"{fault.reason}"', tests), f"no test of the operator's decisions sees {fault.reason}"
