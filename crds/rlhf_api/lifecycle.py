@@ -193,9 +193,9 @@ class RetryBudget:
     """Whether the job still needs the stage: not once another has failed."""
 
 
-STEADY_SECONDS = 600.0
-"""An attempt that ran so long and came further than all before it shows that restarts help: they are counted anew. The
-kubelet forgets the crashes of a container after as long."""
+STEADY_SECONDS = 3600.0
+"""An attempt that ran so long and came further than all before it shows that restarts help: they are counted anew. Crashes
+in quicker succession cost more than they bring, whatever they add."""
 
 
 def restores_budget(seconds: float, step: int | None, furthest: int | None) -> bool:

@@ -197,11 +197,11 @@ def test_every_row_of_the_table_can_decide() -> None:
 @pytest.mark.parametrize(
     ("seconds", "step", "furthest", "restored"),
     [
-        (3600, 200, 100, True),
-        (3600, 200, None, True),
-        (60, 200, 100, False),
-        (3600, 100, 100, False),
-        (3600, None, None, False),
+        (7200, 200, 100, True),
+        (7200, 200, None, True),
+        (700, 200, 100, False),
+        (7200, 100, 100, False),
+        (7200, None, None, False),
     ],
 )
 def test_long_progress_gives_the_restarts_back(

@@ -137,7 +137,7 @@ class Pod:
         targeted = any(one["type"] == "DisruptionTarget" for one in status.get("conditions") or ())
         message = str(status.get("message") or "")
         passed = status.get("reason") == "Evicted" and not targeted and _OWN_LIMIT.search(message)
-        return message.strip() if passed else None
+        return message.strip().rstrip(".") if passed else None
 
     @property
     def not_admitted(self) -> str | None:

@@ -289,7 +289,7 @@ def test_a_limit_of_its_own_counts_and_is_named(message: str, field: str) -> Non
     assert first(cluster) == ("Failed", "LimitExceeded", True)
     assert cluster.stage("sft")["state"] == "Failed"
     assert len(cluster.stage("sft")["attempts"]) == 3
-    assert message.strip() in cluster.stage("sft")["message"]
+    assert message.strip(". ") in cluster.stage("sft")["message"]
     assert field in cluster.stage("sft")["message"]
 
 
@@ -317,7 +317,7 @@ def test_one_crash_in_days_ends_no_long_run() -> None:
         assert cluster.stage("sft")["restarts"] == 1
 
 
-@pytest.mark.parametrize(("time", "steps"), [(timedelta(days=5), (7, 7, 7)), (timedelta(seconds=30), (10, 20, 30))])
+@pytest.mark.parametrize(("time", "steps"), [(timedelta(days=5), (7, 7, 7)), (timedelta(minutes=30), (10, 20, 30))])
 def test_crashes_at_one_step_or_in_quick_succession_come_to_an_end(time: timedelta, steps: tuple[int, ...]) -> None:
     cluster = running(job(runPolicy={"maxRestarts": 1}))
     for step in steps[:2]:
