@@ -69,7 +69,8 @@ class Gang:
     def succeeded(self) -> bool:
         """Every trainer ended well, whatever becomes of what someone put beside it."""
         well = len(self.pods) >= self.nodes and all(pod.exit_code == 0 for pod in self.pods)
-        return self.complete or (well and (self.failed or self.held_up))
+        failing = self.condition("FailureTarget") is not None or self.failed
+        return self.complete or (well and (failing or self.held_up))
 
     @property
     def broken(self) -> bool:

@@ -150,6 +150,16 @@ def test_a_sidecar_that_fails_does_not_fail_a_stage_that_is_complete(sidecar: Ra
     assert cluster.stage("sft")["restarts"] == 0
 
 
+def test_one_that_failed_is_seen_so_before_the_job_controller_is_done_with_it() -> None:
+    cluster = running()
+    beside(cluster, 0, terminated(1), "Failed")
+    (gang,) = [one for one in cluster.all("Job") if "-sft-" in one["metadata"]["name"]]
+    cluster._condition(gang, "FailureTarget", "BackoffLimitExceeded")
+    cluster.sync()
+    cluster.reconcile()
+    assert first(cluster) == ("Complete", "Complete", False)
+
+
 def test_a_sidecar_that_fails_one_pod_of_two_counts_not() -> None:
     cluster = pair()
     cluster.settle(hold("sft"))
