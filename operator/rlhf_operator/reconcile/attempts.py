@@ -81,8 +81,8 @@ def seen_disruption(gang: Gang) -> End | None:
             (faults.EVICTED, pod.disruption),
             (faults.NOT_ADMITTED, pod.not_admitted),
             (faults.START_ERROR, pod.not_started),
-            (faults.CONTAINER_LOST, "the node lost the trainer's container" if pod.container_lost else None),
             (faults.INIT_FAILED, pod.failed_init),
+            (faults.CONTAINER_LOST, pod.container_lost),
         )
         for fault, words in signs:
             if words is not None:
@@ -114,7 +114,11 @@ def _after_start(at: datetime, gang: Gang) -> bool:
 
 def own_failures(gang: Gang) -> list[Pod]:
     """Pods that failed while nobody had asked them to end."""
-    return [pod for pod in gang.pods if pod.deleted_at is None and pod.exit_code not in (None, 0, STOPPED)]
+    return [
+        pod
+        for pod in gang.pods
+        if pod.deleted_at is None and (pod.own_limit is not None or pod.exit_code not in (None, 0, STOPPED))
+    ]
 
 
 def _struck(gang: Gang) -> list[Pod]:

@@ -175,9 +175,12 @@ class Pod:
         return "a container beside the trainer failed"
 
     @property
-    def container_lost(self) -> bool:
-        """Whether its node does not know what became of the trainer's container."""
-        return (self.terminated or {}).get("reason") == "ContainerStatusUnknown"
+    def container_lost(self) -> str | None:
+        """That its node does not know what became of the trainer's container, or that it failed without a word."""
+        if (self.terminated or {}).get("reason") == "ContainerStatusUnknown":
+            return "the node lost the trainer's container"
+        silent = self.phase == "Failed" and self.terminated is None and self.own_limit is None
+        return "the pod failed, and its node says nothing of the trainer's container" if silent else None
 
     @property
     def _status_words(self) -> str:

@@ -196,6 +196,7 @@ def test_a_sidecar_that_runs_on_does_not_look_stuck() -> None:
             "ContainerLost",
             {"containerStatuses": [{"name": "trainer", "state": terminated(137, "ContainerStatusUnknown")}]},
         ),
+        ("ContainerLost", {}),
         (
             "InitContainerFailed",
             {
@@ -310,6 +311,14 @@ def test_an_end_of_which_the_trainer_says_nothing_has_a_reason_and_words(code: i
     cluster.settle()
     assert first(cluster)[1] == reason
     assert "left no message; see its log" in cluster.stage("sft")["message"]
+
+
+def test_a_limit_is_seen_though_the_kubelet_says_nothing_of_the_container() -> None:
+    cluster = pair()
+    cluster.settle(hold("sft"))
+    fail(cluster, reason="Evicted", message='Usage of EmptyDir volume "data" exceeds the limit "1Gi". ')
+    cluster.settle()
+    assert first(cluster) == ("Failed", "LimitExceeded", True)
 
 
 def crash_after(cluster: Cluster, time: timedelta, step: int) -> None:
