@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -52,6 +53,8 @@ def test_the_page_ends_in_a_report_that_has_what_it_points_at(ended: subprocess.
     assert len(looked_at) == 5
     assert [label for label in looked_at if label not in text] == []
     assert "safety" in text and "shop" in text, "the topics of the questions"
+    (reward,) = Path(report).parents[1].glob("rewardModel-*/manifest.json")
+    assert json.loads(reward.read_text())["metrics"]["accuracy"]["n"] == 3, "three held-out pairs, as the page says"
 
 
 def test_the_runs_and_what_validate_opened_are_told(ended: subprocess.CompletedProcess[str]) -> None:
