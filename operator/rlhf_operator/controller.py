@@ -9,15 +9,16 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from rlhf_operator import keeping
-from rlhf_operator.explaining import Explainer
+from rlhf_operator import projections
+from rlhf_operator.informers import CHILD_KINDS, ClusterState
 from rlhf_operator.kinds import RLHFJOBS
 from rlhf_operator.patches import difference
-from rlhf_operator.polling import Poller
-from rlhf_operator.reconcile import Children, Delete, Look, Outcome, Settings, reasons, reconcile
+from rlhf_operator.pending_reasons import PendingReasonFetcher
+from rlhf_operator.progress_poller import Poller
+from rlhf_operator.reconcile import Delete, LiveRead, Observed, ReconcileResult, Settings, reasons, reconcile
 from rlhf_operator.reconcile.conditions import troubled
+from rlhf_operator.reconcile.policy.ttl import FINISHED
 from rlhf_operator.reconcile.times import write
-from rlhf_operator.reconcile.ttl import FINISHED
 from rlhf_operator.runtime.client import Client
 from rlhf_operator.runtime.errors import AlreadyExists, ApiError, Conflict, NotFound, RequestFailed
 from rlhf_operator.runtime.events import Recorder
@@ -27,7 +28,6 @@ from rlhf_operator.runtime.queue import Queue
 from rlhf_operator.runtime.store import FAULT
 from rlhf_operator.runtime.workers import Workers
 from rlhf_operator.troubles import PASSING, TRIES, Trouble, Troubles
-from rlhf_operator.view import CHILD_KINDS, View
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +64,10 @@ class Controller:
         self._settings = settings
         self._recorder = recorder
         self.queue: Queue[Key] = Queue(NAME, metrics)
-        self.view = View(client, namespaces, self.queue.add, metrics)
+        self.view = ClusterState(client, namespaces, self.queue.add, metrics)
         self._workers = Workers(self.queue, self.reconcile, workers)
         self._poller = Poller(self.queue.add, progress_per_second, settings.timings.poll)
-        self._explainer = Explainer(client, self.queue.add)
+        self._explainer = PendingReasonFetcher(client, self.queue.add)
         self._refusals: dict[Key, str] = {}
         self._tries: dict[Key, dict[tuple[str, str], int]] = {}
         """How often the API server could not make an object, by job and then kind and name."""
@@ -90,7 +90,7 @@ class Controller:
         try:
             if FAULT in raw:
                 raise Unreadable(raw[FAULT])
-            if not keeping.is_large(raw):
+            if not projections.is_large(raw):
                 return await self._look(key, raw)
             async with self._large:
                 return await self._look(key, await self.view.whole(key))
@@ -136,9 +136,9 @@ class Controller:
             return status
         return troubled(status, trouble.reason, trouble.message, now=write(datetime.now(UTC)))
 
-    async def _decide(self, key: Key, raw: Object) -> tuple[Object, Outcome]:
+    async def _decide(self, key: Key, raw: Object) -> tuple[Object, ReconcileResult]:
         """Ask `reconcile`, with live answers where it wants them, or where a stale cache could make an object twice."""
-        children, live, looks = self.view.seen(raw), False, dict[Look, None]()
+        children, live, looks = self.view.seen(raw), False, dict[LiveRead, None]()
         for _ in range(MOST_LOOKS):
             out = self._asked(key, raw, children)
             out.status = self._with_trouble(key, out.status)
@@ -154,7 +154,7 @@ class Controller:
                 children = self.view.seen(raw)
         raise RuntimeError(f"{key}: still asks for {out.look}")
 
-    def _asked(self, key: Key, raw: Object, children: Children) -> Outcome:
+    def _asked(self, key: Key, raw: Object, children: Observed) -> ReconcileResult:
         children = replace(
             children,
             samples=self._poller.samples(key),
@@ -163,7 +163,7 @@ class Controller:
         )
         return reconcile(raw, children, self._settings, datetime.now(UTC))
 
-    async def _apply(self, key: Key, raw: Object, out: Outcome) -> list[Exception]:
+    async def _apply(self, key: Key, raw: Object, out: ReconcileResult) -> list[Exception]:
         """Write it all; gives what failed meanwhile of single objects, what a user must see to last."""
         await self._write_status(key, raw, out.status)
         failures = await self._create_all(key, raw, out.create)

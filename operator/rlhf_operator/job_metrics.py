@@ -13,8 +13,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from rlhf_api.stages.ppo import Lagrange
-from rlhf_operator import keeping
-from rlhf_operator.reconcile.ttl import FINISHED
+from rlhf_operator import projections
+from rlhf_operator.reconcile.policy.ttl import FINISHED
 from rlhf_operator.runtime.kinds import Object
 
 log = logging.getLogger(__name__)
@@ -39,10 +39,10 @@ class JobMetrics(Collector):
             metadata = kept["metadata"]
             names = [metadata.get("namespace") or "", metadata["name"]]
             phase.add_metric([*names, str(kept.get("phase") or "Pending")], 1)
-            if kept.get("phase") in FINISHED or keeping.is_large(kept):
+            if kept.get("phase") in FINISHED or projections.is_large(kept):
                 continue
             try:
-                self._running(keeping.unpacked(kept), names, active, stages)
+                self._running(projections.unpacked(kept), names, active, stages)
             except Exception:  # of one job: the others' metrics are told all the same
                 log.debug("%s: not all of its metrics can be told", "/".join(names), exc_info=True)
         yield phase

@@ -7,7 +7,7 @@ import sys
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
-from rlhf_operator import keeping
+from rlhf_operator import projections
 from rlhf_operator.job_metrics import JobMetrics
 from rlhf_operator.runtime.kinds import Object
 from rlhf_operator.runtime.metrics import Metrics
@@ -46,7 +46,7 @@ def reference() -> str:
     metrics.leads("lease", True)
     metrics.event("created")
     metrics.queue("rlhfjob").reconciled("success", 0.0)
-    metrics.registry.register(JobMetrics(lambda: [keeping.rlhfjob(FULL)]))
+    metrics.registry.register(JobMetrics(lambda: [projections.rlhfjob(FULL)]))
     return HEAD + "".join(map(_row, sorted(metrics.registry.collect(), key=lambda one: one.name)))
 
 

@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "operator_reconcile"
 from cluster_model import SETTINGS, START, Cluster, job
 
 from rlhf_api.crd import schema
-from rlhf_operator import keeping
-from rlhf_operator.reconcile import Children, reconcile
+from rlhf_operator import projections
+from rlhf_operator.informers import KEEP
+from rlhf_operator.reconcile import Observed, reconcile
 from rlhf_operator.runtime.kinds import JOBS, PODS, SERVICES
-from rlhf_operator.view import KEEP
 
 Raw = dict[str, Any]
 CHUNKS, OF_A_CHUNK = 8, 250
@@ -166,13 +166,13 @@ def test_no_stored_state_makes_a_decision_raise(chunk: int) -> None:
             kinds = {kind: [of_kubernetes(one, draw) for one in objects] for kind, objects in kinds.items()}
         with bounded():
             kept = {kind.kind: tuple(keep(one) for one in kinds[kind.kind]) for kind, keep in KEEP.items()}
-            children = Children(*(kept[kind.kind] for kind in (JOBS, PODS, SERVICES)))
-            seen = keeping.unpacked(keeping.rlhfjob(raw))
+            children = Observed(*(kept[kind.kind] for kind in (JOBS, PODS, SERVICES)))
+            seen = projections.unpacked(projections.rlhfjob(raw))
             out = reconcile(seen, children, SETTINGS, START + timedelta(seconds=draw.randrange(10**6)))
             if out.look:
                 looked = dict.fromkeys(out.look)
                 claims = {look.name: None for look in out.look if look.what == "Claim"}
-                answered = Children(*(kept[kind.kind] for kind in (JOBS, PODS, SERVICES)), looked=looked, claims=claims)
+                answered = Observed(*(kept[kind.kind] for kind in (JOBS, PODS, SERVICES)), looked=looked, claims=claims)
                 out = reconcile(seen, answered, SETTINGS, START)
             orjson.dumps(out.status)
         assert out.requeue is None or out.requeue >= 0

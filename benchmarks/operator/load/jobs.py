@@ -11,7 +11,7 @@ from typing import Any
 from rlhf_api.compact import compact
 from rlhf_api.load import parse_job
 from rlhf_api.plan import Resolved, ResolvedInput
-from rlhf_operator.reconcile import Children, Settings, naming, reconcile
+from rlhf_operator.reconcile import Observed, Settings, naming, reconcile
 from rlhf_operator.runtime.kinds import Object
 
 NAMESPACE = "load"
@@ -86,7 +86,7 @@ def course(raw: Object) -> Course:
     jobs: list[Object] = []
     pods: list[Object] = []
     while True:
-        out = reconcile(raw, Children(tuple(jobs), tuple(pods)), SETTINGS, datetime.now(UTC))
+        out = reconcile(raw, Observed(tuple(jobs), tuple(pods)), SETTINGS, datetime.now(UTC))
         raw["status"] = out.status
         if out.status["phase"] == "Complete" or not out.create:
             return Course(stages, out.status)

@@ -17,12 +17,12 @@ from cluster.processes import Process
 from load import contenders, jobs
 from load.ground import Ground, ground
 from load.measure import Audit, Usage, percentile, say, writes
+from rlhf_operator.informers import ClusterState
 from rlhf_operator.kinds import RLHFJOBS
 from rlhf_operator.patches import difference
-from rlhf_operator.reconcile import Children, reconcile
+from rlhf_operator.reconcile import Observed, reconcile
 from rlhf_operator.runtime.kinds import Object
 from rlhf_operator.runtime.metrics import Metrics
-from rlhf_operator.view import View
 
 SUSPENDED_OF = 20
 """Of so many stored jobs one is suspended; the others are finished, their children gone by their TTL."""
@@ -172,7 +172,7 @@ def _but_lease(counted: Counter[str]) -> dict[str, int]:
 
 async def _hour(here: Ground) -> Row:
     """Jobs as they stand, looked at for an hour of a clock that nobody waits for: what would be written?"""
-    view = View(here.api, None, lambda key, listed: None, Metrics())
+    view = ClusterState(here.api, None, lambda key, listed: None, Metrics())
     looks, would = 0, Counter[str]()
     finished = 0
     async for page in here.api.pages(RLHFJOBS, jobs.NAMESPACE):
@@ -188,7 +188,7 @@ async def _hour(here: Ground) -> Row:
     return {"looks": looks, "writes": dict(would)}
 
 
-def _watched(raw: Object, children: Children) -> Iterator[list[str]]:
+def _watched(raw: Object, children: Observed) -> Iterator[list[str]]:
     """What each look would write, once a minute and whenever it was asked for."""
     now = datetime.now(UTC)
     end = now + timedelta(hours=1)

@@ -12,7 +12,7 @@ from rlhf_api.contract import COMPLETE
 from rlhf_api.status import Condition, JobStatus, StageStatus
 from rlhf_operator.reconcile import naming, reasons, times
 from rlhf_operator.reconcile.outcome import Raw
-from rlhf_operator.reconcile.run import Run
+from rlhf_operator.reconcile.run import ReconcileContext
 from rlhf_operator.reconcile.stored import profile_of
 
 Truth = Literal["True", "False", "Unknown"]
@@ -21,7 +21,7 @@ WAITING = ("Queued", "Pending")
 """States of a stage that has begun and does not run: who holds it up is told of the job, too."""
 
 
-def judge(run: Run) -> None:
+def judge(run: ReconcileContext) -> None:
     """Write conditions, phase, stage and progress from how the stages stand."""
     phase = _phase(run)
     started = run.status.phase in ("Preparing", "Running") or any(
@@ -105,7 +105,7 @@ def _condition(
     )
 
 
-def _phase(run: Run) -> Phase:
+def _phase(run: ReconcileContext) -> Phase:
     """The one word; `Complete` and `Failed` are for good, until a retry."""
     if all(stage.state in COMPLETE for stage in run.stages.values()):
         return "Complete"
@@ -121,7 +121,7 @@ def _phase(run: Run) -> Phase:
     return "Running"
 
 
-def _failure(run: Run) -> tuple[str, str]:
+def _failure(run: ReconcileContext) -> tuple[str, str]:
     failed = run.failed
     if failed is None:
         return reasons.FAILED, ""
@@ -132,7 +132,7 @@ def _end(holds: bool, reason: str, message: str) -> tuple[bool, str, str]:
     return (True, reason, message) if holds else (False, reasons.NOT_FINISHED, "")
 
 
-def _ready(run: Run, phase: Phase, *, started: bool) -> tuple[bool, str, str]:
+def _ready(run: ReconcileContext, phase: Phase, *, started: bool) -> tuple[bool, str, str]:
     if phase == "Complete":
         return True, reasons.COMPLETE, "every stage is complete"
     if phase == "Failed":
@@ -157,7 +157,7 @@ def _reconciling(phase: Phase, *, started: bool) -> tuple[bool, str, str]:
     return not started, reasons.RUNNING if started else reasons.ACCEPTED, ""
 
 
-def _stalled(run: Run, phase: Phase) -> tuple[bool, str, str]:
+def _stalled(run: ReconcileContext, phase: Phase) -> tuple[bool, str, str]:
     if phase == "Failed":
         return True, *_failure(run)
     if run.stalled is not None and phase != "Complete":
@@ -165,7 +165,7 @@ def _stalled(run: Run, phase: Phase) -> tuple[bool, str, str]:
     return False, reasons.NOT_STALLED, ""
 
 
-def _suspended(run: Run, phase: Phase) -> tuple[bool, str, str]:
+def _suspended(run: ReconcileContext, phase: Phase) -> tuple[bool, str, str]:
     if phase in ("Complete", "Failed") or not run.job.spec.suspend:
         return False, reasons.NOT_SUSPENDED, ""
     if phase == "Suspended":
@@ -173,7 +173,7 @@ def _suspended(run: Run, phase: Phase) -> tuple[bool, str, str]:
     return False, reasons.SUSPENDING, "running stages save their checkpoints"
 
 
-def _stage(run: Run) -> str | None:
+def _stage(run: ReconcileContext) -> str | None:
     """Stages that run now, or the last one that did."""
     now = [planned.name for planned, _ in run.open()]
     if now:
@@ -185,7 +185,7 @@ def _stage(run: Run) -> str | None:
     return tried[-1] if tried else None
 
 
-def _progress(run: Run) -> str | None:
+def _progress(run: ReconcileContext) -> str | None:
     """Steps of the stages that run; of the whole, stages done."""
     told = [text for planned, _ in run.open() if (text := _steps(run.stages[planned.name])) is not None]
     done = sum(1 for stage in run.stages.values() if stage.state in COMPLETE)

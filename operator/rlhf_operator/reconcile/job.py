@@ -6,26 +6,17 @@ from datetime import datetime, timedelta
 
 from rlhf_api.errors import SpecError
 from rlhf_api.status import JobStatus
-from rlhf_operator.reconcile import (
-    admission,
-    cleaning,
-    conditions,
-    deadline,
-    following,
-    reasons,
-    retry,
-    starting,
-    stopping,
-    times,
-    ttl,
-)
-from rlhf_operator.reconcile.outcome import Children, Event, Outcome, Raw
-from rlhf_operator.reconcile.run import Run
+from rlhf_operator.reconcile import conditions, reasons, times
+from rlhf_operator.reconcile.admission import check
+from rlhf_operator.reconcile.lifecycle import advance, start, stop
+from rlhf_operator.reconcile.outcome import Event, Observed, Raw, ReconcileResult
+from rlhf_operator.reconcile.policy import cleanup, deadline, retry, ttl
+from rlhf_operator.reconcile.run import ReconcileContext
 from rlhf_operator.reconcile.settings import Settings
 from rlhf_operator.reconcile.stored import UnknownStatus, status_of
 
 
-def reconcile(raw: Raw, children: Children, settings: Settings, now: datetime) -> Outcome:
+def reconcile(raw: Raw, children: Observed, settings: Settings, now: datetime) -> ReconcileResult:
     """What to do about a job.
 
     Args:
@@ -35,7 +26,7 @@ def reconcile(raw: Raw, children: Children, settings: Settings, now: datetime) -
         now: the time, with its zone.
     """
     if raw["metadata"].get("deletionTimestamp"):
-        return Outcome(status=dict(raw.get("status") or {}))  # what it owns goes with it
+        return ReconcileResult(status=dict(raw.get("status") or {}))  # what it owns goes with it
     phase = (raw.get("status") or {}).get("phase")
     failed = phase == "Failed" and retry.asked(raw)
     if phase in ttl.FINISHED and not failed:
@@ -45,19 +36,19 @@ def reconcile(raw: Raw, children: Children, settings: Settings, now: datetime) -
     except UnknownStatus as error:
         return _leave(raw, str(error), now)
     try:
-        run = Run.of(raw, status, children, settings, now)
+        run = ReconcileContext.of(raw, status, children, settings, now)
     except SpecError as error:
         return _refuse(raw, status, reasons.INVALID_SPEC, "; ".join(one.render() for one in error.problems), now)
     except UnknownStatus as error:
         return _leave(raw, str(error), now)
-    refusal = admission.refused(run)
+    refusal = check.refused(run)
     if refusal is not None:
         return _refuse(raw, status, *refusal, now)
     retry.acknowledge(run, failed=failed)
     run.ran_until = deadline.ran_until(run)
     _advance(run)
     if run.out.look:
-        return Outcome(status=dict(raw.get("status") or {}), look=run.out.look)
+        return ReconcileResult(status=dict(raw.get("status") or {}), look=run.out.look)
     deadline.account(run)
     conditions.judge(run)
     _finish(run, status)
@@ -67,22 +58,22 @@ def reconcile(raw: Raw, children: Children, settings: Settings, now: datetime) -
     return run.out
 
 
-def _advance(run: Run) -> None:
+def _advance(run: ReconcileContext) -> None:
     """Follow what runs, end what must end, begin what can begin."""
-    stopping.mark(run)
+    stop.mark_stops(run)
     for planned, attempt in list(run.open()):
-        following.follow(run, planned, attempt)
+        advance.follow_attempt(run, planned, attempt)
     if run.out.look:  # all questions at once; what was decided without the answers is not done
         return
-    stopping.mark(run)
-    stopping.end(run)
+    stop.mark_stops(run)
+    stop.stop_marked(run)
     if not run.job.spec.suspend:
-        admission.accept(run)
-    starting.start(run)
-    cleaning.superseded(run)
+        check.accept(run)
+    start.start_stages(run)
+    cleanup.superseded(run)
 
 
-def _finish(run: Run, before: JobStatus) -> None:
+def _finish(run: ReconcileContext, before: JobStatus) -> None:
     """Record the end of the job, and tell what changed."""
     phase = run.status.phase
     if phase in ttl.FINISHED and run.status.completion_time is None:
@@ -100,26 +91,26 @@ def _finish(run: Run, before: JobStatus) -> None:
         run.tell(reasons.RESUMED, "goes on from its last checkpoints")
 
 
-def _refuse(raw: Raw, status: JobStatus, reason: str, message: str, now: datetime) -> Outcome:
+def _refuse(raw: Raw, status: JobStatus, reason: str, message: str, now: datetime) -> ReconcileResult:
     generation = raw["metadata"].get("generation")
     told = conditions.invalid(status, reason, message, now=times.write(now), generation=generation)
-    out = Outcome(status=_written(raw, told))
+    out = ReconcileResult(status=_written(raw, told))
     if not any(one.type == "Stalled" and one.reason == reason and one.status == "True" for one in status.conditions):
         out.events.append(Event(reason, message[:1024], warning=True))
     return out
 
 
-def _leave(raw: Raw, words: str, now: datetime) -> Outcome:
+def _leave(raw: Raw, words: str, now: datetime) -> ReconcileResult:
     """Leave everything as it is: a newer operator wrote what decides."""
     before = raw.get("status") or {}
     message = f"{words}; upgrade the operator, or make a new job"
-    out = Outcome(status=conditions.troubled(before, reasons.UNKNOWN_STATUS, message, now=times.write(now)))
+    out = ReconcileResult(status=conditions.troubled(before, reasons.UNKNOWN_STATUS, message, now=times.write(now)))
     if out.status != before:
         out.events.append(Event(reasons.UNKNOWN_STATUS, message[:1024], warning=True))
     return out
 
 
-def _with_uids(run: Run) -> JobStatus:
+def _with_uids(run: ReconcileContext) -> JobStatus:
     """The status, with the UIDs of the Jobs that are there: a Job that goes may leave its pods."""
     for planned in run.plan.stages:
         attempts = run.stages[planned.name].attempts

@@ -33,7 +33,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Look:
+class LiveRead:
     """Something to be read from the API server itself: a cache may lag, or does not hold it."""
 
     what: Literal["Job", "Claim", "Events", "PodEvents", "Workload"]
@@ -45,7 +45,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Children:
+class Observed:
     """What is known of a job's children; strangers of the same name are left out."""
 
     jobs: tuple[Raw, ...] = ()
@@ -53,12 +53,12 @@ class Children:
     services: tuple[Raw, ...] = ()
     samples: Mapping[str, Sample] = field(default_factory=dict)
     """By stage."""
-    looked: Mapping[Look, Raw | None] = field(default_factory=dict)
-    """Answers to `Outcome.look`; None: it does not exist. When it holds any, all the rest was read anew as well."""
+    looked: Mapping[LiveRead, Raw | None] = field(default_factory=dict)
+    """Answers to `ReconcileResult.look`; None: it does not exist. When it holds any, all the rest was read anew as well."""
     claims: Mapping[str, Raw | None] = field(default_factory=dict)
     """Answers for claims, by name, which may be some minutes old; None: it does not exist."""
-    told: Mapping[Look, str] = field(default_factory=dict)
-    """Answers to `Outcome.explain`: the words of Kueue, of the Job controller, or of the kubelet."""
+    told: Mapping[LiveRead, str] = field(default_factory=dict)
+    """Answers to `ReconcileResult.explain`: the words of Kueue, of the Job controller, or of the kubelet."""
     refusal: str | None = None
     """Why the API server would not have an object made, when that was last tried."""
 
@@ -92,7 +92,7 @@ class Poll:
 
 
 @dataclass
-class Outcome:
+class ReconcileResult:
     """What to do, in this order; what fails ends it there, and the job is reconciled again.
 
     1. `look`, if there is any: read these and everything else from the API server and reconcile again. Nothing else
@@ -110,8 +110,8 @@ class Outcome:
     delete: list[Delete] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     poll: list[Poll] = field(default_factory=list)
-    look: list[Look] = field(default_factory=list)
-    explain: list[Look] = field(default_factory=list)
+    look: list[LiveRead] = field(default_factory=list)
+    explain: list[LiveRead] = field(default_factory=list)
     """What would explain why something waits; asked at a bounded rate, and the answer is not waited for."""
     requeue: float | None = None
     """Seconds after which time alone may change something."""

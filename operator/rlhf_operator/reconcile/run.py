@@ -15,8 +15,8 @@ from rlhf_api.plan import Plan, PlannedStage, Resolved
 from rlhf_api.stages import PREPARE
 from rlhf_api.status import MAX_ATTEMPTS, Attempt, JobStatus, StageStatus
 from rlhf_operator.reconcile import naming, pinning, plans, profiles, reasons
-from rlhf_operator.reconcile.gang import Gang
-from rlhf_operator.reconcile.outcome import Children, Event, Look, Outcome, Raw
+from rlhf_operator.reconcile.observed.gang import AttemptPods
+from rlhf_operator.reconcile.outcome import Event, LiveRead, Observed, Raw, ReconcileResult
 from rlhf_operator.reconcile.settings import CPU, Settings
 from rlhf_operator.reconcile.stored import UnknownStatus, profile_of
 
@@ -24,13 +24,13 @@ OPEN = ("Pending", "Running")
 
 
 @dataclass
-class Run:
+class ReconcileContext:
     """One look at one job."""
 
     raw: Raw
     job: RLHFJob
     status: JobStatus
-    children: Children
+    children: Observed
     settings: Settings
     """As they are for this job: with what it began with."""
     now: datetime
@@ -40,12 +40,12 @@ class Run:
     """As they stand, in the plan's order."""
     ran_until: datetime
     """Until when the attempts ran that are active on record (`deadline.ran_until`)."""
-    out: Outcome = field(default_factory=Outcome)
+    out: ReconcileResult = field(default_factory=ReconcileResult)
     stalled: tuple[str, str] | None = None
     """Reason and message, where a person must change something before the job can go on."""
 
     @classmethod
-    def of(cls, raw: Raw, status: JobStatus, children: Children, settings: Settings, now: datetime) -> Run:
+    def of(cls, raw: Raw, status: JobStatus, children: Observed, settings: Settings, now: datetime) -> ReconcileContext:
         """Take up a job where its status says it is.
 
         Raises:
@@ -135,10 +135,10 @@ class Run:
         """Name of an attempt's objects."""
         return naming.child(self.job.metadata.name, self.uid, stage, number)
 
-    def gang(self, stage: str, number: int) -> Gang:
+    def gang(self, stage: str, number: int) -> AttemptPods:
         """An attempt's Job and pods."""
         recorded = next((one.uid for one in self.stages[stage].attempts if one.number == number), None)
-        return Gang.of(self.child(stage, number), recorded, self.children.jobs, self.children.pods)
+        return AttemptPods.of(self.child(stage, number), recorded, self.children.jobs, self.children.pods)
 
     def change(self, stage: str, **changes: Any) -> None:
         """Change a stage's entry."""
@@ -163,7 +163,7 @@ class Run:
         """Look again at that time."""
         self.out.wake(then, self.now)
 
-    def sure(self, look: Look) -> bool:
+    def sure(self, look: LiveRead) -> bool:
         """Whether what the children say was read from the API server itself, not from a cache; else it is asked for."""
         if look in self.children.looked or (look.what == "Claim" and look.name in self.children.claims):
             return True
@@ -171,7 +171,7 @@ class Run:
             self.out.look.append(look)
         return False
 
-    def explanation(self, look: Look) -> str | None:
+    def explanation(self, look: LiveRead) -> str | None:
         """Words that explain why something waits, once they are known."""
         self.out.explain.append(look)
         return self.children.told.get(look)

@@ -16,7 +16,7 @@ from rlhf_operator.runtime.decoding import decode
 from rlhf_operator.runtime.errors import ApiError, Fenced, NotFound, TooLong
 from rlhf_operator.runtime.kinds import Kind, Object, version_of
 from rlhf_operator.runtime.metrics import Metrics
-from rlhf_operator.runtime.pace import Bucket
+from rlhf_operator.runtime.pace import TokenBucket
 from rlhf_operator.runtime.transport import Response, Stream, Timeouts, Transport
 
 MERGE_PATCH = "application/merge-patch+json"
@@ -74,7 +74,7 @@ class Client:
     ) -> None:
         self._transport = Transport(configuration, timeouts or Timeouts(), field_manager)
         self._manager = field_manager
-        self._bucket = Bucket(rate, burst)
+        self._bucket = TokenBucket(rate, burst)
         self._metrics = metrics or Metrics()
         self._may_write = may_write
 

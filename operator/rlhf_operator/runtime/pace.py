@@ -11,7 +11,7 @@ MOST_HELD = 120.0
 """Seconds that a server can ask to be left alone for, at most."""
 
 
-class Bucket:
+class TokenBucket:
     """At most `rate` a second, and `burst` at once; who waits goes in order of arrival."""
 
     def __init__(self, rate: float, burst: int) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from cluster.control_plane import ControlPlane
 from cluster.runtime.ground import PATIENCE, client, namespace
-from rlhf_operator.explaining import Explainer
-from rlhf_operator.reconcile import Look
+from rlhf_operator.pending_reasons import PendingReasonFetcher
+from rlhf_operator.reconcile import LiveRead
 from rlhf_operator.runtime.client import Client
 from rlhf_operator.runtime.kinds import EVENTS, Key, Kind, Object
 
@@ -38,10 +38,10 @@ def workload_crd(*versions: str) -> Object:
 
 
 @contextlib.asynccontextmanager
-async def explainer(api: Client) -> AsyncIterator[tuple[Explainer, asyncio.Queue[Key]]]:
+async def explainer(api: Client) -> AsyncIterator[tuple[PendingReasonFetcher, asyncio.Queue[Key]]]:
     """One that runs, and the keys it woke."""
     woken: asyncio.Queue[Key] = asyncio.Queue()
-    made = Explainer(api, woken.put_nowait)
+    made = PendingReasonFetcher(api, woken.put_nowait)
     task = asyncio.create_task(made.run())
     try:
         yield made, woken
@@ -72,7 +72,7 @@ def test_kueues_words_are_told_in_any_version_that_is_served(
                 body |= {"metadata": {"name": "w", "labels": labels}, "status": {"conditions": [condition]}}
                 await api.create(kind, here, body)
                 async with explainer(api) as (made, woken):
-                    key, look = Key(here, "beaver"), Look("Workload", "beaver-sft-a0", "uid-1")
+                    key, look = Key(here, "beaver"), LiveRead("Workload", "beaver-sft-a0", "uid-1")
                     made.follow(key, [look])
                     assert await asyncio.wait_for(woken.get(), PATIENCE) == key
                     assert made.told(key) == {look: WAITS}
@@ -115,7 +115,7 @@ def test_the_last_warning_about_a_job_is_told_and_no_other(shared_plane: Control
                 one = event(f"e{number}", uid, type_, note, number)
                 one["regarding"]["namespace"] = here
                 await api.create(EVENTS, here, one)
-            key, look = Key(here, "beaver"), Look("Events", "beaver-sft-a0", "uid-1")
+            key, look = Key(here, "beaver"), LiveRead("Events", "beaver-sft-a0", "uid-1")
             made.follow(key, [look])
             assert await asyncio.wait_for(woken.get(), PATIENCE) == key
             assert made.told(key) == {look: "exceeded quota: last"}
@@ -129,7 +129,7 @@ def test_what_is_told_later_is_asked_for_again(shared_plane: ControlPlane) -> No
     async def main() -> None:
         async with client(shared_plane) as api, explainer(api) as (made, woken):
             here = await namespace(api)
-            key, look, other = Key(here, "beaver"), Look("Events", "a", "uid-1"), Look("Events", "b", "uid-2")
+            key, look, other = Key(here, "beaver"), LiveRead("Events", "a", "uid-1"), LiveRead("Events", "b", "uid-2")
             one = event("e1", "uid-2", "Warning", "the other's", 1)
             one["regarding"]["namespace"] = here
             await api.create(EVENTS, here, one)
@@ -153,12 +153,12 @@ def test_without_kueue_nothing_is_explained_and_nothing_fails(shared_plane: Cont
     async def main() -> None:
         async with client(shared_plane) as api, explainer(api) as (made, woken):
             here = await namespace(api)
-            key, look = Key(here, "beaver"), Look("Workload", "beaver-sft-a0", "uid-1")
+            key, look = Key(here, "beaver"), LiveRead("Workload", "beaver-sft-a0", "uid-1")
             made.follow(key, [look])
             note = event("e", "uid-3", "Warning", "told", 1)
             note["regarding"]["namespace"] = here
             await api.create(EVENTS, here, note)
-            after = Look("Events", "beaver-sft-a0", "uid-3")
+            after = LiveRead("Events", "beaver-sft-a0", "uid-3")
             made.follow(key, [look, after])
             assert await asyncio.wait_for(woken.get(), PATIENCE) == key  # asked after the other, answered all the same
             assert made.told(key) == {after: "told"}

@@ -13,7 +13,7 @@ from cluster.control_plane import ControlPlane
 from cluster.operator.ground import PATIENCE, Ground, ground, job, phase, stage
 from cluster.operator.standin import stage_of
 from rlhf_operator.kinds import RLHFJOBS
-from rlhf_operator.reconcile import Look
+from rlhf_operator.reconcile import LiveRead
 from rlhf_operator.runtime.errors import Invalid, NotFound
 from rlhf_operator.runtime.kinds import EVENTS, JOBS, PERSISTENT_VOLUME_CLAIMS, Kind, Object
 
@@ -115,7 +115,7 @@ def test_what_was_known_of_a_claim_is_forgotten_when_it_is_made(controlled_plane
     async def main() -> None:
         async with ground(controlled_plane) as here, here.operator() as controller:
             raw = await here.make(job(storage={"claimTemplate": TEMPLATE}, suspend=True))
-            await controller.view.ask(raw, [Look("Claim", "beaver-storage")])
+            await controller.view.ask(raw, [LiveRead("Claim", "beaver-storage")])
             assert controller.view.seen(raw).claims == {"beaver-storage": None}
             await here.edit(suspend=False)
             await here.until(phase("Complete", "Failed"))

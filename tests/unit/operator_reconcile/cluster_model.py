@@ -17,7 +17,7 @@ from typing import Any
 from rlhf_api.compact import compact, function_names
 from rlhf_api.load import parse_job
 from rlhf_api.plan import Resolved, ResolvedInput
-from rlhf_operator.reconcile import Children, Look, Outcome, Sample, Settings, reconcile
+from rlhf_operator.reconcile import LiveRead, Observed, ReconcileResult, Sample, Settings, reconcile
 from rlhf_operator.reconcile.times import write
 
 Raw = dict[str, Any]
@@ -92,7 +92,7 @@ class Cluster:
         self.lost: set[str] = set()
         """Pods whose node is gone."""
         self.samples: dict[str, Sample] = {}
-        self.told: dict[Look, str] = {}
+        self.told: dict[LiveRead, str] = {}
         self.refuses: str | None = None
         """Words of an admission policy that lets no Job be made."""
         self.refusal: str | None = None
@@ -173,15 +173,15 @@ class Cluster:
         for kind in kinds or ("RLHFJob", "Job", "Pod", "Service"):
             self.caches[kind] = {key: copy.deepcopy(one) for key, one in self.objects.items() if key[0] == kind}
 
-    def reconcile(self) -> Outcome:
+    def reconcile(self) -> ReconcileResult:
         """One reconcile from the caches, its outcome applied write by write; look-ups read the store."""
         raw, children = self._seen(self.caches)
         if raw is None:
-            return Outcome()
+            return ReconcileResult()
         out = reconcile(raw, children, self.settings, self.now)
         if out.look or (out.create and out.status == (raw.get("status") or {})):
             if ("RLHFJob", self.name) not in self.objects:  # only the cache did not know
-                return Outcome()
+                return ReconcileResult()
             raw, children = self._live(out.look)
             out = reconcile(raw, children, self.settings, self.now)
             if out.look:
@@ -196,10 +196,10 @@ class Cluster:
             self.writes.append("conflict")
         return out
 
-    def _seen(self, objects: dict[str, dict[Key, Raw]]) -> tuple[Raw | None, Children]:
+    def _seen(self, objects: dict[str, dict[Key, Raw]]) -> tuple[Raw | None, Observed]:
         raw = objects["RLHFJob"].get(("RLHFJob", self.name))
         kinds = {kind: tuple(one for _, one in sorted(objects[kind].items())) for kind in objects}
-        children = Children(
+        children = Observed(
             kinds["Job"],
             kinds["Pod"],
             kinds["Service"],
@@ -209,7 +209,7 @@ class Cluster:
         )
         return copy.deepcopy(raw), copy.deepcopy(children)
 
-    def _live(self, looks: list[Look] | tuple[Look, ...]) -> tuple[Raw, Children]:
+    def _live(self, looks: list[LiveRead] | tuple[LiveRead, ...]) -> tuple[Raw, Observed]:
         kinds = ("RLHFJob", "Job", "Pod", "Service")
         raw, known = self._seen(
             {kind: {key: one for key, one in self.objects.items() if key[0] == kind} for kind in kinds}
@@ -217,7 +217,7 @@ class Cluster:
         assert raw is not None
         claims = {one.name: self.objects.get(("PersistentVolumeClaim", one.name)) for one in looks}
         looked = {one: self.objects.get(("Job", one.name)) for one in looks}
-        return raw, Children(
+        return raw, Observed(
             *(known.jobs, known.pods, known.services),
             *(self.samples, looked, claims, self.told, self.refusal),
         )
@@ -229,7 +229,7 @@ class Cluster:
             self.kill_after -= 1
         self.writes.append(what)
 
-    def _apply(self, raw: Raw, out: Outcome) -> None:
+    def _apply(self, raw: Raw, out: ReconcileResult) -> None:
         if out.status != (raw.get("status") or {}):
             self._write("status")
             there = self.objects.get(("RLHFJob", self.name))

@@ -11,7 +11,7 @@ import pytest
 from cluster_model import Cluster, Raw, job, stage_file
 
 from rlhf_api.status import StageStatus
-from rlhf_operator.reconcile.restarts import delay
+from rlhf_operator.reconcile.policy.restart import delay
 from rlhf_operator.reconcile.settings import Timings
 
 Ends = Callable[[Raw], int | None]

@@ -12,7 +12,7 @@ from cluster_model import JOB, SETTINGS, Cluster, Killed, Raw, job
 
 from rlhf_api.stages import STAGE_TYPES
 from rlhf_api.status import JobStatus
-from rlhf_operator.reconcile import Children, reconcile, times
+from rlhf_operator.reconcile import Observed, reconcile, times
 from rlhf_operator.reconcile.memo import JOBS
 
 ALL = ("prepare", "sft", "reward", "cost", "report")
@@ -194,7 +194,7 @@ def test_a_job_that_is_being_deleted_is_left_alone() -> None:
     cluster.settle(lambda pod: None)
     gone = copy.deepcopy(cluster.job)
     gone["metadata"]["deletionTimestamp"] = "2026-03-01T12:00:00Z"
-    out = reconcile(gone, Children(), SETTINGS, cluster.now)
+    out = reconcile(gone, Observed(), SETTINGS, cluster.now)
     assert (out.create, out.delete, out.status) == ([], [], cluster.status)
 
 

@@ -9,8 +9,8 @@ from cluster_model import Cluster, Raw, job
 
 from rlhf_api.errors import SpecError
 from rlhf_api.load import parse_job
-from rlhf_operator.explaining import printable
-from rlhf_operator.reconcile import Look
+from rlhf_operator.pending_reasons import printable
+from rlhf_operator.reconcile import LiveRead
 
 SCHEDULED = {"type": "PodScheduled", "status": "True"}
 CREATING = {"name": "trainer", "state": {"waiting": {"reason": "ContainerCreating"}}}
@@ -89,7 +89,7 @@ def test_a_queue_that_kueue_itself_gave_a_job_is_asked_and_named() -> None:
     one["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "default"
     cluster._touch(one)
     cluster.sync()
-    assert cluster.reconcile().explain == [Look("Workload", one["metadata"]["name"])]
+    assert cluster.reconcile().explain == [LiveRead("Workload", one["metadata"]["name"])]
     assert cluster.stage("prepare")["message"] == "waits in the queue default"
 
 

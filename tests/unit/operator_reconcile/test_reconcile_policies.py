@@ -10,7 +10,7 @@ import pytest
 from cluster_model import SETTINGS, START, Cluster, Raw, job
 
 from rlhf_api.status import JobStatus
-from rlhf_operator.reconcile import Look, Sample, Settings
+from rlhf_operator.reconcile import LiveRead, Sample, Settings
 
 Ends = Callable[[Raw], int | None]
 
@@ -276,7 +276,7 @@ def test_the_queues_own_words_are_told() -> None:
     cluster = queued()
     cluster.settle()
     name = cluster.all("Job")[0]["metadata"]["name"]
-    cluster.told = {Look("Workload", name): "couldn't assign flavors: insufficient quota for cpu"}
+    cluster.told = {LiveRead("Workload", name): "couldn't assign flavors: insufficient quota for cpu"}
     cluster.settle()
     assert cluster.stage("prepare")["message"] == "couldn't assign flavors: insufficient quota for cpu"
 
@@ -323,8 +323,8 @@ def test_a_job_without_pods_is_explained_by_the_job_controllers_words() -> None:
     name = cluster.all("Job")[0]["metadata"]["name"]
     cluster.now += timedelta(seconds=20)
     cluster.sync()
-    assert cluster.reconcile().explain == [Look("Events", name)]
-    cluster.told = {Look("Events", name): 'pods "x" is forbidden: exceeded quota: team'}
+    assert cluster.reconcile().explain == [LiveRead("Events", name)]
+    cluster.told = {LiveRead("Events", name): 'pods "x" is forbidden: exceeded quota: team'}
     cluster.reconcile()
     assert cluster.stage("prepare")["reason"] == "NoPods"
     assert "exceeded quota" in cluster.stage("prepare")["message"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cluster_model import SETTINGS, START, Cluster, Raw
 
-from rlhf_operator.reconcile import Children, Outcome, reconcile, times
+from rlhf_operator.reconcile import Observed, ReconcileResult, reconcile, times
 from rlhf_operator.reconcile.stored import UnknownStatus, profile_of
 
 STORED = Path(__file__).parents[2] / "corpus" / "stored" / "newer-operator.json"
@@ -21,7 +21,7 @@ def stored() -> Raw:
     return value
 
 
-def condition(out: Outcome, kind: str) -> Raw:
+def condition(out: ReconcileResult, kind: str) -> Raw:
     (found,) = [one for one in out.status["conditions"] if one["type"] == kind]
     return found
 
@@ -66,7 +66,7 @@ def test_what_decides_and_cannot_be_read_leaves_the_job_as_it_is_and_is_named(ch
     raw = stored()
     raw["status"] |= change
     raw["status"] = {name: value for name, value in raw["status"].items() if value is not None}
-    out = reconcile(raw, Children(), SETTINGS, START)
+    out = reconcile(raw, Observed(), SETTINGS, START)
     assert (out.create, out.delete, out.look) == ([], [], [])
     stalled = condition(out, "Stalled")
     assert (stalled["status"], stalled["reason"]) == ("True", "UnknownStatus")
@@ -74,14 +74,14 @@ def test_what_decides_and_cannot_be_read_leaves_the_job_as_it_is_and_is_named(ch
     rest = {name: value for name, value in out.status.items() if name != "conditions"}
     assert rest == {name: value for name, value in raw["status"].items() if name != "conditions"}
     assert [event.reason for event in out.events] == ["UnknownStatus"]
-    again = reconcile(raw | {"status": copy.deepcopy(out.status)}, Children(), SETTINGS, START.replace(hour=20))
+    again = reconcile(raw | {"status": copy.deepcopy(out.status)}, Observed(), SETTINGS, START.replace(hour=20))
     assert (again.status, again.events) == (out.status, []), "said once"
 
 
 def test_a_profile_that_was_not_pinned_and_is_gone_from_the_platform_is_named() -> None:
     raw = stored()
     raw["spec"]["profile"] = "gone"
-    out = reconcile(raw, Children(), SETTINGS, START)
+    out = reconcile(raw, Observed(), SETTINGS, START)
     assert condition(out, "Stalled")["reason"] == "UnknownStatus"
     assert condition(out, "Stalled")["message"].startswith("status.profiles: found no gone, ")
 
@@ -89,7 +89,7 @@ def test_a_profile_that_was_not_pinned_and_is_gone_from_the_platform_is_named() 
 def test_another_plan_version_is_told() -> None:
     raw = stored()
     raw["status"]["planVersion"] = "v9"
-    stalled = condition(reconcile(raw, Children(), SETTINGS, START), "Stalled")
+    stalled = condition(reconcile(raw, Observed(), SETTINGS, START), "Stalled")
     assert (stalled["reason"], stalled["status"]) == ("UnknownPlanVersion", "True")
 
 

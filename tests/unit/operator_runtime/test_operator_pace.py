@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from virtual_time import run
 
-from rlhf_operator.runtime.pace import MOST_HELD, Backoff, Bucket
+from rlhf_operator.runtime.pace import MOST_HELD, Backoff, TokenBucket
 
 
-async def sent_at(bucket: Bucket, starts: list[float]) -> list[float]:
+async def sent_at(bucket: TokenBucket, starts: list[float]) -> list[float]:
     """When each of several requests goes out, each asked for at its time."""
     times: list[float] = []
 
@@ -33,7 +33,7 @@ async def sent_at(bucket: Bucket, starts: list[float]) -> list[float]:
     starts=st.lists(st.floats(0, 5), min_size=1, max_size=60),
 )
 def test_no_window_has_more_than_the_burst_and_the_rate(rate: float, burst: int, starts: list[float]) -> None:
-    times = sorted(run(sent_at(Bucket(rate, burst), starts)))
+    times = sorted(run(sent_at(TokenBucket(rate, burst), starts)))
     for first in range(len(times)):
         for last in range(first, len(times)):
             most = burst + rate * (times[last] - times[first])
@@ -41,12 +41,12 @@ def test_no_window_has_more_than_the_burst_and_the_rate(rate: float, burst: int,
 
 
 def test_a_burst_goes_at_once_and_the_rest_at_the_rate() -> None:
-    assert run(sent_at(Bucket(10, 3), [0.0] * 5)) == pytest.approx([0, 0, 0, 0.1, 0.2])
+    assert run(sent_at(TokenBucket(10, 3), [0.0] * 5)) == pytest.approx([0, 0, 0, 0.1, 0.2])
 
 
 def test_who_asked_first_goes_first() -> None:
     async def order() -> list[int]:
-        bucket, went = Bucket(1, 1), list[int]()
+        bucket, went = TokenBucket(1, 1), list[int]()
 
         async def one(number: int) -> None:
             await bucket.wait()
@@ -62,7 +62,7 @@ def test_who_asked_first_goes_first() -> None:
 
 def test_a_hold_also_holds_those_that_wait_already() -> None:
     async def times() -> list[float]:
-        bucket = Bucket(10, 1)
+        bucket = TokenBucket(10, 1)
         waiting = asyncio.create_task(sent_at(bucket, [0.0] * 3))
         await asyncio.sleep(0.05)
         bucket.hold(0.05, 7.0)
@@ -72,7 +72,7 @@ def test_a_hold_also_holds_those_that_wait_already() -> None:
 
 
 def test_a_server_cannot_ask_for_silence_without_end() -> None:
-    bucket = Bucket(1, 1)
+    bucket = TokenBucket(1, 1)
     bucket.hold(0.0, 1e9)
     assert bucket.delay(0.0) == MOST_HELD
 
@@ -80,7 +80,7 @@ def test_a_server_cannot_ask_for_silence_without_end() -> None:
 @pytest.mark.parametrize(("rate", "burst"), [(0, 1), (-1, 1), (1, 0)])
 def test_a_bucket_that_lets_nothing_through_is_refused(rate: float, burst: int) -> None:
     with pytest.raises(ValueError, match="expected a rate above 0"):
-        Bucket(rate, burst)
+        TokenBucket(rate, burst)
 
 
 @given(chance=st.floats(0, 1), failures=st.integers(1, 2000))

@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator
 import pytest
 from virtual_time import run
 
+from rlhf_operator.informers import ClusterState
 from rlhf_operator.kinds import RLHFJOBS
 from rlhf_operator.runtime.client import Client, Page, WatchEvent
 from rlhf_operator.runtime.errors import Forbidden, Gone
 from rlhf_operator.runtime.kinds import Key, Kind
 from rlhf_operator.runtime.metrics import Metrics
 from rlhf_operator.runtime.queue import Lane
-from rlhf_operator.view import View
 
 
 class Api(Client):
@@ -56,7 +56,7 @@ class Watching:
     def __init__(self, api: Api) -> None:
         self.metrics = Metrics()
         self.told: list[Key] = []
-        self.view = View(api, ["team-a", "team-b"], self._tell, self.metrics)
+        self.view = ClusterState(api, ["team-a", "team-b"], self._tell, self.metrics)
 
     def _tell(self, key: Key, _: Lane) -> None:
         self.told.append(key)

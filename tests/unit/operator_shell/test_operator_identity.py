@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from rlhf_operator.informers import ClusterState
 from rlhf_operator.reconcile import naming
 from rlhf_operator.runtime.client import Client
 from rlhf_operator.runtime.kinds import JOBS, PODS, SERVICES, Kind
 from rlhf_operator.runtime.metrics import Metrics
-from rlhf_operator.view import View
 
 LABELS = naming.labels("beaver", "uid-1", "sft", 0)
 RAW = {
@@ -32,7 +32,7 @@ def seen(*objects: tuple[Kind, dict[str, Any]]) -> dict[str, list[str]]:
     """What a view knows of the job's children, by kind: their names."""
 
     async def main() -> dict[str, list[str]]:
-        view = View(Client.__new__(Client), None, lambda *_: None, Metrics())
+        view = ClusterState(Client.__new__(Client), None, lambda *_: None, Metrics())
         for kind, one in objects:
             view.children[kind].of(None)._put(one)
         children = view.seen(RAW)
@@ -85,7 +85,7 @@ def test_pods_of_a_job_that_is_gone_are_known_by_the_uid_on_record() -> None:
 def test_a_strangers_pod_wakes_no_job() -> None:
     async def main() -> None:
         woken: list[str] = []
-        view = View(Client.__new__(Client), None, lambda key, _: woken.append(str(key)), Metrics())
+        view = ClusterState(Client.__new__(Client), None, lambda key, _: woken.append(str(key)), Metrics())
         job = {"apiVersion": "rlhf.dev/v1alpha1", "kind": "RLHFJob", **RAW}
         job["metadata"] = {**RAW["metadata"], "resourceVersion": "1"}
         view.jobs.of(None)._put(job)

@@ -15,14 +15,14 @@ from cluster_model import Cluster, job
 from rlhf_api.errors import SpecError
 from rlhf_api.load import parse_job
 from rlhf_api.yaml import MAX_BYTES, MAX_VALUES
-from rlhf_operator import keeping
+from rlhf_operator import projections
+from rlhf_operator.informers import ClusterState
 from rlhf_operator.reconcile.memo import Memo
 from rlhf_operator.runtime.kinds import Key, Object
 from rlhf_operator.runtime.metrics import Metrics
-from rlhf_operator.view import View
 
 
-def large(size: int = keeping.MOST_PACKED, name: str = "beaver") -> Object:
+def large(size: int = projections.MOST_PACKED, name: str = "beaver") -> Object:
     """A job of at least that many bytes of status, in one version."""
     raw = copy.deepcopy(Cluster(job()).job)
     raw["metadata"] |= {"name": name, "uid": f"uid-{name}", "resourceVersion": "1"}
@@ -30,32 +30,32 @@ def large(size: int = keeping.MOST_PACKED, name: str = "beaver") -> Object:
     return raw
 
 
-def view() -> View:
-    return View(None, None, lambda key, lane: None, Metrics())  # type: ignore[arg-type] - it asks nobody
+def view() -> ClusterState:
+    return ClusterState(None, None, lambda key, lane: None, Metrics())  # type: ignore[arg-type] - it asks nobody
 
 
 def test_of_a_large_job_only_its_metadata_and_phase_are_kept() -> None:
-    kept = keeping.rlhfjob(large())
-    assert keeping.is_large(kept)
+    kept = projections.rlhfjob(large())
+    assert projections.is_large(kept)
     assert len(orjson.dumps(kept)) < 1000
     assert kept["phase"] == "Running"
-    assert keeping.unpacked(kept)["metadata"] == keeping.trimmed(large())["metadata"]
-    assert not keeping.is_large(keeping.rlhfjob(large(1000)))
+    assert projections.unpacked(kept)["metadata"] == projections.trimmed(large())["metadata"]
+    assert not projections.is_large(projections.rlhfjob(large(1000)))
 
 
 def test_all_jobs_together_are_kept_within_a_bound_and_room_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeping, "MOST_PACKED_OF_ALL", 100_000)
+    monkeypatch.setattr(projections, "MOST_PACKED_OF_ALL", 100_000)
     seen = view()
     jobs = seen.jobs.of(None)
     for name in ("a", "b", "c"):
         jobs._put(large(40_000, name))
-    kept = {name: not keeping.is_large(seen.jobs.get(Key("team", name)) or {}) for name in ("a", "b", "c")}
+    kept = {name: not projections.is_large(seen.jobs.get(Key("team", name)) or {}) for name in ("a", "b", "c")}
     assert kept == {"a": True, "b": True, "c": False}
     jobs._apply("DELETED", large(40_000, "a"))
     changed = large(40_000, "c")
     changed["metadata"]["resourceVersion"] = "2"
     jobs._put(changed)
-    assert not keeping.is_large(seen.jobs.get(Key("team", "c")) or {})
+    assert not projections.is_large(seen.jobs.get(Key("team", "c")) or {})
 
 
 def test_labels_and_annotations_that_nobody_reads_are_not_kept() -> None:
@@ -63,7 +63,7 @@ def test_labels_and_annotations_that_nobody_reads_are_not_kept() -> None:
     raw["metadata"]["labels"] = {f"k{number}": "" for number in range(20_000)} | {"kueue.x-k8s.io/queue-name": "q"}
     raw["metadata"]["annotations"] = {"a": "x" * 200_000, "rlhf.dev/retry": "y" * 50_000}
     raw["metadata"]["ownerReferences"] = [{"uid": str(number)} for number in range(20_000)]
-    metadata = keeping.rlhfjob(raw)["metadata"]
+    metadata = projections.rlhfjob(raw)["metadata"]
     assert metadata["labels"] == {"kueue.x-k8s.io/queue-name": "q"}
     assert metadata["annotations"] == {"rlhf.dev/retry": "y" * 253}
     assert "ownerReferences" not in metadata
@@ -79,7 +79,7 @@ def test_of_a_pod_little_is_kept_however_many_containers_and_ports_it_has() -> N
         "spec": {"containers": [trainer, *containers], "nodeName": "n"},
         "status": {"phase": "Pending", "containerStatuses": waiting, "initContainerStatuses": waiting},
     }
-    kept = keeping.pod(thing)
+    kept = projections.pod(thing)
     assert kept["spec"]["containers"][0]["ports"] == [{"name": "metrics", "containerPort": 8080}]
     assert len(orjson.dumps(kept)) < 1000
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from rlhf_operator.polling import SHOW_SECONDS, Poller
+from rlhf_operator.progress_poller import SHOW_SECONDS, Poller
 from rlhf_operator.reconcile import Poll
 from rlhf_operator.runtime.kinds import Key
 

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
-from rlhf_operator import keeping
+from rlhf_operator import projections
 from rlhf_operator.config import load
 from rlhf_operator.job_metrics import JobMetrics
 from rlhf_operator.patches import difference
-from rlhf_operator.polling import parsed
+from rlhf_operator.progress_poller import parsed
 from rlhf_operator.reconcile import Poll
 
 VALUES = st.recursive(
@@ -65,8 +65,8 @@ def test_a_job_is_kept_packed_and_comes_back_whole() -> None:
         "spec": {"stages": []},
         "status": {"phase": "Running"},
     }
-    kept = keeping.rlhfjob(thing)
-    assert keeping.unpacked(kept) == thing | {
+    kept = projections.rlhfjob(thing)
+    assert projections.unpacked(kept) == thing | {
         "metadata": {
             "name": "a",
             "namespace": "n",
@@ -121,7 +121,7 @@ def test_no_pod_can_put_a_number_that_is_none_into_status(headline: dict[str, An
 
 def scraped(*jobs: dict[str, Any]) -> CollectorRegistry:
     registry = CollectorRegistry()
-    registry.register(JobMetrics(lambda: [keeping.rlhfjob(one) for one in jobs]))
+    registry.register(JobMetrics(lambda: [projections.rlhfjob(one) for one in jobs]))
     return registry
 
 

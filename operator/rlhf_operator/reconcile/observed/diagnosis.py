@@ -16,15 +16,15 @@ from rlhf_api.faults import Fault
 from rlhf_api.lifecycle import AttemptResult, describe_exit, reason_of
 from rlhf_api.status import Attempt
 from rlhf_operator.reconcile import naming, reasons, times
-from rlhf_operator.reconcile.gang import Gang
-from rlhf_operator.reconcile.observe import CONTAINER, Pod
+from rlhf_operator.reconcile.observed.gang import AttemptPods
+from rlhf_operator.reconcile.observed.pods import CONTAINER, Pod
 
 SHARED_MEMORY = "rlhf-shm"
 """The volume behind /dev/shm."""
 
 
 @dataclass(frozen=True)
-class End:
+class Diagnosis:
     """How an attempt ended."""
 
     state: Literal["Failed", "Disrupted", "Stopped"]
@@ -42,7 +42,7 @@ class End:
         return AttemptResult(self.state, self.reason, self.message, self.exit_code, self.final)
 
 
-def why(attempt: Attempt, gang: Gang) -> End:
+def diagnose(attempt: Attempt, gang: AttemptPods) -> Diagnosis:
     """Why an attempt ended that did not succeed."""
     for code, fault in ((WRONG_INPUT, faults.WRONG_INPUT), (GUARD, faults.GUARD)):
         told = next((pod for pod in gang.pods if pod.exit_code == code), None)
@@ -55,13 +55,15 @@ def why(attempt: Attempt, gang: Gang) -> End:
     if attempt.reason in reasons.INTENTS:
         return _intended(attempt, gang)
     if attempt.reason in reasons.DISRUPTIONS:
-        return End("Disrupted", str(attempt.reason), attempt.message or "", attempt.pod, attempt.node, _code(gang))
+        return Diagnosis(
+            "Disrupted", str(attempt.reason), attempt.message or "", attempt.pod, attempt.node, _code(gang)
+        )
     seen = seen_disruption(gang)
     if seen is not None:
         return seen
     own = own_failures(gang)
     if own:
-        return _of(_culprit([*own, *_struck(gang)]), faults.FAILURE)
+        return _of(root_cause([*own, *cascaded_failures(gang)]), faults.FAILURE)
     sidecar = next((pod for pod in gang.pods if pod.failed_sidecar is not None), None)
     if sidecar is not None:
         return _platform(faults.SIDECAR_FAILED, sidecar, sidecar.failed_sidecar or "")
@@ -69,11 +71,11 @@ def why(attempt: Attempt, gang: Gang) -> End:
     if stopped is not None:
         return replace(_of(stopped, faults.STOPPED), state="Disrupted", reason=faults.STOPPED.reason)
     if gang.job is None:
-        return End("Disrupted", faults.JOB_DELETED.reason, "its Job was deleted by someone else")
-    return End("Disrupted", faults.POD_DELETED.reason, "a pod was deleted before it could tell how it ended")
+        return Diagnosis("Disrupted", faults.JOB_DELETED.reason, "its Job was deleted by someone else")
+    return Diagnosis("Disrupted", faults.POD_DELETED.reason, "a pod was deleted before it could tell how it ended")
 
 
-def seen_disruption(gang: Gang) -> End | None:
+def seen_disruption(gang: AttemptPods) -> Diagnosis | None:
     """What the platform did to the attempt, as far as it shows now; what shows it may be gone when the attempt ends, so
     it is recorded at once."""
     for pod in gang.pods:
@@ -99,11 +101,11 @@ def seen_disruption(gang: Gang) -> End | None:
     return _platform(faults.POD_DELETED, pod, f"pod {pod.name} was deleted")
 
 
-def _platform(fault: Fault, pod: Pod, words: str) -> End:
-    return End(fault.then, fault.reason, naming.cut(words), pod.name, pod.node, pod.exit_code)
+def _platform(fault: Fault, pod: Pod, words: str) -> Diagnosis:
+    return Diagnosis(fault.then, fault.reason, naming.cut(words), pod.name, pod.node, pod.exit_code)
 
 
-def _after_start(at: datetime, gang: Gang) -> bool:
+def _after_start(at: datetime, gang: AttemptPods) -> bool:
     """Pods that Kueue's suspension ended, before the Job was let run again, show no disruption."""
     if gang.job is None or gang.deleted_at is not None:
         return True
@@ -112,7 +114,7 @@ def _after_start(at: datetime, gang: Gang) -> bool:
     return gang.started_at is None or at >= gang.started_at
 
 
-def own_failures(gang: Gang) -> list[Pod]:
+def own_failures(gang: AttemptPods) -> list[Pod]:
     """Pods that failed while nobody had asked them to end."""
     return [
         pod
@@ -121,7 +123,7 @@ def own_failures(gang: Gang) -> list[Pod]:
     ]
 
 
-def _struck(gang: Gang) -> list[Pod]:
+def cascaded_failures(gang: AttemptPods) -> list[Pod]:
     """Pods that tell of a failure, but ended after they were asked to: the launcher of a killed rank may be slower than
     the peer that lost it, whose end makes the Job controller delete the rest."""
     return [
@@ -133,12 +135,12 @@ def _struck(gang: Gang) -> list[Pod]:
     ]
 
 
-def _culprit(pods: list[Pod]) -> Pod:
+def root_cause(pods: list[Pod]) -> Pod:
     """Who failed first: the others fail of it. A kill comes before what it makes the others raise, whoever ends first."""
     return min(pods, key=lambda pod: (not pod.out_of_memory, pod.said.raised, pod.index))
 
 
-def _of(pod: Pod, fault: Fault) -> End:
+def _of(pod: Pod, fault: Fault) -> Diagnosis:
     said = pod.said
     reason = naming.reason(said.reason, reason_of(pod.exit_code or 0) if fault is faults.FAILURE else fault.reason)
     message = said.message or describe_exit(pod.exit_code or 0)
@@ -146,7 +148,7 @@ def _of(pod: Pod, fault: Fault) -> End:
         reason, message = faults.OUT_OF_MEMORY.reason, _memory(pod, said.message)
     if pod.own_limit is not None:
         reason, message = faults.OWN_LIMIT.reason, _limit(pod.own_limit)
-    return End("Failed", reason, naming.cut(message), pod.name, pod.node, pod.exit_code)
+    return Diagnosis("Failed", reason, naming.cut(message), pod.name, pod.node, pod.exit_code)
 
 
 def _memory(pod: Pod, said: str) -> str:
@@ -172,21 +174,21 @@ def _limit(words: str) -> str:
     return f"{words}; raise the limit of ephemeral-storage by runPolicy.overrides[].resources"
 
 
-def _refused(gang: Gang) -> End | None:
+def _refused(gang: AttemptPods) -> Diagnosis | None:
     """Exit 2 or 3 of a pod that is gone: the Job remembers that its policy matched."""
     failed = gang.condition("Failed") or gang.condition("FailureTarget")
     if failed is None or failed.get("reason") != "PodFailurePolicy":
         return None
     message = str(failed.get("message") or "")
     code, fault = (GUARD, faults.GUARD) if f"exit code {GUARD} " in message else (WRONG_INPUT, faults.WRONG_INPUT)
-    return End(fault.then, fault.reason, naming.cut(message), exit_code=code, final=fault.final)
+    return Diagnosis(fault.then, fault.reason, naming.cut(message), exit_code=code, final=fault.final)
 
 
-def _intended(attempt: Attempt, gang: Gang) -> End:
+def _intended(attempt: Attempt, gang: AttemptPods) -> Diagnosis:
     """The operator's intent; how the pods took it is told beside."""
     lead = next((pod for pod in gang.pods if pod.terminated is not None), None)
     stops = attempt.reason in reasons.STOPS
-    return End(
+    return Diagnosis(
         "Stopped" if stops else "Failed",
         str(attempt.reason),
         attempt.message or "",
@@ -197,17 +199,17 @@ def _intended(attempt: Attempt, gang: Gang) -> End:
     )
 
 
-def _code(gang: Gang) -> int | None:
+def _code(gang: AttemptPods) -> int | None:
     return next((pod.exit_code for pod in gang.pods if pod.exit_code not in (None, 0)), None)
 
 
-def last_step(attempt: Attempt, gang: Gang) -> int | None:
+def last_step(attempt: Attempt, gang: AttemptPods) -> int | None:
     """The last step known: what the pods told at their end, or /progress before."""
     told = [pod.said.step for pod in gang.pods if pod.said.step is not None]
     known = [step for step in (attempt.last_step, *told) if step is not None]
     return max(known, default=None)
 
 
-def ended_at(gang: Gang, now: datetime) -> str:
+def ended_at(gang: AttemptPods, now: datetime) -> str:
     """When it ended, as the control plane wrote it; now, where it did not. Never later: a restart waits from then on."""
     return times.write(now if gang.ended_at is None else min(gang.ended_at, now))

@@ -5,16 +5,16 @@ from __future__ import annotations
 from datetime import datetime
 
 from rlhf_operator.reconcile import times
-from rlhf_operator.reconcile.outcome import Children, Delete, Outcome, Raw
+from rlhf_operator.reconcile.outcome import Delete, Observed, Raw, ReconcileResult
 
 FINISHED = ("Complete", "Failed", "Succeeded")
 """Phases that are for good, but for a retry. `Succeeded` is what jobs stored by 0.1 say for `Complete`."""
 
 
-def after(raw: Raw, children: Children, now: datetime) -> Outcome:
+def after(raw: Raw, children: Observed, now: datetime) -> ReconcileResult:
     """What is still to do about a finished job. It is read raw: of ten thousand stored jobs most are finished."""
     status = raw["status"]
-    out = Outcome(status=dict(status))
+    out = ReconcileResult(status=dict(status))
     generation = raw["metadata"].get("generation")
     if generation is not None:
         out.status["observedGeneration"] = generation

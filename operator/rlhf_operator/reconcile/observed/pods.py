@@ -33,7 +33,7 @@ MOST_STEPS = 2**53
 
 
 @dataclass(frozen=True)
-class Said:
+class TerminationSummary:
     """A trainer's termination summary."""
 
     reason: str = ""
@@ -218,7 +218,7 @@ class Pod:
         return (self.terminated or {}).get("reason") == "OOMKilled"
 
     @property
-    def said(self) -> Said:
+    def said(self) -> TerminationSummary:
         """Its summary; of a container that wrote none, the last lines of its log (FallbackToLogsOnError).
 
         It may be anything. What orjson reads it can write: no number beyond 64 bits, no nesting without end.
@@ -227,11 +227,11 @@ class Pod:
         try:
             found = orjson.loads(text)
         except orjson.JSONDecodeError:
-            return Said(message=f"its summary cannot be read: {text}" if text.startswith("{") else text)
+            return TerminationSummary(message=f"its summary cannot be read: {text}" if text.startswith("{") else text)
         if not isinstance(found, dict):
-            return Said(message=text)
+            return TerminationSummary(message=text)
         step, result, raised = found.get("step"), found.get("result"), found.get("raised")
-        return Said(
+        return TerminationSummary(
             reason=str(found.get("reason") or ""),
             message=str(found.get("message") or ""),
             step=step if type(step) is int and 0 <= step < MOST_STEPS else None,

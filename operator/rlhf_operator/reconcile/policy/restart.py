@@ -7,7 +7,7 @@ from datetime import datetime
 from rlhf_api.lifecycle import restores_budget
 from rlhf_api.status import StageStatus
 from rlhf_operator.reconcile import times
-from rlhf_operator.reconcile.gang import Gang
+from rlhf_operator.reconcile.observed.gang import AttemptPods
 from rlhf_operator.reconcile.settings import Timings
 
 
@@ -25,7 +25,7 @@ def without_progress(stage: StageStatus) -> int:
     return count
 
 
-def counted(stage: StageStatus, gang: Gang, now: datetime) -> int:
+def counted(stage: StageStatus, gang: AttemptPods, now: datetime) -> int:
     """Restarts that count, as the stage's last attempt ends: none any more, where it came further and ran for long."""
     *before, last = stage.attempts
     start = gang.started_at or times.read(last.start_time or times.write(now))

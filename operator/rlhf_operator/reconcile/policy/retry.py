@@ -6,7 +6,7 @@ from rlhf_api.contract import COMPLETE
 from rlhf_api.status import MAX_RETRIES
 from rlhf_operator.reconcile import naming, reasons
 from rlhf_operator.reconcile.outcome import Raw
-from rlhf_operator.reconcile.run import Run
+from rlhf_operator.reconcile.run import ReconcileContext
 
 
 def value(raw: Raw) -> str | None:
@@ -21,7 +21,7 @@ def asked(raw: Raw) -> bool:
     return value(raw) not in (None, status.get("retry"), *(status.get("retries") or ()))
 
 
-def acknowledge(run: Run, *, failed: bool) -> None:
+def acknowledge(run: ReconcileContext, *, failed: bool) -> None:
     """Act on a new value: start a failed job again; of one that goes well, there is nothing to do.
 
     While a failed job winds up the value waits: it is meant for what comes after.
@@ -36,7 +36,7 @@ def acknowledge(run: Run, *, failed: bool) -> None:
     run.status = run.status.model_copy(update={"retry": asked_for, "retries": [*seen, asked_for]})
 
 
-def _again(run: Run) -> None:
+def _again(run: ReconcileContext) -> None:
     names = [name for name, stage in run.stages.items() if stage.state == "Failed"]
     for name, stage in run.stages.items():
         if stage.state in COMPLETE and stage.type != "report":

@@ -6,12 +6,12 @@ from rlhf_api.contract import JOB_PATH, STORAGE_PATH, TERMINATION_PATH
 from rlhf_api.plan import PlannedStage
 from rlhf_api.stage_file import Paths, Processes, StageFile, build
 from rlhf_operator.reconcile.profiles import Shape
-from rlhf_operator.reconcile.run import Run
+from rlhf_operator.reconcile.run import ReconcileContext
 
 RENDEZVOUS = 29500
 
 
-def stage_file(run: Run, planned: PlannedStage, number: int, shape: Shape, name: str) -> StageFile:
+def stage_file(run: ReconcileContext, planned: PlannedStage, number: int, shape: Shape, name: str) -> StageFile:
     """The stage's file.
 
     Args:

@@ -7,15 +7,17 @@ from typing import Any
 from rlhf_api.lifecycle import RetryBudget, decide, disrupted_too_often
 from rlhf_api.plan import PlannedStage
 from rlhf_api.stages import PREPARE, REPORT
-from rlhf_operator.reconcile import attempts, naming, reasons, restarts, times
-from rlhf_operator.reconcile.attempts import End
-from rlhf_operator.reconcile.gang import Gang
-from rlhf_operator.reconcile.run import Run
+from rlhf_operator.reconcile import naming, reasons, times
+from rlhf_operator.reconcile.observed import diagnosis
+from rlhf_operator.reconcile.observed.diagnosis import Diagnosis
+from rlhf_operator.reconcile.observed.gang import AttemptPods
+from rlhf_operator.reconcile.policy import restart
+from rlhf_operator.reconcile.run import ReconcileContext
 
 
-def complete(run: Run, planned: PlannedStage, gang: Gang) -> None:
+def complete_attempt(run: ReconcileContext, planned: PlannedStage, gang: AttemptPods) -> None:
     """It ended well: its product is in place."""
-    ended = attempts.ended_at(gang, run.now)
+    ended = diagnosis.ended_at(gang, run.now)
     lead = next((pod for pod in gang.pods if pod.index == 0), None)
     reused = lead is not None and lead.said.reason == "Reused"
     attempt = run.change_attempt(
@@ -27,10 +29,10 @@ def complete(run: Run, planned: PlannedStage, gang: Gang) -> None:
         pod=None if lead is None else lead.name,
         node=None if lead is None else lead.node,
         exit_code=0,
-        last_step=attempts.last_step(run.stages[planned.name].attempts[-1], gang),
+        last_step=diagnosis.last_step(run.stages[planned.name].attempts[-1], gang),
     )
     product = run.plan.stage(planned.name).product
-    settle(
+    finish_stage(
         run,
         planned,
         state="Reused" if reused else "Complete",
@@ -41,16 +43,16 @@ def complete(run: Run, planned: PlannedStage, gang: Gang) -> None:
     run.tell(reasons.STAGE_COMPLETE, f"{planned.name}: attempt {attempt.number} is complete")
 
 
-def close(run: Run, planned: PlannedStage, end: End, gang: Gang) -> None:
+def finish_attempt(run: ReconcileContext, planned: PlannedStage, end: Diagnosis, gang: AttemptPods) -> None:
     """It ended otherwise: record why, then do what the lifecycle decides."""
     stage = run.stages[planned.name]
-    last_step = attempts.last_step(stage.attempts[-1], gang)
+    last_step = diagnosis.last_step(stage.attempts[-1], gang)
     run.change_attempt(
         planned.name,
         state=end.state,
         reason=end.reason,
         message=naming.cut(end.message) or None,
-        end_time=attempts.ended_at(gang, run.now),
+        end_time=diagnosis.ended_at(gang, run.now),
         pod=end.pod,
         node=end.node,
         exit_code=end.exit_code,
@@ -62,7 +64,7 @@ def close(run: Run, planned: PlannedStage, end: End, gang: Gang) -> None:
         run.change(planned.name, state="Suspended", reason=reasons.SUSPENDED, message=None, progress=None)
     elif verdict == "skip":
         message = "stopped, because another stage failed; its checkpoint stays"
-        settle(run, planned, state="Skipped", reason=reasons.STOPPED, message=message)
+        finish_stage(run, planned, state="Skipped", reason=reasons.STOPPED, message=message)
     elif verdict == "retry":
         run.change_attempt(planned.name, counted=True)
         run.change(planned.name, restarts=budget.restarts + 1)
@@ -76,25 +78,25 @@ def close(run: Run, planned: PlannedStage, end: End, gang: Gang) -> None:
         _fail(run, planned, end.reason, end.message)
 
 
-def _budget(run: Run, planned: PlannedStage, gang: Gang) -> RetryBudget:
+def _budget(run: ReconcileContext, planned: PlannedStage, gang: AttemptPods) -> RetryBudget:
     stage = run.stages[planned.name]
     return RetryBudget(
-        restarts=restarts.counted(stage, gang, run.now),
+        restarts=restart.counted(stage, gang, run.now),
         max_restarts=run.job.spec.run_policy.max_restarts,
-        disruptions=restarts.without_progress(stage),
+        disruptions=restart.without_progress(stage),
         max_disruptions=run.settings.max_disruptions,
         wanted=planned.type == REPORT or not run.winding_up,
     )
 
 
-def settle(run: Run, planned: PlannedStage, **changes: Any) -> None:
+def finish_stage(run: ReconcileContext, planned: PlannedStage, **changes: Any) -> None:
     """The stage has come to an end."""
     run.change(planned.name, end_time=times.write(run.now), progress=None, **changes)
 
 
-def _again(run: Run, planned: PlannedStage, end: End, counted: str) -> None:
+def _again(run: ReconcileContext, planned: PlannedStage, end: Diagnosis, counted: str) -> None:
     stage = run.stages[planned.name]
-    seconds = restarts.delay(stage, run.settings.timings)
+    seconds = restart.delay(stage, run.settings.timings)
     what = "from its last checkpoint" if planned.type != PREPARE else "from the start"
     message = f"attempt {stage.attempts[-1].number} ended: {end.reason}: {end.message}"
     run.change(
@@ -103,7 +105,7 @@ def _again(run: Run, planned: PlannedStage, end: End, counted: str) -> None:
     run.tell(reasons.STAGE_RESTARTED, f"{planned.name}: {message}; {counted}, {what}, in {seconds:.0f} s", warning=True)
 
 
-def _fail(run: Run, planned: PlannedStage, reason: str, message: str) -> None:
+def _fail(run: ReconcileContext, planned: PlannedStage, reason: str, message: str) -> None:
     stage = run.stages[planned.name]
     last = stage.attempts[-1] if stage.attempts else None
     where = ""
@@ -111,11 +113,11 @@ def _fail(run: Run, planned: PlannedStage, reason: str, message: str) -> None:
         code = "" if last.exit_code is None else f", exit code {last.exit_code}"
         where = f" (pod {last.pod}{'' if last.node is None else f' on {last.node}'}{code})"
     text = naming.cut(f"{message}{where}", 2048)
-    settle(run, planned, state="Failed", reason=reason, message=text)
+    finish_stage(run, planned, state="Failed", reason=reason, message=text)
     run.tell(reasons.STAGE_FAILED, f"{planned.name}: {reason}: {text}", warning=True)
 
 
-def fail_unstarted(run: Run, planned: PlannedStage, reason: str, message: str) -> None:
+def fail_unstarted(run: ReconcileContext, planned: PlannedStage, reason: str, message: str) -> None:
     """A stage that may not even begin."""
-    settle(run, planned, state="Failed", reason=reason, message=message)
+    finish_stage(run, planned, state="Failed", reason=reason, message=message)
     run.tell(reasons.STAGE_FAILED, f"{planned.name}: {reason}: {message}", warning=True)

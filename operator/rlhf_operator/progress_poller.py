@@ -17,7 +17,7 @@ import orjson
 
 from rlhf_operator.reconcile import Poll, Sample
 from rlhf_operator.runtime.kinds import Key
-from rlhf_operator.runtime.pace import Bucket
+from rlhf_operator.runtime.pace import TokenBucket
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +43,8 @@ class Poller:
     def __init__(self, wake: Callable[[Key], None], rate: float, every: float) -> None:
         self._wake = wake
         self._every = every
-        self._asking = Bucket(rate, max(1, round(rate)))
-        self._showing = Bucket(rate, max(1, round(rate)))
+        self._asking = TokenBucket(rate, max(1, round(rate)))
+        self._showing = TokenBucket(rate, max(1, round(rate)))
         self._watched: dict[Key, dict[str, _Watched]] = {}
         self._shown: dict[Key, float] = {}
 

@@ -6,14 +6,15 @@ from rlhf_api.errors import Finding, Loc, format_path
 from rlhf_api.job import RLHFJob
 from rlhf_api.plan import PlannedStage
 from rlhf_api.status import StageStatus
-from rlhf_operator.reconcile import profiles, reasons, tenancy
+from rlhf_operator.reconcile import profiles, reasons
+from rlhf_operator.reconcile.admission import tenancy
 from rlhf_operator.reconcile.profiles import Shape
-from rlhf_operator.reconcile.run import Run
+from rlhf_operator.reconcile.run import ReconcileContext
 
 OVERRIDES = ("runPolicy", "overrides")
 
 
-def held(run: Run, planned: PlannedStage) -> bool:
+def held(run: ReconcileContext, planned: PlannedStage) -> bool:
     """Whether an override keeps the stage from going on: refused, with the field's path."""
     shape = profiles.shape(run.job, planned, run.status.profiles, run.settings)
     finding = refused(run.job, run.stages[planned.name], shape)

@@ -7,22 +7,23 @@ from datetime import datetime, timedelta
 from rlhf_api.plan import PlannedStage
 from rlhf_api.status import Attempt
 from rlhf_operator.reconcile import naming, reasons, times
-from rlhf_operator.reconcile.gang import Gang
-from rlhf_operator.reconcile.observe import WAITS_FOR_OTHERS, Pod
-from rlhf_operator.reconcile.outcome import Look
-from rlhf_operator.reconcile.run import Run
+from rlhf_operator.reconcile.objects.assembly import held
+from rlhf_operator.reconcile.observed.gang import AttemptPods
+from rlhf_operator.reconcile.observed.pods import WAITS_FOR_OTHERS, Pod
+from rlhf_operator.reconcile.outcome import LiveRead
+from rlhf_operator.reconcile.run import ReconcileContext
 
 BRIEF = timedelta(seconds=2)
 """A gang that ends sooner is never shown as running. Kubernetes tells whole seconds."""
 
 
-def queued(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> None:
+def queued(run: ReconcileContext, planned: PlannedStage, attempt: Attempt, gang: AttemptPods) -> None:
     """Someone else holds the Job: Kueue's queue, before it begins or again. It stays, and nothing is made."""
     name = run.child(planned.name, attempt.number)
     preempted = attempt.state == "Running" or attempt.reason == reasons.PREEMPTED
     reason = reasons.PREEMPTED if preempted else reasons.QUEUED
     queue = run.labels.get(naming.QUEUE) or gang.queue  # Kueue gives one to Jobs without, where it has a default
-    words = run.explanation(Look("Workload", name, gang.uid)) if queue and run.settings.kueue else None
+    words = run.explanation(LiveRead("Workload", name, gang.uid)) if queue and run.settings.kueue else None
     if attempt.state == "Running":
         run.tell(
             reasons.PREEMPTED, f"{planned.name}: attempt {attempt.number} was suspended; it will go on", warning=True
@@ -33,16 +34,7 @@ def queued(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> Non
     run.change(planned.name, state="Queued", reason=reason, message=message, progress=None)
 
 
-def held(run: Run, queue: str | None) -> str:
-    """Who holds a suspended Job, before its holder has said a word."""
-    if queue is None:
-        return "its Job is suspended, not by this operator"
-    if not run.settings.kueue:
-        return naming.cut(f"its Job names the queue {queue}, but this operator was not told of a Kueue (kueue: true)")
-    return naming.cut(f"waits in the queue {queue}")
-
-
-def refused(run: Run, planned: PlannedStage) -> None:
+def refused(run: ReconcileContext, planned: PlannedStage) -> None:
     """Say why its objects could not be made: a quota, an admission policy, a field of the spec that is wrong."""
     words = run.children.refusal
     if words is not None:
@@ -50,7 +42,7 @@ def refused(run: Run, planned: PlannedStage) -> None:
         run.change(planned.name, state="Pending", reason=reasons.CREATE_FAILED, message=naming.cut(words))
 
 
-def starting(run: Run, planned: PlannedStage, gang: Gang) -> bool:
+def starting(run: ReconcileContext, planned: PlannedStage, gang: AttemptPods) -> bool:
     """Whether the whole gang runs; else say why it does not, and for how long it may not."""
     attempt = run.stages[planned.name].attempts[-1]
     up = [pod for pod in gang.pods if pod.phase in ("Running", "Succeeded", "Failed")]
@@ -71,7 +63,7 @@ def starting(run: Run, planned: PlannedStage, gang: Gang) -> bool:
     return False
 
 
-def _brief(run: Run, pods: list[Pod]) -> bool:
+def _brief(run: ReconcileContext, pods: list[Pod]) -> bool:
     """Whether a gang has only begun, or has ended already: then one write tells how it ended, and none that it ran."""
     if not any(pod.live for pod in pods):
         return True
@@ -82,7 +74,7 @@ def _brief(run: Run, pods: list[Pod]) -> bool:
     return True
 
 
-def _explained(run: Run, gang: Gang) -> tuple[str, str | None]:
+def _explained(run: ReconcileContext, gang: AttemptPods) -> tuple[str, str | None]:
     pending = [pod for pod in gang.pods if pod.phase == "Pending"]
     for pod in pending:
         waiting = pod.waiting
@@ -96,20 +88,20 @@ def _explained(run: Run, gang: Gang) -> tuple[str, str | None]:
         run.wake(asked)
         return reasons.STARTING, None
     if len(gang.pods) < gang.nodes:
-        words = run.explanation(Look("Events", gang.job["metadata"]["name"], gang.uid))
+        words = run.explanation(LiveRead("Events", gang.job["metadata"]["name"], gang.uid))
         return (reasons.STARTING, None) if words is None else (reasons.NO_PODS, naming.cut(words))
     return next(filter(None, [_of_events(run, pod) for pod in pending]), (reasons.STARTING, None))
 
 
-def _of_events(run: Run, pod: Pod) -> tuple[str, str] | None:
+def _of_events(run: ReconcileContext, pod: Pod) -> tuple[str, str] | None:
     """A volume, the network or an image that is not there: the kubelet tells of it in events alone."""
-    words = run.explanation(Look("PodEvents", pod.name, pod.uid))
+    words = run.explanation(LiveRead("PodEvents", pod.name, pod.uid))
     if words is None:
         return None
     return naming.reason(words.partition(":")[0], reasons.PENDING), naming.cut(f"{pod.name}: {words}")
 
 
-def note_timeout(run: Run, planned: PlannedStage) -> None:
+def note_timeout(run: ReconcileContext, planned: PlannedStage) -> None:
     """Say in Stalled that the last attempt gave its devices back, as long as no later one runs."""
     ended = [attempt for attempt in run.stages[planned.name].attempts if attempt.end_time is not None]
     if ended and ended[-1].reason == reasons.PENDING_TIMEOUT:
@@ -117,13 +109,13 @@ def note_timeout(run: Run, planned: PlannedStage) -> None:
         run.stalled = run.stalled or (reasons.PENDING_TIMEOUT, naming.cut(message))
 
 
-def _since(gang: Gang, run: Run) -> datetime:
+def _since(gang: AttemptPods, run: ReconcileContext) -> datetime:
     """Since when it may run: Kueue's queue does not count."""
     created = ((gang.job or {}).get("metadata") or {}).get("creationTimestamp")
     return gang.started_at or (times.read(created) if created else run.now)
 
 
-def _timeout(run: Run, planned: PlannedStage, gang: Gang, message: str | None) -> None:
+def _timeout(run: ReconcileContext, planned: PlannedStage, gang: AttemptPods, message: str | None) -> None:
     limit = run.job.spec.run_policy.pending_timeout or run.settings.pending_timeout
     if limit is None:
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 
 from rlhf_operator.reconcile import naming
-from rlhf_operator.reconcile.observe import CONTAINER, METRICS
+from rlhf_operator.reconcile.observed.pods import CONTAINER, METRICS
 from rlhf_operator.runtime.decoding import encode
 from rlhf_operator.runtime.kinds import Object
 from rlhf_operator.runtime.store import FAULT

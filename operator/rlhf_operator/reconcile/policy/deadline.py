@@ -5,30 +5,30 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from rlhf_operator.reconcile import times
-from rlhf_operator.reconcile.run import Run
+from rlhf_operator.reconcile.run import ReconcileContext
 
 
-def ran_until(run: Run) -> datetime:
+def ran_until(run: ReconcileContext) -> datetime:
     """Until when the attempts ran that are active on record: an operator that was away does not make them longer."""
     ends = [run.gang(planned.name, attempt.number).ended_at for planned, attempt in run.open()]
     known = [end for end in ends if end is not None]
     return min(max(known), run.now) if known and len(known) == len(ends) else run.now
 
 
-def active_seconds(run: Run) -> float:
+def active_seconds(run: ReconcileContext) -> float:
     """Active time so far."""
     since = run.status.active_since
     running = 0.0 if since is None else max(0.0, (run.ran_until - times.read(since)).total_seconds())
     return run.status.active_seconds + running
 
 
-def passed(run: Run) -> bool:
+def passed(run: ReconcileContext) -> bool:
     """Whether the active time is used up."""
     limit = run.job.spec.active_deadline_seconds
     return limit is not None and active_seconds(run) >= limit
 
 
-def account(run: Run) -> None:
+def account(run: ReconcileContext) -> None:
     """Bring the clock in status up to what runs now, and wake up when it will have run out."""
     active = _active(run)
     if run.status.active_since is not None and (not active or run.ran_until < run.now):
@@ -42,7 +42,7 @@ def account(run: Run) -> None:
         run.wake(run.now + timedelta(seconds=limit - active_seconds(run)))
 
 
-def _active(run: Run) -> bool:
+def _active(run: ReconcileContext) -> bool:
     asked = [] if run.children.refusal is not None else run.out.create  # a refused Job does not run
     made = {one["metadata"]["name"]: one for one in asked if one["kind"] == "Job"}
     for planned, attempt in run.open():

@@ -8,14 +8,14 @@ from rlhf_api.plan import PlannedStage
 from rlhf_api.stages import PREPARE
 from rlhf_api.status import Attempt, Progress
 from rlhf_operator.reconcile import naming, reasons
-from rlhf_operator.reconcile.gang import Gang
+from rlhf_operator.reconcile.observed.gang import AttemptPods
 from rlhf_operator.reconcile.outcome import Poll, Sample
-from rlhf_operator.reconcile.run import Run
+from rlhf_operator.reconcile.run import ReconcileContext
 
 MAX_HEADLINE = 8
 
 
-def follow(run: Run, planned: PlannedStage, gang: Gang) -> None:
+def follow(run: ReconcileContext, planned: PlannedStage, gang: AttemptPods) -> None:
     """Ask a running gang for its progress, and take over what it last told."""
     attempt = run.stages[planned.name].attempts[-1]
     lead = next((pod for pod in gang.pods if pod.index == 0 and pod.phase == "Running"), None)
@@ -29,7 +29,7 @@ def follow(run: Run, planned: PlannedStage, gang: Gang) -> None:
     _watch(run, planned, sample)
 
 
-def _show(run: Run, planned: PlannedStage, attempt: Attempt, sample: Sample) -> None:
+def _show(run: ReconcileContext, planned: PlannedStage, attempt: Attempt, sample: Sample) -> None:
     changes: dict[str, int] = {"last_step": max(sample.step, attempt.last_step or 0)}
     before = [one for one in run.stages[planned.name].attempts[:-1] if one.last_step is not None]
     if before and before[-1].lost_steps is None and sample.begun is not None:
@@ -47,14 +47,14 @@ def _show(run: Run, planned: PlannedStage, attempt: Attempt, sample: Sample) -> 
     )
 
 
-def _lost(run: Run, planned: PlannedStage, steps: int, number: int) -> None:
+def _lost(run: ReconcileContext, planned: PlannedStage, steps: int, number: int) -> None:
     """What an earlier attempt computed after the checkpoint that this one began from."""
     entries = run.stages[planned.name].attempts
     changed = [one.model_copy(update={"lost_steps": steps}) if one.number == number else one for one in entries]
     run.change(planned.name, attempts=changed)
 
 
-def _watch(run: Run, planned: PlannedStage, sample: Sample) -> None:
+def _watch(run: ReconcileContext, planned: PlannedStage, sample: Sample) -> None:
     """A gang without a step for so long hangs; the restart counts. One that hangs may not answer either: the last that it
     told ages, and is looked at when it is too old."""
     limit = run.job.spec.run_policy.stuck_timeout

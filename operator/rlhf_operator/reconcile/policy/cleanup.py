@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rlhf_operator.reconcile.gang import Gang, attempts_of
+from rlhf_operator.reconcile.observed.gang import AttemptPods, attempts_of
 from rlhf_operator.reconcile.outcome import Delete, Raw
-from rlhf_operator.reconcile.run import Run
+from rlhf_operator.reconcile.run import ReconcileContext
 
 
-def superseded(run: Run) -> None:
+def superseded(run: ReconcileContext) -> None:
     """Delete the ended Jobs of earlier attempts, with their Services."""
     if run.job.spec.run_policy.keep == "everything":
         return
@@ -17,14 +17,14 @@ def superseded(run: Run) -> None:
     for stage in again:
         last = stage.attempts[-1].number
         for number, raw in attempts_of(stage.name, run.children.jobs):
-            if number < last and Gang(raw, ()).finished:
+            if number < last and AttemptPods(raw, ()).finished:
                 _delete(run, "Job", raw)
         for number, raw in attempts_of(stage.name, run.children.services):
             if number < last:
                 _delete(run, "Service", raw)
 
 
-def _delete(run: Run, kind: Literal["Job", "Service"], raw: Raw) -> None:
+def _delete(run: ReconcileContext, kind: Literal["Job", "Service"], raw: Raw) -> None:
     metadata = raw["metadata"]
     if "deletionTimestamp" not in metadata:
         run.out.delete.append(Delete(kind, metadata["name"], metadata["uid"]))

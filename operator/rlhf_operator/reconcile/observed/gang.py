@@ -8,19 +8,19 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from rlhf_operator.reconcile import naming, times
-from rlhf_operator.reconcile.observe import NUMBER, Pod, owner_uid
+from rlhf_operator.reconcile.observed.pods import NUMBER, Pod, owner_uid
 from rlhf_operator.reconcile.outcome import Raw
 
 
 @dataclass(frozen=True)
-class Gang:
+class AttemptPods:
     """An attempt's Job and pods."""
 
     job: Raw | None
     pods: tuple[Pod, ...]
 
     @classmethod
-    def of(cls, name: str, recorded: str | None, jobs: Iterable[Raw], pods: Iterable[Raw]) -> Gang:
+    def of(cls, name: str, recorded: str | None, jobs: Iterable[Raw], pods: Iterable[Raw]) -> AttemptPods:
         """The Job of that name and the pods that it controls, in the gang's order; of a Job that is gone those of the
         recorded UID."""
         job = next((one for one in jobs if one["metadata"]["name"] == name), None)

@@ -11,11 +11,11 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rlhf_operator.reconcile import Look
+from rlhf_operator.reconcile import LiveRead
 from rlhf_operator.runtime.client import Client
 from rlhf_operator.runtime.errors import NotFound, RequestFailed
 from rlhf_operator.runtime.kinds import EVENTS, Key, Kind, Object
-from rlhf_operator.runtime.pace import Bucket
+from rlhf_operator.runtime.pace import TokenBucket
 
 log = logging.getLogger(__name__)
 
@@ -45,26 +45,26 @@ class _Question:
 
 @dataclass
 class _Asked:
-    words: dict[Look, str] = field(default_factory=dict)
-    questions: dict[Look, _Question] = field(default_factory=dict)
+    words: dict[LiveRead, str] = field(default_factory=dict)
+    questions: dict[LiveRead, _Question] = field(default_factory=dict)
 
 
-class Explainer:
-    """Answers `Outcome.explain`; `wake` is called with a job's key when an answer is new."""
+class PendingReasonFetcher:
+    """Answers `ReconcileResult.explain`; `wake` is called with a job's key when an answer is new."""
 
     def __init__(self, client: Client, wake: Callable[[Key], None]) -> None:
         self._client = client
         self._wake = wake
         self._known: dict[Key, _Asked] = {}
-        self._waiting: asyncio.Queue[tuple[Key, Look]] = asyncio.Queue(MOST_WAITING)
+        self._waiting: asyncio.Queue[tuple[Key, LiveRead]] = asyncio.Queue(MOST_WAITING)
         self._workloads: Kind | None = None
 
-    def told(self, key: Key) -> Mapping[Look, str]:
+    def told(self, key: Key) -> Mapping[LiveRead, str]:
         """What is known to explain why a job waits."""
         known = self._known.get(key)
         return {} if known is None else dict(known.words)
 
-    def follow(self, key: Key, looks: Sequence[Look]) -> None:
+    def follow(self, key: Key, looks: Sequence[LiveRead]) -> None:
         """Ask these questions from now on; drop others."""
         if not looks:
             self.forget(key)
@@ -86,7 +86,7 @@ class Explainer:
 
     async def run(self) -> None:
         """Ask until cancelled."""
-        bucket = Bucket(RATE, 10)
+        bucket = TokenBucket(RATE, 10)
         while True:
             key, look = await self._waiting.get()
             if self._question(key, look) is None:
@@ -107,24 +107,24 @@ class Explainer:
             known.words[look] = words
             self._wake(key)
 
-    def _question(self, key: Key, look: Look) -> _Question | None:
+    def _question(self, key: Key, look: LiveRead) -> _Question | None:
         known = self._known.get(key)
         return None if known is None else known.questions.get(look)
 
-    def _ask(self, key: Key, look: Look) -> None:
+    def _ask(self, key: Key, look: LiveRead) -> None:
         if self._waiting.full():
             self._later(key, look)
         else:
             self._waiting.put_nowait((key, look))
 
-    def _later(self, key: Key, look: Look) -> None:
+    def _later(self, key: Key, look: LiveRead) -> None:
         question = self._question(key, look)
         if question is not None:
             question.drop()
             question.timer = asyncio.get_running_loop().call_later(question.pause, self._ask, key, look)
             question.pause = min(AGAIN, 2 * question.pause)
 
-    async def _words(self, namespace: str, look: Look) -> str | None:
+    async def _words(self, namespace: str, look: LiveRead) -> str | None:
         if look.what == "Workload":
             words = await self._workload(namespace, look)
         elif look.what == "PodEvents":
@@ -133,7 +133,7 @@ class Explainer:
             words = await self._last_warning(namespace, look)
         return None if words is None else printable(words)
 
-    async def _workload(self, namespace: str, look: Look) -> str | None:
+    async def _workload(self, namespace: str, look: LiveRead) -> str | None:
         """The condition of the Job's Workload that keeps it waiting."""
         kind = await self._served()
         if kind is None:
@@ -155,12 +155,12 @@ class Explainer:
                 break
         return self._workloads
 
-    async def _last_warning(self, namespace: str, look: Look) -> str | None:
+    async def _last_warning(self, namespace: str, look: LiveRead) -> str | None:
         """The last warning about the Job: a quota, or an admission policy, that refuses its pods."""
         event = await self._last(namespace, f"regarding.uid={look.uid},type=Warning")
         return None if event is None else str(event.get("note") or "")
 
-    async def _last_event(self, namespace: str, look: Look) -> str | None:
+    async def _last_event(self, namespace: str, look: LiveRead) -> str | None:
         """The last event of a pod that was put on a node: a warning may have been mended since."""
         event = await self._last(namespace, f"regarding.uid={look.uid}", without=SCHEDULING)
         return None if event is None else f"{event.get('reason') or 'Pending'}: {event.get('note') or ''}"

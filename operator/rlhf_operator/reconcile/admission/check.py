@@ -6,15 +6,16 @@ from collections.abc import Iterator
 
 from rlhf_api.errors import Finding, format_path
 from rlhf_api.stage_file import STAGE_FILE_VERSION
-from rlhf_operator.reconcile import pinning, profiles, reasons, storage, tenancy
-from rlhf_operator.reconcile.run import Run
-from rlhf_operator.reconcile.stage_files import stage_file
+from rlhf_operator.reconcile import claims, pinning, profiles, reasons
+from rlhf_operator.reconcile.admission import tenancy
+from rlhf_operator.reconcile.objects.stage_file import stage_file
+from rlhf_operator.reconcile.run import ReconcileContext
 
 MOST_BYTES = 65536
 """Of stage.json. Kubernetes allows four times as much for all annotations of an object."""
 
 
-def refused(run: Run) -> tuple[str, str] | None:
+def refused(run: ReconcileContext) -> tuple[str, str] | None:
     """Reason and message, with the path of every field that is wrong; None for a job that has begun."""
     version = run.status.plan_version
     if version is not None:
@@ -24,11 +25,11 @@ def refused(run: Run) -> tuple[str, str] | None:
     forbidden = list(tenancy.forbidden(run.job, run.settings))
     if forbidden:
         return reasons.FORBIDDEN, _words(forbidden)
-    found = [*storage.findings(run.job), *profiles.missing(run.job, run.settings)] or list(_too_large(run))
+    found = [*claims.findings(run.job), *profiles.missing(run.job, run.settings)] or list(_too_large(run))
     return (reasons.INVALID_SPEC, _words(found)) if found else None
 
 
-def _too_large(run: Run) -> Iterator[Finding]:
+def _too_large(run: ReconcileContext) -> Iterator[Finding]:
     """A stage's file travels in an annotation of its pods. The whole job is in those of prepare and the report."""
     prepare = run.plan.stages[0]
     shape = profiles.shape(run.job, prepare, run.status.profiles, run.settings)
@@ -38,7 +39,7 @@ def _too_large(run: Run) -> Iterator[Finding]:
         yield Finding((), message, "move long texts to files, or split the job")
 
 
-def accept(run: Run) -> None:
+def accept(run: ReconcileContext) -> None:
     """Pin what the job runs with to its end: image, plan version, profiles, settings."""
     if run.status.plan_version is not None:
         return

@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 from rlhf_api.lifecycle import Wish
-from rlhf_operator.reconcile import deadline, reasons
-from rlhf_operator.reconcile.gang import Gang
+from rlhf_operator.reconcile import reasons
+from rlhf_operator.reconcile.observed.gang import AttemptPods
 from rlhf_operator.reconcile.outcome import Delete
-from rlhf_operator.reconcile.run import Run
+from rlhf_operator.reconcile.policy import deadline
+from rlhf_operator.reconcile.run import ReconcileContext
 
 
-def wish(run: Run) -> Wish:
+def wish_of(run: ReconcileContext) -> Wish:
     """What is wanted of the job."""
     if run.job.spec.suspend:
         return "suspend"
     return "fail" if deadline.passed(run) else "run"
 
 
-def mark(run: Run) -> None:
+def mark_stops(run: ReconcileContext) -> None:
     """Write to every running attempt why it is to end, if it is."""
-    for stage, (reason, message) in run.actions(wish(run)).stop.items():
+    for stage, (reason, message) in run.actions(wish_of(run)).stop.items():
         attempt = run.attempt(stage)
         if attempt is not None and attempt.reason not in reasons.INTENTS:
             run.change_attempt(stage, reason=reason, message=message)
 
 
-def end(run: Run) -> None:
+def stop_marked(run: ReconcileContext) -> None:
     """Delete the Jobs of attempts that are to end."""
     for planned, attempt in run.open():
         if attempt.reason in reasons.INTENTS:
-            stop(run, run.gang(planned.name, attempt.number))
+            stop_attempt(run, run.gang(planned.name, attempt.number))
 
 
-def stop(run: Run, gang: Gang) -> None:
+def stop_attempt(run: ReconcileContext, gang: AttemptPods) -> None:
     """Delete a Job: its pods get SIGTERM, and save a checkpoint within their grace period."""
     if gang.job is not None and gang.deleted_at is None and not gang.finished:
         metadata = gang.job["metadata"]

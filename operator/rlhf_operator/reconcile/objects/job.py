@@ -7,10 +7,10 @@ from typing import Any
 
 from rlhf_api.job import API_VERSION, KIND, RLHFJob
 from rlhf_operator.reconcile import naming
-from rlhf_operator.reconcile.observe import CONTAINER
+from rlhf_operator.reconcile.objects.pod_template import AttemptSpec, template
+from rlhf_operator.reconcile.objects.stage_file import RENDEZVOUS
+from rlhf_operator.reconcile.observed.pods import CONTAINER
 from rlhf_operator.reconcile.outcome import Raw
-from rlhf_operator.reconcile.pods import Sketch, template
-from rlhf_operator.reconcile.stage_files import RENDEZVOUS
 
 
 def owner(name: str, uid: str) -> Raw:
@@ -41,23 +41,23 @@ def service(owning: RLHFJob, name: str, labels: Mapping[str, str], reference: Ra
     }
 
 
-def job(sketch: Sketch, reference: Raw, labels_of_owner: Mapping[str, str]) -> Raw:
+def job(attempt: AttemptSpec, reference: Raw, labels_of_owner: Mapping[str, str]) -> Raw:
     """The gang. The Job controller never replaces one of its pods: the whole gang is restarted, as another attempt.
 
     Only exit codes 2 and 3 end it by policy: with 75 there, Jobs that Kueue suspends failed for good.
     """
     kueue = {name: labels_of_owner[name] for name in naming.OF_KUEUE if name in labels_of_owner}
-    metadata = _metadata(sketch.job, sketch.name, sketch.labels, reference)
+    metadata = _metadata(attempt.job, attempt.name, attempt.labels, reference)
     metadata["labels"] = {**metadata["labels"], **kueue}
     final = {"containerName": CONTAINER, "operator": "In", "values": [2, 3]}
     spec: dict[str, Any] = {
-        "completions": sketch.shape.nodes,
-        "parallelism": sketch.shape.nodes,
+        "completions": attempt.shape.nodes,
+        "parallelism": attempt.shape.nodes,
         "completionMode": "Indexed",
         "backoffLimit": 0,
         "podFailurePolicy": {"rules": [{"action": "FailJob", "onExitCodes": final}]},
         "podReplacementPolicy": "Failed",
-        "template": template(sketch),
+        "template": template(attempt),
     }
     if naming.QUEUE in kueue:
         spec["suspend"] = True

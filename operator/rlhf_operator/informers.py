@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf_operator import keeping
+from rlhf_operator import projections
 from rlhf_operator.kinds import RLHFJOBS
-from rlhf_operator.reconcile import Children, Look, naming
+from rlhf_operator.reconcile import LiveRead, Observed, naming
 from rlhf_operator.runtime.cache import Cache
 from rlhf_operator.runtime.client import Client
 from rlhf_operator.runtime.errors import NotFound
@@ -32,7 +32,7 @@ from rlhf_operator.runtime.store import Change
 
 log = logging.getLogger(__name__)
 
-KEEP = {JOBS: keeping.job, PODS: keeping.pod, SERVICES: keeping.bare}
+KEEP = {JOBS: projections.job, PODS: projections.pod, SERVICES: projections.bare}
 CHILD_KINDS = {kind.kind: kind for kind in KEEP}
 OWN_WRITE_SECONDS = 30.0
 """After which a write that the watch never told of is forgotten: the object is gone again."""
@@ -48,7 +48,7 @@ class _Own:
     until: float
 
 
-class View:
+class ClusterState:
     """What is known of jobs and their children.
 
     Args:
@@ -76,7 +76,7 @@ class View:
                 client,
                 kind,
                 namespaces,
-                label_selector=keeping.SELECTOR,
+                label_selector=projections.SELECTOR,
                 on_change=self._child_changed(kind),
                 keep=keep,
                 metrics=metrics,
@@ -120,7 +120,7 @@ class View:
         own = self._recent(RLHFJOBS, key)
         if own is not None and (kept is None or _newer(own, kept)):
             kept = own
-        return None if kept is None else keeping.unpacked(kept)
+        return None if kept is None else projections.unpacked(kept)
 
     async def whole(self, key: Key) -> Object:
         """A job as the API server has it now.
@@ -128,9 +128,9 @@ class View:
         Raises:
             NotFound: it is gone.
         """
-        return keeping.trimmed(await self._client.get(RLHFJOBS, key.namespace, key.name))
+        return projections.trimmed(await self._client.get(RLHFJOBS, key.namespace, key.name))
 
-    def seen(self, raw: Object) -> Children:
+    def seen(self, raw: Object) -> Observed:
         """A job's children as caches know them, with what this process made since."""
         uid, namespace = raw["metadata"]["uid"], raw["metadata"]["namespace"]
         found = {kind: list(self._found(kind, namespace, uid)) for kind in KEEP if kind is not PODS}
@@ -140,9 +140,9 @@ class View:
             for key, (until, claim) in self._claims.items()
             if key.namespace == namespace and until > _clock()
         }
-        return Children(tuple(found[JOBS]), tuple(found[PODS]), tuple(found[SERVICES]), claims=claims)
+        return Observed(tuple(found[JOBS]), tuple(found[PODS]), tuple(found[SERVICES]), claims=claims)
 
-    async def live(self, raw: Object, looks: Iterable[Look]) -> tuple[Object, Children]:
+    async def live(self, raw: Object, looks: Iterable[LiveRead]) -> tuple[Object, Observed]:
         """A job and its children as the API server has them now, and answers to what was asked.
 
         Raises:
@@ -151,7 +151,7 @@ class View:
         metadata = raw["metadata"]
         namespace, uid = metadata["namespace"], metadata["uid"]
         fresh = await self.whole(key_of(raw))
-        selector = f"{keeping.SELECTOR},{naming.UID}={uid}"
+        selector = f"{projections.SELECTOR},{naming.UID}={uid}"
         found: dict[Kind, list[Object]] = {}
         for kind, keep in KEEP.items():
             pages = self._client.pages(kind, namespace, label_selector=selector)
@@ -162,7 +162,7 @@ class View:
         await self.ask(raw, looked)
         known = self.seen(raw)
         jobs = {one["metadata"]["name"]: one for one in found[JOBS]}
-        return fresh, Children(
+        return fresh, Observed(
             tuple(found[JOBS]),
             tuple(found[PODS]),
             tuple(found[SERVICES]),
@@ -170,7 +170,7 @@ class View:
             claims=known.claims,
         )
 
-    async def ask(self, raw: Object, looks: Iterable[Look]) -> None:
+    async def ask(self, raw: Object, looks: Iterable[LiveRead]) -> None:
         """Answer questions about claims, which `seen` then knows."""
         for look in looks:
             if look.what == "Claim":
@@ -218,10 +218,10 @@ class View:
         self._claims[key] = _clock() + seconds, claim
 
     def _keep_job(self, thing: Object) -> Object:
-        return keeping.rlhfjob(thing, keeping.MOST_PACKED_OF_ALL - self._packed)
+        return projections.rlhfjob(thing, projections.MOST_PACKED_OF_ALL - self._packed)
 
     def _job_changed(self, change: Change) -> None:
-        self._packed += keeping.packed_bytes(change.new) - keeping.packed_bytes(change.old)
+        self._packed += projections.packed_bytes(change.new) - projections.packed_bytes(change.old)
         own = self._own.get((RLHFJOBS, change.key))
         # What a look has written itself is no news to it: the next one would find nothing to do.
         echo = own is not None and change.new is not None and version_of(own.object) == version_of(change.new)

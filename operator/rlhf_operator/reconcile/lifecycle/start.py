@@ -6,34 +6,28 @@ from datetime import timedelta
 
 from rlhf_api.plan import PlannedStage
 from rlhf_api.stages import PREPARE, REPORT
-from rlhf_operator.reconcile import (
-    closing,
-    making,
-    overrides,
-    pending,
-    profiles,
-    reasons,
-    restarts,
-    stopping,
-    storage,
-)
-from rlhf_operator.reconcile.gang import Gang, attempts_of
-from rlhf_operator.reconcile.observe import Pod, owner_uid
-from rlhf_operator.reconcile.run import Run
+from rlhf_operator.reconcile import claims, profiles, reasons
+from rlhf_operator.reconcile.admission import overrides
+from rlhf_operator.reconcile.lifecycle import finish, pending, stop
+from rlhf_operator.reconcile.objects import assembly
+from rlhf_operator.reconcile.observed.gang import AttemptPods, attempts_of
+from rlhf_operator.reconcile.observed.pods import Pod, owner_uid
+from rlhf_operator.reconcile.policy import restart
+from rlhf_operator.reconcile.run import ReconcileContext
 
 
-def start(run: Run) -> None:
+def start_stages(run: ReconcileContext) -> None:
     """Begin what can begin; leave out what will not run."""
     begun: set[str] = set()
     while not run.out.look:
-        actions = run.actions(stopping.wish(run))
+        actions = run.actions(stop.wish_of(run))
         for name, (reason, message) in actions.skip.items():
-            closing.settle(run, run.plan.stage(name), state="Skipped", reason=reason, message=message)
+            finish.finish_stage(run, run.plan.stage(name), state="Skipped", reason=reason, message=message)
         for name, (reason, message) in actions.fail.items():
-            closing.fail_unstarted(run, run.plan.stage(name), reason, message)
+            finish.fail_unstarted(run, run.plan.stage(name), reason, message)
         for name in actions.reuse:
             planned = run.plan.stage(name)
-            closing.settle(run, planned, state="Reused", reason=reasons.REUSED, product=planned.product)
+            finish.finish_stage(run, planned, state="Reused", reason=reasons.REUSED, product=planned.product)
             run.tell(reasons.STAGE_REUSED, f"{name}: its product exists and was verified")
         if actions.skip or actions.fail or actions.reuse:
             continue
@@ -44,34 +38,34 @@ def start(run: Run) -> None:
         _begin(run, run.plan.stage(due))
 
 
-def _begin(run: Run, planned: PlannedStage) -> None:
+def _begin(run: ReconcileContext, planned: PlannedStage) -> None:
     stage = run.stages[planned.name]
     if not _cleared(run, planned):
         return
-    due = restarts.due(stage, run.settings.timings)
+    due = restart.due(stage, run.settings.timings)
     if due is not None and due > run.now:
         pending.note_timeout(run, planned)
         run.wake(due)
         return
     if overrides.held(run, planned) or not _storage_free(run, planned):
         return
-    making.begin(run, planned)
+    assembly.begin_attempt(run, planned)
     if run.status.start_time is None:
         run.status = run.status.model_copy(update={"start_time": run.stages[planned.name].start_time})
 
 
-def _cleared(run: Run, planned: PlannedStage) -> bool:
+def _cleared(run: ReconcileContext, planned: PlannedStage) -> bool:
     """Whether no pod of an earlier attempt can still run: ended, gone, or on a node lost for long enough."""
     clear = True
     for _, job in attempts_of(planned.name, run.children.jobs):
-        gang = Gang.of(job["metadata"]["name"], None, [job], run.children.pods)
+        gang = AttemptPods.of(job["metadata"]["name"], None, [job], run.children.pods)
         if gang.finished:
             continue
         if gang.condition("FailureTarget") is not None and not gang.live:
             clear = False  # it says Failed in a moment, and stays to be looked at
             continue
         if gang.deleted_at is None:
-            stopping.stop(run, gang)
+            stop.stop_attempt(run, gang)
             clear = False
             continue
         clear = _lost(run, gang) and clear
@@ -80,11 +74,11 @@ def _cleared(run: Run, planned: PlannedStage) -> bool:
     for raw in run.children.pods:
         pod = Pod(raw)
         if pod.live and owner_uid(raw) in gone:
-            clear = _lost(run, Gang(None, (pod,))) and clear
+            clear = _lost(run, AttemptPods(None, (pod,))) and clear
     return clear
 
 
-def _lost(run: Run, gang: Gang) -> bool:
+def _lost(run: ReconcileContext, gang: AttemptPods) -> bool:
     patience = run.job.spec.run_policy.lost_node_timeout
     dead, then = gang.lost(patience, run.now)
     if not gang.live and gang.deleted_at is not None:
@@ -96,24 +90,22 @@ def _lost(run: Run, gang: Gang) -> bool:
     return dead
 
 
-def _storage_free(run: Run, planned: PlannedStage) -> bool:
+def _storage_free(run: ReconcileContext, planned: PlannedStage) -> bool:
     """ReadWriteOnce means one stage at a time; a claim that only one pod may mount serves no gang."""
     others = [other.name for other, _ in run.open() if other.name != planned.name]
     shape = profiles.shape(run.job, planned, run.status.profiles, run.settings)
     gang = shape.nodes > 1 and planned.type not in (PREPARE, REPORT)
     if not (others or gang):
         return True
-    modes = making.access(run)
+    modes = assembly.access(run)
     if run.out.look:
         return False
-    if gang and storage.ONE_POD in modes:
-        message = (
-            f"needs {shape.nodes} pods, but the claim {storage.claim_name(run.job)} serves one ({storage.ONE_POD})"
-        )
-        closing.fail_unstarted(run, planned, reasons.INVALID_SPEC, f"{planned.name}: {message}")
+    if gang and claims.ONE_POD in modes:
+        message = f"needs {shape.nodes} pods, but the claim {claims.claim_name(run.job)} serves one ({claims.ONE_POD})"
+        finish.fail_unstarted(run, planned, reasons.INVALID_SPEC, f"{planned.name}: {message}")
         return False
-    if others and storage.one_node(modes):
-        message = f"waits for {', '.join(others)}: the claim {storage.claim_name(run.job)} is {', '.join(modes)}"
+    if others and claims.one_node(modes):
+        message = f"waits for {', '.join(others)}: the claim {claims.claim_name(run.job)} is {', '.join(modes)}"
         run.change(planned.name, reason=reasons.STORAGE_TAKEN, message=message)
         return False
     return True

@@ -13,7 +13,7 @@ from rlhf_api.kubernetes import written
 from rlhf_api.plan import plan
 from rlhf_api.sources import parse_source
 from rlhf_api.volumes import VOLUME_TYPES
-from rlhf_operator.reconcile import profiles, storage
+from rlhf_operator.reconcile import claims, profiles
 from rlhf_operator.reconcile.settings import CPU, Settings, Tenancy
 
 _CLAIMS = (
@@ -114,7 +114,7 @@ def _claims(job: RLHFJob) -> Iterator[tuple[Loc, str]]:
     """Claims, those made from a template by the name they get: who may use none may have none made, of any size."""
     if job.spec.storage is not None:
         field = "claimName" if job.spec.storage.claim_name is not None else "claimTemplate"
-        yield ("storage", field), storage.claim_name(job)
+        yield ("storage", field), claims.claim_name(job)
     for index, entry in enumerate(job.spec.inputs):
         source = parse_source(entry.source)
         if source.kind == "claim":

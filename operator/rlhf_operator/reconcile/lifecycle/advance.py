@@ -10,26 +10,19 @@ from rlhf_api.contract import STORAGE_PATH
 from rlhf_api.plan import PlannedStage
 from rlhf_api.stages import PREPARE
 from rlhf_api.status import Attempt
-from rlhf_operator.reconcile import (
-    attempts,
-    closing,
-    making,
-    naming,
-    overrides,
-    pending,
-    plans,
-    progress,
-    reasons,
-    stopping,
-)
-from rlhf_operator.reconcile.attempts import End
-from rlhf_operator.reconcile.gang import Gang
-from rlhf_operator.reconcile.observe import Pod
-from rlhf_operator.reconcile.outcome import Look
-from rlhf_operator.reconcile.run import Run
+from rlhf_operator.reconcile import naming, plans, reasons
+from rlhf_operator.reconcile.admission import overrides
+from rlhf_operator.reconcile.lifecycle import finish, pending, progress, stop
+from rlhf_operator.reconcile.objects import assembly
+from rlhf_operator.reconcile.observed import diagnosis
+from rlhf_operator.reconcile.observed.diagnosis import Diagnosis
+from rlhf_operator.reconcile.observed.gang import AttemptPods
+from rlhf_operator.reconcile.observed.pods import Pod
+from rlhf_operator.reconcile.outcome import LiveRead
+from rlhf_operator.reconcile.run import ReconcileContext
 
 
-def follow(run: Run, planned: PlannedStage, attempt: Attempt) -> None:
+def follow_attempt(run: ReconcileContext, planned: PlannedStage, attempt: Attempt) -> None:
     """Bring the attempt's record up to what its objects say."""
     gang = run.gang(planned.name, attempt.number)
     if gang.job is None:
@@ -38,11 +31,11 @@ def follow(run: Run, planned: PlannedStage, attempt: Attempt) -> None:
         _complete(run, planned, attempt, gang)
     elif gang.failed:
         if _settled(run, planned, attempt, gang):
-            closing.close(run, planned, attempts.why(attempt, gang), gang)
+            finish.finish_attempt(run, planned, diagnosis.diagnose(attempt, gang), gang)
     elif gang.deleted_at is not None:
         _leaving(run, planned, attempt, gang)
     elif attempt.reason in reasons.INTENTS:
-        return  # `stopping` deletes its Job
+        return  # `lifecycle.stop` deletes its Job
     elif gang.condition("FailureTarget") is not None:
         _failing(run, planned, attempt, gang)
     elif gang.suspended:
@@ -51,18 +44,18 @@ def follow(run: Run, planned: PlannedStage, attempt: Attempt) -> None:
         return
     elif gang.broken:
         _record_disruption(run, planned, attempt, gang)
-        closing.close(run, planned, attempts.why(run.attempt(planned.name) or attempt, gang), gang)
-        stopping.stop(run, gang)  # what someone put beside the trainer would run on
+        finish.finish_attempt(run, planned, diagnosis.diagnose(run.attempt(planned.name) or attempt, gang), gang)
+        stop.stop_attempt(run, gang)  # what someone put beside the trainer would run on
     else:
         _record_disruption(run, planned, attempt, gang)
-        making.mend(run, planned, attempt.number, gang)
+        assembly.mend_service(run, planned, attempt.number, gang)
         if pending.starting(run, planned, gang):
             progress.follow(run, planned, gang)
 
 
-def _absent(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> None:
+def _absent(run: ReconcileContext, planned: PlannedStage, attempt: Attempt, gang: AttemptPods) -> None:
     """Never made, or deleted by someone: a cache cannot tell, and a second gang must not start beside the first."""
-    if not run.sure(Look("Job", run.child(planned.name, attempt.number))):
+    if not run.sure(LiveRead("Job", run.child(planned.name, attempt.number))):
         return
     if gang.live:
         dead, then = gang.lost(run.job.spec.run_policy.lost_node_timeout, run.now)
@@ -74,41 +67,43 @@ def _absent(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> No
     if untouched and attempt.reason not in reasons.INTENTS | reasons.DISRUPTIONS:
         if overrides.held(run, planned):
             return
-        making.make(run, planned, attempt.number)
+        assembly.make_objects(run, planned, attempt.number)
         pending.refused(run, planned)
     else:
-        closing.close(run, planned, attempts.why(attempt, gang), gang)
+        finish.finish_attempt(run, planned, diagnosis.diagnose(attempt, gang), gang)
 
 
-def _settled(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> bool:
+def _settled(run: ReconcileContext, planned: PlannedStage, attempt: Attempt, gang: AttemptPods) -> bool:
     """Whether the pods of a finished Job are seen as they ended; a cache may show them as they were."""
     ended = [pod for pod in gang.pods if not pod.live]
     if len(ended) == gang.nodes:
         return True
-    return run.sure(Look("Job", run.child(planned.name, attempt.number)))
+    return run.sure(LiveRead("Job", run.child(planned.name, attempt.number)))
 
 
-def _complete(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> None:
+def _complete(run: ReconcileContext, planned: PlannedStage, attempt: Attempt, gang: AttemptPods) -> None:
     if not _settled(run, planned, attempt, gang):
         return
-    stopping.stop(run, gang)  # what someone put beside the trainer would run on
+    stop.stop_attempt(run, gang)  # what someone put beside the trainer would run on
     if planned.type != PREPARE:
-        closing.complete(run, planned, gang)
+        finish.complete_attempt(run, planned, gang)
         return
     lead = next((pod for pod in gang.pods if pod.exit_code == 0), None)
     if lead is None:
         message = "it ended well, but its pod was deleted before it could tell what it found"
-        closing.close(run, planned, End("Disrupted", reasons.LOST_RESULT, message), gang)
+        finish.finish_attempt(run, planned, Diagnosis("Disrupted", reasons.LOST_RESULT, message), gang)
         return
     wrong = _take_result(run, lead)
     if wrong is None:
-        closing.complete(run, planned, gang)
+        finish.complete_attempt(run, planned, gang)
     else:
         message = naming.cut(f"it ended well, but what it found cannot be used: {wrong}")
-        closing.close(run, planned, End("Failed", reasons.NO_RESULT, message, lead.name, lead.node, 0), gang)
+        finish.finish_attempt(
+            run, planned, Diagnosis("Failed", reasons.NO_RESULT, message, lead.name, lead.node, 0), gang
+        )
 
 
-def _take_result(run: Run, lead: Pod) -> str | None:
+def _take_result(run: ReconcileContext, lead: Pod) -> str | None:
     """Take over what prepare found; else what is wrong with it."""
     result = {name: value for name in Told.__annotations__ if isinstance(value := lead.said.result.get(name), str)}
     if not result.keys() >= {"inputs", "functions", "hits"}:
@@ -123,11 +118,11 @@ def _take_result(run: Run, lead: Pod) -> str | None:
     return None
 
 
-def _leaving(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> None:
+def _leaving(run: ReconcileContext, planned: PlannedStage, attempt: Attempt, gang: AttemptPods) -> None:
     """Its Job is being deleted, and goes when the last pod has gone; one on a lost node is waited for so long."""
     if attempt.reason not in reasons.INTENTS | reasons.DISRUPTIONS:
-        end = attempts.seen_disruption(gang) or End("Disrupted", reasons.JOB_DELETED, "its Job is being deleted")
-        if not attempts.own_failures(gang):
+        end = diagnosis.seen_disruption(gang) or Diagnosis("Disrupted", reasons.JOB_DELETED, "its Job is being deleted")
+        if not diagnosis.own_failures(gang):
             _note(run, planned, end)
     timings, asked = run.settings.timings, gang.deleted_at or run.now
     grace = timedelta(seconds=timings.grace + timings.grace_margin)
@@ -138,14 +133,14 @@ def _leaving(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> N
         run.wake(then)
         return
     now = run.attempt(planned.name) or attempt
-    closing.close(run, planned, attempts.why(now, gang), gang)
+    finish.finish_attempt(run, planned, diagnosis.diagnose(now, gang), gang)
 
 
-def _failing(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> None:
+def _failing(run: ReconcileContext, planned: PlannedStage, attempt: Attempt, gang: AttemptPods) -> None:
     """The Job controller ends the gang: it says Failed when the last pod has ended, which one on a lost node never does."""
     _record_disruption(run, planned, attempt, gang)
     if not gang.live and len(gang.pods) >= gang.nodes:  # all can tell now; those it deleted go as it says Failed
-        closing.close(run, planned, attempts.why(run.attempt(planned.name) or attempt, gang), gang)
+        finish.finish_attempt(run, planned, diagnosis.diagnose(run.attempt(planned.name) or attempt, gang), gang)
         return
     dead, then = gang.lost(run.job.spec.run_policy.lost_node_timeout, run.now)
     if not (gang.live and dead):
@@ -153,11 +148,11 @@ def _failing(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> N
             run.wake(then)
         return
     now = run.attempt(planned.name) or attempt
-    closing.close(run, planned, attempts.why(now, gang), gang)
-    stopping.stop(run, gang)
+    finish.finish_attempt(run, planned, diagnosis.diagnose(now, gang), gang)
+    stop.stop_attempt(run, gang)
 
 
-def _lost(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> bool:
+def _lost(run: ReconcileContext, planned: PlannedStage, attempt: Attempt, gang: AttemptPods) -> bool:
     """Whether a node took a pod with it: such a pod never ends, the Job controller waits for it for ever, and so do its
     peers. The rest of the gang is stopped; where nothing is left of it the attempt has ended."""
     timeout = run.job.spec.run_policy.lost_node_timeout
@@ -169,19 +164,19 @@ def _lost(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> bool
     _record_disruption(run, planned, attempt, gang)
     dead, _ = gang.lost(timeout, run.now)
     if dead:
-        closing.close(run, planned, attempts.why(run.attempt(planned.name) or attempt, gang), gang)
-    stopping.stop(run, gang)
+        finish.finish_attempt(run, planned, diagnosis.diagnose(run.attempt(planned.name) or attempt, gang), gang)
+    stop.stop_attempt(run, gang)
     return True
 
 
-def _record_disruption(run: Run, planned: PlannedStage, attempt: Attempt, gang: Gang) -> None:
+def _record_disruption(run: ReconcileContext, planned: PlannedStage, attempt: Attempt, gang: AttemptPods) -> None:
     if attempt.reason in reasons.DISRUPTIONS:
         return
-    seen = attempts.seen_disruption(gang)
+    seen = diagnosis.seen_disruption(gang)
     if seen is not None:
         _note(run, planned, seen)
 
 
-def _note(run: Run, planned: PlannedStage, end: End) -> None:
+def _note(run: ReconcileContext, planned: PlannedStage, end: Diagnosis) -> None:
     """Write down what befell the attempt: the pod that shows it may be gone when the attempt ends."""
     run.change_attempt(planned.name, reason=end.reason, message=end.message, pod=end.pod, node=end.node)

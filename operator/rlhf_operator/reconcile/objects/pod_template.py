@@ -11,14 +11,14 @@ from rlhf_api.job import RLHFJob
 from rlhf_api.kubernetes import written
 from rlhf_api.sources import parse_source
 from rlhf_api.stage_file import StageFile
-from rlhf_operator.reconcile import naming, storage
-from rlhf_operator.reconcile.observe import CONTAINER, METRICS
+from rlhf_operator.reconcile import claims, naming
+from rlhf_operator.reconcile.observed.pods import CONTAINER, METRICS
 from rlhf_operator.reconcile.profiles import Shape
 from rlhf_operator.reconcile.settings import Settings
 
 
 @dataclass(frozen=True)
-class Sketch:
+class AttemptSpec:
     """What a pod template is drawn from."""
 
     job: RLHFJob
@@ -35,10 +35,10 @@ class Sketch:
     """Nodes that refused or lost the last attempts: others are preferred."""
 
 
-def template(sketch: Sketch) -> dict[str, Any]:
+def template(attempt: AttemptSpec) -> dict[str, Any]:
     """The Job's `spec.template`."""
-    pod, timings = sketch.shape.pod, sketch.settings.timings
-    group = pod.fs_group or sketch.settings.fs_group
+    pod, timings = attempt.shape.pod, attempt.settings.timings
+    group = pod.fs_group or attempt.settings.fs_group
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -49,15 +49,15 @@ def template(sketch: Sketch) -> dict[str, Any]:
             "seccompProfile": {"type": "RuntimeDefault"},
             **({} if group is None else {"fsGroup": group, "fsGroupChangePolicy": "OnRootMismatch"}),
         },
-        "containers": [_container(sketch)],
-        "volumes": [*_volumes(sketch), *(written(volume) for volume in pod.volumes)],
+        "containers": [_container(attempt)],
+        "volumes": [*_volumes(attempt), *(written(volume) for volume in pod.volumes)],
     }
-    if sketch.shape.nodes > 1:
-        spec["subdomain"] = sketch.name
+    if attempt.shape.nodes > 1:
+        spec["subdomain"] = attempt.name
     given = {
         "nodeSelector": pod.node_selector,
         "tolerations": [written(toleration) for toleration in pod.tolerations],
-        "affinity": _affinity(sketch),
+        "affinity": _affinity(attempt),
         "priorityClassName": pod.priority_class_name,
         "serviceAccountName": pod.service_account_name,
         "imagePullSecrets": [{"name": name} for name in pod.image_pull_secrets],
@@ -65,21 +65,21 @@ def template(sketch: Sketch) -> dict[str, Any]:
     }
     spec |= {name: value for name, value in given.items() if value}
     metadata = {
-        "labels": {**pod.labels, **sketch.labels},
-        "annotations": {**pod.annotations, naming.STAGE_FILE: sketch.file.text},
+        "labels": {**pod.labels, **attempt.labels},
+        "annotations": {**pod.annotations, naming.STAGE_FILE: attempt.file.text},
     }
     return {"metadata": metadata, "spec": spec}
 
 
-def _container(sketch: Sketch) -> dict[str, Any]:
-    shape = sketch.shape
+def _container(attempt: AttemptSpec) -> dict[str, Any]:
+    shape = attempt.shape
     resources = {"requests": shape.resources.requests, "limits": shape.resources.limits}
     container: dict[str, Any] = {
         "name": CONTAINER,
         "image": shape.image,
         "command": ["python", "-m", "rlhf_trainer.launch", f"{STAGE_FILE_PATH}/stage.json"],
-        "env": _env(sketch),
-        "ports": [{"name": METRICS, "containerPort": sketch.settings.metrics_port, "protocol": "TCP"}],
+        "env": _env(attempt),
+        "ports": [{"name": METRICS, "containerPort": attempt.settings.metrics_port, "protocol": "TCP"}],
         "resources": {name: dict(value) for name, value in resources.items() if value},
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -90,41 +90,41 @@ def _container(sketch: Sketch) -> dict[str, Any]:
         },
         "terminationMessagePath": TERMINATION_PATH,
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [*_mounts(sketch), *(written(mount) for mount in shape.pod.volume_mounts)],
+        "volumeMounts": [*_mounts(attempt), *(written(mount) for mount in shape.pod.volume_mounts)],
     }
-    credentials = sketch.job.spec.credentials
-    if sketch.prepare and credentials is not None:
+    credentials = attempt.job.spec.credentials
+    if attempt.prepare and credentials is not None:
         container["envFrom"] = [{"secretRef": {"name": credentials.secret_name}}]
     return container
 
 
-def _env(sketch: Sketch) -> list[dict[str, str]]:
+def _env(attempt: AttemptSpec) -> list[dict[str, str]]:
     own = {
         "HOME": "/tmp",  # noqa: S108 - the pod's own emptyDir: the root file system is read-only
         "PYTHONUNBUFFERED": "1",
         "PYTHONSAFEPATH": "1",
-        **{variable.name: variable.value for variable in sketch.shape.pod.env},
-        contract.GRACE_SECONDS: str(sketch.settings.timings.grace),
-        contract.IMAGE: sketch.shape.image,
+        **{variable.name: variable.value for variable in attempt.shape.pod.env},
+        contract.GRACE_SECONDS: str(attempt.settings.timings.grace),
+        contract.IMAGE: attempt.shape.image,
     }
-    if sketch.job.spec.run_policy.keep != "everything":
+    if attempt.job.spec.run_policy.keep != "everything":
         own[contract.FREE_WORK] = "1"
-    if sketch.prepare:
+    if attempt.prepare:
         own[contract.CLAIMS] = CLAIMS_PATH
     else:
         own |= OFFLINE
     return [{"name": name, "value": value} for name, value in own.items()]
 
 
-def _volumes(sketch: Sketch) -> list[dict[str, Any]]:
-    shared = {"medium": "Memory", "sizeLimit": sketch.shape.shared_memory}
+def _volumes(attempt: AttemptSpec) -> list[dict[str, Any]]:
+    shared = {"medium": "Memory", "sizeLimit": attempt.shape.shared_memory}
     volumes: list[dict[str, Any]] = [
         _stage_file(),
         {"name": "rlhf-tmp", "emptyDir": {}},
         {"name": "rlhf-shm", "emptyDir": shared},
-        {"name": "rlhf-storage", "persistentVolumeClaim": {"claimName": storage.claim_name(sketch.job)}},
+        {"name": "rlhf-storage", "persistentVolumeClaim": {"claimName": claims.claim_name(attempt.job)}},
     ]
-    for index, claim in enumerate(_input_claims(sketch)):
+    for index, claim in enumerate(_input_claims(attempt)):
         volumes.append({"name": f"rlhf-claim-{index}", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
     return volumes
 
@@ -135,34 +135,34 @@ def _stage_file() -> dict[str, Any]:
     return {"name": "rlhf-stage", "downwardAPI": {"items": [item]}}
 
 
-def _mounts(sketch: Sketch) -> list[dict[str, Any]]:
-    place = None if sketch.job.spec.storage is None else sketch.job.spec.storage.path
+def _mounts(attempt: AttemptSpec) -> list[dict[str, Any]]:
+    place = None if attempt.job.spec.storage is None else attempt.job.spec.storage.path
     mounts: list[dict[str, Any]] = [
         {"name": "rlhf-stage", "mountPath": STAGE_FILE_PATH, "readOnly": True},
         {"name": "rlhf-tmp", "mountPath": "/tmp"},  # noqa: S108 - as above
         {"name": "rlhf-shm", "mountPath": "/dev/shm"},  # noqa: S108 - what torch's workers share
         {"name": "rlhf-storage", "mountPath": STORAGE_PATH, **({"subPath": place} if place else {})},
     ]
-    for index, claim in enumerate(_input_claims(sketch)):
+    for index, claim in enumerate(_input_claims(attempt)):
         mounts.append({"name": f"rlhf-claim-{index}", "mountPath": f"{CLAIMS_PATH}/{claim}", "readOnly": True})
     return mounts
 
 
-def _input_claims(sketch: Sketch) -> list[str]:
+def _input_claims(attempt: AttemptSpec) -> list[str]:
     """Claims that inputs name: prepare reads them, and copies what it reads to the storage."""
-    if not sketch.prepare:
+    if not attempt.prepare:
         return []
-    sources = [parse_source(entry.source) for entry in sketch.job.spec.inputs]
+    sources = [parse_source(entry.source) for entry in attempt.job.spec.inputs]
     return sorted({source.location for source in sources if source.kind == "claim"})
 
 
-def _affinity(sketch: Sketch) -> dict[str, Any] | None:
-    affinity = sketch.shape.pod.affinity
+def _affinity(attempt: AttemptSpec) -> dict[str, Any] | None:
+    affinity = attempt.shape.pod.affinity
     whole = {} if affinity is None else dict(written(affinity))
-    if sketch.together and sketch.shape.nodes > 1:
-        term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": dict(sketch.labels)}}
+    if attempt.together and attempt.shape.nodes > 1:
+        term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": dict(attempt.labels)}}
         whole["podAffinity"] = _added(whole.get("podAffinity"), "requiredDuringSchedulingIgnoredDuringExecution", term)
-    for node in sketch.avoid:
+    for node in attempt.avoid:
         name = {"key": "metadata.name", "operator": "NotIn", "values": [node]}
         preference: dict[str, Any] = {"weight": 100, "preference": {"matchFields": [name]}}
         whole["nodeAffinity"] = _added(

@@ -1,0 +1,1 @@
+"""Whether a job may run here, and with what."""

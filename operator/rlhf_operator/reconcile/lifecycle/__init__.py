@@ -1,0 +1,1 @@
+"""What becomes of attempts: they start, are followed, are stopped, and end."""

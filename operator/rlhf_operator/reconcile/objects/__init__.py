@@ -1,0 +1,1 @@
+"""The objects of an attempt, and what they are made of."""

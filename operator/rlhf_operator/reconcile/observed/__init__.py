@@ -1,0 +1,1 @@
+"""What the objects of an attempt say, and why an attempt ended. Reads raw objects, changes nothing."""
