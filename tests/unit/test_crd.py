@@ -21,6 +21,7 @@ FILE = ROOT / "crds" / "rlhf.dev_rlhfjobs.yaml"
 KUBERNETES = {"affinity", "tolerations", "volumes", "volumeMounts"}
 """Fields of a pod that are as Kubernetes has them."""
 SCHEMA = schema()
+MOST_BYTES = 220 * 1024
 
 
 def nodes(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -41,10 +42,36 @@ def test_what_is_committed_is_what_is_generated() -> None:
     assert FILE.read_text() == render(), "run make generate"
 
 
-def test_it_is_far_below_the_256_kib_that_kubectl_apply_can_keep() -> None:
-    written = json.dumps(crd(), separators=(",", ":"))
-    as_go_writes_it = re.sub("[<>&]", lambda sign: f"\\u{ord(sign[0]):04x}", written)
-    assert len(as_go_writes_it) < 240 * 1024
+def written(value: Any) -> str:
+    """Compact JSON, which kubectl apply keeps in an annotation."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+def bytes_by_part() -> str:
+    """A table: bytes of the rules, the descriptions and all else, by the part of the schema they stand in."""
+    parts = [path for path in NODES if path.count(".") <= 2 or re.fullmatch(r"\.spec\.stages\[\]\.\w+", path)]
+    parts += [".spec.runPolicy.overrides[].pod"]
+    sizes = {part: [0, 0, 0] for part in parts}
+    for path, node in NODES.items():
+        part = max((part for part in parts if path.startswith(part)), key=len)
+        below = {"properties", "items", "additionalProperties"}
+        rules, description = node.get("x-kubernetes-validations"), node.get("description")
+        alone = {key: value for key, value in node.items() if key not in below}
+        columns = [len(written({"key": value})) if value else 0 for value in (rules, description)]
+        name = len(path.rpartition(".")[2]) + len('"":,')
+        for column, size in enumerate([*columns, len(written(alone)) - sum(columns) + name]):
+            sizes[part][column] += size
+    lines = [
+        f"{sum(row):8} {row[0]:8} {row[1]:8} {row[2]:8}  {part or '(root)'}"
+        for part, row in sorted(sizes.items(), key=lambda entry: -sum(entry[1]))
+        if sum(row) > 500
+    ]
+    return "\n".join([f"{'bytes':>8} {'rules':>8} {'texts':>8} {'fields':>8}", *lines])
+
+
+def test_it_keeps_within_its_budget() -> None:
+    """kubectl apply can keep 256 KiB; further stage types are to come."""
+    assert len(written(crd())) <= MOST_BYTES, bytes_by_part()
 
 
 def test_the_file_reads_back_as_what_was_generated() -> None:
