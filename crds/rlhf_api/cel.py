@@ -8,33 +8,19 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel
 
-from rlhf_api.fields import Cel, Reference, bare
+from rlhf_api.fields import MAX_ITEMS, Cel, Reference, bare
 from rlhf_api.stages import PREPARE, REPORT, STAGE_TYPES
 from rlhf_api.stages.rows import MADE, needed
 
 MUTABLE = ("suspend", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "runPolicy")
 """Fields of a spec that may change once the job exists."""
 
-MOST_CLAIMS = 20
-"""In a rule: the API server bounds what a rule may cost."""
-_NAMES = "self.stages.map(t, t.name)"
 _PLACEHOLDER = re.compile(r"\{([A-Za-z.]+)\}")
-
-
-@dataclass(frozen=True)
-class _Edge:
-    """A field of a stage type that holds references."""
-
-    type: str
-    path: tuple[str, ...]
-    many: bool
-    takes: frozenset[str]
 
 
 Rule = dict[str, Any]
@@ -137,93 +123,97 @@ def _overrides() -> Iterator[Cel]:
 
 
 def _references() -> Iterator[Cel]:
-    """A few rules a stage type, each of many claims. The API server pays for every rule, however little that finds to
-    look at: with a rule a claim, rules took two thirds of its time for making a job."""
-    for kind, one in STAGE_TYPES.items():
-        claims = [claim for edge in _edges(one.spec, kind, ()) for claim in _claims(edge)]
-        if kind == "ppo":
-            claims.append(_shaping())
-        for start in range(0, len(claims), MOST_CLAIMS):
-            yield _together(kind, claims[start : start + MOST_CLAIMS])
-
-
-def _together(kind: str, claims: Sequence[tuple[str, str]]) -> Cel:
-    """One rule of claims about stages s of a type; its message is that of the first that does not hold."""
-
-    def of_each(claim: str) -> str:
-        return f"self.stages.all(s, !has(s.{kind}) || ({claim}))"
-
-    tells = "''"
-    for claim, message in reversed(claims):
-        tells = f"{of_each(claim)} ? ({tells}) : '{message}'"
-    rule = of_each(" && ".join(f"({claim})" for claim, _ in claims))
-    return Cel(
-        f"[{_NAMES}].all(names, {rule})",
-        f"{kind}: a reference does not fit",
+    """One rule of every field that holds references. The API server pays for every rule, however little that finds to
+    look at, and kubectl apply for every byte of the CRD: so the fields are data, through which the rule goes. Its
+    message is of the first field, and there of the first fault in the order of `_FAULTS`.
+    """
+    fields = ", ".join(f"[{', '.join(_literal(word) for word in (kind, *entries))}]" for kind, entries in _fields())
+    faults = ", ".join(_literal(fault) for fault in _FAULTS)
+    numbers = ", ".join(str(number) for number in range(1, len(_FAULTS) + 1))
+    words = "c == 1 && e.contains(': ') ? ' (%s)'.format([e.split(': ')[1]]) : ''"
+    message = f"'%s.%s: %s%s'.format([g[0], e.split(': ')[0], ['', {faults}][c], {words}])"
+    some = f"self.stages.exists(s, {_of_type('g.exists(e, ' + _faulty('> 0') + ')')})"
+    first = f"[{numbers}].filter(c, z.exists(s, {_of_type(_faulty('== c'))})).map(c, {message})"
+    each = f"[self.stages.filter(s, dyn(s)[?g[0]].hasValue())].map(z, g.map(e, {first}).filter(m, m.size() > 0))[0]"
+    tells = f"[{fields}].map(g, {each}).filter(m, m.size() > 0)[0][0][0]"
+    yield Cel(
+        f"!{_bound('exists', f'[{fields}].exists(g, {some})')}",
+        "a reference does not fit",
         ".stages",
-        f"[{_NAMES}].map(names, {tells})[0]",
+        _bound("map", tells) + "[0]" * len(_LISTS),
     )
-
-
-def _claims(edge: _Edge) -> Iterator[tuple[str, str]]:
-    """What must hold of a stage s of the edge's type, and the message where it does not."""
-    where = ".".join((edge.type, *edge.path))
-    makers = [_made(name, edge) for name, other in STAGE_TYPES.items() if other.product in edge.takes]
-    fits = " || ".join(makers) or "false"
-    wanted = " or ".join(name for name, other in STAGE_TYPES.items() if other.product in edge.takes)
-    yield (
-        _over(edge, "stage", f"self.stages.exists(t, t.name == $ && ({fits}))"),
-        f"{where}: names no stage of this job that fits" + (f" ({wanted})" if wanted else ""),
-    )
-    yield (
-        _over(edge, "stage", "names.indexOf($) < names.indexOf(s.name)"),
-        f"{where}: stages refer to earlier stages only",
-    )
-    known = "has(self.inputs) && self.inputs.exists(i, i.name == $)"
-    yield _over(edge, "input", known), f"{where}: names no input of this job"
-    if "data" in edge.takes:
-        held = "has(self.inputs) && self.inputs.exists(i, i.name == r.input && has(i.heldout) && i.heldout > 0.0)"
-        asked = "has(r.split) && r.split == 'heldout'"
-        yield (
-            _all(edge, f"!(has(r.input) && {asked}) || ({held})"),
-            f"{where}: split heldout of an input that holds no rows out",
-        )
-        yield _all(edge, f"!(has(r.stage) && {asked})"), f"{where}: split heldout of a stage, which holds no rows out"
-
-
-def _made(name: str, edge: _Edge) -> str:
-    """That stage t is of a type, and makes rows that the edge can use."""
-    if name != "simulate" or "data" not in edge.takes:
-        return f"has(t.{name})"
-    wanted = needed(edge.type, ".".join(edge.path))
-    methods = [f"has(t.simulate.{method})" for method, made in MADE.items() if wanted in made]
-    return f"(has(t.simulate) && ({' || '.join(methods) or 'false'}))"
-
-
-def _shaping() -> tuple[str, str]:
-    """A cost model among rewards is a penalty: its weight is negative."""
-    cost = "self.stages.exists(t, t.name == r.stage && has(t.costModel))"
-    return (
-        f"s.ppo.rewards.all(r, !has(r.stage) || (has(r.weight) && r.weight < 0.0) || !{cost})",
+    yield Cel(
+        "self.stages.all(s, !has(s.ppo) || s.ppo.rewards.all(r, !has(r.stage) || (has(r.weight) && r.weight < 0.0)"
+        " || !self.stages.exists(t, t.name == r.stage && has(t.costModel))))",
         "ppo.rewards: a cost model needs a negative weight there, or belongs under costs",
+        ".stages",
     )
 
 
-def _over(edge: _Edge, field: str, claim: str) -> str:
-    """The claim, in which $ is the name referred to, for every reference of the edge in stage s."""
-    one = f"r.{field}" if edge.many else f"s.{edge.type}.{'.'.join(edge.path)}.{field}"
-    return _all(edge, f"!has({one}) || ({claim.replace('$', one)})")
+_LISTS = {
+    "n": "self.stages.map(t, t.name)",
+    "a": "has(self.inputs) ? self.inputs.map(i, i.name) : []",
+    "h": "has(self.inputs) ? self.inputs.filter(i, has(i.heldout) && i.heldout > 0.0).map(i, i.name) : []",
+}
+"""What the rule of references looks names up in: stages, inputs, inputs that hold rows out."""
+_FAULTS = (
+    "names no stage of this job that fits",
+    "stages refer to earlier stages only",
+    "names no input of this job",
+    "split heldout of an input that holds no rows out",
+    "split heldout of a stage, which holds no rows out",
+)
+_FITS = "e.split(' ').exists(k, dyn(t)[?'simulate'].orValue(dyn(t))[?k].hasValue())"
+"""Whether stage t is of a type, or a simulation by a method, that field e can use."""
+_HELDOUT = "has(r.split) && r.split == 'heldout'"
+_FAULT = (
+    f"has(r.stage) ? (!(r.stage in n) || ![self.stages[n.indexOf(r.stage)]].exists(t, {_FITS}) ? 1"
+    f" : n.indexOf(r.stage) >= n.indexOf(s.name) ? 2 : {_HELDOUT} ? 5 : 0)"
+    f" : has(r.input) ? (!(r.input in a) ? 3 : {_HELDOUT} && !(r.input in h) ? 4 : 0) : 0"
+)
+"""The number of the first fault of reference r in field e of stage s, from 1."""
 
 
-def _all(edge: _Edge, claim: str) -> str:
-    """The claim for every reference of the edge in stage s: each is r where there are many."""
-    absent = " || ".join(f"!has(s.{edge.type}.{'.'.join(edge.path[: depth + 1])})" for depth in range(len(edge.path)))
-    return f"{absent} || " + (f"s.{edge.type}.{'.'.join(edge.path)}.all(r, {claim})" if edge.many else claim)
+def _fields() -> Iterator[tuple[str, list[str]]]:
+    """The stage types, with their fields that hold references and what fits: types of stages, of `simulate` its methods."""
+    for kind, one in STAGE_TYPES.items():
+        entries = []
+        for path, takes in _references_in(one.spec):
+            rows = needed(kind, path)
+            fitting = " or ".join(name for name, maker in STAGE_TYPES.items() if maker.product in takes)
+            methods = " ".join(method for method, made in MADE.items() if rows in made)
+            entries.append(
+                f"{path}: {fitting}: {methods}" if "data" in takes else f"{path}: {fitting}" if takes else path
+            )
+        if entries:
+            yield kind, entries
 
 
-def _edges(model: type[BaseModel], kind: str, path: tuple[str, ...]) -> Iterator[_Edge]:
+def _bound(macro: str, inner: str) -> str:
+    """CEL in which the names of `_LISTS` are bound: it has nothing for that but a list of one."""
+    for name, value in reversed(_LISTS.items()):
+        inner = f"[{value}].{macro}({name}, {inner})"
+    return inner
+
+
+def _of_type(claim: str) -> str:
+    """The claim about what stage s has for the type of group g (d). Which fields there are is not known to the type
+    checker: stages, and what their fields hold, are dynamic."""
+    return f"dyn(s)[?g[0]].optMap(d, {claim}).orValue(false)"
+
+
+def _faulty(asked: str) -> str:
+    """Whether d has a reference r in field e whose fault is as asked."""
+    indices = ", ".join(str(index) for index in range(MAX_ITEMS))
+    reference = "[type(v) == list ? dyn(v)[i] : dyn(v)]"
+    some = f"(type(v) == list ? [{indices}] : [0]).exists(i, i < dyn(v).size() && {reference}.exists(r, ({_FAULT}) {asked}))"
+    value = "(p.size() > 1 ? dyn(d)[?p[0]][?p[1]] : dyn(d)[?p[0]])"
+    return f"[e.find('[^:]+').split('.')].exists(p, {value}.optMap(v, {some}).orValue(false))"
+
+
+def _references_in(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, frozenset[str]]]:
+    """Every field below a model that holds references, with the products they may be."""
     for field in model.model_fields.values():
-        here = (*path, str(field.alias))
         inner = bare(field.annotation)
         many = typing.get_origin(inner) is list
         if many:
@@ -231,6 +221,6 @@ def _edges(model: type[BaseModel], kind: str, path: tuple[str, ...]) -> Iterator
         if not isinstance(inner, type) or not issubclass(inner, BaseModel):
             continue
         if issubclass(inner, Reference):
-            yield _Edge(kind, here, many, inner.takes)
+            yield f"{path}{field.alias}", inner.takes
         if not many:
-            yield from _edges(inner, kind, here)
+            yield from _references_in(inner, f"{path}{field.alias}.")

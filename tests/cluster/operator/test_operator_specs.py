@@ -7,14 +7,24 @@ import json
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from typing import Any
 
 from cluster.control_plane import ControlPlane
 from cluster.operator.ground import fresh, ground
-from corpus.cases import BadSpec, bad_specs, good_specs
+from corpus.cases import FOLDER, BadSpec, bad_specs, good_specs
 from rlhf_api.yaml import load_yaml
 from rlhf_operator.runtime.kinds import JOBS, Object
 
+LATE = {
+    "late-sft": {"ppo.policy", "evaluate.baseline", "rules.grader", "simulate.rlaif.judge", "evaluate.candidates"},
+    "late-reward": {"rules.reward", "ppo.rewards", "ppo.guards.gold", "ppo.critics.model"},
+    "late-cost": {"ppo.costs", "evaluate.costs", "simulate.redTeam.costs"},
+    "late-pairs": {"sft.data", "rewardModel.test", "evaluate.prompts"},
+    "late-completions": {"rules.completions", "rules.gold"},
+    "late-rules": {"ppo.rules", "evaluate.rules"},
+}
+"""Stages at the end of references.yaml, with some fields that they would fit."""
 DROPPED = {"null-seed", "null-run-policy", "affinity-null"}
 """A null that the command refuses: an API server drops it, and takes what is left."""
 
@@ -65,19 +75,59 @@ def test_the_api_server_refuses_what_its_schema_and_rules_reach(shared_plane: Co
 
 
 def test_the_api_server_names_the_reference_that_does_not_fit(shared_plane: ControlPlane) -> None:
-    """Many claims are one rule; what it says is of the one that is broken."""
+    """All references are one rule; what it says is of the one that is broken."""
     namespace = asyncio.run(fresh(shared_plane))
-    body = sent(good_specs()["base"], "unknown")
+    body = sent((FOLDER / "references.yaml").read_text(), "references")
     assert body is not None
-    (ppo,) = [stage["ppo"] for stage in body["spec"]["stages"] if "ppo" in stage]
-    for field, wrong, words in (
-        ("policy", {"stage": "nobody"}, "ppo.policy: names no stage of this job that fits (sft or ppo)"),
-        ("prompts", [{"input": "nothing"}], "ppo.prompts: names no input of this job"),
-    ):
-        right, ppo[field] = ppo[field], wrong
-        assert words in refusal(shared_plane, namespace, body)
-        ppo[field] = right
     assert refusal(shared_plane, namespace, body) == ""
+    fields = [name for name, _ in references(body)]
+    assert len(fields) == len(set(fields)) > 30
+    for name, reference in references(body):
+        before = dict(reference)
+        for key in ("input", "stage"):
+            reference.pop(key, None)
+        for broken, words in faults(name):
+            reference.update(broken)
+            assert f"{name}: {words}" in refusal(shared_plane, namespace, body), (name, broken)
+            for key in broken:
+                del reference[key]
+        reference.update(before)
+    assert refusal(shared_plane, namespace, body) == ""
+
+
+def references(body: Object) -> list[tuple[str, Object]]:
+    """Every reference of a job of which no field stands twice, by the field's name."""
+
+    def below(node: Any, path: str) -> Iterator[tuple[str, Object]]:
+        if isinstance(node, list):
+            node = {"": node[0]} if node and isinstance(node[0], dict) else {}
+        if not isinstance(node, dict):
+            return
+        if "input" in node or "stage" in node:
+            yield path, node
+        for key, inner in node.items():
+            yield from below(inner, f"{path}.{key}" if key else path)
+
+    early = [stage for stage in body["spec"]["stages"] if not stage["name"].startswith("late-")]
+    return list(dict(entry for stage in early for kind in stage for entry in below(stage[kind], kind)).items())
+
+
+def faults(name: str) -> list[tuple[Object, str]]:
+    """What a reference of a field may be, and the words of what is wrong with it."""
+    data = name.endswith((".data", ".test", ".prompts", ".completions", ".gold")) and name != "ppo.guards.gold"
+    misfit = "names no stage of this job that fits"
+    cases: list[tuple[Object, str]] = [
+        ({"stage": "nobody"}, f"{misfit} (simulate)" if data else misfit),
+        ({"stage": "evaluate"}, misfit),
+        ({"input": "nothing"}, "names no input of this job"),
+    ]
+    late = [stage for stage, fields in LATE.items() if name in fields]
+    cases += [({"stage": stage}, "stages refer to earlier stages only") for stage in late]
+    if data:
+        cases.append(({"input": "rows", "split": "heldout"}, "split heldout of an input that holds no rows out"))
+    if name in ("sft.data", "ppo.prompts", "evaluate.prompts"):
+        cases.append(({"stage": "rlaif", "split": "heldout"}, "split heldout of a stage, which holds no rows out"))
+    return cases
 
 
 def test_the_api_server_takes_every_good_spec(shared_plane: ControlPlane) -> None:
