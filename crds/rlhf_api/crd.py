@@ -1,12 +1,16 @@
 """The CustomResourceDefinition, generated from the models: `python -m rlhf_api.crd` prints it.
 
 A structural schema: no $ref, no unions, every list and text bounded, no defaults (inside lists they make permanent
-differences for GitOps tools; the operator applies the models' own), descriptions from the docstrings.
+differences for GitOps tools; the operator applies the models' own). It is kept small, as kubectl apply bounds it: of a
+docstring the spec has what stands before the first semicolon or full stop (docs/job-reference.md has the rest), and
+what another keyword or Kubernetes' own default says already is left out.
 """
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import BaseModel
@@ -74,7 +78,7 @@ def crd() -> dict[str, Any]:
 
 def schema() -> dict[str, Any]:
     """The structural schema of an RLHFJob."""
-    spec = _Schema(JobSpec).whole()
+    spec = _Schema(JobSpec, _summary).whole()
     check_once(spec)
     spec["x-kubernetes-validations"] = spec.get("x-kubernetes-validations", []) + spec_rules(JobSpec)
     return {
@@ -86,7 +90,7 @@ def schema() -> dict[str, Any]:
             "kind": {"type": "string", "description": "Kind of the object.", "maxLength": 64},
             "metadata": {"type": "object"},
             "spec": spec,
-            "status": _Schema(JobStatus).whole(),
+            "status": _Schema(JobStatus, _text).whole(),
         },
     }
 
@@ -97,9 +101,14 @@ def render() -> str:
 
 
 class _Schema:
-    """Turns the JSON schema of a model into a structural one."""
+    """Turns the JSON schema of a model into a structural one.
 
-    def __init__(self, model: type[BaseModel]) -> None:
+    Args:
+        told: what a docstring says there.
+    """
+
+    def __init__(self, model: type[BaseModel], told: Callable[[str | None], str]) -> None:
+        self.told = told
         self.root = model.model_json_schema(by_alias=True)
         self.definitions: dict[str, Any] = self.root.get("$defs", {})
         self.models = {one.__name__: one for one in _models(model)}
@@ -114,7 +123,7 @@ class _Schema:
         foreign = issubclass(model, KubernetesModel)
         result: dict[str, Any] = {"type": "object"}
         if "description" in node and not foreign:
-            result["description"] = _text(node["description"])
+            result["description"] = self.told(node["description"])
         if node.get("required"):
             result["required"] = node["required"]
         properties = {}
@@ -122,6 +131,7 @@ class _Schema:
             properties[field] = self._value(value)
             if properties[field]["type"] == "array" and not foreign:
                 properties[field] |= _list_kind(name, field, properties[field]["items"])
+                properties[field]["items"].pop("description", None)  # the list has its own
         result["properties"] = properties
         rules = rules_of(model)
         if rules:
@@ -137,14 +147,18 @@ class _Schema:
             target = self.definitions[node["$ref"].rpartition("/")[2]]
             result = self._object(target)
             if "description" in node:
-                result["description"] = _text(node["description"])
+                result["description"] = self.told(node["description"])
             return result
         result = {key: node[key] for key in _KEPT if key in node}
         if "const" in node:
             result["enum"] = [node["const"]]
+        if "pattern" in node and not re.search(node["pattern"], ""):
+            result.pop("minLength", None)
         result |= _bounds(node)
+        if node["type"] == "integer" and not {"minimum", "maximum"} <= set(result):
+            result["format"] = "int64"
         if "description" in node:
-            result["description"] = _described(node)
+            result["description"] = self.told(node["description"]) + _default(node)
         if node["type"] == "array":
             result["items"] = self._value(node["items"])
         elif node["type"] == "object":
@@ -152,8 +166,6 @@ class _Schema:
             if not isinstance(inside, dict):
                 raise TypeError(f"found {node}; expected a mapping whose values have a type")
             result["additionalProperties"] = self._value(inside)
-        elif node["type"] == "integer":
-            result["format"] = "int64"
         return result
 
 
@@ -176,19 +188,23 @@ def _bounds(node: dict[str, Any]) -> dict[str, Any]:
 
 
 def _list_kind(model: str, field: str, items: dict[str, Any]) -> dict[str, Any]:
+    """Lists are atomic where nothing else is said."""
     key = _LIST_KEYS.get((model, field))
     if key is not None:
         return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
-    return {"x-kubernetes-list-type": "atomic" if items["type"] == "object" else "set"}
+    return {} if items["type"] == "object" else {"x-kubernetes-list-type": "set"}
 
 
-def _described(node: dict[str, Any]) -> str:
-    text = _text(node["description"])
+def _default(node: dict[str, Any]) -> str:
     default = node.get("default")
-    if default is None or default in ([], {}) or isinstance(default, dict):
-        return text
-    shown = str(default).lower() if isinstance(default, bool) else str(default)
-    return f"{text} Default: {shown}."
+    if default is None or default in ("", [], {}) or isinstance(default, dict):
+        return ""
+    return f" Default: {str(default).lower() if isinstance(default, bool) else default}."
+
+
+def _summary(text: str | None) -> str:
+    """What stands before the first semicolon or full stop."""
+    return re.split(r"[;.](?: |$)", _text(text), maxsplit=1)[0] + "."
 
 
 def _text(text: str | None) -> str:

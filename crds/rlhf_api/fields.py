@@ -45,8 +45,9 @@ class Cel:
 
 def one_of(*fields: str) -> Cel:
     """Exactly one of the fields is set."""
-    given = ", ".join(f"has(self.{field})" for field in fields)
-    return Cel(f"[{given}].filter(given, given).size() == 1", f"expected exactly one of {', '.join(fields)}")
+    given = [f"has(self.{field})" for field in fields]
+    rule = " != ".join(given) if len(fields) == 2 else f"[{', '.join(given)}].exists_one(g, g)"
+    return Cel(rule, f"expected exactly one of {', '.join(fields)}")
 
 
 class ApiModel(BaseModel):
@@ -92,7 +93,7 @@ def shaped(pattern: str, meaning: str, *, max_length: int) -> Any:
 Name = Annotated[
     str,
     shaped(
-        r"^[a-z]([-a-z0-9]*[a-z0-9])?$",
+        r"^[a-z](-*[a-z0-9])*$",
         "lower case letters, digits and dashes, a letter first and no dash last",
         max_length=40,
     ),
@@ -101,7 +102,7 @@ Name = Annotated[
 ObjectName = Annotated[
     str,
     shaped(
-        r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
+        r"^[a-z0-9]((-*|[.])[a-z0-9])*$",
         "the name of a Kubernetes object: lower case letters, digits, dashes and dots",
         max_length=253,
     ),
@@ -175,7 +176,7 @@ class Reference(ApiModel):
     """Something named once in the job: an input, or the product of an earlier stage."""
 
     input: Name | None = None
-    """Name of an entry of `spec.inputs`."""
+    """Name of an input; an entry of `spec.inputs`."""
     stage: Name | None = None
     """Name of an earlier stage."""
 
@@ -229,9 +230,9 @@ class DataRef(Reference):
     takes = frozenset({"data"})
 
     limit: Count | None = None
-    """Take only the first rows, in file order, before the split."""
+    """Take only the first rows; in file order, before the split."""
     split: Literal["train", "heldout", "all"] = "all"
-    """Which part of the input's rows: `heldout` is the share set by the input's `heldout`; `train` the rest."""
+    """Which of the input's rows; `heldout` is the share set by the input's `heldout`, `train` the rest."""
 
 
 class FileRef(Reference):
@@ -271,7 +272,7 @@ class Scorer(Reference):
     labelled = True
 
     function: Function | None = None
-    """`module:function(prompts, responses) -> list[float]`, one score an answer, exact and without a model."""
+    """`module:function(prompts, responses) -> list[float]`; one score an answer, exact and without a model."""
     name: Name | None = None
     """Name in metrics and tables; by default the stage's, the input's or the function's own."""
 

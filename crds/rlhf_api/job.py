@@ -157,7 +157,7 @@ class Pod(ApiModel):
     env: Annotated[list[EnvVar], Field(max_length=MAX_ITEMS)] = []
     """Environment of the trainer."""
     volumes: Annotated[list[Volume], Field(max_length=MAX_ITEMS)] = []
-    """Kubernetes volumes of the types configMap, csi, downwardAPI, emptyDir, ephemeral, persistentVolumeClaim,
+    """Kubernetes volumes; of the types configMap, csi, downwardAPI, emptyDir, ephemeral, persistentVolumeClaim,
     projected and secret."""
     volume_mounts: Annotated[list[VolumeMount], Field(max_length=MAX_ITEMS)] = []
     """Where the trainer sees them; Kubernetes volume mounts."""

@@ -62,15 +62,16 @@ _DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 def pod_rules() -> tuple[Cel, ...]:
     """The same as far as the API server checks it."""
-    reserved = " && ".join(f"!k.startsWith('{prefix}')" for prefix in RESERVED_LABELS)
+    prefixes = ", ".join(f"'{prefix}'" for prefix in RESERVED_LABELS)
+    reserved = f"[{prefixes}].exists(p, k.startsWith(p))"
     allowed = f"k.startsWith('{PODSET}')"
     named = ", ".join(f"'{name}'" for name in sorted(RESERVED_ENV | SECRET_ENV))
     prefixed = " && ".join(f"!e.name.startsWith('{prefix}')" for prefix in RESERVED_ENV_PREFIXES)
     message = "is set by the platform, not by a job"
     return (
-        Cel(f"!has(self.labels) || self.labels.all(k, {reserved})", f"a label {message}", ".labels"),
+        Cel(f"!has(self.labels) || !self.labels.exists(k, {reserved})", f"a label {message}", ".labels"),
         Cel(
-            f"!has(self.annotations) || self.annotations.all(k, {allowed} || ({reserved}))",
+            f"!has(self.annotations) || self.annotations.all(k, {allowed} || !{reserved})",
             f"an annotation {message}",
             ".annotations",
         ),
@@ -103,9 +104,9 @@ def resource_rules() -> tuple[Cel, ...]:
     """The bounds of `resource_findings`, for the API server."""
     device = f"k.matches(r'{devices.PATTERN}')"
     return (
-        *(_bounded(field, "true", quantities.MOST, _MOST) for field in ("requests", "limits")),
-        *(_bounded(field, "k == 'cpu'", MOST_CPUS, _MOST_CPUS) for field in ("requests", "limits")),
-        _bounded("limits", device, str(devices.MOST), _MOST_DEVICES),
+        *(_bounded(field, "", quantities.MOST, _MOST) for field in ("requests", "limits")),
+        *(_bounded(field, "k != 'cpu' || ", MOST_CPUS, _MOST_CPUS) for field in ("requests", "limits")),
+        _bounded("limits", f"!{device} || ", str(devices.MOST), _MOST_DEVICES),
         Cel(f"!has(self.limits) || self.limits.filter(k, {device}).size() <= 1", _ONE_KIND, ".limits"),
         Cel(
             "!has(self.requests) || self.requests.all(k, !k.contains('/') || (has(self.limits) && k in self.limits))",
@@ -115,9 +116,9 @@ def resource_rules() -> tuple[Cel, ...]:
     )
 
 
-def _bounded(field: str, which: str, most: str, message: str) -> Cel:
+def _bounded(field: str, unless: str, most: str, message: str) -> Cel:
     bound = f"quantity(self.{field}[k]).compareTo(quantity('{most}')) <= 0"
-    return Cel(f"!has(self.{field}) || self.{field}.all(k, {which} ? {bound} : true)", message, f".{field}")
+    return Cel(f"!has(self.{field}) || self.{field}.all(k, {unless}{bound})", message, f".{field}")
 
 
 def resource_findings(resources: Resources) -> Iterator[Finding]:

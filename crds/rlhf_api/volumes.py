@@ -18,7 +18,7 @@ Short = Annotated[str, Field(min_length=1, max_length=253)]
 VolumeName = Annotated[
     str,
     shaped(
-        r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+        r"^[a-z0-9](-*[a-z0-9])*$",
         "a name of lower case letters, digits and dashes",
         max_length=63,
     ),

@@ -19,7 +19,7 @@ class Lora(ApiModel):
     rank: Count = 16
     """Rank of the adapters."""
     alpha: Positive = 32.0
-    """Scale: the update is multiplied by alpha / rank."""
+    """The update is multiplied by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on the adapters' input."""
     targets: Annotated[
@@ -38,7 +38,7 @@ class Optimizer(ApiModel):
     learning_rate: Positive = 1e-5
     """Peak learning rate."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """How the learning rate falls after the warm-up, to 0 at the last step (`constant`: not at all)."""
+    """How the learning rate falls after the warm-up; to 0 at the last step (`constant`: not at all)."""
     warmup_ratio: Fraction = 0.03
     """Share of all steps with a linear warm-up."""
     weight_decay: NonNegative = 0.0
@@ -73,6 +73,6 @@ class Batches(ApiModel):
     max_length: Annotated[int, Field(ge=8, le=1048576)] = 512
     """Tokens a row may have; longer ones lose the start of their prompt, never EOS. What was cut is counted."""
     holdout: Annotated[float, Field(ge=0, le=0.5)] = 0.05
-    """Share of prompts set aside and measured, never trained on (split by prompt, seeded)."""
+    """Share of prompts set aside and measured; never trained on (split by prompt, seeded)."""
     eval_every: Whole = 0
     """Measure the held-out rows every so many steps as well as at the end; 0: at the end."""

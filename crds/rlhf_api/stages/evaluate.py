@@ -63,7 +63,7 @@ class Generation(ApiModel):
     max_new_tokens: Count = 128
     """Tokens an answer may have."""
     max_prompt_tokens: Count = 512
-    """Longer prompts lose their start, and those that leave the answer no room within the positions. Counted."""
+    """Longer prompts lose their start; also those that leave the answer no room within the positions. Counted."""
     temperature: NonNegative = 1.0
     """0: greedy."""
     samples: Annotated[int, Field(ge=1, le=64)] = 1

@@ -63,7 +63,7 @@ class Rollout(ApiModel):
     samples: Annotated[int, Field(ge=1, le=64)] = 1
     """Answers a prompt."""
     max_prompt_tokens: Count = 512
-    """Longer prompts lose their start, and those that leave the answer no room within the positions. Counted."""
+    """Longer prompts lose their start; also those that leave the answer no room within the positions. Counted."""
     max_new_tokens: Count = 128
     """Tokens an answer may have, EOS included."""
     temperature: Positive = 1.0

@@ -38,12 +38,12 @@ class Preference(Optimizer, Batches):
     data: DataRefs
     """Pairs of answers to the same prompt."""
     test: Annotated[list[DataRef], Field(max_length=MAX_ITEMS)] = []
-    """Further pairs, judged at the end and never trained on: what a model learned from simulated pairs is worth on
+    """Further pairs, judged at the end and never trained on; what a model learned from simulated pairs is worth on
     people's, say."""
     regularization: NonNegative = 1e-3
-    """mu of mu * mean(score^2): keeps scores near 0."""
+    """mu of mu * mean(score^2); keeps scores near 0."""
     members: Annotated[int, Field(ge=1, le=16)] = 1
-    """Members of the ensemble: separate heads and seeds, Poisson(1) row weights."""
+    """Members of the ensemble; separate heads and seeds, Poisson(1) row weights."""
     ensemble: Ensemble | None = None
     """How members are combined."""
 

@@ -71,7 +71,7 @@ class Contrasting(ApiModel):
     cel = OWN
 
     task: Task = "harmlessness"
-    """List of phrases to draw from: 16 for harmlessness, 1 for helpfulness, 3 for outlines; `own`: only `phrases`."""
+    """List of phrases to draw from; 16 for harmlessness, 1 for helpfulness, 3 for outlines; `own`: only `phrases`."""
     phrases: Annotated[list[Contrast], Field(max_length=MAX_ITEMS)] = []
     """Phrases of your own, added to the task's."""
 
