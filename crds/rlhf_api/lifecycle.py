@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 from rlhf_api.contract import (
     BLOCKED,
@@ -74,14 +74,22 @@ class Actions:
     """How the job ends, or rests."""
 
 
-def failed_stage(plan: Plan, records: Records) -> PlannedStage | None:
+class HasState(Protocol):
+    """A stage, as whoever keeps it has it."""
+
+    @property
+    def state(self) -> StageState:
+        """What it does now."""
+
+
+def failed_stage(plan: Plan, stages: Mapping[str, HasState]) -> PlannedStage | None:
     """The first stage that failed, in the plan's order; the report last."""
-    return next((stage for stage in plan.stages if records[stage.name].state == "Failed"), None)
+    return next((stage for stage in plan.stages if stages[stage.name].state == "Failed"), None)
 
 
-def winding_up(plan: Plan, records: Records) -> bool:
+def winding_up(plan: Plan, stages: Mapping[str, HasState]) -> bool:
     """Whether a stage other than the report failed: the others are stopped, then the report runs."""
-    return any(records[stage.name].state == "Failed" and stage.type != REPORT for stage in plan.stages)
+    return any(stages[stage.name].state == "Failed" and stage.type != REPORT for stage in plan.stages)
 
 
 def next_actions(plan: Plan, records: Records, wish: Wish, deadline: float | None = None) -> Actions:

@@ -41,6 +41,7 @@ class ReconcileContext:
     ran_until: datetime
     """Until when the attempts ran that are active on record (`deadline.ran_until`)."""
     out: ReconcileResult = field(default_factory=ReconcileResult)
+    _recorded: dict[str, tuple[StageStatus, StageRecord]] = field(default_factory=dict)
     stalled: tuple[str, str] | None = None
     """Reason and message, where a person must change something before the job can go on."""
 
@@ -96,19 +97,22 @@ class ReconcileContext:
 
     @property
     def records(self) -> Records:
-        """How the stages stand, for the lifecycle."""
-        return {name: record_of(stage) for name, stage in self.stages.items()}
+        """How the stages stand, for the lifecycle; of a stage that has not changed the same record as before."""
+        for name, stage in self.stages.items():
+            if name not in self._recorded or self._recorded[name][0] is not stage:
+                self._recorded[name] = stage, record_of(stage)
+        return {name: record for name, (_, record) in self._recorded.items()}
 
     @property
     def failed(self) -> StageStatus | None:
         """The first stage that failed, in the plan's order; the report last."""
-        stage = lifecycle.failed_stage(self.plan, self.records)
+        stage = lifecycle.failed_stage(self.plan, self.stages)
         return None if stage is None else self.stages[stage.name]
 
     @property
     def winding_up(self) -> bool:
         """Whether a stage other than the report failed: siblings are stopped, the report runs."""
-        return lifecycle.winding_up(self.plan, self.records)
+        return lifecycle.winding_up(self.plan, self.stages)
 
     @property
     def prepared(self) -> bool:
