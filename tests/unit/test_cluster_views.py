@@ -163,3 +163,13 @@ def test_changes_are_told_a_line_each() -> None:
         "prepare: Pending: Unschedulable: 0/3 nodes are available: 3 Insufficient cpu."
     )
     assert lines(job(INVALID))["Stalled"].startswith("beaver: InvalidSpec: spec.profile: there is no profile h100")
+
+
+@pytest.mark.parametrize(
+    ("annotation", "asked"), [(None, False), ("3", True), ("2", False), ("1", False), ("0", False)]
+)
+def test_a_retry_is_asked_for_by_a_value_that_was_never_acted_on(annotation: str | None, asked: bool) -> None:
+    """A GitOps tool that puts back an older value asks for nothing: the job has failed, and stays so."""
+    raw = {"metadata": {"name": "beaver", "annotations": {} if annotation is None else {"rlhf.dev/retry": annotation}}}
+    status = {"phase": "Failed", "retry": "2", "retries": ["0", "1", "2"]}
+    assert ClusterJob.of({**raw, "status": status}).retrying is asked

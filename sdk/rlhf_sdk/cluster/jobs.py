@@ -89,7 +89,7 @@ class ClusterJob:
     @property
     def retrying(self) -> bool:
         """Whether a retry was asked for that the operator has not acted on."""
-        return self.retry is not None and self.retry[:253] != self.status.retry
+        return self.retry is not None and self.retry[:253] not in (self.status.retry, *self.status.retries)
 
     @property
     def ended(self) -> bool:
