@@ -29,56 +29,45 @@ class Fault:
     """The next attempt prefers another node."""
 
 
-WRONG_INPUT: Final = Fault("InvalidInput", "the trainer ends with exit code 2", "job", "Failed", final=True)
-WORLD_SIZE: Final = Fault(
-    "WorldSizeChanged", "exit code 2: the checkpoint is of another number of ranks", "job", "Failed"
-)
-GUARD: Final = Fault("Guard", "the trainer ends with exit code 3", "job", "Failed", final=True)
+def _of_job(reason: str, sign: str, *, final: bool = False) -> Fault:
+    return Fault(reason, sign, "job", "Failed", final=final)
+
+
+def _of_platform(reason: str, sign: str, *, avoid: bool = False) -> Fault:
+    return Fault(reason, sign, "platform", "Disrupted", avoid=avoid)
+
+
+WRONG_INPUT: Final = _of_job("InvalidInput", "the trainer ends with exit code 2", final=True)
+WORLD_SIZE: Final = _of_job("WorldSizeChanged", "exit code 2: the checkpoint is of another number of ranks")
+GUARD: Final = _of_job("Guard", "the trainer ends with exit code 3", final=True)
 SUSPENDED: Final = Fault("Suspended", "spec.suspend is set", "operator", "Stopped")
 SIBLING: Final = Fault("SiblingFailed", "another stage of the job failed", "operator", "Stopped")
-DEADLINE: Final = Fault("DeadlineExceeded", "activeDeadlineSeconds have passed", "job", "Failed", final=True)
+DEADLINE: Final = _of_job("DeadlineExceeded", "activeDeadlineSeconds have passed", final=True)
 PENDING: Final = Fault("PendingTimeout", "not all pods ran within pendingTimeout", "operator", "Failed")
-STUCK: Final = Fault("Stuck", "no step within stuckTimeout", "job", "Failed")
-EVICTED: Final = Fault(
-    "Evicted", "a pod has the condition DisruptionTarget, or a node that was drained or shut down ended it", "platform",
-    "Disrupted",
-)  # fmt: skip
-OWN_LIMIT: Final = Fault(
-    "LimitExceeded", "the kubelet evicts a pod that passed a limit of its own (emptyDir, ephemeral storage)", "job",
-    "Failed",
-)  # fmt: skip
-NOT_ADMITTED: Final = Fault(
-    "NotAdmitted", "the kubelet refuses the pod: OutOf..., UnexpectedAdmissionError, TopologyAffinityError", "platform",
-    "Disrupted", avoid=True,
-)  # fmt: skip
-START_ERROR: Final = Fault(
-    "StartError", "the node cannot start the trainer's container: StartError, ContainerCannotRun", "platform",
-    "Disrupted", avoid=True,
-)  # fmt: skip
-CONTAINER_LOST: Final = Fault(
-    "ContainerLost", "ContainerStatusUnknown: the node rebooted, or lost the container", "platform", "Disrupted",
-    avoid=True,
-)  # fmt: skip
-INIT_FAILED: Final = Fault(
-    "InitContainerFailed", "an init container that someone put into the pod fails", "platform", "Disrupted"
+STUCK: Final = _of_job("Stuck", "no step within stuckTimeout")
+EVICTED: Final = _of_platform("Evicted", "condition DisruptionTarget, or a node that was drained or shut down")
+NOT_ADMITTED: Final = _of_platform(
+    "NotAdmitted", "the kubelet refuses the pod: OutOf..., UnexpectedAdmissionError, TopologyAffinityError", avoid=True
 )
-SIDECAR_FAILED: Final = Fault(
-    "SidecarFailed", "the trainer ends well, a container beside it does not", "platform", "Disrupted"
+START_ERROR: Final = _of_platform(
+    "StartError", "the node cannot start the trainer's container: StartError, ContainerCannotRun", avoid=True
 )
-POD_DELETED: Final = Fault("PodDeleted", "someone deletes a pod before any pod has failed", "platform", "Disrupted")
-JOB_DELETED: Final = Fault("JobDeleted", "someone deletes the Job", "platform", "Disrupted")
-LOST_RESULT: Final = Fault(
-    "LostResult", "prepare ends well, its pod is gone before its result is read", "platform", "Disrupted"
+INIT_FAILED: Final = _of_platform("InitContainerFailed", "an init container that someone put into the pod fails")
+CONTAINER_LOST: Final = _of_platform(
+    "ContainerLost", "ContainerStatusUnknown: the node rebooted, or lost the container", avoid=True
 )
-STOPPED: Final = Fault(
-    "Stopped", "the trainer ends with exit code 75, and nobody is known to have asked", "platform", "Disrupted"
-)
-OUT_OF_MEMORY: Final = Fault("OOMKilled", "the kernel ends the trainer, which passed its memory limit", "job", "Failed")
-FAILURE: Final = Fault("Failure", "any other exit code; the trainer's own reason where it gives one", "job", "Failed")
+POD_DELETED: Final = _of_platform("PodDeleted", "someone deletes a pod before any pod has failed")
+JOB_DELETED: Final = _of_platform("JobDeleted", "someone deletes the Job")
+LOST_RESULT: Final = _of_platform("LostResult", "prepare ends well, its pod is gone before its result is read")
+OWN_LIMIT: Final = _of_job("LimitExceeded", "the kubelet evicts a pod that passed its own limit of disk or volume")
+OUT_OF_MEMORY: Final = _of_job("OOMKilled", "the kernel ends the trainer, which passed its memory limit")
+FAILURE: Final = _of_job("Failure", "any other exit code; the trainer's own reason where it gives one")
+SIDECAR_FAILED: Final = _of_platform("SidecarFailed", "the trainer ends well, a container beside it does not")
+STOPPED: Final = _of_platform("Stopped", "the trainer ends with exit code 75, and nobody is known to have asked")
 
 FAULTS: Final = (
     WRONG_INPUT, WORLD_SIZE, GUARD, SUSPENDED, SIBLING, DEADLINE, PENDING, STUCK, EVICTED, NOT_ADMITTED, START_ERROR,
-    CONTAINER_LOST, INIT_FAILED, POD_DELETED, JOB_DELETED, LOST_RESULT, OWN_LIMIT, OUT_OF_MEMORY, FAILURE,
+    INIT_FAILED, CONTAINER_LOST, POD_DELETED, JOB_DELETED, LOST_RESULT, OWN_LIMIT, OUT_OF_MEMORY, FAILURE,
     SIDECAR_FAILED, STOPPED,
 )  # fmt: skip
 """In the order in which they are looked for: the first that holds of an attempt's pods decides."""

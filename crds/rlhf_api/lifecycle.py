@@ -103,70 +103,56 @@ def next_actions(plan: Plan, records: Records, wish: Wish, deadline: float | Non
     """
     if all(record.complete for record in records.values()):
         return Actions(end="Complete")
-    winding = winding_up(plan, records)
     busy = [stage for stage in plan.stages if records[stage.name].state in BUSY]
     startable = [stage for stage in plan.stages if records[stage.name].state in STARTABLE]
-    stop = {stage.name: reason for stage in busy if (reason := _stop(plan, records, stage, wish, deadline)) is not None}
-    if winding:
-        return _wind_up(plan, records, wish, busy, startable, stop)
+    late = DEADLINE, f"activeDeadlineSeconds: {deadline} s of active time have passed"
+    failed = failed_stage(plan, records)
+    if failed is not None and failed.type != REPORT:
+        return _wind_up(plan, records, failed, busy, startable, wish)
+    stops = {"run": None, "suspend": (SUSPENDED, "stopped on request"), "fail": late}
+    reason = stops[wish]
+    stop = {} if reason is None else {stage.name: reason for stage in busy}
     reuse = tuple(stage.name for stage in startable if stage.hit and not records[stage.name].attempts)
     if reuse:
         return Actions(stop=stop, reuse=reuse)
     if wish == "suspend":
         return Actions(stop=stop, end=None if busy else "Suspended")
-    if any(record.state == "Failed" for record in records.values()):  # the report, after everything else went well
+    if failed is not None:  # the report, after everything else went well
         return Actions(end="Failed")
     ready = [stage.name for stage in startable if all(records[name].complete for name in stage.needs)]
     if wish == "fail":
-        return Actions(stop=stop, fail={} if busy else {name: _deadline(deadline) for name in ready[:1]})
+        return Actions(stop=stop, fail={} if busy else dict.fromkeys(ready[:1], late))
     return Actions(start=tuple(ready))
-
-
-def _stop(
-    plan: Plan, records: Records, stage: PlannedStage, wish: Wish, deadline: float | None
-) -> tuple[str, str] | None:
-    """Why an attempt of the stage is to end, if it is."""
-    winding = winding_up(plan, records)
-    if winding and stage.type != REPORT:
-        failed = failed_stage(plan, records)
-        return SIBLING_FAILED, f"stopped, because {failed.name if failed else 'another stage'} failed"
-    if wish == "suspend":
-        return SUSPENDED, "stopped on request"
-    return _deadline(deadline) if wish == "fail" and not winding else None
-
-
-def _deadline(seconds: float | None) -> tuple[str, str]:
-    return DEADLINE, f"activeDeadlineSeconds: {seconds} s of active time have passed"
 
 
 def _wind_up(
     plan: Plan,
     records: Records,
-    wish: Wish,
+    failed: PlannedStage,
     busy: list[PlannedStage],
     startable: list[PlannedStage],
-    stop: Mapping[str, tuple[str, str]],
+    wish: Wish,
 ) -> Actions:
     """A stage failed: the others are stopped or left out; then the report says so, if prepare found what it tells of."""
-    prepared = records[PREPARE].complete
-    skip = {
-        stage.name: _skipped(plan, records, stage)
-        for stage in startable
-        if stage.type != REPORT or not (prepared or wish == "suspend")
-    }
+    suspended = wish == "suspend"
     report = plan.stages[-1]
-    waiting = report in startable and report.name not in skip
-    if wish == "suspend":
-        return Actions(stop=stop, skip=skip, end=None if busy else "Suspended" if waiting else "Failed")
+    stop = {stage.name: (SIBLING_FAILED, f"stopped, because {failed.name} failed") for stage in busy if stage != report}
+    if suspended and report in busy:
+        stop[report.name] = SUSPENDED, "stopped on request"
+    tells = report in startable and (records[PREPARE].complete or suspended)
+    skip = {
+        stage.name: (
+            STOPPED_ON_REQUEST if records[stage.name].attempts else BLOCKED,
+            f"not run, because {failed.name} failed",
+        )
+        for stage in startable
+        if stage != report or not tells
+    }
     if busy:
         return Actions(stop=stop, skip=skip)
-    return Actions(stop=stop, skip=skip, start=(report.name,)) if waiting else Actions(skip=skip, end="Failed")
-
-
-def _skipped(plan: Plan, records: Records, stage: PlannedStage) -> tuple[str, str]:
-    failed = failed_stage(plan, records)
-    reason = STOPPED_ON_REQUEST if records[stage.name].attempts else BLOCKED
-    return reason, f"not run, because {failed.name if failed else 'another stage'} failed"
+    if suspended:
+        return Actions(skip=skip, end="Suspended" if tells else "Failed")
+    return Actions(skip=skip, start=(report.name,)) if tells else Actions(skip=skip, end="Failed")
 
 
 @dataclass(frozen=True)
