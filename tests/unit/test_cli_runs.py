@@ -153,7 +153,7 @@ def test_a_report_that_was_changed_is_made_again_and_nothing_else(
     monkeypatch.setattr("rlhf_sdk.local.process.TRAINER", (sys.executable, "-S", "-E", str(FAKE), str(orders)))
     said = rlhf("report", path)
     assert said.code == 0, said.err
-    assert "report.html was changed" in said.err and "it is made anew" in said.err
+    assert "report.html was changed" in said.err and "it is rebuilt" in said.err
     assert Path(said.out.strip()).read_text().startswith("report ")
     assert len(starts(path, "sft")) == 1
 

@@ -53,7 +53,7 @@ def test_a_damaged_or_forged_product_is_made_anew_and_said(tmp_path: Path, damag
     ran = run(path)
     assert ran.code == 0, ran.said
     assert ran.phases()["sft"] == "Complete"
-    assert "sft: product not reused, made anew: sft-" in ran.said
+    assert "sft: product is damaged and rebuilt: sft-" in ran.said
     assert len(starts(path, "sft")) == 2
 
 

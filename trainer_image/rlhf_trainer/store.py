@@ -68,16 +68,16 @@ def look(storage: Path, name: str) -> tuple[Product | None, int | None]:
 
 
 def reusable(storage: Path, name: str) -> Product | None:
-    """The product if every byte of it is what was made; a damaged one is moved aside, said, and made anew.
+    """The product if every byte of it is what was made; a damaged one is moved aside, reported and rebuilt.
 
-    For the holder of the product's lock alone: another could move aside what was made anew meanwhile.
+    For the holder of the product's lock alone: another could move aside what was rebuilt meanwhile.
     """
     try:
         return find_verified(storage, name)
     except DamagedProduct as damage:
         aside = storage / "products" / f".damaged-{name}.{secrets.token_hex(4)}"
         (storage / "products" / name).rename(aside)
-        log.warning("product is not reused: %s; moved aside to %s and made anew", damage, aside)
+        log.warning("product is not reused: %s; moved aside to %s and rebuilt", damage, aside)
         return None
 
 

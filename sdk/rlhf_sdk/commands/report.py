@@ -105,7 +105,7 @@ def find(run: Located) -> Path | None:
     try:
         product = find_verified(run.layout.storage, state.product)
     except DamagedProduct as error:
-        complain(f"{error}; it is made anew")
+        complain(f"{error}; it is rebuilt")
         return None
     return None if product is None else html_of(product.path)
 

@@ -133,7 +133,7 @@ def _products(products: Sequence[Path], runs: Sequence[Run], live: Leases, *, bu
         if path.name in named:
             continue
         if path.name.startswith(".damaged-"):
-            found.append(Item(path, "damaged", "it was found damaged and made anew"))
+            found.append(Item(path, "damaged", "it was damaged and rebuilt"))
         elif path.name.startswith("."):
             if not busy and making not in live.products:  # else someone may be building it
                 found.append(Item(path, "unfinished", "nobody is building it"))

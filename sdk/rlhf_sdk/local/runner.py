@@ -258,7 +258,7 @@ class Runner:
         try:
             found = (read_product if stage.hit else find_verified)(self._layout.storage, stage.product)
         except DamagedProduct as error:
-            self._view.say(f"{stage.name}: product not reused, made anew: {error}", bad=True)
+            self._view.say(f"{stage.name}: product is damaged and rebuilt: {error}", bad=True)
             return False
         if found is None:
             return False
