@@ -129,13 +129,13 @@ def _references() -> Iterator[Cel]:
     """
     fields = ", ".join(f"[{', '.join(_literal(word) for word in (kind, *entries))}]" for kind, entries in _fields())
     faults = ", ".join(_literal(fault) for fault in _FAULTS)
-    numbers = ", ".join(str(number) for number in range(1, len(_FAULTS) + 1))
     words = "c == 1 && e.contains(': ') ? ' (%s)'.format([e.split(': ')[1]]) : ''"
     message = f"'%s.%s: %s%s'.format([g[0], e.split(': ')[0], ['', {faults}][c], {words}])"
-    some = f"self.stages.exists(s, {_of_type('g.exists(e, ' + _faulty('> 0') + ')')})"
-    first = f"[{numbers}].filter(c, z.exists(s, {_of_type(_faulty('== c'))})).map(c, {message})"
-    each = f"[self.stages.filter(s, dyn(s)[?g[0]].hasValue())].map(z, g.map(e, {first}).filter(m, m.size() > 0))[0]"
-    tells = f"[{fields}].map(g, {each}).filter(m, m.size() > 0)[0][0][0]"
+    typed = "[self.stages.filter(s, dyn(s)[?g[0]].hasValue())]"
+    some = f"{typed}.exists(z, z.size() > 0 && g.exists(e, {_first_fault()} < {_NONE}))"
+    each = f"g.map(e, [{_first_fault()}].map(c, c < {_NONE} ? {message} : '')[0]).filter(m, m != '')"
+    tells = f"{typed}.map(z, z.size() > 0 ? {each} : [])[0]"
+    tells = f"[{fields}].map(g, {tells}).filter(m, m.size() > 0)[0][0]"
     yield Cel(
         f"!{_bound('exists', f'[{fields}].exists(g, {some})')}",
         "a reference does not fit",
@@ -166,12 +166,13 @@ _FAULTS = (
 _FITS = "e.split(' ').exists(k, dyn(t)[?'simulate'].orValue(dyn(t))[?k].hasValue())"
 """Whether stage t is of a type, or a simulation by a method, that field e can use."""
 _HELDOUT = "has(r.split) && r.split == 'heldout'"
+_NONE = 9
 _FAULT = (
-    f"has(r.stage) ? (!(r.stage in n) || ![self.stages[n.indexOf(r.stage)]].exists(t, {_FITS}) ? 1"
-    f" : n.indexOf(r.stage) >= n.indexOf(s.name) ? 2 : {_HELDOUT} ? 5 : 0)"
-    f" : has(r.input) ? (!(r.input in a) ? 3 : {_HELDOUT} && !(r.input in h) ? 4 : 0) : 0"
+    f"has(r.stage) ? [n.indexOf(r.stage)].map(x, x < 0 || ![self.stages[x]].exists(t, {_FITS}) ? 1"
+    f" : x >= y ? 2 : {_HELDOUT} ? 5 : {_NONE})[0]"
+    f" : has(r.input) ? (!(r.input in a) ? 3 : {_HELDOUT} && !(r.input in h) ? 4 : {_NONE}) : {_NONE}"
 )
-"""The number of the first fault of reference r in field e of stage s, from 1."""
+"""The number of the first fault of reference r in field e of stage number y, from 1; _NONE: it has none."""
 
 
 def _fields() -> Iterator[tuple[str, list[str]]]:
@@ -196,19 +197,17 @@ def _bound(macro: str, inner: str) -> str:
     return inner
 
 
-def _of_type(claim: str) -> str:
-    """The claim about what stage s has for the type of group g (d). Which fields there are is not known to the type
-    checker: stages, and what their fields hold, are dynamic."""
-    return f"dyn(s)[?g[0]].optMap(d, {claim}).orValue(false)"
+def _first_fault() -> str:
+    """The least number of a fault that references in field e of the stages z have, which are of the type of group g.
 
-
-def _faulty(asked: str) -> str:
-    """Whether d has a reference r in field e whose fault is as asked."""
+    Which fields there are is not known to the type checker: stages, and what their fields hold (v), are dynamic.
+    """
     indices = ", ".join(str(index) for index in range(MAX_ITEMS))
-    reference = "[type(v) == list ? dyn(v)[i] : dyn(v)]"
-    some = f"(type(v) == list ? [{indices}] : [0]).exists(i, i < dyn(v).size() && {reference}.exists(r, ({_FAULT}) {asked}))"
-    value = "(p.size() > 1 ? dyn(d)[?p[0]][?p[1]] : dyn(d)[?p[0]])"
-    return f"[e.find('[^:]+').split('.')].exists(p, {value}.optMap(v, {some}).orValue(false))"
+    fault = f"[type(v) == list ? dyn(v)[i] : dyn(v)].map(r, {_FAULT})[0]"
+    least = f"(type(v) == list ? [{indices}] : [0]).map(i, i < dyn(v).size() ? {fault} : {_NONE}).min()"
+    value = "(p.size() > 1 ? dyn(s)[?g[0]][?p[0]][?p[1]] : dyn(s)[?g[0]][?p[0]])"
+    stage = f"[n.indexOf(s.name)].map(y, {value}.optMap(v, {least}).orValue({_NONE}))[0]"
+    return f"[e.find('[^:]+').split('.')].map(p, z.map(s, {stage}).min())[0]"
 
 
 def _references_in(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, frozenset[str]]]:

@@ -130,6 +130,37 @@ def faults(name: str) -> list[tuple[Object, str]]:
     return cases
 
 
+def largest_job() -> Object:
+    """As many stages and references as there may be, each as dear to look up as any."""
+    most, given = 32, [{"input": "model"}]
+    makers: list[Object] = [
+        {"name": f"policy-{'p' * 30}", "sft": {"model": given[0], "data": given}},
+        {"name": f"reward-{'r' * 30}", "rewardModel": {"model": given[0], "data": given}},
+        {"name": f"cost-{'c' * 30}", "costModel": {"model": given[0], "data": given}},
+        {"name": f"rows-{'d' * 30}", "simulate": {"model": given[0], "prompts": given, "rlaif": {}}},
+    ]
+    policy, reward, cost, rows = ({"stage": maker["name"]} for maker in makers)
+    ppo = {
+        "policy": policy,
+        "reference": policy,
+        "rewards": [{**reward, "name": f"reward-{index}"} for index in range(most)],
+        "costs": [{**cost, "limit": 0}] * most,
+        "prompts": [rows] * most,
+        "ptx": {"data": [rows] * most},
+    }
+    trained = [{"name": f"ppo-{index}-{'t' * 30}", "ppo": dict(ppo)} for index in range(most - len(makers))]
+    spec = {"inputs": [{"name": "model", "source": "hf://org/model@1"}], "stages": makers + trained}
+    return {"apiVersion": "rlhf.dev/v1alpha1", "kind": "RLHFJob", "metadata": {"name": "largest"}, "spec": spec}
+
+
+def test_the_largest_job_is_within_what_rules_and_messages_may_cost(shared_plane: ControlPlane) -> None:
+    namespace = asyncio.run(fresh(shared_plane))
+    body = largest_job()
+    assert refusal(shared_plane, namespace, body) == ""
+    body["spec"]["stages"][-1]["ppo"]["prompts"] = [{"input": "nothing"}]
+    assert "ppo.prompts: names no input of this job" in refusal(shared_plane, namespace, body)
+
+
 def test_the_api_server_takes_every_good_spec(shared_plane: ControlPlane) -> None:
     namespace = asyncio.run(fresh(shared_plane))
     for name, text in good_specs().items():
