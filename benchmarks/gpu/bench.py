@@ -28,7 +28,7 @@ from rlhf_api.gpus import has_gpu
 from rlhf_api.load import parse_job
 from rlhf_api.memory import estimate, look
 from rlhf_api.memory.terms import Device
-from rlhf_trainer.session import made_with
+from rlhf_trainer.devices import made_with
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAINED = {"sft": "sft", "reward": "rewardModel", "cost": "costModel", "ppo": "ppo", "evaluate": "evaluate"}

@@ -15,7 +15,7 @@ from rlhf_trainer.data.chat import encode_conversation, prepare_tokenizer
 from rlhf_trainer.data.rows import Message
 from rlhf_trainer.data.trial import try_templates
 from rlhf_trainer.exits import InputError
-from rlhf_trainer.models.load import load_tokenizer
+from rlhf_trainer.models.files import load_tokenizer
 from trainer import tiny
 
 SEEDS, EACH = range(10), 100

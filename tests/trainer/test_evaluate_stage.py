@@ -142,7 +142,7 @@ def test_models_of_few_and_of_many_positions_get_the_same_prompts_and_each_weigh
 def test_a_model_score_is_that_of_the_ids_as_rolled_out(done, folder):
 
     from rlhf_trainer.data.chat import encode_prompt, prepare_tokenizer
-    from rlhf_trainer.models.load import load_tokenizer
+    from rlhf_trainer.models.files import load_tokenizer
 
     shard = json.loads((done.work / "shards/answers/ppo/000000.json").read_bytes())["rows"]
     _, samples, _ = published(done)

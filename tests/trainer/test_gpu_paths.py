@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rlhf_api.stage_file import StageFile
-from rlhf_trainer import ranks, rng, session
+from rlhf_trainer import devices, ranks, rng
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.generation import sample
 from rlhf_trainer.rank import crash_reason
@@ -17,9 +17,9 @@ from rlhf_trainer.rank import crash_reason
 
 def test_more_ranks_than_gpus_are_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert session.own_gpu(0) == torch.device("cuda", 0)
+    assert devices.own_gpu(0) == torch.device("cuda", 0)
     with pytest.raises(InputError, match=r"ranksPerNode: rank 1 of this node finds 1 GPUs"):
-        session.own_gpu(1)
+        devices.own_gpu(1)
 
 
 @pytest.mark.parametrize("gpu", [True, False])

@@ -25,8 +25,9 @@ from rlhf_trainer.exits import InputError
 from rlhf_trainer.models import boundary as boundary_module
 from rlhf_trainer.models.adapters import add_lora, merged, off
 from rlhf_trainer.models.boundary import Boundary
+from rlhf_trainer.models.files import load_tokenizer
 from rlhf_trainer.models.freeze import split, whole_state
-from rlhf_trainer.models.load import load_policy, load_tokenizer
+from rlhf_trainer.models.load import load_policy
 from rlhf_trainer.models.save import save_policy, save_tokenizer
 from rlhf_trainer.models.trained import Trained, make_trained
 

@@ -32,7 +32,7 @@ from rlhf_api.yaml import dump_yaml
 from rlhf_trainer.exits import InputError, StageError
 from rlhf_trainer.inspection.models import inspect_model
 from rlhf_trainer.inspection.uses import ModelUse
-from rlhf_trainer.models.load import load_tokenizer
+from rlhf_trainer.models.files import load_tokenizer
 from rlhf_trainer.rank import Place
 from rlhf_trainer.session import Session
 from rlhf_trainer.sources.licence import told_licence

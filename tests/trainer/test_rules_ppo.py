@@ -22,7 +22,7 @@ from rlhf_trainer.data.chat import encode_answer
 from rlhf_trainer.data.rows import Messages
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.generation.sample import Answer
-from rlhf_trainer.models.load import load_tokenizer
+from rlhf_trainer.models.files import load_tokenizer
 from rlhf_trainer.ppo import described, rollout
 from rlhf_trainer.rules import use
 from rlhf_trainer.rules.grader import Asking, Grader

@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification
 from rlhf_trainer.data.chat import Encoded
 from rlhf_trainer.data.tensors import pad
 from rlhf_trainer.exits import InputError
-from rlhf_trainer.models.load import load_tokenizer
+from rlhf_trainer.models.files import load_tokenizer
 from rlhf_trainer.models.save import save_scorer
 from rlhf_trainer.models.scorer import Rule, ScorerModel, head_of, last, load_scorer, new_scorer, trunk_of
 

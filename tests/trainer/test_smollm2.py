@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf_trainer.data.chat import encode_prompt, encode_row, prepare_tokenizer
 from rlhf_trainer.data.tensors import Padded, pad
-from rlhf_trainer.models.load import gguf_tokenizer, load_policy, load_tokenizer
+from rlhf_trainer.models.files import load_tokenizer
+from rlhf_trainer.models.gguf import gguf_tokenizer
+from rlhf_trainer.models.load import load_policy
 from rlhf_trainer.models.save import save_scorer
 from rlhf_trainer.models.scorer import Rule, head_of, load_scorer, new_scorer, trunk_of
 
@@ -61,6 +66,27 @@ def test_its_tokenizer_is_the_one_that_transformers_chooses(model: tuple[Path, P
     assert type(ours) is type(theirs)
     assert ours.backend_tokenizer.to_str() == theirs.backend_tokenizer.to_str()
     assert (ours.init_kwargs, ours.chat_template) == (theirs.init_kwargs, theirs.chat_template)
+
+
+WITHOUT_TORCH = """
+import json, sys
+from pathlib import Path
+from rlhf_trainer.lean_imports import import_without_torch
+from rlhf_trainer.models.gguf import gguf_tokenizer
+import_without_torch()
+read = gguf_tokenizer(Path(sys.argv[1]))
+same = [read.backend_tokenizer.to_str(), read.chat_template, read.special_tokens_map, read.name_or_path]
+print(json.dumps([*same, "torch" in sys.modules]))
+"""
+
+
+def test_its_tokenizer_is_the_same_in_a_process_without_torch(model: tuple[Path, Path]) -> None:
+    path, _ = model
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    ours = gguf_tokenizer(path)
+    same = [ours.backend_tokenizer.to_str(), ours.chat_template, ours.special_tokens_map, ours.name_or_path]
+    assert json.loads(ended.stdout) == [*same, False]
 
 
 @torch.no_grad()

@@ -33,13 +33,13 @@ from typing import NoReturn
 WARM = ("rlhf_sdk.cli", "rlhf_trainer.launch", "rlhf_trainer.rank")
 """Modules that are run in a fork; and scripts beside this file."""
 IMPORTS = (
-    *(f"rlhf_trainer.{module}" for module in ("elastic", "launch", "session", "engine")),
+    *(f"rlhf_trainer.{module}" for module in ("elastic", "launch", "session", "devices", "events", "engine")),
     *(
         f"rlhf_trainer.stages.{stage}"
         for stage in ("prepare", "sft", "preference", "ppo", "evaluate", "simulate", "rules", "report")
     ),
     *("deepspeed", "peft", "transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama"),
-    *("rlhf_sdk.cli", "torch.distributed.tensor"),
+    *("rlhf_sdk.cli", "torch.distributed.tensor", "scipy.special", "huggingface_hub.repocard"),
 )
 """What forks find imported."""
 # Read by Hugging Face's libraries when they are imported; a job of these tests fetches nothing, so `prepare` can be warm.

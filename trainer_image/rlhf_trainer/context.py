@@ -9,10 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
-import torch
 from pydantic import BaseModel, ValidationError
 
 from rlhf_api.contract import IMAGE
@@ -29,6 +28,9 @@ from rlhf_trainer.progress import Progress
 from rlhf_trainer.stopping import StopRequest
 from rlhf_trainer.timings import summarise
 from rlhf_trainer.words import in_words
+
+if TYPE_CHECKING:
+    import torch  # not where a stage computes nothing with it
 
 Spec = TypeVar("Spec", bound=BaseModel)
 
@@ -51,18 +53,15 @@ class Facts:
 
 
 @dataclass
-class StageContext:
-    """What a stage's `run(context)` is given."""
+class LightContext:
+    """What `run(context)` of a stage of one process without a device is given: `prepare`, `report`."""
 
     file: StageFile
     rank: int
     world: int
-    local_rank: int
-    device: torch.device
     work: Path
     metrics: Metrics
     progress: Progress
-    checkpoints: Checkpoints
     stop: StopRequest = field(default_factory=StopRequest)
     """Set by SIGTERM and SIGINT on this rank; ask `stop_requested()`, which all ranks answer alike."""
     result: dict[str, Any] = field(default_factory=dict)
@@ -184,6 +183,15 @@ class StageContext:
             failure=facts.failure,
             notes=facts.notes,
         )
+
+
+@dataclass(kw_only=True)
+class StageContext(LightContext):
+    """What a trained stage's `run(context)` is given."""
+
+    local_rank: int
+    device: torch.device
+    checkpoints: Checkpoints
 
 
 def versions() -> dict[str, str]:

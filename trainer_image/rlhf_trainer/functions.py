@@ -113,6 +113,35 @@ def source_digest(name: str, folder: Path | None) -> str:
     Raises:
         InputError: no such module.
     """
+    sources = {module: digest_file(path) for module, path in _sources(name, folder).items()}
+    return short_digest({"function": name, "sources": sources})
+
+
+def packages(name: str, folder: Path | None) -> set[str]:
+    """Top-level packages that a function's source beside the job may import; `importlib`, where it may import any.
+    Of a function in an installed package, that package.
+
+    Raises:
+        InputError: no such module.
+    """
+    module_name = name.partition(":")[0]
+    if _find(name, module_name, folder)[0] != folder:
+        return {module_name.partition(".")[0]}
+    files = _sources(name, folder)
+    imported = {one.partition(".")[0] for module, file in files.items() for one in _imports(file, module)}
+    return imported - {module.partition(".")[0] for module in files} - (sys.stdlib_module_names - {"importlib"})
+
+
+def names(spec: Any) -> set[str]:
+    """Every function that a stage's spec names."""
+    if isinstance(spec, dict):
+        called = {spec["function"]} if spec.get("function") else set()
+        return called.union(*map(names, spec.values()))
+    return set().union(*map(names, spec)) if isinstance(spec, list) else set()
+
+
+def _sources(name: str, folder: Path | None) -> dict[str, Path]:
+    """The file of a function's module, and of every module that it imports from beside it, transitively."""
     module_name = name.partition(":")[0]
     root, file = _find(name, module_name, folder)
     files = {module_name: file}
@@ -124,7 +153,7 @@ def source_digest(name: str, folder: Path | None) -> str:
             if beside is not None and imported not in files:
                 files[imported] = beside
                 waiting.append(imported)
-    return short_digest({"function": name, "sources": {module: digest_file(path) for module, path in files.items()}})
+    return files
 
 
 def _find(name: str, module: str, folder: Path | None) -> tuple[Path, Path]:

@@ -25,7 +25,7 @@ def source() -> str:
     """The module's text."""
     from transformers.models.auto import modeling_auto as auto
 
-    from rlhf_trainer.models.load import quiet
+    from rlhf_trainer.models.explained import quiet
 
     quiet()
     writing = _classes(auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)

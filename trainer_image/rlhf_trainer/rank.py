@@ -19,7 +19,9 @@ from typing import Any
 
 import orjson
 
+from rlhf_api.gpus import has_gpu
 from rlhf_api.stage_file import StageFile
+from rlhf_trainer import functions, lean_imports
 from rlhf_trainer.definitions import headline
 from rlhf_trainer.exits import DONE, FAILURE, StageError, Stopped, explain_full_disk, severity
 from rlhf_trainer.outcome import LESS_MEMORY
@@ -68,8 +70,10 @@ def run(file: StageFile, place: Place, work: Path, told: dict[str, Any]) -> None
     light = file.type in LIGHT
     stop = StopRequest()
     catch_signals(stop, at_once=light)
-    function = resolve(file.type)
-    from rlhf_trainer.session import Session  # torch, only now: signals and the log are in place while it loads
+    # Libraries are imported only now: signals and the log are in place while they load.
+    with lean_imports.absent(*unused(file)), lean_imports.uncollected():
+        function = resolve(file.type)
+        from rlhf_trainer.session import Session
 
     with Session(file, place, work, stop, light=light) as context:
         try:
@@ -79,6 +83,20 @@ def run(file: StageFile, place: Place, work: Path, told: dict[str, Any]) -> None
             told["result"] = context.result
             context.metrics.close()
             told["headline"] = headline(context.metrics.latest)
+
+
+def unused(file: StageFile) -> tuple[str, ...]:
+    """Packages that the stage's libraries are not to find while they are imported.
+
+    Raises:
+        InputError: a user's function that the stage calls has no source.
+    """
+    if file.type in LIGHT:
+        return ()
+    folder = Path(file.directories.job)
+    if any(functions.packages(name, folder) for name in functions.names(file.spec)):
+        return ()  # it may use any of them
+    return lean_imports.UNUSED if has_gpu() else (*lean_imports.UNUSED, *lean_imports.OF_GPUS)
 
 
 def catch_signals(stop: StopRequest, *, at_once: bool) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import random
+import sys
 from typing import Any
 
 import numpy as np
-import torch
 
 
 def rank_seed(seed: int, rank: int) -> int:
@@ -18,14 +18,18 @@ def rank_seed(seed: int, rank: int) -> int:
 
 
 def seed_all(seed: int) -> None:
-    """Seed Python, NumPy and torch (CPU and GPU) of this rank."""
+    """Seed Python, NumPy and, where this rank has imported it, torch (CPU and GPU)."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.manual_seed(seed)
 
 
 def capture() -> dict[str, Any]:
     """State of Python's, NumPy's and torch's generators; loads with `torch.load(weights_only=True)`."""
+    import torch
+
     version, numbers, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
@@ -44,6 +48,8 @@ def capture() -> dict[str, Any]:
 
 def restore(state: dict[str, Any]) -> None:
     """Set every generator to a captured state."""
+    import torch
+
     python = state["python"]
     random.setstate((python["version"], tuple(python["numbers"]), python["gauss"]))
     numpy = state["numpy"]

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
-
 from rlhf_api.product import Manifest
 from rlhf_api.stages import STAGE_TYPES
 from rlhf_trainer.sources.choose import card
@@ -80,6 +78,8 @@ def write_card(manifest: Manifest, sources: Mapping[str, Source], *, members: bo
         sources: by `Reference.key`, as far as they are known.
         members: a scorer whose members lie in `members/<i>/`.
     """
+    from huggingface_hub import ModelCard  # only by who writes a card
+
     made = STAGE_TYPES[manifest.type].product
     name = f"{manifest.job}-{manifest.stage}"
     title = [f"# {escape(name)}", f"{WHAT[made]}. Made by the stage `{manifest.type}` of rlhf-operator."]
@@ -120,6 +120,8 @@ def estimates(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
 
 def _front_matter(manifest: Manifest, made: str, name: str, sources: Mapping[str, Source]) -> str:
     """YAML that the Hub reads; huggingface_hub quotes what has to be."""
+    from huggingface_hub import EvalResult, ModelCardData
+
     results = [
         EvalResult(
             task_type=TASKS.get(made, "other"),

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
-from rlhf_trainer.evaluation.statistics import NOTHING, Estimate, clustered, draws, point
+from rlhf_trainer.evaluation.statistics import NOTHING, Estimate, clustered, draws, point, student_quantile
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -218,7 +217,7 @@ def rank_correlation(
             a, b = one[rows].ravel(), two[rows].ravel()
             if np.ptp(a) > 0 and np.ptp(b) > 0:
                 found.append(math.atanh(max(-1 + 1e-12, min(1 - 1e-12, _spearman(a, b)))))
-    half = float(stdtrit(len(members) - 1, 0.5 + confidence / 2)) * float(np.std(found, ddof=1))
+    half = student_quantile(len(members) - 1, 0.5 + confidence / 2) * float(np.std(found, ddof=1))
     middle = math.atanh(value)
     return Estimate(value, math.tanh(middle - half), math.tanh(middle + half), count)
 

@@ -29,9 +29,9 @@ from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.data.template import TemplateProblem
 from rlhf_trainer.data.tensors import pad
 from rlhf_trainer.evaluation.shards import Rows
+from rlhf_trainer.models.files import MEMBERS, load_tokenizer
 from rlhf_trainer.models.lengths import row_length
-from rlhf_trainer.models.load import load_tokenizer
-from rlhf_trainer.models.scorer import MEMBERS, load_scorer
+from rlhf_trainer.models.scorer import load_scorer
 
 Kind = Literal["reward", "cost"]
 FORWARD_TOKENS = 8192

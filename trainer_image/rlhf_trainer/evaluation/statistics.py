@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 Floats = NDArray[np.float64]
 Method = Literal["bootstrap", "wilson", "newcombe", "constant", "none"]
@@ -209,7 +208,9 @@ class Intervals:
         if not variance > 0 or (rows == rows[0]).all():
             return Estimate(value, value, value, count, "constant")
         resampled, ratios = self._studentised(rows, statistic, value, variance)
-        tail = NormalDist().cdf(-math.sqrt(count / (count - 1)) * float(stdtrit(count - 1, 0.5 + self.confidence / 2)))
+        tail = NormalDist().cdf(
+            -math.sqrt(count / (count - 1)) * student_quantile(count - 1, 0.5 + self.confidence / 2)
+        )
         low, high = np.quantile(resampled, [tail, 1 - tail])
         least, most = np.quantile(ratios, [tail, 1 - tail]) * math.sqrt(variance / count)
         low, high = min(low, value - most), max(high, value - least)
@@ -227,6 +228,13 @@ class Intervals:
             resampled.append(values[usable])
             ratios.append((values[usable] - value) / np.sqrt(smoothed[usable] / count))
         return np.concatenate(resampled), np.concatenate(ratios)
+
+
+def student_quantile(degrees: int, probability: float) -> float:
+    """Quantile of Student's t distribution."""
+    from scipy.special import stdtrit  # slow to import, and `prepare` and the report make no interval of means
+
+    return float(stdtrit(degrees, probability))
 
 
 def draws(count: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:

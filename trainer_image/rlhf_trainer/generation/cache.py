@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from rlhf_trainer.models.lengths import attends_everywhere
+
 
 class EvictingLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not typed
     """Keys and values of one layer, [rows, heads, columns, size], allocated once.
@@ -91,12 +93,6 @@ class EvictingCache(Cache):  # type: ignore[misc]  # transformers is not typed
         """Let a row take another's place; columns up to `filled` are written."""
         for layer in self.layers:
             layer.move(source, target, slice(self.start, filled))
-
-
-def attends_everywhere(config: Any) -> bool:
-    """Whether every layer keeps keys and values of all tokens (no state-space or linear-attention layers)."""
-    kinds = getattr(config.get_text_config(), "layer_types", None) or []
-    return all(kind in ("full_attention", "sliding_attention", "chunked_attention") for kind in kinds)
 
 
 def new_cache(config: Any, rows: int, columns: int) -> EvictingCache:

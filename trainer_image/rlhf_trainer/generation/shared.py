@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from rlhf_trainer.data.batches import buckets
-from rlhf_trainer.generation.cache import attends_everywhere, right_aligned
+from rlhf_trainer.generation.cache import right_aligned
 from rlhf_trainer.generation.prefix import PrefixCache
+from rlhf_trainer.models.lengths import attends_everywhere
 
 Row = list[int]
 

@@ -16,10 +16,11 @@ from rlhf_trainer.data.chat import encode_prompt, prepare_tokenizer
 from rlhf_trainer.data.readers import describe
 from rlhf_trainer.data.rows import Message
 from rlhf_trainer.exits import InputError
-from rlhf_trainer.generation.cache import attends_everywhere
 from rlhf_trainer.inspection.uses import ModelUse
-from rlhf_trainer.models.load import GGUF, check_folder, explained, gguf_tokenizer, load_tokenizer
-from rlhf_trainer.models.scorer import MEMBERS
+from rlhf_trainer.models.explained import explained
+from rlhf_trainer.models.files import MEMBERS, check_folder, load_tokenizer
+from rlhf_trainer.models.gguf import GGUF, gguf_tokenizer
+from rlhf_trainer.models.lengths import attends_everywhere
 
 SCORER = "ForSequenceClassification"
 INDEX = "model.safetensors.index.json"

@@ -11,8 +11,7 @@ from rlhf_trainer.data.chat import prepare_tokenizer
 from rlhf_trainer.data.checks import LoadedReader, check_of, readers_of_text
 from rlhf_trainer.data.load import Check
 from rlhf_trainer.inspection.readers import Reader
-from rlhf_trainer.models.load import load_tokenizer
-from rlhf_trainer.models.scorer import MEMBERS
+from rlhf_trainer.models.files import MEMBERS, load_tokenizer
 
 
 def checks_of(context: StageContext, readers: Iterable[Reader]) -> list[Check]:

@@ -17,6 +17,9 @@ from rlhf_api.stage_file import StageInput
 from rlhf_api.stages import Evaluate, Ppo, Rules, Simulate
 from rlhf_trainer.data.load import load_completions, load_prompts
 from rlhf_trainer.data.rows import Completion, Counts, Prompt
+from rlhf_trainer.evaluation import gates
+from rlhf_trainer.evaluation.classes import measured
+from rlhf_trainer.evaluation.statistics import FEWEST
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.rows import PROMPTS
 from rlhf_trainer.rules.completions import check_completions, check_rank_apart, check_scales, check_types
@@ -54,8 +57,6 @@ def few_prompts(job: RLHFJob, prompts: Mapping[str, int]) -> Iterator[str]:
         job: a valid job.
         prompts: different ones, by use: `stage ppo, ppo.prompts[0]`. Stages with prompts that are not known are left out.
     """
-    from rlhf_trainer.evaluation.statistics import FEWEST  # scipy
-
     for stage in job.spec.stages:
         if not isinstance(stage.spec, Ppo | Evaluate):
             continue
@@ -157,9 +158,6 @@ def _of_simulate(inputs: _Inputs, spec: Simulate, problems: _Problems) -> None:
 
 
 def _of_evaluate(inputs: _Inputs, spec: Evaluate, problems: _Problems) -> None:
-    from rlhf_trainer.evaluation import gates  # scipy
-    from rlhf_trainer.evaluation.classes import measured
-
     policy = None if spec.rule_based is None else inputs.policy_of(spec.rule_based)
     if policy is not None or spec.rule_based is None:
         with problems.at("gates"):

@@ -1,4 +1,4 @@
-"""How long a model's rows may be."""
+"""What a model's configuration says: how long its rows may be, and whether its layers attend to all tokens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_api.capability.traits import row_lengths
-from rlhf_trainer.models.load import explained, folder
+from rlhf_trainer.models.explained import explained
+from rlhf_trainer.models.files import folder
 
 
 def row_length(model: Any, longest: int) -> int:
@@ -36,3 +37,9 @@ def _shortest(config: Any, longest: int) -> int:
 def prompt_room(models: Iterable[Any], most: int, max_new_tokens: int) -> int:
     """Tokens of a prompt, at most `most`, that leave room for its answer in the rows of all models; at least 1."""
     return max(1, min(row_length(model, most + max_new_tokens) for model in models) - max_new_tokens)
+
+
+def attends_everywhere(config: Any) -> bool:
+    """Whether every layer keeps keys and values of all tokens (no state-space or linear-attention layers)."""
+    kinds = getattr(config.get_text_config(), "layer_types", None) or []
+    return all(kind in ("full_attention", "sliding_attention", "chunked_attention") for kind in kinds)

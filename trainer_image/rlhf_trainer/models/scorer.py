@@ -16,18 +16,11 @@ from rlhf_api.bounded import read_object
 from rlhf_api.capability import read_traits
 from rlhf_trainer.data.tensors import positions
 from rlhf_trainer.exits import InputError
-from rlhf_trainer.models.load import (
-    architecture,
-    check_folder,
-    explained,
-    folder,
-    forget_padding,
-    quiet,
-    torch_dtype,
-)
+from rlhf_trainer.models.explained import explained, quiet
+from rlhf_trainer.models.files import MEMBERS, architecture, check_folder, folder
+from rlhf_trainer.models.load import forget_padding, torch_dtype
 
 ENSEMBLE = "ensemble.json"
-MEMBERS = "members"
 CLASSIFIER = "ForSequenceClassification"
 
 Kind = Literal["reward", "cost"]

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rlhf_trainer.exits import InputError
-from rlhf_trainer.models.load import load_policy, load_tokenizer
+from rlhf_trainer.models.files import load_tokenizer
+from rlhf_trainer.models.load import load_policy
 from rlhf_trainer.models.save import save_policy
 from rlhf_trainer.models.scorer import ScorerModel, head_of, load_scorer
 from rlhf_trainer.models.trained import Trained

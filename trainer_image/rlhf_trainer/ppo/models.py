@@ -13,7 +13,8 @@ from rlhf_api.stages.ppo import Ppo, Reward
 from rlhf_trainer.context import StageContext
 from rlhf_trainer.data.chat import prepare_tokenizer
 from rlhf_trainer.models.dropout import silence
-from rlhf_trainer.models.load import architecture, check_logits, load_policy
+from rlhf_trainer.models.files import architecture
+from rlhf_trainer.models.load import check_logits, load_policy
 from rlhf_trainer.models.scorer import CLASSIFIER, Kind
 from rlhf_trainer.models.trained import Trained, make_trained
 from rlhf_trainer.models.vocabulary import fit_vocabulary

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from rlhf_trainer.exits import GuardTripped
@@ -67,6 +66,8 @@ def fit(better: Floats, worse: Floats, reward_gap: Floats, how: Descent) -> Fitt
         ValueError: there is no pair.
         GuardTripped: rewards made of the weights (features are from 0 to 1) would not be finite.
     """
+    import torch  # not by the measures of pairs below, which `prepare` and the report need
+
     if not len(better):
         raise ValueError("no pair to fit on")
     gaps = torch.from_numpy(np.ascontiguousarray(better - worse, dtype=np.float64))

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 from rlhf_trainer.exits import InputError
 
-if TYPE_CHECKING:
-    from rlhf_trainer.context import StageContext
-
-Run = Callable[["StageContext"], None]
+Run = Callable[[Any], None]
+"""Takes a StageContext; of a type in LIGHT, a LightContext."""
 
 STAGES: dict[str, str] = {
     "prepare": "rlhf_trainer.stages.prepare:run",
@@ -28,7 +26,7 @@ STAGES: dict[str, str] = {
     "report": "rlhf_trainer.stages.report:run",
 }
 LIGHT = frozenset({"prepare", "report"})
-"""Types that run as one process, without torch.distributed and DeepSpeed."""
+"""Types that run as one process, and without torch."""
 
 
 def resolve(stage_type: str) -> Run:

@@ -23,8 +23,8 @@ from rlhf_trainer.evaluation.calibration import Trust, pair_trust, sign_trust
 from rlhf_trainer.loop import train
 from rlhf_trainer.losses.preference import cost_loss, poisson_weights, reward_loss, weighted_sum
 from rlhf_trainer.models.boundary import Boundary
+from rlhf_trainer.models.files import load_tokenizer
 from rlhf_trainer.models.forking import forks_as_rows
-from rlhf_trainer.models.load import load_tokenizer
 from rlhf_trainer.models.save import save_scorer
 from rlhf_trainer.models.scorer import Kind, Rule, new_scorer
 from rlhf_trainer.models.trained import Trained, make_trained

@@ -45,12 +45,13 @@ from rlhf_trainer.inspection.pages import page_problem
 from rlhf_trainer.inspection.rows import inspect_rows
 from rlhf_trainer.inspection.together import few_prompts, misfits
 from rlhf_trainer.inspection.uses import AnyUse, AuditUse, DataUse, FunctionUse, ModelUse, PolicyUse, uses
+from rlhf_trainer.lean_imports import import_without_torch
 from rlhf_trainer.rules.policy import read_policy
 from rlhf_trainer.simulation.audits import read_answers
 from rlhf_trainer.sources.fetch import Fetched, fetch
 
 if TYPE_CHECKING:
-    from rlhf_trainer.context import StageContext
+    from rlhf_trainer.context import LightContext
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class Findings:
     """What was looked at in part, and in what part."""
 
 
-def run(context: StageContext) -> None:
+def run(context: LightContext) -> None:
     """Resolve the job's inputs and functions.
 
     Raises:
@@ -88,7 +89,7 @@ def run(context: StageContext) -> None:
         _resolve(context)
 
 
-def _resolve(context: StageContext) -> None:
+def _resolve(context: LightContext) -> None:
     job = context.spec(RLHFJob)
     folder = Path(context.file.directories.job)
     total = len(job.spec.inputs) + len(function_names(job)) + 1
@@ -139,6 +140,11 @@ def examine(
     """
     wanted = uses(job)
     findings = Findings()
+    for name in function_names(job):  # first: what they import, perhaps torch, they get whole (lean_imports)
+        tell(f"function {name}")
+        with _collected(findings, _where(wanted, name)):
+            _take_function(findings, name, folder)
+    of_functions, findings.problems = findings.problems, []
     models = {use.input for use in wanted if isinstance(use, ModelUse)}
     for entry in sorted(job.spec.inputs, key=lambda entry: entry.name not in models):  # rows are checked with models
         tell(f"input {entry.name}")
@@ -149,10 +155,7 @@ def examine(
             fetched = get(entry)
             if fetched is not None:
                 _take_input(findings, entry, fetched, wanted, most)
-    for name in function_names(job):
-        tell(f"function {name}")
-        with _collected(findings, _where(wanted, name)):
-            _take_function(findings, name, folder)
+    findings.problems.extend(of_functions)
     findings.problems.extend(_unfit(job, findings))
     findings.warnings.extend(few_prompts(job, findings.prompts))
     if not findings.problems and len(findings.inputs) == len(job.spec.inputs):
@@ -173,7 +176,7 @@ def hits(job: RLHFJob, resolved: Resolved, storage: Path) -> tuple[str, ...]:
     return tuple(found)
 
 
-def index(context: StageContext, job: RLHFJob, resolved: Resolved) -> Run:
+def index(context: LightContext, job: RLHFJob, resolved: Resolved) -> Run:
     """Which inputs and products the run uses, made or about to be."""
     file = context.file
     return Run(
@@ -188,7 +191,7 @@ def index(context: StageContext, job: RLHFJob, resolved: Resolved) -> Run:
 
 
 @contextmanager
-def _no_gc(context: StageContext) -> Iterator[None]:
+def _no_gc(context: LightContext) -> Iterator[None]:
     """Until the index names what is found here, it stays."""
     path = gc_lock(context.storage)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -229,7 +232,8 @@ def _take_input(findings: Findings, entry: Input, found: Fetched, wanted: list[A
     rows = [use for use in wanted if isinstance(use, DataUse) and use.input == entry.name]
     models = [use for use in wanted if isinstance(use, ModelUse) and use.input == entry.name]
     if models:
-        from rlhf_trainer.inspection.models import inspect_model  # transformers, only where a model is to be read
+        import_without_torch()  # only where a model is to be read
+        from rlhf_trainer.inspection.models import inspect_model
 
         told["kind"] = "model"
         facts = inspect_model(found.path, models, entry.template)
@@ -300,7 +304,7 @@ def _tokenizers(job: RLHFJob, findings: Findings, cache: Path) -> Iterator[str]:
 
     @functools.cache
     def load(name: str) -> Any:
-        from rlhf_trainer.models.load import load_tokenizer  # slow for GGUF files: only where two models meet
+        from rlhf_trainer.models.files import load_tokenizer  # slow for GGUF files: only where two models meet
 
         return load_tokenizer(findings.inputs[name].path, cache)
 

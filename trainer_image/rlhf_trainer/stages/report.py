@@ -7,7 +7,7 @@ from pathlib import Path
 import orjson
 from pydantic import ValidationError
 
-from rlhf_trainer.context import Facts, StageContext
+from rlhf_trainer.context import Facts, LightContext
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.reporting.collect import collect
 from rlhf_trainer.reporting.content import content
@@ -15,7 +15,7 @@ from rlhf_trainer.reporting.render import render
 from rlhf_trainer.words import in_words
 
 
-def run(context: StageContext) -> None:
+def run(context: LightContext) -> None:
     """Read what all stages left, whatever became of them, and publish `report.html` and `report.json`.
 
     Raises:
