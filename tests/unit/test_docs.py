@@ -64,3 +64,17 @@ def test_files_named_for_a_reader_to_start_with_exist() -> None:
     folder = ROOT / "trainer_image" / "rlhf_trainer"
     files = [name for name in re.findall(r"`([\w./-]+)`", table) if "/" in name or "." in name]
     assert files and [name for name in files if not any((at / name).exists() for at in (ROOT, folder))] == []
+
+
+def test_the_changelog_has_one_short_line_for_each_entry() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text()
+    versions = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
+    for version in versions:
+        title, *lines = version.splitlines()
+        assert re.fullmatch(r"Unreleased|\d+\.\d+\.\d+ - \d{4}-\d{2}-\d{2}", title)
+        kinds = [line for line in lines if line.startswith("### ")]
+        assert len(kinds) == len(set(kinds)), f"{title}: a heading comes twice"
+        entries = [line for line in lines if line and not line.startswith("### ")]
+        assert len(entries) == len(set(entries))
+        long = [entry for entry in entries if not entry.startswith("- ") or len(entry) > 200]
+        assert long == [], "one line an entry, of at most 200 characters: what a user notices"
