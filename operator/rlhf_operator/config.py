@@ -88,5 +88,5 @@ def load(path: Path) -> Config:
     try:
         return Config.model_validate_json(orjson.dumps(document.value))  # as JSON: 50 is a float, too
     except ValidationError as error:
-        lines = [f"{path}: {'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        lines = [f"{path}: {'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors()]
         raise ValueError("\n".join(lines)) from error

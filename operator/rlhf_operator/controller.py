@@ -93,7 +93,7 @@ class Controller:
             if not projections.is_large(raw):
                 return await self._look(key, raw)
             async with self._large:
-                return await self._look(key, await self.view.whole(key))
+                return await self._look(key, await self.view.read_job(key))
         except NotFound as error:  # the job, of which a watch will tell; or a child that went between two requests
             log.info("%s: %s; again in %.3f s", key, error, VANISHED)
             return VANISHED
@@ -112,7 +112,7 @@ class Controller:
         self._explainer.follow(key, out.explain)
         if failures:
             raise failures[0]
-        if self._troubles.told(key) is not None:
+        if self._troubles.reported(key) is not None:
             self._troubles.clear(key)
             return 0.0  # once more, without the trouble in its status
         self._troubles.clear(key)
@@ -131,14 +131,14 @@ class Controller:
 
     def _with_trouble(self, key: Key, status: Object) -> Object:
         """The status, saying besides why looks fail, as long as they do."""
-        trouble = self._troubles.told(key)
+        trouble = self._troubles.reported(key)
         if trouble is None or status.get("phase") in FINISHED:
             return status
         return troubled(status, trouble.reason, trouble.message, now=write(datetime.now(UTC)))
 
     async def _decide(self, key: Key, raw: Object) -> tuple[Object, ReconcileResult]:
         """Ask `reconcile`, with live answers where it wants them, or where a stale cache could make an object twice."""
-        children, live, looks = self.view.seen(raw), False, dict[LiveRead, None]()
+        children, live, looks = self.view.cached(raw), False, dict[LiveRead, None]()
         for _ in range(MOST_LOOKS):
             out = self._asked(key, raw, children)
             out.status = self._with_trouble(key, out.status)
@@ -151,14 +151,14 @@ class Controller:
                 live = True
             else:
                 await self.view.ask(raw, looks)
-                children = self.view.seen(raw)
+                children = self.view.cached(raw)
         raise RuntimeError(f"{key}: still asks for {out.look}")
 
     def _asked(self, key: Key, raw: Object, children: Observed) -> ReconcileResult:
         children = replace(
             children,
             samples=self._poller.samples(key),
-            told=self._explainer.told(key),
+            explanations=self._explainer.explanations(key),
             refusal=self._refusals.get(key),
         )
         return reconcile(raw, children, self._settings, datetime.now(UTC))
@@ -228,15 +228,15 @@ class Controller:
     async def _adopt(self, key: Key, raw: Object, kind: Kind, body: Object) -> None:
         """It is there already: made by an earlier process, or before this one's cache knew; a claim, by an earlier job."""
         name = body["metadata"]["name"]
-        found = await self._client.get(kind, key.namespace, name)
-        owner, labels = controller_uid(found), found["metadata"].get("labels") or {}
+        existing = await self._client.get(kind, key.namespace, name)
+        owner, labels = controller_uid(existing), existing["metadata"].get("labels") or {}
         claim = kind is PERSISTENT_VOLUME_CLAIMS
-        kept = claim and owner is None and body["metadata"]["labels"].items() <= labels.items()
-        if owner != raw["metadata"]["uid"] and not kept:
-            other = "name it by storage.claimName" if claim else "delete it"
-            words = f"{kind.kind} {name} exists and belongs to someone else; {other}, or make a job of another name"
+        reusable = claim and owner is None and body["metadata"]["labels"].items() <= labels.items()
+        if owner != raw["metadata"]["uid"] and not reusable:
+            remedy = "name it by storage.claimName" if claim else "delete it"
+            words = f"{kind.kind} {name} exists and belongs to someone else; {remedy}, or make a job of another name"
             raise self._refused(key, raw, words)
-        self.view.wrote(kind, found)
+        self.view.wrote(kind, existing)
 
     def _refused(self, key: Key, raw: Object, words: str) -> Refused:
         self._refusals[key] = words

@@ -41,7 +41,7 @@ CLAIM_SECONDS = 600.0
 
 
 @dataclass
-class _Own:
+class _OwnWrite:
     """An object that this process wrote, until the watch tells of it."""
 
     object: Object
@@ -65,7 +65,7 @@ class ClusterState:
         self._client = client
         self._on_job = on_job
         self._keys: dict[str, Key] = {}  # of jobs, by UID
-        self._own: dict[tuple[Kind, Key], _Own] = {}
+        self._own_writes: dict[tuple[Kind, Key], _OwnWrite] = {}
         self._claims: dict[Key, tuple[float, Object | None]] = {}
         self._packed = 0  # bytes of all jobs' specs and statuses
         self.jobs = Cache(
@@ -101,10 +101,10 @@ class ClusterState:
     async def _run(self, namespace: str | None) -> None:
         *children, jobs = (cache.of(namespace) for cache in self._caches)
         async with asyncio.TaskGroup() as group:
-            for one in children:
-                group.create_task(one.run())
-            for one in children:
-                await one.wait_synced()
+            for cache in children:
+                group.create_task(cache.run())
+            for cache in children:
+                await cache.wait_synced()
             group.create_task(jobs.run())
             await jobs.wait_synced()
             log.info("%s: %d are known", jobs.name, len(jobs))
@@ -116,13 +116,13 @@ class ClusterState:
 
     def job(self, key: Key) -> Object | None:
         """A job as this process last saw or wrote it."""
-        kept = self.jobs.get(key)
-        own = self._recent(RLHFJOBS, key)
-        if own is not None and (kept is None or _newer(own, kept)):
-            kept = own
-        return None if kept is None else projections.unpacked(kept)
+        job = self.jobs.get(key)
+        recent = self._recent(RLHFJOBS, key)
+        if recent is not None and (job is None or _newer(recent, job)):
+            job = recent
+        return None if job is None else projections.unpacked(job)
 
-    async def whole(self, key: Key) -> Object:
+    async def read_job(self, key: Key) -> Object:
         """A job as the API server has it now.
 
         Raises:
@@ -130,17 +130,17 @@ class ClusterState:
         """
         return projections.trimmed(await self._client.get(RLHFJOBS, key.namespace, key.name))
 
-    def seen(self, raw: Object) -> Observed:
+    def cached(self, raw: Object) -> Observed:
         """A job's children as caches know them, with what this process made since."""
         uid, namespace = raw["metadata"]["uid"], raw["metadata"]["namespace"]
-        found = {kind: list(self._found(kind, namespace, uid)) for kind in KEEP if kind is not PODS}
-        found[PODS] = [pod for job in job_uids(raw, found[JOBS]) for pod in self._found(PODS, namespace, job)]
+        children = {kind: list(self._owned(kind, namespace, uid)) for kind in KEEP if kind is not PODS}
+        children[PODS] = [pod for job in job_uids(raw, children[JOBS]) for pod in self._owned(PODS, namespace, job)]
         claims = {
             key.name: claim
             for key, (until, claim) in self._claims.items()
             if key.namespace == namespace and until > _clock()
         }
-        return Observed(tuple(found[JOBS]), tuple(found[PODS]), tuple(found[SERVICES]), claims=claims)
+        return Observed(tuple(children[JOBS]), tuple(children[PODS]), tuple(children[SERVICES]), claims=claims)
 
     async def live(self, raw: Object, looks: Iterable[LiveRead]) -> tuple[Object, Observed]:
         """A job and its children as the API server has them now, and answers to what was asked.
@@ -150,61 +150,61 @@ class ClusterState:
         """
         metadata = raw["metadata"]
         namespace, uid = metadata["namespace"], metadata["uid"]
-        fresh = await self.whole(key_of(raw))
+        fresh = await self.read_job(key_of(raw))
         selector = f"{projections.SELECTOR},{naming.UID}={uid}"
-        found: dict[Kind, list[Object]] = {}
+        children: dict[Kind, list[Object]] = {}
         for kind, keep in KEEP.items():
             pages = self._client.pages(kind, namespace, label_selector=selector)
             listed = [keep(item) async for page in pages for item in page.items]
-            owners = job_uids(raw, found[JOBS]) if kind is PODS else [uid]
-            found[kind] = [one for one in listed if controller_uid(one) in owners]
+            owners = job_uids(raw, children[JOBS]) if kind is PODS else [uid]
+            children[kind] = [item for item in listed if controller_uid(item) in owners]
         looked = dict.fromkeys(looks)
         await self.ask(raw, looked)
-        known = self.seen(raw)
-        jobs = {one["metadata"]["name"]: one for one in found[JOBS]}
+        cached = self.cached(raw)
+        jobs = {job["metadata"]["name"]: job for job in children[JOBS]}
         return fresh, Observed(
-            tuple(found[JOBS]),
-            tuple(found[PODS]),
-            tuple(found[SERVICES]),
-            looked={look: jobs.get(look.name) for look in looked},
-            claims=known.claims,
+            tuple(children[JOBS]),
+            tuple(children[PODS]),
+            tuple(children[SERVICES]),
+            live_reads={look: jobs.get(look.name) for look in looked},
+            claims=cached.claims,
         )
 
     async def ask(self, raw: Object, looks: Iterable[LiveRead]) -> None:
-        """Answer questions about claims, which `seen` then knows."""
+        """Answer questions about claims, which `cached` then knows."""
         for look in looks:
             if look.what == "Claim":
                 await self._ask_claim(Key(raw["metadata"]["namespace"], look.name))
 
-    def wrote(self, kind: Kind, thing: Object) -> None:
+    def wrote(self, kind: Kind, obj: Object) -> None:
         """This process wrote an object: it counts until the watch tells of it, which may have happened by now."""
         if kind is PERSISTENT_VOLUME_CLAIMS:
-            self._claims.pop(key_of(thing), None)  # another of that name was known
+            self._claims.pop(key_of(obj), None)  # another of that name was known
         keep, cache = (self._keep_job, self.jobs) if kind is RLHFJOBS else (KEEP.get(kind), self.children.get(kind))
         if keep is None or cache is None:
             return
-        kept, seen = keep(thing), cache.get(key_of(thing))
-        if seen is None or _newer(kept, seen):
-            self._own[kind, key_of(thing)] = _Own(kept, _clock() + OWN_WRITE_SECONDS)
+        projection, cached = keep(obj), cache.get(key_of(obj))
+        if cached is None or _newer(projection, cached):
+            self._own_writes[kind, key_of(obj)] = _OwnWrite(projection, _clock() + OWN_WRITE_SECONDS)
 
-    def _found(self, kind: Kind, namespace: str, uid: str) -> Iterable[Object]:
+    def _owned(self, kind: Kind, namespace: str, uid: str) -> Iterable[Object]:
         """Objects of a kind in a namespace that the owner of a UID controls: labels show nothing, anyone sets them."""
-        seen = [one for one in self.children[kind].owned(uid) if key_of(one).namespace == namespace]
-        yield from seen
-        there = {key_of(one) for one in seen}
-        for (own_kind, key), own in list(self._own.items()):
-            mine = key.namespace == namespace and controller_uid(own.object) == uid
-            if own_kind is kind and key not in there and mine:
+        cached = [obj for obj in self.children[kind].owned(uid) if key_of(obj).namespace == namespace]
+        yield from cached
+        cached_keys = {key_of(obj) for obj in cached}
+        for (own_kind, key), write in list(self._own_writes.items()):
+            mine = key.namespace == namespace and controller_uid(write.object) == uid
+            if own_kind is kind and key not in cached_keys and mine:
                 recent = self._recent(kind, key)
                 if recent is not None:
                     yield recent
 
     def _recent(self, kind: Kind, key: Key) -> Object | None:
-        own = self._own.get((kind, key))
-        if own is not None and own.until < _clock():
-            del self._own[kind, key]
+        write = self._own_writes.get((kind, key))
+        if write is not None and write.until < _clock():
+            del self._own_writes[kind, key]
             return None
-        return None if own is None else own.object
+        return None if write is None else write.object
 
     async def _ask_claim(self, key: Key) -> None:
         claim: Object | None
@@ -212,24 +212,24 @@ class ClusterState:
             claim = await self._client.get(PERSISTENT_VOLUME_CLAIMS, key.namespace, key.name)
         except NotFound:
             claim = None
-        for known in [known for known, (until, _) in self._claims.items() if until <= _clock()]:
-            del self._claims[known]
+        for expired in [expired for expired, (until, _) in self._claims.items() if until <= _clock()]:
+            del self._claims[expired]
         seconds = CLAIM_SECONDS if claim is not None else OWN_WRITE_SECONDS
         self._claims[key] = _clock() + seconds, claim
 
-    def _keep_job(self, thing: Object) -> Object:
-        return projections.rlhfjob(thing, projections.MOST_PACKED_OF_ALL - self._packed)
+    def _keep_job(self, obj: Object) -> Object:
+        return projections.rlhfjob(obj, projections.MOST_PACKED_OF_ALL - self._packed)
 
     def _job_changed(self, change: Change) -> None:
         self._packed += projections.packed_bytes(change.new) - projections.packed_bytes(change.old)
-        own = self._own.get((RLHFJOBS, change.key))
+        write = self._own_writes.get((RLHFJOBS, change.key))
         # What a look has written itself is no news to it: the next one would find nothing to do.
-        echo = own is not None and change.new is not None and version_of(own.object) == version_of(change.new)
-        if change.new is None or (own is not None and not _newer(own.object, change.new)):
-            self._own.pop((RLHFJOBS, change.key), None)
-        for thing in (change.old, change.new):
-            if thing is not None:
-                self._keys.pop(thing["metadata"]["uid"], None)
+        echo = write is not None and change.new is not None and version_of(write.object) == version_of(change.new)
+        if change.new is None or (write is not None and not _newer(write.object, change.new)):
+            self._own_writes.pop((RLHFJOBS, change.key), None)
+        for obj in (change.old, change.new):
+            if obj is not None:
+                self._keys.pop(obj["metadata"]["uid"], None)
         if change.new is not None:
             self._keys[change.new["metadata"]["uid"]] = change.key
         if not echo:
@@ -237,9 +237,9 @@ class ClusterState:
 
     def _child_changed(self, kind: Kind) -> Callable[[Change], None]:
         def changed(change: Change) -> None:
-            self._own.pop((kind, change.key), None)
-            thing: Any = change.new if change.new is not None else change.old
-            labels = thing["metadata"].get("labels") or {}
+            self._own_writes.pop((kind, change.key), None)
+            obj: Any = change.new if change.new is not None else change.old
+            labels = obj["metadata"].get("labels") or {}
             key = self._keys.get(str(labels.get(naming.UID)))
             if key is not None and key.namespace == change.key.namespace and _telling(kind, change):
                 self._on_job(key, Lane.LOW if change.listed else Lane.USUAL)
@@ -251,7 +251,7 @@ def job_uids(raw: Object, jobs: Iterable[Object]) -> list[str]:
     """UIDs of the Jobs of an RLHFJob: those that are there, and those on record, which may have left pods."""
     stages = (raw.get("status") or {}).get("stages") or ()
     recorded = [attempt.get("uid") for stage in stages for attempt in stage.get("attempts") or ()]
-    return list(dict.fromkeys([*(one["metadata"]["uid"] for one in jobs), *filter(None, recorded)]))
+    return list(dict.fromkeys([*(job["metadata"]["uid"] for job in jobs), *filter(None, recorded)]))
 
 
 def _telling(kind: Kind, change: Change) -> bool:
@@ -273,14 +273,14 @@ def _lane(change: Change) -> Lane:
         return Lane.LOW
     if change.new is None or change.old is None:
         return Lane.FIRST
-    before, now = (thing["metadata"].get("generation") for thing in (change.old, change.new))
+    before, now = (obj["metadata"].get("generation") for obj in (change.old, change.new))
     return Lane.USUAL if before == now else Lane.FIRST
 
 
-def _newer(one: Object, other: Object) -> bool:
+def _newer(obj: Object, reference: Object) -> bool:
     """Whether an object is of a later resourceVersion than another; false where they cannot be compared."""
-    mine, theirs = version_of(one), version_of(other)
-    if one["metadata"].get("uid") != other["metadata"].get("uid"):
+    mine, theirs = version_of(obj), version_of(reference)
+    if obj["metadata"].get("uid") != reference["metadata"].get("uid"):
         return False
     return mine.isdigit() and theirs.isdigit() and int(mine) > int(theirs)
 

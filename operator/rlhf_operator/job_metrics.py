@@ -35,14 +35,14 @@ class JobMetrics(Collector):
             "rlhf_job_active_seconds", "Active time accumulated so far, as the deadline counts it.", labels=_STAGE[:2]
         )
         stages = _Stages()
-        for kept in self._jobs():
-            metadata = kept["metadata"]
+        for projection in self._jobs():
+            metadata = projection["metadata"]
             names = [metadata.get("namespace") or "", metadata["name"]]
-            phase.add_metric([*names, str(kept.get("phase") or "Pending")], 1)
-            if kept.get("phase") in FINISHED or projections.is_large(kept):
+            phase.add_metric([*names, str(projection.get("phase") or "Pending")], 1)
+            if projection.get("phase") in FINISHED or projections.is_large(projection):
                 continue
             try:
-                self._running(projections.unpacked(kept), names, active, stages)
+                self._running(projections.unpacked(projection), names, active, stages)
             except Exception:  # of one job: the others' metrics are told all the same
                 log.debug("%s: not all of its metrics can be told", "/".join(names), exc_info=True)
         yield phase

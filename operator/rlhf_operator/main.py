@@ -63,9 +63,9 @@ class Operator:
         """Run until cancelled; then the Lease is given up, so that another replica goes on at once."""
         async with contextlib.AsyncExitStack() as stack:
             for probes, port in self._probes():
-                found = await probes.start("", port)
+                bound_port = await probes.start("", port)
                 stack.push_async_callback(probes.stop)
-                log.info("serving on port %d", found)
+                log.info("serving on port %d", bound_port)
             self.elector.start()
             stack.push_async_callback(asyncio.to_thread, self.elector.stop)
             while True:
@@ -151,13 +151,13 @@ class Operator:
 
 async def serve(config: Config, kubeconfig: str | None) -> None:
     """Run a replica until SIGTERM or SIGINT."""
-    asked = asyncio.Event()
+    stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked.set)
+        loop.add_signal_handler(number, stop.set)
     operator = Operator(config, kubeconfig)
     running = asyncio.create_task(operator.run())
-    waiting = asyncio.create_task(asked.wait())
+    waiting = asyncio.create_task(stop.wait())
     await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
     if running.done():
         waiting.cancel()
@@ -173,16 +173,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="rlhf-operator", description="Runs RLHFJobs as pods.")
     parser.add_argument("--config", type=Path, required=True, help="configuration file (YAML)")
     parser.add_argument("--kubeconfig", help="how to reach the cluster; by default as the pod it runs in")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        config = load(given.config)
+        config = load(options.config)
     except ValueError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the command's answer
         return 2
     logging.basicConfig(
         level=config.operator.log_level, stream=sys.stdout, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    asyncio.run(serve(config, given.kubeconfig))
+    asyncio.run(serve(config, options.kubeconfig))
     return 0
 
 

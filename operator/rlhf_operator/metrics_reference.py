@@ -47,7 +47,7 @@ def reference() -> str:
     metrics.event("created")
     metrics.queue("rlhfjob").reconciled("success", 0.0)
     metrics.registry.register(JobMetrics(lambda: [projections.rlhfjob(FULL)]))
-    return HEAD + "".join(map(_row, sorted(metrics.registry.collect(), key=lambda one: one.name)))
+    return HEAD + "".join(map(_row, sorted(metrics.registry.collect(), key=lambda family: family.name)))
 
 
 def _row(family: Metric) -> str:

@@ -44,7 +44,7 @@ class _Question:
 
 
 @dataclass
-class _Asked:
+class _JobQuestions:
     words: dict[LiveRead, str] = field(default_factory=dict)
     questions: dict[LiveRead, _Question] = field(default_factory=dict)
 
@@ -55,33 +55,33 @@ class PendingReasonFetcher:
     def __init__(self, client: Client, wake: Callable[[Key], None]) -> None:
         self._client = client
         self._wake = wake
-        self._known: dict[Key, _Asked] = {}
+        self._jobs: dict[Key, _JobQuestions] = {}
         self._waiting: asyncio.Queue[tuple[Key, LiveRead]] = asyncio.Queue(MOST_WAITING)
         self._workloads: Kind | None = None
 
-    def told(self, key: Key) -> Mapping[LiveRead, str]:
+    def explanations(self, key: Key) -> Mapping[LiveRead, str]:
         """What is known to explain why a job waits."""
-        known = self._known.get(key)
-        return {} if known is None else dict(known.words)
+        entry = self._jobs.get(key)
+        return {} if entry is None else dict(entry.words)
 
     def follow(self, key: Key, looks: Sequence[LiveRead]) -> None:
         """Ask these questions from now on; drop others."""
         if not looks:
             self.forget(key)
             return
-        known = self._known.setdefault(key, _Asked())
-        for look in [look for look in known.questions if look not in looks]:
-            known.questions.pop(look).drop()
-            known.words.pop(look, None)
+        entry = self._jobs.setdefault(key, _JobQuestions())
+        for look in [look for look in entry.questions if look not in looks]:
+            entry.questions.pop(look).drop()
+            entry.words.pop(look, None)
         for look in looks:
-            if look not in known.questions:
-                known.questions[look] = _Question()
+            if look not in entry.questions:
+                entry.questions[look] = _Question()
                 self._ask(key, look)
 
     def forget(self, key: Key) -> None:
         """The job waits for nothing."""
-        known = self._known.pop(key, None)
-        for question in () if known is None else known.questions.values():
+        entry = self._jobs.pop(key, None)
+        for question in () if entry is None else entry.questions.values():
             question.drop()
 
     async def run(self) -> None:
@@ -101,15 +101,15 @@ class PendingReasonFetcher:
                 log.exception("%s: %s %s: cannot be explained", key, look.what, look.name)
                 words = None
             self._later(key, look)
-            known = self._known.get(key)
-            if words is None or known is None or look not in known.questions or known.words.get(look) == words:
+            entry = self._jobs.get(key)
+            if words is None or entry is None or look not in entry.questions or entry.words.get(look) == words:
                 continue
-            known.words[look] = words
+            entry.words[look] = words
             self._wake(key)
 
     def _question(self, key: Key, look: LiveRead) -> _Question | None:
-        known = self._known.get(key)
-        return None if known is None else known.questions.get(look)
+        entry = self._jobs.get(key)
+        return None if entry is None else entry.questions.get(look)
 
     def _ask(self, key: Key, look: LiveRead) -> None:
         if self._waiting.full():

@@ -69,8 +69,8 @@ class Poller:
 
     def samples(self, key: Key) -> Mapping[str, Sample]:
         """What the stages of a job last told; to be shown if enough time has passed, for this job and for all."""
-        told = {stage: one for stage, one in self._watched.get(key, {}).items() if one.sample is not None}
-        if not told:
+        watched = {stage: entry for stage, entry in self._watched.get(key, {}).items() if entry.sample is not None}
+        if not watched:
             return {}
         now = _clock()
         show = now >= self._shown.get(key, -math.inf) + SHOW_SECONDS and self._showing.delay(now) == 0
@@ -78,9 +78,9 @@ class Poller:
             self._showing.take(now)
             self._shown[key] = now
         return {
-            stage: replace(one.sample, still=now - one.moved, show=show)
-            for stage, one in told.items()
-            if one.sample is not None
+            stage: replace(entry.sample, still=now - entry.moved, show=show)
+            for stage, entry in watched.items()
+            if entry.sample is not None
         }
 
     async def run(self) -> None:
@@ -95,10 +95,10 @@ class Poller:
 
     def _due(self) -> list[tuple[Key, _Watched]]:
         now = _clock()
-        found = [(key, one) for key, stages in self._watched.items() for one in stages.values() if one.due <= now]
-        for _, one in found:
-            one.due = now + self._every
-        return found
+        due = [(key, entry) for key, stages in self._watched.items() for entry in stages.values() if entry.due <= now]
+        for _, entry in due:
+            entry.due = now + self._every
+        return due
 
     async def _ask(self, session: aiohttp.ClientSession, key: Key, watched: _Watched) -> None:
         poll = watched.poll
@@ -124,24 +124,24 @@ class Poller:
 def parsed(poll: Poll, content: bytes) -> Sample | None:
     """What a stage told; None: that is no progress, or not this attempt's. A pod may say anything."""
     try:
-        told = orjson.loads(content)
+        document = orjson.loads(content)
     except orjson.JSONDecodeError:
         return None
-    if not isinstance(told, dict) or told.get("attempt", poll.attempt) != poll.attempt:
+    if not isinstance(document, dict) or document.get("attempt", poll.attempt) != poll.attempt:
         return None
-    step, total = _whole(told.get("step")), _whole(told.get("total"))
+    step, total = _whole(document.get("step")), _whole(document.get("total"))
     if step is None or total is None:
         return None
-    headline = told.get("headline")
+    headline = document.get("headline")
     numbers = headline.items() if isinstance(headline, dict) else ()
     return Sample(
         stage=poll.stage,
         attempt=poll.attempt,
         step=step,
         total=total,
-        begun=_whole(told.get("begun")),
-        tokens_per_second=_positive(told.get("tokensPerSecond")),
-        eta_seconds=_positive(told.get("etaSeconds")),
+        begun=_whole(document.get("begun")),
+        tokens_per_second=_positive(document.get("tokensPerSecond")),
+        eta_seconds=_positive(document.get("etaSeconds")),
         headline={str(name)[:80]: float(value) for name, value in numbers if _finite(value)},
     )
 

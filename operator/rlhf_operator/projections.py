@@ -38,69 +38,70 @@ _MOST_ANNOTATION = 253
 """Characters of an annotation that are kept, and compared."""
 
 
-def rlhfjob(thing: Object, room: int = MOST_PACKED_OF_ALL) -> Object:
+def rlhfjob(obj: Object, room: int = MOST_PACKED_OF_ALL) -> Object:
     """An RLHFJob: spec and status as bytes, a fifth of what they weigh as objects; without them where it is large, or
     there is no room for so many bytes."""
-    status = thing.get("status") or {}
-    packed = encode({"spec": thing.get("spec"), "status": status})
+    status = obj.get("status") or {}
+    packed = encode({"spec": obj.get("spec"), "status": status})
     return {
-        "apiVersion": thing["apiVersion"],
-        "kind": thing["kind"],
-        "metadata": _metadata(thing),
+        "apiVersion": obj["apiVersion"],
+        "kind": obj["kind"],
+        "metadata": _metadata(obj),
         "phase": status.get("phase"),
         _PACKED: packed if len(packed) <= min(MOST_PACKED, room) else None,
     }
 
 
-def packed_bytes(kept: Object | None) -> int:
+def packed_bytes(projection: Object | None) -> int:
     """What is kept of a job's spec and status."""
-    return len((kept or {}).get(_PACKED) or b"")
+    return len((projection or {}).get(_PACKED) or b"")
 
 
-def is_large(kept: Object) -> bool:
+def is_large(projection: Object) -> bool:
     """Whether a job's spec and status are not kept, because they are large or others' take the room."""
-    return _PACKED in kept and kept[_PACKED] is None
+    return _PACKED in projection and projection[_PACKED] is None
 
 
-def unpacked(kept: Object) -> Object:
+def unpacked(projection: Object) -> Object:
     """The RLHFJob as it came, as far as it is used; of a large one its metadata. One that could not be kept says why."""
-    if FAULT in kept or is_large(kept):
-        return kept
-    parts = {name: value for name, value in kept.items() if name not in (_PACKED, "phase")}
-    content: Object = orjson.loads(kept[_PACKED])
+    if FAULT in projection or is_large(projection):
+        return projection
+    parts = {name: value for name, value in projection.items() if name not in (_PACKED, "phase")}
+    content: Object = orjson.loads(projection[_PACKED])
     return parts | content
 
 
-def trimmed(thing: Object) -> Object:
+def trimmed(obj: Object) -> Object:
     """An RLHFJob as it came, as far as it is used, however large."""
-    parts = {name: thing[name] for name in ("apiVersion", "kind")}
-    return parts | {"metadata": _metadata(thing), "spec": thing.get("spec"), "status": thing.get("status") or {}}
+    parts = {name: obj[name] for name in ("apiVersion", "kind")}
+    return parts | {"metadata": _metadata(obj), "spec": obj.get("spec"), "status": obj.get("status") or {}}
 
 
-def job(thing: Object) -> Object:
+def job(obj: Object) -> Object:
     """A Job: whether it runs, and how it ended; not its template."""
-    spec, status = thing.get("spec") or {}, thing.get("status") or {}
+    spec, status = obj.get("spec") or {}, obj.get("status") or {}
     return {
-        "metadata": _metadata(thing),
+        "metadata": _metadata(obj),
         "spec": {name: spec[name] for name in ("completions", "suspend") if name in spec},
         "status": {name: status[name] for name in ("conditions", "startTime") if name in status},
     }
 
 
-def pod(thing: Object) -> Object:
+def pod(obj: Object) -> Object:
     """A pod: where it is, how it does, its memory limit and port."""
-    spec, status = thing.get("spec") or {}, thing.get("status") or {}
-    containers = [one for one in spec.get("containers") or () if one.get("name") == CONTAINER]
-    kept = ("phase", "reason", "message", "podIP", "conditions")
+    spec, status = obj.get("spec") or {}, obj.get("status") or {}
+    containers = [container for container in spec.get("containers") or () if container.get("name") == CONTAINER]
+    fields = ("phase", "reason", "message", "podIP", "conditions")
     return {
-        "metadata": _metadata(thing),
+        "metadata": _metadata(obj),
         "spec": {
             "nodeName": spec.get("nodeName"),
             "containers": [
-                {"name": CONTAINER, "resources": _memory(one), "ports": _metrics_port(one)} for one in containers
+                {"name": CONTAINER, "resources": _memory(container), "ports": _metrics_port(container)}
+                for container in containers
             ],
         },
-        "status": {name: status[name] for name in kept if name in status} | _containers(status),
+        "status": {name: status[name] for name in fields if name in status} | _containers(status),
     }
 
 
@@ -110,7 +111,8 @@ def _containers(status: Object) -> Object:
     others = [container for container in containers if container.get("name") != CONTAINER and _matters(container)]
     inits = [container for container in status.get("initContainerStatuses") or () if _matters(container)]
     parts = {
-        "containerStatuses": [one for one in containers if one.get("name") == CONTAINER] + others[:MOST_OTHERS],
+        "containerStatuses": [container for container in containers if container.get("name") == CONTAINER]
+        + others[:MOST_OTHERS],
         "initContainerStatuses": inits[:MOST_OTHERS],
     }
     return {name: part for name, part in parts.items() if part}
@@ -131,18 +133,18 @@ def _metrics_port(container: Object) -> list[Object]:
     return [port for port in container.get("ports") or () if port.get("name") == METRICS][:1]
 
 
-def bare(thing: Object) -> Object:
+def bare(obj: Object) -> Object:
     """A Service: that it is there."""
-    return {"metadata": _metadata(thing)}
+    return {"metadata": _metadata(obj)}
 
 
-def _metadata(thing: Object) -> Object:
-    metadata = thing["metadata"]
-    kept = {name: metadata[name] for name in _METADATA if name in metadata}
+def _metadata(obj: Object) -> Object:
+    metadata = obj["metadata"]
+    fields = {name: metadata[name] for name in _METADATA if name in metadata}
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
     parts = {
         "labels": {name: labels[name] for name in _LABELS if name in labels},
         "annotations": {name: annotations[name][:_MOST_ANNOTATION] for name in _ANNOTATIONS if name in annotations},
         "ownerReferences": [owner for owner in metadata.get("ownerReferences") or () if owner.get("controller")],
     }
-    return kept | {name: part for name, part in parts.items() if part}
+    return fields | {name: part for name, part in parts.items() if part}

@@ -28,7 +28,7 @@ class Troubles:
 
     def __init__(self) -> None:
         self._failures: dict[Key, int] = {}
-        self._told: dict[Key, Trouble] = {}
+        self._reported: dict[Key, Trouble] = {}
 
     def failed(self, key: Key, error: Exception) -> Trouble | None:
         """Count a failure; gives what the job's status must say now, if it does not say so already."""
@@ -38,20 +38,20 @@ class Troubles:
             return None
         self._failures[key] = self._failures.get(key, 0) + 1
         trouble = _trouble(error)
-        before = self._told.get(key)
+        before = self._reported.get(key)
         if self._failures[key] < TRIES or (before is not None and before.reason == trouble.reason):
             return None
-        self._told[key] = trouble
+        self._reported[key] = trouble
         return trouble
 
-    def told(self, key: Key) -> Trouble | None:
+    def reported(self, key: Key) -> Trouble | None:
         """What the job's status says."""
-        return self._told.get(key)
+        return self._reported.get(key)
 
     def clear(self, key: Key) -> None:
         """A look went well, or the job is gone."""
         self._failures.pop(key, None)
-        self._told.pop(key, None)
+        self._reported.pop(key, None)
 
 
 def _trouble(error: Exception) -> Trouble:

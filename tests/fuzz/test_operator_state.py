@@ -172,7 +172,9 @@ def test_no_stored_state_makes_a_decision_raise(chunk: int) -> None:
             if out.look:
                 looked = dict.fromkeys(out.look)
                 claims = {look.name: None for look in out.look if look.what == "Claim"}
-                answered = Observed(*(kept[kind.kind] for kind in (JOBS, PODS, SERVICES)), looked=looked, claims=claims)
+                answered = Observed(
+                    *(kept[kind.kind] for kind in (JOBS, PODS, SERVICES)), live_reads=looked, claims=claims
+                )
                 out = reconcile(seen, answered, SETTINGS, START)
             orjson.dumps(out.status)
         assert out.requeue is None or out.requeue >= 0

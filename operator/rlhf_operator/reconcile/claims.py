@@ -57,10 +57,10 @@ def claim(job: RLHFJob, owner: Raw) -> Raw | None:
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
 
 
-def modes(found: Raw) -> Sequence[str]:
+def modes(claim: Raw) -> Sequence[str]:
     """Access modes of a claim: those it was bound with, or asks for."""
-    given = (found.get("status") or {}).get("accessModes") or (found.get("spec") or {}).get("accessModes") or ()
-    return tuple(str(mode) for mode in given)
+    access_modes = (claim.get("status") or {}).get("accessModes") or (claim.get("spec") or {}).get("accessModes") or ()
+    return tuple(str(mode) for mode in access_modes)
 
 
 def one_node(access: Sequence[str]) -> bool:

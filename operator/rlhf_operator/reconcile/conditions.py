@@ -27,7 +27,7 @@ def judge(run: ReconcileContext) -> None:
     started = run.status.phase in ("Preparing", "Running") or any(
         attempt.state != "Pending" for stage in run.stages.values() for attempt in stage.attempts
     )
-    told = {
+    verdicts = {
         "Ready": _ready(run, phase, started=started),
         "Reconciling": _reconciling(phase, started=started),
         "Stalled": _stalled(run, phase),
@@ -37,10 +37,10 @@ def judge(run: ReconcileContext) -> None:
     }
     status = run.status
     generation = run.raw["metadata"].get("generation")
-    written = {one.type: one for one in status.conditions}
+    written = {condition.type: condition for condition in status.conditions}
     conditions = [
-        _condition(written.get(kind), kind, *one, now=times.write(run.now), generation=generation)
-        for kind, one in told.items()
+        _condition(written.get(kind), kind, *verdict, now=times.write(run.now), generation=generation)
+        for kind, verdict in verdicts.items()
     ]
     changes = {
         "phase": phase,
@@ -56,7 +56,7 @@ def judge(run: ReconcileContext) -> None:
 def invalid(status: JobStatus, reason: str, message: str, *, now: str, generation: int | None) -> JobStatus:
     """The status of a job that cannot be run as it is written; no child is made."""
     text = naming.cut(message, 4096)
-    told: dict[str, tuple[bool, str, str]] = {
+    verdicts: dict[str, tuple[bool, str, str]] = {
         "Ready": (False, reason, text),
         "Reconciling": (False, reason, ""),
         "Stalled": (True, reason, text),
@@ -64,19 +64,20 @@ def invalid(status: JobStatus, reason: str, message: str, *, now: str, generatio
         "Failed": (False, reasons.NOT_FINISHED, ""),
         "Suspended": (False, reasons.NOT_SUSPENDED, ""),
     }
-    written = {one.type: one for one in status.conditions}
+    written = {condition.type: condition for condition in status.conditions}
     conditions = [
-        _condition(written.get(kind), kind, *one, now=now, generation=generation) for kind, one in told.items()
+        _condition(written.get(kind), kind, *verdict, now=now, generation=generation)
+        for kind, verdict in verdicts.items()
     ]
     return status.model_copy(update={"phase": "Invalid", "conditions": conditions, "observed_generation": generation})
 
 
 def troubled(status: Raw, reason: str, message: str, *, now: str) -> Raw:
     """A status, read raw, that says besides why nothing can be done about the job: Stalled, and not Ready."""
-    conditions = [one for one in status.get("conditions") or () if isinstance(one, dict)]
+    conditions = [condition for condition in status.get("conditions") or () if isinstance(condition, dict)]
     changed = {}
     for kind, holds in (("Ready", "False"), ("Stalled", "True")):
-        before = next((one for one in conditions if one.get("type") == kind), {})
+        before = next((condition for condition in conditions if condition.get("type") == kind), {})
         since = before.get("lastTransitionTime") if before.get("status") == holds else None
         changed[kind] = {
             **before,
@@ -86,7 +87,7 @@ def troubled(status: Raw, reason: str, message: str, *, now: str) -> Raw:
             "message": naming.cut(message, 4096),
             "lastTransitionTime": since or now,
         }
-    others = [changed.pop(str(one.get("type")), one) for one in conditions]
+    others = [changed.pop(str(condition.get("type")), condition) for condition in conditions]
     return {**status, "conditions": [*others, *changed.values()]}
 
 
@@ -145,7 +146,9 @@ def _ready(run: ReconcileContext, phase: Phase, *, started: bool) -> tuple[bool,
         return False, *_failure(run)
     left_out = [words for name, text in run.status.profiles.items() for words in profile_of(name, text)[1]]
     notes = [f"a newer operator pinned what this one leaves out: {'; '.join(left_out)}"] if left_out else []
-    notes += [f"{one.name}: {one.message}" for one in run.stages.values() if one.state in WAITING and one.message]
+    notes += [
+        f"{stage.name}: {stage.message}" for stage in run.stages.values() if stage.state in WAITING and stage.message
+    ]
     return started, reasons.RUNNING if started else reasons.ACCEPTED, naming.cut("; ".join(notes), 4096)
 
 
@@ -187,18 +190,18 @@ def _stage(run: ReconcileContext) -> str | None:
 
 def _progress(run: ReconcileContext) -> str | None:
     """Steps of the stages that run; of the whole, stages done."""
-    told = [text for planned, _ in run.open() if (text := _steps(run.stages[planned.name])) is not None]
+    steps = [text for planned, _ in run.open() if (text := _steps(run.stages[planned.name])) is not None]
     done = sum(1 for stage in run.stages.values() if stage.state in COMPLETE)
-    whole = f"{done}/{len(run.stages)} stages"
-    return (f"{whole}, {', '.join(told)}" if told else whole)[:128]
+    summary = f"{done}/{len(run.stages)} stages"
+    return (f"{summary}, {', '.join(steps)}" if steps else summary)[:128]
 
 
 def _steps(stage: StageStatus) -> str | None:
-    one = stage.progress
-    if one is None or one.total == 0:
+    progress = stage.progress
+    if progress is None or progress.total == 0:
         return None
-    left = "" if one.eta_seconds is None else f" {_time(one.eta_seconds)} left"
-    return f"{one.step}/{one.total}{left}"
+    remaining = "" if progress.eta_seconds is None else f" {_time(progress.eta_seconds)} left"
+    return f"{progress.step}/{progress.total}{remaining}"
 
 
 def _time(seconds: float) -> str:

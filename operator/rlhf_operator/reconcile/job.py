@@ -28,7 +28,7 @@ def reconcile(raw: Raw, children: Observed, settings: Settings, now: datetime) -
     if raw["metadata"].get("deletionTimestamp"):
         return ReconcileResult(status=dict(raw.get("status") or {}))  # what it owns goes with it
     phase = (raw.get("status") or {}).get("phase")
-    failed = phase == "Failed" and retry.asked(raw)
+    failed = phase == "Failed" and retry.requested(raw)
     if phase in ttl.FINISHED and not failed:
         return ttl.after(raw, children, now)
     try:
@@ -38,7 +38,9 @@ def reconcile(raw: Raw, children: Observed, settings: Settings, now: datetime) -
     try:
         run = ReconcileContext.of(raw, status, children, settings, now)
     except SpecError as error:
-        return _refuse(raw, status, reasons.INVALID_SPEC, "; ".join(one.render() for one in error.problems), now)
+        return _refuse(
+            raw, status, reasons.INVALID_SPEC, "; ".join(problem.render() for problem in error.problems), now
+        )
     except UnknownStatus as error:
         return _leave(raw, str(error), now)
     refusal = check.refused(run)
@@ -80,7 +82,7 @@ def _finish(run: ReconcileContext, before: JobStatus) -> None:
         run.status = run.status.model_copy(update={"completion_time": times.write(run.now)})
         failed = phase == "Failed"
         kind = "Failed" if failed else "Complete"
-        words = next(one.message for one in run.status.conditions if one.type == kind)
+        words = next(condition.message for condition in run.status.conditions if condition.type == kind)
         run.tell(kind, words, warning=failed)
         seconds = run.job.spec.ttl_seconds_after_finished
         if seconds is not None:
@@ -93,9 +95,12 @@ def _finish(run: ReconcileContext, before: JobStatus) -> None:
 
 def _refuse(raw: Raw, status: JobStatus, reason: str, message: str, now: datetime) -> ReconcileResult:
     generation = raw["metadata"].get("generation")
-    told = conditions.invalid(status, reason, message, now=times.write(now), generation=generation)
-    out = ReconcileResult(status=_written(raw, told))
-    if not any(one.type == "Stalled" and one.reason == reason and one.status == "True" for one in status.conditions):
+    invalid = conditions.invalid(status, reason, message, now=times.write(now), generation=generation)
+    out = ReconcileResult(status=_written(raw, invalid))
+    if not any(
+        condition.type == "Stalled" and condition.reason == reason and condition.status == "True"
+        for condition in status.conditions
+    ):
         out.events.append(Event(reason, message[:1024], warning=True))
     return out
 
@@ -122,6 +127,6 @@ def _with_uids(run: ReconcileContext) -> JobStatus:
 
 def _written(raw: Raw, status: JobStatus) -> Raw:
     """Status as it is stored. Fields that only a newer operator knows stay."""
-    known = {field.alias for field in JobStatus.model_fields.values()}
-    foreign = {name: value for name, value in (raw.get("status") or {}).items() if name not in known}
+    aliases = {field.alias for field in JobStatus.model_fields.values()}
+    foreign = {name: value for name, value in (raw.get("status") or {}).items() if name not in aliases}
     return foreign | status.model_dump(mode="json", exclude_none=True)

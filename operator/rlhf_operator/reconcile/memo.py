@@ -69,8 +69,8 @@ class Memo(Generic[T]):
             if len(results) >= self._most_results:
                 results.clear()
             results[name] = compute()
-        found: R = results[name]
-        return found
+        result: R = results[name]
+        return result
 
 
 def _parsed(content: bytes) -> RLHFJob:

@@ -53,11 +53,11 @@ class Observed:
     services: tuple[Raw, ...] = ()
     samples: Mapping[str, Sample] = field(default_factory=dict)
     """By stage."""
-    looked: Mapping[LiveRead, Raw | None] = field(default_factory=dict)
+    live_reads: Mapping[LiveRead, Raw | None] = field(default_factory=dict)
     """Answers to `ReconcileResult.look`; None: it does not exist. When it holds any, all the rest was read anew as well."""
     claims: Mapping[str, Raw | None] = field(default_factory=dict)
     """Answers for claims, by name, which may be some minutes old; None: it does not exist."""
-    told: Mapping[LiveRead, str] = field(default_factory=dict)
+    explanations: Mapping[LiveRead, str] = field(default_factory=dict)
     """Answers to `ReconcileResult.explain`: the words of Kueue, of the Job controller, or of the kubelet."""
     refusal: str | None = None
     """Why the API server would not have an object made, when that was last tried."""

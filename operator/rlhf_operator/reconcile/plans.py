@@ -21,11 +21,11 @@ def parse(raw: Raw) -> RLHFJob:
     """
     metadata = {name: raw["metadata"][name] for name in ("name", "namespace", "uid") if name in raw["metadata"]}
     value = {"apiVersion": raw.get("apiVersion"), "kind": raw.get("kind"), "metadata": metadata}
-    whole = {**value, "spec": raw.get("spec")}
+    document = {**value, "spec": raw.get("spec")}
     try:
-        content = orjson.dumps(whole)
+        content = orjson.dumps(document)
     except orjson.JSONEncodeError:  # too deep, or a number beyond 64 bits: no valid job
-        return parse_job(whole)
+        return parse_job(document)
     return JOBS.value(content)
 
 
@@ -41,20 +41,20 @@ def resolve(job: RLHFJob, resolved: str | None) -> tuple[Plan, Resolved | None]:
 def _planned(job: RLHFJob, resolved: str | None) -> tuple[Plan, Resolved | None]:
     if resolved is None:
         return plan(job), None
-    expanded = expand(job, told(resolved), STORAGE_PATH)
+    expanded = expand(job, read_resolved(resolved), STORAGE_PATH)
     return plan(job, expanded), expanded
 
 
-def told(text: str) -> Any:
+def read_resolved(text: str) -> Any:
     """What prepare told, as status keeps it.
 
     Raises:
         ValueError: it is no JSON object.
     """
-    found = orjson.loads(text)
-    if not isinstance(found, dict):
+    document = orjson.loads(text)
+    if not isinstance(document, dict):
         raise ValueError("expected a JSON object")
-    wrong = [name for name in Told.__annotations__ if not isinstance(found.get(name, ""), str)]
+    wrong = [name for name in Told.__annotations__ if not isinstance(document.get(name, ""), str)]
     if wrong:
         raise ValueError(f"expected text in {', '.join(wrong)}")
-    return found
+    return document

@@ -58,22 +58,22 @@ def pin(plan: Plan, settings: Settings) -> dict[str, str]:
     Raises:
         KeyError: there is no such profile; `missing` says so in words.
     """
-    found = {}
+    pinned = {}
     for name in sorted({name_of(stage, settings) for stage in plan.stages}):
         profile = _configured(name, settings)
         image = profile.image or settings.image
-        found[name] = profile.model_copy(update={"image": image}).model_dump_json(exclude_defaults=True)
-    return found
+        pinned[name] = profile.model_copy(update={"image": image}).model_dump_json(exclude_defaults=True)
+    return pinned
 
 
 def missing(job: RLHFJob, settings: Settings) -> Iterator[Finding]:
     """Profiles that the platform does not have."""
-    known = sorted({CPU, *settings.profiles})
-    for at, given, name in chosen(job, settings):
-        if name not in known:
-            message = f"there is no profile {name}" if given else f"none is given, and there is no profile {name}"
-            close = nearest(name, known)
-            yield Finding(at, message, f"did you mean {close}?" if close else f"there are {', '.join(known)}")
+    names = sorted({CPU, *settings.profiles})
+    for at, named, name in chosen(job, settings):
+        if name not in names:
+            message = f"there is no profile {name}" if named else f"none is given, and there is no profile {name}"
+            close = nearest(name, names)
+            yield Finding(at, message, f"did you mean {close}?" if close else f"there are {', '.join(names)}")
 
 
 def chosen(job: RLHFJob, settings: Settings) -> Iterator[tuple[Loc, bool, str]]:
@@ -102,10 +102,10 @@ def _shape(job: RLHFJob, stage: PlannedStage, pinned: str | None, settings: Sett
     """Asked for several times a look; checking what it is made of costs more than all else of a look."""
     name = name_of(stage, settings)
     profile = _configured(name, settings) if pinned is None else profile_of(name, pinned)[0]
-    written = next((one for one in job.spec.stages if one.name == stage.name), None)
+    written = next((entry for entry in job.spec.stages if entry.name == stage.name), None)
     light = stage.profile == CPU and (written is None or written.type == stage.type == "report")
-    own = None if written is None else written.resources
-    resources = own or (None if light else job.spec.resources) or profile.resources
+    stage_resources = None if written is None else written.resources
+    resources = stage_resources or (None if light else job.spec.resources) or profile.resources
     pod = merged(profile.pod, _unplaced(job) if light else job.spec.pod, written.pod if written else None)
     nodes = stage.nodes or profile.nodes
     override = override_of(job, stage.name)
@@ -119,7 +119,7 @@ def _shape(job: RLHFJob, stage: PlannedStage, pinned: str | None, settings: Sett
 
 def override_of(job: RLHFJob, stage: str) -> Override | None:
     """What runPolicy changes of a stage's attempts to come."""
-    return next((one for one in job.spec.run_policy.overrides if one.stage == stage), None)
+    return next((override for override in job.spec.run_policy.overrides if override.stage == stage), None)
 
 
 def merged(*pods: Pod | None) -> Pod:

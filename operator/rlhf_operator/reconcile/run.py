@@ -60,13 +60,17 @@ class ReconcileContext:
             raise UnknownStatus(f"status.resolved: found {error}; expected what prepare found for this job") from error
         for name, pinned in status.profiles.items():
             profile_of(name, pinned)
-        known = {stage.name: stage for stage in status.stages}
-        begun = [one.name for one in status.stages if one.state in COMPLETE or (one.attempts and one.name != PREPARE)]
+        stored = {stage.name: stage for stage in status.stages}
+        begun = [
+            stage.name
+            for stage in status.stages
+            if stage.state in COMPLETE or (stage.attempts and stage.name != PREPARE)
+        ]
         if resolved is None and begun:
             raise UnknownStatus(f"status.resolved: is missing, though {begun[0]} has begun, or is complete")
         stages = {
-            one.name: known.get(one.name) or StageStatus(name=one.name, type=one.type, state="Waiting")
-            for one in plan.stages
+            stage.name: stored.get(stage.name) or StageStatus(name=stage.name, type=stage.type, state="Waiting")
+            for stage in plan.stages
         }
         status = pinning.adopt(status, plan, settings)
         settings = pinning.effective(settings, status)
@@ -141,7 +145,7 @@ class ReconcileContext:
 
     def gang(self, stage: str, number: int) -> AttemptPods:
         """An attempt's Job and pods."""
-        recorded = next((one.uid for one in self.stages[stage].attempts if one.number == number), None)
+        recorded = next((attempt.uid for attempt in self.stages[stage].attempts if attempt.number == number), None)
         return AttemptPods.of(self.child(stage, number), recorded, self.children.jobs, self.children.pods)
 
     def change(self, stage: str, **changes: Any) -> None:
@@ -169,7 +173,7 @@ class ReconcileContext:
 
     def sure(self, look: LiveRead) -> bool:
         """Whether what the children say was read from the API server itself, not from a cache; else it is asked for."""
-        if look in self.children.looked or (look.what == "Claim" and look.name in self.children.claims):
+        if look in self.children.live_reads or (look.what == "Claim" and look.name in self.children.claims):
             return True
         if look not in self.out.look:
             self.out.look.append(look)
@@ -178,7 +182,7 @@ class ReconcileContext:
     def explanation(self, look: LiveRead) -> str | None:
         """Words that explain why something waits, once they are known."""
         self.out.explain.append(look)
-        return self.children.told.get(look)
+        return self.children.explanations.get(look)
 
 
 def record_of(stage: StageStatus) -> StageRecord:
@@ -186,12 +190,12 @@ def record_of(stage: StageStatus) -> StageRecord:
     last = stage.attempts[-1] if stage.attempts else None
     if stage.state != "Failed":
         return StageRecord(stage.state, 0 if last is None else last.number + 1, stage.restarts)
-    own = last is not None and last.reason == stage.reason
+    same_reason = last is not None and last.reason == stage.reason
     return StageRecord(
         stage.state,
         0 if last is None else last.number + 1,
         stage.restarts,
         last.exit_code if last is not None and stage.reason not in reasons.INTENTS else None,
         stage.reason or "",
-        (last.message if last is not None and own else stage.message) or "",
+        (last.message if last is not None and same_reason else stage.message) or "",
     )

@@ -92,8 +92,8 @@ def _without(value: Raw, paths: list[Loc]) -> Raw:
         holders = [result]
         for part in path[:-1]:
             inside = holders[-1]
-            known = isinstance(inside, dict) and part in inside
-            if not known:
+            present = isinstance(inside, dict) and part in inside
+            if not present:
                 break
             holders.append(inside[part])
         for part, holder in reversed(list(zip(path, holders, strict=False))):

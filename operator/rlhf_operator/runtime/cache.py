@@ -58,7 +58,11 @@ class Cache:
     @property
     def problems(self) -> list[str]:
         """Why it is not up to date, as far as it knows."""
-        return [f"{one.name}: {one.problem}" for one in self._reflectors.values() if one.problem is not None]
+        return [
+            f"{reflector.name}: {reflector.problem}"
+            for reflector in self._reflectors.values()
+            if reflector.problem is not None
+        ]
 
     def get(self, key: Key) -> Object | None:
         """An object as last seen; never to be changed by who gets it."""
@@ -67,15 +71,15 @@ class Cache:
 
     def values(self) -> Iterator[Object]:
         """All objects as last seen."""
-        return itertools.chain.from_iterable(one.values() for one in self._reflectors.values())
+        return itertools.chain.from_iterable(reflector.values() for reflector in self._reflectors.values())
 
     def by(self, index: str, value: str) -> list[Object]:
         """The objects that an index has under a value."""
-        return [thing for one in self._reflectors.values() for thing in one.by(index, value)]
+        return [obj for reflector in self._reflectors.values() for obj in reflector.by(index, value)]
 
     def owned(self, uid: str) -> list[Object]:
         """The objects that the owner of a UID controls."""
         return self.by(OWNER, uid)
 
     def __len__(self) -> int:
-        return sum(len(one) for one in self._reflectors.values())
+        return sum(len(reflector) for reflector in self._reflectors.values())

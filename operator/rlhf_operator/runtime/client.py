@@ -217,10 +217,10 @@ class Client:
     async def serves(self, kind: Kind) -> bool:
         """Whether the API server knows a kind."""
         try:
-            found = await self._ask("GET", kind.root)
+            document = await self._ask("GET", kind.root)
         except NotFound:
             return False
-        return any(one["name"] == kind.plural for one in found.get("resources") or ())
+        return any(resource["name"] == kind.plural for resource in document.get("resources") or ())
 
     async def _write(self, method: str, path: str, body: Object, content_type: str = "application/json") -> Object:
         query = {} if method == "DELETE" else {"fieldManager": self._manager}
@@ -275,8 +275,8 @@ class Client:
 
 
 def _with_query(path: str, query: Mapping[str, str]) -> str:
-    given = {key: value for key, value in query.items() if value}
-    return f"{path}?{urlencode(given)}" if given else path
+    parameters = {key: value for key, value in query.items() if value}
+    return f"{path}?{urlencode(parameters)}" if parameters else path
 
 
 def _decoded(response: Response) -> Object:

@@ -25,8 +25,8 @@ class Timing:
 
     def __post_init__(self) -> None:
         if not 0 < self.retry < self.deadline < self.duration:
-            found = f"retry {self.retry}, deadline {self.deadline}, duration {self.duration}"
-            raise ValueError(f"found {found}; expected each to be longer than the one before, and above 0")
+            values = f"retry {self.retry}, deadline {self.deadline}, duration {self.duration}"
+            raise ValueError(f"found {values}; expected each to be longer than the one before, and above 0")
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,11 @@ class Election:
         duration = 0.0 if record is None else record.duration
         return now >= self._seen_at + max(duration, self.timing.duration)
 
-    def wrote(self, record: Record, asked: float) -> None:
+    def wrote(self, record: Record, sent_at: float) -> None:
         """The Lease was written for us; `asked` is from before the request was sent."""
         self.record, self.stale = record, False
-        self._seen_at = asked
-        self._held_from = asked
+        self._seen_at = sent_at
+        self._held_from = sent_at
 
     def failed(self) -> None:
         """A write did not succeed, or may have: what the Lease says is not known."""
@@ -108,8 +108,8 @@ class Election:
     @property
     def held_until(self) -> float | None:
         """When leading ends if the Lease is not renewed; None: we do not lead."""
-        held = self._held_from  # read once: other threads ask
-        return None if held is None else held + self.timing.deadline
+        held_from = self._held_from  # read once: other threads ask
+        return None if held_from is None else held_from + self.timing.deadline
 
     def leads(self, now: float) -> bool:
         """Whether we may write, now."""

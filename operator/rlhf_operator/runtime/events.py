@@ -108,8 +108,8 @@ class Recorder:
         metadata = about["metadata"]
         namespace = metadata.get("namespace") or "default"
         note = cut(note, MOST_NOTE)
-        told = "\0".join((metadata.get("uid") or "", type_, reason, note, occasion))
-        digest = hashlib.sha256(told.encode()).hexdigest()[:16]
+        content = "\0".join((metadata.get("uid") or "", type_, reason, note, occasion))
+        digest = hashlib.sha256(content.encode()).hexdigest()[:16]
         regarding = {"apiVersion": about["apiVersion"], "kind": about["kind"], "namespace": namespace}
         regarding |= {"name": metadata["name"], "uid": metadata.get("uid") or ""}
         return {

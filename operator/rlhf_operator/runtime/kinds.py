@@ -65,20 +65,20 @@ EVENTS = Kind("events.k8s.io", "v1", "events", "Event")
 LEASES = Kind("coordination.k8s.io", "v1", "leases", "Lease")
 
 
-def key_of(thing: Mapping[str, Any]) -> Key:
+def key_of(obj: Mapping[str, Any]) -> Key:
     """The key of an object."""
-    metadata = thing["metadata"]
+    metadata = obj["metadata"]
     return Key(metadata.get("namespace") or "", metadata["name"])
 
 
-def version_of(thing: Mapping[str, Any]) -> str:
+def version_of(obj: Mapping[str, Any]) -> str:
     """The resourceVersion of an object or a list."""
-    return str(thing["metadata"].get("resourceVersion") or "")
+    return str(obj["metadata"].get("resourceVersion") or "")
 
 
-def controller_uid(thing: Mapping[str, Any]) -> str | None:
+def controller_uid(obj: Mapping[str, Any]) -> str | None:
     """UID of the owner that controls an object: a same-named owner with another UID is a stranger."""
-    for owner in thing["metadata"].get("ownerReferences") or ():
+    for owner in obj["metadata"].get("ownerReferences") or ():
         if owner.get("controller"):
             return str(owner["uid"])
     return None

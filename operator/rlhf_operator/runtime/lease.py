@@ -141,11 +141,11 @@ class Elector:
         election = self._election
         if election.stale or not election.leads(self._clock()):
             election.saw(await self._read(client), self._clock())
-        asked = self._clock()
-        if not election.may_take(asked):
+        now = self._clock()
+        if not election.may_take(now):
             return
         spec = election.spec(datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"))
-        election.wrote(Record.of(await self._write(client, spec)), asked)
+        election.wrote(Record.of(await self._write(client, spec)), now)
 
     async def _read(self, client: Client) -> Record | None:
         try:
@@ -183,11 +183,11 @@ class Elector:
         (self._on_started if leads else self._on_lost)()
 
     async def _release(self, client: Client) -> None:
-        held = self.leads()
+        was_leading = self.leads()
         self._election.gave_up()
         self._tell()
         record = self._election.record
-        if not held or record is None:
+        if not was_leading or record is None:
             return
         spec = {"holderIdentity": "", "leaseDurationSeconds": 1}
         patch = {"metadata": {"resourceVersion": record.version}, "spec": spec}

@@ -54,8 +54,8 @@ class Probes:
     @staticmethod
     def _checked(checks: Mapping[str, Check]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def answer(_: web.Request) -> web.StreamResponse:
-            said = {name: check() for name, check in checks.items()}
-            text = "".join(f"{name}: {'ok' if wrong is None else wrong}\n" for name, wrong in said.items())
-            return web.Response(text=text, status=503 if any(said.values()) else 200)
+            problems = {name: check() for name, check in checks.items()}
+            text = "".join(f"{name}: {'ok' if wrong is None else wrong}\n" for name, wrong in problems.items())
+            return web.Response(text=text, status=503 if any(problems.values()) else 200)
 
         return answer

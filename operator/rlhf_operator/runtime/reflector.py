@@ -116,21 +116,21 @@ class Reflector:
                 await asyncio.sleep(pause)
 
     async def _list(self) -> None:
-        there = set[Key]()
-        version = await self._read_pages(there)
-        for change in self._store.drop_others(there):
+        listed_keys = set[Key]()
+        version = await self._read_pages(listed_keys)
+        for change in self._store.drop_others(listed_keys):
             self._tell(change)
         self._version = version
         self._metrics.listed(self.name, len(self._store))
         self._synced.set()
 
-    async def _read_pages(self, there: set[Key]) -> str:
+    async def _read_pages(self, listed_keys: set[Key]) -> str:
         version = ""
         pages = self._client.pages(self._kind, self._namespace, label_selector=self._selector, limit=self._page)
         async for page in pages:
             version = page.version
             for item in page.items:
-                there.add(key_of(item))
+                listed_keys.add(key_of(item))
                 self._put(item, listed=True)
             page.items.clear()  # before the next one is read
         return version
@@ -157,19 +157,19 @@ class Reflector:
         if clock() - begun < SHORT:
             raise RequestFailed(f"the watch ended after {clock() - begun:.2f} s")
 
-    def _apply(self, type_: str, thing: Object) -> None:
+    def _apply(self, type_: str, obj: Object) -> None:
         if type_ in ("ADDED", "MODIFIED"):
-            self._put(thing)
+            self._put(obj)
         elif type_ == "DELETED":
-            change = self._store.drop(key_of(thing))
+            change = self._store.drop(key_of(obj))
             if change is not None:
                 self._tell(change)
         elif type_ != "BOOKMARK":
             raise RequestFailed(f"found a watch event of type {type_}; expected one that is known")
         self._metrics.items(self.name, len(self._store))
 
-    def _put(self, thing: Object, *, listed: bool = False) -> None:
-        change = self._store.put(thing, listed=listed)
+    def _put(self, obj: Object, *, listed: bool = False) -> None:
+        change = self._store.put(obj, listed=listed)
         if change is not None:
             self._tell(change)
 

@@ -33,18 +33,18 @@ class Change:
     """Found by a list, not told by a watch."""
 
 
-def trim(thing: Object) -> Object:
+def trim(obj: Object) -> Object:
     """All of an object but its bookkeeping, which is often most of it."""
-    metadata = {key: value for key, value in thing["metadata"].items() if key != "managedFields"}
+    metadata = {key: value for key, value in obj["metadata"].items() if key != "managedFields"}
     annotations = metadata.get("annotations")
     if annotations and _NOISE in annotations:
         metadata["annotations"] = {key: value for key, value in annotations.items() if key != _NOISE}
-    return {**thing, "metadata": metadata}
+    return {**obj, "metadata": metadata}
 
 
-def by_owner(thing: Object) -> Iterable[str]:
+def by_owner(obj: Object) -> Iterable[str]:
     """The indexer of OWNER."""
-    uid = controller_uid(thing)
+    uid = controller_uid(obj)
     return () if uid is None else (uid,)
 
 
@@ -73,23 +73,23 @@ class Store:
         """The objects that an index has under a value."""
         return [self._objects[key] for key in self._index.get((index, value), ())]
 
-    def put(self, thing: Object, *, listed: bool = False) -> Change | None:
+    def put(self, obj: Object, *, listed: bool = False) -> Change | None:
         """Keep an object; None: it was kept already, in this version."""
-        key, old = key_of(thing), self._objects.get(key_of(thing))
-        if old is not None and version_of(old) == version_of(thing) and _uid(old) == _uid(thing):
+        key, old = key_of(obj), self._objects.get(key_of(obj))
+        if old is not None and version_of(old) == version_of(obj) and _uid(old) == _uid(obj):
             return None
         self._unindex(key)
         try:
-            places = tuple((name, value) for name, find in self._indexers.items() for value in find(thing))
-            new = self._keep(thing)
+            entries = tuple((name, value) for name, find in self._indexers.items() for value in find(obj))
+            new = self._keep(obj)
         except Exception as error:  # whoever made it must hurt nobody else: it alone is marked
             log.exception("%s cannot be kept", key)
-            places, new = (), _marked(thing, error)
+            entries, new = (), _marked(obj, error)
         self._objects[key] = new
-        if places:
-            self._found_by[key] = places
-        for place in places:
-            self._index.setdefault(place, {})[key] = None
+        if entries:
+            self._found_by[key] = entries
+        for entry in entries:
+            self._index.setdefault(entry, {})[key] = None
         return Change(key, old, new, listed)
 
     def drop(self, key: Key, *, listed: bool = False) -> Change | None:
@@ -98,26 +98,26 @@ class Store:
         self._unindex(key)
         return None if old is None else Change(key, old, None, listed)
 
-    def drop_others(self, there: set[Key]) -> Iterator[Change]:
+    def drop_others(self, listed_keys: set[Key]) -> Iterator[Change]:
         """Forget what a whole list did not have."""
-        for key in [key for key in self._objects if key not in there]:
+        for key in [key for key in self._objects if key not in listed_keys]:
             change = self.drop(key, listed=True)
             if change is not None:
                 yield change
 
     def _unindex(self, key: Key) -> None:
-        for place in self._found_by.pop(key, ()):
-            keys = self._index[place]
+        for entry in self._found_by.pop(key, ()):
+            keys = self._index[entry]
             del keys[key]
             if not keys:
-                del self._index[place]
+                del self._index[entry]
 
 
-def _marked(thing: Object, error: Exception) -> Object:
-    kept = ("name", "namespace", "uid", "resourceVersion")
-    metadata = {name: value for name, value in thing["metadata"].items() if name in kept}
+def _marked(obj: Object, error: Exception) -> Object:
+    fields = ("name", "namespace", "uid", "resourceVersion")
+    metadata = {name: value for name, value in obj["metadata"].items() if name in fields}
     return {"metadata": metadata, FAULT: f"{type(error).__name__}: {error}"}
 
 
-def _uid(thing: Object) -> str:
-    return str(thing["metadata"].get("uid") or "")
+def _uid(obj: Object) -> str:
+    return str(obj["metadata"].get("uid") or "")

@@ -90,8 +90,8 @@ class Stream:
         """
         begun: list[bytes] = []
         while chunk := await self._chunk():
-            *whole, rest = chunk.split(b"\n")
-            for line in whole:
+            *complete, rest = chunk.split(b"\n")
+            for line in complete:
                 begun.append(line)
                 yield b"".join(begun)
                 begun = []
@@ -193,7 +193,11 @@ class Transport:
 
     async def _authorization(self) -> dict[str, str]:
         settings = await self._configuration.auth_settings()
-        return {one["key"]: one["value"] for one in settings.values() if one["in"] == "header" and one["value"]}
+        return {
+            setting["key"]: setting["value"]
+            for setting in settings.values()
+            if setting["in"] == "header" and setting["value"]
+        }
 
 
 async def _read(response: aiohttp.ClientResponse, most_bytes: int | None) -> bytes:
@@ -214,8 +218,8 @@ def _told_as_unreachable(what: str) -> Iterator[None]:
     try:
         yield
     except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
-        said = str(error) or type(error).__name__
-        raise Unreachable(f"{what.partition('?')[0]}: {said}") from error
+        reason = str(error) or type(error).__name__
+        raise Unreachable(f"{what.partition('?')[0]}: {reason}") from error
 
 
 def _proxy(configuration: Configuration) -> str | None:
@@ -231,9 +235,9 @@ def _proxy(configuration: Configuration) -> str | None:
 def _socket(address: tuple[Any, ...]) -> socket.socket:
     """A socket that notices within half a minute that the other end is gone, without a reset and in mid-silence."""
     family, kind, protocol = address[:3]
-    made = socket.socket(family, kind, protocol)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock = socket.socket(family, kind, protocol)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 30_000)):
         if hasattr(socket, option):  # each system has its own set of them
-            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-    return made
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    return sock

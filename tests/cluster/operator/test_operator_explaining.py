@@ -75,7 +75,7 @@ def test_kueues_words_are_told_in_any_version_that_is_served(
                     key, look = Key(here, "beaver"), LiveRead("Workload", "beaver-sft-a0", "uid-1")
                     made.follow(key, [look])
                     assert await asyncio.wait_for(woken.get(), PATIENCE) == key
-                    assert made.told(key) == {look: WAITS}
+                    assert made.explanations(key) == {look: WAITS}
             finally:
                 await api.delete(CRDS, None, NAME)
                 async with asyncio.timeout(PATIENCE):
@@ -118,7 +118,7 @@ def test_the_last_warning_about_a_job_is_told_and_no_other(shared_plane: Control
             key, look = Key(here, "beaver"), LiveRead("Events", "beaver-sft-a0", "uid-1")
             made.follow(key, [look])
             assert await asyncio.wait_for(woken.get(), PATIENCE) == key
-            assert made.told(key) == {look: "exceeded quota: last"}
+            assert made.explanations(key) == {look: "exceeded quota: last"}
 
     asyncio.run(main())
 
@@ -135,16 +135,16 @@ def test_what_is_told_later_is_asked_for_again(shared_plane: ControlPlane) -> No
             await api.create(EVENTS, here, one)
             made.follow(key, [look, other])
             assert await asyncio.wait_for(woken.get(), PATIENCE) == key
-            assert made.told(key) == {other: "the other's"}  # so that the first was asked, in vain
+            assert made.explanations(key) == {other: "the other's"}  # so that the first was asked, in vain
             late = event("e2", "uid-1", "Warning", "exceeded quota", 2)
             late["regarding"]["namespace"] = here
             await api.create(EVENTS, here, late)
             assert await asyncio.wait_for(woken.get(), PATIENCE) == key
-            assert made.told(key) == {look: "exceeded quota", other: "the other's"}
+            assert made.explanations(key) == {look: "exceeded quota", other: "the other's"}
             made.follow(key, [other])
-            assert made.told(key) == {other: "the other's"}
+            assert made.explanations(key) == {other: "the other's"}
             made.forget(key)
-            assert made.told(key) == {}
+            assert made.explanations(key) == {}
 
     asyncio.run(main())
 
@@ -161,6 +161,6 @@ def test_without_kueue_nothing_is_explained_and_nothing_fails(shared_plane: Cont
             after = LiveRead("Events", "beaver-sft-a0", "uid-3")
             made.follow(key, [look, after])
             assert await asyncio.wait_for(woken.get(), PATIENCE) == key  # asked after the other, answered all the same
-            assert made.told(key) == {after: "told"}
+            assert made.explanations(key) == {after: "told"}
 
     asyncio.run(main())

@@ -116,10 +116,10 @@ def test_what_was_known_of_a_claim_is_forgotten_when_it_is_made(controlled_plane
         async with ground(controlled_plane) as here, here.operator() as controller:
             raw = await here.make(job(storage={"claimTemplate": TEMPLATE}, suspend=True))
             await controller.view.ask(raw, [LiveRead("Claim", "beaver-storage")])
-            assert controller.view.seen(raw).claims == {"beaver-storage": None}
+            assert controller.view.cached(raw).claims == {"beaver-storage": None}
             await here.edit(suspend=False)
             await here.until(phase("Complete", "Failed"))
-            assert controller.view.seen(raw).claims.get("beaver-storage", {}) is not None
+            assert controller.view.cached(raw).claims.get("beaver-storage", {}) is not None
 
     asyncio.run(main())
 

@@ -92,7 +92,7 @@ class Cluster:
         self.lost: set[str] = set()
         """Pods whose node is gone."""
         self.samples: dict[str, Sample] = {}
-        self.told: dict[LiveRead, str] = {}
+        self.explanations: dict[LiveRead, str] = {}
         self.refuses: str | None = None
         """Words of an admission policy that lets no Job be made."""
         self.refusal: str | None = None
@@ -185,7 +185,7 @@ class Cluster:
             raw, children = self._live(out.look)
             out = reconcile(raw, children, self.settings, self.now)
             if out.look:
-                raw, children = self._live([*children.looked, *out.look])
+                raw, children = self._live([*children.live_reads, *out.look])
                 out = reconcile(raw, children, self.settings, self.now)
             assert not out.look, "asked again for what was answered"
         self.requeue = out.requeue
@@ -204,7 +204,7 @@ class Cluster:
             kinds["Pod"],
             kinds["Service"],
             self.samples,
-            told=self.told,
+            explanations=self.explanations,
             refusal=self.refusal,
         )
         return copy.deepcopy(raw), copy.deepcopy(children)
@@ -219,7 +219,7 @@ class Cluster:
         looked = {one: self.objects.get(("Job", one.name)) for one in looks}
         return raw, Observed(
             *(known.jobs, known.pods, known.services),
-            *(self.samples, looked, claims, self.told, self.refusal),
+            *(self.samples, looked, claims, self.explanations, self.refusal),
         )
 
     def _write(self, what: str) -> None:

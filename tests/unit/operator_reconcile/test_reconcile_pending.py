@@ -34,7 +34,7 @@ def test_a_pod_that_stays_in_container_creating_is_explained_by_its_last_event()
     (pod,) = cluster.pods()
     (look,) = cluster.reconcile().explain
     assert (look.what, look.name, look.uid) == ("PodEvents", pod["metadata"]["name"], pod["metadata"]["uid"])
-    cluster.told = {look: 'FailedMount: MountVolume.SetUp failed for volume "models": timed out'}
+    cluster.explanations = {look: 'FailedMount: MountVolume.SetUp failed for volume "models": timed out'}
     cluster.reconcile()
     stage = cluster.stage("prepare")
     assert stage["reason"] == "FailedMount"
@@ -46,7 +46,7 @@ def test_a_pod_that_stays_in_container_creating_is_explained_by_its_last_event()
 def test_words_without_a_reason_are_told_all_the_same() -> None:
     cluster = held_up(containerStatuses=[CREATING])
     (look,) = cluster.reconcile().explain
-    cluster.told = {look: "\\x1b[31m no reason: " + "é" * 5000}
+    cluster.explanations = {look: "\\x1b[31m no reason: " + "é" * 5000}
     cluster.reconcile()
     assert cluster.stage("prepare")["reason"] == "Pending"
     assert len(cluster.stage("prepare")["message"]) == 1024

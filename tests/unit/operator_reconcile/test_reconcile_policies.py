@@ -276,7 +276,7 @@ def test_the_queues_own_words_are_told() -> None:
     cluster = queued()
     cluster.settle()
     name = cluster.all("Job")[0]["metadata"]["name"]
-    cluster.told = {LiveRead("Workload", name): "couldn't assign flavors: insufficient quota for cpu"}
+    cluster.explanations = {LiveRead("Workload", name): "couldn't assign flavors: insufficient quota for cpu"}
     cluster.settle()
     assert cluster.stage("prepare")["message"] == "couldn't assign flavors: insufficient quota for cpu"
 
@@ -324,7 +324,7 @@ def test_a_job_without_pods_is_explained_by_the_job_controllers_words() -> None:
     cluster.now += timedelta(seconds=20)
     cluster.sync()
     assert cluster.reconcile().explain == [LiveRead("Events", name)]
-    cluster.told = {LiveRead("Events", name): 'pods "x" is forbidden: exceeded quota: team'}
+    cluster.explanations = {LiveRead("Events", name): 'pods "x" is forbidden: exceeded quota: team'}
     cluster.reconcile()
     assert cluster.stage("prepare")["reason"] == "NoPods"
     assert "exceeded quota" in cluster.stage("prepare")["message"]

@@ -14,7 +14,7 @@ from rlhf_operator.reconcile.observed.pods import Pod, TerminationSummary
 def said(message: str) -> TerminationSummary:
     state = {"terminated": {"exitCode": 1, "message": message}}
     raw: Raw = {"metadata": {"name": "p"}, "status": {"containerStatuses": [{"name": "trainer", "state": state}]}}
-    return Pod(raw).said
+    return Pod(raw).summary
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def seen(*objects: tuple[Kind, dict[str, Any]]) -> dict[str, list[str]]:
         view = ClusterState(Client.__new__(Client), None, lambda *_: None, Metrics())
         for kind, one in objects:
             view.children[kind].of(None)._put(one)
-        children = view.seen(RAW)
+        children = view.cached(RAW)
         return {
             kind: [one["metadata"]["name"] for one in getattr(children, kind)] for kind in ("jobs", "pods", "services")
         }

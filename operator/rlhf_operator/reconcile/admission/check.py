@@ -19,14 +19,14 @@ def refused(run: ReconcileContext) -> tuple[str, str] | None:
     """Reason and message, with the path of every field that is wrong; None for a job that has begun."""
     version = run.status.plan_version
     if version is not None:
-        known = version == STAGE_FILE_VERSION
+        supported = version == STAGE_FILE_VERSION
         words = f"began with plan version {version}; this operator drives version {STAGE_FILE_VERSION}"
-        return None if known else (reasons.UNKNOWN_PLAN, f"{words}: upgrade the operator, or make a new job")
+        return None if supported else (reasons.UNKNOWN_PLAN, f"{words}: upgrade the operator, or make a new job")
     forbidden = list(tenancy.forbidden(run.job, run.settings))
     if forbidden:
         return reasons.FORBIDDEN, _words(forbidden)
-    found = [*claims.findings(run.job), *profiles.missing(run.job, run.settings)] or list(_too_large(run))
-    return (reasons.INVALID_SPEC, _words(found)) if found else None
+    findings = [*claims.findings(run.job), *profiles.missing(run.job, run.settings)] or list(_too_large(run))
+    return (reasons.INVALID_SPEC, _words(findings)) if findings else None
 
 
 def _too_large(run: ReconcileContext) -> Iterator[Finding]:
@@ -53,9 +53,9 @@ def accept(run: ReconcileContext) -> None:
 
 
 def _words(findings: list[Finding]) -> str:
-    def one(finding: Finding) -> Iterator[str]:
+    def render(finding: Finding) -> Iterator[str]:
         yield f"{format_path(('spec', *finding.at))}: {finding.message}"
         if finding.hint:
             yield f" ({finding.hint})"
 
-    return "; ".join("".join(one(finding)) for finding in findings)
+    return "; ".join("".join(render(finding)) for finding in findings)

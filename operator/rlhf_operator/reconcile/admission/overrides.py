@@ -14,14 +14,16 @@ from rlhf_operator.reconcile.run import ReconcileContext
 OVERRIDES = ("runPolicy", "overrides")
 
 
-def held(run: ReconcileContext, planned: PlannedStage) -> bool:
+def blocks(run: ReconcileContext, planned: PlannedStage) -> bool:
     """Whether an override keeps the stage from going on: refused, with the field's path."""
     shape = profiles.shape(run.job, planned, run.status.profiles, run.settings)
     finding = refused(run.job, run.stages[planned.name], shape)
     reason = reasons.INVALID_OVERRIDE
     if finding is None:
         wrong = (
-            one for one in tenancy.forbidden(run.job, run.settings, run.status.profiles) if one.at[:2] == OVERRIDES
+            violation
+            for violation in tenancy.forbidden(run.job, run.settings, run.status.profiles)
+            if violation.at[:2] == OVERRIDES
         )
         finding, reason = next(wrong, None), reasons.FORBIDDEN
     if finding is None:
@@ -40,8 +42,8 @@ def refused(job: RLHFJob, stage: StageStatus, shape: Shape) -> Finding | None:
     operator heard of steps; else an attempt finds out, and ends with WorldSizeChanged.
     """
     others = {attempt.ranks for attempt in stage.attempts if attempt.reason == reasons.WORLD_SIZE_CHANGED}
-    known = (attempt.ranks for attempt in reversed(stage.attempts) if attempt.ranks and attempt.ranks not in others)
-    ranks = next(known, None)
+    recorded = (attempt.ranks for attempt in reversed(stage.attempts) if attempt.ranks and attempt.ranks not in others)
+    ranks = next(recorded, None)
     stepped = any((attempt.last_step or 0) > 0 for attempt in stage.attempts)
     if ranks is None or not (stepped or others) or shape.world == ranks:
         return None
@@ -52,6 +54,6 @@ def refused(job: RLHFJob, stage: StageStatus, shape: Shape) -> Finding | None:
 def _where(job: RLHFJob, stage: str) -> Loc:
     for index, override in enumerate(job.spec.run_policy.overrides):
         if override.stage == stage:
-            given = [field for field in ("nodes", "resources") if getattr(override, field) is not None]
-            return *OVERRIDES, index, *given[:1]
+            fields = [field for field in ("nodes", "resources") if getattr(override, field) is not None]
+            return *OVERRIDES, index, *fields[:1]
     return OVERRIDES

@@ -39,8 +39,8 @@ def forbidden(job: RLHFJob, settings: Settings, pinned: Mapping[str, str] | None
         pinned: the profiles that the job began with.
     """
     tenancy = settings.tenancy_of(job.metadata.namespace or "default")
-    for at, given, name in profiles.chosen(job, settings):
-        yield from _check(at, "profile" if given else "default profile", name, tenancy.profiles)
+    for at, named, name in profiles.chosen(job, settings):
+        yield from _check(at, "profile" if named else "default profile", name, tenancy.profiles)
     for at, name in _claims(job):
         yield from _check(at, "claim", name, tenancy.claims)
     for at, name in _secrets(job):
@@ -59,10 +59,10 @@ def forbidden(job: RLHFJob, settings: Settings, pinned: Mapping[str, str] | None
             name = pod.runtime_class_name
             yield from _check((*at, "runtimeClassName"), "runtime class", name, tenancy.runtime_classes)
         for index, volume in enumerate(pod.volumes):
-            kind = next(one for one in written(volume) if one != "name")
+            kind = next(field for field in written(volume) if field != "name")
             kinds = tenancy.volume_types
             if kinds is None:
-                kinds = [one for one in VOLUME_TYPES if one not in NOT_BY_DEFAULT]
+                kinds = [volume_type for volume_type in VOLUME_TYPES if volume_type not in NOT_BY_DEFAULT]
             yield from _check((*at, "volumes", index, kind), "volume type", kind, kinds)
     if tenancy.max_pods is not None or tenancy.max_devices is not None:
         yield from _sizes(job, settings, pinned or {}, tenancy)
@@ -86,10 +86,10 @@ def _sizes(job: RLHFJob, settings: Settings, pinned: Mapping[str, str], tenancy:
 
 def _place(job: RLHFJob, stage: str) -> Loc:
     """Where a stage's size is said: its override, else the stage."""
-    overrides = [one.stage for one in job.spec.run_policy.overrides]
+    overrides = [override.stage for override in job.spec.run_policy.overrides]
     if stage in overrides:
         return "runPolicy", "overrides", overrides.index(stage)
-    names = [one.name for one in job.spec.stages]
+    names = [entry.name for entry in job.spec.stages]
     return ("stages", names.index(stage)) if stage in names else ()
 
 

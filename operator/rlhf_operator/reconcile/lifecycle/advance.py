@@ -65,7 +65,7 @@ def _absent(run: ReconcileContext, planned: PlannedStage, attempt: Attempt, gang
             return
     untouched = attempt.state == "Pending" and not gang.pods
     if untouched and attempt.reason not in reasons.INTENTS | reasons.DISRUPTIONS:
-        if overrides.held(run, planned):
+        if overrides.blocks(run, planned):
             return
         assembly.make_objects(run, planned, attempt.number)
         pending.refused(run, planned)
@@ -105,12 +105,12 @@ def _complete(run: ReconcileContext, planned: PlannedStage, attempt: Attempt, ga
 
 def _take_result(run: ReconcileContext, lead: Pod) -> str | None:
     """Take over what prepare found; else what is wrong with it."""
-    result = {name: value for name in Told.__annotations__ if isinstance(value := lead.said.result.get(name), str)}
+    result = {name: value for name in Told.__annotations__ if isinstance(value := lead.summary.result.get(name), str)}
     if not result.keys() >= {"inputs", "functions", "hits"}:
         return "its summary has no result"
     text = json.dumps(result, separators=(",", ":"))
     try:
-        expand(run.job, plans.told(text), STORAGE_PATH)
+        expand(run.job, plans.read_resolved(text), STORAGE_PATH)
         run.plan, run.resolved = plans.resolve(run.job, text)
     except (ValueError, KeyError) as error:
         return str(error)
@@ -124,9 +124,9 @@ def _leaving(run: ReconcileContext, planned: PlannedStage, attempt: Attempt, gan
         end = diagnosis.seen_disruption(gang) or Diagnosis("Disrupted", reasons.JOB_DELETED, "its Job is being deleted")
         if not diagnosis.own_failures(gang):
             _note(run, planned, end)
-    timings, asked = run.settings.timings, gang.deleted_at or run.now
+    timings, requested = run.settings.timings, gang.deleted_at or run.now
     grace = timedelta(seconds=timings.grace + timings.grace_margin)
-    last = max([asked + grace, *(pod.gone_at for pod in gang.live if pod.gone_at is not None)])
+    last = max([requested + grace, *(pod.gone_at for pod in gang.live if pod.gone_at is not None)])
     then = last + timedelta(seconds=run.job.spec.run_policy.lost_node_timeout)
     dead, _ = gang.lost(run.job.spec.run_policy.lost_node_timeout, run.now)
     if then > run.now and not (gang.live and dead):
@@ -172,9 +172,9 @@ def _lost(run: ReconcileContext, planned: PlannedStage, attempt: Attempt, gang: 
 def _record_disruption(run: ReconcileContext, planned: PlannedStage, attempt: Attempt, gang: AttemptPods) -> None:
     if attempt.reason in reasons.DISRUPTIONS:
         return
-    seen = diagnosis.seen_disruption(gang)
-    if seen is not None:
-        _note(run, planned, seen)
+    disruption = diagnosis.seen_disruption(gang)
+    if disruption is not None:
+        _note(run, planned, disruption)
 
 
 def _note(run: ReconcileContext, planned: PlannedStage, end: Diagnosis) -> None:

@@ -19,7 +19,7 @@ def complete_attempt(run: ReconcileContext, planned: PlannedStage, gang: Attempt
     """It ended well: its product is in place."""
     ended = diagnosis.ended_at(gang, run.now)
     lead = next((pod for pod in gang.pods if pod.index == 0), None)
-    reused = lead is not None and lead.said.reason == "Reused"
+    reused = lead is not None and lead.summary.reason == "Reused"
     attempt = run.change_attempt(
         planned.name,
         state="Complete",

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from rlhf_api.plan import PlannedStage
 from rlhf_api.status import Attempt
 from rlhf_operator.reconcile import naming, reasons, times
-from rlhf_operator.reconcile.objects.assembly import held
+from rlhf_operator.reconcile.objects.assembly import queue_message
 from rlhf_operator.reconcile.observed.gang import AttemptPods
 from rlhf_operator.reconcile.observed.pods import WAITS_FOR_OTHERS, Pod
 from rlhf_operator.reconcile.outcome import LiveRead
@@ -28,9 +28,9 @@ def queued(run: ReconcileContext, planned: PlannedStage, attempt: Attempt, gang:
         run.tell(
             reasons.PREEMPTED, f"{planned.name}: attempt {attempt.number} was suspended; it will go on", warning=True
         )
-    known = run.stages[planned.name].message if run.stages[planned.name].state == "Queued" else None
+    previous = run.stages[planned.name].message if run.stages[planned.name].state == "Queued" else None
     run.change_attempt(planned.name, state="Pending", reason=reason)
-    message = naming.cut(words or known or held(run, queue))
+    message = naming.cut(words or previous or queue_message(run, queue))
     run.change(planned.name, state="Queued", reason=reason, message=message, progress=None)
 
 
@@ -50,8 +50,8 @@ def starting(run: ReconcileContext, planned: PlannedStage, gang: AttemptPods) ->
         if attempt.state == "Pending":
             if _brief(run, up):
                 return False
-            kept = attempt.reason if attempt.reason in reasons.DISRUPTIONS else None
-            run.change_attempt(planned.name, state="Running", reason=kept)
+            disruption = attempt.reason if attempt.reason in reasons.DISRUPTIONS else None
+            run.change_attempt(planned.name, state="Running", reason=disruption)
         run.change(planned.name, state="Running", reason=None, message=None)
         return True
     note_timeout(run, planned)
@@ -83,9 +83,9 @@ def _explained(run: ReconcileContext, gang: AttemptPods) -> tuple[str, str | Non
             return naming.reason(reason, reasons.PENDING), naming.cut(f"{pod.name}: {message or reason}")
     if gang.job is None:
         return reasons.STARTING, None
-    asked = _since(gang, run) + timedelta(seconds=run.settings.timings.explain_after)
-    if asked > run.now:
-        run.wake(asked)
+    explain_at = _since(gang, run) + timedelta(seconds=run.settings.timings.explain_after)
+    if explain_at > run.now:
+        run.wake(explain_at)
         return reasons.STARTING, None
     if len(gang.pods) < gang.nodes:
         words = run.explanation(LiveRead("Events", gang.job["metadata"]["name"], gang.uid))

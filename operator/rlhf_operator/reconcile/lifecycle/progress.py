@@ -31,7 +31,7 @@ def follow(run: ReconcileContext, planned: PlannedStage, gang: AttemptPods) -> N
 
 def _show(run: ReconcileContext, planned: PlannedStage, attempt: Attempt, sample: Sample) -> None:
     changes: dict[str, int] = {"last_step": max(sample.step, attempt.last_step or 0)}
-    before = [one for one in run.stages[planned.name].attempts[:-1] if one.last_step is not None]
+    before = [earlier for earlier in run.stages[planned.name].attempts[:-1] if earlier.last_step is not None]
     if before and before[-1].lost_steps is None and sample.begun is not None:
         _lost(run, planned, max(0, (before[-1].last_step or 0) - sample.begun), before[-1].number)
     run.change_attempt(planned.name, **changes)
@@ -50,7 +50,7 @@ def _show(run: ReconcileContext, planned: PlannedStage, attempt: Attempt, sample
 def _lost(run: ReconcileContext, planned: PlannedStage, steps: int, number: int) -> None:
     """What an earlier attempt computed after the checkpoint that this one began from."""
     entries = run.stages[planned.name].attempts
-    changed = [one.model_copy(update={"lost_steps": steps}) if one.number == number else one for one in entries]
+    changed = [entry.model_copy(update={"lost_steps": steps}) if entry.number == number else entry for entry in entries]
     run.change(planned.name, attempts=changed)
 
 

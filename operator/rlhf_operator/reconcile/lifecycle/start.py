@@ -47,7 +47,7 @@ def _begin(run: ReconcileContext, planned: PlannedStage) -> None:
         pending.note_timeout(run, planned)
         run.wake(due)
         return
-    if overrides.held(run, planned) or not _storage_free(run, planned):
+    if overrides.blocks(run, planned) or not _storage_free(run, planned):
         return
     assembly.begin_attempt(run, planned)
     if run.status.start_time is None:
@@ -92,7 +92,7 @@ def _lost(run: ReconcileContext, gang: AttemptPods) -> bool:
 
 def _storage_free(run: ReconcileContext, planned: PlannedStage) -> bool:
     """ReadWriteOnce means one stage at a time; a claim that only one pod may mount serves no gang."""
-    others = [other.name for other, _ in run.open() if other.name != planned.name]
+    others = [running.name for running, _ in run.open() if running.name != planned.name]
     shape = profiles.shape(run.job, planned, run.status.profiles, run.settings)
     gang = shape.nodes > 1 and planned.type not in (PREPARE, REPORT)
     if not (others or gang):

@@ -36,6 +36,6 @@ def stop_attempt(run: ReconcileContext, gang: AttemptPods) -> None:
     """Delete a Job: its pods get SIGTERM, and save a checkpoint within their grace period."""
     if gang.job is not None and gang.deleted_at is None and not gang.finished:
         metadata = gang.job["metadata"]
-        wanted = Delete("Job", metadata["name"], metadata["uid"])
-        if wanted not in run.out.delete:
-            run.out.delete.append(wanted)
+        deletion = Delete("Job", metadata["name"], metadata["uid"])
+        if deletion not in run.out.delete:
+            run.out.delete.append(deletion)

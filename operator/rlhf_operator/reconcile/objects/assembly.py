@@ -20,9 +20,9 @@ from rlhf_operator.reconcile.run import ReconcileContext
 def begin_attempt(run: ReconcileContext, planned: PlannedStage) -> None:
     """Begin the stage's next attempt."""
     stage = run.stages[planned.name]
-    known = [attempt.number for attempt in stage.attempts]
-    known += [number for number, _ in attempts_of(planned.name, run.children.jobs)]
-    number = max(known, default=-1) + 1
+    numbers = [attempt.number for attempt in stage.attempts]
+    numbers += [number for number, _ in attempts_of(planned.name, run.children.jobs)]
+    number = max(numbers, default=-1) + 1
     started = times.write(run.now)
     queued = naming.QUEUE in run.labels
     attempt = Attempt(number=number, state="Pending", startTime=started)
@@ -31,7 +31,7 @@ def begin_attempt(run: ReconcileContext, planned: PlannedStage) -> None:
         planned.name,
         state="Queued" if queued else "Pending",
         reason=reasons.QUEUED if queued else reasons.STARTING,
-        message=held(run, run.labels.get(naming.QUEUE)) if queued else None,
+        message=queue_message(run, run.labels.get(naming.QUEUE)) if queued else None,
         progress=None,
         start_time=stage.start_time or started,
         product=planned_product(run.plan, planned, run.records),
@@ -84,7 +84,7 @@ def _avoided(run: ReconcileContext, planned: PlannedStage) -> tuple[str, ...]:
     return tuple(dict.fromkeys(attempt.node for attempt in faulty if attempt.node is not None))
 
 
-def held(run: ReconcileContext, queue: str | None) -> str:
+def queue_message(run: ReconcileContext, queue: str | None) -> str:
     """Who holds a suspended Job, before its holder has said a word."""
     if queue is None:
         return "its Job is suspended, not by this operator"
@@ -106,8 +106,8 @@ def access(run: ReconcileContext) -> tuple[str, ...]:
     name = claims.claim_name(run.job)
     if not run.sure(LiveRead("Claim", name)):
         return ()
-    found = run.children.claims.get(name) or claims.claim(run.job, reference(run))
-    return () if found is None else tuple(claims.modes(found))
+    claim = run.children.claims.get(name) or claims.claim(run.job, reference(run))
+    return () if claim is None else tuple(claims.modes(claim))
 
 
 def _ranks(planned: PlannedStage, world: int) -> int:

@@ -54,7 +54,7 @@ def template(attempt: AttemptSpec) -> dict[str, Any]:
     }
     if attempt.shape.nodes > 1:
         spec["subdomain"] = attempt.name
-    given = {
+    optional = {
         "nodeSelector": pod.node_selector,
         "tolerations": [written(toleration) for toleration in pod.tolerations],
         "affinity": _affinity(attempt),
@@ -63,7 +63,7 @@ def template(attempt: AttemptSpec) -> dict[str, Any]:
         "imagePullSecrets": [{"name": name} for name in pod.image_pull_secrets],
         "runtimeClassName": pod.runtime_class_name,
     }
-    spec |= {name: value for name, value in given.items() if value}
+    spec |= {name: value for name, value in optional.items() if value}
     metadata = {
         "labels": {**pod.labels, **attempt.labels},
         "annotations": {**pod.annotations, naming.STAGE_FILE: attempt.file.text},
@@ -99,7 +99,7 @@ def _container(attempt: AttemptSpec) -> dict[str, Any]:
 
 
 def _env(attempt: AttemptSpec) -> list[dict[str, str]]:
-    own = {
+    env = {
         "HOME": "/tmp",  # noqa: S108 - the pod's own emptyDir: the root file system is read-only
         "PYTHONUNBUFFERED": "1",
         "PYTHONSAFEPATH": "1",
@@ -108,12 +108,12 @@ def _env(attempt: AttemptSpec) -> list[dict[str, str]]:
         contract.IMAGE: attempt.shape.image,
     }
     if attempt.job.spec.run_policy.keep != "everything":
-        own[contract.FREE_WORK] = "1"
+        env[contract.FREE_WORK] = "1"
     if attempt.prepare:
-        own[contract.CLAIMS] = CLAIMS_PATH
+        env[contract.CLAIMS] = CLAIMS_PATH
     else:
-        own |= OFFLINE
-    return [{"name": name, "value": value} for name, value in own.items()]
+        env |= OFFLINE
+    return [{"name": name, "value": value} for name, value in env.items()]
 
 
 def _volumes(attempt: AttemptSpec) -> list[dict[str, Any]]:
@@ -136,12 +136,12 @@ def _stage_file() -> dict[str, Any]:
 
 
 def _mounts(attempt: AttemptSpec) -> list[dict[str, Any]]:
-    place = None if attempt.job.spec.storage is None else attempt.job.spec.storage.path
+    sub_path = None if attempt.job.spec.storage is None else attempt.job.spec.storage.path
     mounts: list[dict[str, Any]] = [
         {"name": "rlhf-stage", "mountPath": STAGE_FILE_PATH, "readOnly": True},
         {"name": "rlhf-tmp", "mountPath": "/tmp"},  # noqa: S108 - as above
         {"name": "rlhf-shm", "mountPath": "/dev/shm"},  # noqa: S108 - what torch's workers share
-        {"name": "rlhf-storage", "mountPath": STORAGE_PATH, **({"subPath": place} if place else {})},
+        {"name": "rlhf-storage", "mountPath": STORAGE_PATH, **({"subPath": sub_path} if sub_path else {})},
     ]
     for index, claim in enumerate(_input_claims(attempt)):
         mounts.append({"name": f"rlhf-claim-{index}", "mountPath": f"{CLAIMS_PATH}/{claim}", "readOnly": True})
@@ -158,17 +158,19 @@ def _input_claims(attempt: AttemptSpec) -> list[str]:
 
 def _affinity(attempt: AttemptSpec) -> dict[str, Any] | None:
     affinity = attempt.shape.pod.affinity
-    whole = {} if affinity is None else dict(written(affinity))
+    fields = {} if affinity is None else dict(written(affinity))
     if attempt.together and attempt.shape.nodes > 1:
         term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": dict(attempt.labels)}}
-        whole["podAffinity"] = _added(whole.get("podAffinity"), "requiredDuringSchedulingIgnoredDuringExecution", term)
+        fields["podAffinity"] = _added(
+            fields.get("podAffinity"), "requiredDuringSchedulingIgnoredDuringExecution", term
+        )
     for node in attempt.avoid:
         name = {"key": "metadata.name", "operator": "NotIn", "values": [node]}
         preference: dict[str, Any] = {"weight": 100, "preference": {"matchFields": [name]}}
-        whole["nodeAffinity"] = _added(
-            whole.get("nodeAffinity"), "preferredDuringSchedulingIgnoredDuringExecution", preference
+        fields["nodeAffinity"] = _added(
+            fields.get("nodeAffinity"), "preferredDuringSchedulingIgnoredDuringExecution", preference
         )
-    return whole or None
+    return fields or None
 
 
 def _added(affinity: dict[str, Any] | None, field: str, term: dict[str, Any]) -> dict[str, Any]:

@@ -45,9 +45,9 @@ class Diagnosis:
 def diagnose(attempt: Attempt, gang: AttemptPods) -> Diagnosis:
     """Why an attempt ended that did not succeed."""
     for code, fault in ((WRONG_INPUT, faults.WRONG_INPUT), (GUARD, faults.GUARD)):
-        told = next((pod for pod in gang.pods if pod.exit_code == code), None)
-        if told is not None:
-            end = _of(told, fault)
+        failed_pod = next((pod for pod in gang.pods if pod.exit_code == code), None)
+        if failed_pod is not None:
+            end = _of(failed_pod, fault)
             return replace(end, final=end.reason != faults.WORLD_SIZE.reason)
     refused = _refused(gang)
     if refused is not None:
@@ -58,12 +58,12 @@ def diagnose(attempt: Attempt, gang: AttemptPods) -> Diagnosis:
         return Diagnosis(
             "Disrupted", str(attempt.reason), attempt.message or "", attempt.pod, attempt.node, _code(gang)
         )
-    seen = seen_disruption(gang)
-    if seen is not None:
-        return seen
-    own = own_failures(gang)
-    if own:
-        return _of(root_cause([*own, *cascaded_failures(gang)]), faults.FAILURE)
+    disruption = seen_disruption(gang)
+    if disruption is not None:
+        return disruption
+    failures = own_failures(gang)
+    if failures:
+        return _of(root_cause([*failures, *cascaded_failures(gang)]), faults.FAILURE)
     sidecar = next((pod for pod in gang.pods if pod.failed_sidecar is not None), None)
     if sidecar is not None:
         return _platform(faults.SIDECAR_FAILED, sidecar, sidecar.failed_sidecar or "")
@@ -92,11 +92,11 @@ def seen_disruption(gang: AttemptPods) -> Diagnosis | None:
     deleted = [(at, pod) for pod in gang.pods if (at := pod.deleted_at) is not None and _after_start(at, gang)]
     if not deleted:
         return None
-    first, pod = min(deleted, key=lambda one: (one[0], one[1].index))
-    failed, own = gang.failed_at, own_failures(gang)
-    if failed is None and own and gang.deleted_at is None:
+    first, pod = min(deleted, key=lambda deletion: (deletion[0], deletion[1].index))
+    failed, failures = gang.failed_at, own_failures(gang)
+    if failed is None and failures and gang.deleted_at is None:
         return None  # the Job controller deletes the siblings of a crashed pod before it says so: it will say when
-    if failed is not None and (failed < first or (failed == first and own)):
+    if failed is not None and (failed < first or (failed == first and failures)):
         return None  # an ordinary crash: the Job controller deleted the siblings
     return _platform(faults.POD_DELETED, pod, f"pod {pod.name} was deleted")
 
@@ -131,38 +131,38 @@ def cascaded_failures(gang: AttemptPods) -> list[Pod]:
         for pod in gang.pods
         if pod.deleted_at is not None
         and pod.exit_code not in (None, 0, STOPPED)
-        and pod.said.reason not in ("", reasons.GRACE_EXCEEDED)
+        and pod.summary.reason not in ("", reasons.GRACE_EXCEEDED)
     ]
 
 
 def root_cause(pods: list[Pod]) -> Pod:
     """Who failed first: the others fail of it. A kill comes before what it makes the others raise, whoever ends first."""
-    return min(pods, key=lambda pod: (not pod.out_of_memory, pod.said.raised, pod.index))
+    return min(pods, key=lambda pod: (not pod.out_of_memory, pod.summary.raised, pod.index))
 
 
 def _of(pod: Pod, fault: Fault) -> Diagnosis:
-    said = pod.said
-    reason = naming.reason(said.reason, reason_of(pod.exit_code or 0) if fault is faults.FAILURE else fault.reason)
-    message = said.message or describe_exit(pod.exit_code or 0)
+    summary = pod.summary
+    reason = naming.reason(summary.reason, reason_of(pod.exit_code or 0) if fault is faults.FAILURE else fault.reason)
+    message = summary.message or describe_exit(pod.exit_code or 0)
     if pod.out_of_memory:
-        reason, message = faults.OUT_OF_MEMORY.reason, _memory(pod, said.message)
+        reason, message = faults.OUT_OF_MEMORY.reason, _memory(pod, summary.message)
     if pod.own_limit is not None:
         reason, message = faults.OWN_LIMIT.reason, _limit(pod.own_limit)
     return Diagnosis("Failed", reason, naming.cut(message), pod.name, pod.node, pod.exit_code)
 
 
-def _memory(pod: Pod, said: str) -> str:
+def _memory(pod: Pod, detail: str) -> str:
     limit = next(
         (
-            (one.get("resources") or {}).get("limits", {}).get("memory")
-            for one in (pod.raw.get("spec") or {}).get("containers") or ()
-            if one.get("name") == CONTAINER
+            (container.get("resources") or {}).get("limits", {}).get("memory")
+            for container in (pod.raw.get("spec") or {}).get("containers") or ()
+            if container.get("name") == CONTAINER
         ),
         None,
     )
     bound = f"the limit of {limit}" if limit else "the node's memory (the stage sets no limit)"
     hint = "raise it by runPolicy.overrides, or lower execution.microBatchTokens"
-    return f"pod {pod.name} was killed for want of memory: it passed {bound}; {hint}. {said}".strip()
+    return f"pod {pod.name} was killed for want of memory: it passed {bound}; {hint}. {detail}".strip()
 
 
 def _limit(words: str) -> str:
@@ -205,9 +205,9 @@ def _code(gang: AttemptPods) -> int | None:
 
 def last_step(attempt: Attempt, gang: AttemptPods) -> int | None:
     """The last step known: what the pods told at their end, or /progress before."""
-    told = [pod.said.step for pod in gang.pods if pod.said.step is not None]
-    known = [step for step in (attempt.last_step, *told) if step is not None]
-    return max(known, default=None)
+    reported = [pod.summary.step for pod in gang.pods if pod.summary.step is not None]
+    steps = [step for step in (attempt.last_step, *reported) if step is not None]
+    return max(steps, default=None)
 
 
 def ended_at(gang: AttemptPods, now: datetime) -> str:

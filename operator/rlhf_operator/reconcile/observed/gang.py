@@ -23,9 +23,9 @@ class AttemptPods:
     def of(cls, name: str, recorded: str | None, jobs: Iterable[Raw], pods: Iterable[Raw]) -> AttemptPods:
         """The Job of that name and the pods that it controls, in the gang's order; of a Job that is gone those of the
         recorded UID."""
-        job = next((one for one in jobs if one["metadata"]["name"] == name), None)
+        job = next((raw for raw in jobs if raw["metadata"]["name"] == name), None)
         uid = recorded if job is None else str(job["metadata"]["uid"])
-        mine = [Pod(one) for one in pods if uid is not None and owner_uid(one) == uid]
+        mine = [Pod(raw) for raw in pods if uid is not None and owner_uid(raw) == uid]
         return cls(job, tuple(sorted(mine, key=lambda pod: (pod.index, pod.name))))
 
     @property
@@ -116,10 +116,10 @@ class AttemptPods:
 
     def condition(self, kind: str) -> dict[str, Any] | None:
         """The Job's condition of that type, if it holds."""
-        for one in ((self.job or {}).get("status") or {}).get("conditions") or ():
-            if one["type"] == kind and one["status"] == "True":
-                found: dict[str, Any] = one
-                return found
+        for entry in ((self.job or {}).get("status") or {}).get("conditions") or ():
+            if entry["type"] == kind and entry["status"] == "True":
+                condition: dict[str, Any] = entry
+                return condition
         return None
 
     def lost(self, seconds: float, now: datetime) -> tuple[bool, datetime | None]:
@@ -127,11 +127,11 @@ class AttemptPods:
 
         A pod is taken for dead so many seconds after its grace period: its node would have removed it.
         """
-        left = [pod.gone_at for pod in self.live]
-        known = [gone + timedelta(seconds=seconds) for gone in left if gone is not None]
-        if len(known) < len(left):
+        gone_times = [pod.gone_at for pod in self.live]
+        assumed_dead = [gone + timedelta(seconds=seconds) for gone in gone_times if gone is not None]
+        if len(assumed_dead) < len(gone_times):
             return False, None
-        last = max(known, default=now)
+        last = max(assumed_dead, default=now)
         return last <= now, None if last <= now else last
 
 

@@ -73,13 +73,13 @@ class Pod:
     @property
     def metrics_port(self) -> int | None:
         """Where the trainer's container serves /progress."""
-        ports = [port for one in self._containers for port in one.get("ports") or ()]
+        ports = [port for container in self._containers for port in container.get("ports") or ()]
         return next((int(port["containerPort"]) for port in ports if port.get("name") == METRICS), None)
 
     @property
     def _containers(self) -> list[dict[str, Any]]:
         containers = (self.raw.get("spec") or {}).get("containers") or ()
-        return [one for one in containers if one.get("name") == CONTAINER]
+        return [container for container in containers if container.get("name") == CONTAINER]
 
     @property
     def phase(self) -> str:
@@ -134,7 +134,7 @@ class Pod:
         """Which limit of its own it passed (a volume's, or of ephemeral storage), in the kubelet's words. Short of
         something itself, a node adds the condition DisruptionTarget."""
         status = self.raw.get("status") or {}
-        targeted = any(one["type"] == "DisruptionTarget" for one in status.get("conditions") or ())
+        targeted = any(condition["type"] == "DisruptionTarget" for condition in status.get("conditions") or ())
         message = str(status.get("message") or "")
         passed = status.get("reason") == "Evicted" and not targeted and _OWN_LIMIT.search(message)
         return message.strip().rstrip(".") if passed else None
@@ -157,10 +157,10 @@ class Pod:
     @property
     def failed_init(self) -> str | None:
         """Which init container failed, and how: someone put it there, the operator makes none."""
-        for one in (self.raw.get("status") or {}).get("initContainerStatuses") or ():
-            ended = (one.get("state") or {}).get("terminated") or {}
+        for container in (self.raw.get("status") or {}).get("initContainerStatuses") or ():
+            ended = (container.get("state") or {}).get("terminated") or {}
             if self.phase == "Failed" and ended.get("exitCode"):
-                return _container_words(one, ended)
+                return _container_words(container, ended)
         return None
 
     @property
@@ -168,10 +168,10 @@ class Pod:
         """Which container beside a trainer that ended well made the pod fail, and how."""
         if self.phase != "Failed" or self.exit_code != 0:
             return None
-        for one in (self.raw.get("status") or {}).get("containerStatuses") or ():
-            ended = (one.get("state") or {}).get("terminated") or {}
-            if one.get("name") != CONTAINER and ended.get("exitCode"):
-                return _container_words(one, ended)
+        for container in (self.raw.get("status") or {}).get("containerStatuses") or ():
+            ended = (container.get("state") or {}).get("terminated") or {}
+            if container.get("name") != CONTAINER and ended.get("exitCode"):
+                return _container_words(container, ended)
         return "a container beside the trainer failed"
 
     @property
@@ -190,14 +190,14 @@ class Pod:
     @property
     def container(self) -> dict[str, Any]:
         """Status of the trainer's container, empty when there is none."""
-        found = (self.raw.get("status") or {}).get("containerStatuses") or ()
-        return next((one for one in found if one.get("name") == CONTAINER), {})
+        statuses = (self.raw.get("status") or {}).get("containerStatuses") or ()
+        return next((status for status in statuses if status.get("name") == CONTAINER), {})
 
     @property
     def terminated(self) -> dict[str, Any] | None:
         """How the trainer's container ended, if it did."""
-        found: dict[str, Any] | None = (self.container.get("state") or {}).get("terminated")
-        return found
+        state: dict[str, Any] | None = (self.container.get("state") or {}).get("terminated")
+        return state
 
     @property
     def exit_code(self) -> int | None:
@@ -218,22 +218,22 @@ class Pod:
         return (self.terminated or {}).get("reason") == "OOMKilled"
 
     @property
-    def said(self) -> TerminationSummary:
+    def summary(self) -> TerminationSummary:
         """Its summary; of a container that wrote none, the last lines of its log (FallbackToLogsOnError).
 
         It may be anything. What orjson reads it can write: no number beyond 64 bits, no nesting without end.
         """
         text = ((self.terminated or {}).get("message") or "").strip()
         try:
-            found = orjson.loads(text)
+            document = orjson.loads(text)
         except orjson.JSONDecodeError:
             return TerminationSummary(message=f"its summary cannot be read: {text}" if text.startswith("{") else text)
-        if not isinstance(found, dict):
+        if not isinstance(document, dict):
             return TerminationSummary(message=text)
-        step, result, raised = found.get("step"), found.get("result"), found.get("raised")
+        step, result, raised = document.get("step"), document.get("result"), document.get("raised")
         return TerminationSummary(
-            reason=str(found.get("reason") or ""),
-            message=str(found.get("message") or ""),
+            reason=str(document.get("reason") or ""),
+            message=str(document.get("message") or ""),
             step=step if type(step) is int and 0 <= step < MOST_STEPS else None,
             result=result if isinstance(result, dict) else {},
             raised=float(raised) if isinstance(raised, int | float) else 0.0,
@@ -248,7 +248,11 @@ class Pod:
             if condition["type"] == "PodScheduled" and condition["status"] == "False":
                 return str(condition.get("reason") or "Unschedulable"), str(condition.get("message") or "")
         containers = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
-        waiting = [(one, state) for one in containers if (state := (one.get("state") or {}).get("waiting")) is not None]
+        waiting = [
+            (container, state)
+            for container in containers
+            if (state := (container.get("state") or {}).get("waiting")) is not None
+        ]
         for container, state in sorted(waiting, key=lambda entry: entry[1].get("reason") in WAITS_FOR_OTHERS):
             name, message = str(container.get("name")), str(state.get("message") or "")
             reason = str(state.get("reason") or "ContainerCreating")
@@ -265,4 +269,4 @@ def _container_words(container: dict[str, Any], ended: dict[str, Any]) -> str:
 def owner_uid(raw: Raw) -> str | None:
     """UID of the owner that controls an object."""
     owners = raw["metadata"].get("ownerReferences") or ()
-    return next((str(one.get("uid")) for one in owners if one.get("controller")), None)
+    return next((str(owner.get("uid")) for owner in owners if owner.get("controller")), None)

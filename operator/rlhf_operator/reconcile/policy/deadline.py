@@ -11,8 +11,8 @@ from rlhf_operator.reconcile.run import ReconcileContext
 def ran_until(run: ReconcileContext) -> datetime:
     """Until when the attempts ran that are active on record: an operator that was away does not make them longer."""
     ends = [run.gang(planned.name, attempt.number).ended_at for planned, attempt in run.open()]
-    known = [end for end in ends if end is not None]
-    return min(max(known), run.now) if known and len(known) == len(ends) else run.now
+    end_times = [end for end in ends if end is not None]
+    return min(max(end_times), run.now) if end_times and len(end_times) == len(ends) else run.now
 
 
 def active_seconds(run: ReconcileContext) -> float:
@@ -43,11 +43,11 @@ def account(run: ReconcileContext) -> None:
 
 
 def _active(run: ReconcileContext) -> bool:
-    asked = [] if run.children.refusal is not None else run.out.create  # a refused Job does not run
-    made = {one["metadata"]["name"]: one for one in asked if one["kind"] == "Job"}
+    created = [] if run.children.refusal is not None else run.out.create  # a refused Job does not run
+    jobs = {raw["metadata"]["name"]: raw for raw in created if raw["kind"] == "Job"}
     for planned, attempt in run.open():
         name = run.child(planned.name, attempt.number)
-        job = run.gang(planned.name, attempt.number).job or made.get(name)
+        job = run.gang(planned.name, attempt.number).job or jobs.get(name)
         if job is not None and not (job["spec"] or {}).get("suspend"):
             return True
     return False

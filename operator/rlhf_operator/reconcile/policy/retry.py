@@ -15,7 +15,7 @@ def value(raw: Raw) -> str | None:
     return None if text is None else str(text)[:253]
 
 
-def asked(raw: Raw) -> bool:
+def requested(raw: Raw) -> bool:
     """Whether it has a value that was never acted on: a tool that puts an old value back asks for nothing."""
     status = raw.get("status") or {}
     return value(raw) not in (None, status.get("retry"), *(status.get("retries") or ()))
@@ -26,14 +26,14 @@ def acknowledge(run: ReconcileContext, *, failed: bool) -> None:
 
     While a failed job winds up the value waits: it is meant for what comes after.
     """
-    if not asked(run.raw) or (run.winding_up and not failed):
+    if not requested(run.raw) or (run.winding_up and not failed):
         return
     if failed:
         _again(run)
-    asked_for = value(run.raw)
-    seen = [former for former in (*run.status.retries, run.status.retry) if former not in (None, asked_for)]
-    seen = list(dict.fromkeys(seen))[1 - MAX_RETRIES :]
-    run.status = run.status.model_copy(update={"retry": asked_for, "retries": [*seen, asked_for]})
+    requested_value = value(run.raw)
+    handled = [former for former in (*run.status.retries, run.status.retry) if former not in (None, requested_value)]
+    handled = list(dict.fromkeys(handled))[1 - MAX_RETRIES :]
+    run.status = run.status.model_copy(update={"retry": requested_value, "retries": [*handled, requested_value]})
 
 
 def _again(run: ReconcileContext) -> None:

@@ -31,8 +31,8 @@ def after(raw: Raw, children: Observed, now: datetime) -> ReconcileResult:
         return out
     for kind, objects in (("Job", children.jobs), ("Service", children.services)):
         out.delete += [
-            Delete(kind, one["metadata"]["name"], one["metadata"]["uid"])  # type: ignore[arg-type]  # the literals above
-            for one in objects
-            if "deletionTimestamp" not in one["metadata"]
+            Delete(kind, child["metadata"]["name"], child["metadata"]["uid"])  # type: ignore[arg-type]  # the literals above
+            for child in objects
+            if "deletionTimestamp" not in child["metadata"]
         ]
     return out
