@@ -117,6 +117,9 @@ def _bounded(quantity: str) -> str:
 
 
 Quantity = Annotated[str, shaped(quantities.PATTERN, quantities.MEANING, max_length=32), AfterValidator(_bounded)]
+ShortString = Annotated[str, Field(min_length=1, max_length=253)]
+StringMap = Annotated[dict[ShortString, Annotated[str, Field(max_length=1024)]], Field(max_length=64)]
+FreeObject = Annotated[dict[str, Any], Field(max_length=32)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 
+from rlhf_api.effective import effective
 from rlhf_api.errors import Finding, Loc
 from rlhf_api.fields import MAX_ITEMS, DataRef, ModelRef, Reference, Scorer, located_references
+from rlhf_api.job import Input, JobSpec, RunPolicy, Stage
+from rlhf_api.pods import Pod
 from rlhf_api.sentences import nearest
 from rlhf_api.sources import parse_source
 from rlhf_api.stages import PREPARE, REPORT, STAGE_TYPES, Evaluate, Ppo, Simulate
@@ -22,9 +25,6 @@ from rlhf_api.stages.ppo import Reward
 from rlhf_api.stages.rows import instead, misfit
 
 SIMULATE = "simulate"
-
-if TYPE_CHECKING:
-    from rlhf_api.job import Input, JobSpec, Pod, RunPolicy, Stage
 
 _WORDS = {
     "policy": "a policy",
@@ -71,7 +71,6 @@ def check(spec: JobSpec) -> list[Finding]:
 
 def check_partial(spec: dict[str, Any]) -> list[Finding]:
     """The same of a job that is not valid, from those of its parts that are."""
-    from rlhf_api.job import Input, Pod, RunPolicy, Stage
 
     def valid(model: Any, value: Any) -> Any:
         try:
@@ -232,8 +231,6 @@ def _gates(view: _View, stage: Stage, loc: Loc) -> Iterator[Finding]:
     spec = stage.evaluate
     if spec is None or any(one.model is None for one in view.stages):
         return
-    from rlhf_api.plan import effective
-
     written = {one.name: one.model for one in view.stages if one.name is not None and one.model is not None}
     if any(one.stage is not None and one.stage not in written for one in spec.candidates):
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
 
@@ -16,30 +16,26 @@ from rlhf_api.fields import (
     Cel,
     Count,
     Fraction,
+    FreeObject,
     Name,
     ObjectName,
     Quantity,
     Seed,
+    StringMap,
     Whole,
     distinct,
     exactly_one,
     one_of,
     shaped,
 )
-from rlhf_api.kubernetes import Affinity, Toleration
-from rlhf_api.pods import label_findings, pod_findings, pod_rules, resource_findings, resource_rules
+from rlhf_api.pods import Pod, Resources, label_findings
 from rlhf_api.sources import parse_source, source_findings, source_rules
 from rlhf_api.stages import STAGE_TYPES, Evaluate, Ppo, Report, Rules, Sft, Simulate
 from rlhf_api.stages.preference import CostModel, RewardModel
 from rlhf_api.template import Template
-from rlhf_api.volumes import Volume, VolumeMount
 
 API_VERSION = "rlhf.dev/v1alpha1"
 KIND = "RLHFJob"
-
-ShortString = Annotated[str, Field(min_length=1, max_length=253)]
-StringMap = Annotated[dict[ShortString, Annotated[str, Field(max_length=1024)]], Field(max_length=64)]
-FreeObject = Annotated[dict[str, Any], Field(max_length=32)]
 
 
 class Input(ApiModel):
@@ -108,73 +104,6 @@ class Execution(ApiModel):
             yield Finding(
                 ("offloadOptimizer",), "found true with zero 0; offloading needs ZeRO", "set zero to 1 or more"
             )
-
-
-class Resources(ApiModel):
-    """What one pod asks for."""
-
-    cel = resource_rules()
-
-    requests: Annotated[dict[ShortString, Quantity], Field(max_length=16)] = {}
-    """Kubernetes requests."""
-    limits: Annotated[dict[ShortString, Quantity], Field(max_length=16)] = {}
-    """Kubernetes limits."""
-
-    def rules(self) -> Iterator[Finding]:
-        yield from super().rules()
-        yield from resource_findings(self)
-
-
-class EnvVar(ApiModel):
-    """One environment variable of the trainer's container."""
-
-    name: Annotated[str, shaped(r"^[A-Za-z_][A-Za-z0-9_]*$", "letters, digits and _, no digit first", max_length=253)]
-    """Name."""
-    value: Annotated[str, Field(max_length=4096)]
-    """Value; a Secret's does not belong here."""
-
-    def rules(self) -> Iterator[Finding]:
-        yield from super().rules()
-        if "\0" in self.value:
-            yield Finding(("value",), "found a NUL character, which no process can be given; expected text without")
-
-
-class Pod(ApiModel):
-    """The closed list of pod fields a job may refine."""
-
-    cel = pod_rules()
-
-    node_selector: StringMap = {}
-    """Labels a node must have."""
-    tolerations: Annotated[list[Toleration], Field(max_length=MAX_ITEMS)] = []
-    """Taints that are tolerated; Kubernetes tolerations."""
-    affinity: Affinity | None = None
-    """Kubernetes affinity."""
-    labels: StringMap = {}
-    """Further labels; none of the operator's own."""
-    annotations: StringMap = {}
-    """Further annotations."""
-    env: Annotated[list[EnvVar], Field(max_length=MAX_ITEMS)] = []
-    """Environment of the trainer."""
-    volumes: Annotated[list[Volume], Field(max_length=MAX_ITEMS)] = []
-    """Kubernetes volumes; of the types configMap, csi, downwardAPI, emptyDir, ephemeral, persistentVolumeClaim,
-    projected and secret."""
-    volume_mounts: Annotated[list[VolumeMount], Field(max_length=MAX_ITEMS)] = []
-    """Where the trainer sees them; Kubernetes volume mounts."""
-    priority_class_name: ObjectName | None = None
-    """Priority class."""
-    service_account_name: ObjectName | None = None
-    """Service account; its token is not mounted."""
-    image_pull_secrets: Annotated[list[ObjectName], Field(max_length=8), AfterValidator(distinct)] = []
-    """Names of image pull Secrets."""
-    runtime_class_name: ObjectName | None = None
-    """Runtime class."""
-    fs_group: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
-    """Group that owns the storage."""
-
-    def rules(self) -> Iterator[Finding]:
-        yield from super().rules()
-        yield from pod_findings(self)
 
 
 class Placement(ApiModel):
@@ -352,12 +281,6 @@ class JobSpec(Placement):
     """Seconds after which a finished job's children are deleted."""
     run_policy: RunPolicy = RunPolicy()
     """How the job is run."""
-
-    def rules(self) -> Iterator[Finding]:
-        from rlhf_api.graph import check  # the rules that cross stages live in one place
-
-        yield from super().rules()
-        yield from check(self)
 
 
 class Metadata(ApiModel):

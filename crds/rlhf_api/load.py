@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rlhf_api.errors import Finding, Loc, SpecError, SpecProblem, format_path
-from rlhf_api.graph import check_partial
+from rlhf_api.graph import check, check_partial
 from rlhf_api.job import RLHFJob
 from rlhf_api.sentences import describe, findings_of, hint_for_nothing
 from rlhf_api.yaml import MAX_BYTES, MAX_DEPTH, MAX_VALUES, Document, dump_yaml, load_yaml
@@ -119,9 +119,12 @@ def _check(value: Any) -> tuple[RLHFJob | None, list[Finding]]:
     nulls = _nulls(value["spec"], ("spec",)) if "spec" in value else []
     clean: dict[str, Any] = value | {"spec": _without_nulls(value["spec"])} if nulls else value
     try:
-        return RLHFJob.model_validate(clean), nulls
+        job = RLHFJob.model_validate(clean)
     except ValidationError as error:
         findings = nulls + findings_of(error, RLHFJob)
+    else:
+        crossing = [finding.below(("spec",)) for finding in check(job.spec)]
+        return (None if crossing else job), nulls + crossing
     if isinstance(clean.get("spec"), dict):
         findings += [finding.below(("spec",)) for finding in check_partial(clean["spec"])]
     return None, [one for one in findings if not any(_inside(null.at, one.at) for null in nulls)]

@@ -1,20 +1,21 @@
-"""Rules of the closed pod list: what a job may not take over from the platform."""
+"""The closed list of pod fields that a job may refine, and what it may not take over from the platform."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 from rlhf_api import devices, quantities
 from rlhf_api.contract import OFFLINE
 from rlhf_api.errors import Finding, Loc
-from rlhf_api.fields import Cel
+from rlhf_api.fields import MAX_ITEMS, ApiModel, Cel, ObjectName, Quantity, ShortString, StringMap, distinct, shaped
+from rlhf_api.kubernetes import Affinity, Toleration
 from rlhf_api.quantities import above, amount
 from rlhf_api.sentences import describe
-
-if TYPE_CHECKING:
-    from rlhf_api.job import Pod, Resources
+from rlhf_api.volumes import Volume, VolumeMount
 
 RESERVED_LABELS = (
     "app.kubernetes.io/",
@@ -204,3 +205,70 @@ def _mounts(pod: Pod) -> Iterator[Finding]:
             yield Finding(at, f"found {describe(path)}; expected an absolute path without a colon or ..")
         elif seen.setdefault(path, index) != index:
             yield Finding(at, f"{path} is mounted twice, first by volumeMounts[{seen[path]}]")
+
+
+class Resources(ApiModel):
+    """What one pod asks for."""
+
+    cel = resource_rules()
+
+    requests: Annotated[dict[ShortString, Quantity], Field(max_length=16)] = {}
+    """Kubernetes requests."""
+    limits: Annotated[dict[ShortString, Quantity], Field(max_length=16)] = {}
+    """Kubernetes limits."""
+
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        yield from resource_findings(self)
+
+
+class EnvVar(ApiModel):
+    """One environment variable of the trainer's container."""
+
+    name: Annotated[str, shaped(r"^[A-Za-z_][A-Za-z0-9_]*$", "letters, digits and _, no digit first", max_length=253)]
+    """Name."""
+    value: Annotated[str, Field(max_length=4096)]
+    """Value; a Secret's does not belong here."""
+
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        if "\0" in self.value:
+            yield Finding(("value",), "found a NUL character, which no process can be given; expected text without")
+
+
+class Pod(ApiModel):
+    """The closed list of pod fields a job may refine."""
+
+    cel = pod_rules()
+
+    node_selector: StringMap = {}
+    """Labels a node must have."""
+    tolerations: Annotated[list[Toleration], Field(max_length=MAX_ITEMS)] = []
+    """Taints that are tolerated; Kubernetes tolerations."""
+    affinity: Affinity | None = None
+    """Kubernetes affinity."""
+    labels: StringMap = {}
+    """Further labels; none of the operator's own."""
+    annotations: StringMap = {}
+    """Further annotations."""
+    env: Annotated[list[EnvVar], Field(max_length=MAX_ITEMS)] = []
+    """Environment of the trainer."""
+    volumes: Annotated[list[Volume], Field(max_length=MAX_ITEMS)] = []
+    """Kubernetes volumes; of the types configMap, csi, downwardAPI, emptyDir, ephemeral, persistentVolumeClaim,
+    projected and secret."""
+    volume_mounts: Annotated[list[VolumeMount], Field(max_length=MAX_ITEMS)] = []
+    """Where the trainer sees them; Kubernetes volume mounts."""
+    priority_class_name: ObjectName | None = None
+    """Priority class."""
+    service_account_name: ObjectName | None = None
+    """Service account; its token is not mounted."""
+    image_pull_secrets: Annotated[list[ObjectName], Field(max_length=8), AfterValidator(distinct)] = []
+    """Names of image pull Secrets."""
+    runtime_class_name: ObjectName | None = None
+    """Runtime class."""
+    fs_group: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    """Group that owns the storage."""
+
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        yield from pod_findings(self)

@@ -11,8 +11,8 @@ import pytest
 
 from fakes.command import rlhf
 from rlhf_api.fields import references
-from rlhf_api.job import Resources
 from rlhf_api.load import load_job
+from rlhf_api.pods import Resources
 from rlhf_sdk.commands.init import job_name
 from rlhf_sdk.jobs import absent_devices
 from rlhf_sdk.local.layout import ignore_in_git

@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 
 from rlhf_api import devices
-from rlhf_api.job import Resources
+from rlhf_api.pods import Resources
 from rlhf_api.quantities import amount
 
 

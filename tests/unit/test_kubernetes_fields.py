@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from rlhf_api import SpecError, parse_job
-from rlhf_api.job import Pod
 from rlhf_api.kubernetes import Affinity, KubernetesModel, Toleration, written
+from rlhf_api.pods import Pod
 from rlhf_api.volumes import VOLUME_TYPES, Volume, VolumeMount
 from rlhf_operator.reconcile.profiles import merged
 

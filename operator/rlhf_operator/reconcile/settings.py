@@ -9,7 +9,7 @@ from pydantic import Field
 
 from rlhf_api.errors import Finding
 from rlhf_api.fields import ApiModel, Name, Quantity
-from rlhf_api.job import Pod, Resources
+from rlhf_api.pods import Pod, Resources
 
 CPU = "cpu"
 """The profile of prepare and report. It is always there: without limits, where the platform does not say."""

@@ -11,7 +11,7 @@ import pytest
 
 from cluster.chart.helm import CASES, CHART, find, helm, objects, parse, refusal, template, values
 from rlhf_api.fields import ApiModel
-from rlhf_api.job import Pod
+from rlhf_api.pods import Pod
 from rlhf_operator.config import Config, load
 from rlhf_operator.reconcile import naming
 from rlhf_operator.reconcile.settings import Profile, Settings, Tenancy, Timings

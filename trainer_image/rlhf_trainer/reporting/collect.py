@@ -13,6 +13,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from rlhf_api.bounded import Unreadable, read_object
 from rlhf_api.digest import digest_file
 from rlhf_api.job import RLHFJob
+from rlhf_api.load import parse_job
 from rlhf_api.plan import PlannedStage, plan
 from rlhf_api.product import Manifest
 from rlhf_api.safetensors import count_weights
@@ -106,10 +107,10 @@ def collect(file: StageFile) -> Collected:
     """Read all there is, whatever of it is missing: a job may have failed anywhere.
 
     Raises:
-        ValidationError: `file.spec` is not a job.
+        SpecError: `file.spec` is not a job.
         InputError: a filled-in audit sample is not its stage's.
     """
-    job = RLHFJob.model_validate_json(orjson.dumps(file.spec))
+    job = parse_job(file.spec)
     work = Path(file.directories.work).parent
     problems: list[str] = []
     stages = [

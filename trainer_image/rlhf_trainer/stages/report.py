@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import orjson
-from pydantic import ValidationError
 
+from rlhf_api.errors import SpecError
 from rlhf_trainer.context import Facts, LightContext
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.reporting.collect import collect
 from rlhf_trainer.reporting.content import content
 from rlhf_trainer.reporting.render import render
-from rlhf_trainer.words import in_words
 
 
 def run(context: LightContext) -> None:
@@ -23,10 +22,9 @@ def run(context: LightContext) -> None:
     """
     try:
         collected = collect(context.file)
-    except ValidationError as error:
-        raise InputError(
-            f"stage.json: spec of {context.file.stage}: {in_words(error)}", reason="InvalidSpec"
-        ) from error
+    except SpecError as error:
+        text = "; ".join(problem.render() for problem in error.problems)
+        raise InputError(f"stage.json: spec of {context.file.stage}: {text}", reason="InvalidSpec") from error
     report = content(collected)
     page = render(report)
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from rlhf_api import devices
 from rlhf_api.errors import Finding, Loc
-from rlhf_api.job import Pod, RLHFJob
+from rlhf_api.job import RLHFJob
 from rlhf_api.kubernetes import written
 from rlhf_api.plan import plan
+from rlhf_api.pods import Pod
 from rlhf_api.sources import parse_source
 from rlhf_api.volumes import VOLUME_TYPES
 from rlhf_operator.reconcile import claims, profiles
