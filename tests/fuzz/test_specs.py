@@ -13,7 +13,7 @@ from corpus.cases import good_specs
 from fuzz.damage import bounded, misshape
 from rlhf_api import SpecError, parse_job, plan
 from rlhf_api.yaml import load_yaml
-from rlhf_operator.reconcile import Children, Settings, reconcile
+from rlhf_operator.reconcile import Observed, Settings, reconcile
 
 CHUNKS, OF_A_CHUNK = 20, 500
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -38,7 +38,7 @@ def test_a_damaged_job_gets_a_verdict(chunk: int) -> None:
         assert all(path.startswith(("spec", "metadata")) for path in problems), problems
         stored = value | {"metadata": {"name": "a", "namespace": "team", "uid": "u", "generation": 1}}
         with bounded():
-            status = reconcile(stored, Children(), SETTINGS, NOW).status
+            status = reconcile(stored, Observed(), SETTINGS, NOW).status
         if [path for path in problems if path.startswith("spec")]:
             assert status["phase"] == "Invalid"
             (stalled,) = [one for one in status["conditions"] if one["type"] == "Stalled"]
