@@ -226,7 +226,7 @@ class Controller:
         self._tries.get(key, {}).pop((kind.kind, name), None)
 
     async def _adopt(self, key: Key, raw: Object, kind: Kind, body: Object) -> None:
-        """It is there already: made by an earlier process, or before this one's cache knew; a claim, by an earlier job."""
+        """Adopt an object that an earlier process made, or this one before its cache had it; a claim, of an earlier job."""
         name = body["metadata"]["name"]
         existing = await self._client.get(kind, key.namespace, name)
         owner, labels = controller_uid(existing), existing["metadata"].get("labels") or {}

@@ -35,14 +35,14 @@ log = logging.getLogger(__name__)
 KEEP = {JOBS: projections.job, PODS: projections.pod, SERVICES: projections.bare}
 CHILD_KINDS = {kind.kind: kind for kind in KEEP}
 OWN_WRITE_SECONDS = 30.0
-"""After which a write that the watch never told of is forgotten: the object is gone again."""
+"""After which a write that the watch never delivered is dropped: the object was deleted."""
 CLAIM_SECONDS = 600.0
 """How long an answer about a claim is good: access modes never change."""
 
 
 @dataclass
 class _OwnWrite:
-    """An object that this process wrote, until the watch tells of it."""
+    """An object that this process wrote; it counts until the watch delivers it."""
 
     object: Object
     until: float
@@ -86,7 +86,7 @@ class ClusterState:
 
     @property
     def blind(self) -> str | None:
-        """Why no job can be told of in any namespace; None: those of one at least are."""
+        """Why the caches of no namespace are synced; None: those of one at least are."""
         if any(self.jobs.of(namespace).synced for namespace in self.jobs.namespaces):
             return None
         problems = [problem for cache in self._caches for problem in cache.problems]
@@ -131,7 +131,7 @@ class ClusterState:
         return projections.trimmed(await self._client.get(RLHFJOBS, key.namespace, key.name))
 
     def cached(self, raw: Object) -> Observed:
-        """A job's children as caches know them, with what this process made since."""
+        """A job's children as the caches have them, with what this process has written since."""
         uid, namespace = raw["metadata"]["uid"], raw["metadata"]["namespace"]
         children = {kind: list(self._owned(kind, namespace, uid)) for kind in KEEP if kind is not PODS}
         children[PODS] = [pod for job in job_uids(raw, children[JOBS]) for pod in self._owned(PODS, namespace, job)]
@@ -158,15 +158,15 @@ class ClusterState:
             listed = [keep(item) async for page in pages for item in page.items]
             owners = job_uids(raw, children[JOBS]) if kind is PODS else [uid]
             children[kind] = [item for item in listed if controller_uid(item) in owners]
-        looked = dict.fromkeys(looks)
-        await self.ask(raw, looked)
+        reads = dict.fromkeys(looks)
+        await self.ask(raw, reads)
         cached = self.cached(raw)
         jobs = {job["metadata"]["name"]: job for job in children[JOBS]}
         return fresh, Observed(
             tuple(children[JOBS]),
             tuple(children[PODS]),
             tuple(children[SERVICES]),
-            live_reads={look: jobs.get(look.name) for look in looked},
+            live_reads={look: jobs.get(look.name) for look in reads},
             claims=cached.claims,
         )
 
@@ -177,9 +177,9 @@ class ClusterState:
                 await self._ask_claim(Key(raw["metadata"]["namespace"], look.name))
 
     def wrote(self, kind: Kind, obj: Object) -> None:
-        """This process wrote an object: it counts until the watch tells of it, which may have happened by now."""
+        """Record an object that this process wrote. It counts until the watch delivers it, which may have happened."""
         if kind is PERSISTENT_VOLUME_CLAIMS:
-            self._claims.pop(key_of(obj), None)  # another of that name was known
+            self._claims.pop(key_of(obj), None)  # an older answer for this name
         keep, cache = (self._keep_job, self.jobs) if kind is RLHFJOBS else (KEEP.get(kind), self.children.get(kind))
         if keep is None or cache is None:
             return
@@ -278,7 +278,7 @@ def _lane(change: Change) -> Lane:
 
 
 def _newer(obj: Object, reference: Object) -> bool:
-    """Whether an object is of a later resourceVersion than another; false where they cannot be compared."""
+    """Whether an object has a later resourceVersion than the reference; false where they cannot be compared."""
     mine, theirs = version_of(obj), version_of(reference)
     if obj["metadata"].get("uid") != reference["metadata"].get("uid"):
         return False

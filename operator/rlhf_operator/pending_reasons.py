@@ -30,7 +30,7 @@ MOST_WAITING = 10_000
 SCHEDULING = frozenset({"Scheduled", "FailedScheduling"})
 """Reasons of events that say nothing once a pod was put on a node."""
 MOST_WORDS = 2048
-"""Characters that are told of an event."""
+"""Characters of an event's note that are used."""
 
 
 @dataclass
@@ -45,6 +45,8 @@ class _Question:
 
 @dataclass
 class _JobQuestions:
+    """Questions about one job, and their answers so far."""
+
     words: dict[LiveRead, str] = field(default_factory=dict)
     questions: dict[LiveRead, _Question] = field(default_factory=dict)
 
@@ -60,7 +62,7 @@ class PendingReasonFetcher:
         self._workloads: Kind | None = None
 
     def explanations(self, key: Key) -> Mapping[LiveRead, str]:
-        """What is known to explain why a job waits."""
+        """Answers so far that explain why a job waits, by question."""
         entry = self._jobs.get(key)
         return {} if entry is None else dict(entry.words)
 

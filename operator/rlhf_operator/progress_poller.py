@@ -1,6 +1,6 @@
 """Progress of running stages: index 0 is asked at a bounded rate, shown at most twice a minute a job.
 
-A poll that fails changes nothing and is not told: what a stage computes does not depend on who looks.
+A poll that fails changes nothing and is not reported: what a stage computes does not depend on who looks.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Poller:
         self._shown.pop(key, None)
 
     def samples(self, key: Key) -> Mapping[str, Sample]:
-        """What the stages of a job last told; to be shown if enough time has passed, for this job and for all."""
+        """The last progress of each stage of a job; to be shown if enough time has passed, for this job and for all."""
         watched = {stage: entry for stage, entry in self._watched.get(key, {}).items() if entry.sample is not None}
         if not watched:
             return {}
@@ -122,7 +122,7 @@ class Poller:
 
 
 def parsed(poll: Poll, content: bytes) -> Sample | None:
-    """What a stage told; None: that is no progress, or not this attempt's. A pod may say anything."""
+    """The progress in an answer; None: it holds none, or that of another attempt. A pod may say anything."""
     try:
         document = orjson.loads(content)
     except orjson.JSONDecodeError:

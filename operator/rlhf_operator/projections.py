@@ -53,7 +53,7 @@ def rlhfjob(obj: Object, room: int = MOST_PACKED_OF_ALL) -> Object:
 
 
 def packed_bytes(projection: Object | None) -> int:
-    """What is kept of a job's spec and status."""
+    """Size of a job's packed spec and status in bytes; 0: they are not kept."""
     return len((projection or {}).get(_PACKED) or b"")
 
 

@@ -1,4 +1,4 @@
-"""Jobs whose looks keep failing: counted, and after a few tries told in the job's own conditions."""
+"""Jobs whose reconciles keep failing: counted, and after a few tries reported in the conditions of the job."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rlhf_operator.runtime.errors import ApiError, Conflict, Fenced, RequestFail
 from rlhf_operator.runtime.kinds import Key
 
 TRIES = 3
-"""Failures in a row after which a user is told."""
+"""Failures in a row after which the status says so."""
 PASSING = frozenset({401, 404, 408, 409, 429})
 """Transient refusals, retried silently: they are no verdict on an object. A webhook may choose its code; without one it
 is 400."""
@@ -45,11 +45,11 @@ class Troubles:
         return trouble
 
     def reported(self, key: Key) -> Trouble | None:
-        """What the job's status says."""
+        """The trouble that the status of the job reports now."""
         return self._reported.get(key)
 
     def clear(self, key: Key) -> None:
-        """A look went well, or the job is gone."""
+        """A reconcile succeeded, or the job is gone."""
         self._failures.pop(key, None)
         self._reported.pop(key, None)
 

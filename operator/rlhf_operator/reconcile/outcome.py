@@ -15,7 +15,7 @@ Raw = dict[str, Any]
 
 @dataclass(frozen=True)
 class Sample:
-    """What index 0 of a running attempt last told on /progress."""
+    """The last progress that index 0 of a running attempt reported on /progress."""
 
     stage: str
     attempt: int
@@ -74,7 +74,7 @@ class Delete:
 
 @dataclass(frozen=True)
 class Event:
-    """Something to be told once, after the status that goes with it was written."""
+    """A Kubernetes event to be recorded once, after the status that goes with it was written."""
 
     reason: str
     note: str

@@ -30,10 +30,10 @@ def parse(raw: Raw) -> RLHFJob:
 
 
 def resolve(job: RLHFJob, resolved: str | None) -> tuple[Plan, Resolved | None]:
-    """The job's plan, with digests once prepare has told what it found.
+    """The job's plan, with digests once prepare has reported what it found.
 
     Raises:
-        ValueError, KeyError: what prepare told is not of this job.
+        ValueError, KeyError: what prepare reported is not of this job.
     """
     return JOBS.result(job, ("plan", resolved), lambda: _planned(job, resolved))
 
@@ -46,7 +46,7 @@ def _planned(job: RLHFJob, resolved: str | None) -> tuple[Plan, Resolved | None]
 
 
 def read_resolved(text: str) -> Any:
-    """What prepare told, as status keeps it.
+    """Read what prepare reported, from the text in status.
 
     Raises:
         ValueError: it is no JSON object.

@@ -85,7 +85,7 @@ def _avoided(run: ReconcileContext, planned: PlannedStage) -> tuple[str, ...]:
 
 
 def queue_message(run: ReconcileContext, queue: str | None) -> str:
-    """Who holds a suspended Job, before its holder has said a word."""
+    """Message for a suspended Job, until Kueue explains why it waits."""
     if queue is None:
         return "its Job is suspended, not by this operator"
     if not run.settings.kueue:

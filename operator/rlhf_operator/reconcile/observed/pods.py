@@ -219,7 +219,7 @@ class Pod:
 
     @property
     def summary(self) -> TerminationSummary:
-        """Its summary; of a container that wrote none, the last lines of its log (FallbackToLogsOnError).
+        """The termination summary; of a container that wrote none, the last lines of its log (FallbackToLogsOnError).
 
         It may be anything. What orjson reads it can write: no number beyond 64 bits, no nesting without end.
         """

@@ -16,7 +16,7 @@ def value(raw: Raw) -> str | None:
 
 
 def requested(raw: Raw) -> bool:
-    """Whether it has a value that was never acted on: a tool that puts an old value back asks for nothing."""
+    """Whether the annotation has a new value. A tool that restores an old value requests nothing."""
     status = raw.get("status") or {}
     return value(raw) not in (None, status.get("retry"), *(status.get("retries") or ()))
 
