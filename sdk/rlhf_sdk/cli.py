@@ -65,8 +65,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         from rlhf_sdk.output import show
 
         show(f"rlhf {version('rlhf-operator')}")

@@ -57,8 +57,8 @@ def named(sides: Sequence[Side], what: Sequence[str]) -> list[Side]:
     if len({side.run for side in sides}) > 1:
         raise CommandError("compare takes runs, or products, not one with the other", Exit.INVALID)
     return [
-        replace(side, name=given) if names.count(side.name) > 1 else side
-        for side, given in zip(sides, what, strict=True)
+        replace(side, name=argument) if names.count(side.name) > 1 else side
+        for side, argument in zip(sides, what, strict=True)
     ]
 
 
@@ -67,26 +67,26 @@ def run_side(run: Run, storage: Path, name: str) -> Side:
     metrics: dict[str, Any] = {}
     missing = []
     for stage, product in run.products.items():
-        found = _read(storage, product)
-        if found is None:
+        stored = _read(storage, product)
+        if stored is None:
             missing.append(stage)
         else:
-            metrics |= single(found.manifest.metrics, stage)
+            metrics |= single(stored.manifest.metrics, stage)
     return Side(name, metrics, flatten(by_name(run.spec), ""), tuple(missing))
 
 
 def flatten(value: Any, prefix: str) -> dict[str, Any]:
     """Nested values by dotted path; an estimate stays whole."""
     if isinstance(value, Mapping) and "value" not in value:
-        found: dict[str, Any] = {}
+        flat: dict[str, Any] = {}
         for key, item in value.items():
-            found |= flatten(item, f"{prefix}.{key}" if prefix else str(key))
-        return found
+            flat |= flatten(item, f"{prefix}.{key}" if prefix else str(key))
+        return flat
     if isinstance(value, list) and value and all(isinstance(item, Mapping | list) for item in value):
-        found = {}
+        flat = {}
         for position, item in enumerate(value):
-            found |= flatten(item, f"{prefix}[{position}]")
-        return found
+            flat |= flatten(item, f"{prefix}[{position}]")
+        return flat
     return {prefix: value}
 
 
@@ -123,12 +123,12 @@ def collapsed(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def spec_rows(sides: Sequence[Side]) -> dict[str, list[Any]]:
     """Where the specs differ: stages and inputs that not all have as one row, then field by field."""
-    names = [collapsed(side.spec) for side in sides]
-    every: dict[str, None] = {name: None for one in names for name in one}
-    partly = {name for name in every if not all(name in one for one in names)}
-    found = {name: [one.get(name) for one in names] for name in every if name in partly}
+    parts = [collapsed(side.spec) for side in sides]
+    every: dict[str, None] = {name: None for part in parts for name in part}
+    partly = {name for name in every if not all(name in part for part in parts)}
+    presence = {name: [part.get(name) for part in parts] for name in every if name in partly}
     fields = different(rows(sides, "spec"))
-    return found | {path: row for path, row in fields.items() if ".".join(path.split(".")[:2]) not in partly}
+    return presence | {path: row for path, row in fields.items() if ".".join(path.split(".")[:2]) not in partly}
 
 
 def changes(before: Run, after: Run) -> dict[str, list[Any]]:
@@ -144,17 +144,17 @@ def changes(before: Run, after: Run) -> dict[str, list[Any]]:
 
 def apart(values: Sequence[Any]) -> bool:
     """Whether two of the estimates have intervals without a common point."""
-    known = [
+    intervals = [
         (value["low"], value["high"])
         for value in values
         if isinstance(value, Mapping) and value.get("low") is not None and value.get("high") is not None
     ]
-    return any(first[1] < second[0] for first in known for second in known)
+    return any(first[1] < second[0] for first in intervals for second in intervals)
 
 
-def different(found: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+def different(values_by_name: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
     """The rows in which the sides are not all the same."""
-    return {name: values for name, values in found.items() if any(value != values[0] for value in values)}
+    return {name: values for name, values in values_by_name.items() if any(value != values[0] for value in values)}
 
 
 def cell(value: Any, *, exact: bool = False) -> str:
@@ -171,12 +171,12 @@ def cell(value: Any, *, exact: bool = False) -> str:
 
 
 def _product_side(path: Path) -> Side:
-    found = _read(path.resolve().parents[1], path.resolve().name)
-    if found is None:
+    stored = _read(path.resolve().parents[1], path.resolve().name)
+    if stored is None:
         raise CommandError(f"{path}: not a product", Exit.INVALID)
-    short = f"{found.manifest.type}-{found.manifest.digest[:8]}"
-    spec = {"seed": found.manifest.seed, **by_name(found.manifest.spec), "takes": found.manifest.inputs}
-    return Side(short, single(found.manifest.metrics, ""), flatten(spec, ""), run=False)
+    short = f"{stored.manifest.type}-{stored.manifest.digest[:8]}"
+    spec = {"seed": stored.manifest.seed, **by_name(stored.manifest.spec), "takes": stored.manifest.inputs}
+    return Side(short, single(stored.manifest.metrics, ""), flatten(spec, ""), run=False)
 
 
 def _read(storage: Path, product: str) -> Product | None:

@@ -16,7 +16,7 @@ from rlhf_api.quantities import amount
 from rlhf_api.sources import parse_source
 from rlhf_sdk.exits import CommandError, Exit
 from rlhf_sdk.local.layout import STORAGE, Layout, local_uid
-from rlhf_sdk.local.locks import held
+from rlhf_sdk.local.locks import is_held
 from rlhf_sdk.local.state import RunState, load
 from rlhf_sdk.paths import is_job_file, meant
 
@@ -68,14 +68,14 @@ def absent_inputs(job: RLHFJob, folder: Path) -> list[Finding]:
 
 def absent(job: RLHFJob, folder: Path) -> dict[int, str]:
     """Inputs that cannot be had on this machine, by position, each with what was found."""
-    found: dict[int, str] = {}
+    reasons: dict[int, str] = {}
     for index, entry in enumerate(job.spec.inputs):
         source = parse_source(entry.source)
         if source.kind == "claim":
-            found[index] = f"found {entry.source}; expected something on this machine, where there is no cluster"
+            reasons[index] = f"found {entry.source}; expected something on this machine, where there is no cluster"
         elif source.kind == "path" and not exists(folder / source.location):
-            found[index] = f"{folder / source.location} does not exist"
-    return found
+            reasons[index] = f"{folder / source.location} does not exist"
+    return reasons
 
 
 def absent_devices(job: RLHFJob, folder: Path = Path("/dev")) -> list[str]:
@@ -90,25 +90,25 @@ def absent_devices(job: RLHFJob, folder: Path = Path("/dev")) -> list[str]:
     return [f"{GPU} is asked for by {', '.join(stages)}, and this machine has none: they run on the CPU"]
 
 
-def with_inputs(job: RLHFJob, given: Sequence[str]) -> RLHFJob:
+def with_inputs(job: RLHFJob, overrides: Sequence[str]) -> RLHFJob:
     """The job with the sources of some inputs replaced.
 
     Args:
         job: the job.
-        given: `NAME=PATH` or `NAME=URL` each; a path is taken from the working directory.
+        overrides: `NAME=PATH` or `NAME=URL` each; a path is taken from the working directory.
 
     Raises:
         CommandError: no such input, or no such file.
     """
     names = [entry.name for entry in job.spec.inputs]
     sources: dict[str, str] = {}
-    for text in given:
+    for text in overrides:
         name, equals, source = text.partition("=")
         if not equals or not source:
             raise CommandError(f"--input {text}: expected NAME=PATH", Exit.INVALID)
         if name not in names:
-            known = ", ".join(names) or "none"
-            raise CommandError(f"--input {text}: the job has no input {name!r}; it has: {known}", Exit.INVALID)
+            listing = ", ".join(names) or "none"
+            raise CommandError(f"--input {text}: the job has no input {name!r}; it has: {listing}", Exit.INVALID)
         if "://" not in source:
             path = Path(source).expanduser().resolve()
             if not exists(path):
@@ -131,7 +131,7 @@ class Located:
     @property
     def live(self) -> bool:
         """Whether a process runs it now."""
-        return held(self.layout.lock)
+        return is_held(self.layout.lock)
 
     def seconds(self, stage: str) -> float:
         """Running time of a stage; the state of a running one is only written when something changes."""
@@ -169,29 +169,29 @@ def locate(what: str, storage: Path | None) -> Located:
         if state is None:
             raise CommandError(f"{what}: never run in {layout.storage} (looked for {layout.root})", Exit.INVALID)
         return Located(layout, state, path.resolve())
-    found = [run for run in runs(storage or Path(STORAGE)) if what in (run.state.job, run.layout.uid)]
-    if len(found) == 1:
-        return found[0]
+    matches = [run for run in runs(storage or Path(STORAGE)) if what in (run.state.job, run.layout.uid)]
+    if len(matches) == 1:
+        return matches[0]
     where = (storage or Path(STORAGE)).resolve()
-    if not found:
+    if not matches:
         raise CommandError(
             f"{what}: no such job file, and no run of that name or UID in {where}; "
             "a job on a cluster is meant with -n NAMESPACE, --context or --cluster, or as `kubectl rlhf`",
             Exit.INVALID,
         )
-    uids = ", ".join(run.layout.uid for run in found)
+    uids = ", ".join(run.layout.uid for run in matches)
     raise CommandError(f"{what}: several runs in {where} have this name; say which by UID: {uids}", Exit.INVALID)
 
 
 def runs(storage: Path) -> list[Located]:
     """Every run in a storage, the latest first."""
-    found = []
+    located = []
     for path in (storage / "work").glob("*/state.json"):
         layout = Layout(storage.resolve(), path.parent.name)
         state = _load(layout)
         if state is not None:
-            found.append(Located(layout, state, Path(state.job_file)))
-    return sorted(found, key=lambda run: run.state.started, reverse=True)
+            located.append(Located(layout, state, Path(state.job_file)))
+    return sorted(located, key=lambda run: run.state.started, reverse=True)
 
 
 def _load(layout: Layout) -> RunState | None:

@@ -49,20 +49,20 @@ def needs(job: RLHFJob, folder: Path) -> Needs:
     """
     facts = look(job, folder)
     sources = {entry.name: entry.source for entry in job.spec.inputs}
-    found: list[Need] = []
+    stages: list[Need] = []
     unknown: dict[str, None] = {}
     for stage in plan(job).stages:
         if stage.type in ("prepare", "report"):
             continue
         try:
-            one = estimate(job, stage.name, facts.models, ranks=ranks(stage), lengths=facts.lengths)
+            usage = estimate(job, stage.name, facts.models, ranks=ranks(stage), lengths=facts.lengths)
         except Missing as missing:
             name = str(missing.args[0])
             unknown[f"{name}: {_why_unknown(name, sources.get(name), facts)}"] = None
             continue
-        if one is not None:
-            found.append(Need(stage.name, ranks(stage), one.bytes, one.parts))
-    return Needs(tuple(found), tuple(unknown))
+        if usage is not None:
+            stages.append(Need(stage.name, ranks(stage), usage.bytes, usage.parts))
+    return Needs(tuple(stages), tuple(unknown))
 
 
 def _why_unknown(name: str, source: str | None, facts: InputFacts) -> str:
@@ -73,14 +73,14 @@ def _why_unknown(name: str, source: str | None, facts: InputFacts) -> str:
     return f"{source} cannot be looked at from here"
 
 
-def here() -> int:
+def machine_memory() -> int:
     """Bytes this machine has, or its control group may use."""
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
     except OSError:
-        return whole
-    return min(whole, int(limit)) if limit.isdigit() else whole
+        return total
+    return min(total, int(limit)) if limit.isdigit() else total
 
 
 def too_large(need: Need, machine: int) -> str | None:

@@ -60,11 +60,11 @@ def console(*, stderr: bool = False, width: int | None = None) -> Console:
 
     class Hook(RenderHook):
         def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-            return [Visible(one) for one in renderables]
+            return [Visible(renderable) for renderable in renderables]
 
-    made = Console(stderr=stderr, width=width, highlight=False, emoji=False, markup=False)
-    made.push_render_hook(Hook())
-    return made
+    terminal = Console(stderr=stderr, width=width, highlight=False, emoji=False, markup=False)
+    terminal.push_render_hook(Hook())
+    return terminal
 
 
 def show(what: RenderableType) -> None:

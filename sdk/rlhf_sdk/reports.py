@@ -7,5 +7,5 @@ from pathlib import Path
 
 def html_of(product: Path) -> Path | None:
     """The HTML file of a report's product."""
-    found = sorted(product.glob("*.html"))
-    return found[0] if found else None
+    files = sorted(product.glob("*.html"))
+    return files[0] if files else None

@@ -11,7 +11,7 @@ from rlhf_api.store import DamagedProduct, Run, find_verified, read_runs, run_pa
 from rlhf_sdk import jobs
 from rlhf_sdk.exits import CommandError, Exit
 from rlhf_sdk.local.layout import STORAGE, Layout
-from rlhf_sdk.local.locks import held
+from rlhf_sdk.local.locks import is_held
 from rlhf_sdk.paths import is_job_file
 
 
@@ -33,7 +33,7 @@ class Entry:
     @property
     def live(self) -> bool:
         """Whether a process runs it now."""
-        return self.latest and held(Layout(self.storage, self.run.uid).lock)
+        return self.latest and is_held(Layout(self.storage, self.run.uid).lock)
 
     @property
     def phase(self) -> str | None:
@@ -137,5 +137,5 @@ def verified(entry: Entry, product: str) -> Path:
 
 def name_of(entry: Entry, every: Sequence[Entry] = ()) -> str:
     """`beaver@2`; by UID where several of `every` have the job's name."""
-    uids = {other.run.uid for other in every if other.run.job == entry.run.job}
+    uids = {candidate.run.uid for candidate in every if candidate.run.job == entry.run.job}
     return f"{entry.run.uid if len(uids) > 1 else entry.run.job}@{entry.run.number}"

@@ -19,13 +19,13 @@ def visible(text: str) -> str:
 
 def duration(seconds: float) -> str:
     """`0:07`, `12:34`, `3:02:11`, `2d 03:00`."""
-    whole = max(0, int(seconds + 0.5))
-    days, rest = divmod(whole, 86400)
+    total = max(0, int(seconds + 0.5))
+    days, rest = divmod(total, 86400)
     hours, rest = divmod(rest, 3600)
-    minutes, left = divmod(rest, 60)
+    minutes, remainder = divmod(rest, 60)
     if days:
         return f"{days}d {hours:02d}:{minutes:02d}"
-    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
+    return f"{hours}:{minutes:02d}:{remainder:02d}" if hours else f"{minutes}:{remainder:02d}"
 
 
 def number(value: float) -> str:
@@ -50,6 +50,6 @@ def size(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
-def plural(count: int, one: str, many: str | None = None) -> str:
+def plural(count: int, singular: str, many: str | None = None) -> str:
     """`1 product`, `3 products`."""
-    return f"{count} {one if count == 1 else many or one + 's'}"
+    return f"{count} {singular if count == 1 else many or singular + 's'}"

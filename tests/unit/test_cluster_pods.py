@@ -118,7 +118,7 @@ def test_why_a_pod_has_not_started(status: dict[str, Any], expected: tuple[bool,
 )
 def test_a_signal_waits_for_what_must_not_be_broken_off(number: int, raised: type[BaseException]) -> None:
     done = []
-    with pytest.raises(raised), Ending() as ending, ending.held():
+    with pytest.raises(raised), Ending() as ending, ending.deferred():
         os.kill(os.getpid(), number)
         done.append("held")
     assert done == ["held"]

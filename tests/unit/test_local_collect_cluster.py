@@ -88,7 +88,7 @@ class Job:
     def kept(self, age: float = OLD) -> str:
         """Why gc keeps the job's work."""
         aged(self.storage, age)
-        (item,) = garbage(self.storage, clock(self.storage)).kept
+        (item,) = garbage(self.storage, clock(self.storage)).uncertain
         return item.why
 
 
@@ -242,7 +242,7 @@ def test_a_run_whose_folder_this_machine_does_not_have_is_kept_unless_it_is_done
     place = tmp_path / "work" / "beaver-0a" / "state.json"
     state = RunState(job="beaver", uid="beaver-0a", jobFile="/home/elsewhere/job.yaml", phase="stopped")
     save(place, state)
-    (kept,) = garbage(tmp_path, clock(tmp_path)).kept
+    (kept,) = garbage(tmp_path, clock(tmp_path)).uncertain
     assert kept.why == "its job file may lie on another machine: /home/elsewhere/job.yaml"
     save(place, state.model_copy(update={"phase": "done"}))
     assert [item.why for item in garbage(tmp_path, clock(tmp_path)).free] == [
@@ -351,6 +351,8 @@ def test_work_that_someone_may_go_on_with_is_never_listed(layout: Layout) -> Non
         listed = {item.path for item in found.free}
         why = list(needed(layout))
         assert why == [] or job.work not in listed, why
-        assert (job.work in listed) != (job.work in {item.path for item in found.kept}), "listed once, or said why not"
+        assert (job.work in listed) != (job.work in {item.path for item in found.uncertain}), (
+            "listed once, or said why not"
+        )
         named = {job.storage / "products" / name for name in PRODUCTS.values()} if layout.recorded else set()
         assert not named & listed

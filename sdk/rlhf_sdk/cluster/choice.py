@@ -35,15 +35,15 @@ def chosen(
     Raises:
         CommandError: the flags say both.
     """
-    found = target(ctx, namespace, context, kubeconfig)
+    cluster_target = target(ctx, namespace, context, kubeconfig)
     flags = {"--namespace": namespace, "--context": context, "--kubeconfig": kubeconfig, "--cluster": cluster or None}
-    given = [name for name, value in flags.items() if value is not None]
-    if not given and found.program != PLUGIN:
+    used_flags = [name for name, value in flags.items() if value is not None]
+    if not used_flags and cluster_target.program != PLUGIN:
         return None
     if storage is not None:
-        why = given[0] if given else f"`{PLUGIN}`"
+        why = used_flags[0] if used_flags else f"`{PLUGIN}`"
         raise CommandError(
             f"--storage: it is of runs on this machine, but {why} means a cluster; `rlhf ... --storage` shows the run",
             Exit.INVALID,
         )
-    return found
+    return cluster_target

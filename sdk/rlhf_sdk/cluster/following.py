@@ -44,10 +44,10 @@ def again(kubectl: Kubectl, job: ClusterJob) -> ClusterJob:
     Raises:
         CommandError: it is gone, or another one has its name.
     """
-    found = get(kubectl, job.name)
-    if found.uid != job.uid:
-        raise CommandError(f"{job.name}: was deleted, and another job of that name made (uid {found.uid})")
-    return found
+    current = get(kubectl, job.name)
+    if current.uid != job.uid:
+        raise CommandError(f"{job.name}: was deleted, and another job of that name made (uid {current.uid})")
+    return current
 
 
 def until(
@@ -58,15 +58,15 @@ def until(
     pause: Callable[[float], None] = time.sleep,
 ) -> ClusterJob:
     """Tell of every change until it is true of the job; gives the job."""
-    told: dict[str, str] = {}
-    for found in looks(kubectl, job, pause):
-        now = lines(found)
+    shown: dict[str, str] = {}
+    for current in looks(kubectl, job, pause):
+        now = lines(current)
         for what, line in now.items():
-            if told.get(what) != line:
+            if shown.get(what) != line:
                 tell(f"{time.strftime('%H:%M:%S')} {line}")
-        told = now
-        if true(found):
-            return found
+        shown = now
+        if true(current):
+            return current
     raise AssertionError("looks never end")
 
 
@@ -74,7 +74,7 @@ def to_its_end(kubectl: Kubectl, job: ClusterJob) -> tuple[ClusterJob, Exit]:
     """Tell on stderr how the job goes until it has ended, then what to do next; gives it and its exit code."""
     target = kubectl.target.within(job.namespace)
     try:
-        ended = until(kubectl, job, lambda found: found.ended, complain)
+        ended = until(kubectl, job, lambda current: current.ended, complain)
     except KeyboardInterrupt:
         complain(f"{job.name} goes on; watch it again: {target.command('status', job.name, '--watch')}")
         raise
@@ -88,14 +88,14 @@ def to_its_end(kubectl: Kubectl, job: ClusterJob) -> tuple[ClusterJob, Exit]:
 
 def lines(job: ClusterJob) -> dict[str, str]:
     """What is worth a line when it changes, by what it is about."""
-    found = {"": f"{job.name}: {job.phase}"}
+    texts = {"": f"{job.name}: {job.phase}"}
     for condition in job.status.conditions:
         if condition.type == "Stalled" and condition.status == "True" and not job.holds("Failed"):
-            found["Stalled"] = f"{job.name}: {condition.reason}: {condition.message}"
+            texts["Stalled"] = f"{job.name}: {condition.reason}: {condition.message}"
     for stage in job.status.stages:
         if stage.state != "Waiting":
-            found[stage.name] = _line(stage)
-    return found
+            texts[stage.name] = _line(stage)
+    return texts
 
 
 def _line(stage: StageStatus) -> str:

@@ -83,8 +83,8 @@ class ClusterJob:
     @property
     def retry(self) -> str | None:
         """The last retry that was asked for."""
-        found = (self.raw["metadata"].get("annotations") or {}).get(names.RETRY)
-        return None if found is None else str(found)
+        value = (self.raw["metadata"].get("annotations") or {}).get(names.RETRY)
+        return None if value is None else str(value)
 
     @property
     def retrying(self) -> bool:
@@ -121,7 +121,7 @@ class ClusterJob:
 
     def holds(self, condition: str) -> bool:
         """Whether a condition is True."""
-        return any(one.type == condition and one.status == "True" for one in self.status.conditions)
+        return any(entry.type == condition and entry.status == "True" for entry in self.status.conditions)
 
     def stage(self, name: str) -> StageStatus:
         """A stage's entry.
@@ -129,12 +129,12 @@ class ClusterJob:
         Raises:
             CommandError: there is none; says which there are.
         """
-        found = next((stage for stage in self.status.stages if stage.name == name), None)
-        if found is None:
-            known = ", ".join(stage.name for stage in self.status.stages)
-            why = f"the job has {known}" if known else "the operator has not begun the job"
+        entry = next((stage for stage in self.status.stages if stage.name == name), None)
+        if entry is None:
+            stage_names = ", ".join(stage.name for stage in self.status.stages)
+            why = f"the job has {stage_names}" if stage_names else "the operator has not begun the job"
             raise CommandError(f"{name}: no such stage; {why}", Exit.INVALID)
-        return found
+        return entry
 
 
 def last_attempt(stage: StageStatus) -> Attempt | None:
@@ -172,11 +172,11 @@ def get(kubectl: Kubectl, name: str) -> ClusterJob:
     try:
         return ClusterJob.of(kubectl.json("get", RESOURCE, name))
     except NotFound as error:
-        there = sorted(job.name for job in listed(kubectl))
-        more = ", ..." if len(there) > _SHOWN else ""
-        known = f"there are {', '.join(there[:_SHOWN])}{more}" if there else "there are none"
+        existing = sorted(job.name for job in listed(kubectl))
+        more = ", ..." if len(existing) > _SHOWN else ""
+        alternatives = f"there are {', '.join(existing[:_SHOWN])}{more}" if existing else "there are none"
         raise CommandError(
-            f"{name}: no such RLHFJob in namespace {kubectl.namespace()}; {known}. "
+            f"{name}: no such RLHFJob in namespace {kubectl.namespace()}; {alternatives}. "
             "Another namespace: -n; a run on this machine: `rlhf` without -n, --context or --cluster",
             Exit.INVALID,
         ) from error
@@ -188,9 +188,9 @@ def listed(kubectl: Kubectl) -> Iterator[ClusterJob]:
         yield ClusterJob.of(raw)
 
 
-def suspend(kubectl: Kubectl, job: ClusterJob, wanted: bool) -> ClusterJob:
+def suspend(kubectl: Kubectl, job: ClusterJob, suspended: bool) -> ClusterJob:
     """Set spec.suspend."""
-    patch = json.dumps({"metadata": {"uid": job.uid}, "spec": {"suspend": wanted}})
+    patch = json.dumps({"metadata": {"uid": job.uid}, "spec": {"suspend": suspended}})
     return _patched(kubectl, job, patch)
 
 

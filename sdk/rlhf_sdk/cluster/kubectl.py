@@ -71,8 +71,8 @@ class Target:
     @property
     def flags(self) -> list[str]:
         """For kubectl."""
-        given = {"--kubeconfig": self.kubeconfig, "--context": self.context, "--namespace": self.namespace}
-        return [f"{flag}={value}" for flag, value in given.items() if value is not None]
+        options = {"--kubeconfig": self.kubeconfig, "--context": self.context, "--namespace": self.namespace}
+        return [f"{flag}={value}" for flag, value in options.items() if value is not None]
 
     def within(self, namespace: str | None) -> Target:
         """The same cluster, in that namespace where none was given."""
@@ -80,8 +80,8 @@ class Target:
 
     def command(self, *words: str) -> str:
         """A command that the user may type next, about the same place."""
-        given = {"-n": self.namespace, "--context": self.context, "--kubeconfig": self.kubeconfig}
-        flags = [f"{flag} {value}" for flag, value in given.items() if value is not None]
+        options = {"-n": self.namespace, "--context": self.context, "--kubeconfig": self.kubeconfig}
+        flags = [f"{flag} {value}" for flag, value in options.items() if value is not None]
         return " ".join([self.program, *words, *flags])
 
 
@@ -138,11 +138,13 @@ class Kubectl:
         return self.run("config", "view", "--minify", "--output=jsonpath={..namespace}").decode() or "default"
 
 
-def refusal(said: str) -> Refused:
-    """What kubectl said on stderr, as an error of this command."""
-    lines = said.strip().splitlines()
+def refusal(stderr: str) -> Refused:
+    """The error of this command for what kubectl wrote to stderr."""
+    lines = stderr.strip().splitlines()
     text = (
-        "\n".join(line for line in lines if not _LIBRARY.match(line)) or said.strip() or "kubectl failed without a word"
+        "\n".join(line for line in lines if not _LIBRARY.match(line))
+        or stderr.strip()
+        or "kubectl failed without a word"
     )
     if any(words in text for words in _UNSERVED):
         hint = "the operator is not installed there (helm install), or another --context is meant"
@@ -170,10 +172,10 @@ def _communicated(process: subprocess.Popen[bytes], stdin: bytes | None) -> tupl
 
 
 def _program() -> str:
-    found = shutil.which("kubectl")
-    if found is None:
+    path = shutil.which("kubectl")
+    if path is None:
         raise CommandError(
             "kubectl is not on the PATH: commands about a cluster run it, with its contexts and login. "
             "Install it, or run the job on this machine: rlhf run"
         )
-    return found
+    return path

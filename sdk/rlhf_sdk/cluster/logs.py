@@ -21,7 +21,7 @@ from rlhf_sdk.output import Log, complain
 
 
 @dataclass(frozen=True)
-class Wanted:
+class LogRequest:
     """What of a stage's logs is meant."""
 
     stage: str
@@ -35,88 +35,88 @@ class Wanted:
     """Not from the pod, although it is there."""
 
 
-def lines(kubectl: Kubectl, job: ClusterJob, wanted: Wanted) -> tuple[int, str, list[str]]:
+def lines(kubectl: Kubectl, job: ClusterJob, request: LogRequest) -> tuple[int, str, list[str]]:
     """Attempt, where its log is, and the log.
 
     Raises:
         CommandError: there is none; says which there are, or why it has not begun.
     """
-    attempt = _chosen(job, wanted)
-    pod = _pod(kubectl, job, wanted, attempt)
-    why = _waits(job, wanted, attempt, pod)
+    attempt = _chosen(job, request)
+    pod = _pod(kubectl, job, request, attempt)
+    why = _waits(job, request, attempt, pod)
     if why is not None:
-        raise CommandError(f"{wanted.stage}: attempt {attempt} has not started: {why}", Exit.INVALID)
+        raise CommandError(f"{request.stage}: attempt {attempt} has not started: {why}", Exit.INVALID)
     if pod is not None:
         name = pod["metadata"]["name"]
-        with _printed(kubectl, name, wanted) as process:
+        with _printed(kubectl, name, request) as process:
             text = b"".join(iter(lambda: process.read(BLOCK), b"")).decode(errors="replace")
         return attempt, f"pod/{name}", text.splitlines()
     with pods.reader(kubectl, job) as reader:
-        file = stored(reader, job, wanted, attempt)
-        return attempt, file, reader.lines(file, wanted.tail)
+        file = stored(reader, job, request, attempt)
+        return attempt, file, reader.lines(file, request.tail)
 
 
-def follow(kubectl: Kubectl, job: ClusterJob, wanted: Wanted) -> None:
+def follow(kubectl: Kubectl, job: ClusterJob, request: LogRequest) -> None:
     """Print the log as it grows, until the attempt ends; one that has not begun is waited for."""
-    job = _begun(kubectl, job, wanted)
-    attempt = _chosen(job, wanted)
+    job = _begun(kubectl, job, request)
+    attempt = _chosen(job, request)
 
     def lasting() -> bool:
-        last = last_attempt(again(kubectl, job).stage(wanted.stage))
+        last = last_attempt(again(kubectl, job).stage(request.stage))
         return last is not None and last.number == attempt and last.state in OPEN
 
-    told = None
-    while (why := _waits(job, wanted, attempt, pod := _pod(kubectl, job, wanted, attempt))) is not None:
-        if why != told:
-            complain(f"{wanted.stage}: attempt {attempt} has not started: {why}")
-            told = why
+    shown_reason = None
+    while (why := _waits(job, request, attempt, pod := _pod(kubectl, job, request, attempt))) is not None:
+        if why != shown_reason:
+            complain(f"{request.stage}: attempt {attempt} has not started: {why}")
+            shown_reason = why
         time.sleep(SECONDS)
         job = again(kubectl, job)
     if pod is not None:
-        _stream(kubectl, pod["metadata"]["name"], wanted, lasting)
+        _stream(kubectl, pod["metadata"]["name"], request, lasting)
         return
     with pods.reader(kubectl, job) as reader:
-        reader.follow(stored(reader, job, wanted, attempt), wanted.tail, Log().write, lasting)
+        reader.follow(stored(reader, job, request, attempt), request.tail, Log().write, lasting)
 
 
-def stored(reader: Reader, job: ClusterJob, wanted: Wanted, attempt: int) -> str:
+def stored(reader: Reader, job: ClusterJob, request: LogRequest, attempt: int) -> str:
     """Path of a log on the storage.
 
     Raises:
         CommandError: there is none; says which there are.
     """
-    folder = f"work/{job.uid}/{wanted.stage}/logs"
-    there = reader.sizes(folder)
-    name = wanted.rank if wanted.rank.startswith("launcher") else f"rank{wanted.rank}"
-    for found in (f"{folder}/a{attempt}/{name}.log", *_instead(folder, wanted, attempt)):
-        if found in there:
-            return found
-    known = sorted(
+    folder = f"work/{job.uid}/{request.stage}/logs"
+    files = reader.sizes(folder)
+    name = request.rank if request.rank.startswith("launcher") else f"rank{request.rank}"
+    for file in (f"{folder}/a{attempt}/{name}.log", *_instead(folder, request, attempt)):
+        if file in files:
+            return file
+    existing = sorted(
         path.removeprefix(f"{folder}/").removesuffix(".log").replace("/rank", " rank ").replace("/", " ")
-        for path in there
+        for path in files
     )
     raise CommandError(
-        f"{wanted.stage}: no log of rank {wanted.rank} in attempt {attempt} on the storage; "
-        f"there are: {', '.join(known) or 'none'}",
+        f"{request.stage}: no log of rank {request.rank} in attempt {attempt} on the storage; "
+        f"there are: {', '.join(existing) or 'none'}",
         Exit.INVALID,
     )
 
 
-def _instead(folder: str, wanted: Wanted, attempt: int) -> Sequence[str]:
+def _instead(folder: str, request: LogRequest, attempt: int) -> Sequence[str]:
     """The launcher's log where its ranks had not started."""
-    return (f"{folder}/a{attempt}/launcher.log",) if wanted.rank == "0" else ()
+    return (f"{folder}/a{attempt}/launcher.log",) if request.rank == "0" else ()
 
 
-def _chosen(job: ClusterJob, wanted: Wanted) -> int:
-    stage = job.stage(wanted.stage)
+def _chosen(job: ClusterJob, request: LogRequest) -> int:
+    stage = job.stage(request.stage)
     last = last_attempt(stage)
     if last is None:
         raise CommandError(f"{stage.name}: no logs: {_unbegun(stage)}", Exit.INVALID)
-    if wanted.attempt is not None and wanted.attempt > last.number:
+    if request.attempt is not None and request.attempt > last.number:
         raise CommandError(
-            f"{stage.name}: no attempt {wanted.attempt}; the last is attempt {last.number}", Exit.INVALID
+            f"{stage.name}: no attempt {request.attempt}; the last is attempt {last.number}", Exit.INVALID
         )
-    return last.number if wanted.attempt is None else wanted.attempt
+    return last.number if request.attempt is None else request.attempt
 
 
 def _unbegun(stage: StageStatus) -> str:
@@ -126,13 +126,13 @@ def _unbegun(stage: StageStatus) -> str:
     return f"it has not begun ({stage.state}{f': {words}' if words else ''})"
 
 
-def _begun(kubectl: Kubectl, job: ClusterJob, wanted: Wanted) -> ClusterJob:
+def _begun(kubectl: Kubectl, job: ClusterJob, request: LogRequest) -> ClusterJob:
     """The job once the stage has an attempt; what happens meanwhile is told."""
 
-    def true(found: ClusterJob) -> bool:
-        if found.ended:
+    def true(current: ClusterJob) -> bool:
+        if current.ended:
             return True
-        stages = [stage for stage in found.status.stages if stage.name == wanted.stage]
+        stages = [stage for stage in current.status.stages if stage.name == request.stage]
         return any(stage.attempts or stage.state in DONE for stage in stages)
 
     if not job.status.stages or not true(job):
@@ -140,38 +140,38 @@ def _begun(kubectl: Kubectl, job: ClusterJob, wanted: Wanted) -> ClusterJob:
     return job
 
 
-def _waits(job: ClusterJob, wanted: Wanted, attempt: int, pod: dict[str, Any] | None) -> str | None:
+def _waits(job: ClusterJob, request: LogRequest, attempt: int, pod: dict[str, Any] | None) -> str | None:
     """Why an attempt has no log yet; None: it has, or never will."""
-    stage = job.stage(wanted.stage)
+    stage = job.stage(request.stage)
     last = last_attempt(stage)
     if last is None or last.number != attempt or last.state not in OPEN:
         return None
     if pod is not None:
         started, why = pods.state_of(pod)
         return None if started else why
-    told = ": ".join(word for word in (stage.reason, stage.message) if word)
-    return told or "Pending" if last.state == "Pending" else None
+    words = ": ".join(word for word in (stage.reason, stage.message) if word)
+    return words or "Pending" if last.state == "Pending" else None
 
 
-def _pod(kubectl: Kubectl, job: ClusterJob, wanted: Wanted, attempt: int) -> dict[str, Any] | None:
+def _pod(kubectl: Kubectl, job: ClusterJob, request: LogRequest, attempt: int) -> dict[str, Any] | None:
     """The pod whose own log it is: the launcher's, with the rank 0 in the first."""
-    text = wanted.rank.removeprefix("launcher") or "0"
-    if wanted.stored or (wanted.rank != "0" and not wanted.rank.startswith("launcher")) or not text.isdigit():
+    text = request.rank.removeprefix("launcher") or "0"
+    if request.stored or (request.rank != "0" and not request.rank.startswith("launcher")) or not text.isdigit():
         return None
-    found = pods.pods_of(kubectl, job, wanted.stage, attempt)
-    return next((pod for pod in found if pods.index_of(pod) == int(text)), None)
+    attempt_pods = pods.pods_of(kubectl, job, request.stage, attempt)
+    return next((pod for pod in attempt_pods if pods.index_of(pod) == int(text)), None)
 
 
-def _stream(kubectl: Kubectl, pod: str, wanted: Wanted, lasting: Callable[[], bool]) -> None:
+def _stream(kubectl: Kubectl, pod: str, request: LogRequest, lasting: Callable[[], bool]) -> None:
     log = Log()
-    with _printed(kubectl, pod, wanted, "--follow") as process:
+    with _printed(kubectl, pod, request, "--follow") as process:
         while block := process.read(BLOCK):
             log.write(block)
     if lasting():
-        complain(f"{wanted.stage}: the stream ended, but the attempt goes on; follow it again")
+        complain(f"{request.stage}: the stream ended, but the attempt goes on; follow it again")
 
 
-def _printed(kubectl: Kubectl, pod: str, wanted: Wanted, *flags: str) -> AbstractContextManager[Piped]:
+def _printed(kubectl: Kubectl, pod: str, request: LogRequest, *flags: str) -> AbstractContextManager[Piped]:
     """kubectl as it prints a pod's log: with no bound on the time that takes."""
-    tail = () if wanted.tail is None else (f"--tail={wanted.tail}",)
+    tail = () if request.tail is None else (f"--tail={request.tail}",)
     return piped(kubectl.command("logs", pod, f"--container={names.CONTAINER}", *tail, *flags), refusal)

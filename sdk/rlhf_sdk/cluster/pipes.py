@@ -45,8 +45,8 @@ class Piped:
         """Some of what it prints next, at most so many bytes; none: it has ended."""
         if not self._read:
             return os.read(self._stdout.fileno(), min(count, BLOCK))
-        found, self._read = self._read[:count], self._read[count:]
-        return found
+        content, self._read = self._read[:count], self._read[count:]
+        return content
 
     def waited(self, seconds: float) -> bytes | None:
         """The same, if there is any by then; else None."""
@@ -60,13 +60,13 @@ class Piped:
         Raises:
             Broken: it prints fewer.
         """
-        found = bytearray()
-        while len(found) < count:
-            more = self.read(count - len(found))
+        content = bytearray()
+        while len(content) < count:
+            more = self.read(count - len(content))
             if not more:
-                raise Broken(f"the stream broke after {len(found)} of {count} bytes")
-            found += more
-        return bytes(found)
+                raise Broken(f"the stream broke after {len(content)} of {count} bytes")
+            content += more
+        return bytes(content)
 
     def line(self, most: int = BLOCK) -> bytes:
         """The line it prints next.
@@ -84,8 +84,8 @@ class Piped:
             size += len(more)
             if size > most + BLOCK:
                 raise Broken(f"its answer is longer than {most} bytes")
-        found, _, self._read = b"".join(blocks).partition(b"\n")
-        return found
+        line, _, self._read = b"".join(blocks).partition(b"\n")
+        return line
 
     def finish(self) -> int:
         """Close its input, leave what it still prints, but not without end; gives its exit code."""

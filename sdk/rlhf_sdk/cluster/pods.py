@@ -49,14 +49,14 @@ def reader(kubectl: Kubectl, job: ClusterJob) -> Iterator[Reader]:
     pod = manifest(job, name, node_of(kubectl, job))
     with Ending() as ending:
         try:
-            with ending.held():
+            with ending.deferred():
                 kubectl.run("create", "--filename=-", stdin=json.dumps(pod).encode(), alone=True)
             _await(kubectl, name)
             yield Reader(
                 kubectl.command("exec", "--stdin", name, f"--container={CONTAINER}", "--", "python"), STORAGE_PATH
             )
         finally:
-            with ending.held():
+            with ending.deferred():
                 _delete(kubectl, name)
 
 
@@ -72,10 +72,10 @@ def manifest(job: ClusterJob, name: str, node: dict[str, Any] | None) -> dict[st
         CommandError: nothing of the job has begun, or its status is damaged.
     """
     profile = profile_of(job)
-    own, preset = job.spec.get("pod") or {}, profile.get("pod") or {}
-    group = own.get("fsGroup") or preset.get("fsGroup")
+    job_pod, preset = job.spec.get("pod") or {}, profile.get("pod") or {}
+    group = job_pod.get("fsGroup") or preset.get("fsGroup")
     beside = node or {}
-    pulls = dict.fromkeys([*preset.get("imagePullSecrets", []), *own.get("imagePullSecrets", [])])
+    pulls = dict.fromkeys([*preset.get("imagePullSecrets", []), *job_pod.get("imagePullSecrets", [])])
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -89,10 +89,10 @@ def manifest(job: ClusterJob, name: str, node: dict[str, Any] | None) -> dict[st
         "containers": [_container(profile["image"], job.spec["storage"].get("path"))],
         # read-only by its mount: a volume that is so itself some drivers attach in another way than the trainer's
         "volumes": [{"name": "storage", "persistentVolumeClaim": {"claimName": claim_of(job)}}],
-        "tolerations": [one for pod in (preset, own, beside) for one in pod.get("tolerations", [])],
-        "imagePullSecrets": [{"name": one} for one in pulls],
+        "tolerations": [toleration for pod in (preset, job_pod, beside) for toleration in pod.get("tolerations", [])],
+        "imagePullSecrets": [{"name": secret} for secret in pulls],
     }
-    account = own.get("serviceAccountName") or preset.get("serviceAccountName")
+    account = job_pod.get("serviceAccountName") or preset.get("serviceAccountName")
     if account:
         spec["serviceAccountName"] = account
     if beside:
@@ -134,9 +134,9 @@ def node_of(kubectl: Kubectl, job: ClusterJob) -> dict[str, Any] | None:
         return None
     for pod in kubectl.json("get", "pods", "--field-selector=status.phase=Running")["items"]:
         volumes = pod["spec"].get("volumes") or ()
-        if any((one.get("persistentVolumeClaim") or {}).get("claimName") == name for one in volumes):
-            found: dict[str, Any] = pod["spec"]
-            return found
+        if any((volume.get("persistentVolumeClaim") or {}).get("claimName") == name for volume in volumes):
+            pod_spec: dict[str, Any] = pod["spec"]
+            return pod_spec
     return None
 
 

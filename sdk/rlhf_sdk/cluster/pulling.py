@@ -34,12 +34,12 @@ def report_of(job: ClusterJob) -> str:
     Raises:
         CommandError: the operator has not begun the job.
     """
-    found = next((stage.name for stage in reversed(job.status.stages) if stage.type == REPORT), None)
-    if found is None:
+    report = next((stage.name for stage in reversed(job.status.stages) if stage.type == REPORT), None)
+    if report is None:
         raise CommandError(
             f"{job.name}: the operator has not begun it ({job.phase}); there is nothing yet", Exit.FAILED
         )
-    return found
+    return report
 
 
 def products(job: ClusterJob, stages: list[str], *, everything: bool) -> dict[str, str]:
@@ -49,9 +49,10 @@ def products(job: ClusterJob, stages: list[str], *, everything: bool) -> dict[st
         CommandError: a stage that was named has none; says why.
     """
     if everything:
-        made = {stage.name: stage.product for stage in job.status.stages if stage.product and _made(job, stage.name)}
-        return _plain(made)
-    found = {}
+        return _plain(
+            {stage.name: stage.product for stage in job.status.stages if stage.product and _made(job, stage.name)}
+        )
+    by_stage = {}
     for name in stages or [report_of(job)]:
         stage = job.stage(name)
         if stage.type == PREPARE:
@@ -59,8 +60,8 @@ def products(job: ClusterJob, stages: list[str], *, everything: bool) -> dict[st
         if stage.product is None or not _made(job, name):
             words = f"{stage.state}{f': {stage.message}' if stage.message else ''}"
             raise CommandError(f"{name}: has no product yet ({words})", Exit.FAILED)
-        found[name] = stage.product
-    return _plain(found)
+        by_stage[name] = stage.product
+    return _plain(by_stage)
 
 
 def _plain(names: Mapping[str, str]) -> dict[str, str]:
@@ -81,17 +82,17 @@ def _expect_room(folder: Path, total: int) -> None:
         raise CommandError(f"{folder.parent}: has {size(free)} free; {size(total)} are to come")
 
 
-def product(reader: Reader, name: str, place: Path, tell: Callable[[int, int], None]) -> bool:
-    """Copy a product and put it in its place; gives whether it was copied, and not there already.
+def product(reader: Reader, name: str, target: Path, tell: Callable[[int, int], None]) -> bool:
+    """Copy a product to a folder; gives whether it was copied: False if it was there already.
 
     Args:
         reader: of the storage.
         name: of the product: `<type>-<digest>`.
-        place: the folder to be.
+        target: the folder to write.
         tell: told of bytes that came, and of all.
 
     Raises:
-        CommandError: it is not on the storage, or damaged; or something else is in its place.
+        CommandError: it is not on the storage, or damaged; or the target is something else.
     """
     folder = f"products/{name}"
     sizes = reader.sizes(folder)
@@ -99,64 +100,64 @@ def product(reader: Reader, name: str, place: Path, tell: Callable[[int, int], N
         raise CommandError(f"{name}: is not on the storage any more; submit the job again to make it", Exit.FAILED)
     if sizes[f"{folder}/{MANIFEST}"] > MAX_MANIFEST:
         raise CommandError(f"{name}: {MANIFEST} has more than {MAX_MANIFEST} bytes", Exit.FAILED)
-    with beside(place) as here:
-        reader.fetch({f"{folder}/{MANIFEST}": sizes[f"{folder}/{MANIFEST}"]}, here)
-        if place.exists():
-            if holds(place, (here / folder / MANIFEST).read_bytes()):
+    with beside(target) as temporary:
+        reader.fetch({f"{folder}/{MANIFEST}": sizes[f"{folder}/{MANIFEST}"]}, temporary)
+        if target.exists():
+            if holds(target, (temporary / folder / MANIFEST).read_bytes()):
                 return False
-            raise CommandError(f"{place}: is there and is not {name}; name another folder with --to", Exit.INVALID)
+            raise CommandError(f"{target}: is there and is not {name}; name another folder with --to", Exit.INVALID)
         total = sum(sizes.values())
-        _expect_room(here, total)
-        reader.fetch(sizes, here, lambda count: tell(count, total))
+        _expect_room(temporary, total)
+        reader.fetch(sizes, temporary, lambda count: tell(count, total))
         try:
-            found = find_verified(here, name)
+            received = find_verified(temporary, name)
         except DamagedProduct as damage:
             raise CommandError(f"{damage}: it is so on the storage, or was changed on its way", Exit.FAILED) from damage
-        if found is None:
+        if received is None:
             raise CommandError(f"{name}: did not arrive", Exit.FAILED)
-        found.path.rename(place)
+        received.path.rename(target)
     return True
 
 
-def logs(reader: Reader, job: ClusterJob, place: Path, tell: Callable[[int, int], None]) -> int:
-    """Copy what the stages logged and measured, in place of what was copied before; gives the number of files."""
+def logs(reader: Reader, job: ClusterJob, target: Path, tell: Callable[[int, int], None]) -> int:
+    """Copy what the stages logged and measured to a folder, which is replaced; gives the number of files."""
     root = f"work/{job.uid}"
     folders = [f"{root}/{stage.name}" for stage in job.status.stages]
     sizes = {path: count for path, count in reader.sizes(*folders).items() if _kept(PurePosixPath(path))}
     if not sizes:
         return 0
     total = sum(sizes.values())
-    with beside(place) as here:
-        _expect_room(here, total)
-        reader.fetch(sizes, here, lambda count: tell(count, total))
-        if place.exists():
-            place.rename(here / "before")
-        (here / root).rename(place)
+    with beside(target) as temporary:
+        _expect_room(temporary, total)
+        reader.fetch(sizes, temporary, lambda count: tell(count, total))
+        if target.exists():
+            target.rename(temporary / "before")
+        (temporary / root).rename(target)
     return len(sizes)
 
 
-def holds(place: Path, manifest: bytes) -> bool:
+def holds(folder: Path, manifest: bytes) -> bool:
     """Whether a folder is the product of that manifest, every byte of it."""
-    if not (place / MANIFEST).is_file() or (place / MANIFEST).read_bytes() != manifest:
+    if not (folder / MANIFEST).is_file() or (folder / MANIFEST).read_bytes() != manifest:
         return False
     try:
         files = Manifest.model_validate_json(manifest).files
     except ValidationError:
         return False
-    there = digest_tree(place)
-    del there[MANIFEST]
-    return there == files
+    digests = digest_tree(folder)
+    del digests[MANIFEST]
+    return digests == files
 
 
 @contextmanager
-def beside(place: Path) -> Iterator[Path]:
-    """A folder beside a place, from which it can be renamed there; it is gone afterwards."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    here = Path(tempfile.mkdtemp(prefix=".pull-", dir=place.parent))
+def beside(target: Path) -> Iterator[Path]:
+    """A temporary folder beside the target, to rename from; it is removed afterwards."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".pull-", dir=target.parent))
     try:
-        yield here
+        yield temporary
     finally:
-        shutil.rmtree(here, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _made(job: ClusterJob, name: str) -> bool:

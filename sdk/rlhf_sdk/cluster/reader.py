@@ -106,15 +106,15 @@ class Reader:
 
     @staticmethod
     def _receive(  # of what was asked for only, and of that no byte more: the pod may be anyone's
-        process: Piped, wanted: Mapping[str, tuple[int, int]], into: Path, tell: Callable[[int], None]
+        process: Piped, parts: Mapping[str, tuple[int, int]], into: Path, tell: Callable[[int], None]
     ) -> None:
-        missing = dict(wanted)
+        missing = dict(parts)
         try:
             with tarfile.open(fileobj=cast("IO[bytes]", process), mode="r|") as tar:
                 for entry in tar:
                     content = tar.extractfile(entry) if entry.isreg() else None
-                    begin, end = missing.pop(entry.name, (0, -1))
-                    if content is None or entry.size != end - begin:
+                    start, end = missing.pop(entry.name, (0, -1))
+                    if content is None or entry.size != end - start:
                         raise CommandError(f"{entry.name}: was not asked for so; {STRANGE}")
                     _append(into / entry.name, content, tell)
         except (tarfile.TarError, ValueError, RecursionError) as error:

@@ -19,12 +19,12 @@ END = b"\0"
 
 def listing(root: Path, out: BinaryIO, request: dict[str, Any]) -> None:
     """Size of every file below some folders, by path, as one line of JSON; a folder that is not there has none."""
-    found = {}
+    sizes = {}
     for folder in request["folders"]:
-        for place, _, files in os.walk(root / folder):
-            for path in (Path(place) / name for name in files):
-                found[path.relative_to(root).as_posix()] = path.stat().st_size
-    out.write(json.dumps(found).encode() + b"\n")
+        for parent, _, files in os.walk(root / folder):
+            for path in (Path(parent) / name for name in files):
+                sizes[path.relative_to(root).as_posix()] = path.stat().st_size
+    out.write(json.dumps(sizes).encode() + b"\n")
 
 
 def tail(root: Path, out: BinaryIO, request: dict[str, Any]) -> None:
@@ -36,11 +36,11 @@ def tail(root: Path, out: BinaryIO, request: dict[str, Any]) -> None:
         start = 0 if request["lines"] is None else last_lines(file, request["lines"])
         out.write(b"%d\n" % (length - start))
         copy(file, out, start, length)
-        asked = following = request["follow"]
-        while asked:
+        streaming = following = request["follow"]
+        while streaming:
             if select.select([sys.stdin.fileno()], [], [], 0.5)[0]:
                 os.read(sys.stdin.fileno(), 1)  # or nobody is there any more
-                asked = False
+                streaming = False
             start, length = length, file.seek(0, os.SEEK_END)
             copy(file, out, start, length)
         if following:
@@ -59,31 +59,31 @@ def copy(file: BinaryIO, out: BinaryIO, start: int, end: int) -> None:
 
 def last_lines(file: BinaryIO, count: int) -> int:
     """Where the last so many lines of a file begin."""
-    place = length = file.seek(0, os.SEEK_END)
-    found = 0
-    while place > 0:
-        start = max(0, place - BLOCK)
+    position = length = file.seek(0, os.SEEK_END)
+    newlines = 0
+    while position > 0:
+        start = max(0, position - BLOCK)
         file.seek(start)
-        block = file.read(place - start)
+        block = file.read(position - start)
         end = len(block)
-        if place == length and block.endswith(b"\n"):
+        if position == length and block.endswith(b"\n"):
             end -= 1  # the end of the last line begins no other
         while (end := block.rfind(b"\n", 0, end)) >= 0:
-            found += 1
-            if found == count:
+            newlines += 1
+            if newlines == count:
                 return start + end + 1
-        place = start
+        position = start
     return 0
 
 
 def send(root: Path, out: BinaryIO, request: dict[str, Any]) -> None:
-    """Files as a tar stream: of each {path: [begin, end]} those bytes."""
+    """Files as a tar stream: the bytes of each {path: [start, end]}."""
     with tarfile.open(fileobj=out, mode="w|") as tar:
-        for name, (begin, end) in request["files"].items():
+        for name, (start, end) in request["files"].items():
             with (root / name).open("rb") as file:
-                file.seek(begin)
+                file.seek(start)
                 entry = tarfile.TarInfo(name)
-                entry.size = end - begin
+                entry.size = end - start
                 tar.addfile(entry, file)
 
 

@@ -12,18 +12,18 @@ from rlhf_sdk.cluster.kubectl import Kubectl
 from rlhf_sdk.output import Format, console, emit, show
 
 
-def all_of(kubectl: Kubectl, output: Format) -> None:
+def print_all(kubectl: Kubectl, output: Format) -> None:
     """One row a job of the namespace."""
-    found, now = list(jobs.listed(kubectl)), datetime.now(UTC)
+    all_jobs, now = list(jobs.listed(kubectl)), datetime.now(UTC)
     if output is Format.JSON:
-        emit({"jobs": [views.as_json(job, now) for job in found]})
-    elif found:
-        show(views.overview(found, now))
+        emit({"jobs": [views.as_json(job, now) for job in all_jobs]})
+    elif all_jobs:
+        show(views.overview(all_jobs, now))
     else:
         show(f"no RLHFJobs in namespace {kubectl.namespace()}")
 
 
-def one(job: ClusterJob, output: Format) -> None:
+def print_job(job: ClusterJob, output: Format) -> None:
     """A job as it stands."""
     now = datetime.now(UTC)
     if output is Format.JSON:
@@ -37,14 +37,14 @@ def watch(kubectl: Kubectl, job: ClusterJob) -> None:
     """A job until it has ended: redrawn in place on a terminal, else a line a change."""
     terminal = console()
     if not terminal.is_terminal:
-        one(following.until(kubectl, job, lambda found: found.ended, show), Format.TEXT)
+        print_job(following.until(kubectl, job, lambda current: current.ended, show), Format.TEXT)
         return
     from rich.live import Live
 
     with Live(console=terminal, auto_refresh=False) as live:
-        for found in following.looks(kubectl, job):
-            live.update(Group(*_parts(found, datetime.now(UTC))), refresh=True)
-            if found.ended:
+        for current in following.looks(kubectl, job):
+            live.update(Group(*_parts(current, datetime.now(UTC))), refresh=True)
+            if current.ended:
                 return
 
 

@@ -14,7 +14,7 @@ class Ending:
     """For the time of a `with` block they raise, where Python would die of some; not while `held`, but right after."""
 
     def __init__(self) -> None:
-        self._held = False
+        self._deferring = False
         self._came: int | None = None
 
     def __enter__(self) -> Ending:
@@ -26,18 +26,18 @@ class Ending:
             signal.signal(number, handler)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def deferred(self) -> Iterator[None]:
         """What must not be broken off."""
-        self._held = True
+        self._deferring = True
         try:
             yield
         finally:
-            self._held = False
+            self._deferring = False
             if self._came is not None:
                 self._raise(self._came)
 
     def _asked(self, number: int, _frame: FrameType | None) -> None:
-        if self._held:
+        if self._deferring:
             self._came = number
         else:
             self._raise(number)

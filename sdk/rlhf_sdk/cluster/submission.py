@@ -64,7 +64,7 @@ def notes(job: RLHFJob, document: Document, folder: Path) -> Iterator[str]:
     pods = [job.spec.pod, *(stage.pod for stage in job.spec.stages)]
     if any(mount.mount_path == JOB_PATH for pod in pods if pod is not None for mount in pod.volume_mounts):
         return
-    for loc, function in sorted(set(_functions(document.value, ())), key=lambda found: document.position(found[0])):
+    for loc, function in sorted(set(_functions(document.value, ())), key=lambda entry: document.position(entry[0])):
         beside = Path(*function.partition(":")[0].split(".")).with_suffix(".py")
         if (folder / beside).is_file():
             line, column = document.position(loc)

@@ -25,8 +25,8 @@ def title(job: ClusterJob, now: datetime) -> Iterator[str]:
     parts.append(f"namespace {job.namespace}")
     yield "  ".join(parts)
     for condition in job.status.conditions:
-        told = condition.type == "Stalled" and not job.holds("Failed")  # else the failed stage says it below
-        if told and condition.status == "True":
+        stalled = condition.type == "Stalled" and not job.holds("Failed")  # else the failed stage says it below
+        if stalled and condition.status == "True":
             yield from _indented(f"{condition.reason}: {condition.message}")
 
 
@@ -87,8 +87,8 @@ def as_json(job: ClusterJob, now: datetime) -> dict[str, Any]:
         "started": job.status.start_time,
         "completed": job.status.completion_time,
         "conditions": {
-            one.type: {"status": one.status, "reason": one.reason, "message": one.message}
-            for one in job.status.conditions
+            condition.type: {"status": condition.status, "reason": condition.reason, "message": condition.message}
+            for condition in job.status.conditions
         },
         "stages": {stage.name: _stage_json(stage, now) for stage in job.status.stages},
     }
@@ -130,8 +130,8 @@ def _step(stage: StageStatus) -> str:
 
 
 def _eta(stage: StageStatus) -> str:
-    left = None if stage.progress is None else stage.progress.eta_seconds
-    return "" if left is None or stage.state != "Running" else duration(left)
+    seconds = None if stage.progress is None else stage.progress.eta_seconds
+    return "" if seconds is None or stage.state != "Running" else duration(seconds)
 
 
 def _headline(stage: StageStatus) -> dict[str, float]:

@@ -62,7 +62,7 @@ def compare(
 
     if len(what) < 2:
         raise CommandError("compare needs at least two runs or products", Exit.INVALID)
-    sides = comparing.named([comparing.read(one, storage) for one in what], what)
+    sides = comparing.named([comparing.read(argument, storage) for argument in what], what)
     metrics = comparing.rows(sides, "metrics")
     if metric is not None:
         metrics = {name: values for name, values in metrics.items() if fnmatchcase(name, metric)}
@@ -86,12 +86,12 @@ def compare(
             show(f"{side.name}: no product of {', '.join(side.missing)}")
 
 
-def _table(head: str, found: Mapping[str, list[Any]], sides: list[Side], *, intervals: bool = False) -> Table:
+def _table(head: str, rows: Mapping[str, list[Any]], sides: list[Side], *, intervals: bool = False) -> Table:
     from rlhf_sdk.comparing import apart, cell
     from rlhf_sdk.output import columns
 
     table = columns(head, *(side.name for side in sides), *([""] if intervals else []))
-    for name, values in found.items():
+    for name, values in rows.items():
         mark = ["apart" if apart(values) else ""] if intervals else []
         table.add_row(name, *(cell(value, exact=not intervals) for value in values), *mark)
     return table

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from rlhf_sdk.cluster.kubectl import Kubectl
 
 
-def end(kubectl: Kubectl, job: ClusterJob, *, wait: bool, output: Format, **said: Any) -> None:
-    """Tell how it goes until it has ended, with `wait`; print JSON, with what is `said` in it, where that is asked for.
+def end(kubectl: Kubectl, job: ClusterJob, *, wait: bool, output: Format, **fields: Any) -> None:
+    """Tell how it goes until it has ended, with `wait`; print JSON, with the `fields` added, where that is the format.
 
     Raises:
         typer.Exit: with `wait`, the job's exit code.
@@ -27,6 +27,6 @@ def end(kubectl: Kubectl, job: ClusterJob, *, wait: bool, output: Format, **said
     if output is Format.JSON:
         from rlhf_sdk.cluster.views import brief
 
-        emit({**brief(job), **said})
+        emit({**brief(job), **fields})
     if code is not None:
         raise typer.Exit(int(code))

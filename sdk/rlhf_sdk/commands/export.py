@@ -64,8 +64,12 @@ def export(
 
     target = folder.resolve()
     check_target(target)
-    place = chosen(ctx, namespace, context, kubeconfig, cluster=cluster, storage=storage)
-    product = _from_here(job, storage, stage, target) if place is None else _from_cluster(place, job, stage, target)
+    cluster_target = chosen(ctx, namespace, context, kubeconfig, cluster=cluster, storage=storage)
+    product = (
+        _from_here(job, storage, stage, target)
+        if cluster_target is None
+        else _from_cluster(cluster_target, job, stage, target)
+    )
     if output is Format.JSON:
         emit({"stage": stage, "product": product, "folder": str(target)})
     else:
@@ -89,8 +93,8 @@ def _from_here(job: str | None, storage: Path | None, stage: str, target: Path) 
         run = every[0]
     state = run.state.stages.get(stage)
     if state is None:
-        known = ", ".join(run.state.stages)
-        raise CommandError(f"{stage}: no stage of {run.state.job}; found {known}", Exit.INVALID)
+        stages = ", ".join(run.state.stages)
+        raise CommandError(f"{stage}: no stage of {run.state.job}; found {stages}", Exit.INVALID)
     if state.product is None:
         raise CommandError(f"{stage}: has no product yet ({state.state})", Exit.FAILED)
     try:
@@ -110,27 +114,27 @@ def _numbered(name: str, storage: Path | None, stage: str, target: Path) -> str:
     entry = runs.find(name, storage)
     product = entry.run.products.get(stage)
     if product is None:
-        known = ", ".join(entry.run.products)
-        raise CommandError(f"{stage}: no stage of {name}; found {known}", Exit.INVALID)
+        stages = ", ".join(entry.run.products)
+        raise CommandError(f"{stage}: no stage of {name}; found {stages}", Exit.INVALID)
     write(runs.verified(entry, product), target)
     return product
 
 
-def _from_cluster(place: Target, job: str | None, stage: str, target: Path) -> str:
+def _from_cluster(cluster_target: Target, job: str | None, stage: str, target: Path) -> str:
     from rlhf_sdk.cluster import jobs, pods, pulling
     from rlhf_sdk.cluster.kubectl import Kubectl
     from rlhf_sdk.exporting import export as write
 
     if job is None:
         raise CommandError("--job: a job on a cluster must be named", Exit.INVALID)
-    name, place = jobs.named(job, place)
-    kubectl = Kubectl(place)
-    found = jobs.get(kubectl, name)
-    product = pulling.products(found, [stage], everything=False)[stage]
+    name, cluster_target = jobs.named(job, cluster_target)
+    kubectl = Kubectl(cluster_target)
+    cluster_job = jobs.get(kubectl, name)
+    product = pulling.products(cluster_job, [stage], everything=False)[stage]
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as temporary:
         copy = Path(temporary) / stage
-        with pods.reader(kubectl, found) as reader:
+        with pods.reader(kubectl, cluster_job) as reader:
             pulling.product(reader, product, copy, lambda *_: None)
         write(copy, target)
     return product

@@ -79,8 +79,8 @@ def gc(
             raise CommandError(f"{root}: a run is just looking up what it needs; try again in a moment") from busy
     try:
         forgotten = [_forgettable(name, root) for name in forget or []]
-        found = garbage(root, clock(root), forgotten)
-        items, bytes_of = found.free, {item.path: tree_size(item.path) for item in (*found.free, *found.kept)}
+        result = garbage(root, clock(root), forgotten)
+        items, bytes_of = result.free, {item.path: tree_size(item.path) for item in (*result.free, *result.uncertain)}
         if yes:  # sizes take a while on a claim: what a cluster's job has begun to use meanwhile stays
             still = {item.path for item in garbage(root, clock(root), forgotten).free}
             items = [item for item in items if item.path in still]
@@ -93,11 +93,14 @@ def gc(
         lock.release()
     total = sum(bytes_of[item.path] for item in items)
     if output is Format.JSON:
-        listed, kept = (
-            [{"path": str(one.path), "kind": one.kind, "bytes": bytes_of[one.path], "why": one.why} for one in some]
-            for some in (items, found.kept)
+        listed, uncertain = (
+            [
+                {"path": str(item.path), "kind": item.kind, "bytes": bytes_of[item.path], "why": item.why}
+                for item in some
+            ]
+            for some in (items, result.uncertain)
         )
-        emit({"storage": str(root), "bytes": total, "freed": yes, "items": listed, "kept": kept})
+        emit({"storage": str(root), "bytes": total, "freed": yes, "items": listed, "kept": uncertain})
         return
     if items:
         what = f"{plural(len(items), 'thing')}, {size(total)}"
@@ -105,9 +108,9 @@ def gc(
         show(f"freed {what}" if yes else f"{what} can be freed: run again with --yes")
     else:
         show(f"{root}: nothing to free")
-    if found.kept:
+    if result.uncertain:
         show("\nkept:")
-        show(_table(found.kept, bytes_of))
+        show(_table(result.uncertain, bytes_of))
 
 
 def _forgettable(name: str, storage: Path) -> Run:

@@ -68,9 +68,11 @@ def init(
         raise CommandError(f"{recipe}: no such recipe; there are {', '.join(RECIPES)}", Exit.INVALID)
     target = folder or Path(recipe)
     written = render(recipe, job_name(target.resolve().name, recipe), source_of(base, target) if base else BASE)
-    there = [name for name in written if (target / name).exists()]
-    if there and not force:
-        raise CommandError(f"{target}: has {', '.join(there)} already; nothing was written (--force writes over them)")
+    existing = [name for name in written if (target / name).exists()]
+    if existing and not force:
+        raise CommandError(
+            f"{target}: has {', '.join(existing)} already; nothing was written (--force writes over them)"
+        )
     for name, text in written.items():
         path = target / name
         path.parent.mkdir(parents=True, exist_ok=True)

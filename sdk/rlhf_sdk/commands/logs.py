@@ -15,7 +15,7 @@ from rlhf_sdk.text import visible
 
 if TYPE_CHECKING:
     from rlhf_sdk.cluster.kubectl import Target
-    from rlhf_sdk.cluster.logs import Wanted
+    from rlhf_sdk.cluster.logs import LogRequest
     from rlhf_sdk.jobs import Located
 
 
@@ -74,11 +74,11 @@ def logs(
     """Print the log of one rank of one attempt of a stage."""
     from rlhf_sdk.cluster.choice import chosen
 
-    place = chosen(ctx, namespace, context, kubeconfig, cluster=cluster, storage=storage)
-    if place is not None:
-        from rlhf_sdk.cluster.logs import Wanted
+    target = chosen(ctx, namespace, context, kubeconfig, cluster=cluster, storage=storage)
+    if target is not None:
+        from rlhf_sdk.cluster.logs import LogRequest
 
-        _of_cluster(place, job, Wanted(stage, rank, attempt, tail, stored), output, follow=follow)
+        _of_cluster(target, job, LogRequest(stage, rank, attempt, tail, stored), output, follow=follow)
         return
     if stored:
         raise CommandError(
@@ -101,11 +101,11 @@ def _of_run(
     from rlhf_sdk import jobs
 
     run = jobs.locate(job, storage)
-    found, path = find(run, stage, rank, attempt)
+    number, path = find(run, stage, rank, attempt)
     lines = path.read_text("utf-8", errors="replace").splitlines()
     lines = lines if tail is None else lines[-tail:]
     if output is Format.JSON:
-        emit({"stage": stage, "attempt": found, "file": str(path), "lines": lines})
+        emit({"stage": stage, "attempt": number, "file": str(path), "lines": lines})
         return
     for line in lines:
         show(line)
@@ -113,19 +113,19 @@ def _of_run(
         _follow(run, stage, path)
 
 
-def _of_cluster(place: Target, job: str, wanted: Wanted, output: Format, *, follow: bool) -> None:
+def _of_cluster(target: Target, job: str, request: LogRequest, output: Format, *, follow: bool) -> None:
     from rlhf_sdk.cluster import jobs, logs
     from rlhf_sdk.cluster.kubectl import Kubectl
 
-    name, place = jobs.named(job, place)
-    kubectl = Kubectl(place)
-    found = jobs.get(kubectl, name)
+    name, target = jobs.named(job, target)
+    kubectl = Kubectl(target)
+    cluster_job = jobs.get(kubectl, name)
     if follow and output is Format.TEXT:
-        logs.follow(kubectl, found, wanted)
+        logs.follow(kubectl, cluster_job, request)
         return
-    attempt, file, lines = logs.lines(kubectl, found, wanted)
+    attempt, file, lines = logs.lines(kubectl, cluster_job, request)
     if output is Format.JSON:
-        emit({"stage": wanted.stage, "attempt": attempt, "file": file, "lines": lines})
+        emit({"stage": request.stage, "attempt": attempt, "file": file, "lines": lines})
     else:
         for line in lines:
             show(line)
@@ -139,16 +139,16 @@ def find(run: Located, stage: str, rank: str, attempt: int | None) -> tuple[int,
     """
     if stage not in run.state.stages:
         raise CommandError(f"{stage}: no such stage; the run has {', '.join(run.state.stages)}", Exit.INVALID)
-    there = sorted(
+    attempts = sorted(
         int(path.name[1:]) for path in (run.layout.work(stage) / "logs").glob("a*") if path.name[1:].isdigit()
     )
-    if not there:
+    if not attempts:
         state = run.state.stages[stage].state
         raise CommandError(f"{stage}: no logs: it has not run here ({state})", Exit.INVALID)
-    chosen = there[-1] if attempt is None else attempt
-    if chosen not in there:
-        known = ", ".join(str(number) for number in there)
-        raise CommandError(f"{stage}: no attempt {chosen}; there are logs of attempt {known}", Exit.INVALID)
+    chosen = attempts[-1] if attempt is None else attempt
+    if chosen not in attempts:
+        numbers = ", ".join(str(number) for number in attempts)
+        raise CommandError(f"{stage}: no attempt {chosen}; there are logs of attempt {numbers}", Exit.INVALID)
     folder = run.layout.logs(stage, chosen)
     path = folder / ("launcher.log" if rank == "launcher" else f"rank{rank}.log")
     if path.exists():

@@ -44,16 +44,18 @@ def plan(job_file: JobFile, storage: Storage = None, output: Output = Format.TEX
     job = jobs.read(job_file)
     layout = jobs.layout_of(job, job_file, storage)
     try:
-        made = make(job, read_resolved(layout.resolved))
+        planned = make(job, read_resolved(layout.resolved))
         resolved = True
     except (FileNotFoundError, ValueError, KeyError):  # never prepared, or for an earlier version of the job
-        made = make(job)
+        planned = make(job)
         resolved = False
-    there = {stage.name: layout.product(stage.product).is_dir() for stage in made.stages if stage.product is not None}
+    present = {
+        stage.name: layout.product(stage.product).is_dir() for stage in planned.stages if stage.product is not None
+    }
     if output is Format.JSON:
         emit(
             {
-                "job": made.job,
+                "job": planned.job,
                 "resolved": resolved,
                 "stages": [
                     {
@@ -65,17 +67,17 @@ def plan(job_file: JobFile, storage: Storage = None, output: Output = Format.TEX
                         "seed": stage.seed,
                         "digest": stage.digest,
                         "product": stage.product,
-                        "there": there.get(stage.name),
+                        "there": present.get(stage.name),
                     }
-                    for stage in made.stages
+                    for stage in planned.stages
                 ],
             }
         )
         return
-    show(tree(made, there, resolved))
+    show(tree(planned, present, resolved))
 
 
-def tree(made: Plan, there: dict[str, bool], resolved: bool) -> Tree:
+def tree(planned: Plan, present: dict[str, bool], resolved: bool) -> Tree:
     """Stages as a tree: each hangs below the stage it comes after last; what it takes besides is written out."""
     from rich.text import Text
     from rich.tree import Tree
@@ -83,14 +85,14 @@ def tree(made: Plan, there: dict[str, bool], resolved: bool) -> Tree:
     from rlhf_sdk.local.scheduler import ranks
     from rlhf_sdk.local.views import short
 
-    order = {stage.name: position for position, stage in enumerate(made.stages)}
+    order = {stage.name: position for position, stage in enumerate(planned.stages)}
     depth: dict[str, int] = {}
-    for stage in made.stages:
+    for stage in planned.stages:
         depth[stage.name] = 1 + max((depth[name] for name in stage.needs), default=-1)
     title = "" if resolved else "  (digests are known once prepare has run)"
-    root = Tree(Text(f"{made.job}: {len(made.stages)} stages{title}"))
+    root = Tree(Text(f"{planned.job}: {len(planned.stages)} stages{title}"))
     nodes: dict[str, Tree] = {}
-    for stage in made.stages:
+    for stage in planned.stages:
         parent = max(stage.needs, key=lambda name: (depth[name], order[name]), default=None)
         line = Text(stage.name, style="bold").append(f"  {stage.type}", style="not bold dim")
         if ranks(stage) > 1:
@@ -98,9 +100,9 @@ def tree(made: Plan, there: dict[str, bool], resolved: bool) -> Tree:
         rest = [key for key in stage.takes if key != f"stage:{parent}"]
         if rest and stage.type not in ("prepare", "report"):
             line.append("  takes " + ", ".join(key.partition(":")[2] for key in rest), style="not bold")
-        if stage.name in there:
+        if stage.name in present:
             line.append(f"  {short(stage.product)}", style="not bold dim")
-            if there[stage.name]:
+            if present[stage.name]:
                 line.append(" there", style="not bold green")
         nodes[stage.name] = (nodes[parent] if parent is not None else root).add(line)
     return root

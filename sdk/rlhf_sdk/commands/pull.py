@@ -68,25 +68,25 @@ def pull(
 
     if everything and stages:
         raise CommandError("--all: takes every stage; leave the stages out, or --all", Exit.INVALID)
-    name, place = jobs.named(job, target(ctx, namespace, context, kubeconfig))
-    kubectl = Kubectl(place)
-    found = jobs.get(kubectl, name)
-    wanted = pulling.products(found, stages or [], everything=everything)
+    name, cluster = jobs.named(job, target(ctx, namespace, context, kubeconfig))
+    kubectl = Kubectl(cluster)
+    cluster_job = jobs.get(kubectl, name)
+    products = pulling.products(cluster_job, stages or [], everything=everything)
     folder = (to or Path(name)).resolve()
     copied: dict[str, bool] = {}
     logs: Path | None = None
-    with pods.reader(kubectl, found) as reader:
-        for stage, product in wanted.items():
+    with pods.reader(kubectl, cluster_job) as reader:
+        for stage, product in products.items():
             with _bar(stage, output) as tell:
                 copied[stage] = pulling.product(reader, product, folder / stage, tell)
             if output is Format.TEXT:
                 show(f"{stage}: {folder / stage}{'' if copied[stage] else ' (there already, verified)'}")
         if everything:
             with _bar(pulling.LOGS, output) as tell:
-                logs = folder / pulling.LOGS if pulling.logs(reader, found, folder / pulling.LOGS, tell) else None
-    report = next((html_of(folder / one) for one in wanted if one == pulling.report_of(found)), None)
+                logs = folder / pulling.LOGS if pulling.logs(reader, cluster_job, folder / pulling.LOGS, tell) else None
+    report = next((html_of(folder / stage) for stage in products if stage == pulling.report_of(cluster_job)), None)
     if output is Format.JSON:
-        emit(_as_json(found, folder, wanted, copied, report, logs))
+        emit(_as_json(cluster_job, folder, products, copied, report, logs))
     else:
         for what, path in (("logs", logs), ("report", report)):
             if path is not None:
@@ -98,7 +98,7 @@ def pull(
 def _as_json(
     job: ClusterJob,
     folder: Path,
-    wanted: dict[str, str],
+    products: dict[str, str],
     copied: dict[str, bool],
     report: Path | None,
     logs: Path | None,
@@ -110,7 +110,7 @@ def _as_json(
         "folder": str(folder),
         "products": {
             stage: {"product": product, "path": str(folder / stage), "copied": copied[stage]}
-            for stage, product in wanted.items()
+            for stage, product in products.items()
         },
         "report": None if report is None else str(report),
         "logs": None if logs is None else str(logs),

@@ -118,7 +118,7 @@ def _same_job(run: Located) -> bool:
     if not run.file.exists():
         return False
     spec = jobs.read(run.file).spec.model_dump(mode="json", exclude_none=True)
-    return any(found.uid == run.layout.uid and found.spec == spec for found in read_runs(run.layout.storage))
+    return any(entry.uid == run.layout.uid and entry.spec == spec for entry in read_runs(run.layout.storage))
 
 
 def _again(run: Located) -> Path:

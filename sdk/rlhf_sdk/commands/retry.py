@@ -52,23 +52,23 @@ def retry(
     from rlhf_sdk.cluster.choice import target
     from rlhf_sdk.cluster.kubectl import Kubectl
 
-    name, place = jobs.named(job, target(ctx, namespace, context, kubeconfig))
-    kubectl = Kubectl(place)
-    found = jobs.get(kubectl, name)
-    if found.phase == "Invalid":
+    name, cluster = jobs.named(job, target(ctx, namespace, context, kubeconfig))
+    kubectl = Kubectl(cluster)
+    cluster_job = jobs.get(kubectl, name)
+    if cluster_job.phase == "Invalid":
         raise CommandError(
-            f"{name}: its spec is refused, which no retry changes: {place.command('status', name)}. Delete the job, mend "
+            f"{name}: its spec is refused, which no retry changes: {cluster.command('status', name)}. Delete the job, mend "
             "its file, submit it again",
             Exit.INVALID,
         )
-    changed = found.ended and not found.holds("Complete")
-    text = _words(found, changed=changed)
+    changed = cluster_job.ended and not cluster_job.holds("Complete")
+    text = _words(cluster_job, changed=changed)
     if changed:
-        _warn(found)
-        found = jobs.ask_retry(kubectl, found, datetime.now(UTC).isoformat())
+        _warn(cluster_job)
+        cluster_job = jobs.ask_retry(kubectl, cluster_job, datetime.now(UTC).isoformat())
     if output is Format.TEXT:
         show(text)
-    end(kubectl, found, wait=wait, output=output, changed=changed)
+    end(kubectl, cluster_job, wait=wait, output=output, changed=changed)
 
 
 def _words(job: ClusterJob, *, changed: bool) -> str:

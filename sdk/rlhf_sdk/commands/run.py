@@ -120,17 +120,17 @@ def _budget(job: RLHFJob, job_file: Path, cores: int) -> Budget:
     """What the stages may take; says which of them cannot fit."""
     from rlhf_api.gpus import has_gpu
     from rlhf_sdk.local.scheduler import Budget
-    from rlhf_sdk.memory import here, needs, too_large
+    from rlhf_sdk.memory import machine_memory, needs, too_large
 
     if has_gpu():
         return Budget(cores, gpu=True)  # the estimates are of host memory
-    machine = here()
-    found = needs(job, job_file.resolve().parent)
-    for need in found.stages:
+    machine = machine_memory()
+    estimates = needs(job, job_file.resolve().parent)
+    for need in estimates.stages:
         words = too_large(need, machine)
         if words is not None:
             complain(words)
-    return Budget(cores, machine, {need.stage: need.total for need in found.stages})
+    return Budget(cores, machine, {need.stage: need.total for need in estimates.stages})
 
 
 def _take(lock: FileLock, name: str) -> None:
@@ -189,15 +189,15 @@ def _tell(result: Result, layout: Layout, job_file: Path, output: Format, *, pro
 def _spent(result: Result, layout: Layout) -> list[Spent]:
     from rlhf_sdk.profile import read
 
-    found = [(name, result.product(name)) for name in result.state.stages]
-    spent = [read(name, layout.product(product)) for name, product in found if product is not None]
-    return [one for one in spent if one is not None]
+    products = [(name, result.product(name)) for name in result.state.stages]
+    spent = [read(name, layout.product(product)) for name, product in products if product is not None]
+    return [entry for entry in spent if entry is not None]
 
 
 def _profile_json(result: Result, layout: Layout) -> dict[str, Any]:
     from rlhf_sdk.profile import as_json as of_stage
 
-    return {"profile": {one.stage: of_stage(one) for one in _spent(result, layout)}}
+    return {"profile": {entry.stage: of_stage(entry) for entry in _spent(result, layout)}}
 
 
 def _show_profile(result: Result, layout: Layout) -> None:
@@ -205,12 +205,12 @@ def _show_profile(result: Result, layout: Layout) -> None:
     from rlhf_sdk.text import duration, size
 
     table = columns("STAGE", "PHASE", "TIME", "SHARE", "TOKENS/S", "PEAK MEMORY")
-    for one in _spent(result, layout):
-        peak = "" if one.peak is None else size(one.peak)
-        table.add_row(one.stage, f"{one.steps} steps", duration(one.seconds), "", "", peak)
-        for phase, seconds in one.phases.items():
-            rate = one.rate(phase)
-            share = f"{100 * seconds / one.seconds:.0f} %" if one.seconds > 0 else ""
+    for entry in _spent(result, layout):
+        peak = "" if entry.peak is None else size(entry.peak)
+        table.add_row(entry.stage, f"{entry.steps} steps", duration(entry.seconds), "", "", peak)
+        for phase, seconds in entry.phases.items():
+            rate = entry.rate(phase)
+            share = f"{100 * seconds / entry.seconds:.0f} %" if entry.seconds > 0 else ""
             table.add_row("", phase, duration(seconds), share, "" if rate is None else f"{rate:.0f}")
     show(table)
 
@@ -219,11 +219,11 @@ def models(result: Result, layout: Layout) -> dict[str, Path]:
     """Folders of the models that were made, by stage."""
     from rlhf_sdk.exporting import is_model
 
-    found = {}
+    folders = {}
     for name, stage in result.state.stages.items():
         if stage.complete and stage.product is not None and is_model(stage.product):
-            found[name] = layout.product(stage.product)
-    return found
+            folders[name] = layout.product(stage.product)
+    return folders
 
 
 def report_file(result: Result, layout: Layout) -> Path | None:

@@ -59,16 +59,16 @@ def list_runs(
     from rlhf_sdk import runs
     from rlhf_sdk.local.layout import STORAGE
 
-    place = storage or Path(STORAGE)
-    entries = runs.entries(place) if job is None else runs.select(job, storage)
+    folder = storage or Path(STORAGE)
+    entries = runs.entries(folder) if job is None else runs.select(job, storage)
     if entries:
-        place = entries[0].storage
+        folder = entries[0].storage
     if output is Format.JSON:
-        emit({"storage": str(place.resolve()), "runs": [_as_json(entry, entries) for entry in entries]})
+        emit({"storage": str(folder.resolve()), "runs": [_as_json(entry, entries) for entry in entries]})
     elif entries:
         show(_table(entries))
     else:
-        show(f"no runs in {place.resolve()}")
+        show(f"no runs in {folder.resolve()}")
 
 
 def _table(entries: list[Entry]) -> Table:
@@ -103,7 +103,9 @@ def _changes(entry: Entry, entries: list[Entry]) -> dict[str, list[Any]] | None:
     """Against the run before of the same UID."""
     from rlhf_sdk.comparing import changes
 
-    before = [other for other in entries if other.run.uid == entry.run.uid and other.run.number < entry.run.number]
+    before = [
+        earlier for earlier in entries if earlier.run.uid == entry.run.uid and earlier.run.number < entry.run.number
+    ]
     return changes(before[-1].run, entry.run) if before else None
 
 

@@ -61,19 +61,19 @@ def status(
     """Show the stages of a run: phase, attempts, progress, headline metrics, time."""
     from rlhf_sdk.cluster.choice import chosen
 
-    place = chosen(ctx, namespace, context, kubeconfig, cluster=cluster, storage=storage)
-    if place is not None:
-        _of_cluster(place, job, output, watch=watch)
+    target = chosen(ctx, namespace, context, kubeconfig, cluster=cluster, storage=storage)
+    if target is not None:
+        _of_cluster(target, job, output, watch=watch)
         return
     from rlhf_sdk import jobs
     from rlhf_sdk.local.layout import STORAGE
 
     if job is None:
-        found = jobs.runs(storage or Path(STORAGE))
+        runs = jobs.runs(storage or Path(STORAGE))
         if output is Format.JSON:
-            emit({"runs": [as_json(run) for run in found]})
-        elif found:
-            show(overview(found))
+            emit({"runs": [as_json(run) for run in runs]})
+        elif runs:
+            show(overview(runs))
         else:
             show(f"no runs in {(storage or Path(STORAGE)).resolve()}")
         return
@@ -86,20 +86,20 @@ def status(
         _print(run)
 
 
-def _of_cluster(place: Target, job: str | None, output: Format, *, watch: bool) -> None:
+def _of_cluster(target: Target, job: str | None, output: Format, *, watch: bool) -> None:
     from rlhf_sdk.cluster import jobs, shown
     from rlhf_sdk.cluster.kubectl import Kubectl
 
     if job is None:
-        shown.all_of(Kubectl(place), output)
+        shown.print_all(Kubectl(target), output)
         return
-    name, place = jobs.named(job, place)
-    kubectl = Kubectl(place)
-    found = jobs.get(kubectl, name)
+    name, target = jobs.named(job, target)
+    kubectl = Kubectl(target)
+    cluster_job = jobs.get(kubectl, name)
     if watch and output is Format.TEXT:
-        shown.watch(kubectl, found)
+        shown.watch(kubectl, cluster_job)
     else:
-        shown.one(found, output)
+        shown.print_job(cluster_job, output)
 
 
 def _watch(job: str, storage: Path | None) -> None:
@@ -147,24 +147,28 @@ def table(run: Located) -> Table:
 
     shown = columns("STAGE", "STATE", "TRY", "STEP", "TIME", "ETA", "HEADLINE")
     for name, stage in run.state.stages.items():
-        seen = read(run.layout.work(name)) if stage.attempt and stage.state not in ("Waiting", "Reused") else None
-        step = "" if seen is None or not seen.step else f"{seen.step}" + (f"/{seen.total}" if seen.total else "")
-        eta = duration(seen.eta) if seen is not None and seen.eta is not None and stage.running else ""
-        headline = {} if seen is None else labelled(seen.headline)
+        progress = read(run.layout.work(name)) if stage.attempt and stage.state not in ("Waiting", "Reused") else None
+        step = (
+            ""
+            if progress is None or not progress.step
+            else f"{progress.step}" + (f"/{progress.total}" if progress.total else "")
+        )
+        eta = duration(progress.eta) if progress is not None and progress.eta is not None and stage.running else ""
+        headline = {} if progress is None else labelled(progress.headline)
         metrics = "  ".join(f"{key} {number(value)}" for key, value in headline.items())
         seconds = duration(run.seconds(name)) if stage.seconds or stage.running else ""
         shown.add_row(name, stage.state, str(stage.attempt or ""), step, seconds, eta, metrics)
     return shown
 
 
-def overview(found: list[Located]) -> Table:
+def overview(runs: list[Located]) -> Table:
     """One row a run."""
     import time
 
     from rlhf_sdk.output import columns
 
     shown = columns("JOB", "STATE", "STAGES", "STARTED", "UID")
-    for run in found:
+    for run in runs:
         state = run.state
         done = sum(stage.complete for stage in state.stages.values())
         phase = state.phase if run.live or state.phase != "running" else "killed"
@@ -181,15 +185,15 @@ def as_json(run: Located) -> dict[str, Any]:
     stages: dict[str, Any] = {}
     for name, stage in state.stages.items():
         raw = stage.model_dump(mode="json")
-        seen = read(run.layout.work(name))
+        progress = read(run.layout.work(name))
         stages[name] = {
             "phase": stage.state,
             **{key: raw[key] for key in STAGE_KEYS},
             "seconds": round(run.seconds(name), 3),
-            "step": None if seen is None else seen.step,
-            "total": None if seen is None else seen.total,
-            "etaSeconds": None if seen is None else seen.eta,
-            "headline": {} if seen is None else dict(seen.headline),
+            "step": None if progress is None else progress.step,
+            "total": None if progress is None else progress.total,
+            "etaSeconds": None if progress is None else progress.eta,
+            "headline": {} if progress is None else dict(progress.headline),
         }
     return {
         "job": state.job,

@@ -56,12 +56,14 @@ def submit(
     job, document = submission.read(job_file, namespace)
     for note in submission.notes(job, document, job_file.resolve().parent):
         complain(note)
-    place = target(ctx, namespace, context, kubeconfig).within(job.metadata.namespace)
-    kubectl = Kubectl(place)
-    before, after = _apply(kubectl, submission.manifest(document, place.namespace), job.metadata.name, dry_run=dry_run)
+    cluster = target(ctx, namespace, context, kubeconfig).within(job.metadata.namespace)
+    kubectl = Kubectl(cluster)
+    before, after = _apply(
+        kubectl, submission.manifest(document, cluster.namespace), job.metadata.name, dry_run=dry_run
+    )
     result = _result(before, after)
     if output is Format.TEXT:
-        _tell(place.within(after.namespace), after, result, dry_run=dry_run)
+        _tell(cluster.within(after.namespace), after, result, dry_run=dry_run)
     end(kubectl, after, wait=wait and not dry_run, output=output, result=result)
 
 
@@ -119,14 +121,14 @@ def _written(job: ClusterJob) -> tuple[object, ...]:
     return metadata.get("generation"), metadata.get("labels") or {}, annotations
 
 
-def _tell(place: Target, job: ClusterJob, result: str, *, dry_run: bool) -> None:
+def _tell(cluster: Target, job: ClusterJob, result: str, *, dry_run: bool) -> None:
     if dry_run:
         show(f"{job.name}: the API server takes it; it would be {result} in namespace {job.namespace}")
         return
-    there = f" ({job.phase})" if result != "created" else ""
-    show(f"{job.name}: {result} in namespace {job.namespace}{there}")
+    phase = f" ({job.phase})" if result != "created" else ""
+    show(f"{job.name}: {result} in namespace {job.namespace}{phase}")
     if job.suspended:
-        show(f"  it is suspended; start it:  {place.command('resume', job.name)}")
-    show(f"  how it goes:  {place.command('status', job.name, '--watch')}")
-    show(f"  a stage's log:  {place.command('logs', job.name, 'STAGE', '--follow')}")
-    show(f"  its report, at the end:  {place.command('pull', job.name)}")
+        show(f"  it is suspended; start it:  {cluster.command('resume', job.name)}")
+    show(f"  how it goes:  {cluster.command('status', job.name, '--watch')}")
+    show(f"  a stage's log:  {cluster.command('logs', job.name, 'STAGE', '--follow')}")
+    show(f"  its report, at the end:  {cluster.command('pull', job.name)}")

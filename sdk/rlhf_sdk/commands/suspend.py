@@ -61,14 +61,14 @@ def suspend(
     output: Output = Format.TEXT,
 ) -> None:
     """Stop a job on a cluster, with checkpoints."""
-    kubectl, found, changed = _set(ctx, job, namespace, context, kubeconfig, wanted=True)
+    kubectl, cluster_job, changed = _set(ctx, job, namespace, context, kubeconfig, suspended=True)
     if output is Format.TEXT:
-        show(_suspending(kubectl, found, changed=changed))
+        show(_suspending(kubectl, cluster_job, changed=changed))
     if wait:
         from rlhf_sdk.cluster.following import until
 
-        found = until(kubectl, found, lambda now: now.ended or now.phase == "Suspended", complain)
-    end(kubectl, found, wait=False, output=output, changed=changed)
+        cluster_job = until(kubectl, cluster_job, lambda now: now.ended or now.phase == "Suspended", complain)
+    end(kubectl, cluster_job, wait=False, output=output, changed=changed)
 
 
 def resume(
@@ -81,26 +81,32 @@ def resume(
     output: Output = Format.TEXT,
 ) -> None:
     """Let a suspended job go on from its checkpoints."""
-    kubectl, found, changed = _set(ctx, job, namespace, context, kubeconfig, wanted=False)
+    kubectl, cluster_job, changed = _set(ctx, job, namespace, context, kubeconfig, suspended=False)
     if output is Format.TEXT:
-        show(_resuming(found, changed=changed))
-    end(kubectl, found, wait=wait, output=output, changed=changed)
+        show(_resuming(cluster_job, changed=changed))
+    end(kubectl, cluster_job, wait=wait, output=output, changed=changed)
 
 
 def _set(
-    ctx: typer.Context, job: str, namespace: str | None, context: str | None, kubeconfig: Path | None, *, wanted: bool
+    ctx: typer.Context,
+    job: str,
+    namespace: str | None,
+    context: str | None,
+    kubeconfig: Path | None,
+    *,
+    suspended: bool,
 ) -> tuple[Kubectl, ClusterJob, bool]:
     """Set spec.suspend, if it would change something; the job, and whether it did."""
     from rlhf_sdk.cluster import jobs
     from rlhf_sdk.cluster.choice import target
     from rlhf_sdk.cluster.kubectl import Kubectl
 
-    name, place = jobs.named(job, target(ctx, namespace, context, kubeconfig))
-    kubectl = Kubectl(place)
-    found = jobs.get(kubectl, name)
-    if found.suspended == wanted or (wanted and found.ended):
-        return kubectl, found, False
-    return kubectl, jobs.suspend(kubectl, found, wanted), True
+    name, cluster = jobs.named(job, target(ctx, namespace, context, kubeconfig))
+    kubectl = Kubectl(cluster)
+    cluster_job = jobs.get(kubectl, name)
+    if cluster_job.suspended == suspended or (suspended and cluster_job.ended):
+        return kubectl, cluster_job, False
+    return kubectl, jobs.suspend(kubectl, cluster_job, suspended), True
 
 
 def _suspending(kubectl: Kubectl, job: ClusterJob, *, changed: bool) -> str:

@@ -54,13 +54,13 @@ def validate(
 
     Problems are printed as file:line:column: path: message (hint), one a line.
     """
-    from rlhf_sdk.memory import here
+    from rlhf_sdk.memory import machine_memory
 
-    machine = here()
-    found = [_check(path, inputs or [], machine, opening=not no_open, talk=output is Format.TEXT) for path in files]
-    valid = all(entry["valid"] for entry in found)
+    machine = machine_memory()
+    entries = [_check(path, inputs or [], machine, opening=not no_open, talk=output is Format.TEXT) for path in files]
+    valid = all(entry["valid"] for entry in entries)
     if output is Format.JSON:
-        emit({"valid": valid, "machineBytes": machine, "files": found})
+        emit({"valid": valid, "machineBytes": machine, "files": entries})
     if not valid:
         raise typer.Exit(int(Exit.INVALID))
 
@@ -78,12 +78,12 @@ def _check(path: Path, inputs: Sequence[str], machine: int, *, opening: bool, ta
     except SpecError as error:
         if talk:
             complain(str(error))
-        return entry | {"problems": [{name: getattr(one, name) for name in names} for one in error.problems]}
-    found = needs(job, path.resolve().parent)
+        return entry | {"problems": [{name: getattr(problem, name) for name in names} for problem in error.problems]}
+    estimates = needs(job, path.resolve().parent)
     missing = jobs.absent(job, path.resolve().parent)
     absent = [f"input {job.spec.inputs[index].name} is not here: {why}" for index, why in missing.items()]
     if talk:
-        _tell(path, found, absent, opened, machine)
+        _tell(path, estimates, absent, opened, machine)
     memory = [
         {
             "stage": need.stage,
@@ -92,12 +92,12 @@ def _check(path: Path, inputs: Sequence[str], machine: int, *, opening: bool, ta
             "parts": dict(need.parts),
             "fits": need.total <= machine,
         }
-        for need in found.stages
+        for need in estimates.stages
     ]
     return entry | {
         "valid": True,
         "memory": memory,
-        "unknown": list(found.unknown),
+        "unknown": list(estimates.unknown),
         "absent": absent,
         "unopened": opened.unopened,
         "warnings": opened.warnings,
@@ -133,15 +133,15 @@ def _read(path: Path, inputs: Sequence[str], *, opening: bool) -> tuple[RLHFJob,
     return job, opened
 
 
-def _tell(path: Path, found: Needs, absent: list[str], opened: Opened, machine: int) -> None:
+def _tell(path: Path, estimates: Needs, absent: list[str], opened: Opened, machine: int) -> None:
     from rlhf_sdk.memory import too_large
     from rlhf_sdk.output import columns
     from rlhf_sdk.text import size
 
     show(f"{path}: valid")
-    if found.stages:
+    if estimates.stages:
         table = columns("  STAGE", "RANKS", "MEMORY A RANK", "MOST OF IT")
-        for need in found.stages:
+        for need in estimates.stages:
             most = ", ".join(f"{name} {size(count)}" for name, count in list(need.parts.items())[:3])
             table.add_row(f"  {need.stage}", str(need.ranks), size(need.bytes), most)
         show(table)
@@ -149,11 +149,11 @@ def _tell(path: Path, found: Needs, absent: list[str], opened: Opened, machine: 
         show(f"  {why}")
     if opened.unopened:
         show(f"  not checked: {'; '.join(opened.unopened)}")
-    for why in found.unknown:
+    for why in estimates.unknown:
         show(f"  memory not known: {why}")
     for warning in opened.warnings:
         complain(f"{path}: {warning}")
-    for need in found.stages:
+    for need in estimates.stages:
         words = too_large(need, machine)
         if words is not None:
             complain(f"{path}: {words}")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from rlhf_api.store import Run, forget_run, read_runs
 from rlhf_sdk.local.layout import Layout
-from rlhf_sdk.local.locks import held
+from rlhf_sdk.local.locks import is_held
 from rlhf_sdk.local.state import load
 from rlhf_sdk.local.traces import Leases, entries, folders, leases, left_to_do, read_json, written_lately
 
@@ -32,18 +32,18 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a look at a storage found."""
+class Garbage:
+    """What a storage holds that may be freed."""
 
     free: list[Item]
     """What can be freed."""
-    kept: list[Item]
+    uncertain: list[Item]
     """Work of which this machine cannot tell that nobody goes on with it."""
 
 
 def tree_size(path: Path) -> int:
     """Bytes of all files below."""
-    return sum(there.st_size for there in entries(path) if not stat.S_ISDIR(there.st_mode))
+    return sum(entry.st_size for entry in entries(path) if not stat.S_ISDIR(entry.st_mode))
 
 
 def forget(layout: Layout, spec: Mapping[str, Any]) -> list[str]:
@@ -53,10 +53,10 @@ def forget(layout: Layout, spec: Mapping[str, Any]) -> list[str]:
     """
     indexes = list(read_runs(layout.storage))
     forgotten = [run for run in indexes if run.uid == layout.uid and run.spec == spec]
-    own = {name for run in forgotten for name in run.products.values()}
+    products = {name for run in forgotten for name in run.products.values()}
     shared = {name for run in indexes if run not in forgotten for name in run.products.values()}
-    lines = [f"kept {name}: another run uses it" for name in sorted(own & shared)]
-    for name in own - shared:
+    lines = [f"kept {name}: another run uses it" for name in sorted(products & shared)]
+    for name in products - shared:
         remove(layout.product(name))
     for work in layout.root.iterdir() if layout.root.is_dir() else ():
         if work.is_dir():
@@ -96,7 +96,7 @@ def _renamed_away(path: Path) -> Path | None:
     return path.rename(gone)
 
 
-def garbage(storage: Path, now: float, forgotten: Sequence[Run] = ()) -> Found:
+def garbage(storage: Path, now: float, forgotten: Sequence[Run] = ()) -> Garbage:
     """Everything in the storage that can be freed now; what a process or a cluster's job may use is never among it, if
     the caller holds `gc_lock`: without, it may be what someone is just looking up.
 
@@ -108,46 +108,49 @@ def garbage(storage: Path, now: float, forgotten: Sequence[Run] = ()) -> Found:
     Raises:
         ValueError: a run's index cannot be read: then nobody knows what is used.
     """
-    there, products = [Layout(storage, path.name) for path in folders(storage / "work")], folders(storage / "products")
-    busy = {layout.uid for layout in there if held(layout.lock)}
+    layouts, products = (
+        [Layout(storage, path.name) for path in folders(storage / "work")],
+        folders(storage / "products"),
+    )
+    busy = {layout.uid for layout in layouts if is_held(layout.lock)}
     # Others go on meanwhile, so in this order: a lease begins before the folder that it is for.
     runs = [run for run in read_runs(storage) if run not in forgotten]
     live = leases(storage, now)
-    found = Found(_products(products, runs, live, busy=bool(busy)), [])
+    result = Garbage(_products(products, runs, live, busy=bool(busy)), [])
     if not busy:
-        found.free.extend(_inputs(storage, runs))
-    for layout in there:
+        result.free.extend(_inputs(storage, runs))
+    for layout in layouts:
         records = [run for run in runs if run.uid == layout.uid]
         verdict = None if layout.uid in busy else _verdict(layout, records, live, now)
         if verdict is not None:
             free, why = verdict
-            (found.free if free else found.kept).append(Item(layout.root, "work", why))
-    return found
+            (result.free if free else result.uncertain).append(Item(layout.root, "work", why))
+    return result
 
 
 def _products(products: Sequence[Path], runs: Sequence[Run], live: Leases, *, busy: bool) -> list[Item]:
     named = {name for run in runs for name in run.products.values()}
-    found = []
+    items = []
     for path in products:
         making, _, _ = path.name.removeprefix(".").rpartition(".")
         if path.name in named:
             continue
         if path.name.startswith(".damaged-"):
-            found.append(Item(path, "damaged", "it was damaged and rebuilt"))
+            items.append(Item(path, "damaged", "it was damaged and rebuilt"))
         elif path.name.startswith("."):
             if not busy and making not in live.products:  # else someone may be building it
-                found.append(Item(path, "unfinished", "nobody is building it"))
+                items.append(Item(path, "unfinished", "nobody is building it"))
         elif path.name not in live.products:
-            found.append(Item(path, "product", "no run names it"))
-    return found
+            items.append(Item(path, "product", "no run names it"))
+    return items
 
 
 def _inputs(storage: Path, runs: Sequence[Run]) -> list[Item]:
     digests = tuple({digest for run in runs for digest in run.inputs.values()})
-    there = [path for path in folders(storage / "inputs") if not path.name.startswith(".")]
-    named = [path for path in there if path.name.startswith(digests)]
+    inputs = [path for path in folders(storage / "inputs") if not path.name.startswith(".")]
+    named = [path for path in inputs if path.name.startswith(digests)]
     used = {*named, *(storage / "inputs" / name for path in named for name in _dequantised(path))}
-    return [Item(path, "input", "no run names it") for path in there if path not in used]
+    return [Item(path, "input", "no run names it") for path in inputs if path not in used]
 
 
 def _dequantised(path: Path) -> list[str]:
@@ -172,9 +175,9 @@ def _verdict(layout: Layout, records: Sequence[Run], live: Leases, now: float) -
     if layout.uid in live.uids:
         return False, "it holds a product's lease: it may be making it now"
     for run in clustered:
-        left = left_to_do(layout.storage, run)
-        if left is not None:
-            return False, left
+        reason = left_to_do(layout.storage, run)
+        if reason is not None:
+            return False, reason
     if not records and _elsewhere(layout):
         return False, "no record in runs/ says what it makes: a cluster's job may not have come so far"
     if (state is None or state.phase == "running") and written_lately(layout.root, now):

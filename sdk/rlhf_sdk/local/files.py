@@ -66,7 +66,7 @@ def run_index(job: RLHFJob, state: RunState, plan: Plan, resolved: Resolved) -> 
         started=state.stages[PREPARE].started or 0.0,
         phase=state.phase,
         jobFile=state.job_file,
-        inputs={name: found.digest for name, found in resolved.inputs.items()},
+        inputs={name: entry.digest for name, entry in resolved.inputs.items()},
         products=products,
         spec=job.spec.model_dump(mode="json", exclude_none=True),
     )

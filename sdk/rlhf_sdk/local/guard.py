@@ -34,14 +34,14 @@ def _prctl(option: int, value: int) -> None:
 
 def _parents() -> dict[int, int]:
     """Parent of every process that can be seen."""
-    found: dict[int, int] = {}
+    parents: dict[int, int] = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
             text = entry.read_text()
         except OSError:
             continue  # it ended meanwhile
-        found[int(entry.parent.name)] = int(text.rpartition(")")[2].split()[1])
-    return found
+        parents[int(entry.parent.name)] = int(text.rpartition(")")[2].split()[1])
+    return parents
 
 
 def descendants(root: int) -> set[int]:
@@ -86,10 +86,10 @@ def main(arguments: list[str]) -> int:
     os.set_blocking(wake_write, False)
     os.set_blocking(wake_read, False)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-    asked = [0]
+    requests = [0]
 
     def on_term(*_: object) -> None:
-        asked[0] += 1
+        requests[0] += 1
 
     signal.signal(signal.SIGTERM, on_term)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -106,12 +106,12 @@ def main(arguments: list[str]) -> int:
             preexec_fn=lambda: _prctl(PR_SET_PDEATHSIG, signal.SIGTERM),  # safe: one thread only
         )
     watched = [wake_read, options.alive]
-    told = 0
+    handled = 0
     deadline: float | None = None
     while child.poll() is None:
-        if asked[0] > told:
-            told = asked[0]
-            if told > 1:
+        if requests[0] > handled:
+            handled = requests[0]
+            if handled > 1:
                 break
             child.terminate()
         wait = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -124,8 +124,8 @@ def main(arguments: list[str]) -> int:
         if options.alive in readable:  # the runner is gone: the pipe's other end has closed
             watched = [wake_read]
             deadline = time.monotonic() + options.grace
-            if told == 0:
-                told = asked[0] = 1
+            if handled == 0:
+                handled = requests[0] = 1
                 child.terminate()
     code = child.poll()
     kill_all(child.pid)

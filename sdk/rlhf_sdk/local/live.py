@@ -48,7 +48,7 @@ class LiveView:
         self._began = time.monotonic()
         self._echo: Callable[[], None] = lambda: None
 
-    def begin(self, plan: Plan, state: RunState) -> None:
+    def start(self, plan: Plan, state: RunState) -> None:
         self._plan = plan
         self._state = state
         self._echo = _quiet_control_keys()
@@ -59,7 +59,7 @@ class LiveView:
 
     def stage(self, name: str, state: RunState) -> None:
         if not state.stages[name].running:
-            self._latest = {other: seen for other, seen in self._latest.items() if other != name}
+            self._latest = {stage: progress for stage, progress in self._latest.items() if stage != name}
         self._draw(state)
 
     def say(self, text: str, *, bad: bool = False) -> None:
@@ -109,7 +109,7 @@ def screen(plan: Plan, state: RunState, latest: Mapping[str, Progress], seconds:
     return Group(*lines)
 
 
-def _line(plan: Plan, state: RunState, name: str, seen: Progress | None, names: int, width: int) -> RenderableType:
+def _line(plan: Plan, state: RunState, name: str, progress: Progress | None, names: int, width: int) -> RenderableType:
     stage = state.stages[name]
     mark, style = MARKS[stage.state]
     head = Text(f" {mark} ", style=style)
@@ -123,30 +123,30 @@ def _line(plan: Plan, state: RunState, name: str, seen: Progress | None, names: 
         row.add_column(width=max(10, width - names - 6), no_wrap=True, overflow="ellipsis")
         row.add_row(head, label, Text(rest, style="red" if stage.state == "Failed" else "dim"))
         return row
-    if seen is None or not seen.total:
+    if progress is None or not progress.total:
         row.add_column(width=max(10, width - names - 6), no_wrap=True, overflow="ellipsis")
-        doing = seen.activity if seen is not None and seen.activity else "starting"
-        if seen is not None and seen.step:
-            doing = f"{doing if seen.activity else 'step'} {seen.step}"
+        doing = progress.activity if progress is not None and progress.activity else "starting"
+        if progress is not None and progress.step:
+            doing = f"{doing if progress.activity else 'step'} {progress.step}"
         row.add_row(head, label, Text(f"{doing}  {duration(stage.seconds)}", style="cyan"))
         return row
     bar = max(10, min(30, width // 6))
-    count = f"{seen.step}/{seen.total}"
-    eta = f"eta {duration(seen.eta)}" if seen.eta is not None else duration(stage.seconds)
+    count = f"{progress.step}/{progress.total}"
+    eta = f"eta {duration(progress.eta)}" if progress.eta is not None else duration(stage.seconds)
     counts, etas = max(7, len(count)), max(8, len(eta))
-    left = max(0, width - 3 - names - bar - counts - etas - 5)
+    room = max(0, width - 3 - names - bar - counts - etas - 5)
     row.add_column(width=bar)
     row.add_column(width=counts, justify="right", no_wrap=True)
     row.add_column(width=etas, no_wrap=True)
-    row.add_column(width=left, no_wrap=True)
-    metrics = labelled(seen.headline)
+    row.add_column(width=room, no_wrap=True)
+    metrics = labelled(progress.headline)
     below = width < NARROW and len(metrics) > 2
-    words = "" if below else fitting(metrics, left)
-    if (seen.share is not None or not seen.counts_steps) and len(words) + len(seen.doing) + 2 <= left:
-        words = f"{words}  {seen.doing}" if words else seen.doing
+    words = "" if below else fitting(metrics, room)
+    if (progress.share is not None or not progress.counts_steps) and len(words) + len(progress.doing) + 2 <= room:
+        words = f"{words}  {progress.doing}" if words else progress.doing
     shown = Text(words)
-    progress = ProgressBar(total=seen.total, completed=seen.step, width=bar)
-    row.add_row(head, label, progress, count, Text(eta, style="dim"), shown)
+    progress_bar = ProgressBar(total=progress.total, completed=progress.step, width=bar)
+    row.add_row(head, label, progress_bar, count, Text(eta, style="dim"), shown)
     return Group(row, Text(" " * (names + 5) + fitting(metrics, width - names - 5))) if below else row
 
 

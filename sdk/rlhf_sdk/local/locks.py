@@ -71,7 +71,7 @@ class FileLock:
         self.release()
 
 
-def held(path: Path) -> bool:
+def is_held(path: Path) -> bool:
     """Whether someone holds the lock."""
     if not path.exists():
         return False

@@ -20,9 +20,9 @@ NOT_FOR_STAGES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY",
 """Credentials that only `prepare` sees, as on a cluster."""
 
 
-def environment(prepare: bool, own: Mapping[str, str]) -> dict[str, str]:
+def environment(prepare: bool, inherited: Mapping[str, str]) -> dict[str, str]:
     """Environment of a stage: prepare may fetch, the others run offline and without credentials."""
-    base = {**own, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}  # no file beside the job shadows a library
+    base = {**inherited, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}  # no file beside the job shadows a library
     if prepare:
         return base
     return {name: value for name, value in base.items() if name not in NOT_FOR_STAGES} | OFFLINE
@@ -98,9 +98,9 @@ def cores_here() -> int:
 @contextmanager
 def alive_pipe() -> Iterator[int]:
     """The end for the guards of a pipe whose closing tells them that this runner is gone."""
-    read, held = os.pipe()
+    read, write = os.pipe()
     try:
         yield read
     finally:
         os.close(read)
-        os.close(held)
+        os.close(write)

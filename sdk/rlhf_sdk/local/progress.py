@@ -55,9 +55,9 @@ def read(work: Path, *, since: float = 0.0, timeout: float = 3.0) -> Progress | 
         since: seconds since 1970; what was written before is of an earlier attempt and says nothing.
         timeout: seconds an answer may take.
     """
-    found = _ask(work, timeout)
-    if found is not None:
-        return from_json(found)
+    answer = _ask(work, timeout)
+    if answer is not None:
+        return from_json(answer)
     metrics = work / "metrics.jsonl"
     if metrics.exists() and metrics.stat().st_mtime >= since:
         return from_metrics(metrics)
@@ -69,8 +69,8 @@ def waiting(work: Path) -> Progress | None:
     log = max((work / "logs").glob("a*/launcher.log"), key=lambda path: path.stat().st_mtime, default=None)
     if log is None:
         return None
-    said = log.read_text("utf-8", errors="replace")[-TAIL:].splitlines()
-    for line in reversed(said):
+    lines = log.read_text("utf-8", errors="replace")[-TAIL:].splitlines()
+    for line in reversed(lines):
         if ": waiting: " in line:
             return Progress(activity="waiting: " + line.partition(": waiting: ")[2].partition(" is making ")[0])
     return None
@@ -88,7 +88,7 @@ def from_json(raw: Mapping[str, Any]) -> Progress:
         unit=str(raw.get("unit") or "steps"),
         eta=_number(raw.get("eta", raw.get("etaSeconds"))),
         rate=_number(rate),
-        headline=headline_of(headline, known=False) if isinstance(headline, Mapping) else {},
+        headline=headline_of(headline, only_known=False) if isinstance(headline, Mapping) else {},
         activity=str(raw.get("activity") or raw.get("phase") or ""),
         share=_number(raw.get("phaseShare")),
     )
@@ -113,18 +113,18 @@ def from_metrics(path: Path) -> Progress | None:
     return None
 
 
-def headline_of(metrics: Mapping[str, Any], *, known: bool = True) -> dict[str, float]:
+def headline_of(metrics: Mapping[str, Any], *, only_known: bool = True) -> dict[str, float]:
     """The metrics a person looks at, the most telling first.
 
     Args:
         metrics: by name.
-        known: leave out those whose names say nothing here.
+        only_known: leave out those whose names say nothing here.
     """
     numbers = _numbers(metrics)
     kinds = {name: name.partition(".")[0] for name in numbers}
     parts = {name for name, kind in kinds.items() if name != kind and kind in numbers}  # the whole is there as well
-    chosen = [name for wanted in HEADLINE for name in numbers if kinds[name] == wanted and name not in parts]
-    rest = [] if known else [name for name in numbers if kinds[name] not in HEADLINE]
+    chosen = [name for kind in HEADLINE for name in numbers if kinds[name] == kind and name not in parts]
+    rest = [] if only_known else [name for name in numbers if kinds[name] not in HEADLINE]
     return {name: numbers[name] for name in chosen + rest}
 
 
@@ -169,17 +169,17 @@ class Poller:
     def _poll(self) -> None:
         while not self._stop.wait(self._every):
             for stage, work in self._running().items():
-                found = read(work, since=self._since.get(stage, 0.0))
-                if found is not None:
-                    self._latest[stage] = found
+                progress = read(work, since=self._since.get(stage, 0.0))
+                if progress is not None:
+                    self._latest[stage] = progress
 
 
 def _ask(work: Path, timeout: float) -> dict[str, Any] | None:
     try:
         endpoint = json.loads((work / "endpoint.json").read_bytes())
-        place = urlsplit(endpoint["url"]) if "url" in endpoint else None
-        host = (place.hostname if place else endpoint.get("host")) or "127.0.0.1"
-        port = int((place.port if place else None) or endpoint["port"])
+        url = urlsplit(endpoint["url"]) if "url" in endpoint else None
+        host = (url.hostname if url else endpoint.get("host")) or "127.0.0.1"
+        port = int((url.port if url else None) or endpoint["port"])
         connection = http.client.HTTPConnection(host, port, timeout=timeout)
         try:
             connection.request("GET", "/progress")
@@ -198,5 +198,5 @@ def _number(value: Any) -> float | None:
 
 
 def _numbers(raw: Mapping[str, Any]) -> dict[str, float]:
-    found = {str(name): _number(value) for name, value in raw.items() if name != "step"}
-    return {name: value for name, value in found.items() if value is not None}
+    numbers = {str(name): _number(value) for name, value in raw.items() if name != "step"}
+    return {name: value for name, value in numbers.items() if value is not None}

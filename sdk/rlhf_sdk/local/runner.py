@@ -125,7 +125,7 @@ class Runner:
             self._alive = stack.enter_context(process.alive_pipe())
             self._resolving = stack.enter_context(FileLock(gc_lock(self._layout.storage), shared=True))
             self._save()
-            self._view.begin(self._plan, self._state)
+            self._view.start(self._plan, self._state)
             stack.callback(self._view.end)
             self._poller.start()
             stack.callback(self._poller.stop)
@@ -161,7 +161,7 @@ class Runner:
             for name, (reason, message) in actions.fail.items():
                 self._fail(name, AttemptResult("Failed", reason, message))
             for name in actions.reuse:
-                if not self._found(self._plan.stage(name)):
+                if not self._reuse_product(self._plan.stage(name)):
                     self._plan = without_hit(self._plan, name)
             if not (actions.skip or actions.fail or actions.reuse):
                 return decision
@@ -207,7 +207,7 @@ class Runner:
 
     def _start(self, start: Start) -> None:
         stage = self._plan.stage(start.name)
-        if self._found(stage):
+        if self._reuse_product(stage):
             return
         last = max(self._state.stages[stage.name].attempt, files.last_attempt(self._layout, stage.name))
         self._change(
@@ -248,22 +248,22 @@ class Runner:
             grace=self._options.grace,
         )
         if ranks(stage) * start.threads > self._options.budget.cores:
-            here = plural(self._options.budget.cores, "core")
-            self._view.say(f"{stage.name}: {ranks(stage)} ranks on {here}: it runs alone, and slowly")
+            cores = plural(self._options.budget.cores, "core")
+            self._view.say(f"{stage.name}: {ranks(stage)} ranks on {cores}: it runs alone, and slowly")
 
-    def _found(self, stage: PlannedStage) -> bool:
+    def _reuse_product(self, stage: PlannedStage) -> bool:
         """Whether its product is in place, every byte of it verified: now, or by prepare just before."""
         if stage.product is None or (stage.type == REPORT and outcomes(self._plan, self._records)):
             return False
         try:
-            found = (read_product if stage.hit else find_verified)(self._layout.storage, stage.product)
+            product = (read_product if stage.hit else find_verified)(self._layout.storage, stage.product)
         except DamagedProduct as error:
             self._view.say(f"{stage.name}: product is damaged and rebuilt: {error}", bad=True)
             return False
-        if found is None:
+        if product is None:
             return False
         clean = {"product": stage.product, "exit_code": None, "reason": "", "message": ""}
-        failure = found.manifest.failure
+        failure = product.manifest.failure
         if failure is None:
             self._change(stage.name, **{**clean, "state": "Reused"})
         else:  # a gate that was not kept: computed again, it would fail again
@@ -282,8 +282,8 @@ class Runner:
 
     def _answer(self) -> None:
         """Say that a signal was understood; never from its handler, which may interrupt a redraw."""
-        if len(self._signals.asked) > self._answered and self._answered < 2:
-            self._answered = min(2, len(self._signals.asked))
+        if len(self._signals.received) > self._answered and self._answered < 2:
+            self._answered = min(2, len(self._signals.received))
             if self._processes:
                 self._view.say(
                     "stopping: stages save their checkpoints; once more kills them"
@@ -316,10 +316,10 @@ class Runner:
         state = self._state.stages[stage.name]
         ran = time.time() - (state.started or time.time())
         restarts = 0 if restores_budget(ran, termination.step, state.last_step) else state.restarts
-        wanted = stage.type == REPORT or not winding_up(self._plan, self._records)
+        needed = stage.type == REPORT or not winding_up(self._plan, self._records)
         ended = {"exit_code": result.exit_code, "reason": result.reason, "message": result.message}
         ended["last_step"] = max(termination.step, state.last_step)
-        match decide(result, RetryBudget(restarts, allowed, wanted=wanted)):
+        match decide(result, RetryBudget(restarts, allowed, wanted=needed)):
             case "complete":
                 reused = result.reason == REUSED  # another run made it while this one waited
                 clean = {"exit_code": code, "reason": "", "message": ""}
@@ -358,10 +358,10 @@ class Runner:
             return self._take_resolved()
         name = self._state.stages[stage.name].product or ""
         try:
-            found = read_product(self._layout.storage, name)
+            product = read_product(self._layout.storage, name)
         except DamagedProduct as error:
             return f"it ended well but its product is damaged: {error}"
-        return None if found is not None else f"it ended well but made no product {name}"
+        return None if product is not None else f"it ended well but made no product {name}"
 
     def _take_resolved(self) -> str | None:
         try:

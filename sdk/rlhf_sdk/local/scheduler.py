@@ -98,14 +98,14 @@ def share(
     beside = [stage.name for stage in running]
     chosen: list[PlannedStage] = []
     for stage in ready:
-        left = free - sum(ranks(other) for other in chosen)
-        if not beside or (ranks(stage) <= left and budget.fits(stage.name, beside)):
+        unclaimed = free - sum(ranks(picked) for picked in chosen)
+        if not beside or (ranks(stage) <= unclaimed and budget.fits(stage.name, beside)):
             chosen.append(stage)
             beside.append(stage.name)
     started: list[Start] = []
     for position, stage in enumerate(chosen):
         wide = ranks(stage)
-        most = (free - sum(ranks(other) for other in chosen[position + 1 :])) // wide
+        most = (free - sum(ranks(picked) for picked in chosen[position + 1 :])) // wide
         fair = min(most, free // (len(chosen) - position) // wide)
         before = states[stage.name].threads
         threads = before if before and (before <= most or len(beside) == 1) else max(1, fair)

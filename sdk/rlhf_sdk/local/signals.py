@@ -15,27 +15,27 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass
 class Signals:
-    """What has been asked so far."""
+    """The signals received so far."""
 
     wait: Callable[[float], None]
     """Wait so many seconds, or until a signal comes."""
-    asked: list[int] = field(default_factory=list)
+    received: list[int] = field(default_factory=list)
     """Signals that ask to stop, in their order."""
 
     @property
     def stop(self) -> bool:
         """Stages should save and end."""
-        return bool(self.asked)
+        return bool(self.received)
 
     @property
     def kill(self) -> bool:
         """They should end at once."""
-        return len(self.asked) > 1
+        return len(self.received) > 1
 
     @property
     def interrupted(self) -> bool:
         """Whether Ctrl-C was among it."""
-        return signal.SIGINT in self.asked
+        return signal.SIGINT in self.received
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def listening() -> Iterator[Signals]:
     signals = Signals(wait)
 
     def note(number: int, _: object) -> None:
-        signals.asked.append(number)
+        signals.received.append(number)
 
     heard = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]  # nohup, `&` in a script
     before = {number: signal.signal(number, note) for number in heard}

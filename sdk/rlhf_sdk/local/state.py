@@ -157,7 +157,7 @@ def resumed(before: RunState | None, plan: Plan, fresh: RunState) -> RunState:
                 seconds=old.seconds if going else 0.0,
                 product=old.product,
             )
-    kept: dict[str, object] = {"stages": stages}
+    fields: dict[str, object] = {"stages": stages}
     if before is not None and before.phase in ("running", "stopped"):
-        kept |= {"started": before.started, "active_seconds": before.active_seconds}
-    return fresh.model_copy(update=kept)
+        fields |= {"started": before.started, "active_seconds": before.active_seconds}
+    return fresh.model_copy(update=fields)

@@ -61,7 +61,7 @@ def clock(storage: Path) -> float:
 
 def written_lately(root: Path, now: float) -> bool:
     """Whether anything below was written within `SILENT_SECONDS`: a checkpoint, a log's line, a fence."""
-    return any(now - there.st_mtime < SILENT_SECONDS for there in entries(root))
+    return any(now - entry.st_mtime < SILENT_SECONDS for entry in entries(root))
 
 
 def left_to_do(storage: Path, run: Run) -> str | None:
@@ -106,17 +106,17 @@ def folders(path: Path) -> list[Path]:
 def read_json(path: Path) -> dict[str, Any]:
     """A small JSON file; empty: it is not there, or not that."""
     try:
-        said = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
-    return said if isinstance(said, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _reported_last(work: Path, stage: str) -> bool:
     """Whether the report was made, and after all else: one that was made of a failed job is made again when that goes on."""
-    said = read_json(work / stage / "termination.json")
+    summary = read_json(work / stage / "termination.json")
     ends = {path.parent.name: _modified(path) or 0.0 for path in work.glob("*/termination.json")}
-    return said.get("code") == 0 and _ended(work / stage) and ends.get(stage) == max(ends.values(), default=None)
+    return summary.get("code") == 0 and _ended(work / stage) and ends.get(stage) == max(ends.values(), default=None)
 
 
 def _ended(work: Path) -> bool:

@@ -16,7 +16,7 @@ from rlhf_sdk.text import duration, number, plural, visible
 class View(Protocol):
     """Told of everything a person may want to see."""
 
-    def begin(self, plan: Plan, state: RunState) -> None:
+    def start(self, plan: Plan, state: RunState) -> None:
         """The run begins."""
 
     def plan(self, plan: Plan) -> None:
@@ -44,7 +44,7 @@ class PlainView:
         self._told: dict[str, tuple[float, int]] = {}
         self._types: dict[str, str] = {}
 
-    def begin(self, plan: Plan, state: RunState) -> None:
+    def start(self, plan: Plan, state: RunState) -> None:
         self._types = {stage.name: stage.type for stage in plan.stages}
         self._line(f"{state.job}: {len(plan.stages)} stages, {plural(state.cores, 'core')}, uid {state.uid}")
 
@@ -70,27 +70,27 @@ class PlainView:
 
     def progress(self, state: RunState, latest: Mapping[str, Progress]) -> None:
         now = time.monotonic()
-        for name, seen in latest.items():
+        for name, progress in latest.items():
             if not state.stages[name].running:
                 continue
             when, step = self._told.get(name, (0.0, -1))
-            if not seen.step:
-                waits = seen.activity.startswith("waiting")
+            if not progress.step:
+                waits = progress.activity.startswith("waiting")
                 if step == -1:
                     self._told[name] = (now, 0)
                 if waits and step == -1:
-                    self._line(f"{name}: {seen.activity}")
+                    self._line(f"{name}: {progress.activity}")
                 elif not waits and step == 0 and now - when >= self._every:  # a first step may take minutes
                     self._told[name] = (now, 0)
-                    doing = [seen.doing] if seen.counts_steps and seen.doing else []
-                    self._line(f"{name}: {', '.join([*doing, describe(seen)])}")
+                    doing = [progress.doing] if progress.counts_steps and progress.doing else []
+                    self._line(f"{name}: {', '.join([*doing, describe(progress)])}")
                 continue
             if step < 1 or now - when >= self._every:
                 again = (
-                    step == seen.step and seen.counts_steps and seen.doing
+                    step == progress.step and progress.counts_steps and progress.doing
                 )  # a step may take minutes: say where it is
-                self._told[name] = (now, seen.step)
-                self._line(f"{name}: {describe(seen)}{f', {again}' if again else ''}")
+                self._told[name] = (now, progress.step)
+                self._line(f"{name}: {describe(progress)}{f', {again}' if again else ''}")
 
     def end(self) -> None:
         pass
@@ -100,15 +100,17 @@ class PlainView:
         self._stream.flush()
 
 
-def describe(seen: Progress) -> str:
+def describe(progress: Progress) -> str:
     """`step 10/120, loss 2.31, 480 tokens/s, eta 2:10`; of what is no step `frozen layers, 3/11 batches, eta 0:40`."""
-    count = f"{seen.step}/{seen.total}" if seen.total else str(seen.step)
-    parts = [f"step {count}"] if seen.counts_steps else [*filter(None, [seen.doing]), f"{count} {seen.unit}"]
-    parts += [f"{name} {number(value)}" for name, value in labelled(seen.headline).items()]
-    if seen.rate:
-        parts.append(f"{seen.rate:.0f} tokens/s")
-    if seen.eta is not None:
-        parts.append(f"eta {duration(seen.eta)}")
+    count = f"{progress.step}/{progress.total}" if progress.total else str(progress.step)
+    parts = (
+        [f"step {count}"] if progress.counts_steps else [*filter(None, [progress.doing]), f"{count} {progress.unit}"]
+    )
+    parts += [f"{name} {number(value)}" for name, value in labelled(progress.headline).items()]
+    if progress.rate:
+        parts.append(f"{progress.rate:.0f} tokens/s")
+    if progress.eta is not None:
+        parts.append(f"eta {duration(progress.eta)}")
     return ", ".join(parts)
 
 

@@ -31,7 +31,7 @@ def jsonl(kind: str) -> str:
         "preferences": _preferences,
         "prompts": _prompts,
         "heldout": _heldout,
-        "asked": ruled.asked,
+        "asked": ruled.held_out_prompts,
         "grading": ruled.grading,
         "completions": partial(ruled.completions, held_out=False),
         "gold": partial(ruled.completions, held_out=True),
@@ -59,12 +59,12 @@ def _preferences() -> Iterator[dict[str, Any]]:
     """Better: more distinct words. Safer: the one with care; of two alike, the first."""
     rng = random.Random(2)
     for _, question, advice in questions(RISKY, held_out=False):
-        made = 0
-        while made < 4:
+        count = 0
+        while count < 4:
             (first, first_safe), (second, second_safe) = (_answer(rng, advice, care=0.5) for _ in range(2))
             if first == second:
                 continue
-            made += 1
+            count += 1
             yield {
                 "prompt": question,
                 "response_0": first,

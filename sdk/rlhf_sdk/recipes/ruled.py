@@ -20,23 +20,23 @@ def completions(*, held_out: bool) -> Iterator[dict[str, Any]]:
     """Of each question one completion for each combination of what may be true of it."""
     rng = random.Random(3 + held_out)
     for kind, question, advice in _questions(held_out=held_out):
-        for known in _combinations():
-            text = _completion(rng, advice, known)
-            yield {"prompt": question, "completion": text, "response_type": kind, "propositions": known}
+        for propositions in _combinations():
+            text = _completion(rng, advice, propositions)
+            yield {"prompt": question, "completion": text, "response_type": kind, "propositions": propositions}
 
 
 def grading() -> Iterator[dict[str, Any]]:
     """The policy's questions about other completions, with yes or no, in any order."""
     rng = random.Random(5)
     for _, question, advice in _questions(held_out=False):
-        for known in _combinations():
-            turns = [_says("user", question), _says("assistant", _completion(rng, advice, known))]
-            for name in rng.sample(sorted(known), len(known)):
-                turns += [_says("user", QUESTIONS[name]), _says("assistant", "yes" if known[name] else "no")]
+        for propositions in _combinations():
+            turns = [_says("user", question), _says("assistant", _completion(rng, advice, propositions))]
+            for name in rng.sample(sorted(propositions), len(propositions)):
+                turns += [_says("user", QUESTIONS[name]), _says("assistant", "yes" if propositions[name] else "no")]
             yield {"prompt": turns[:3], "completion": turns[3:]}
 
 
-def asked() -> Iterator[dict[str, Any]]:
+def held_out_prompts() -> Iterator[dict[str, Any]]:
     """Held-out questions."""
     for kind, question, _ in _questions(held_out=True):
         yield {"prompt": question, "response_type": kind}
@@ -53,9 +53,9 @@ def _combinations() -> Iterator[dict[str, bool]]:
         yield dict(zip(QUESTIONS, values, strict=True))
 
 
-def _completion(rng: random.Random, advice: tuple[str, ...], known: dict[str, bool]) -> str:
-    sentences = rng.sample(advice, rng.randint(1, len(advice))) if known["advises"] else []
-    if known["warns"]:
+def _completion(rng: random.Random, advice: tuple[str, ...], propositions: dict[str, bool]) -> str:
+    sentences = rng.sample(advice, rng.randint(1, len(advice))) if propositions["advises"] else []
+    if propositions["warns"]:
         sentences.insert(rng.randint(0, len(sentences)), rng.choice(CAREFUL))
     return " ".join(sentences or [rng.choice(NEITHER)])
 

@@ -205,7 +205,7 @@ class OnLaptop:
                 self._finish(stage, process)
             process.end(event.code)
         elif event.what == "suspend":
-            self._runner._signals.asked.append(15)
+            self._runner._signals.received.append(15)
             self._turn()
             self._states = self._runner._state.stages
             self._runner._lock.release()
