@@ -52,9 +52,9 @@ SETTINGS = Settings.model_validate(
 )
 
 
-def stage_file(made: Raw) -> Raw:
+def stage_file(job: Raw) -> Raw:
     """The stage.json that the pods of a Job read."""
-    text = made["spec"]["template"]["metadata"]["annotations"]["rlhf.dev/stage-file"]
+    text = job["spec"]["template"]["metadata"]["annotations"]["rlhf.dev/stage-file"]
     content: Raw = json.loads(text)
     return content
 
@@ -114,17 +114,17 @@ class Cluster:
     @property
     def status(self) -> Raw:
         """Its status."""
-        found: Raw = self.job.get("status") or {}
-        return found
+        status: Raw = self.job.get("status") or {}
+        return status
 
     def stage(self, name: str) -> Raw:
         """A stage's entry in status."""
-        return next(one for one in self.status["stages"] if one["name"] == name)
+        return next(stage for stage in self.status["stages"] if stage["name"] == name)
 
     def condition(self, kind: str) -> str:
         """`True:Reason` of a condition."""
-        one = next(one for one in self.status["conditions"] if one["type"] == kind)
-        return f"{one['status']}:{one['reason']}"
+        condition = next(condition for condition in self.status["conditions"] if condition["type"] == kind)
+        return f"{condition['status']}:{condition['reason']}"
 
     def edit(self, **spec: Any) -> None:
         """A user edits the spec."""
@@ -134,7 +134,7 @@ class Cluster:
 
     def all(self, kind: str) -> list[Raw]:
         """Objects of a kind."""
-        return [one for (of, _), one in sorted(self.objects.items()) if of == kind]
+        return [obj for (of, _), obj in sorted(self.objects.items()) if of == kind]
 
     def _touch(self, raw: Raw) -> None:
         raw["metadata"]["resourceVersion"] = str(next(self._numbers))
@@ -144,25 +144,25 @@ class Cluster:
         key = raw["kind"], raw["metadata"]["name"]
         if key in self.objects:
             return False
-        made = copy.deepcopy(raw)
-        made["metadata"] |= {"uid": f"uid-{next(self._numbers)}x", "creationTimestamp": write(self.now)}
-        self._touch(made)
-        self.objects[key] = made
+        created = copy.deepcopy(raw)
+        created["metadata"] |= {"uid": f"uid-{next(self._numbers)}x", "creationTimestamp": write(self.now)}
+        self._touch(created)
+        self.objects[key] = created
         if raw["kind"] == "Job":
             self.ever.add(raw["metadata"]["name"])
         return True
 
     def delete(self, kind: str, name: str, uid: str | None = None) -> None:
         """DELETE with foreground propagation, preconditioned on the UID."""
-        found = self.objects.get((kind, name))
-        if found is None or "deletionTimestamp" in found["metadata"] or uid not in (None, found["metadata"]["uid"]):
+        obj = self.objects.get((kind, name))
+        if obj is None or "deletionTimestamp" in obj["metadata"] or uid not in (None, obj["metadata"]["uid"]):
             return
         if kind in ("Job", "Pod"):
             grace = 150 if kind == "Pod" else 0
-            found["metadata"]["deletionTimestamp"] = write(self.now + timedelta(seconds=grace))
+            obj["metadata"]["deletionTimestamp"] = write(self.now + timedelta(seconds=grace))
             if kind == "Pod":
-                found["metadata"]["deletionGracePeriodSeconds"] = grace
-            self._touch(found)
+                obj["metadata"]["deletionGracePeriodSeconds"] = grace
+            self._touch(obj)
         else:
             del self.objects[kind, name]
 
@@ -171,7 +171,7 @@ class Cluster:
     def sync(self, *kinds: str) -> None:
         """Caches catch up: of these kinds, or all."""
         for kind in kinds or ("RLHFJob", "Job", "Pod", "Service"):
-            self.caches[kind] = {key: copy.deepcopy(one) for key, one in self.objects.items() if key[0] == kind}
+            self.caches[kind] = {key: copy.deepcopy(obj) for key, obj in self.objects.items() if key[0] == kind}
 
     def reconcile(self) -> ReconcileResult:
         """One reconcile from the caches, its outcome applied write by write; look-ups read the store."""
@@ -198,7 +198,7 @@ class Cluster:
 
     def _seen(self, objects: dict[str, dict[Key, Raw]]) -> tuple[Raw | None, Observed]:
         raw = objects["RLHFJob"].get(("RLHFJob", self.name))
-        kinds = {kind: tuple(one for _, one in sorted(objects[kind].items())) for kind in objects}
+        kinds = {kind: tuple(obj for _, obj in sorted(objects[kind].items())) for kind in objects}
         children = Observed(
             kinds["Job"],
             kinds["Pod"],
@@ -211,14 +211,14 @@ class Cluster:
 
     def _live(self, looks: list[LiveRead] | tuple[LiveRead, ...]) -> tuple[Raw, Observed]:
         kinds = ("RLHFJob", "Job", "Pod", "Service")
-        raw, known = self._seen(
-            {kind: {key: one for key, one in self.objects.items() if key[0] == kind} for kind in kinds}
+        raw, children = self._seen(
+            {kind: {key: obj for key, obj in self.objects.items() if key[0] == kind} for kind in kinds}
         )
         assert raw is not None
-        claims = {one.name: self.objects.get(("PersistentVolumeClaim", one.name)) for one in looks}
-        looked = {one: self.objects.get(("Job", one.name)) for one in looks}
+        claims = {look.name: self.objects.get(("PersistentVolumeClaim", look.name)) for look in looks}
+        looked = {look: self.objects.get(("Job", look.name)) for look in looks}
         return raw, Observed(
-            *(known.jobs, known.pods, known.services),
+            *(children.jobs, children.pods, children.services),
             *(self.samples, looked, claims, self.explanations, self.refusal),
         )
 
@@ -232,22 +232,22 @@ class Cluster:
     def _apply(self, raw: Raw, out: ReconcileResult) -> None:
         if out.status != (raw.get("status") or {}):
             self._write("status")
-            there = self.objects.get(("RLHFJob", self.name))
-            if there is None or there["metadata"]["resourceVersion"] != raw["metadata"]["resourceVersion"]:
+            stored = self.objects.get(("RLHFJob", self.name))
+            if stored is None or stored["metadata"]["resourceVersion"] != raw["metadata"]["resourceVersion"]:
                 raise Conflict
             self.job["status"] = copy.deepcopy(out.status)
             self._touch(self.job)
         refused: set[str] = set()
-        for one in out.create:
-            if one["metadata"]["name"] in refused:
+        for obj in out.create:
+            if obj["metadata"]["name"] in refused:
                 continue
-            self._write(f"create {one['kind']} {one['metadata']['name']}")
-            if one["kind"] == "Job" and self.refuses is not None:
+            self._write(f"create {obj['kind']} {obj['metadata']['name']}")
+            if obj["kind"] == "Job" and self.refuses is not None:
                 self.refusal = self.refuses
-                refused.add(one["metadata"]["name"])
+                refused.add(obj["metadata"]["name"])
                 continue
-            self.asked.append(one)
-            self.create(one)
+            self.asked.append(obj)
+            self.create(obj)
         if out.create and not refused:
             self.refusal = None
         for gone in out.delete:
@@ -259,16 +259,16 @@ class Cluster:
 
     def control(self, name: str) -> None:
         """The Job controller and the garbage collector look at a Job."""
-        found = self.objects.get(("Job", name))
-        if found is None:
+        job = self.objects.get(("Job", name))
+        if job is None:
             return
         pods = self.pods(name)
         for pod in pods:  # what was deleted and has ended is counted, then let go
             if "deletionTimestamp" in pod["metadata"] and pod["status"]["phase"] in ("Succeeded", "Failed"):
-                self._count(found, pod)
+                self._count(job, pod)
                 del self.objects["Pod", pod["metadata"]["name"]]
         pods = self.pods(name)
-        if "deletionTimestamp" in found["metadata"]:
+        if "deletionTimestamp" in job["metadata"]:
             for pod in pods:
                 if pod["status"]["phase"] in ("Succeeded", "Failed"):
                     del self.objects["Pod", pod["metadata"]["name"]]
@@ -277,65 +277,67 @@ class Cluster:
             if not self.pods(name):
                 del self.objects["Job", name]
             return
-        if not self._ended(found):
-            self._run(found, pods)
+        if not self._ended(job):
+            self._run(job, pods)
 
     def collect(self) -> None:
         """The garbage collector looks: what has an owner that is gone goes."""
-        uids = {one["metadata"]["uid"] for one in self.objects.values()}
-        for (kind, name), one in list(self.objects.items()):
-            owners = one["metadata"].get("ownerReferences")
+        uids = {obj["metadata"]["uid"] for obj in self.objects.values()}
+        for (kind, name), obj in list(self.objects.items()):
+            owners = obj["metadata"].get("ownerReferences")
             if owners and not any(owner["uid"] in uids for owner in owners):
                 self.delete(kind, name)
         for pod in self.pods():
             if pod["metadata"]["labels"]["batch.kubernetes.io/job-name"] not in [
-                one["metadata"]["name"] for one in self.all("Job")
+                job["metadata"]["name"] for job in self.all("Job")
             ] and pod["status"]["phase"] in ("Succeeded", "Failed"):
                 del self.objects["Pod", pod["metadata"]["name"]]
 
-    def _run(self, found: Raw, pods: list[Raw]) -> None:
-        status, size = found.setdefault("status", {}), found["spec"]["completions"]
+    def _run(self, job: Raw, pods: list[Raw]) -> None:
+        status, size = job.setdefault("status", {}), job["spec"]["completions"]
         failed = [pod for pod in pods if pod["status"]["phase"] == "Failed"]
-        if found["spec"].get("suspend"):
+        if job["spec"].get("suspend"):
             for pod in pods:
                 self.delete("Pod", pod["metadata"]["name"])
             status.pop("startTime", None)
             status["lost"] = 0
-            self._condition(found, "Suspended", "JobSuspended")
+            self._condition(job, "Suspended", "JobSuspended")
             return
-        status["conditions"] = [one for one in status.get("conditions", []) if one["type"] != "Suspended"]
+        status["conditions"] = [
+            condition for condition in status.get("conditions", []) if condition["type"] != "Suspended"
+        ]
         status.setdefault("startTime", write(self.now))
         if failed or status.get("lost"):
             codes = {_code(pod) for pod in failed}
             reason = "PodFailurePolicy" if codes & {2, 3} else "BackoffLimitExceeded"
-            self._condition(found, "FailureTarget", reason)
+            self._condition(job, "FailureTarget", reason)
             for pod in pods:
                 if pod["status"]["phase"] in ("Pending", "Running"):
                     self.delete("Pod", pod["metadata"]["name"])
             if not [pod for pod in pods if pod["status"]["phase"] in ("Pending", "Running")]:
-                self._condition(found, "Failed", reason)
+                self._condition(job, "Failed", reason)
             return
         if len([pod for pod in pods if pod["status"]["phase"] == "Succeeded"]) == size:
-            self._condition(found, "Complete", "CompletionsReached")
+            self._condition(job, "Complete", "CompletionsReached")
             return
-        there = {pod["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"] for pod in pods}
+        indexes = {pod["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"] for pod in pods}
         for index in range(size):
-            if str(index) not in there:
-                self._pod(found, index)
-                self._touch(found)
+            if str(index) not in indexes:
+                self._pod(job, index)
+                self._touch(job)
 
-    def _count(self, found: Raw, pod: Raw) -> None:
-        if pod["status"]["phase"] == "Failed" and not found["spec"].get("suspend"):
-            status = found.setdefault("status", {})
+    def _count(self, job: Raw, pod: Raw) -> None:
+        if pod["status"]["phase"] == "Failed" and not job["spec"].get("suspend"):
+            status = job.setdefault("status", {})
             status["lost"] = status.get("lost", 0) + 1
 
-    def _ended(self, found: Raw) -> bool:
-        conditions = (found.get("status") or {}).get("conditions", [])
-        return any(one["type"] in ("Complete", "Failed") for one in conditions)
+    def _ended(self, job: Raw) -> bool:
+        conditions = (job.get("status") or {}).get("conditions", [])
+        return any(condition["type"] in ("Complete", "Failed") for condition in conditions)
 
-    def _condition(self, found: Raw, kind: str, reason: str) -> None:
-        conditions = found["status"].setdefault("conditions", [])
-        if all(one["type"] != kind for one in conditions):
+    def _condition(self, job: Raw, kind: str, reason: str) -> None:
+        conditions = job["status"].setdefault("conditions", [])
+        if all(condition["type"] != kind for condition in conditions):
             message = "Container trainer failed with exit code 2 matching FailJob rule" if "Policy" in reason else ""
             conditions.append(
                 {
@@ -346,11 +348,11 @@ class Cluster:
                     "lastTransitionTime": write(self.now),
                 }
             )
-            self._touch(found)
+            self._touch(job)
 
-    def _pod(self, found: Raw, index: int) -> None:
-        name = f"{found['metadata']['name']}-{index}-{next(self._numbers)}"
-        template = copy.deepcopy(found["spec"]["template"])
+    def _pod(self, job: Raw, index: int) -> None:
+        name = f"{job['metadata']['name']}-{index}-{next(self._numbers)}"
+        template = copy.deepcopy(job["spec"]["template"])
         metadata = {
             **template["metadata"],
             "name": name,
@@ -360,9 +362,9 @@ class Cluster:
                 "batch.kubernetes.io/job-completion-index": str(index),
             },
             "creationTimestamp": write(self.now),
-            "ownerReferences": [{"kind": "Job", "uid": found["metadata"]["uid"], "controller": True}],
+            "ownerReferences": [{"kind": "Job", "uid": job["metadata"]["uid"], "controller": True}],
         }
-        metadata["labels"]["batch.kubernetes.io/job-name"] = found["metadata"]["name"]
+        metadata["labels"]["batch.kubernetes.io/job-name"] = job["metadata"]["name"]
         pod = {"kind": "Pod", "metadata": metadata, "spec": template["spec"], "status": {"phase": "Pending"}}
         self._touch(pod)
         self.objects["Pod", name] = pod
@@ -407,16 +409,16 @@ class Cluster:
         """What the launcher would write."""
         stage = pod["metadata"]["labels"]["rlhf.dev/stage"]
         words = {0: "Done", 2: "InvalidInput", 3: "KL", 75: "Stopped"}.get(code, "Crashed")
-        told: Raw = {"code": code, "reason": words, "stage": stage, "step": 7, "message": f"ended with {code}"}
+        summary: Raw = {"code": code, "reason": words, "stage": stage, "step": 7, "message": f"ended with {code}"}
         if stage == "prepare" and code == 0:
-            told["result"] = self.result()
-        return json.dumps(told)
+            summary["result"] = self.result()
+        return json.dumps(summary)
 
     def result(self, hits: tuple[str, ...] = ()) -> Raw:
         """What prepare finds."""
-        whole = {name: self.job[name] for name in ("apiVersion", "kind", "spec")}
-        parsed = parse_job({**whole, "metadata": {"name": self.name}})
-        inputs = {one.name: ResolvedInput(DIGEST, "") for one in parsed.spec.inputs}
+        document = {name: self.job[name] for name in ("apiVersion", "kind", "spec")}
+        parsed = parse_job({**document, "metadata": {"name": self.name}})
+        inputs = {entry.name: ResolvedInput(DIGEST, "") for entry in parsed.spec.inputs}
         functions = dict.fromkeys(function_names(parsed), DIGEST)
         return dict(compact(parsed, Resolved(inputs, functions, hits)))
 
@@ -464,8 +466,8 @@ class Cluster:
         """Everyone looks once: the operator, the Job controller, the kubelets; a second passes."""
         self.sync()
         self.reconcile()
-        for one in self.all("Job"):
-            self.control(one["metadata"]["name"])
+        for job in self.all("Job"):
+            self.control(job["metadata"]["name"])
         for pod in self.pods():
             self._kubelet(pod, ends)
         self.now += timedelta(seconds=1)
@@ -482,7 +484,7 @@ class Cluster:
                 self.end_pod(name, code)
 
     def _state(self) -> str:
-        return json.dumps([[*key, one] for key, one in sorted(self.objects.items())], sort_keys=True)
+        return json.dumps([[*key, obj] for key, obj in sorted(self.objects.items())], sort_keys=True)
 
 
 def _code(pod: Raw) -> int:

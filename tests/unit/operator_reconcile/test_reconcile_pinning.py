@@ -33,8 +33,12 @@ def running(*, earlier: bool = False) -> Cluster:
 
 def pods_of(cluster: Cluster, stage: str) -> list[tuple[int, Raw]]:
     """Number of pods and their spec, of every Job made for a stage."""
-    jobs = [one for one in cluster.asked if one["kind"] == "Job" and f"-{stage}-" in one["metadata"]["name"]]
-    return [(one["spec"]["completions"], one["spec"]["template"]["spec"]) for one in jobs]
+    jobs = [
+        job_object
+        for job_object in cluster.asked
+        if job_object["kind"] == "Job" and f"-{stage}-" in job_object["metadata"]["name"]
+    ]
+    return [(job_object["spec"]["completions"], job_object["spec"]["template"]["spec"]) for job_object in jobs]
 
 
 @pytest.mark.parametrize("earlier", [False, True])
@@ -67,7 +71,7 @@ def test_a_stage_that_is_restarted_has_the_ranks_of_its_checkpoint(earlier: bool
     cluster.evict(next(pod["metadata"]["name"] for pod in cluster.pods() if sft(pod)))
     cluster.settle()
     assert cluster.status["phase"] == "Complete"
-    assert [one["ranks"] for one in cluster.stage("sft")["attempts"]] == [1, 1]
+    assert [attempt["ranks"] for attempt in cluster.stage("sft")["attempts"]] == [1, 1]
 
 
 def test_group_grace_port_and_image_of_a_restarted_stage_are_those_it_began_with() -> None:
@@ -103,14 +107,14 @@ def test_a_job_of_an_earlier_operator_gets_no_time_limit_at_the_upgrade() -> Non
     for _ in range(3):  # its pod is made, and stays pending
         cluster.sync()
         cluster.reconcile()
-        for one in cluster.all("Job"):
-            cluster.control(one["metadata"]["name"])
+        for job_object in cluster.all("Job"):
+            cluster.control(job_object["metadata"]["name"])
     del cluster.job["status"]["platform"]
     cluster.now = cluster.now.replace(year=cluster.now.year + 1)
     cluster.sync()
     cluster.reconcile()
     assert cluster.status["platform"]["pendingTimeout"] == 0
-    assert [one["state"] for one in cluster.stage("prepare")["attempts"]] == ["Pending"]
+    assert [attempt["state"] for attempt in cluster.stage("prepare")["attempts"]] == ["Pending"]
     assert "reason" not in cluster.stage("prepare")["attempts"][0]
 
 

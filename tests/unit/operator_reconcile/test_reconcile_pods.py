@@ -17,22 +17,22 @@ from rlhf_operator.reconcile import naming
 STAGES = ("prepare", "sft", "reward", "cost", "report")
 
 
-def made(**spec: Any) -> dict[str, Raw]:
+def finished_jobs(**spec: Any) -> dict[str, Raw]:
     """All Jobs of a job, by stage."""
     cluster = Cluster(job(**spec))
     cluster.settle()
-    return {one["metadata"]["labels"]["rlhf.dev/stage"]: one for one in cluster.all("Job")}
+    return {job_object["metadata"]["labels"]["rlhf.dev/stage"]: job_object for job_object in cluster.all("Job")}
 
 
-def pod(one: Raw) -> Raw:
-    found: Raw = one["spec"]["template"]["spec"]
-    return found
+def pod(job_object: Raw) -> Raw:
+    spec: Raw = job_object["spec"]["template"]["spec"]
+    return spec
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_pod_keeps_to_the_restricted_standard(stage: str) -> None:
     """Field by field, as the Pod Security Standard lists them."""
-    spec = pod(made()[stage])
+    spec = pod(finished_jobs()[stage])
     assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers", "ephemeralContainers"} & set(spec)
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -49,32 +49,34 @@ def test_every_pod_keeps_to_the_restricted_standard(stage: str) -> None:
 
 
 def test_credentials_and_claims_of_inputs_reach_prepare_alone() -> None:
-    jobs = made(credentials={"secretName": "hf-token"})
-    for stage, one in jobs.items():
-        text = json.dumps(pod(one))
+    jobs = finished_jobs(credentials={"secretName": "hf-token"})
+    for stage, job_object in jobs.items():
+        text = json.dumps(pod(job_object))
         assert ("hf-token" in text) == (stage == "prepare")
         assert ('"claimName": "data"' in text) == (stage == "prepare")
-        environment = {variable["name"]: variable["value"] for variable in pod(one)["containers"][0]["env"]}
+        environment = {variable["name"]: variable["value"] for variable in pod(job_object)["containers"][0]["env"]}
         assert environment.get("HF_HUB_OFFLINE") == (None if stage == "prepare" else "1")
         assert ("RLHF_CLAIMS" in environment) == (stage == "prepare")
 
 
 def test_a_stage_that_is_done_frees_its_checkpoints_unless_all_is_kept() -> None:
     for keep, expected in (("products", "1"), ("finished", "1"), ("everything", None)):
-        (container,) = pod(made(runPolicy={"keep": keep})["sft"])["containers"]
+        (container,) = pod(finished_jobs(runPolicy={"keep": keep})["sft"])["containers"]
         environment = {variable["name"]: variable["value"] for variable in container["env"]}
         assert environment.get("RLHF_FREE_WORK") == expected
 
 
 def test_the_grace_period_is_longer_than_what_the_ranks_are_given() -> None:
-    spec = pod(made()["sft"])
+    spec = pod(finished_jobs()["sft"])
     environment = {variable["name"]: variable["value"] for variable in spec["containers"][0]["env"]}
     assert spec["terminationGracePeriodSeconds"] > int(environment["RLHF_GRACE_SECONDS"])
 
 
 def test_what_the_trainer_writes_to_exists_though_the_root_is_read_only() -> None:
-    mounts = {one["mountPath"]: one["name"] for one in pod(made()["sft"])["containers"][0]["volumeMounts"]}
-    volumes = {one["name"]: one for one in pod(made()["sft"])["volumes"]}
+    mounts = {
+        mount["mountPath"]: mount["name"] for mount in pod(finished_jobs()["sft"])["containers"][0]["volumeMounts"]
+    }
+    volumes = {volume["name"]: volume for volume in pod(finished_jobs()["sft"])["volumes"]}
     assert volumes[mounts["/tmp"]]["emptyDir"] == {}
     assert volumes[mounts["/dev/shm"]]["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Gi"}
 
@@ -82,9 +84,9 @@ def test_what_the_trainer_writes_to_exists_though_the_root_is_read_only() -> Non
 def test_the_stage_file_is_one_the_trainer_reads() -> None:
     cluster = Cluster(job(nodes=2))
     cluster.settle()
-    for one in cluster.all("Job"):
-        file = StageFile.model_validate(stage_file(one))
-        name = one["metadata"]["name"]
+    for job_object in cluster.all("Job"):
+        file = StageFile.model_validate(stage_file(job_object))
+        name = job_object["metadata"]["name"]
         gang = file.stage in ("sft", "reward", "cost")
         assert file.nodes == (2 if gang else 1)
         assert file.master == (f"{name}-0.{name}:29500" if gang else None)
@@ -104,15 +106,15 @@ def test_a_gang_finds_its_first_pod_by_a_name_before_it_is_ready() -> None:
 
 
 def test_the_job_controller_never_replaces_a_pod_and_75_ends_nothing_by_policy() -> None:
-    spec = made()["sft"]["spec"]
+    spec = finished_jobs()["sft"]["spec"]
     assert (spec["backoffLimit"], spec["completionMode"]) == (0, "Indexed")
     (rule,) = spec["podFailurePolicy"]["rules"]
     assert (rule["action"], rule["onExitCodes"]["values"]) == ("FailJob", [2, 3])
 
 
 def test_labels_are_the_operators_own_and_never_what_gitops_tools_track_by() -> None:
-    one = made()["sft"]
-    labels = one["spec"]["template"]["metadata"]["labels"]
+    sft = finished_jobs()["sft"]
+    labels = sft["spec"]["template"]["metadata"]["labels"]
     assert labels["rlhf.dev/job"] == "beaver"
     assert (labels["rlhf.dev/stage"], labels["rlhf.dev/attempt"]) == ("sft", "0")
     assert "app.kubernetes.io/instance" not in labels
@@ -124,11 +126,17 @@ def test_job_and_stage_refine_the_profiles_pods() -> None:
     value["spec"]["stages"][0]["pod"] = {"env": [{"name": "A", "value": "stage"}], "tolerations": [{"key": "gpu"}]}
     cluster = Cluster(value)
     cluster.settle()
-    spec = pod(next(one for one in cluster.all("Job") if one["metadata"]["labels"]["rlhf.dev/stage"] == "sft"))
+    spec = pod(
+        next(
+            job_object
+            for job_object in cluster.all("Job")
+            if job_object["metadata"]["labels"]["rlhf.dev/stage"] == "sft"
+        )
+    )
     environment = {variable["name"]: variable["value"] for variable in spec["containers"][0]["env"]}
     assert (environment["A"], environment["B"]) == ("stage", "job")
     assert (spec["nodeSelector"], spec["tolerations"]) == ({"pool": "gpu"}, [{"key": "gpu"}])
-    prepare = pod(next(one for one in cluster.all("Job") if "prepare" in one["metadata"]["name"]))
+    prepare = pod(next(job_object for job_object in cluster.all("Job") if "prepare" in job_object["metadata"]["name"]))
     assert "nodeSelector" not in prepare
 
 
@@ -136,7 +144,7 @@ def test_pods_that_share_a_read_write_once_claim_share_a_node() -> None:
     cluster = Cluster(job(nodes=2))
     cluster.objects["PersistentVolumeClaim", "models"] = {"spec": {"accessModes": ["ReadWriteOnce"]}}
     cluster.settle()
-    spec = pod(next(one for one in cluster.all("Job") if "-sft-" in one["metadata"]["name"]))
+    spec = pod(next(job_object for job_object in cluster.all("Job") if "-sft-" in job_object["metadata"]["name"]))
     (term,) = spec["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     assert term["topologyKey"] == "kubernetes.io/hostname"
 
@@ -160,13 +168,13 @@ def test_every_object_is_made_of_fields_that_kubernetes_has() -> None:
     value = job(nodes=2, credentials={"secretName": "x"}, storage={"claimTemplate": template}, pod=pods)
     cluster = Cluster(value)
     cluster.settle()
-    assert {one["kind"] for one in cluster.asked} == {"Job", "Service", "PersistentVolumeClaim"}
+    assert {obj["kind"] for obj in cluster.asked} == {"Job", "Service", "PersistentVolumeClaim"}
 
     async def same() -> None:
         async with ApiClient() as client:
-            for one in cluster.asked:
-                read = client.deserialize(json.dumps(one), f"V1{one['kind']}", "application/json")
-                assert client.sanitize_for_serialization(read) == one
+            for obj in cluster.asked:
+                read = client.deserialize(json.dumps(obj), f"V1{obj['kind']}", "application/json")
+                assert client.sanitize_for_serialization(read) == obj
 
     asyncio.run(same())
 

@@ -38,7 +38,7 @@ def written(value: Raw) -> tuple[Cluster, list[Raw]]:
     )
     cluster.settle()
     assert cluster.status["phase"] == "Complete"
-    return cluster, [stage_file(one) for one in cluster.asked if one["kind"] == "Job"]
+    return cluster, [stage_file(obj) for obj in cluster.asked if obj["kind"] == "Job"]
 
 
 @pytest.mark.parametrize("value", [job(nodes=2), of_the_corpus()], ids=["small", "corpus"])
@@ -62,8 +62,8 @@ def test_a_trainer_that_lacks_a_field_reads_what_is_written_where_the_job_does_n
     optional = [name for name, field in Sft.model_fields.items() if not field.is_required()]
     assert len(optional) > 5
     for lacking in optional:
-        known = {name: (field.annotation, field) for name, field in Sft.model_fields.items() if name != lacking}
-        older = create_model("Older", __base__=ApiModel, **known)  # type: ignore[call-overload]  # pydantic's own idiom
+        fields = {name: (field.annotation, field) for name, field in Sft.model_fields.items() if name != lacking}
+        older = create_model("Older", __base__=ApiModel, **fields)  # type: ignore[call-overload]  # pydantic's own idiom
         older.model_validate_json(json.dumps(spec))
         with pytest.raises(ValidationError, match="Extra inputs"):
             older.model_validate_json(Sft.model_validate_json(json.dumps(spec)).model_dump_json())

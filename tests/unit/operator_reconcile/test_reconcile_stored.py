@@ -22,8 +22,8 @@ def stored() -> Raw:
 
 
 def condition(out: ReconcileResult, kind: str) -> Raw:
-    (found,) = [one for one in out.status["conditions"] if one["type"] == kind]
-    return found
+    (condition,) = [entry for entry in out.status["conditions"] if entry["type"] == kind]
+    return condition
 
 
 def test_a_job_of_a_newer_operator_goes_on_to_its_end() -> None:
@@ -39,11 +39,11 @@ def test_what_is_left_out_of_a_pinned_profile_is_told_and_the_rest_is_used() -> 
     cluster.now = START.replace(hour=13)
     while not any("reward" in name for name in cluster.ever):
         cluster.step()
-    (message,) = [one["message"] for one in cluster.status["conditions"] if one["type"] == "Ready"]
+    (message,) = [condition["message"] for condition in cluster.status["conditions"] if condition["type"] == "Ready"]
     for field in ("topology", "pod.hostUsers", "pod.tolerations[0].operator"):
         assert f"status.profiles[default].{field}: " in message
-    (made,) = [one for one in cluster.asked if one["kind"] == "Job" and "reward" in one["metadata"]["name"]]
-    pod = made["spec"]["template"]["spec"]
+    (reward_job,) = [obj for obj in cluster.asked if obj["kind"] == "Job" and "reward" in obj["metadata"]["name"]]
+    pod = reward_job["spec"]["template"]["spec"]
     assert pod["nodeSelector"] == {"pool": "gpu"}
     assert "tolerations" not in pod
     assert pod["containers"][0]["resources"]["limits"] == {"memory": "2Gi", "cpu": "2"}
