@@ -87,8 +87,8 @@ def test_products_of_earlier_runs_are_kept_until_they_are_forgotten(tmp_path: Pa
     assert "2 things" in rlhf(*forget[:-2]).out
     assert listed(path) == [first, second], "without --yes it is only listed"
     assert rlhf(*forget, "--yes").json["freed"] is True
-    (left,) = listed(path)
-    assert (left["name"], left["missing"], left["changes"]) == ("beaver@2", [], None)
+    (remaining,) = listed(path)
+    assert (remaining["name"], remaining["missing"], remaining["changes"]) == ("beaver@2", [], None)
     assert run(path).phases()["cost"] == "Reused"
 
 
@@ -165,6 +165,6 @@ def test_the_run_before_a_forgotten_one_is_the_latest(tmp_path: Path) -> None:
     for product in ("sft-a", "sft-b"):
         latest = write_run(tmp_path, Run(job="beaver", uid="uid", products={"sft": product}))
     forget_run(tmp_path, latest)
-    (left,) = runs_of(tmp_path, "default", "beaver", "uid")
-    assert left.products == {"sft": "sft-a"}
+    (entry,) = runs_of(tmp_path, "default", "beaver", "uid")
+    assert entry.products == {"sft": "sft-a"}
     assert write_run(tmp_path, Run(job="beaver", uid="uid", products={"sft": "sft-c"})).number == 2

@@ -20,10 +20,10 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_shows_examples_its_json_and_its_exit_codes(command: str) -> None:
-    said = rlhf(command, "--help")
-    assert said.code == 0
+    result = rlhf(command, "--help")
+    assert result.code == 0
     for words in ("Examples:", f"rlhf {command}", "--output", "JSON", "Exit codes: 0"):
-        assert words in said.out
+        assert words in result.out
 
 
 def test_the_page_is_what_the_commands_say() -> None:

@@ -22,10 +22,10 @@ from rlhf_trainer.rules.policy import parse_policy
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_is_a_valid_job_with_its_data_beside_it(tmp_path: Path, recipe: str) -> None:
-    said = rlhf("init", recipe, tmp_path / "mine", "--output", "json")
-    assert said.code == 0
+    result = rlhf("init", recipe, tmp_path / "mine", "--output", "json")
+    assert result.code == 0
     folder = tmp_path / "mine"
-    assert sorted(said.json["files"]) == sorted(
+    assert sorted(result.json["files"]) == sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
     )
     job = load_job(folder / "job.yaml")
@@ -41,7 +41,9 @@ def test_every_recipe_is_a_valid_job_with_its_data_beside_it(tmp_path: Path, rec
 def test_every_function_a_recipe_names_is_written_with_it(tmp_path: Path, recipe: str) -> None:
     rlhf("init", recipe, tmp_path / "mine")
     job = load_job(tmp_path / "mine" / "job.yaml")
-    named = {found.key.partition(":")[2] for found in references(job.spec) if found.key.startswith("function:")}
+    named = {
+        function.key.partition(":")[2] for function in references(job.spec) if function.key.startswith("function:")
+    }
     for name in named:
         module, _, function = name.partition(":")
         spec = importlib.util.spec_from_file_location(module, tmp_path / "mine" / f"{module}.py")
@@ -61,8 +63,8 @@ def test_preferences_label_what_they_show() -> None:
         assert row["response_0"] != row["response_1"]
         words = [len(set(row[f"response_{index}"].split())) for index in (0, 1)]
         assert words[row["better_response_id"]] == max(words)
-        safer, other = row["safer_response_id"], 1 - row["safer_response_id"]
-        assert row[f"is_response_{safer}_safe"] or not row[f"is_response_{other}_safe"]
+        safer, riskier = row["safer_response_id"], 1 - row["safer_response_id"]
+        assert row[f"is_response_{safer}_safe"] or not row[f"is_response_{riskier}_safe"]
 
 
 def test_the_rules_recipe_asks_what_its_policy_asks() -> None:
@@ -71,8 +73,8 @@ def test_the_rules_recipe_asks_what_its_policy_asks() -> None:
     assert policy.questions == ruled.QUESTIONS
     for kind in policy.types:
         rows = [json.loads(line) for line in written["data/completions.jsonl"].splitlines()]
-        found = {policy.class_of(kind, row["propositions"]) for row in rows if row["response_type"] == kind}
-        assert found == set(policy.classes[kind])
+        classes = {policy.class_of(kind, row["propositions"]) for row in rows if row["response_type"] == kind}
+        assert classes == set(policy.classes[kind])
 
 
 def test_no_heldout_prompt_is_trained_on() -> None:
@@ -102,32 +104,32 @@ def test_a_base_is_a_path_as_the_shell_means_it(
     model.mkdir(parents=True)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path / "models")
-    for number, given in enumerate((name, f"./{name}", f"../models/{name}", f"~/models/{name}", str(model))):
+    for number, base in enumerate((name, f"./{name}", f"../models/{name}", f"~/models/{name}", str(model))):
         target = tmp_path / "jobs" / str(number) / folder
-        assert rlhf("init", "sft", target, "--base", given).code == 0
+        assert rlhf("init", "sft", target, "--base", base).code == 0
         source = load_job(target / "job.yaml").spec.inputs[0].source
-        assert (target / source).resolve() == model, given
+        assert (target / source).resolve() == model, base
 
 
 @pytest.mark.parametrize(
-    ("given", "source"),
+    ("base", "source"),
     [("org/model", "hf://org/model@main"), ("org/model@1.0", "hf://org/model@1.0"), ("s3://b/m", "s3://b/m")],
 )
-def test_a_base_of_the_hub_or_a_url(tmp_path: Path, given: str, source: str) -> None:
-    assert rlhf("init", "sft", tmp_path / "a", "--base", given).code == 0
+def test_a_base_of_the_hub_or_a_url(tmp_path: Path, base: str, source: str) -> None:
+    assert rlhf("init", "sft", tmp_path / "a", "--base", base).code == 0
     assert load_job(tmp_path / "a" / "job.yaml").spec.inputs[0].source == source
 
 
-@pytest.mark.parametrize("given", ["nothing-here", "./org/model", "a/b/c", "hf://", "gopher://x/y"])
-def test_a_base_that_is_nothing_is_refused_before_anything_is_written(tmp_path: Path, given: str) -> None:
-    said = rlhf("init", "sft", tmp_path / "a", "--base", given)
-    assert said.code == 2 and f"--base {given}: " in said.err
+@pytest.mark.parametrize("base", ["nothing-here", "./org/model", "a/b/c", "hf://", "gopher://x/y"])
+def test_a_base_that_is_nothing_is_refused_before_anything_is_written(tmp_path: Path, base: str) -> None:
+    result = rlhf("init", "sft", tmp_path / "a", "--base", base)
+    assert result.code == 2 and f"--base {base}: " in result.err
     assert not (tmp_path / "a").exists()
 
 
 def test_the_version_is_shown() -> None:
-    said = rlhf("--version")
-    assert said.code == 0 and re.fullmatch(r"rlhf \d+\.\d+\.\d+\S*\n", said.out)
+    result = rlhf("--version")
+    assert result.code == 0 and re.fullmatch(r"rlhf \d+\.\d+\.\d+\S*\n", result.out)
 
 
 def test_a_storage_of_the_default_name_ignores_itself_in_git(tmp_path: Path) -> None:
@@ -156,18 +158,18 @@ def test_a_gpu_that_is_asked_for_and_absent_is_said_once(tmp_path: Path, monkeyp
 
 def test_nothing_is_written_over_unless_forced(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("mine")
-    said = rlhf("init", "sft", tmp_path)
-    assert (said.code, said.out) == (1, "")
-    assert "has README.md already; nothing was written" in said.err
+    result = rlhf("init", "sft", tmp_path)
+    assert (result.code, result.out) == (1, "")
+    assert "has README.md already; nothing was written" in result.err
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
     assert rlhf("init", "sft", tmp_path, "--force").code == 0
     assert (tmp_path / "README.md").read_text() != "mine"
 
 
 def test_an_unknown_recipe_is_answered_with_those_there_are() -> None:
-    said = rlhf("init", "dpo")
-    assert said.code == 2
-    assert said.err == "dpo: no such recipe; there are sft, preference, ppo, rlcd, rbr, safe-rlhf\n"
+    result = rlhf("init", "dpo")
+    assert result.code == 2
+    assert result.err == "dpo: no such recipe; there are sft, preference, ppo, rlcd, rbr, safe-rlhf\n"
 
 
 @pytest.mark.parametrize(

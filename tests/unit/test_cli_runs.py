@@ -49,13 +49,13 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_status_of_a_run(done: Path) -> None:
-    found = rlhf("status", done, "--output", "json").json
-    assert (found["job"], found["phase"], found["exitCode"], found["live"]) == ("beaver", "done", 0, False)
-    assert {name: stage["phase"] for name, stage in found["stages"].items()} == dict.fromkeys(
+    output = rlhf("status", done, "--output", "json").json
+    assert (output["job"], output["phase"], output["exitCode"], output["live"]) == ("beaver", "done", 0, False)
+    assert {name: stage["phase"] for name, stage in output["stages"].items()} == dict.fromkeys(
         ("prepare", "sft", "reward", "cost", "report"), "Complete"
     )
-    assert found["stages"]["sft"]["step"] == 2
-    assert found["stages"]["sft"]["headline"] == {"loss": 0.5}
+    assert output["stages"]["sft"]["step"] == 2
+    assert output["stages"]["sft"]["headline"] == {"loss": 0.5}
     text = rlhf("status", done).out
     assert text.startswith("beaver: done  uid beaver-")
     assert [line.split()[0] for line in text.splitlines()[1:]] == [
@@ -82,9 +82,9 @@ def test_status_finds_a_run_by_name_or_uid_in_a_storage(done: Path) -> None:
 
 
 def test_status_of_what_was_never_run(tmp_path: Path) -> None:
-    said = rlhf("status", job(tmp_path))
-    assert said.code == 2
-    assert "never run" in said.err
+    result = rlhf("status", job(tmp_path))
+    assert result.code == 2
+    assert "never run" in result.err
     assert rlhf("status", "nobody", "--storage", tmp_path).code == 2
     assert "no runs in" in rlhf("status", "--storage", tmp_path).out
 
@@ -92,30 +92,30 @@ def test_status_of_what_was_never_run(tmp_path: Path) -> None:
 def test_status_of_a_run_while_it_runs_and_after_it_was_killed(tmp_path: Path) -> None:
     path = job(tmp_path)
     process = start(path, {"sft": {"wait": str(tmp_path / "gate"), "serve": True, "steps": 7}})
-    seen: list[Any] = []
+    polls: list[Any] = []
 
     def served() -> bool:
-        seen[:] = [status(path)] if started(path, "sft") else []
-        return bool(seen) and [seen[0]["stages"]["sft"][key] for key in ("step", "total")] == [7, 7]
+        polls[:] = [status(path)] if started(path, "sft") else []
+        return bool(polls) and [polls[0]["stages"]["sft"][key] for key in ("step", "total")] == [7, 7]
 
     process.until(served)
-    assert (seen[0]["live"], seen[0]["phase"]) == (True, "running")
+    assert (polls[0]["live"], polls[0]["phase"]) == (True, "running")
     process.kill()
     until(lambda: not status(path)["live"])  # once the stage has saved
     assert rlhf("status", path).out.startswith("beaver: killed; run it again to go on")
 
 
 def test_watch_shows_until_the_run_ends(done: Path) -> None:
-    said = rlhf("status", done, "--watch")
-    assert said.code == 0
-    assert "beaver: done" in said.out
+    result = rlhf("status", done, "--watch")
+    assert result.code == 0
+    assert "beaver: done" in result.out
 
 
 def test_logs_of_a_rank(done: Path) -> None:
     assert rlhf("logs", done, "sft").out == "sft attempt 1\none\ntwo\n"
     assert rlhf("logs", done, "sft", "--tail", "1").out == "two\n"
-    found = rlhf("logs", done, "sft", "--output", "json").json
-    assert (found["attempt"], found["lines"]) == (1, ["sft attempt 1", "one", "two"])
+    output = rlhf("logs", done, "sft", "--output", "json").json
+    assert (output["attempt"], output["lines"]) == (1, ["sft attempt 1", "one", "two"])
     assert rlhf("logs", done, "sft", "--follow").out.endswith("two\n"), "it ends when the stage has ended"
     assert rlhf("logs", done, "sft", "--rank", "launcher").code == 0
 
@@ -131,15 +131,15 @@ def test_logs_of_a_rank(done: Path) -> None:
 def test_logs_that_are_not_there_are_answered_with_those_that_are(
     done: Path, arguments: tuple[str, ...], words: str
 ) -> None:
-    said = rlhf("logs", done, *arguments)
-    assert said.code == 2
-    assert words in said.err
+    result = rlhf("logs", done, *arguments)
+    assert result.code == 2
+    assert words in result.err
 
 
 def test_report(done: Path) -> None:
-    found = rlhf("report", done, "--output", "json").json
-    assert Path(found["report"]).name == "report.html"
-    assert rlhf("report", done).out.strip() == found["report"]
+    output = rlhf("report", done, "--output", "json").json
+    assert Path(output["report"]).name == "report.html"
+    assert rlhf("report", done).out.strip() == output["report"]
 
 
 def test_a_report_that_was_changed_is_made_again_and_nothing_else(
@@ -151,10 +151,10 @@ def test_a_report_that_was_changed_is_made_again_and_nothing_else(
     orders = tmp_path / "orders.json"
     orders.write_text("{}")
     monkeypatch.setattr("rlhf_sdk.local.process.TRAINER", (sys.executable, "-S", "-E", str(FAKE), str(orders)))
-    said = rlhf("report", path)
-    assert said.code == 0, said.err
-    assert "report.html was changed" in said.err and "it is rebuilt" in said.err
-    assert Path(said.out.strip()).read_text().startswith("report ")
+    result = rlhf("report", path)
+    assert result.code == 0, result.err
+    assert "report.html was changed" in result.err and "it is rebuilt" in result.err
+    assert Path(result.out.strip()).read_text().startswith("report ")
     assert len(starts(path, "sft")) == 1
 
 
@@ -163,9 +163,9 @@ def test_a_report_is_not_made_again_by_training_again(tmp_path: Path) -> None:
     run(path)
     shutil.rmtree(product(path, "report"))
     shutil.rmtree(product(path, "sft"))
-    said = rlhf("report", path)
-    assert said.code == 1
-    assert f"the products of sft are gone; `rlhf run {path}`" in said.err
+    result = rlhf("report", path)
+    assert result.code == 1
+    assert f"the products of sft are gone; `rlhf run {path}`" in result.err
 
 
 def test_a_report_of_a_job_that_was_edited_since_is_not_made_again(tmp_path: Path) -> None:
@@ -173,29 +173,29 @@ def test_a_report_of_a_job_that_was_edited_since_is_not_made_again(tmp_path: Pat
     run(path)
     shutil.rmtree(product(path, "report"))
     path.write_text(path.read_text().replace("sft: {", "sft: {epochs: 2, "))
-    said = rlhf("report", path)
-    assert said.code == 1
-    assert "is not what was run" in said.err
+    result = rlhf("report", path)
+    assert result.code == 1
+    assert "is not what was run" in result.err
 
 
 def test_a_run_that_made_no_report_is_said(tmp_path: Path) -> None:
     path = job(tmp_path)
     run(path, {"prepare": {"exit": 2, "reason": "InvalidInput", "message": "no such file"}})
-    said = rlhf("report", path)
-    assert said.code == 1
-    assert "no report: stage report is Skipped" in said.err
+    result = rlhf("report", path)
+    assert result.code == 1
+    assert "no report: stage report is Skipped" in result.err
 
 
 def test_compare_shows_metrics_with_intervals_and_where_specs_differ(done: Path, other: Path) -> None:
-    found = rlhf("compare", done, other, "--output", "json").json
-    assert found["names"] == ["beaver", "otter"]
-    assert found["metrics"]["reward.accuracy"] == [
+    output = rlhf("compare", done, other, "--output", "json").json
+    assert output["names"] == ["beaver", "otter"]
+    assert output["metrics"]["reward.accuracy"] == [
         {"value": 0.7, "low": 0.6, "high": 0.8, "n": 50},
         {"value": 0.9, "low": 0.85, "high": 0.95, "n": 50},
     ]
-    assert found["metrics"]["sft.loss"] == [0.5, 0.5]
-    assert not any("bins" in name for name in found["metrics"])
-    assert found["spec"] == {"stages.cost": ["there", None], "stages.reward.rewardModel.epochs": [1.0, 2.0]}
+    assert output["metrics"]["sft.loss"] == [0.5, 0.5]
+    assert not any("bins" in name for name in output["metrics"])
+    assert output["spec"] == {"stages.cost": ["there", None], "stages.reward.rewardModel.epochs": [1.0, 2.0]}
     text = rlhf("compare", done, other).out
     assert "reward.accuracy  0.700 [0.600, 0.800]  0.900 [0.850, 0.950]  apart" in text
     assert "cost.loss" not in text
@@ -204,9 +204,9 @@ def test_compare_shows_metrics_with_intervals_and_where_specs_differ(done: Path,
 
 
 def test_compare_products(done: Path, other: Path) -> None:
-    found = rlhf("compare", product(done, "rewardModel"), product(other, "rewardModel"), "--output", "json").json
-    assert [name.split("-")[0] for name in found["names"]] == ["rewardModel", "rewardModel"]
-    assert found["spec"] == {"epochs": [1.0, 2.0]}
+    output = rlhf("compare", product(done, "rewardModel"), product(other, "rewardModel"), "--output", "json").json
+    assert [name.split("-")[0] for name in output["names"]] == ["rewardModel", "rewardModel"]
+    assert output["spec"] == {"epochs": [1.0, 2.0]}
 
 
 def test_compare_refuses_what_it_cannot_compare(done: Path, tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ def without_kubectl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize("flags", [("--cluster",), ("-n", "team-a"), ("--context", "prod"), ("--kubeconfig", "file")])
 @pytest.mark.parametrize("command", [("status", "beaver"), ("status",), ("logs", "beaver", "sft")])
 def test_flags_of_a_cluster_mean_a_cluster(command: tuple[str, ...], flags: tuple[str, ...]) -> None:
-    said = rlhf(*command, *flags)
-    assert (said.code, NO_KUBECTL in said.err) == (1, True)
+    result = rlhf(*command, *flags)
+    assert (result.code, NO_KUBECTL in result.err) == (1, True)
 
 
 @pytest.mark.parametrize("command", [("status", "beaver"), ("status",), ("logs", "beaver", "sft")])
@@ -52,15 +52,15 @@ def test_otherwise_this_machine_is_meant_and_the_error_says_how_to_mean_a_cluste
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    said = rlhf("status", "beaver")
-    assert said.code == 2
-    assert "a job on a cluster is meant with -n NAMESPACE, --context or --cluster, or as `kubectl rlhf`" in said.err
+    result = rlhf("status", "beaver")
+    assert result.code == 2
+    assert "a job on a cluster is meant with -n NAMESPACE, --context or --cluster, or as `kubectl rlhf`" in result.err
 
 
 def test_both_at_once_is_refused(tmp_path: Path) -> None:
-    said = rlhf("status", "beaver", "-n", "team-a", "--storage", tmp_path)
-    assert said.code == 2
-    assert said.err.startswith("--storage: it is of runs on this machine, but --namespace means a cluster")
+    result = rlhf("status", "beaver", "-n", "team-a", "--storage", tmp_path)
+    assert result.code == 2
+    assert result.err.startswith("--storage: it is of runs on this machine, but --namespace means a cluster")
     assert rlhf("logs", "beaver", "sft", "--stored").code == 2
 
 
@@ -93,7 +93,7 @@ def test_kubectl_calls_it_by_its_own_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "kind", "code"),
+    ("stderr", "kind", "code"),
     [
         ('Error from server (NotFound): rlhfjobs.rlhf.dev "x" not found', NotFound, 2),
         ("Unable to connect to the server: dial tcp: connection refused", Away, 1),
@@ -102,9 +102,9 @@ def test_kubectl_calls_it_by_its_own_name(tmp_path: Path) -> None:
         ('The RLHFJob "x" is invalid: spec.seed: Invalid value', Refused, 2),
     ],
 )
-def test_what_kubectl_says_is_sorted_by_what_can_be_done(said: str, kind: type[Refused], code: int) -> None:
-    found = refusal(said)
-    assert (type(found), int(found.code), str(found)) == (kind, code, said)
+def test_what_kubectl_says_is_sorted_by_what_can_be_done(stderr: str, kind: type[Refused], code: int) -> None:
+    error = refusal(stderr)
+    assert (type(error), int(error.code), str(error)) == (kind, code, stderr)
 
 
 def test_what_kubectls_library_logs_is_left_out() -> None:
@@ -115,22 +115,22 @@ def test_what_kubectls_library_logs_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "stderr",
     [
         'error: the server doesn\'t have a resource type "rlhfjobs"',
         "Error from server (NotFound): the server could not find the requested resource",
         'error: resource mapping not found for name: "x": no matches for kind "RLHFJob" in version "rlhf.dev/v1alpha1"',
     ],
 )
-def test_a_cluster_without_the_operator_is_said(said: str) -> None:
-    assert str(refusal(said)).startswith("this cluster has no RLHFJobs: the operator is not installed there")
+def test_a_cluster_without_the_operator_is_said(stderr: str) -> None:
+    assert str(refusal(stderr)).startswith("this cluster has no RLHFJobs: the operator is not installed there")
 
 
 def test_kubectl_is_a_process_never_a_shell(tmp_path: Path) -> None:
     (tmp_path / "kubectl").write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
     (tmp_path / "kubectl").chmod(0o755)
-    found = Kubectl(Target("a; b")).json("get", "$(x)")
-    assert found == ["--namespace=a; b", "get", "$(x)", "--output=json", "--request-timeout=30s"]
+    arguments = Kubectl(Target("a; b")).json("get", "$(x)")
+    assert arguments == ["--namespace=a; b", "get", "$(x)", "--output=json", "--request-timeout=30s"]
 
 
 @pytest.mark.parametrize("output", ["<html>sign in</html>", '{"a": ', "[" * 200_000])
@@ -151,13 +151,13 @@ def test_a_login_that_waits_for_the_user_is_seen(tmp_path: Path, monkeypatch: py
         "print(sys.stdin.read())\n"
     )
     (tmp_path / "kubectl").chmod(0o755)
-    told: list[str] = []
+    lines: list[str] = []
 
     def user(text: str) -> None:
-        told.append(text)
+        lines.append(text)
         answered.touch()
 
     monkeypatch.setattr("rlhf_sdk.cluster.kubectl.LOGIN_SECONDS", 0.2)
     monkeypatch.setattr("rlhf_sdk.cluster.kubectl.complain", user)
     assert Kubectl(Target()).json("get", "x", stdin=b'{"a": 1}') == {"a": 1}
-    assert told == ["open the browser and enter ABC"]
+    assert lines == ["open the browser and enter ABC"]

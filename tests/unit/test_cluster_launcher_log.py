@@ -30,9 +30,9 @@ def launched(folder: Path, *, pod: bool, index: int = 0) -> subprocess.Completed
 def test_in_a_pod_its_lines_are_beside_those_of_the_ranks(tmp_path: Path) -> None:
     done = launched(tmp_path, pod=True)
     assert done.returncode == 1
-    kept = (tmp_path / "work" / "logs" / "a2" / "launcher.log").read_text()
-    assert kept == done.stdout
-    assert "ERROR launcher: Fenced: " in kept
+    log = (tmp_path / "work" / "logs" / "a2" / "launcher.log").read_text()
+    assert log == done.stdout
+    assert "ERROR launcher: Fenced: " in log
 
 
 def test_again_in_the_same_attempt_they_are_added(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from rlhf_sdk.exits import CommandError
 
 
 def spec(**more: Any) -> dict[str, Any]:
-    found: dict[str, Any] = pods.manifest(job(RUNNING, **more), "rlhf-reader-1", None)["spec"]
-    return found
+    pod_spec: dict[str, Any] = pods.manifest(job(RUNNING, **more), "rlhf-reader-1", None)["spec"]
+    return pod_spec
 
 
 def test_it_keeps_to_the_restricted_standard_and_cannot_write() -> None:
@@ -36,9 +36,9 @@ def test_it_keeps_to_the_restricted_standard_and_cannot_write() -> None:
 
 
 def test_it_is_a_pod_that_kubernetes_knows() -> None:
-    made = pods.manifest(job(RUNNING), "rlhf-reader-1", {"nodeName": "n1", "tolerations": [{"key": "gpu"}]})
+    built = pods.manifest(job(RUNNING), "rlhf-reader-1", {"nodeName": "n1", "tolerations": [{"key": "gpu"}]})
     api = client.ApiClient()
-    assert api.sanitize_for_serialization(api.deserialize(json.dumps(made), "V1Pod", "application/json")) == made
+    assert api.sanitize_for_serialization(api.deserialize(json.dumps(built), "V1Pod", "application/json")) == built
 
 
 def test_it_is_no_pod_of_the_job_but_goes_with_it() -> None:
@@ -52,8 +52,8 @@ def test_it_mounts_the_jobs_storage_where_the_trainer_has_it() -> None:
     assert spec()["volumes"][0]["persistentVolumeClaim"] == {"claimName": "models"}
     assert spec()["containers"][0]["volumeMounts"][0]["subPath"] == "team"
     assert "subPath" not in spec(storage={"claimName": "models"})["containers"][0]["volumeMounts"][0]
-    made = spec(storage={"claimTemplate": {"accessModes": ["ReadWriteMany"], "size": "1Gi"}})
-    assert made["volumes"][0]["persistentVolumeClaim"] == {"claimName": "beaver-storage"}
+    built = spec(storage={"claimTemplate": {"accessModes": ["ReadWriteMany"], "size": "1Gi"}})
+    assert built["volumes"][0]["persistentVolumeClaim"] == {"claimName": "beaver-storage"}
 
 
 @pytest.mark.parametrize("profile", ["[" * 5000, "[]", "{", '"image"'])
@@ -64,22 +64,22 @@ def test_a_profile_that_is_none_is_refused(profile: str) -> None:
 
 
 def test_it_runs_as_prepare_did() -> None:
-    made = spec(
+    built = spec(
         pod={"serviceAccountName": "team", "imagePullSecrets": ["mine", "pull"], "nodeSelector": {"gpu": "yes"}}
     )
-    assert made["containers"][0]["image"] == "registry.example/trainer@sha256:00"
-    assert made["imagePullSecrets"] == [{"name": "pull"}, {"name": "mine"}]
-    assert made["serviceAccountName"] == "team"
-    assert made["securityContext"]["supplementalGroups"] == [4000]
-    assert "nodeSelector" not in made, "the job's leads to accelerators"
+    assert built["containers"][0]["image"] == "registry.example/trainer@sha256:00"
+    assert built["imagePullSecrets"] == [{"name": "pull"}, {"name": "mine"}]
+    assert built["serviceAccountName"] == "team"
+    assert built["securityContext"]["supplementalGroups"] == [4000]
+    assert "nodeSelector" not in built, "the job's leads to accelerators"
 
 
 def test_it_stands_beside_a_pod_that_holds_the_claim_for_its_node() -> None:
     beside = {"nodeName": "gpu-7", "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}]}
-    made = pods.manifest(job(RUNNING), "rlhf-reader-1", beside)["spec"]
-    (term,) = made["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    built = pods.manifest(job(RUNNING), "rlhf-reader-1", beside)["spec"]
+    (term,) = built["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
     assert term["matchFields"][0]["values"] == ["gpu-7"]
-    assert beside["tolerations"][0] in made["tolerations"]
+    assert beside["tolerations"][0] in built["tolerations"]
 
 
 def test_there_is_nothing_to_read_of_a_job_that_has_not_begun() -> None:

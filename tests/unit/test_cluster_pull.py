@@ -42,33 +42,33 @@ def silent(_came: int, _total: int) -> None:
 
 
 def test_a_product_comes_whole_into_its_place(storage: Path, tmp_path: Path) -> None:
-    place = tmp_path / "here" / "beaver" / "sft"
-    told: list[tuple[int, int]] = []
-    assert pulling.product(reader(storage), NAME, place, lambda came, total: told.append((came, total)))
-    assert digest_tree(place) == digest_tree(storage / "products" / NAME)
-    assert [entry.name for entry in place.parent.iterdir()] == ["sft"]
-    assert sum(came for came, _ in told) + (place / MANIFEST).stat().st_size == told[0][1]
+    target = tmp_path / "here" / "beaver" / "sft"
+    reports: list[tuple[int, int]] = []
+    assert pulling.product(reader(storage), NAME, target, lambda came, total: reports.append((came, total)))
+    assert digest_tree(target) == digest_tree(storage / "products" / NAME)
+    assert [entry.name for entry in target.parent.iterdir()] == ["sft"]
+    assert sum(came for came, _ in reports) + (target / MANIFEST).stat().st_size == reports[0][1]
 
 
 def test_one_that_is_there_is_verified_and_left_alone(storage: Path, tmp_path: Path) -> None:
-    place = tmp_path / "sft"
-    assert pulling.product(reader(storage), NAME, place, silent)
-    before = place.stat().st_ino
-    assert not pulling.product(reader(storage), NAME, place, silent)
-    assert place.stat().st_ino == before
+    target = tmp_path / "sft"
+    assert pulling.product(reader(storage), NAME, target, silent)
+    before = target.stat().st_ino
+    assert not pulling.product(reader(storage), NAME, target, silent)
+    assert target.stat().st_ino == before
 
 
 @pytest.mark.parametrize("change", ["changed", "added", "another"])
 def test_what_is_in_its_place_and_not_it_stays(storage: Path, tmp_path: Path, change: str) -> None:
-    place = tmp_path / "sft"
+    target = tmp_path / "sft"
     if change == "another":
-        place.mkdir()
+        target.mkdir()
     else:
-        assert pulling.product(reader(storage), NAME, place, silent)
-        (place / ("deep/config.json" if change == "changed" else "notes.txt")).write_text("mine")
+        assert pulling.product(reader(storage), NAME, target, silent)
+        (target / ("deep/config.json" if change == "changed" else "notes.txt")).write_text("mine")
     with pytest.raises(CommandError, match=r"is there and is not sft-abab.*--to"):
-        pulling.product(reader(storage), NAME, place, silent)
-    assert change == "another" or (place / "deep/config.json").exists()
+        pulling.product(reader(storage), NAME, target, silent)
+    assert change == "another" or (target / "deep/config.json").exists()
 
 
 def test_a_damaged_one_is_said_and_leaves_nothing(storage: Path, tmp_path: Path) -> None:
@@ -93,28 +93,28 @@ def test_one_that_was_freed_is_said(storage: Path, tmp_path: Path) -> None:
 
 
 def test_logs_come_in_place_of_those_from_before(storage: Path, tmp_path: Path) -> None:
-    found = job(SUCCEEDED)
-    work = storage / "work" / found.uid / "sft"
+    cluster_job = job(SUCCEEDED)
+    work = storage / "work" / cluster_job.uid / "sft"
     (work / "logs" / "a0").mkdir(parents=True)
     (work / "logs" / "a0" / "rank0.log").write_text("one\n")
     (work / "metrics.jsonl").write_text("{}\n")
     (work / "checkpoints").mkdir()
     (work / "checkpoints" / "large").write_text("x")
-    place = tmp_path / "here" / "_logs"
-    assert pulling.logs(reader(storage), found, place, silent) == 2
-    assert (place / "sft" / "logs" / "a0" / "rank0.log").read_text() == "one\n"
-    assert not (place / "sft" / "checkpoints").exists()
+    target = tmp_path / "here" / "_logs"
+    assert pulling.logs(reader(storage), cluster_job, target, silent) == 2
+    assert (target / "sft" / "logs" / "a0" / "rank0.log").read_text() == "one\n"
+    assert not (target / "sft" / "checkpoints").exists()
     (work / "logs" / "a0" / "rank0.log").write_text("one\ntwo\n")
-    assert pulling.logs(reader(storage), found, place, silent) == 2
-    assert (place / "sft" / "logs" / "a0" / "rank0.log").read_text() == "one\ntwo\n"
-    assert [entry.name for entry in place.parent.iterdir()] == ["_logs"]
+    assert pulling.logs(reader(storage), cluster_job, target, silent) == 2
+    assert (target / "sft" / "logs" / "a0" / "rank0.log").read_text() == "one\ntwo\n"
+    assert [entry.name for entry in target.parent.iterdir()] == ["_logs"]
 
 
 def test_which_products_are_meant() -> None:
-    found = job(SUCCEEDED)
-    assert list(pulling.products(found, [], everything=False)) == ["report"]
-    assert list(pulling.products(found, ["sft"], everything=False)) == ["sft"]
-    assert list(pulling.products(found, [], everything=True)) == ["sft", "report"]
+    cluster_job = job(SUCCEEDED)
+    assert list(pulling.products(cluster_job, [], everything=False)) == ["report"]
+    assert list(pulling.products(cluster_job, ["sft"], everything=False)) == ["sft"]
+    assert list(pulling.products(cluster_job, [], everything=True)) == ["sft", "report"]
 
 
 @pytest.mark.parametrize(

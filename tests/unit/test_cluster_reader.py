@@ -53,8 +53,8 @@ def test_it_lists_files_with_their_sizes_and_nothing_of_a_folder_that_is_not_the
 )
 def test_the_last_lines_are_where_they_begin(lines: list[str], ended: bool, count: int) -> None:
     content = "\n".join(lines).encode() + (b"\n" if ended and lines else b"")
-    found = content[last_lines(io.BytesIO(content), count) :]
-    assert found == b"".join(content.splitlines(keepends=True)[-count:])
+    tail = content[last_lines(io.BytesIO(content), count) :]
+    assert tail == b"".join(content.splitlines(keepends=True)[-count:])
 
 
 def test_the_last_lines_of_a_file_longer_than_a_block(tmp_path: Path) -> None:
@@ -93,20 +93,22 @@ def test_it_ends_when_nobody_is_there_any_more(tmp_path: Path) -> None:
 def test_files_are_copied_whole(tmp_path: Path) -> None:
     files = {"p/weights": bytes(range(256)) * 9000, "p/empty": b"", "p/deep/name with blanks": b"x"}
     written(tmp_path / "storage", files)
-    told: list[int] = []
-    reader(tmp_path / "storage").fetch({name: len(content) for name, content in files.items()}, tmp_path, told.append)
+    counts: list[int] = []
+    reader(tmp_path / "storage").fetch({name: len(content) for name, content in files.items()}, tmp_path, counts.append)
     assert {name: (tmp_path / name).read_bytes() for name in files} == files
-    assert sum(told) == sum(len(content) for content in files.values())
+    assert sum(counts) == sum(len(content) for content in files.values())
 
 
 def test_a_stream_that_breaks_off_is_taken_up_where_it_broke(tmp_path: Path) -> None:
     content = bytes(range(256)) * 4000
     written(tmp_path / "storage", {"weights": content, "after": b"last"})
-    told: list[int] = []
-    cut(tmp_path, 300_000, 500_000, "all").fetch({"weights": len(content), "after": 4}, tmp_path / "here", told.append)
+    counts: list[int] = []
+    cut(tmp_path, 300_000, 500_000, "all").fetch(
+        {"weights": len(content), "after": 4}, tmp_path / "here", counts.append
+    )
     assert (tmp_path / "here" / "weights").read_bytes() == content
     assert (tmp_path / "here" / "after").read_bytes() == b"last"
-    assert sum(told) == len(content) + 4, "nothing is fetched twice"
+    assert sum(counts) == len(content) + 4, "nothing is fetched twice"
 
 
 def test_streams_that_bring_nothing_are_given_up_in_kubectls_words(tmp_path: Path) -> None:

@@ -82,8 +82,8 @@ def test_everything_is_said_at_once(tmp_path: Path) -> None:
 def test_a_broken_file_is_refused_as_validate_refuses_it(tmp_path: Path) -> None:
     path = written(tmp_path, metadata="nmae: x", source="ftp://x/y")
     assert refused(path) == rlhf("validate", path).err.splitlines()
-    said = rlhf("submit", path)
-    assert (said.code, said.err.splitlines()) == (2, refused(path))
+    result = rlhf("submit", path)
+    assert (result.code, result.err.splitlines()) == (2, refused(path))
 
 
 def test_functions_beside_the_job_are_not_forgotten_in_silence(tmp_path: Path) -> None:

@@ -18,11 +18,11 @@ from rlhf_sdk.exits import CommandError, Exit
 NOW = datetime(2026, 1, 31, 12, 15, 30, tzinfo=UTC)
 
 
-def shown(found: ClusterJob) -> list[str]:
+def shown(cluster_job: ClusterJob) -> list[str]:
     console = Console(width=200, highlight=False)
     with console.capture() as captured:
-        console.print(views.table(found, NOW))
-    text = [*views.title(found, NOW), *captured.get().splitlines(), *views.messages(found)]
+        console.print(views.table(cluster_job, NOW))
+    text = [*views.title(cluster_job, NOW), *captured.get().splitlines(), *views.messages(cluster_job)]
     return [line.rstrip() for line in text]
 
 
@@ -48,10 +48,10 @@ def recorded(name: str) -> ClusterJob:
 
 
 def test_a_recorded_failure() -> None:
-    found = recorded("failed")
-    assert (found.ended, found.exit) == (True, Exit.REFUSED)
+    cluster_job = recorded("failed")
+    assert (cluster_job.ended, cluster_job.exit) == (True, Exit.REFUSED)
     assert [
-        line for line in shown(found) if not line.startswith(("├─ a1", "STAGE", "prepare", "reward", "report"))
+        line for line in shown(cluster_job) if not line.startswith(("├─ a1", "STAGE", "prepare", "reward", "report"))
     ] == [
         "beaver: Failed  4/5 stages  0:28  namespace t28676-0",
         "└─ a0    Complete         7     0:01       stand-in",
@@ -78,10 +78,10 @@ def test_a_recorded_failure() -> None:
     ],
 )
 def test_recorded_jobs(name: str, ended: bool, first: str) -> None:
-    found = recorded(name)
-    assert found.ended is ended
-    assert shown(found)[0].startswith(first)
-    assert set(views.as_json(found, NOW)["stages"]) == {stage.name for stage in found.status.stages}
+    cluster_job = recorded(name)
+    assert cluster_job.ended is ended
+    assert shown(cluster_job)[0].startswith(first)
+    assert set(views.as_json(cluster_job, NOW)["stages"]) == {stage.name for stage in cluster_job.status.stages}
 
 
 def test_why_a_job_waits_is_said_whole() -> None:
@@ -114,13 +114,13 @@ def test_what_was_asked_for_and_not_done_yet_is_said() -> None:
 
 
 def test_json_has_the_keys_that_a_run_on_this_machine_has_and_the_attempts() -> None:
-    found = views.as_json(job(RUNNING), NOW)
-    assert (found["job"], found["phase"], found["exitCode"], found["live"]) == ("beaver", "Running", None, True)
-    stage = found["stages"]["sft"]
-    assert [one["state"] for one in stage["attempts"]] == ["Disrupted", "Failed", "Running"]
+    output = views.as_json(job(RUNNING), NOW)
+    assert (output["job"], output["phase"], output["exitCode"], output["live"]) == ("beaver", "Running", None, True)
+    stage = output["stages"]["sft"]
+    assert [attempt["state"] for attempt in stage["attempts"]] == ["Disrupted", "Failed", "Running"]
     assert (stage["attempt"], stage["step"], stage["total"], stage["etaSeconds"]) == (2, 40, 120, 602.0)
     assert stage["attempts"][1]["exitCode"] == 1
-    assert found["conditions"]["Ready"]["status"] == "True"
+    assert output["conditions"]["Ready"]["status"] == "True"
     assert views.as_json(job(SUCCEEDED), NOW)["exitCode"] == 0
 
 
@@ -166,10 +166,10 @@ def test_changes_are_told_a_line_each() -> None:
 
 
 @pytest.mark.parametrize(
-    ("annotation", "asked"), [(None, False), ("3", True), ("2", False), ("1", False), ("0", False)]
+    ("annotation", "expected"), [(None, False), ("3", True), ("2", False), ("1", False), ("0", False)]
 )
-def test_a_retry_is_asked_for_by_a_value_that_was_never_acted_on(annotation: str | None, asked: bool) -> None:
+def test_a_retry_is_asked_for_by_a_value_that_was_never_acted_on(annotation: str | None, expected: bool) -> None:
     """A GitOps tool that puts back an older value asks for nothing: the job has failed, and stays so."""
     raw = {"metadata": {"name": "beaver", "annotations": {} if annotation is None else {"rlhf.dev/retry": annotation}}}
     status = {"phase": "Failed", "retry": "2", "retries": ["0", "1", "2"]}
-    assert ClusterJob.of({**raw, "status": status}).retrying is asked
+    assert ClusterJob.of({**raw, "status": status}).retrying is expected

@@ -56,11 +56,11 @@ def test_nothing_is_freed_while_a_run_looks_up_what_it_needs(tmp_path: Path) -> 
     gate = tmp_path / "gate"
     process = start(path, {"prepare": {"wait": str(gate)}})
     process.until(lambda: started(path, "prepare"))
-    said = rlhf("gc", "--storage", tmp_path / ".rlhf", "--yes")
+    result = rlhf("gc", "--storage", tmp_path / ".rlhf", "--yes")
     gate.touch()
     assert process.end().code == 0
-    assert said.code == 1
-    assert "try again in a moment" in said.err
+    assert result.code == 1
+    assert "try again in a moment" in result.err
 
 
 def test_work_of_a_job_that_is_gone_is_freed(tmp_path: Path) -> None:
@@ -92,9 +92,9 @@ def test_an_unreadable_index_stops_it(tmp_path: Path) -> None:
     path = job(tmp_path)
     run(path)
     next((tmp_path / ".rlhf/runs/default/beaver").iterdir()).write_text("{")
-    said = rlhf("gc", "--storage", tmp_path / ".rlhf", "--yes")
-    assert said.code == 1
-    assert "not a run's index" in said.err
+    result = rlhf("gc", "--storage", tmp_path / ".rlhf", "--yes")
+    assert result.code == 1
+    assert "not a run's index" in result.err
     assert product(path, "sft").exists()
 
 

@@ -47,9 +47,9 @@ class Job:
     def file(self, stage: str, attempt: int = 0) -> StageFile:
         directories = {"storage": str(self.storage), "work": str(self.work / stage), "job": "/rlhf/job"}
         kind, _, digest = PRODUCTS.get(stage, "prepare-d").partition("-")
-        told = {"job": "beaver", "uid": self.uid, "stage": stage, "type": kind, "attempt": attempt, "digest": digest}
+        fields = {"job": "beaver", "uid": self.uid, "stage": stage, "type": kind, "attempt": attempt, "digest": digest}
         return StageFile.model_validate_json(
-            json.dumps({"version": "1", **told, "spec": {}, "seed": 0, "execution": {}, "directories": directories})
+            json.dumps({"version": "1", **fields, "spec": {}, "seed": 0, "execution": {}, "directories": directories})
         )
 
     def begin(self, stage: str, attempt: int = 0) -> StageFile:
@@ -72,7 +72,7 @@ class Job:
         self.end("prepare")
 
     def make(self, stage: str, failure: str | None = None) -> None:
-        place(self.storage, PRODUCTS[stage], failure)
+        put_product(self.storage, PRODUCTS[stage], failure)
         self.end(stage) if failure is None else self.end(stage, 3, "GateFailed")
 
     def done(self) -> None:
@@ -92,7 +92,7 @@ class Job:
         return item.why
 
 
-def place(storage: Path, name: str, failure: str | None = None) -> Path:
+def put_product(storage: Path, name: str, failure: str | None = None) -> Path:
     """A product in its place."""
     kind, _, digest = name.partition("-")
     manifest = Manifest(
@@ -108,9 +108,9 @@ def place(storage: Path, name: str, failure: str | None = None) -> Path:
 def aged(root: Path, seconds: float) -> None:
     """As if all was written so much earlier, in the same order."""
     for path in [root, *root.rglob("*")]:
-        there = path.lstat()
-        if time.time() - there.st_mtime < seconds:
-            os.utime(path, (there.st_atime, there.st_mtime - seconds))
+        status = path.lstat()
+        if time.time() - status.st_mtime < seconds:
+            os.utime(path, (status.st_atime, status.st_mtime - seconds))
 
 
 @pytest.fixture
@@ -121,8 +121,8 @@ def job(tmp_path: Path) -> Job:
 def test_work_of_a_done_job_is_freed_and_its_products_stay(job: Job) -> None:
     job.done()
     assert job.listed() == {job.uid: "work"}
-    said = rlhf("gc", "--storage", job.storage, "--yes")
-    assert (said.code, "its job is done, every product in place" in said.out) == (0, True)
+    result = rlhf("gc", "--storage", job.storage, "--yes")
+    assert (result.code, "its job is done, every product in place" in result.out) == (0, True)
     assert list((job.storage / "work").iterdir()) == []
     assert sorted(path.name for path in (job.storage / "products").iterdir()) == sorted(PRODUCTS.values())
     assert job.listed() == {}, "what the record names stays named"
@@ -139,11 +139,11 @@ def test_work_of_a_job_that_runs_or_is_suspended_is_kept_however_long_it_is_sile
     assert job.kept() == "ppo is not made (last: Stopped): its job may run, be suspended or be tried again"
     job.begin("ppo", attempt=1)
     assert job.kept() == "ppo is not made: its job may run, be suspended or be tried again"
-    said = rlhf("gc", "--storage", job.storage, "--yes")
-    assert "nothing to free" in said.out and "kept:" in said.out and job.uid in said.out
+    result = rlhf("gc", "--storage", job.storage, "--yes")
+    assert "nothing to free" in result.out and "kept:" in result.out and job.uid in result.out
     assert (job.work / "ppo" / "checkpoints" / "weights").exists()
-    (kept,) = rlhf("gc", "--storage", job.storage, "--output", "json").json["kept"]
-    assert (kept["path"], kept["kind"], kept["bytes"] > 0) == (str(job.work), "work", True)
+    (entry,) = rlhf("gc", "--storage", job.storage, "--output", "json").json["kept"]
+    assert (entry["path"], entry["kind"], entry["bytes"] > 0) == (str(job.work), "work", True)
 
 
 def test_work_of_a_failed_job_is_kept_for_another_try(job: Job) -> None:
@@ -189,12 +189,12 @@ def test_work_that_was_asked_to_stay_is_kept(job: Job) -> None:
 
 
 def test_while_a_prepare_looks_up_what_its_job_needs_nothing_is_freed(job: Job) -> None:
-    place(job.storage, "sft-" + "f" * 64)
+    put_product(job.storage, "sft-" + "f" * 64)
     (job.storage / "inputs" / ("e" * 40)).mkdir(parents=True)
     job.begin("prepare")
     with FileLock(gc_lock(job.storage), shared=True):  # as prepare holds it
-        said = rlhf("gc", "--storage", job.storage, "--yes")
-        assert (said.code, "try again in a moment" in said.err) == (1, True)
+        result = rlhf("gc", "--storage", job.storage, "--yes")
+        assert (result.code, "try again in a moment" in result.err) == (1, True)
     assert sorted(job.listed().values()) == ["input", "product"], "one that was killed looks anew when it begins again"
     assert job.kept() == "no record in runs/ says what it makes: a cluster's job may not have come so far"
 
@@ -203,7 +203,7 @@ def test_a_product_in_the_making_under_a_lease_that_beats_is_kept(job: Job) -> N
     job.record()
     file = job.begin("ppo")
     making = job.storage / "products" / f".{PRODUCTS['ppo']}.c0ffee"
-    shutil.copytree(place(job.storage, PRODUCTS["sft"]), making)
+    shutil.copytree(put_product(job.storage, PRODUCTS["sft"]), making)
     aged(job.storage, OLD)
     lease = acquire(
         job.storage / "locks" / PRODUCTS["ppo"],
@@ -239,12 +239,12 @@ def test_an_interrupted_removal_is_gone_on_with(job: Job) -> None:
 
 
 def test_a_run_whose_folder_this_machine_does_not_have_is_kept_unless_it_is_done(tmp_path: Path) -> None:
-    place = tmp_path / "work" / "beaver-0a" / "state.json"
+    state_file = tmp_path / "work" / "beaver-0a" / "state.json"
     state = RunState(job="beaver", uid="beaver-0a", jobFile="/home/elsewhere/job.yaml", phase="stopped")
-    save(place, state)
-    (kept,) = garbage(tmp_path, clock(tmp_path)).uncertain
-    assert kept.why == "its job file may lie on another machine: /home/elsewhere/job.yaml"
-    save(place, state.model_copy(update={"phase": "done"}))
+    save(state_file, state)
+    (item,) = garbage(tmp_path, clock(tmp_path)).uncertain
+    assert item.why == "its job file may lie on another machine: /home/elsewhere/job.yaml"
+    save(state_file, state.model_copy(update={"phase": "done"}))
     assert [item.why for item in garbage(tmp_path, clock(tmp_path)).free] == [
         "its job file is gone: /home/elsewhere/job.yaml"
     ]
@@ -304,7 +304,7 @@ def built(storage: Path, layout: Layout) -> Job:
     job.work.mkdir(parents=True)
     for stage, how in layout.products.items():
         if how != "missing":
-            product = place(storage, PRODUCTS[stage], "a gate" if how == "failed" else None)
+            product = put_product(storage, PRODUCTS[stage], "a gate" if how == "failed" else None)
             if how == "damaged":
                 (product / "manifest.json").write_text("{")
     for stage, (attempt, end) in layout.stages.items():
@@ -347,11 +347,11 @@ def needed(layout: Layout) -> Iterator[str]:
 def test_work_that_someone_may_go_on_with_is_never_listed(layout: Layout) -> None:
     with tempfile.TemporaryDirectory() as folder:
         job = built(Path(folder), layout)
-        found = garbage(job.storage, clock(job.storage))
-        listed = {item.path for item in found.free}
+        garbage_now = garbage(job.storage, clock(job.storage))
+        listed = {item.path for item in garbage_now.free}
         why = list(needed(layout))
         assert why == [] or job.work not in listed, why
-        assert (job.work in listed) != (job.work in {item.path for item in found.uncertain}), (
+        assert (job.work in listed) != (job.work in {item.path for item in garbage_now.uncertain}), (
             "listed once, or said why not"
         )
         named = {job.storage / "products" / name for name in PRODUCTS.values()} if layout.recorded else set()

@@ -45,17 +45,17 @@ class Guarded:
 
 @pytest.fixture
 def under(tmp_path: Path) -> Iterator[Callable[..., Guarded]]:
-    made: list[Guarded] = []
+    started: list[Guarded] = []
 
     def make(program: str, grace: float = 30.0) -> Guarded:
-        made.append(Guarded(tmp_path, program, grace))
-        return made[-1]
+        started.append(Guarded(tmp_path, program, grace))
+        return started[-1]
 
     yield make
-    for one in made:
-        one.abandon()
-        one.process.kill()
-        one.process.wait()
+    for guarded in started:
+        guarded.abandon()
+        guarded.process.kill()
+        guarded.process.wait()
 
 
 def until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
@@ -90,64 +90,64 @@ def test_a_signals_end_is_128_more(under: Callable[..., Guarded]) -> None:
 
 
 def test_what_the_stage_prints_is_kept(under: Callable[..., Guarded]) -> None:
-    one = under("import sys; print('out', flush=True); sys.stderr.write('err\\n')")
-    one.process.wait(120)
-    assert one.log() == "out\nerr\n"
+    guarded = under("import sys; print('out', flush=True); sys.stderr.write('err\\n')")
+    guarded.process.wait(120)
+    assert guarded.log() == "out\nerr\n"
 
 
 def test_sigterm_is_passed_on(under: Callable[..., Guarded]) -> None:
-    one = under(SAVES)
-    until(lambda: len(one.words()) == 1)
-    one.process.terminate()
-    assert one.process.wait(120) == 75
-    assert one.words()[1:] == ["saved"]
+    guarded = under(SAVES)
+    until(lambda: len(guarded.words()) == 1)
+    guarded.process.terminate()
+    assert guarded.process.wait(120) == 75
+    assert guarded.words()[1:] == ["saved"]
 
 
 def test_sigterm_twice_kills(under: Callable[..., Guarded]) -> None:
-    one = under(HANGS)
-    until(lambda: len(one.words()) == 1)
-    while one.process.poll() is None:
-        one.process.terminate()
+    guarded = under(HANGS)
+    until(lambda: len(guarded.words()) == 1)
+    while guarded.process.poll() is None:
+        guarded.process.terminate()
         time.sleep(0.01)
-    assert one.process.returncode == 137
-    assert not running(int(one.words()[0]))
+    assert guarded.process.returncode == 137
+    assert not running(int(guarded.words()[0]))
 
 
 def test_when_the_runner_is_gone_the_stage_saves_and_ends(under: Callable[..., Guarded]) -> None:
-    one = under(SAVES)
-    until(lambda: len(one.words()) == 1)
-    one.abandon()
-    assert one.process.wait(120) == 75
-    assert one.words()[1:] == ["saved"]
+    guarded = under(SAVES)
+    until(lambda: len(guarded.words()) == 1)
+    guarded.abandon()
+    assert guarded.process.wait(120) == 75
+    assert guarded.words()[1:] == ["saved"]
 
 
 def test_one_that_does_not_end_in_its_grace_period_is_killed(under: Callable[..., Guarded]) -> None:
-    one = under(HANGS, grace=0.1)
-    until(lambda: len(one.words()) == 1)
-    one.abandon()
-    assert one.process.wait(120) == 137
-    assert not running(int(one.words()[0]))
+    guarded = under(HANGS, grace=0.1)
+    until(lambda: len(guarded.words()) == 1)
+    guarded.abandon()
+    assert guarded.process.wait(120) == 137
+    assert not running(int(guarded.words()[0]))
 
 
 def test_ranks_in_sessions_of_their_own_end_with_the_stage(under: Callable[..., Guarded]) -> None:
-    one = under(WITH_RANKS + "while len(open(sys.argv[1]).read().split()) < 4: time.sleep(0.01)\nos._exit(1)")
-    assert one.process.wait(120) == 1
-    assert len(one.words()) == 4
-    assert [pid for pid in one.words() if running(int(pid))] == []
+    guarded = under(WITH_RANKS + "while len(open(sys.argv[1]).read().split()) < 4: time.sleep(0.01)\nos._exit(1)")
+    assert guarded.process.wait(120) == 1
+    assert len(guarded.words()) == 4
+    assert [pid for pid in guarded.words() if running(int(pid))] == []
 
 
 def test_ranks_end_when_the_runner_is_gone_and_the_launcher_hangs(under: Callable[..., Guarded]) -> None:
-    one = under("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + WITH_RANKS + STAY, grace=0.1)
-    until(lambda: len(one.words()) == 5)
-    one.abandon()
-    assert one.process.wait(120) == 137
-    assert [pid for pid in one.words() if running(int(pid))] == []
+    guarded = under("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + WITH_RANKS + STAY, grace=0.1)
+    until(lambda: len(guarded.words()) == 5)
+    guarded.abandon()
+    assert guarded.process.wait(120) == 137
+    assert [pid for pid in guarded.words() if running(int(pid))] == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's death")
 def test_even_a_killed_guard_lets_the_stage_save(under: Callable[..., Guarded]) -> None:
-    one = under(SAVES)
-    until(lambda: len(one.words()) == 1)
-    os.kill(one.process.pid, signal.SIGKILL)
-    until(lambda: not running(int(one.words()[0])))
-    assert one.words()[1:] == ["saved"]
+    guarded = under(SAVES)
+    until(lambda: len(guarded.words()) == 1)
+    os.kill(guarded.process.pid, signal.SIGKILL)
+    until(lambda: not running(int(guarded.words()[0])))
+    assert guarded.words()[1:] == ["saved"]

@@ -36,13 +36,13 @@ def test_a_long_file_is_read_at_its_end(tmp_path: Path) -> None:
 
 
 def test_the_most_telling_metrics_come_first() -> None:
-    seen = progress.from_json({"headline": {"kl": 1.0, "cost.harm": 2.0, "loss": 3.0, "own": 4.0, "reward": 5.0}})
-    assert list(seen.headline) == ["reward", "cost.harm", "kl", "loss", "own"]
+    shown = progress.from_json({"headline": {"kl": 1.0, "cost.harm": 2.0, "loss": 3.0, "own": 4.0, "reward": 5.0}})
+    assert list(shown.headline) == ["reward", "cost.harm", "kl", "loss", "own"]
 
 
 def test_a_part_is_left_out_where_the_whole_is_there() -> None:
-    seen = progress.from_json({"headline": {"reward": 1.0, "reward.rm": 1.0, "cost.harm": 2.0}})
-    assert list(seen.headline) == ["reward", "cost.harm"]
+    shown = progress.from_json({"headline": {"reward": 1.0, "reward.rm": 1.0, "cost.harm": 2.0}})
+    assert list(shown.headline) == ["reward", "cost.harm"]
 
 
 def test_odd_values_are_left_out() -> None:
@@ -66,8 +66,8 @@ def test_a_running_stage_is_asked(tmp_path: Path, answer: bytes) -> None:
     with HTTPServer(("127.0.0.1", 0), Stage) as server:
         threading.Thread(target=server.handle_request, daemon=True).start()
         (tmp_path / "endpoint.json").write_text(json.dumps({"host": "127.0.0.1", "port": server.server_port}))
-        seen = progress.read(tmp_path, timeout=60)
-    assert seen == (Progress(step=3, total=10, eta=2.5) if answer.startswith(b"{") else Progress(step=1))
+        shown = progress.read(tmp_path, timeout=60)
+    assert shown == (Progress(step=3, total=10, eta=2.5) if answer.startswith(b"{") else Progress(step=1))
 
 
 def test_a_stage_that_does_not_answer_is_read(tmp_path: Path) -> None:
@@ -99,8 +99,8 @@ def test_a_long_first_step_shows_that_something_is_done() -> None:
     state: Any = SimpleNamespace(stages={"rules": SimpleNamespace(running=True)})
     for step in (0, 0, 1):
         view.progress(state, {"rules": Progress(step=step, total=44, activity="evaluating")})
-    told = [line.partition(" ")[2] for line in stream.getvalue().splitlines()]
-    assert told == ["rules: evaluating, step 0/44", "rules: step 1/44"]
+    lines = [line.partition(" ")[2] for line in stream.getvalue().splitlines()]
+    assert lines == ["rules: evaluating, step 0/44", "rules: step 1/44"]
 
 
 def test_a_long_step_shows_its_phase_and_how_much_of_it_is_done() -> None:
@@ -118,7 +118,7 @@ def test_what_is_counted_and_is_no_step_is_called_what_it_is() -> None:
     view = PlainView(stream, every=0.0)
     state: Any = SimpleNamespace(stages={"sft": SimpleNamespace(running=True)})
     for done in (0, 0, 3, 3):
-        seen = progress.from_json({"step": done, "total": 11, "unit": "batches", "phase": "frozen layers"})
-        view.progress(state, {"sft": seen})
+        shown = progress.from_json({"step": done, "total": 11, "unit": "batches", "phase": "frozen layers"})
+        view.progress(state, {"sft": shown})
     lines = [line.partition(" ")[2] for line in stream.getvalue().splitlines()]
     assert lines == [f"sft: frozen layers, {done}/11 batches" for done in (0, 3, 3)]

@@ -114,9 +114,9 @@ def test_the_report_of_a_failed_run_tells_what_failed_and_is_not_the_good_one(tm
     assert ran.phases() == {
         "prepare": "Complete", "sft": "Complete", "reward": "Failed", "cost": "Skipped", "report": "Complete"
     }  # fmt: skip
-    told = starts(path, "report")[0]["outcomes"]
-    assert told["reward"] == {"state": "failed", "exitCode": 2, "reason": "InvalidInput", "message": "no pairs"}
-    assert told["cost"] == {"state": "stopped"}
+    outcomes = starts(path, "report")[0]["outcomes"]
+    assert outcomes["reward"] == {"state": "failed", "exitCode": 2, "reason": "InvalidInput", "message": "no pairs"}
+    assert outcomes["cost"] == {"state": "stopped"}
     bad = ran.result["report"]
     good = run(path)
     assert good.code == 0, good.said
@@ -309,5 +309,5 @@ def test_killed_again_and_again_at_any_moment_it_converges(tmp_path: Path) -> No
     assert all(phase in ("Complete", "Reused") for phase in ran.phases().values())
     undisturbed = job(tmp_path / "other", SIDE_BY_SIDE)
     run(undisturbed)
-    made = sorted(folder.name for folder in (path.parent / ".rlhf/products").glob("[a-z]*"))
-    assert made == sorted(folder.name for folder in (undisturbed.parent / ".rlhf/products").glob("[a-z]*"))
+    products = sorted(folder.name for folder in (path.parent / ".rlhf/products").glob("[a-z]*"))
+    assert products == sorted(folder.name for folder in (undisturbed.parent / ".rlhf/products").glob("[a-z]*"))

@@ -17,7 +17,7 @@ def stage(name: str, *needs: str, type: str = "sft", ranks: int = 1, nodes: int 
 
 
 def planned(*stages: PlannedStage) -> Plan:
-    names = [one.name for one in stages]
+    names = [stage.name for stage in stages]
     return Plan(
         "job",
         (stage("prepare", type="prepare"), *stages, stage("report", "prepare", *names, type="report")),
@@ -25,7 +25,9 @@ def planned(*stages: PlannedStage) -> Plan:
 
 
 def states(plan: Plan, **phases: str) -> dict[str, LocalStage]:
-    return {one.name: LocalStage.model_validate({"state": phases.get(one.name, "Waiting")}) for one in plan.stages}
+    return {
+        stage.name: LocalStage.model_validate({"state": phases.get(stage.name, "Waiting")}) for stage in plan.stages
+    }
 
 
 SAFE = planned(
@@ -101,9 +103,9 @@ def test_a_stage_too_large_for_the_machine_is_tried_alone() -> None:
 
 def test_a_stopped_stage_goes_on_with_the_threads_it_had() -> None:
     """Another number of threads adds up in another order, so the resumed run would differ in its last bits."""
-    there = states(SAFE, prepare="Complete", sft="Complete", reward="Complete")
-    there["cost"] = LocalStage(state="Waiting", attempt=1, threads=1)
-    assert decide(SAFE, there, Budget(4)).start == (Start("cost", 1),)
+    current = states(SAFE, prepare="Complete", sft="Complete", reward="Complete")
+    current["cost"] = LocalStage(state="Waiting", attempt=1, threads=1)
+    assert decide(SAFE, current, Budget(4)).start == (Start("cost", 1),)
 
 
 def test_the_report_runs_last_and_then_the_run_is_done() -> None:
@@ -113,10 +115,10 @@ def test_the_report_runs_last_and_then_the_run_is_done() -> None:
 
 
 def test_a_restart_waits_for_its_time() -> None:
-    there = states(SAFE, prepare="Complete")
-    early = decide(SAFE, there, Budget(2), now=10.0, not_before={"sft": 12.0})
+    current = states(SAFE, prepare="Complete")
+    early = decide(SAFE, current, Budget(2), now=10.0, not_before={"sft": 12.0})
     assert (early.start, early.wake) == ((), 12.0)
-    assert decide(SAFE, there, Budget(2), now=12.0, not_before={"sft": 12.0}).start == (Start("sft", 2),)
+    assert decide(SAFE, current, Budget(2), now=12.0, not_before={"sft": 12.0}).start == (Start("sft", 2),)
 
 
 def test_backoff_doubles_up_to_half_a_minute() -> None:
@@ -124,19 +126,19 @@ def test_backoff_doubles_up_to_half_a_minute() -> None:
 
 
 def test_the_first_failed_stage_in_the_plan_gives_the_exit_code() -> None:
-    there = states(SAFE, reward="Failed", cost="Failed")
-    there["reward"] = LocalStage(state="Failed", exitCode=3)
-    there["cost"] = LocalStage(state="Failed", exitCode=2)
-    assert exit_code(SAFE, there) is Exit.REFUSED
-    there["reward"] = LocalStage(state="Failed", exitCode=137)
-    assert exit_code(SAFE, there) is Exit.FAILED
+    current = states(SAFE, reward="Failed", cost="Failed")
+    current["reward"] = LocalStage(state="Failed", exitCode=3)
+    current["cost"] = LocalStage(state="Failed", exitCode=2)
+    assert exit_code(SAFE, current) is Exit.REFUSED
+    current["reward"] = LocalStage(state="Failed", exitCode=137)
+    assert exit_code(SAFE, current) is Exit.FAILED
 
 
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
     stages: list[PlannedStage] = []
     for index in range(draw(st.integers(1, 7))):
-        before = [one.name for one in stages]
+        before = [stage.name for stage in stages]
         needs = draw(st.lists(st.sampled_from(before), unique=True)) if before else []
         wide, nodes = draw(st.integers(1, 4)), draw(st.integers(1, 2))
         stages.append(stage(f"s{index}", "prepare", *needs, ranks=wide, nodes=nodes))
@@ -146,9 +148,9 @@ def plans(draw: st.DrawFn) -> Plan:
 @given(plans(), st.integers(1, 8), st.data())
 def test_any_run_ends_and_never_takes_more_cores_than_it_may(plan: Plan, budget: int, data: st.DataObject) -> None:
     """Stages end in any order, well or not; a run is a sequence of decisions that comes to an end."""
-    needs = {one.name: data.draw(st.integers(0, 9)) for one in plan.stages}
+    needs = {stage.name: data.draw(st.integers(0, 9)) for stage in plan.stages}
     limits = Budget(budget, memory=data.draw(st.integers(1, 20)), needs=needs)
-    now = {one.name: LocalStage() for one in plan.stages}
+    now = {stage.name: LocalStage() for stage in plan.stages}
     for _ in range(8 * len(plan.stages)):
         decision = decide(plan, now, limits)
         assert decision == decide(plan, now, limits)
@@ -159,17 +161,17 @@ def test_any_run_ends_and_never_takes_more_cores_than_it_may(plan: Plan, budget:
         for start in decision.start:
             assert start.name in decision.actions.start
             now[start.name] = LocalStage(state="Running", threads=start.threads, attempt=1)
-        running = [one for one in plan.stages if now[one.name].running]
-        used = sum(ranks(one) * now[one.name].threads for one in running)
+        running = [stage for stage in plan.stages if now[stage.name].running]
+        used = sum(ranks(stage) * now[stage.name].threads for stage in running)
         assert used <= budget or len(running) == 1
-        assert sum(needs[one.name] for one in running) <= (limits.memory or 0) or len(running) == 1
+        assert sum(needs[stage.name] for stage in running) <= (limits.memory or 0) or len(running) == 1
         if decision.actions.end is not None:
-            failed = any(one.state == "Failed" for one in now.values())
+            failed = any(stage.state == "Failed" for stage in now.values())
             assert decision.actions.end == ("Failed" if failed else "Complete")
             assert not running
             return
         assert running, "nothing runs and the run does not end"
-        ended = data.draw(st.sampled_from([one.name for one in running]))
+        ended = data.draw(st.sampled_from([stage.name for stage in running]))
         stopped = ended in decision.actions.stop
         states_after = ["Skipped", "Complete", "Failed"] if stopped else ["Complete", "Complete", "Complete", "Failed"]
         now[ended] = LocalStage.model_validate({"state": data.draw(st.sampled_from(states_after)), "attempt": 1})
