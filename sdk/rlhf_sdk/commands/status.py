@@ -148,13 +148,12 @@ def table(run: Located) -> Table:
     shown = columns("STAGE", "STATE", "TRY", "STEP", "TIME", "ETA", "HEADLINE")
     for name, stage in run.state.stages.items():
         progress = read(run.layout.work(name)) if stage.attempt and stage.state not in ("Waiting", "Reused") else None
-        step = (
-            ""
-            if progress is None or not progress.step
-            else f"{progress.step}" + (f"/{progress.total}" if progress.total else "")
-        )
-        eta = duration(progress.eta) if progress is not None and progress.eta is not None and stage.running else ""
-        headline = {} if progress is None else labelled(progress.headline)
+        step, eta, headline = "", "", dict[str, float]()
+        if progress is not None:
+            total = f"/{progress.total}" if progress.total else ""
+            step = f"{progress.step}{total}" if progress.step else ""
+            eta = duration(progress.eta) if progress.eta is not None and stage.running else ""
+            headline = labelled(progress.headline)
         metrics = "  ".join(f"{key} {number(value)}" for key, value in headline.items())
         seconds = duration(run.seconds(name)) if stage.seconds or stage.running else ""
         shown.add_row(name, stage.state, str(stage.attempt or ""), step, seconds, eta, metrics)

@@ -108,10 +108,8 @@ def garbage(storage: Path, now: float, forgotten: Sequence[Run] = ()) -> Garbage
     Raises:
         ValueError: a run's index cannot be read: then nobody knows what is used.
     """
-    layouts, products = (
-        [Layout(storage, path.name) for path in folders(storage / "work")],
-        folders(storage / "products"),
-    )
+    layouts = [Layout(storage, path.name) for path in folders(storage / "work")]
+    products = folders(storage / "products")
     busy = {layout.uid for layout in layouts if is_held(layout.lock)}
     # Others go on meanwhile, so in this order: a lease begins before the folder that it is for.
     runs = [run for run in read_runs(storage) if run not in forgotten]
