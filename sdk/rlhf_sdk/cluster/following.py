@@ -15,7 +15,7 @@ SECONDS = 2.0
 """Between two looks."""
 
 
-def looks(kubectl: Kubectl, job: ClusterJob, pause: Callable[[float], None] = time.sleep) -> Iterator[ClusterJob]:
+def poll_job(kubectl: Kubectl, job: ClusterJob, pause: Callable[[float], None] = time.sleep) -> Iterator[ClusterJob]:
     """The job as it stands, now and every few seconds; a cluster that does not answer for a while is waited for.
 
     Raises:
@@ -26,7 +26,7 @@ def looks(kubectl: Kubectl, job: ClusterJob, pause: Callable[[float], None] = ti
     while True:
         pause(SECONDS)
         try:
-            job = again(kubectl, job)
+            job = reload_job(kubectl, job)
         except (Away, Unserved) as error:
             if not away:
                 complain(f"the cluster does not answer, trying again: {error}")
@@ -38,7 +38,7 @@ def looks(kubectl: Kubectl, job: ClusterJob, pause: Callable[[float], None] = ti
         yield job
 
 
-def again(kubectl: Kubectl, job: ClusterJob) -> ClusterJob:
+def reload_job(kubectl: Kubectl, job: ClusterJob) -> ClusterJob:
     """The same job as it stands now.
 
     Raises:
@@ -50,16 +50,16 @@ def again(kubectl: Kubectl, job: ClusterJob) -> ClusterJob:
     return current
 
 
-def until(
+def wait_until(
     kubectl: Kubectl,
     job: ClusterJob,
     true: Callable[[ClusterJob], bool],
     tell: Callable[[str], None],
     pause: Callable[[float], None] = time.sleep,
 ) -> ClusterJob:
-    """Tell of every change until it is true of the job; gives the job."""
+    """Tell of every change until the condition is true of the job; gives the job."""
     shown: dict[str, str] = {}
-    for current in looks(kubectl, job, pause):
+    for current in poll_job(kubectl, job, pause):
         now = lines(current)
         for what, line in now.items():
             if shown.get(what) != line:
@@ -67,14 +67,14 @@ def until(
         shown = now
         if true(current):
             return current
-    raise AssertionError("looks never end")
+    raise AssertionError("polling never ends by itself")
 
 
-def to_its_end(kubectl: Kubectl, job: ClusterJob) -> tuple[ClusterJob, Exit]:
+def wait_for_end(kubectl: Kubectl, job: ClusterJob) -> tuple[ClusterJob, Exit]:
     """Tell on stderr how the job goes until it has ended, then what to do next; gives it and its exit code."""
     target = kubectl.target.within(job.namespace)
     try:
-        ended = until(kubectl, job, lambda current: current.ended, complain)
+        ended = wait_until(kubectl, job, lambda current: current.ended, complain)
     except KeyboardInterrupt:
         complain(f"{job.name} goes on; watch it again: {target.command('status', job.name, '--watch')}")
         raise

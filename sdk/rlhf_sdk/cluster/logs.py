@@ -11,7 +11,7 @@ from typing import Any
 from rlhf_api import names
 from rlhf_api.status import StageStatus
 from rlhf_sdk.cluster import pods
-from rlhf_sdk.cluster.following import SECONDS, again, until
+from rlhf_sdk.cluster.following import SECONDS, reload_job, wait_until
 from rlhf_sdk.cluster.jobs import DONE, OPEN, ClusterJob, last_attempt
 from rlhf_sdk.cluster.kubectl import Kubectl, refusal
 from rlhf_sdk.cluster.pipes import BLOCK, Piped, piped
@@ -62,7 +62,7 @@ def follow(kubectl: Kubectl, job: ClusterJob, request: LogRequest) -> None:
     attempt = _chosen(job, request)
 
     def lasting() -> bool:
-        last = last_attempt(again(kubectl, job).stage(request.stage))
+        last = last_attempt(reload_job(kubectl, job).stage(request.stage))
         return last is not None and last.number == attempt and last.state in OPEN
 
     shown_reason = None
@@ -71,7 +71,7 @@ def follow(kubectl: Kubectl, job: ClusterJob, request: LogRequest) -> None:
             complain(f"{request.stage}: attempt {attempt} has not started: {why}")
             shown_reason = why
         time.sleep(SECONDS)
-        job = again(kubectl, job)
+        job = reload_job(kubectl, job)
     if pod is not None:
         _stream(kubectl, pod["metadata"]["name"], request, lasting)
         return
@@ -136,7 +136,7 @@ def _begun(kubectl: Kubectl, job: ClusterJob, request: LogRequest) -> ClusterJob
         return any(stage.attempts or stage.state in DONE for stage in stages)
 
     if not job.status.stages or not true(job):
-        return until(kubectl, job, true, complain)
+        return wait_until(kubectl, job, true, complain)
     return job
 
 

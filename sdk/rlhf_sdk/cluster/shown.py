@@ -37,12 +37,12 @@ def watch(kubectl: Kubectl, job: ClusterJob) -> None:
     """A job until it has ended: redrawn in place on a terminal, else a line a change."""
     terminal = console()
     if not terminal.is_terminal:
-        print_job(following.until(kubectl, job, lambda current: current.ended, show), Format.TEXT)
+        print_job(following.wait_until(kubectl, job, lambda current: current.ended, show), Format.TEXT)
         return
     from rich.live import Live
 
     with Live(console=terminal, auto_refresh=False) as live:
-        for current in following.looks(kubectl, job):
+        for current in following.poll_job(kubectl, job):
             live.update(Group(*_parts(current, datetime.now(UTC))), refresh=True)
             if current.ended:
                 return

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rlhf_sdk.cluster.kubectl import Kubectl
 
 
-def end(kubectl: Kubectl, job: ClusterJob, *, wait: bool, output: Format, **fields: Any) -> None:
+def finish_command(kubectl: Kubectl, job: ClusterJob, *, wait: bool, output: Format, **fields: Any) -> None:
     """Tell how it goes until it has ended, with `wait`; print JSON, with the `fields` added, where that is the format.
 
     Raises:
@@ -21,9 +21,9 @@ def end(kubectl: Kubectl, job: ClusterJob, *, wait: bool, output: Format, **fiel
     """
     code = None
     if wait:
-        from rlhf_sdk.cluster.following import to_its_end
+        from rlhf_sdk.cluster.following import wait_for_end
 
-        job, code = to_its_end(kubectl, job)
+        job, code = wait_for_end(kubectl, job)
     if output is Format.JSON:
         from rlhf_sdk.cluster.views import brief
 

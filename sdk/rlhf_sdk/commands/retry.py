@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlhf_sdk.commands.ending import end
+from rlhf_sdk.commands.ending import finish_command
 from rlhf_sdk.commands.options import ClusterJobName, Context, Kubeconfig, Namespace, Output
 from rlhf_sdk.exits import CommandError, Exit
 from rlhf_sdk.output import Format, complain, show
@@ -68,7 +68,7 @@ def retry(
         cluster_job = jobs.ask_retry(kubectl, cluster_job, datetime.now(UTC).isoformat())
     if output is Format.TEXT:
         show(text)
-    end(kubectl, cluster_job, wait=wait, output=output, changed=changed)
+    finish_command(kubectl, cluster_job, wait=wait, output=output, changed=changed)
 
 
 def _words(job: ClusterJob, *, changed: bool) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlhf_sdk.commands.ending import end
+from rlhf_sdk.commands.ending import finish_command
 from rlhf_sdk.commands.options import Context, JobFile, Kubeconfig, Namespace, Output
 from rlhf_sdk.exits import CommandError
 from rlhf_sdk.output import Format, complain, show
@@ -64,7 +64,7 @@ def submit(
     result = _result(before, after)
     if output is Format.TEXT:
         _tell(cluster.within(after.namespace), after, result, dry_run=dry_run)
-    end(kubectl, after, wait=wait and not dry_run, output=output, result=result)
+    finish_command(kubectl, after, wait=wait and not dry_run, output=output, result=result)
 
 
 def _apply(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlhf_sdk.commands.ending import end
+from rlhf_sdk.commands.ending import finish_command
 from rlhf_sdk.commands.options import ClusterJobName, Context, Kubeconfig, Namespace, Output
 from rlhf_sdk.output import Format, complain, show
 
@@ -65,10 +65,10 @@ def suspend(
     if output is Format.TEXT:
         show(_suspending(kubectl, cluster_job, changed=changed))
     if wait:
-        from rlhf_sdk.cluster.following import until
+        from rlhf_sdk.cluster.following import wait_until
 
-        cluster_job = until(kubectl, cluster_job, lambda now: now.ended or now.phase == "Suspended", complain)
-    end(kubectl, cluster_job, wait=False, output=output, changed=changed)
+        cluster_job = wait_until(kubectl, cluster_job, lambda now: now.ended or now.phase == "Suspended", complain)
+    finish_command(kubectl, cluster_job, wait=False, output=output, changed=changed)
 
 
 def resume(
@@ -84,7 +84,7 @@ def resume(
     kubectl, cluster_job, changed = _set(ctx, job, namespace, context, kubeconfig, suspended=False)
     if output is Format.TEXT:
         show(_resuming(cluster_job, changed=changed))
-    end(kubectl, cluster_job, wait=wait, output=output, changed=changed)
+    finish_command(kubectl, cluster_job, wait=wait, output=output, changed=changed)
 
 
 def _set(
