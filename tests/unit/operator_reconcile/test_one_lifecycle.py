@@ -90,7 +90,7 @@ class OnCluster:
         self.cluster.settle(ends, rounds=400)
 
     def running(self) -> list[str]:
-        return [one["name"] for one in self.cluster.status["stages"] if one["state"] in BUSY]
+        return [stage["name"] for stage in self.cluster.status["stages"] if stage["state"] in BUSY]
 
     def happens(self, event: Happens, stage: str) -> None:
         if event.what == "end":
@@ -107,15 +107,15 @@ class OnCluster:
 
     @property
     def states(self) -> dict[str, str]:
-        return {one["name"]: one["state"] for one in self.cluster.status["stages"]}
+        return {stage["name"]: stage["state"] for stage in self.cluster.status["stages"]}
 
     @property
     def report(self) -> str | None:
-        return next(one.get("product") for one in self.cluster.status["stages"] if one["name"] == "report")
+        return next(stage.get("product") for stage in self.cluster.status["stages"] if stage["name"] == "report")
 
     @property
     def files(self) -> list[Raw]:
-        return [stage_file(one) for one in self.cluster.asked if one["kind"] == "Job"]
+        return [stage_file(obj) for obj in self.cluster.asked if obj["kind"] == "Job"]
 
 
 class Process:
@@ -225,12 +225,12 @@ class OnLaptop:
             write_resolved(self._layout.resolved, Resolved(inputs))
             return
         manifest = {name: file[name] for name in ("type", "digest", "job", "stage", "spec", "seed")}
-        whole = Manifest.model_validate(
+        parsed = Manifest.model_validate(
             {**manifest, "recipe": 1, "versions": {}, "inputs": {}, "files": {}, "metrics": {}}
         )
         folder = self._layout.product(f"{file['type']}-{file['digest']}")
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "manifest.json", whole.model_dump_json().encode())
+        write_atomically(folder / "manifest.json", parsed.model_dump_json().encode())
 
     @property
     def states(self) -> dict[str, str]:
@@ -243,12 +243,12 @@ class OnLaptop:
 
 def portable(file: Raw) -> Raw:
     """A stage file without what an executor alone knows: paths, processes, its count of attempts."""
-    whole = json.loads(json.dumps(file))
+    document = json.loads(json.dumps(file))
     for name in ("directories", "nodes", "ranksPerNode", "threads", "metricsPort", "master", "attempt"):
-        whole.pop(name, None)
-    for name, source in whole.get("inputs", {}).items():
+        document.pop(name, None)
+    for name, source in document.get("inputs", {}).items():
         source["path"] = source["path"].rpartition("/")[2] if name.startswith("stage:") else ""
-    return whole
+    return document
 
 
 MODEL = {"model": {"input": "base"}, "data": [{"input": "rows"}]}
@@ -259,7 +259,7 @@ def jobs(draw: st.DrawFn) -> list[Raw]:
     """Chains and forks of up to five stages."""
     stages: list[Raw] = []
     for index in range(draw(st.integers(1, 5))):
-        policies = [one["name"] for one in stages if "sft" in one]
+        policies = [stage["name"] for stage in stages if "sft" in stage]
         source = draw(st.sampled_from([{"input": "base"}, *({"stage": name} for name in policies)]))
         kind = draw(st.sampled_from(["sft", "rewardModel", "costModel"]))
         stages.append({"name": f"s{index}", kind: {**MODEL, "model": source, "seed": index}})  # no two make one product

@@ -28,13 +28,13 @@ KINDS = ("RLHFJob", "Job", "Pod", "Service")
 
 
 def labels(raw: Raw) -> tuple[str, int]:
-    found = raw["metadata"]["labels"]
-    return str(found["rlhf.dev/stage"]), int(found["rlhf.dev/attempt"])
+    values = raw["metadata"]["labels"]
+    return str(values["rlhf.dev/stage"]), int(values["rlhf.dev/attempt"])
 
 
 def active(raw: Raw) -> bool:
     """Whether a Job may still start pods."""
-    conditions = {one["type"] for one in (raw.get("status") or {}).get("conditions", [])}
+    conditions = {condition["type"] for condition in (raw.get("status") or {}).get("conditions", [])}
     return "deletionTimestamp" not in raw["metadata"] and not conditions & {"Complete", "Failed", "FailureTarget"}
 
 
@@ -51,7 +51,7 @@ def undisturbed() -> dict[str, str | None]:
     """The product of each stage, where nothing goes wrong."""
     cluster = Cluster(job())
     cluster.settle()
-    return {one["name"]: one.get("product") for one in cluster.status["stages"]}
+    return {stage["name"]: stage.get("product") for stage in cluster.status["stages"]}
 
 
 class AlwaysTrue(RuleBasedStateMachine):
@@ -65,12 +65,12 @@ class AlwaysTrue(RuleBasedStateMachine):
         queued=st.booleans(),
         stuck=st.sampled_from([{}, {"stuckTimeout": 600}]),
     )
-    def begin(self, nodes: int, restarts: int, queued: bool, stuck: Raw) -> None:
+    def create_job(self, nodes: int, restarts: int, queued: bool, stuck: Raw) -> None:
         value = job(nodes=nodes, runPolicy={"maxRestarts": restarts, **stuck})
         if queued:
             value["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "q"}
         self.cluster = Cluster(value, SETTINGS)
-        self.needs = {one.name: one.needs for one in plan(parse_job(value)).stages}
+        self.needs = {stage.name: stage.needs for stage in plan(parse_job(value)).stages}
         self.highest: dict[str, int] = {}
         self.known: set[str] = set()
         self.pinned: Raw | None = None
@@ -116,12 +116,12 @@ class AlwaysTrue(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def a_controller_looks(self, data: st.DataObject) -> None:
-        self._with("Job", data, lambda one: self.cluster.control(one["metadata"]["name"]))
+        self._with("Job", data, lambda obj: self.cluster.control(obj["metadata"]["name"]))
 
     @rule()
     def all_controllers_look(self) -> None:
-        for one in self.cluster.all("Job"):
-            self.cluster.control(one["metadata"]["name"])
+        for raw in self.cluster.all("Job"):
+            self.cluster.control(raw["metadata"]["name"])
 
     @rule()
     def kubelets_start_pods(self) -> None:
@@ -130,31 +130,31 @@ class AlwaysTrue(RuleBasedStateMachine):
 
     @rule(data=st.data(), code=st.sampled_from([0, 0, 0, 1, 2, 3, 75, 137]))
     def a_pod_ends(self, data: st.DataObject, code: int) -> None:
-        self._with("Pod", data, lambda one: self.cluster.end_pod(one["metadata"]["name"], code))
+        self._with("Pod", data, lambda obj: self.cluster.end_pod(obj["metadata"]["name"], code))
 
     @rule()
     def all_pods_end_well(self) -> None:
         for pod in self.cluster.pods():
-            asked = "deletionTimestamp" in pod["metadata"]
-            self.cluster.end_pod(pod["metadata"]["name"], 75 if asked else 0)
+            deleted = "deletionTimestamp" in pod["metadata"]
+            self.cluster.end_pod(pod["metadata"]["name"], 75 if deleted else 0)
 
     @rule(data=st.data())
     def a_pod_is_evicted(self, data: st.DataObject) -> None:
-        self._with("Pod", data, lambda one: self.cluster.evict(one["metadata"]["name"]))
+        self._with("Pod", data, lambda obj: self.cluster.evict(obj["metadata"]["name"]))
 
     @rule(data=st.data())
     def a_node_is_lost(self, data: st.DataObject) -> None:
-        self._with("Pod", data, lambda one: self.cluster.lose(one["metadata"]["name"]))
+        self._with("Pod", data, lambda obj: self.cluster.lose(obj["metadata"]["name"]))
 
     @rule(data=st.data(), kind=st.sampled_from(["Pod", "Job", "Service"]))
     def someone_deletes(self, data: st.DataObject, kind: str) -> None:
-        self._with(kind, data, lambda one: self.cluster.delete(kind, one["metadata"]["name"]))
+        self._with(kind, data, lambda obj: self.cluster.delete(kind, obj["metadata"]["name"]))
 
     @rule(data=st.data(), suspend=st.booleans())
     def kueue_admits_or_preempts(self, data: st.DataObject, suspend: bool) -> None:
-        def turn(one: Raw) -> None:
-            if "suspend" in one["spec"]:
-                one["spec"]["suspend"] = suspend
+        def turn(obj: Raw) -> None:
+            if "suspend" in obj["spec"]:
+                obj["spec"]["suspend"] = suspend
 
         self._with("Job", data, turn)
 
@@ -185,15 +185,15 @@ class AlwaysTrue(RuleBasedStateMachine):
         self.cluster.job["metadata"]["annotations"] = {"rlhf.dev/retry": str(self.retries)}
 
     def _with(self, kind: str, data: st.DataObject, act: Any) -> None:
-        found = self.cluster.all(kind)
-        if found:
-            act(data.draw(st.sampled_from(found)))
+        objects = self.cluster.all(kind)
+        if objects:
+            act(data.draw(st.sampled_from(objects)))
 
     # What is always true
 
     @invariant()
     def at_most_one_active_job_a_stage(self) -> None:
-        stages = [labels(one)[0] for one in self.cluster.all("Job") if active(one)]
+        stages = [labels(raw)[0] for raw in self.cluster.all("Job") if active(raw)]
         assert len(stages) == len(set(stages)), stages
 
     @invariant()
@@ -208,7 +208,7 @@ class AlwaysTrue(RuleBasedStateMachine):
     @invariant()
     def attempts_only_grow(self) -> None:
         for stage in self.cluster.status.get("stages", []):
-            numbers = [one["number"] for one in stage["attempts"]]
+            numbers = [attempt["number"] for attempt in stage["attempts"]]
             assert numbers == sorted(set(numbers))
             last = max(numbers, default=-1)
             assert last >= self.highest.get(stage["name"], -1)
@@ -218,15 +218,15 @@ class AlwaysTrue(RuleBasedStateMachine):
     @invariant()
     def a_stage_starts_only_after_all_it_takes_from_and_on_record(self) -> None:
         for name in self.cluster.ever - self.known:
-            made = self.cluster.objects.get(("Job", name))
-            if made is None:
+            raw = self.cluster.objects.get(("Job", name))
+            if raw is None:
                 continue
-            stage, attempt = labels(made)
-            states = {one["name"]: one["state"] for one in self.cluster.status["stages"]}
+            stage, attempt = labels(raw)
+            states = {entry["name"]: entry["state"] for entry in self.cluster.status["stages"]}
             if stage != "report" or "Failed" not in states.values():
                 assert all(states[need] in DONE for need in self.needs[stage]), (stage, states)
-            on_record = next(one for one in self.cluster.status["stages"] if one["name"] == stage)["attempts"]
-            assert attempt in [one["number"] for one in on_record], "made before it was on record"
+            on_record = next(entry for entry in self.cluster.status["stages"] if entry["name"] == stage)["attempts"]
+            assert attempt in [entry["number"] for entry in on_record], "made before it was on record"
         self.known |= self.cluster.ever
 
     @invariant()
@@ -237,10 +237,10 @@ class AlwaysTrue(RuleBasedStateMachine):
         assert self.pinned in (None, pinned)
         self.pinned = pinned
         resources = json.loads(pinned["profiles"]["default"])["resources"]
-        for one in self.cluster.all("Job"):
-            (container,) = one["spec"]["template"]["spec"]["containers"]
+        for raw in self.cluster.all("Job"):
+            (container,) = raw["spec"]["template"]["spec"]["containers"]
             assert container["image"] == pinned["image"]
-            assert container["resources"] == (resources if labels(one)[0] not in ("prepare", "report") else {})
+            assert container["resources"] == (resources if labels(raw)[0] not in ("prepare", "report") else {})
 
     @invariant()
     def status_keeps_its_schema(self) -> None:
@@ -254,9 +254,9 @@ class AlwaysTrue(RuleBasedStateMachine):
         cluster.samples = {}
         cluster.edit(suspend=False)
         for _ in range(400):
-            for one in cluster.all("Job"):
-                if one["spec"].get("suspend"):
-                    one["spec"]["suspend"] = False
+            for raw in cluster.all("Job"):
+                if raw["spec"].get("suspend"):
+                    raw["spec"]["suspend"] = False
             cluster.step(lambda _: 0)
             self.at_most_one_active_job_a_stage()
             self.no_two_attempts_run_at_once()
@@ -265,7 +265,7 @@ class AlwaysTrue(RuleBasedStateMachine):
             cluster.now += timedelta(seconds=min(60.0, cluster.requeue or 0))
         assert cluster.status["phase"] in ("Complete", "Failed"), cluster.status
         if cluster.status["phase"] == "Complete":  # by whatever way it came here
-            assert {one["name"]: one.get("product") for one in cluster.status["stages"]} == undisturbed()
+            assert {stage["name"]: stage.get("product") for stage in cluster.status["stages"]} == undisturbed()
         cluster.settle()
         cluster.writes.clear()
         cluster.sync()
@@ -290,8 +290,8 @@ def test_no_orphan_outlives_its_owner(steps: int, fresh: list[set[str]], kill: i
     cluster = Cluster(job(nodes=2))
     for _ in range(steps):
         cluster.step()
-    made = [one for one in cluster.asked if one["kind"] != "PersistentVolumeClaim"]
-    assert all(one["metadata"]["ownerReferences"][0]["uid"] == "uid-1" for one in made)
+    children = [obj for obj in cluster.asked if obj["kind"] != "PersistentVolumeClaim"]
+    assert all(obj["metadata"]["ownerReferences"][0]["uid"] == "uid-1" for obj in children)
     del cluster.objects["RLHFJob", cluster.name]
     for kinds in [*fresh, set(KINDS)]:
         if kinds:
@@ -304,8 +304,8 @@ def test_no_orphan_outlives_its_owner(steps: int, fresh: list[set[str]], kill: i
         cluster.kill_after = None
         cluster.collect()
     for _ in range(3):
-        for one in cluster.all("Job"):
-            cluster.control(one["metadata"]["name"])
+        for raw in cluster.all("Job"):
+            cluster.control(raw["metadata"]["name"])
         for pod in cluster.pods():
             cluster.end_pod(pod["metadata"]["name"], 75)
         cluster.collect()

@@ -43,7 +43,10 @@ def pod_of(cluster: Cluster, stage: str, index: int = 0) -> str:
 
 
 def attempts(cluster: Cluster, stage: str = "sft") -> list[tuple[str, str, bool]]:
-    return [(one["state"], one.get("reason", ""), one["counted"]) for one in cluster.stage(stage)["attempts"]]
+    return [
+        (attempt["state"], attempt.get("reason", ""), attempt["counted"])
+        for attempt in cluster.stage(stage)["attempts"]
+    ]
 
 
 def test_a_rank_that_fails_by_itself_counts_one_restart_once() -> None:
@@ -73,8 +76,8 @@ def test_an_eviction_that_nobody_saw_happen_counts_none() -> None:
     cluster.evict(name)
     cluster.end_pod(name, 75)
     for _ in range(3):
-        for one in cluster.all("Job"):
-            cluster.control(one["metadata"]["name"])
+        for raw in cluster.all("Job"):
+            cluster.control(raw["metadata"]["name"])
         for pod in cluster.pods():
             if "deletionTimestamp" in pod["metadata"]:
                 cluster.end_pod(pod["metadata"]["name"], 75)
@@ -100,7 +103,7 @@ def test_wrong_input_is_not_tried_again() -> None:
     assert attempts(cluster, "prepare") == [("Failed", "InvalidInput", False)]
     assert cluster.condition("Failed") == "True:InvalidInput"
     assert cluster.condition("Stalled") == "True:InvalidInput"
-    assert {one["state"] for one in cluster.status["stages"][1:]} == {"Skipped"}
+    assert {stage["state"] for stage in cluster.status["stages"][1:]} == {"Skipped"}
 
 
 def test_wrong_input_wins_over_a_crash_and_a_disruption() -> None:
@@ -142,8 +145,8 @@ def test_of_a_gang_that_ends_in_one_second_the_one_that_began_it_is_named(
 ) -> None:
     cluster = pair()
     cluster.settle(hold("sft"))
-    for index, said in enumerate((of_first, of_second)):
-        cluster.end_pod(pod_of(cluster, "sft", index), 1, message=json.dumps({"message": "its words", **said}))
+    for index, summary in enumerate((of_first, of_second)):
+        cluster.end_pod(pod_of(cluster, "sft", index), 1, message=json.dumps({"message": "its words", **summary}))
     cluster.settle()
     assert attempts(cluster)[0] == ("Failed", blamed, True)
 
@@ -171,7 +174,7 @@ def test_one_that_failed_first_and_told_so_last_is_named(later: dict[str, Any], 
     cluster.settle()
     assert attempts(cluster)[0] == ("Failed", blamed, True)
     again = next(
-        place for place, write in enumerate(cluster.writes) if write.startswith("create Job") and "-a1" in write
+        index for index, write in enumerate(cluster.writes) if write.startswith("create Job") and "-a1" in write
     )
     assert not [write for write in cluster.writes[:again] if write.startswith("delete Job")], "it stays to be looked at"
 
@@ -179,7 +182,7 @@ def test_one_that_failed_first_and_told_so_last_is_named(later: dict[str, Any], 
 def test_restarts_are_bounded_and_then_the_stage_fails() -> None:
     cluster = Cluster(job(runPolicy={"maxRestarts": 2}))
     cluster.settle(lambda pod: 1 if is_(pod, "sft") else 0)
-    assert [one[2] for one in attempts(cluster)] == [True, True, False]
+    assert [attempt[2] for attempt in attempts(cluster)] == [True, True, False]
     assert cluster.stage("sft")["state"] == "Failed"
     assert cluster.status["phase"] == "Failed"
 
@@ -187,17 +190,17 @@ def test_restarts_are_bounded_and_then_the_stage_fails() -> None:
 def test_a_failed_job_stops_siblings_keeps_products_and_still_reports() -> None:
     cluster = Cluster(job())
     cluster.settle(lambda pod: None if is_(pod, "cost") else 2 if is_(pod, "reward") else 0)
-    states = {one["name"]: (one["state"], one.get("reason")) for one in cluster.status["stages"]}
+    states = {stage["name"]: (stage["state"], stage.get("reason")) for stage in cluster.status["stages"]}
     assert states["sft"] == ("Complete", "Complete")
     assert states["reward"] == ("Failed", "InvalidInput")
     assert states["cost"] == ("Skipped", "Stopped")
     assert states["report"] == ("Complete", "Complete")
     assert attempts(cluster, "cost") == [("Stopped", "SiblingFailed", False)]
-    told = stage_file(cluster.objects["Job", next(n for n in cluster.ever if "report" in n)])["outcomes"]
-    assert told["reward"] | {"message": ""} == {
+    outcomes = stage_file(cluster.objects["Job", next(n for n in cluster.ever if "report" in n)])["outcomes"]
+    assert outcomes["reward"] | {"message": ""} == {
         "state": "failed", "exitCode": 2, "reason": "InvalidInput", "message": ""
     }  # fmt: skip
-    assert told["cost"] == {"state": "stopped"}
+    assert outcomes["cost"] == {"state": "stopped"}
     assert cluster.condition("Complete") == "False:NotFinished"
 
 
@@ -248,8 +251,8 @@ def test_a_job_that_someone_deletes_is_a_disruption() -> None:
 def test_jobs_that_someone_deletes_at_once_are_asked_for_at_once() -> None:
     cluster = Cluster(job())
     cluster.settle(lambda pod: None if is_(pod, "reward") or is_(pod, "cost") else 0)
-    for one in [one for one in cluster.all("Job") if one["metadata"]["labels"]["rlhf.dev/stage"] in ("reward", "cost")]:
-        del cluster.objects["Job", one["metadata"]["name"]]
+    for raw in [raw for raw in cluster.all("Job") if raw["metadata"]["labels"]["rlhf.dev/stage"] in ("reward", "cost")]:
+        del cluster.objects["Job", raw["metadata"]["name"]]
     for pod in cluster.pods():
         del cluster.objects["Pod", pod["metadata"]["name"]]
     cluster.sync()
@@ -290,10 +293,10 @@ def test_a_lost_node_does_not_hold_its_stage_for_ever(nodes: int) -> None:
 
 
 def test_superseded_attempts_are_cleaned_up_unless_all_is_kept() -> None:
-    for keep, left in (("products", 5), ("everything", 6)):
+    for keep, jobs in (("products", 5), ("everything", 6)):
         cluster = Cluster(job(runPolicy={"keep": keep}))
         cluster.settle(lambda pod: 1 if is_(pod, "sft", 0) else 0)
-        assert len(cluster.all("Job")) == left
+        assert len(cluster.all("Job")) == jobs
 
 
 def test_a_deleted_service_of_a_running_stage_is_made_again() -> None:
@@ -309,7 +312,7 @@ def test_a_deleted_service_of_a_running_stage_is_made_again() -> None:
 def test_attempts_kept_in_status_are_bounded_but_their_numbers_grow() -> None:
     cluster = Cluster(job(runPolicy={"maxRestarts": 12}))
     cluster.settle(lambda pod: 1 if is_(pod, "sft") else 0, rounds=900)
-    numbers = [one["number"] for one in cluster.stage("sft")["attempts"]]
+    numbers = [attempt["number"] for attempt in cluster.stage("sft")["attempts"]]
     assert numbers == list(range(3, 13))
     assert cluster.stage("sft")["restarts"] == 12
 

@@ -23,18 +23,18 @@ def stage_of(pod: Raw) -> str:
 
 
 def states(cluster: Cluster) -> dict[str, str]:
-    return {one["name"]: one["state"] for one in cluster.status["stages"]}
+    return {stage["name"]: stage["state"] for stage in cluster.status["stages"]}
 
 
 def essence(cluster: Cluster) -> str:
     """Status without times and pods' names, which differ from run to run."""
     text = json.loads(json.dumps(cluster.status))
     for stage in text["stages"]:
-        for one in (stage, *stage["attempts"]):
+        for entry in (stage, *stage["attempts"]):
             for name in ("startTime", "endTime", "pod"):
-                one.pop(name, None)
-    for one in text["conditions"]:
-        one.pop("lastTransitionTime")
+                entry.pop(name, None)
+    for condition in text["conditions"]:
+        condition.pop("lastTransitionTime")
     for name in ("startTime", "completionTime", "activeSeconds"):
         text.pop(name)
     return json.dumps(text, sort_keys=True)
@@ -50,7 +50,7 @@ def test_a_job_runs_to_its_end() -> None:
     assert cluster.status["phase"] == "Complete"
     assert len(cluster.ever) == len(ALL)
     assert JobStatus.model_validate(cluster.status).completion_time is not None
-    assert all(one["product"] for one in cluster.status["stages"][1:])
+    assert all(stage["product"] for stage in cluster.status["stages"][1:])
 
 
 def test_an_upgrade_that_raises_a_recipe_renames_no_product_of_a_running_job(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,8 +63,8 @@ def test_an_upgrade_that_raises_a_recipe_renames_no_product_of_a_running_job(mon
     JOBS.clear()  # another process
     cluster.settle()
     JOBS.clear()
-    made = [[one.get("product") for one in which.status["stages"]] for which in (undisturbed, cluster)]
-    assert made[0] == made[1]
+    products = [[stage.get("product") for stage in which.status["stages"]] for which in (undisturbed, cluster)]
+    assert products[0] == products[1]
 
 
 def test_a_stage_starts_only_after_all_it_takes_from() -> None:
@@ -88,9 +88,9 @@ def test_ready_stages_run_side_by_side() -> None:
 
 def test_products_that_prepare_found_take_no_pod() -> None:
     cluster = Cluster(job())
-    found = json.dumps({"reason": "Done", "result": cluster.result(("sft", "reward"))})
+    summary = json.dumps({"reason": "Done", "result": cluster.result(("sft", "reward"))})
     cluster.settle(lambda pod: None)
-    cluster.end_pod(next(pod["metadata"]["name"] for pod in cluster.pods()), 0, message=found)
+    cluster.end_pod(next(pod["metadata"]["name"] for pod in cluster.pods()), 0, message=summary)
     cluster.settle()
     assert states(cluster)["sft"] == states(cluster)["reward"] == "Reused"
     assert len(cluster.ever) == 3
@@ -118,7 +118,9 @@ def test_a_gang_that_runs_on_is_shown_as_running_within_seconds() -> None:
     cluster = Cluster(job())
     cluster.settle(lambda pod: None)
     assert states(cluster)["prepare"] == "Running"
-    shown = next(one for one in cluster.status["conditions"] if one["type"] == "Ready")["lastTransitionTime"]
+    shown = next(condition for condition in cluster.status["conditions"] if condition["type"] == "Ready")[
+        "lastTransitionTime"
+    ]
     pod = cluster.pods()[0]["status"]["containerStatuses"][0]["state"]["running"]["startedAt"]
     assert times.read(shown) - times.read(pod) <= timedelta(seconds=3)
 
@@ -138,8 +140,8 @@ def test_a_running_job_that_nothing_changes_makes_no_writes() -> None:
     for _ in range(30):
         cluster.sync()
         cluster.reconcile()
-        for one in cluster.all("Job"):
-            cluster.control(one["metadata"]["name"])
+        for raw in cluster.all("Job"):
+            cluster.control(raw["metadata"]["name"])
         for pod in cluster.pods():
             cluster.run_pod(pod["metadata"]["name"])
     cluster.writes.clear()
@@ -155,7 +157,7 @@ def test_a_spec_that_is_wrong_is_said_with_its_path_and_makes_nothing() -> None:
     cluster = Cluster(wrong)
     cluster.settle()
     assert cluster.condition("Stalled") == "True:InvalidSpec"
-    message = next(one["message"] for one in cluster.status["conditions"] if one["type"] == "Stalled")
+    message = next(condition["message"] for condition in cluster.status["conditions"] if condition["type"] == "Stalled")
     assert "spec.stages[1].rewardModel.model.stage" in message
     assert cluster.ever == set()
     assert cluster.events == ["InvalidSpec"]
@@ -170,7 +172,7 @@ def test_a_spec_that_is_wrong_is_said_with_its_path_and_makes_nothing() -> None:
 )
 def test_what_the_platform_lacks_is_said_with_its_path(edit: Raw, path: str) -> None:
     value = job(**edit)
-    value["spec"] = {name: one for name, one in value["spec"].items() if one is not None}
+    value["spec"] = {name: field for name, field in value["spec"].items() if field is not None}
     cluster = Cluster(value)
     cluster.settle()
     assert cluster.condition("Stalled") == "True:InvalidSpec"
@@ -183,7 +185,7 @@ def test_the_image_and_plan_version_of_the_start_are_kept_to_the_end() -> None:
     cluster.settle(lambda pod: None)
     cluster.settings = SETTINGS.model_copy(update={"image": "trainer@sha256:2"})
     cluster.settle()
-    images = {one["spec"]["template"]["spec"]["containers"][0]["image"] for one in cluster.all("Job")}
+    images = {raw["spec"]["template"]["spec"]["containers"][0]["image"] for raw in cluster.all("Job")}
     assert images == {"trainer@sha256:1"}
     assert cluster.status["image"] == "trainer@sha256:1"
     assert cluster.status["planVersion"] == "1"

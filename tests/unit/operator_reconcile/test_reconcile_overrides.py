@@ -40,15 +40,15 @@ def refused(settings: Settings = SETTINGS, **spec: Any) -> Refusing:
     cluster = Refusing(job(**spec), settings)
     cluster.refused = "sft"
     cluster.settle()
-    assert [(one["number"], one["state"]) for one in cluster.stage("sft")["attempts"]] == [(0, "Pending")]
+    assert [(attempt["number"], attempt["state"]) for attempt in cluster.stage("sft")["attempts"]] == [(0, "Pending")]
     cluster.refused = None
     return cluster
 
 
 def gang(cluster: Cluster, stage: str = "sft") -> tuple[Raw, Raw, int]:
     """The stage's last Job, the file that its pods read, and the ranks on record."""
-    made = [one for one in cluster.all("Job") if one["metadata"]["labels"]["rlhf.dev/stage"] == stage][-1]
-    return made, stage_file(made), cluster.stage(stage)["attempts"][-1]["ranks"]
+    last = [raw for raw in cluster.all("Job") if raw["metadata"]["labels"]["rlhf.dev/stage"] == stage][-1]
+    return last, stage_file(last), cluster.stage(stage)["attempts"][-1]["ranks"]
 
 
 def crash(cluster: Cluster, message: str | None = None, code: int = 1) -> None:
@@ -66,11 +66,11 @@ def test_an_override_after_a_refused_job_makes_the_gang_that_it_says(override: R
     cluster = refused(nodes=2)
     overridden(cluster, **override)
     cluster.settle(hold("sft"))
-    made, file, recorded = gang(cluster)
-    assert made["spec"]["completions"] == file.get("nodes", 1) == nodes
+    last, file, recorded = gang(cluster)
+    assert last["spec"]["completions"] == file.get("nodes", 1) == nodes
     assert file.get("ranksPerNode", 1) == ranks
     assert recorded == nodes * ranks
-    assert [one["number"] for one in cluster.stage("sft")["attempts"]] == [0]
+    assert [attempt["number"] for attempt in cluster.stage("sft")["attempts"]] == [0]
     assert cluster.stage("sft")["state"] == "Running"
 
 
@@ -81,7 +81,7 @@ def test_a_job_that_is_refused_again_and_again_keeps_its_file() -> None:
     for _ in range(3):
         cluster.sync()
         cluster.reconcile()
-    assert not [one for one in cluster.writes if one.startswith("delete")]
+    assert not [write for write in cluster.writes if write.startswith("delete")]
 
 
 def test_an_override_that_its_namespace_may_not_use_is_refused_when_a_job_is_tried_again() -> None:
@@ -104,7 +104,7 @@ def test_a_running_gang_stays_as_it_began() -> None:
     cluster.delete("Service", service["metadata"]["name"])
     cluster.settle(hold("sft"))
     assert gang(cluster) == before
-    assert [made["spec"] for made in cluster.all("Service")] == [service["spec"]]
+    assert [obj["spec"] for obj in cluster.all("Service")] == [service["spec"]]
 
 
 # The number of ranks of a stage that has a checkpoint
@@ -133,8 +133,8 @@ def test_taking_back_an_override_may_not_change_the_ranks_either() -> None:
     crash(cluster)
     cluster.settle()
     assert cluster.condition("Stalled") == "True:InvalidOverride"
-    said = cluster.stage("sft")["message"]
-    assert said.startswith("spec.runPolicy.overrides: sft has a checkpoint of 2 ranks; found 1")
+    message = cluster.stage("sft")["message"]
+    assert message.startswith("spec.runPolicy.overrides: sft has a checkpoint of 2 ranks; found 1")
     overridden(cluster, nodes=2)
     cluster.settle()
     assert cluster.status["phase"] == "Complete"
@@ -146,13 +146,13 @@ def test_a_checkpoint_that_only_the_trainer_knew_of_costs_one_attempt_and_not_th
     crash(cluster, message="")  # for want of memory, before it was asked for its progress
     overridden(cluster, nodes=2)
     cluster.settle(hold("sft"))
-    told = json.dumps({"reason": "WorldSizeChanged", "message": "checkpoint step-50 was written by 1 ranks"})
-    crash(cluster, message=told, code=2)
+    summary = json.dumps({"reason": "WorldSizeChanged", "message": "checkpoint step-50 was written by 1 ranks"})
+    crash(cluster, message=summary, code=2)
     cluster.settle()
     assert cluster.condition("Stalled") == "True:InvalidOverride"
-    said = cluster.stage("sft")["message"]
-    assert said.startswith("spec.runPolicy.overrides[0].nodes: sft has a checkpoint of 1 ranks; found 2")
+    message = cluster.stage("sft")["message"]
+    assert message.startswith("spec.runPolicy.overrides[0].nodes: sft has a checkpoint of 1 ranks; found 2")
     overridden(cluster)
     cluster.settle()
     assert cluster.status["phase"] == "Complete"
-    assert [one["state"] for one in cluster.stage("sft")["attempts"]] == ["Failed", "Failed", "Complete"]
+    assert [attempt["state"] for attempt in cluster.stage("sft")["attempts"]] == ["Failed", "Failed", "Complete"]

@@ -39,7 +39,7 @@ def test_a_pod_that_stays_in_container_creating_is_explained_by_its_last_event()
     stage = cluster.stage("prepare")
     assert stage["reason"] == "FailedMount"
     assert stage["message"] == f'{look.name}: FailedMount: MountVolume.SetUp failed for volume "models": timed out'
-    (ready,) = [one for one in cluster.status["conditions"] if one["type"] == "Ready"]
+    (ready,) = [condition for condition in cluster.status["conditions"] if condition["type"] == "Ready"]
     assert ready["message"] == f"prepare: {stage['message']}"
 
 
@@ -64,9 +64,9 @@ def test_no_event_is_asked_for_while_a_pod_may_still_be_starting() -> None:
 @pytest.mark.parametrize("kind", ["initContainerStatuses", "containerStatuses"])
 def test_another_container_that_holds_the_trainer_up_is_named(kind: str) -> None:
     state = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 5m0s restarting failed container"}}
-    other = {"name": "istio-init", "state": state}
+    sidecar = {"name": "istio-init", "state": state}
     statuses: dict[str, list[Raw]] = {"containerStatuses": [INITIALIZING]}
-    statuses[kind] = [other, *statuses.get(kind, [])]
+    statuses[kind] = [sidecar, *statuses.get(kind, [])]
     cluster = held_up(**statuses)
     assert cluster.reconcile().explain == []
     stage = cluster.stage("prepare")
@@ -84,12 +84,12 @@ def test_a_queue_that_kueue_itself_gave_a_job_is_asked_and_named() -> None:
     cluster = Cluster(job())
     cluster.sync()
     cluster.reconcile()
-    (one,) = cluster.all("Job")
-    one["spec"]["suspend"] = True
-    one["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "default"
-    cluster._touch(one)
+    (raw,) = cluster.all("Job")
+    raw["spec"]["suspend"] = True
+    raw["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "default"
+    cluster._touch(raw)
     cluster.sync()
-    assert cluster.reconcile().explain == [LiveRead("Workload", one["metadata"]["name"])]
+    assert cluster.reconcile().explain == [LiveRead("Workload", raw["metadata"]["name"])]
     assert cluster.stage("prepare")["message"] == "waits in the queue default"
 
 
@@ -99,9 +99,9 @@ def test_kueues_labels_go_to_the_jobs_and_its_topology_to_their_pods() -> None:
     value["metadata"]["labels"] = labels | {"team": "a"}
     cluster = Cluster(value)
     cluster.step()
-    (one,) = cluster.all("Job")
-    assert labels.items() <= one["metadata"]["labels"].items()
-    annotations = one["spec"]["template"]["metadata"]["annotations"]
+    (raw,) = cluster.all("Job")
+    assert labels.items() <= raw["metadata"]["labels"].items()
+    annotations = raw["spec"]["template"]["metadata"]["annotations"]
     assert annotations.pop("rlhf.dev/stage-file")
     assert annotations == {"kueue.x-k8s.io/podset-required-topology": "rack"}
 
@@ -127,9 +127,9 @@ def test_a_volume_is_made_in_the_zone_where_all_stages_can_reach_it(made_for_the
     cluster = Cluster(job(storage=storage, pod={"nodeSelector": {**zone, "gpu": "h100"}}))
     cluster.settle()
     selectors = {
-        made["metadata"]["labels"]["rlhf.dev/stage"]: made["spec"]["template"]["spec"].get("nodeSelector")
-        for made in cluster.asked
-        if made["kind"] == "Job"
+        raw["metadata"]["labels"]["rlhf.dev/stage"]: raw["spec"]["template"]["spec"].get("nodeSelector")
+        for raw in cluster.asked
+        if raw["kind"] == "Job"
     }
     assert selectors["prepare"] == selectors["report"] == (zone if made_for_the_job else None)
     assert selectors["sft"] == {**zone, "gpu": "h100"}

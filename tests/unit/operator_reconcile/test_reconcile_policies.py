@@ -25,7 +25,7 @@ def fail(stage: str, code: int) -> Ends:
 
 
 def attempts(cluster: Cluster, stage: str) -> list[tuple[str, str]]:
-    return [(one["state"], one.get("reason", "")) for one in cluster.stage(stage)["attempts"]]
+    return [(attempt["state"], attempt.get("reason", "")) for attempt in cluster.stage(stage)["attempts"]]
 
 
 def settings(**changes: Any) -> Settings:
@@ -39,7 +39,7 @@ def queued() -> Cluster:
 
 
 def jobs_of(cluster: Cluster, stage: str) -> list[Raw]:
-    return [one for one in cluster.all("Job") if one["metadata"]["labels"]["rlhf.dev/stage"] == stage]
+    return [raw for raw in cluster.all("Job") if raw["metadata"]["labels"]["rlhf.dev/stage"] == stage]
 
 
 # Suspension
@@ -198,8 +198,8 @@ def test_another_number_of_ranks_is_refused_once_there_is_a_checkpoint() -> None
     cluster.end_pod(cluster.pods()[-1]["metadata"]["name"], 1)
     cluster.settle()
     assert cluster.condition("Stalled") == "True:InvalidOverride"
-    said = cluster.stage("sft")["message"]
-    assert said.startswith("spec.runPolicy.overrides[0].nodes: sft has a checkpoint of 1 ranks; found 2")
+    message = cluster.stage("sft")["message"]
+    assert message.startswith("spec.runPolicy.overrides[0].nodes: sft has a checkpoint of 1 ranks; found 2")
     cluster.edit(runPolicy={})
     cluster.settle()
     assert cluster.status["phase"] == "Complete"
@@ -247,8 +247,8 @@ def test_a_read_write_once_claim_means_one_stage_at_a_time() -> None:
 
 
 def test_a_claim_made_from_a_template_outlives_the_job_unless_told_otherwise() -> None:
-    for told, owners in ((False, 0), (True, 1)):
-        template = {"accessModes": ["ReadWriteMany"], "size": "1Gi", "deleteWithJob": told}
+    for delete_with_job, owners in ((False, 0), (True, 1)):
+        template = {"accessModes": ["ReadWriteMany"], "size": "1Gi", "deleteWithJob": delete_with_job}
         cluster = Cluster(job(storage={"claimTemplate": template}))
         cluster.settle()
         claim = cluster.objects["PersistentVolumeClaim", "beaver-storage"]
@@ -262,10 +262,10 @@ def test_a_claim_made_from_a_template_outlives_the_job_unless_told_otherwise() -
 def test_jobs_with_a_queue_are_made_suspended_and_wait_in_it() -> None:
     cluster = queued()
     cluster.settle()
-    made = cluster.all("Job")[0]
-    assert made["spec"]["suspend"] is True
-    assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
-    assert made["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] == "low"
+    raw = cluster.all("Job")[0]
+    assert raw["spec"]["suspend"] is True
+    assert raw["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+    assert raw["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] == "low"
     assert cluster.stage("prepare")["state"] == "Queued"
     assert cluster.writes.count("status") == 1
     assert cluster.condition("Reconciling") == "True:Accepted"
@@ -284,17 +284,17 @@ def test_the_queues_own_words_are_told() -> None:
 def test_a_preempted_job_stays_and_goes_on_as_the_same_attempt() -> None:
     cluster = queued()
     cluster.settle()
-    made = cluster.all("Job")[0]
-    made["spec"]["suspend"] = False
+    raw = cluster.all("Job")[0]
+    raw["spec"]["suspend"] = False
     cluster.settle(hold("prepare"))
     assert cluster.stage("prepare")["state"] == "Running"
     cluster.now += timedelta(minutes=1)
-    made["spec"]["suspend"] = True
+    raw["spec"]["suspend"] = True
     cluster.settle(hold("prepare"))
     assert (cluster.stage("prepare")["state"], cluster.stage("prepare")["reason"]) == ("Queued", "Preempted")
     assert "Preempted" in cluster.events
     assert "activeSince" not in cluster.status
-    made["spec"]["suspend"] = False
+    raw["spec"]["suspend"] = False
     cluster.settle()
     assert attempts(cluster, "prepare") == [("Complete", "Complete")]
 
@@ -336,8 +336,8 @@ def test_a_gang_that_is_pending_for_too_long_fails_its_attempt() -> None:
     for _ in range(30):
         cluster.sync()
         cluster.reconcile()
-        for one in cluster.all("Job"):
-            cluster.control(one["metadata"]["name"])
+        for raw in cluster.all("Job"):
+            cluster.control(raw["metadata"]["name"])
         for pod in cluster.pods():
             if "deletionTimestamp" in pod["metadata"]:
                 cluster.end_pod(pod["metadata"]["name"], 137, message="")

@@ -11,7 +11,7 @@ from cluster_model import Cluster, Raw, job
 from rlhf_operator.reconcile.observed.pods import Pod, TerminationSummary
 
 
-def said(message: str) -> TerminationSummary:
+def summary_of(message: str) -> TerminationSummary:
     state = {"terminated": {"exitCode": 1, "message": message}}
     raw: Raw = {"metadata": {"name": "p"}, "status": {"containerStatuses": [{"name": "trainer", "state": state}]}}
     return Pod(raw).summary
@@ -41,9 +41,9 @@ def test_a_summary_that_cannot_be_read_is_shown_and_said_to_be_that(message: str
 
 @pytest.mark.parametrize("message", ["[" * 4000, "[2026-03-01 12:00:00] killed", "killed", ""])
 def test_the_last_lines_of_a_log_are_no_summary(message: str) -> None:
-    assert said(message) == TerminationSummary(message=message)
+    assert summary_of(message) == TerminationSummary(message=message)
 
 
 @pytest.mark.parametrize("step", [True, -1, 2**53, 2**64 - 1, 2**70, 1.5, "7"])
 def test_a_step_that_is_none_is_not_taken_over(step: object) -> None:
-    assert said(json.dumps({"step": step, "reason": "Crashed"})) == TerminationSummary(reason="Crashed")
+    assert summary_of(json.dumps({"step": step, "reason": "Crashed"})) == TerminationSummary(reason="Crashed")

@@ -26,24 +26,26 @@ def refused(settings: Settings, **spec: Any) -> str:
         return ""
     assert cluster.condition("Stalled") == "True:Forbidden"
     assert cluster.ever == set()
-    return next(str(one["message"]) for one in cluster.status["conditions"] if one["type"] == "Stalled")
+    return next(
+        str(condition["message"]) for condition in cluster.status["conditions"] if condition["type"] == "Stalled"
+    )
 
 
 def test_the_default_profile_is_used_by_those_that_name_none() -> None:
-    said = refused(limited({"profiles": ["cpu"]}))
-    assert said == "spec.profile: this namespace may not use the default profile default (it may use cpu)"
+    message = refused(limited({"profiles": ["cpu"]}))
+    assert message == "spec.profile: this namespace may not use the default profile default (it may use cpu)"
     assert refused(limited({"profiles": ["pair"]}), profile="pair") == ""
 
 
 def test_a_profile_that_nothing_runs_with_is_not_used() -> None:
-    stages = [one | {"profile": "pair"} for one in job()["spec"]["stages"]]
+    stages = [stage | {"profile": "pair"} for stage in job()["spec"]["stages"]]
     assert refused(limited({"profiles": ["pair"]}), stages=[*stages, {"name": "report", "report": {}}]) == ""
 
 
 @pytest.mark.parametrize("claims", [[], ["data"], ["data", "models*"]])
 def test_a_claim_from_a_template_is_allowed_by_the_name_it_gets(claims: list[str]) -> None:
-    said = refused(limited({"claims": claims}), storage=TEMPLATE)
-    assert "spec.storage.claimTemplate: this namespace may not use the claim beaver-storage" in said
+    message = refused(limited({"claims": claims}), storage=TEMPLATE)
+    assert "spec.storage.claimTemplate: this namespace may not use the claim beaver-storage" in message
     assert refused(limited({"claims": [*claims, "data", "*-storage"]}), storage=TEMPLATE) == ""
 
 
@@ -51,16 +53,16 @@ def test_a_claim_from_a_template_is_allowed_by_the_name_it_gets(claims: list[str
 def test_a_claim_may_not_be_copied_either(field: str) -> None:
     source = {"kind": "PersistentVolumeClaim", "name": "theirs"}
     volume = {"name": "copy", "ephemeral": {"volumeClaimTemplate": {"spec": {field: source}}}}
-    said = refused(limited({"claims": ["data", "models"]}), pod={"volumes": [volume]})
+    message = refused(limited({"claims": ["data", "models"]}), pod={"volumes": [volume]})
     at = f"spec.pod.volumes[0].ephemeral.volumeClaimTemplate.spec.{field}.name"
-    assert said.startswith(f"{at}: this namespace may not use the claim theirs")
+    assert message.startswith(f"{at}: this namespace may not use the claim theirs")
 
 
 CSI = {"volumes": [{"name": "v", "csi": {"driver": "file.csi.azure.com"}}]}
 
 
 @pytest.mark.parametrize(
-    ("limits", "spec", "said"),
+    ("limits", "spec", "expected"),
     [
         ({}, {"pod": CSI}, "spec.pod.volumes[0].csi: this namespace may not use the volume type csi"),
         ({"volumeTypes": ["csi"]}, {"pod": CSI}, ""),
@@ -74,6 +76,6 @@ CSI = {"volumes": [{"name": "v", "csi": {"driver": "file.csi.azure.com"}}]}
         ({"maxDevices": 16}, {"nodes": 2, "resources": {"limits": {"nvidia.com/gpu": "8"}}}, ""),
     ],
 )
-def test_volumes_classes_and_sizes_are_limited(limits: Raw, spec: Raw, said: str) -> None:
-    found = refused(limited(limits), **spec)
-    assert said in found and bool(said) == bool(found)
+def test_volumes_classes_and_sizes_are_limited(limits: Raw, spec: Raw, expected: str) -> None:
+    message = refused(limited(limits), **spec)
+    assert expected in message and bool(expected) == bool(message)

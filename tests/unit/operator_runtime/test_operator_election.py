@@ -82,9 +82,9 @@ def test_leading_ends_when_the_lease_is_seen_to_be_anothers() -> None:
 def test_transitions_count_holders_not_renewals() -> None:
     election = Election("me", TIMING)
     election.saw(lease("other", transitions=4), 100.0)
-    taken = election.spec("2026-01-01T00:00:00.000000Z")
-    assert (taken["leaseTransitions"], taken["acquireTime"]) == (5, "2026-01-01T00:00:00.000000Z")
-    election.wrote(Record.of({"metadata": {"resourceVersion": "2"}, "spec": taken}), 120.0)
+    spec = election.spec("2026-01-01T00:00:00.000000Z")
+    assert (spec["leaseTransitions"], spec["acquireTime"]) == (5, "2026-01-01T00:00:00.000000Z")
+    election.wrote(Record.of({"metadata": {"resourceVersion": "2"}, "spec": spec}), 120.0)
     renewed = election.spec("2026-01-01T00:00:02.000000Z")
     assert (renewed["leaseTransitions"], renewed["acquireTime"]) == (5, "2026-01-01T00:00:00.000000Z")
 
@@ -111,9 +111,9 @@ class World:
 
     async def read(self) -> Record | None:
         await self.hop()
-        found = None if self.lease is None else Record.of(self.lease)
+        record = None if self.lease is None else Record.of(self.lease)
         await self.hop()
-        return found
+        return record
 
     async def write(self, before: Record | None, spec: dict[str, Any]) -> Record | None:
         """None: refused. What was asked for lands even when the asker gives up waiting."""
@@ -121,8 +121,8 @@ class World:
 
     async def _write(self, before: Record | None, spec: dict[str, Any]) -> Record | None:
         await self.hop()
-        there = "" if self.lease is None else self.lease["metadata"]["resourceVersion"]
-        if there != ("" if before is None else before.version):
+        version = "" if self.lease is None else self.lease["metadata"]["resourceVersion"]
+        if version != ("" if before is None else before.version):
             return None
         self.version += 1
         self.lease = {"metadata": {"resourceVersion": str(self.version)}, "spec": spec}
@@ -145,13 +145,13 @@ async def compete(world: World, election: Election, skew: float, rate: float) ->
             async with asyncio.timeout(TIMING.deadline / 2):
                 if election.stale or not election.leads(clock()):
                     election.saw(await world.read(), clock())
-                asked = clock()
-                if election.may_take(asked):
+                now = clock()
+                if election.may_take(now):
                     written = await world.write(election.record, election.spec(f"{loop.time():012.6f}"))
                     if written is None:
                         election.failed()
                     else:
-                        election.wrote(written, asked)
+                        election.wrote(written, now)
                         world.begins()
         except TimeoutError:
             election.failed()
@@ -167,10 +167,10 @@ def test_never_two_lead_at_once_however_slow_the_answers_and_in_the_end_one_does
         clocks = [(dice.uniform(-1e6, 1e6), dice.uniform(0.9, 1.1)) for _ in range(count)]
         elections = [Election(f"candidate-{number}", TIMING) for number in range(count)]
         pairs = list(zip(elections, clocks, strict=True))
-        tasks = [asyncio.create_task(compete(world, one, *clock)) for one, clock in pairs]
+        tasks = [asyncio.create_task(compete(world, election, *clock)) for election, clock in pairs]
 
         def leaders() -> list[str]:
-            return [one.identity for one, (skew, rate) in pairs if one.leads(skew + loop.time() * rate)]
+            return [election.identity for election, (skew, rate) in pairs if election.leads(skew + loop.time() * rate)]
 
         def check() -> None:
             assert len(leaders()) <= 1

@@ -16,14 +16,14 @@ async def sent_at(bucket: TokenBucket, starts: list[float]) -> list[float]:
     """When each of several requests goes out, each asked for at its time."""
     times: list[float] = []
 
-    async def one(start: float) -> None:
+    async def send(start: float) -> None:
         await asyncio.sleep(start)
         await bucket.wait()
         times.append(asyncio.get_running_loop().time())
 
     async with asyncio.TaskGroup() as group:
         for start in starts:
-            group.create_task(one(start))
+            group.create_task(send(start))
     return times
 
 
@@ -48,13 +48,13 @@ def test_who_asked_first_goes_first() -> None:
     async def order() -> list[int]:
         bucket, went = TokenBucket(1, 1), list[int]()
 
-        async def one(number: int) -> None:
+        async def send(number: int) -> None:
             await bucket.wait()
             went.append(number)
 
         async with asyncio.TaskGroup() as group:
             for number in range(5):
-                group.create_task(one(number))
+                group.create_task(send(number))
         return went
 
     assert run(order()) == [0, 1, 2, 3, 4]
@@ -88,7 +88,7 @@ def test_pauses_double_up_to_the_most_and_keep_half(chance: float, failures: int
     backoff = Backoff(0.8, 30, lambda: chance)
     pauses = [backoff.next() for _ in range(failures)]
     for number, pause in enumerate(pauses):
-        whole = min(30.0, 0.8 * 2 ** min(number, 50))
-        assert whole / 2 <= pause <= whole
+        longest = min(30.0, 0.8 * 2 ** min(number, 50))
+        assert longest / 2 <= pause <= longest
     backoff.reset()
     assert backoff.next() <= 0.8

@@ -13,7 +13,7 @@ from rlhf_operator.runtime.metrics import Metrics
 from rlhf_operator.runtime.queue import LOW_EVERY, USUAL_EVERY, Lane, Queue
 
 
-async def taken(queue: Queue[str], count: int) -> list[str]:
+async def take_keys(queue: Queue[str], count: int) -> list[str]:
     """The next keys, each done at once."""
     keys = []
     for _ in range(count):
@@ -33,7 +33,7 @@ def test_keys_come_in_order_and_each_once() -> None:
         for key in "abacb":
             queue.add(key)
         assert len(queue) == 3
-        assert await taken(queue, 3) == ["a", "b", "c"]
+        assert await take_keys(queue, 3) == ["a", "b", "c"]
         assert len(queue) == 0
 
     run(main())
@@ -48,7 +48,7 @@ def test_a_key_put_in_while_it_is_worked_on_comes_again_when_it_is_done() -> Non
         queue.add("a")
         assert len(queue) == 0
         queue.done("a")
-        assert await taken(queue, 1) == ["a"]
+        assert await take_keys(queue, 1) == ["a"]
         assert len(queue) == 0
 
     run(main())
@@ -86,7 +86,7 @@ def test_low_keys_let_others_pass_but_do_not_starve() -> None:
             queue.add(f"low{number}", Lane.LOW)
         for number in range(20):
             queue.add(f"high{number}")
-        order = await taken(queue, 24)
+        order = await take_keys(queue, 24)
         assert [key for key in order if key.startswith("high")] == [f"high{number}" for number in range(20)]
         assert [order.index(f"low{number}") for number in range(4)] == [LOW_EVERY - 1, 2 * LOW_EVERY - 1, 22, 23]
 
@@ -100,7 +100,7 @@ def test_the_first_pass_the_usual_but_do_not_starve_them() -> None:
             queue.add(f"usual{number}")
         for number in range(20):
             queue.add(f"first{number}", Lane.FIRST)
-        order = await taken(queue, 24)
+        order = await take_keys(queue, 24)
         assert [key for key in order if key.startswith("first")] == [f"first{number}" for number in range(20)]
         turns = [number * USUAL_EVERY - 1 for number in range(1, 5)]
         assert [order.index(f"usual{number}") for number in range(4)] == turns
@@ -117,7 +117,7 @@ def test_a_key_that_is_put_in_while_worked_on_comes_again_in_the_lane_that_goes_
             queue.add("a", lane)
         queue.add("b")
         queue.done("a")
-        assert await taken(queue, 2) == ["a", "b"]
+        assert await take_keys(queue, 2) == ["a", "b"]
 
     run(main())
 
@@ -129,7 +129,7 @@ def test_a_low_key_that_is_put_in_again_moves_ahead() -> None:
             queue.add(key, Lane.LOW)
         queue.add("c")
         assert len(queue) == 3
-        assert await taken(queue, 3) == ["c", "a", "b"]
+        assert await take_keys(queue, 3) == ["c", "a", "b"]
 
     run(main())
 
@@ -140,10 +140,10 @@ def test_of_several_later_times_the_earliest_counts() -> None:
         queue.add_after("a", 60)
         queue.add_after("a", 5)
         queue.add_after("a", 30)
-        assert await taken(queue, 1) == ["a"]
+        assert await take_keys(queue, 1) == ["a"]
         assert now() == 5
         queue.add_after("b", 100)
-        assert await taken(queue, 1) == ["b"]
+        assert await take_keys(queue, 1) == ["b"]
         assert now() == 105  # neither 30 nor 60 brought a again
 
     run(main())
@@ -154,9 +154,9 @@ def test_taking_a_key_forgets_when_it_was_to_come_later() -> None:
         queue = Queue[str]("q")
         queue.add_after("a", 10)
         queue.add("a")
-        assert await taken(queue, 1) == ["a"]
+        assert await take_keys(queue, 1) == ["a"]
         queue.add_after("b", 20)
-        assert await taken(queue, 1) == ["b"]
+        assert await take_keys(queue, 1) == ["b"]
         assert len(queue) == 0
 
     run(main())
@@ -184,7 +184,7 @@ def test_times_that_no_longer_count_do_not_pile_up() -> None:
         for _ in range(1000):
             queue.add_after("a", 86400)
             queue.add("a")
-            await taken(queue, 1)
+            await take_keys(queue, 1)
         assert len(queue._heap) < 100
 
     run(main())
@@ -231,7 +231,7 @@ def test_every_key_is_worked_on_after_it_was_put_in_and_never_twice_at_once(
 def _random_walk(steps: list[tuple[str, str, float]], workers: int, work: float) -> Coroutine[None, None, None]:
     async def main() -> None:
         queue = Queue[str]("q", first=0.1, most=1)
-        wanted: dict[str, float] = {}  # when a key was last put in
+        added: dict[str, float] = {}  # when a key was last put in
         begun: dict[str, float] = {}
         active: set[str] = set()
 
@@ -250,7 +250,7 @@ def _random_walk(steps: list[tuple[str, str, float]], workers: int, work: float)
             for what, key, seconds in steps:
                 if what in LANES:
                     queue.add(key, LANES[what])
-                    wanted[key] = now()
+                    added[key] = now()
                 elif what == "later":
                     queue.add_after(key, seconds)
                 elif what == "fail":
@@ -261,6 +261,6 @@ def _random_walk(steps: list[tuple[str, str, float]], workers: int, work: float)
             for task in tasks:
                 task.cancel()
         assert len(queue) == 0
-        assert all(begun[key] >= when for key, when in wanted.items())
+        assert all(begun[key] >= when for key, when in added.items())
 
     return main()

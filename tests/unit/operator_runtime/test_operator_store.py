@@ -11,7 +11,7 @@ from rlhf_operator.runtime.kinds import Key, Object, key_of
 from rlhf_operator.runtime.store import OWNER, Change, Store, trim
 
 
-def thing(name: str, version: int, uid: str = "u", owner: str | None = None, controller: bool = True) -> Object:
+def pod(name: str, version: int, uid: str = "u", owner: str | None = None, controller: bool = True) -> Object:
     metadata: dict[str, Any] = {"namespace": "n", "name": name, "uid": uid, "resourceVersion": str(version)}
     if owner is not None:
         metadata["ownerReferences"] = [{"uid": owner, "controller": controller}]
@@ -20,40 +20,40 @@ def thing(name: str, version: int, uid: str = "u", owner: str | None = None, con
 
 def test_a_version_that_is_kept_already_is_no_change() -> None:
     store = Store()
-    assert store.put(thing("a", 1)) == Change(Key("n", "a"), None, thing("a", 1))
-    assert store.put(thing("a", 1)) is None
-    assert store.put(thing("a", 2)) == Change(Key("n", "a"), thing("a", 1), thing("a", 2))
+    assert store.put(pod("a", 1)) == Change(Key("n", "a"), None, pod("a", 1))
+    assert store.put(pod("a", 1)) is None
+    assert store.put(pod("a", 2)) == Change(Key("n", "a"), pod("a", 1), pod("a", 2))
 
 
 def test_children_are_found_by_the_uid_of_the_owner_that_controls_them() -> None:
     store = Store()
-    store.put(thing("a", 1, owner="job-1"))
-    store.put(thing("b", 2, owner="job-1", controller=False))
-    store.put(thing("c", 3, owner="job-2"))
+    store.put(pod("a", 1, owner="job-1"))
+    store.put(pod("b", 2, owner="job-1", controller=False))
+    store.put(pod("c", 3, owner="job-2"))
     assert [key_of(child).name for child in store.by(OWNER, "job-1")] == ["a"]
-    store.put(thing("a", 4, owner="job-2"))
+    store.put(pod("a", 4, owner="job-2"))
     assert store.by(OWNER, "job-1") == []
     assert [key_of(child).name for child in store.by(OWNER, "job-2")] == ["c", "a"]
 
 
 def test_an_index_sees_the_whole_object_and_memory_only_what_is_kept() -> None:
-    def bare(whole: Object) -> Object:
-        return {"metadata": {key: whole["metadata"][key] for key in ("namespace", "name", "resourceVersion")}}
+    def bare(obj: Object) -> Object:
+        return {"metadata": {key: obj["metadata"][key] for key in ("namespace", "name", "resourceVersion")}}
 
     store = Store(bare)
-    store.put(thing("a", 1, owner="job-1"))
+    store.put(pod("a", 1, owner="job-1"))
     assert store.by(OWNER, "job-1") == [{"metadata": {"namespace": "n", "name": "a", "resourceVersion": "1"}}]
 
 
 def test_bookkeeping_is_not_kept_and_the_object_given_is_not_changed() -> None:
-    whole = thing("a", 1)
-    whole["metadata"] |= {
+    obj = pod("a", 1)
+    obj["metadata"] |= {
         "managedFields": [{"manager": "x"}],
         "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{}", "mine": "1"},
     }
-    kept = trim(whole)
-    assert kept["metadata"] == {**thing("a", 1)["metadata"], "annotations": {"mine": "1"}}
-    assert "managedFields" in whole["metadata"]
+    trimmed = trim(obj)
+    assert trimmed["metadata"] == {**pod("a", 1)["metadata"], "annotations": {"mine": "1"}}
+    assert "managedFields" in obj["metadata"]
 
 
 NAMES = st.sampled_from("abcd")
@@ -68,37 +68,37 @@ STEP = st.one_of(
 
 @given(st.lists(STEP, max_size=40))
 def test_contents_indexes_and_changes_agree_after_any_history(steps: list[Any]) -> None:
-    store, model, told = Store(), dict[Key, Object](), dict[Key, Object]()
+    store, model, heard = Store(), dict[Key, Object](), dict[Key, Object]()
 
     def hear(change: Change | None) -> None:
         if change is None:
             return
-        assert told.get(change.key) == change.old
+        assert heard.get(change.key) == change.old
         assert change.old is not None or change.new is not None
         if change.new is None:
-            del told[change.key]
+            del heard[change.key]
         else:
-            told[change.key] = change.new
+            heard[change.key] = change.new
 
     for version, (what, value) in enumerate(steps):
         if what == "put":
-            new = thing(value[0], version, owner=value[1])
+            new = pod(value[0], version, owner=value[1])
             model[key_of(new)] = new
             hear(store.put(new))
         elif what == "drop":
             model.pop(Key("n", value), None)
             hear(store.drop(Key("n", value)))
         else:
-            model = {Key("n", name): thing(name, version, owner=owner) for name, owner in value.items()}
+            model = {Key("n", name): pod(name, version, owner=owner) for name, owner in value.items()}
             for new in model.values():
                 hear(store.put(new, listed=True))
             for change in store.drop_others(set(model)):
                 hear(change)
-        assert {key_of(kept): kept for kept in store.values()} == model == told
+        assert {key_of(obj): obj for obj in store.values()} == model == heard
         assert len(store) == len(model)
         for owner in ("x", "y"):
-            found = {key_of(kept).name for kept in store.by(OWNER, owner)}
+            names = {key_of(obj).name for obj in store.by(OWNER, owner)}
             owned = (
-                kept for kept in model.values() if kept["metadata"].get("ownerReferences", [{}])[0].get("uid") == owner
+                obj for obj in model.values() if obj["metadata"].get("ownerReferences", [{}])[0].get("uid") == owner
             )
-            assert found == {key_of(kept).name for kept in owned}
+            assert names == {key_of(obj).name for obj in owned}

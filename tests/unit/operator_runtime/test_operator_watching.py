@@ -80,16 +80,16 @@ A, B = Key("team-a", "beaver"), Key("team-b", "beaver")
 def test_a_namespace_that_cannot_be_read_holds_up_no_other_and_is_taken_up_when_it_can_be() -> None:
     async def main() -> None:
         api = Api("team-b")
-        here = Watching(api)
-        async with here.running():
+        watching = Watching(api)
+        async with watching.running():
             await asyncio.sleep(3600)
-            assert here.told == [A]
-            assert here.view.blind is None
-            assert (here.up("team-a/rlhfjobs"), here.up("team-a/pods"), here.up("team-b/pods")) == (1, 1, 0)
+            assert watching.told == [A]
+            assert watching.view.blind is None
+            assert (watching.up("team-a/rlhfjobs"), watching.up("team-a/pods"), watching.up("team-b/pods")) == (1, 1, 0)
             api.refused.clear()
             await asyncio.sleep(60)
-            assert here.told == [A, B]
-            assert (here.up("team-b/rlhfjobs"), here.up("team-b/pods")) == (1, 1)
+            assert watching.told == [A, B]
+            assert (watching.up("team-b/rlhfjobs"), watching.up("team-b/pods")) == (1, 1)
 
     run(main())
 
@@ -97,17 +97,17 @@ def test_a_namespace_that_cannot_be_read_holds_up_no_other_and_is_taken_up_when_
 def test_who_sees_nothing_says_of_each_namespace_and_kind_why() -> None:
     async def main() -> None:
         api = Api("team-a", "team-b")
-        here = Watching(api)
-        assert here.view.blind == "nothing is listed yet"
-        async with here.running():
+        watching = Watching(api)
+        assert watching.view.blind == "nothing is listed yet"
+        async with watching.running():
             await asyncio.sleep(10)
-            said = str(here.view.blind).split("; ")
+            problems = str(watching.view.blind).split("; ")
             kinds = ("jobs", "pods", "services")
             names = {(name, kind) for name in ("team-a", "team-b") for kind in kinds}
-            assert set(said) == {f"{name}/{kind}: 403 Forbidden: cannot list {kind}" for name, kind in names}
+            assert set(problems) == {f"{name}/{kind}: 403 Forbidden: cannot list {kind}" for name, kind in names}
             api.refused.remove("team-a")
             await asyncio.sleep(60)
-            assert here.view.blind is None
+            assert watching.view.blind is None
 
     run(main())
 
@@ -115,18 +115,18 @@ def test_who_sees_nothing_says_of_each_namespace_and_kind_why() -> None:
 def test_a_right_that_is_taken_away_is_told_by_the_metric_and_back_it_is_watched_again() -> None:
     async def main() -> None:
         api = Api()
-        here = Watching(api)
-        async with here.running():
+        watching = Watching(api)
+        async with watching.running():
             await asyncio.sleep(1)
             api.refused.add("team-b")
             api.cut.set()
             await asyncio.sleep(60)
-            assert here.up("team-b/pods") == 0
-            assert here.view.blind is None  # what it knows of team-a is as good as ever
+            assert watching.up("team-b/pods") == 0
+            assert watching.view.blind is None  # what it knows of team-a is as good as ever
             api.refused.clear()
             api.cut.clear()
             await asyncio.sleep(60)
-            assert here.up("team-b/pods") == 1
+            assert watching.up("team-b/pods") == 1
 
     run(main())
 
@@ -141,19 +141,19 @@ def test_why_it_cannot_be_read_is_logged_once_and_that_it_can_be_again_once(capl
 
     with caplog.at_level(logging.INFO):
         run(main())
-    said = [text for text in caplog.messages if text.startswith("team-b/pods")]
-    assert len(said) == 2
-    assert said[0].startswith("team-b/pods: 403 Forbidden: cannot list pods; again in")
-    assert said[1] == "team-b/pods: watched again"
+    messages = [text for text in caplog.messages if text.startswith("team-b/pods")]
+    assert len(messages) == 2
+    assert messages[0].startswith("team-b/pods: 403 Forbidden: cannot list pods; again in")
+    assert messages[1] == "team-b/pods: watched again"
 
 
 def test_who_led_and_leads_no_more_tells_nothing_of_what_it_watched() -> None:
     async def main() -> None:
-        here = Watching(Api("team-b"))
-        async with here.running():
+        watching = Watching(Api("team-b"))
+        async with watching.running():
             await asyncio.sleep(1)
         for name in ("team-a/rlhfjobs", "team-b/pods"):
-            assert here.up(name) is None
-            assert here.metrics.registry.get_sample_value("reflector_items", {"name": name}) is None
+            assert watching.up(name) is None
+            assert watching.metrics.registry.get_sample_value("reflector_items", {"name": name}) is None
 
     run(main())

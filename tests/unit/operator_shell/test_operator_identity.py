@@ -20,7 +20,7 @@ RAW = {
 }
 
 
-def thing(name: str, namespace: str, owner: dict[str, Any] | None) -> dict[str, Any]:
+def child(name: str, namespace: str, owner: dict[str, Any] | None) -> dict[str, Any]:
     metadata: dict[str, Any] = {"name": name, "namespace": namespace, "uid": f"{namespace}-{name}", "labels": LABELS}
     metadata["resourceVersion"] = "1"
     if owner is not None:
@@ -28,16 +28,16 @@ def thing(name: str, namespace: str, owner: dict[str, Any] | None) -> dict[str, 
     return {"metadata": metadata}
 
 
-def seen(*objects: tuple[Kind, dict[str, Any]]) -> dict[str, list[str]]:
+def names_by_kind(*objects: tuple[Kind, dict[str, Any]]) -> dict[str, list[str]]:
     """What a view knows of the job's children, by kind: their names."""
 
     async def main() -> dict[str, list[str]]:
         view = ClusterState(Client.__new__(Client), None, lambda *_: None, Metrics())
-        for kind, one in objects:
-            view.children[kind].of(None)._put(one)
+        for kind, obj in objects:
+            view.children[kind].of(None)._put(obj)
         children = view.cached(RAW)
         return {
-            kind: [one["metadata"]["name"] for one in getattr(children, kind)] for kind in ("jobs", "pods", "services")
+            kind: [obj["metadata"]["name"] for obj in getattr(children, kind)] for kind in ("jobs", "pods", "services")
         }
 
     return asyncio.run(main())
@@ -45,7 +45,7 @@ def seen(*objects: tuple[Kind, dict[str, Any]]) -> dict[str, list[str]]:
 
 OF_JOB = {"kind": "Job", "uid": "team-mine", "controller": True}
 OF_RLHFJOB = {"kind": "RLHFJob", "uid": "uid-1", "controller": True}
-MINE = (JOBS, thing("mine", "team", OF_RLHFJOB))
+MINE = (JOBS, child("mine", "team", OF_RLHFJOB))
 
 
 @pytest.mark.parametrize(
@@ -62,24 +62,26 @@ MINE = (JOBS, thing("mine", "team", OF_RLHFJOB))
 def test_a_pod_that_carries_the_jobs_labels_but_is_no_pod_of_its_jobs_is_a_stranger(
     namespace: str, owner: dict[str, Any] | None
 ) -> None:
-    pods = (PODS, thing("real", "team", OF_JOB)), (PODS, thing("forged", namespace, owner))
-    assert seen(MINE, *pods)["pods"] == ["real"]
+    pods = (PODS, child("real", "team", OF_JOB)), (PODS, child("forged", namespace, owner))
+    assert names_by_kind(MINE, *pods)["pods"] == ["real"]
 
 
 def test_objects_of_another_namespace_that_name_the_job_as_their_owner_are_strangers() -> None:
-    found = seen(
+    names = names_by_kind(
         MINE,
-        (JOBS, thing("forged", "other", OF_RLHFJOB)),
-        (SERVICES, thing("forged", "other", OF_RLHFJOB)),
-        (SERVICES, thing("labelled", "team", None)),
-        (PODS, thing("forged", "other", {"kind": "Job", "uid": "other-forged", "controller": True})),
+        (JOBS, child("forged", "other", OF_RLHFJOB)),
+        (SERVICES, child("forged", "other", OF_RLHFJOB)),
+        (SERVICES, child("labelled", "team", None)),
+        (PODS, child("forged", "other", {"kind": "Job", "uid": "other-forged", "controller": True})),
     )
-    assert found == {"jobs": ["mine"], "pods": [], "services": []}
+    assert names == {"jobs": ["mine"], "pods": [], "services": []}
 
 
 def test_pods_of_a_job_that_is_gone_are_known_by_the_uid_on_record() -> None:
     owner = {"kind": "Job", "uid": "uid-gone", "controller": True}
-    assert seen((PODS, thing("left", "team", owner)), (PODS, thing("forged", "other", owner)))["pods"] == ["left"]
+    assert names_by_kind((PODS, child("left", "team", owner)), (PODS, child("forged", "other", owner)))["pods"] == [
+        "left"
+    ]
 
 
 def test_a_strangers_pod_wakes_no_job() -> None:
@@ -89,7 +91,7 @@ def test_a_strangers_pod_wakes_no_job() -> None:
         job = {"apiVersion": "rlhf.dev/v1alpha1", "kind": "RLHFJob", **RAW}
         job["metadata"] = {**RAW["metadata"], "resourceVersion": "1"}
         view.jobs.of(None)._put(job)
-        view.children[PODS].of(None)._put(thing("forged", "other", OF_JOB))
+        view.children[PODS].of(None)._put(child("forged", "other", OF_JOB))
         assert woken == ["team/beaver"]
 
     asyncio.run(main())

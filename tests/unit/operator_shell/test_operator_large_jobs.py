@@ -35,27 +35,27 @@ def view() -> ClusterState:
 
 
 def test_of_a_large_job_only_its_metadata_and_phase_are_kept() -> None:
-    kept = projections.rlhfjob(large())
-    assert projections.is_large(kept)
-    assert len(orjson.dumps(kept)) < 1000
-    assert kept["phase"] == "Running"
-    assert projections.unpacked(kept)["metadata"] == projections.trimmed(large())["metadata"]
+    projection = projections.rlhfjob(large())
+    assert projections.is_large(projection)
+    assert len(orjson.dumps(projection)) < 1000
+    assert projection["phase"] == "Running"
+    assert projections.unpacked(projection)["metadata"] == projections.trimmed(large())["metadata"]
     assert not projections.is_large(projections.rlhfjob(large(1000)))
 
 
 def test_all_jobs_together_are_kept_within_a_bound_and_room_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(projections, "MOST_PACKED_OF_ALL", 100_000)
-    seen = view()
-    jobs = seen.jobs.of(None)
+    state = view()
+    jobs = state.jobs.of(None)
     for name in ("a", "b", "c"):
         jobs._put(large(40_000, name))
-    kept = {name: not projections.is_large(seen.jobs.get(Key("team", name)) or {}) for name in ("a", "b", "c")}
-    assert kept == {"a": True, "b": True, "c": False}
+    has_content = {name: not projections.is_large(state.jobs.get(Key("team", name)) or {}) for name in ("a", "b", "c")}
+    assert has_content == {"a": True, "b": True, "c": False}
     jobs._apply("DELETED", large(40_000, "a"))
     changed = large(40_000, "c")
     changed["metadata"]["resourceVersion"] = "2"
     jobs._put(changed)
-    assert not projections.is_large(seen.jobs.get(Key("team", "c")) or {})
+    assert not projections.is_large(state.jobs.get(Key("team", "c")) or {})
 
 
 def test_labels_and_annotations_that_nobody_reads_are_not_kept() -> None:
@@ -74,14 +74,14 @@ def test_of_a_pod_little_is_kept_however_many_containers_and_ports_it_has() -> N
     containers = [{"name": f"c{number}"} for number in range(1000)]
     waiting = [{"name": f"c{number}", "state": {"waiting": {"reason": "X"}}} for number in range(1000)]
     trainer = {"name": "trainer", "ports": [*ports, {"name": "metrics", "containerPort": 8080}]}
-    thing = {
+    pod = {
         "metadata": {"name": "a", "uid": "u", "labels": {f"k{number}": "" for number in range(1000)}},
         "spec": {"containers": [trainer, *containers], "nodeName": "n"},
         "status": {"phase": "Pending", "containerStatuses": waiting, "initContainerStatuses": waiting},
     }
-    kept = projections.pod(thing)
-    assert kept["spec"]["containers"][0]["ports"] == [{"name": "metrics", "containerPort": 8080}]
-    assert len(orjson.dumps(kept)) < 1000
+    projection = projections.pod(pod)
+    assert projection["spec"]["containers"][0]["ports"] == [{"name": "metrics", "containerPort": 8080}]
+    assert len(orjson.dumps(projection)) < 1000
 
 
 def test_what_was_parsed_is_kept_within_a_bound_of_bytes() -> None:

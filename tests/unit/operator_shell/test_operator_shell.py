@@ -51,7 +51,7 @@ def test_nothing_changed_is_no_patch(value: dict[str, Any]) -> None:
 
 
 def test_a_job_is_kept_packed_and_comes_back_whole() -> None:
-    thing = {
+    raw = {
         "apiVersion": "rlhf.dev/v1alpha1",
         "kind": "RLHFJob",
         "metadata": {
@@ -65,8 +65,8 @@ def test_a_job_is_kept_packed_and_comes_back_whole() -> None:
         "spec": {"stages": []},
         "status": {"phase": "Running"},
     }
-    kept = projections.rlhfjob(thing)
-    assert projections.unpacked(kept) == thing | {
+    projection = projections.rlhfjob(raw)
+    assert projections.unpacked(projection) == raw | {
         "metadata": {
             "name": "a",
             "namespace": "n",
@@ -81,7 +81,7 @@ POLL = Poll("sft", 2, "10.0.0.1", 8080)
 
 
 def test_progress_is_read_as_the_trainer_tells_it() -> None:
-    told = {
+    document = {
         "stage": "sft",
         "attempt": 2,
         "step": 5,
@@ -91,7 +91,7 @@ def test_progress_is_read_as_the_trainer_tells_it() -> None:
         "etaSeconds": 3.5,
         "headline": {"loss": 1.5, "bad": None},
     }
-    sample = parsed(POLL, orjson.dumps(told))
+    sample = parsed(POLL, orjson.dumps(document))
     assert sample is not None
     assert (sample.begun, sample.step, sample.total) == (3, 5, 10)
     assert (sample.eta_seconds, sample.headline) == (3.5, {"loss": 1.5})
@@ -112,7 +112,8 @@ def test_progress_of_another_attempt_is_none() -> None:
 @given(st.dictionaries(st.text(max_size=5), st.floats() | st.none() | st.text(max_size=3), max_size=4))
 def test_no_pod_can_put_a_number_that_is_none_into_status(headline: dict[str, Any]) -> None:
     finite = {
-        name: None if isinstance(one, float) and not math.isfinite(one) else one for name, one in headline.items()
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in headline.items()
     }
     sample = parsed(POLL, orjson.dumps({"step": 1, "total": 2, "headline": finite}))
     assert sample is not None
@@ -121,7 +122,7 @@ def test_no_pod_can_put_a_number_that_is_none_into_status(headline: dict[str, An
 
 def scraped(*jobs: dict[str, Any]) -> CollectorRegistry:
     registry = CollectorRegistry()
-    registry.register(JobMetrics(lambda: [projections.rlhfjob(one) for one in jobs]))
+    registry.register(JobMetrics(lambda: [projections.rlhfjob(raw) for raw in jobs]))
     return registry
 
 
@@ -175,7 +176,7 @@ def test_the_configuration_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("settings: {}", "settings.image"),
         ("settings: {image: a, profile: {}}", "settings.profile"),
@@ -183,6 +184,6 @@ def test_the_configuration_is_read(tmp_path: Path) -> None:
         ("settings: [", "not YAML"),
     ],
 )
-def test_a_wrong_configuration_is_refused_with_the_field(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_wrong_configuration_is_refused_with_the_field(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         load(write(tmp_path, text))

@@ -64,10 +64,10 @@ class Api(Client):
     async def create(self, kind: Kind, namespace: str | None, body: Object) -> Object:
         name = body["metadata"]["name"]
         self._may("create", f"{kind.kind}/{name}")
-        made = copy.deepcopy(body)
-        made["metadata"] |= {"uid": f"uid-{kind.kind}-{name}", "resourceVersion": "1"}
-        self.objects[kind.kind, name] = made
-        return made
+        created = copy.deepcopy(body)
+        created["metadata"] |= {"uid": f"uid-{kind.kind}-{name}", "resourceVersion": "1"}
+        self.objects[kind.kind, name] = created
+        return created
 
     async def patch_status(self, kind: Kind, namespace: str | None, name: str, patch: Object) -> Object:
         self._may("patch", "conditions" if set(patch["status"]) == {"conditions"} else "all")
@@ -82,11 +82,11 @@ class Api(Client):
         self.objects.pop((kind.kind, name), None)
 
     async def pages(self, kind: Kind, namespace: str | None = None, **_: Any) -> AsyncIterator[Page]:
-        yield Page([one for (of, _), one in self.objects.items() if of == kind.kind], "1")
+        yield Page([obj for (of, _), obj in self.objects.items() if of == kind.kind], "1")
 
     def condition(self, kind: str) -> tuple[str, str, str]:
-        (found,) = [one for one in self.job["status"]["conditions"] if one["type"] == kind]
-        return found["status"], found["reason"], found["message"]
+        (condition,) = [entry for entry in self.job["status"]["conditions"] if entry["type"] == kind]
+        return condition["status"], condition["reason"], condition["message"]
 
 
 class Here:
@@ -131,41 +131,41 @@ def prepared() -> Object:
 
 def test_a_webhook_that_is_down_is_told_after_a_few_tries_and_holds_up_no_other_stage() -> None:
     async def main() -> None:
-        here = Here(prepared())
-        here.api.fails["create", "Job/beaver-reward"] = DOWN
-        await here.look(1)
-        assert any(kind == "Job" and "cost" in name for kind, name in here.api.objects)
-        assert "CreateFailed" not in here.told.reasons
-        await here.look(3)
-        assert here.api.condition("Stalled")[:2] == ("True", "CreateFailed")
-        assert "no endpoints available" in here.api.condition("Stalled")[2]
-        assert here.told.reasons.count("CreateFailed") > 0
-        here.api.fails.clear()
-        await here.look(2)
-        assert here.api.condition("Stalled")[:2] == ("False", "NotStalled")
+        shell_run = Here(prepared())
+        shell_run.api.fails["create", "Job/beaver-reward"] = DOWN
+        await shell_run.look(1)
+        assert any(kind == "Job" and "cost" in name for kind, name in shell_run.api.objects)
+        assert "CreateFailed" not in shell_run.told.reasons
+        await shell_run.look(3)
+        assert shell_run.api.condition("Stalled")[:2] == ("True", "CreateFailed")
+        assert "no endpoints available" in shell_run.api.condition("Stalled")[2]
+        assert shell_run.told.reasons.count("CreateFailed") > 0
+        shell_run.api.fails.clear()
+        await shell_run.look(2)
+        assert shell_run.api.condition("Stalled")[:2] == ("False", "NotStalled")
 
     asyncio.run(main())
 
 
 def test_a_fault_of_the_operator_marks_the_job_and_goes_when_it_is_mended(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        here, right = Here(job()), shell.reconcile
+        shell_run, right = Here(job()), shell.reconcile
 
         def wrong(*_: Any) -> Any:
             raise KeyError("x")
 
         monkeypatch.setattr(shell, "reconcile", wrong)
-        assert await here.look(2) == ["KeyError: 'x'"] * 2
-        assert "status" not in here.api.job
-        await here.look(1)
-        assert here.api.condition("Stalled")[:2] == ("True", "InternalError")
-        assert "KeyError: 'x'" in here.api.condition("Stalled")[2]
-        assert here.told.reasons == ["InternalError"]
-        await here.look(5)
-        assert here.api.writes == 1, "it says so once"
+        assert await shell_run.look(2) == ["KeyError: 'x'"] * 2
+        assert "status" not in shell_run.api.job
+        await shell_run.look(1)
+        assert shell_run.api.condition("Stalled")[:2] == ("True", "InternalError")
+        assert "KeyError: 'x'" in shell_run.api.condition("Stalled")[2]
+        assert shell_run.told.reasons == ["InternalError"]
+        await shell_run.look(5)
+        assert shell_run.api.writes == 1, "it says so once"
         monkeypatch.setattr(shell, "reconcile", right)
-        assert await here.look(2) == []
-        assert here.api.condition("Stalled")[:2] == ("False", "NotStalled")
+        assert await shell_run.look(2) == []
+        assert shell_run.api.condition("Stalled")[:2] == ("False", "NotStalled")
 
     asyncio.run(main())
 
@@ -174,44 +174,44 @@ def test_what_vanishes_between_two_requests_is_made_at_the_next_look() -> None:
     """It exists when it is to be made, and not when it is read: no event of the job's own would bring another look."""
 
     async def main() -> None:
-        here = Here(job())
-        here.api.fails["create", "Job/"] = AlreadyExists(409, "AlreadyExists", "somebody else's")
-        here.controller.view.jobs.of(None)._put(copy.deepcopy(here.api.job))
-        assert await here.controller.reconcile(KEY) is not None
-        here.api.fails.clear()
-        assert await here.look(2) == []
-        assert any(kind == "Job" for kind, _ in here.api.objects)
+        shell_run = Here(job())
+        shell_run.api.fails["create", "Job/"] = AlreadyExists(409, "AlreadyExists", "somebody else's")
+        shell_run.controller.view.jobs.of(None)._put(copy.deepcopy(shell_run.api.job))
+        assert await shell_run.controller.reconcile(KEY) is not None
+        shell_run.api.fails.clear()
+        assert await shell_run.look(2) == []
+        assert any(kind == "Job" for kind, _ in shell_run.api.objects)
 
     asyncio.run(main())
 
 
 def test_a_deletion_that_is_refused_is_told_and_the_rest_is_done() -> None:
     async def main() -> None:
-        here = Here(job())
-        await here.look(2)
-        assert len(here.api.objects) == 1
-        for one in here.api.objects.values():
-            here.controller.view.children[shell.CHILD_KINDS[one["kind"]]].of(None)._put(one)
-        here.api.job["spec"]["suspend"] = True
-        here.api.job["metadata"]["resourceVersion"] = "100"
-        here.api.fails["delete", "Job/"] = DOWN
-        await here.look(3)
-        assert here.api.condition("Stalled")[:2] == ("True", "ReconcileError")
-        writes = here.api.writes
-        await here.look(3)
-        assert here.api.writes == writes, "it stays until the deletion succeeds"
+        shell_run = Here(job())
+        await shell_run.look(2)
+        assert len(shell_run.api.objects) == 1
+        for obj in shell_run.api.objects.values():
+            shell_run.controller.view.children[shell.CHILD_KINDS[obj["kind"]]].of(None)._put(obj)
+        shell_run.api.job["spec"]["suspend"] = True
+        shell_run.api.job["metadata"]["resourceVersion"] = "100"
+        shell_run.api.fails["delete", "Job/"] = DOWN
+        await shell_run.look(3)
+        assert shell_run.api.condition("Stalled")[:2] == ("True", "ReconcileError")
+        writes = shell_run.api.writes
+        await shell_run.look(3)
+        assert shell_run.api.writes == writes, "it stays until the deletion succeeds"
 
     asyncio.run(main())
 
 
 def test_a_status_that_is_refused_is_told_by_its_conditions_alone() -> None:
     async def main() -> None:
-        here = Here(job())
-        here.api.fails["patch", "all"] = ApiError(422, "Invalid", "status.stages: Too many")
-        failures = await here.look(4)
+        shell_run = Here(job())
+        shell_run.api.fails["patch", "all"] = ApiError(422, "Invalid", "status.stages: Too many")
+        failures = await shell_run.look(4)
         assert len(failures) == 4
-        assert here.api.condition("Stalled")[:2] == ("True", "ReconcileError")
-        assert "status.stages: Too many" in here.api.condition("Stalled")[2]
+        assert shell_run.api.condition("Stalled")[:2] == ("True", "ReconcileError")
+        assert "status.stages: Too many" in shell_run.api.condition("Stalled")[2]
 
     asyncio.run(main())
 
@@ -223,32 +223,32 @@ def test_a_job_of_any_depth_is_refused_by_its_field_and_hides_no_other(depth: in
     async def main() -> None:
         deep = job(pod={"affinity": {"DEEP": 1}})
         text = str(deep).replace("'", '"').replace('{"DEEP": 1}', '{"a":' * depth + "1" + "}" * depth)
-        here = Here(decode(text.encode()))
-        other = job()
-        other["metadata"] |= {"name": "other", "uid": "uid-2", "resourceVersion": "1"}
-        here.controller.view.jobs.of(None)._put(other)
-        assert await here.look(1) == []
-        assert here.api.condition("Stalled")[:2] == ("True", "InvalidSpec")
-        assert here.api.condition("Stalled")[2].startswith("spec.pod.affinity.a")
-        assert here.controller.view.job(Key("team", "other")) is not None
+        shell_run = Here(decode(text.encode()))
+        neighbour = job()
+        neighbour["metadata"] |= {"name": "other", "uid": "uid-2", "resourceVersion": "1"}
+        shell_run.controller.view.jobs.of(None)._put(neighbour)
+        assert await shell_run.look(1) == []
+        assert shell_run.api.condition("Stalled")[:2] == ("True", "InvalidSpec")
+        assert shell_run.api.condition("Stalled")[2].startswith("spec.pod.affinity.a")
+        assert shell_run.controller.view.job(Key("team", "other")) is not None
 
     asyncio.run(main())
 
 
 def test_a_job_that_cannot_be_kept_is_marked_and_others_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        here = Here(job())
-        store = here.controller.view.jobs.of(None)._store
+        shell_run = Here(job())
+        store = shell_run.controller.view.jobs.of(None)._store
         keep = store._keep
 
-        def fails(thing: Object) -> Object:
-            if thing["metadata"]["name"] == "beaver":
+        def fails(obj: Object) -> Object:
+            if obj["metadata"]["name"] == "beaver":
                 raise TypeError("too strange")
-            return keep(thing)
+            return keep(obj)
 
         monkeypatch.setattr(store, "_keep", fails)
-        assert await here.look(3) == ["Unreadable: TypeError: too strange"] * 3
-        assert here.api.condition("Stalled")[:2] == ("True", "InternalError")
-        assert "too strange" in here.api.condition("Stalled")[2]
+        assert await shell_run.look(3) == ["Unreadable: TypeError: too strange"] * 3
+        assert shell_run.api.condition("Stalled")[:2] == ("True", "InternalError")
+        assert "too strange" in shell_run.api.condition("Stalled")[2]
 
     asyncio.run(main())
