@@ -51,8 +51,8 @@ class Start:
 
     def clear(self) -> None:
         """Forget that it ran before."""
-        left = [path for path in self.work.iterdir() if path.name != "stage.json"] if self.work is not None else []
-        for path in (*left, self.product):
+        outputs = [path for path in self.work.iterdir() if path.name != "stage.json"] if self.work is not None else []
+        for path in (*outputs, self.product):
             if path is not None and path.exists():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -74,13 +74,13 @@ def prepare_job(folder: Path, example: str, model: Path) -> Path:
 
 def stages(folder: Path) -> dict[str, Start]:
     """The stages of a job that has run, by type: one of each."""
-    found = {}
+    starts = {}
     for path in sorted(folder.glob(".rlhf/work/*/*/stage.json")):
         file = json.loads(path.read_text())
         product = folder / ".rlhf" / "products" / f"{file['type']}-{file['digest']}"
         start = Start(f"stage {file['type']}", ("rlhf_trainer.launch", str(path)), path.parent, product)
-        found.setdefault(file["type"], start)
-    return found
+        starts.setdefault(file["type"], start)
+    return starts
 
 
 def commands(job: Path) -> list[Start]:
@@ -108,8 +108,8 @@ def seconds(start: Start, checkout: Path) -> float:
 
 def measure(starts: Sequence[Start], checkouts: Sequence[Path], rounds: int) -> list[list[list[float]]]:
     """[rounds, starts, checkouts] seconds; one round more is run first, which also writes bytecode."""
-    found = [[[seconds(start, checkout) for checkout in checkouts] for start in starts] for _ in range(rounds + 1)]
-    return found[1:]
+    durations = [[[seconds(start, checkout) for checkout in checkouts] for start in starts] for _ in range(rounds + 1)]
+    return durations[1:]
 
 
 def page(starts: Sequence[Start], rounds: list[list[list[float]]]) -> str:
@@ -143,11 +143,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         root = Path(name)
         model = tiny_policy(root / "model")
         jobs = [prepare_job(root / example, example, model) for example in EXAMPLES]
-        found: dict[str, Start] = {}
+        by_type: dict[str, Start] = {}
         for job in jobs:
             seconds(Start(f"rlhf run {job}", ("rlhf_sdk.cli", "run", str(job), "--output", "json")), HERE)
-            found = {**stages(job.parent), **found}
-        starts = [*commands(jobs[0]), *found.values()]
+            by_type = {**stages(job.parent), **by_type}
+        starts = [*commands(jobs[0]), *by_type.values()]
         print(page(starts, measure(starts, checkouts, options.rounds)))
 
 
