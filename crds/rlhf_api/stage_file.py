@@ -19,6 +19,8 @@ from rlhf_api.stages import PREPARE, REPORT, STAGE_TYPES
 from rlhf_api.template import Template
 
 STAGE_FILE_VERSION: Final = "1"
+MOST_MESSAGE: Final = 600
+"""Characters of an outcome's message: of all stages together they fit into an annotation of a pod."""
 
 
 class StageInput(ApiModel):
@@ -207,7 +209,10 @@ def outcomes(plan: Plan, records: Records) -> dict[str, Outcome]:
             continue
         if record.state == "Failed":
             missing[stage.name] = Outcome(
-                state="failed", exitCode=record.exit_code, reason=record.reason, message=record.message
+                state="failed",
+                exitCode=record.exit_code,
+                reason=record.reason,
+                message=record.message[:MOST_MESSAGE],
             )
         else:
             missing[stage.name] = Outcome(state="stopped" if record.attempts else "blocked")
@@ -225,9 +230,14 @@ def planned_product(plan: Plan, stage: PlannedStage, records: Records) -> str | 
 
 
 def _spec(stage: PlannedStage) -> dict[str, Any]:
-    """A stage's spec without what is the default: the trainer that the job began with may not know a younger field."""
-    kind: type[ApiModel] = RLHFJob if stage.type in (PREPARE, REPORT) else STAGE_TYPES[stage.type].spec
-    return kind.model_validate_json(orjson.dumps(stage.spec)).model_dump(mode="json", exclude_defaults=True)
+    """A stage's spec without what is the default: the trainer that the job began with may not know a younger field. Of
+    the whole job also without runPolicy, which no trainer reads and which may grow while the job runs."""
+    of_job = stage.type in (PREPARE, REPORT)
+    kind: type[ApiModel] = RLHFJob if of_job else STAGE_TYPES[stage.type].spec
+    spec = kind.model_validate_json(orjson.dumps(stage.spec)).model_dump(mode="json", exclude_defaults=True)
+    if of_job:
+        spec["spec"].pop("runPolicy", None)
+    return spec
 
 
 def _inputs(

@@ -106,9 +106,11 @@ def pod(obj: Object) -> Object:
 
 
 def _containers(status: Object) -> Object:
-    """How the trainer's container does, and which others keep it waiting or failed: a few, webhooks may add many."""
+    """How the trainer's container does, and which others keep it waiting, run beside it, or failed: a few, webhooks may
+    add many."""
     containers = status.get("containerStatuses") or ()
-    others = [container for container in containers if container.get("name") != CONTAINER and _matters(container)]
+    beside = [container for container in containers if container.get("name") != CONTAINER]
+    others = [container for container in beside if _matters(container) or "running" in (container.get("state") or {})]
     inits = [container for container in status.get("initContainerStatuses") or () if _matters(container)]
     parts = {
         "containerStatuses": [container for container in containers if container.get("name") == CONTAINER]

@@ -9,7 +9,7 @@ import pytest
 
 from rlhf_api.job import Execution
 from rlhf_api.stage_file import Directories, StageFile
-from rlhf_trainer.adoption import TAKEN, adopt
+from rlhf_trainer.adoption import COPIED, adopt
 
 DIGEST = "d" * 64
 
@@ -32,7 +32,7 @@ def stage(storage: Path, uid: str = "new", ranks: int = 1) -> StageFile:
     )
 
 
-def left(storage: Path, uid: str, step: int, *, digest: str = DIGEST, world: int = 1, name: str = "sft") -> Path:
+def leave(storage: Path, uid: str, step: int, *, digest: str = DIGEST, world: int = 1, name: str = "sft") -> Path:
     """What a run left: a checkpoint, and the rows before it."""
     work = storage / "work" / uid / name
     folder = work / "checkpoints" / f"step-{step:08d}"
@@ -49,57 +49,70 @@ def steps(file: StageFile) -> list[str]:
 
 
 def test_the_furthest_checkpoint_of_the_same_digest_is_taken_with_its_rows(tmp_path: Path) -> None:
-    left(tmp_path, "other", 90, digest="e" * 64)
-    left(tmp_path, "first", 10)
-    source = left(tmp_path, "second", 20, name="renamed")
+    leave(tmp_path, "other", 90, digest="e" * 64)
+    leave(tmp_path, "first", 10)
+    source = leave(tmp_path, "second", 20, name="renamed")
     file = stage(tmp_path)
     assert adopt(file) == source
     assert steps(file) == ["step-00000020"]
     assert (Path(file.directories.work) / "metrics.jsonl").read_text() == "rows of second\n"
-    assert not any((source / name).exists() for name in TAKEN)
+    assert (source / "metrics.jsonl").read_text() == "rows of second\n", "its report tells of them"
+    assert (source / "checkpoints/step-00000020/manifest.json").exists(), "it may go on itself"
     assert (tmp_path / "work/first/sft/checkpoints/step-00000010").exists()
     assert adopt(file) is None, "it has its own now"
 
 
 def test_own_checkpoints_come_first(tmp_path: Path) -> None:
-    left(tmp_path, "first", 99)
-    left(tmp_path, "new", 5)
+    leave(tmp_path, "first", 99)
+    leave(tmp_path, "new", 5)
     file = stage(tmp_path)
     assert adopt(file) is None
     assert steps(file) == ["step-00000005"]
 
 
 def test_those_of_other_ranks_stay_and_it_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    left(tmp_path, "first", 30, world=4)
+    leave(tmp_path, "first", 30, world=4)
     assert adopt(stage(tmp_path, ranks=2)) is None
     assert "has a checkpoint of step 30 of 4 ranks; this run has 2: it begins from the start" in caplog.text
-    left(tmp_path, "second", 20, world=2)
+    leave(tmp_path, "second", 20, world=2)
     file = stage(tmp_path, ranks=2)
     assert adopt(file) is not None
     assert steps(file) == ["step-00000020"]
 
 
-@pytest.mark.parametrize("killed_after", range(len(TAKEN)))
-def test_a_kill_between_two_of_them_loses_nothing(tmp_path: Path, killed_after: int) -> None:
-    source = left(tmp_path, "first", 10)
+@pytest.mark.parametrize("killed_after", range(4))
+def test_a_kill_on_the_way_begins_again(tmp_path: Path, killed_after: int) -> None:
+    source = leave(tmp_path, "first", 10)
     (source / "timings.jsonl").write_text("seconds\n")
     file = stage(tmp_path)
     work = Path(file.directories.work)
     (work / "metrics.jsonl").write_text("rows of a beginning\n")
-    for name in TAKEN[:killed_after]:
-        if (work / name).exists():
-            (work / name).unlink()
-        (source / name).rename(work / name)
-    adopt(file)
+    for name in COPIED[:killed_after]:
+        if not (source / name).is_dir():
+            (work / name).write_text("half")
+    if killed_after == 3:
+        (work / "checkpoints/step-00000010.tmp").mkdir(parents=True)
+        (work / "checkpoints/step-00000010.tmp/half").touch()
+    assert adopt(file) == source
     assert steps(file) == ["step-00000010"]
+    assert sorted(path.name for path in (work / "checkpoints/step-00000010").iterdir()) == ["manifest.json"]
     assert (work / "metrics.jsonl").read_text() == "rows of first\n"
     assert (work / "timings.jsonl").read_text() == "seconds\n"
 
 
+def test_what_the_other_run_writes_later_is_its_own(tmp_path: Path) -> None:
+    source = leave(tmp_path, "first", 10)
+    file = stage(tmp_path)
+    adopt(file)
+    with (source / "metrics.jsonl").open("a") as rows:
+        rows.write("more\n")
+    assert (Path(file.directories.work) / "metrics.jsonl").read_text() == "rows of first\n"
+
+
 def test_damaged_ones_and_links_are_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    work = left(tmp_path, "first", 10)
+    work = leave(tmp_path, "first", 10)
     (work / "checkpoints/step-00000010/manifest.json").write_text("{")
-    outside = left(tmp_path / "outside", "foreign", 50)
+    outside = leave(tmp_path / "outside", "foreign", 50)
     (tmp_path / "work/linked").mkdir(parents=True)
     (tmp_path / "work/linked/sft").symlink_to(outside)
     assert adopt(stage(tmp_path)) is None

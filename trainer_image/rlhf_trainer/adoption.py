@@ -1,13 +1,15 @@
 """Checkpoints of another run of the same stage: a job that was deleted and made again goes on where the first one was.
 
-The digest says that both compute the same. Only who holds the product's lock may call this: nobody else computes it then.
+The digest says that both compute the same. Files are linked or copied, never taken: the other run may be suspended, may
+have lost the product's lock while it still writes, and its report tells of them.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +17,13 @@ import orjson
 
 from rlhf_api.bounded import read_bytes
 from rlhf_api.stage_file import StageFile
+from rlhf_trainer.durable import sync_folder, sync_tree
 
 log = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
-TAKEN = ("metrics.jsonl", "timings.jsonl", "events", CHECKPOINTS)
-"""What is taken over, the checkpoints last: a kill before them leaves them where they are found again."""
+COPIED = ("metrics.jsonl", "timings.jsonl", "events")
+"""What is copied before the checkpoint is put in place: a kill between them begins again."""
 MOST_BYTES = 64 << 20
 """Of a checkpoint's manifest."""
 
@@ -35,7 +38,7 @@ class Candidate:
 
 
 def adopt(file: StageFile) -> Path | None:
-    """Take over the furthest checkpoints that another run of the same stage left; gives its work folder.
+    """Take over the furthest checkpoint that another run of the same stage left; gives its work folder.
 
     Nothing is taken where this run has checkpoints of its own, or all others are of another number of ranks.
     """
@@ -52,13 +55,35 @@ def adopt(file: StageFile) -> Path | None:
                 *(candidate.work, candidate.step, candidate.world, world),
             )
         return None
-    source = fitting[0].work
-    for name in TAKEN:
-        if (source / name).exists():
-            _remove(work / name)
-            (source / name).rename(work / name)
+    source, name = fitting[0].work, f"step-{fitting[0].step:08d}"
+    for entry in COPIED:
+        if (source / entry).exists():
+            _remove(work / entry)
+            _copy(source / entry, work / entry, shutil.copy2)
+    beside = work / CHECKPOINTS / f"{name}.tmp"
+    _remove(beside)
+    _copy(source / CHECKPOINTS / name, beside, _link)
+    sync_tree(beside)
+    beside.rename(work / CHECKPOINTS / name)
+    sync_folder(work / CHECKPOINTS)
     log.info("goes on from step %d of %s, which computed the same", fitting[0].step, source)
     return source
+
+
+def _copy(source: Path, target: Path, function: Callable[[str, str], object]) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, copy_function=function)
+    else:
+        function(str(source), str(target))
+
+
+def _link(source: str, target: str) -> None:
+    """The file under a second name: a checkpoint's files never change. Copied where the storage has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 @dataclass(frozen=True)

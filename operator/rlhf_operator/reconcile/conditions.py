@@ -139,7 +139,7 @@ def _ready(run: ReconcileContext, phase: Phase, *, started: bool) -> tuple[bool,
     if phase == "Failed":
         return False, *_failure(run)
     if run.stalled is not None:
-        return False, *run.stalled
+        return False, run.stalled[0], naming.cut(run.stalled[1], 4096)
     if phase == "Suspended":
         return False, reasons.SUSPENDED, "spec.suspend is true"
     if run.winding_up:
@@ -164,7 +164,7 @@ def _stalled(run: ReconcileContext, phase: Phase) -> tuple[bool, str, str]:
     if phase == "Failed":
         return True, *_failure(run)
     if run.stalled is not None and phase != "Complete":
-        return True, *run.stalled
+        return True, run.stalled[0], naming.cut(run.stalled[1], 4096)
     return False, reasons.NOT_STALLED, ""
 
 

@@ -46,16 +46,19 @@ def reconcile(raw: Raw, children: Observed, settings: Settings, now: datetime) -
     refusal = check.refused(run)
     if refusal is not None:
         return _refuse(raw, status, *refusal, now)
-    retry.acknowledge(run, failed=failed)
+    if failed:
+        retry.start_again(run)
     run.ran_until = deadline.ran_until(run)
     _advance(run)
     if run.out.look:
         return ReconcileResult(status=dict(raw.get("status") or {}), look=run.out.look)
+    retry.acknowledge(run, acted=failed)
     deadline.account(run)
     conditions.judge(run)
     _finish(run, status)
     run.out.status = _written(raw, run.status)
     if run.out.status != (raw.get("status") or {}):  # not worth a write of its own
+        deadline.rebase(run)
         run.out.status = _written(raw, _with_uids(run))
     return run.out
 
@@ -73,6 +76,7 @@ def _advance(run: ReconcileContext) -> None:
         check.accept(run)
     start.start_stages(run)
     cleanup.superseded(run)
+    cleanup.leftover(run)
 
 
 def _finish(run: ReconcileContext, before: JobStatus) -> None:

@@ -153,7 +153,7 @@ def test_a_sidecar_that_fails_does_not_fail_a_stage_that_is_complete(sidecar: Ra
 def test_one_that_failed_is_seen_so_before_the_job_controller_is_done_with_it() -> None:
     cluster = running()
     beside(cluster, 0, terminated(1), "Failed")
-    (gang,) = [one for one in cluster.all("Job") if "-sft-" in one["metadata"]["name"]]
+    (gang,) = [gang for gang in cluster.all("Job") if "-sft-" in gang["metadata"]["name"]]
     cluster._condition(gang, "FailureTarget", "BackoffLimitExceeded")
     cluster.sync()
     cluster.reconcile()
@@ -177,7 +177,91 @@ def test_a_sidecar_that_runs_on_does_not_look_stuck() -> None:
     assert first(cluster) == ("Complete", "Complete", False)
 
 
+def native(cluster: Cluster, code: int, *, phase: str, sidecar: int) -> None:
+    """The trainer of sft's pod ends; its native sidecar is an init container that ends after it."""
+    name = pod_of(cluster, "sft")
+    pod = cluster.objects["Pod", name]
+    pod["status"] |= {
+        "phase": phase,
+        "containerStatuses": [{"name": "trainer", "state": terminated(code, message=cluster.summary(pod, code))}],
+        "initContainerStatuses": [{"name": "proxy", "state": terminated(sidecar) if phase == "Failed" else RUNS}],
+    }
+    cluster._touch(pod)
+
+
+@pytest.mark.parametrize("sidecar", [0, 2, 137, 143])
+def test_a_crash_beside_a_native_sidecar_counts_however_that_ends(sidecar: int) -> None:
+    cluster = running()
+    native(cluster, 1, phase="Failed", sidecar=sidecar)
+    cluster.settle()
+    assert first(cluster) == ("Failed", "Crashed", True)
+
+
+@pytest.mark.parametrize("code", [0, 1, 75])
+@pytest.mark.parametrize("beside_it", [False, True])
+def test_the_moment_between_the_containers_end_and_the_pods_decides_nothing(code: int, beside_it: bool) -> None:
+    """The kubelet says first that the container ended, then that the pod did."""
+    cluster = running()
+    native(cluster, code, phase="Running", sidecar=0)
+    if not beside_it:
+        del cluster.objects["Pod", pod_of(cluster, "sft")]["status"]["initContainerStatuses"]
+    cluster.writes.clear()
+    cluster.sync()
+    cluster.reconcile()
+    assert not [write for write in cluster.writes if write.startswith("delete")]
+    assert cluster.stage("sft")["state"] == "Running"
+
+
+def test_a_deletion_that_is_lost_after_the_stage_is_complete_comes_again() -> None:
+    cluster = running()
+    beside(cluster, 0, RUNS)
+    cluster.sync()
+    deleting = cluster.delete
+    cluster.delete = lambda *_: None  # type: ignore[method-assign]  # the API server answers 500
+    cluster.reconcile()
+    assert first(cluster) == ("Complete", "Complete", False)
+    cluster.delete = deleting  # type: ignore[method-assign]
+    cluster.settle(ends_when_deleted(cluster))
+    assert [pod for pod in cluster.pods() if pod["status"]["phase"] == "Running"] == []
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_one_that_is_lost_as_the_job_ends_comes_again_too(code: int) -> None:
+    cluster = running(job(stages=[job()["spec"]["stages"][0]]))
+    beside(cluster, code, RUNS)
+    deleting = cluster.delete
+    cluster.delete = lambda *_: None  # type: ignore[method-assign]
+    cluster.settle(ends_when_deleted(cluster), rounds=40) if code else None
+    cluster.delete = deleting  # type: ignore[method-assign]
+    cluster.settle(ends_when_deleted(cluster))
+    assert cluster.status["phase"] in ("Complete", "Failed")
+    assert [pod for pod in cluster.pods() if pod["status"]["phase"] == "Running"] == []
+
+
 # What the platform does
+
+
+def lost_container(cluster: Cluster, name: str) -> None:
+    pod = cluster.objects["Pod", name]
+    pod["status"] = {
+        "phase": "Failed",
+        "containerStatuses": [{"name": "trainer", "state": terminated(137, "ContainerStatusUnknown")}],
+    }
+    cluster._touch(pod)
+
+
+def test_a_sibling_that_never_started_does_not_make_a_crash_the_platforms() -> None:
+    """The Job controller deletes it; its kubelet says of containers that never began that it lost them."""
+    cluster = pair()
+    cluster.settle(hold("sft"))
+    cluster.end_pod(pod_of(cluster, "sft", 0), 1)
+    sibling = pod_of(cluster, "sft", 1)
+    cluster.delete("Pod", sibling)
+    lost_container(cluster, sibling)
+    cluster.sync()
+    cluster.reconcile()
+    cluster.settle()
+    assert first(cluster) == ("Failed", "Crashed", True)
 
 
 @pytest.mark.parametrize(
@@ -234,12 +318,12 @@ def test_what_the_platform_does_counts_not_and_is_capped(reason: str, status: Ra
 
 def preferred(cluster: Cluster, number: int) -> list[list[str]]:
     """Nodes that an attempt of sft would rather not have."""
-    (made,) = [
-        one
-        for one in cluster.all("Job")
-        if one["metadata"]["name"].endswith(f"-a{number}") and "-sft-" in one["metadata"]["name"]
+    (attempt_job,) = [
+        gang
+        for gang in cluster.all("Job")
+        if gang["metadata"]["name"].endswith(f"-a{number}") and "-sft-" in gang["metadata"]["name"]
     ]
-    affinity = made["spec"]["template"]["spec"].get("affinity") or {}
+    affinity = attempt_job["spec"]["template"]["spec"].get("affinity") or {}
     terms = (affinity.get("nodeAffinity") or {}).get("preferredDuringSchedulingIgnoredDuringExecution") or []
     return [term["preference"]["matchFields"][0]["values"] for term in terms]
 
@@ -261,8 +345,8 @@ def test_a_jobs_own_affinity_stays_beside_it() -> None:
     cluster = running(job(pod={"affinity": mine}))
     fail(cluster, reason="OutOfcpu", message="none left")
     cluster.settle(hold("sft"))
-    (made,) = [one for one in cluster.all("Job") if one["metadata"]["name"].endswith("-a1")]
-    terms = made["spec"]["template"]["spec"]["affinity"]["nodeAffinity"][
+    (attempt_job,) = [gang for gang in cluster.all("Job") if gang["metadata"]["name"].endswith("-a1")]
+    terms = attempt_job["spec"]["template"]["spec"]["affinity"]["nodeAffinity"][
         "preferredDuringSchedulingIgnoredDuringExecution"
     ]
     assert [term["weight"] for term in terms] == [1, 100]
@@ -356,8 +440,8 @@ def test_the_deadline_counts_what_attempts_ran_not_how_long_the_operator_was_awa
         cluster.step(hold("sft"))
     cluster.now += timedelta(minutes=30)
     cluster.end_pod(pod_of(cluster, "sft"), 0)
-    for one in cluster.all("Job"):
-        cluster.control(one["metadata"]["name"])
+    for gang in cluster.all("Job"):
+        cluster.control(gang["metadata"]["name"])
     cluster.now += timedelta(hours=60)
     cluster.settle()
     assert cluster.status["phase"] == "Complete"
@@ -393,7 +477,55 @@ def test_a_gang_that_never_was_complete_gives_its_devices_back_and_says_so() -> 
     assert cluster.status["phase"] == "Failed"
 
 
+def test_a_queue_is_no_run_though_the_operator_was_away() -> None:
+    cluster = Cluster(job(activeDeadlineSeconds=7200))
+    for _ in range(12):
+        cluster.step(hold("sft"))
+    (gang,) = [gang for gang in cluster.all("Job") if "-sft-" in gang["metadata"]["name"]]
+    cluster.now += timedelta(minutes=5)
+    gang["spec"]["suspend"] = True
+    cluster.control(gang["metadata"]["name"])
+    cluster.now += timedelta(hours=10)
+    for pod in cluster.pods():
+        cluster.end_pod(pod["metadata"]["name"], 75)
+    cluster.step(hold("sft"))
+    assert cluster.stage("sft")["attempts"][0].get("reason") != "DeadlineExceeded"
+    assert cluster.status["activeSeconds"] < 600
+
+
+def test_a_crash_that_came_before_the_stop_is_a_crash() -> None:
+    cluster = running(job(runPolicy={"maxRestarts": 0}))
+    cluster.end_pod(pod_of(cluster, "sft"), 1)
+    for gang in cluster.all("Job"):
+        cluster.control(gang["metadata"]["name"])
+    cluster.edit(suspend=True)
+    cluster.settle()
+    assert first(cluster) == ("Failed", "Crashed", False)
+
+
+def test_queueing_and_hanging_give_no_restarts_back() -> None:
+    cluster = running(job(runPolicy={"maxRestarts": 1, "stuckTimeout": 600}))
+    for attempt, step in enumerate((10, 20)):
+        cluster.now += timedelta(hours=2)
+        cluster.samples["sft"] = Sample("sft", attempt, step, 100, still=700)
+        cluster.settle(hold("sft"))
+    assert [ended[1] for ended in attempts(cluster)] == ["Stuck", "Stuck"]
+    assert cluster.stage("sft")["state"] == "Failed"
+
+
 # Requests
+
+
+def test_a_retry_asked_for_before_the_failure_is_on_record_is_not_lost() -> None:
+    cluster = running(job(runPolicy={"maxRestarts": 0}))
+    cluster.end_pod(pod_of(cluster, "sft"), 1)
+    for gang in cluster.all("Job"):
+        cluster.control(gang["metadata"]["name"])
+    cluster.job["metadata"]["annotations"] = {"rlhf.dev/retry": "1"}
+    cluster._touch(cluster.job)
+    cluster.settle()
+    assert cluster.status["phase"] == "Complete"
+    assert [ended[0] for ended in attempts(cluster)] == ["Failed", "Complete"]
 
 
 def test_a_value_of_the_retry_annotation_is_acted_on_once() -> None:
@@ -425,14 +557,29 @@ def test_one_acted_on_by_an_earlier_operator_is_remembered() -> None:
     assert len([name for name in cluster.ever if "-sft-" in name]) == 2
 
 
+def test_a_job_that_is_gone_is_not_charged_for_the_operators_absence() -> None:
+    cluster = Cluster(job(activeDeadlineSeconds=7200))
+    for _ in range(12):
+        cluster.step(hold("sft"))
+    (name,) = [gang["metadata"]["name"] for gang in cluster.all("Job") if "-sft-" in gang["metadata"]["name"]]
+    cluster.now += timedelta(hours=60)
+    for pod in cluster.pods(name):
+        del cluster.objects["Pod", pod["metadata"]["name"]]
+    del cluster.objects["Job", name]
+    for _ in range(40):
+        cluster.step()
+    assert first(cluster) == ("Disrupted", "JobDeleted", False)
+    assert cluster.status["activeSeconds"] < 600
+
+
 @pytest.mark.parametrize("code", [0, 1, 2])
 def test_a_job_that_a_policys_ttl_removed_while_the_operator_was_away_is_made_again(code: int) -> None:
     cluster = running()
     cluster.end_pod(pod_of(cluster, "sft"), code)
-    for one in cluster.all("Job"):
-        cluster.control(one["metadata"]["name"])
+    for gang in cluster.all("Job"):
+        cluster.control(gang["metadata"]["name"])
     cluster.now += timedelta(hours=1)
-    (name,) = [one["metadata"]["name"] for one in cluster.all("Job") if "-sft-" in one["metadata"]["name"]]
+    (name,) = [gang["metadata"]["name"] for gang in cluster.all("Job") if "-sft-" in gang["metadata"]["name"]]
     for pod in cluster.pods(name):
         del cluster.objects["Pod", pod["metadata"]["name"]]
     del cluster.objects["Job", name]
@@ -443,7 +590,7 @@ def test_a_job_that_a_policys_ttl_removed_while_the_operator_was_away_is_made_ag
 
 def test_an_attempt_that_an_earlier_operator_began_with_a_config_map_ends_well() -> None:
     cluster = running()
-    (gang,) = [one for one in cluster.all("Job") if "-sft-" in one["metadata"]["name"]]
+    (gang,) = [gang for gang in cluster.all("Job") if "-sft-" in gang["metadata"]["name"]]
     template = gang["spec"]["template"]
     template["metadata"].pop("annotations")
     template["spec"]["volumes"][0] = {"name": "rlhf-stage", "configMap": {"name": gang["metadata"]["name"]}}

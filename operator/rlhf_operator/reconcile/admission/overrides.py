@@ -6,7 +6,7 @@ from rlhf_api.errors import Finding, Loc, format_path
 from rlhf_api.job import RLHFJob
 from rlhf_api.plan import PlannedStage
 from rlhf_api.status import StageStatus
-from rlhf_operator.reconcile import profiles, reasons
+from rlhf_operator.reconcile import naming, profiles, reasons
 from rlhf_operator.reconcile.admission import tenancy
 from rlhf_operator.reconcile.profiles import Shape
 from rlhf_operator.reconcile.run import ReconcileContext
@@ -29,7 +29,7 @@ def blocks(run: ReconcileContext, planned: PlannedStage) -> bool:
     if finding is None:
         return False
     hint = f" ({finding.hint})" if finding.hint else ""
-    message = f"{format_path(('spec', *finding.at))}: {finding.message}{hint}"
+    message = naming.cut(f"{format_path(('spec', *finding.at))}: {finding.message}{hint}", 4096)
     run.change(planned.name, reason=reason, message=message)
     run.stalled = run.stalled or (reason, message)
     return True

@@ -63,6 +63,7 @@ def _cleared(run: ReconcileContext, planned: PlannedStage) -> bool:
             continue
         if gang.condition("FailureTarget") is not None and not gang.live:
             clear = False  # it says Failed in a moment, and stays to be looked at
+            _bound_failing(run, gang)
             continue
         if gang.deleted_at is None:
             stop.stop_attempt(run, gang)
@@ -76,6 +77,17 @@ def _cleared(run: ReconcileContext, planned: PlannedStage) -> bool:
         if pod.live and owner_uid(raw) in gone:
             clear = _lost(run, AttemptPods(None, (pod,))) and clear
     return clear
+
+
+def _bound_failing(run: ReconcileContext, gang: AttemptPods) -> None:
+    """A Job that never says Failed, because a node was lost with what ran beside the trainer, is deleted after a while."""
+    timings = run.settings.timings
+    patience = run.job.spec.run_policy.lost_node_timeout
+    then = (gang.failed_at or run.now) + timedelta(seconds=timings.grace + timings.grace_margin + patience)
+    if then > run.now:
+        run.wake(then)
+    else:
+        stop.stop_attempt(run, gang)
 
 
 def _lost(run: ReconcileContext, gang: AttemptPods) -> bool:

@@ -21,7 +21,8 @@ def mark_stops(run: ReconcileContext) -> None:
     """Write to every running attempt why it is to end, if it is."""
     for stage, (reason, message) in run.actions(wish_of(run)).stop.items():
         attempt = run.attempt(stage)
-        if attempt is not None and attempt.reason not in reasons.INTENTS:
+        ended = attempt is not None and run.gang(stage, attempt.number).ended_at is not None  # by itself, before
+        if attempt is not None and attempt.reason not in reasons.INTENTS and not ended:
             run.change_attempt(stage, reason=reason, message=message)
 
 

@@ -78,7 +78,10 @@ def diagnose(attempt: Attempt, gang: AttemptPods) -> Diagnosis:
 def seen_disruption(gang: AttemptPods) -> Diagnosis | None:
     """What the platform did to the attempt, as far as it shows now; what shows it may be gone when the attempt ends, so
     it is recorded at once."""
+    failed, failures = gang.failed_at, own_failures(gang)
     for pod in gang.pods:
+        if not _tells(pod, gang):
+            continue
         signs = (
             (faults.EVICTED, pod.disruption),
             (faults.NOT_ADMITTED, pod.not_admitted),
@@ -93,12 +96,22 @@ def seen_disruption(gang: AttemptPods) -> Diagnosis | None:
     if not deleted:
         return None
     first, pod = min(deleted, key=lambda deletion: (deletion[0], deletion[1].index))
-    failed, failures = gang.failed_at, own_failures(gang)
     if failed is None and failures and gang.deleted_at is None:
         return None  # the Job controller deletes the siblings of a crashed pod before it says so: it will say when
     if failed is not None and (failed < first or (failed == first and failures)):
         return None  # an ordinary crash: the Job controller deleted the siblings
     return _platform(faults.POD_DELETED, pod, f"pod {pod.name} was deleted")
+
+
+def _tells(pod: Pod, gang: AttemptPods) -> bool:
+    """Whether a pod's end can show what the platform did: not where the Job controller had it deleted, because another
+    had failed before, or because the Job was suspended. Its kubelet may then say that it lost the container."""
+    deleted = pod.deleted_at
+    if deleted is None or gang.deleted_at is not None:
+        return True
+    if gang.failed_at is None:
+        return _after_start(deleted, gang) and (not own_failures(gang) or pod.disruption is not None)
+    return _after_start(deleted, gang) and deleted < gang.failed_at
 
 
 def _platform(fault: Fault, pod: Pod, words: str) -> Diagnosis:

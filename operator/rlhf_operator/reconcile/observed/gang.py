@@ -70,17 +70,12 @@ class AttemptPods:
         """Every trainer ended well, whatever becomes of what someone put beside it."""
         well = len(self.pods) >= self.nodes and all(pod.exit_code == 0 for pod in self.pods)
         failing = self.condition("FailureTarget") is not None or self.failed
-        return self.complete or (well and (failing or self.held_up))
+        return self.complete or (well and (failing or any(pod.held_up for pod in self.pods)))
 
     @property
     def broken(self) -> bool:
         """A trainer ended otherwise than well, and its pod does not end: the Job controller sees no failure."""
-        return any(not pod.ended and pod.exit_code not in (None, 0) for pod in self.pods)
-
-    @property
-    def held_up(self) -> bool:
-        """A pod whose trainer has ended runs on."""
-        return any(not pod.ended and pod.terminated is not None for pod in self.pods)
+        return any(pod.held_up and pod.deleted_at is None and pod.exit_code != 0 for pod in self.pods)
 
     @property
     def failed(self) -> bool:
@@ -97,6 +92,11 @@ class AttemptPods:
         """When it was last let run."""
         text = ((self.job or {}).get("status") or {}).get("startTime")
         return times.read(text) if text else None
+
+    @property
+    def suspended_at(self) -> datetime | None:
+        """When it was last held."""
+        return self._since("Suspended")
 
     @property
     def failed_at(self) -> datetime | None:

@@ -89,12 +89,24 @@ class Pod:
     @property
     def live(self) -> bool:
         """Whether the trainer may still run in it. What else someone put into the pod may run on."""
-        return not self.ended and self.terminated is None
+        return not self.ended and not self.held_up
 
     @property
     def ended(self) -> bool:
         """Whether nothing of it runs."""
         return self.phase in ("Succeeded", "Failed")
+
+    @property
+    def held_up(self) -> bool:
+        """Whether its trainer has ended and a container that someone put beside it runs on.
+
+        At any end the kubelet says first that the container ended, and a moment later that the pod did. A native sidecar is
+        an init container, and is ended by the kubelet itself.
+        """
+        containers = (self.raw.get("status") or {}).get("containerStatuses") or ()
+        beside = [container for container in containers if container.get("name") != CONTAINER]
+        running = any("running" in (container.get("state") or {}) for container in beside)
+        return not self.ended and self.terminated is not None and running
 
     @property
     def index(self) -> int:
@@ -157,9 +169,11 @@ class Pod:
     @property
     def failed_init(self) -> str | None:
         """Which init container failed, and how: someone put it there, the operator makes none."""
+        if self.phase != "Failed" or self.terminated is not None:
+            return None  # a native sidecar ends after the trainer
         for container in (self.raw.get("status") or {}).get("initContainerStatuses") or ():
             ended = (container.get("state") or {}).get("terminated") or {}
-            if self.phase == "Failed" and ended.get("exitCode"):
+            if ended.get("exitCode"):
                 return _container_words(container, ended)
         return None
 

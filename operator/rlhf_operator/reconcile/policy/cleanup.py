@@ -1,12 +1,30 @@
-"""What earlier attempts left: their objects go when the next attempt is on record, unless all is to be kept."""
+"""What earlier attempts left: their objects go when the next attempt is on record, unless all is to be kept. A Job that
+runs on though its attempt has ended goes at once: something beside the trainer keeps it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from rlhf_operator.reconcile.observed.gang import AttemptPods, attempts_of
 from rlhf_operator.reconcile.outcome import Delete, Raw
-from rlhf_operator.reconcile.run import ReconcileContext
+from rlhf_operator.reconcile.run import OPEN, ReconcileContext
+
+
+def outlived(jobs: Iterable[Raw]) -> Iterator[Delete]:
+    """Jobs of attempts that have ended which run on. One that begins to fail ends by itself."""
+    for raw in jobs:
+        gang = AttemptPods(raw, ())
+        if not gang.finished and gang.failed_at is None and gang.deleted_at is None:
+            yield Delete("Job", raw["metadata"]["name"], raw["metadata"]["uid"])
+
+
+def leftover(run: ReconcileContext) -> None:
+    """Delete the Jobs of ended attempts that run on; the deletion may have been lost before."""
+    for name, stage in run.stages.items():
+        ended = {attempt.number for attempt in stage.attempts if attempt.state not in OPEN}
+        jobs = [raw for number, raw in attempts_of(name, run.children.jobs) if number in ended]
+        run.out.delete += [deletion for deletion in outlived(jobs) if deletion not in run.out.delete]
 
 
 def superseded(run: ReconcileContext) -> None:

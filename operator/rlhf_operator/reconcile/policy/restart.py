@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from rlhf_api import faults
 from rlhf_api.lifecycle import restores_budget
 from rlhf_api.status import StageStatus
 from rlhf_operator.reconcile import times
@@ -28,8 +29,9 @@ def without_progress(stage: StageStatus) -> int:
 def counted(stage: StageStatus, gang: AttemptPods, now: datetime) -> int:
     """Restarts that count, as the stage's last attempt ends: none any more, where it came further and ran for long."""
     *before, last = stage.attempts
-    start = gang.started_at or times.read(last.start_time or times.write(now))
-    seconds = ((gang.ended_at or now) - start).total_seconds()
+    if gang.started_at is None or last.reason == faults.STUCK.reason:
+        return stage.restarts  # how long it ran is not known, or it hung
+    seconds = ((gang.ended_at or now) - gang.started_at).total_seconds()
     furthest = max((attempt.last_step or 0 for attempt in before), default=0)
     return 0 if restores_budget(seconds, last.last_step, furthest) else stage.restarts
 

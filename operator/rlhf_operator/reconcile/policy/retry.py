@@ -21,22 +21,21 @@ def requested(raw: Raw) -> bool:
     return value(raw) not in (None, status.get("retry"), *(status.get("retries") or ()))
 
 
-def acknowledge(run: ReconcileContext, *, failed: bool) -> None:
-    """Act on a new value: start a failed job again; of one that goes well, there is nothing to do.
+def acknowledge(run: ReconcileContext, *, acted: bool) -> None:
+    """Remember a new value that was acted on, or to which nothing is to be done: the job goes well.
 
-    While a failed job winds up the value waits: it is meant for what comes after.
+    While a stage is failed the value waits: it is meant for what comes after, also where its failure shows only now.
     """
-    if not requested(run.raw) or (run.winding_up and not failed):
+    if not requested(run.raw) or (run.failed is not None and not acted):
         return
-    if failed:
-        _again(run)
     requested_value = value(run.raw)
     handled = [former for former in (*run.status.retries, run.status.retry) if former not in (None, requested_value)]
     handled = list(dict.fromkeys(handled))[1 - MAX_RETRIES :]
     run.status = run.status.model_copy(update={"retry": requested_value, "retries": [*handled, requested_value]})
 
 
-def _again(run: ReconcileContext) -> None:
+def start_again(run: ReconcileContext) -> None:
+    """Start a failed job again, from its failed stages."""
     names = [name for name, stage in run.stages.items() if stage.state == "Failed"]
     for name, stage in run.stages.items():
         if stage.state in COMPLETE and stage.type != "report":

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from rlhf_operator.reconcile import times
 from rlhf_operator.reconcile.outcome import Delete, Observed, Raw, ReconcileResult
+from rlhf_operator.reconcile.policy.cleanup import outlived
 
 FINISHED = ("Complete", "Failed", "Succeeded")
 """Phases that are for good, but for a retry. `Succeeded` is what jobs stored by 0.1 say for `Complete`."""
@@ -18,6 +19,7 @@ def after(raw: Raw, children: Observed, now: datetime) -> ReconcileResult:
     generation = raw["metadata"].get("generation")
     if generation is not None:
         out.status["observedGeneration"] = generation
+    out.delete += outlived(children.jobs)
     spec = raw.get("spec") or {}
     seconds = spec.get("ttlSecondsAfterFinished")
     if seconds is None or "completionTime" not in status:
@@ -29,10 +31,11 @@ def after(raw: Raw, children: Observed, now: datetime) -> ReconcileResult:
     if (spec.get("runPolicy") or {}).get("deleteAfterFinished"):
         out.delete.append(Delete("RLHFJob", raw["metadata"]["name"], raw["metadata"]["uid"]))
         return out
+    going = {deletion.uid for deletion in out.delete}
     for kind, objects in (("Job", children.jobs), ("Service", children.services)):
         out.delete += [
             Delete(kind, child["metadata"]["name"], child["metadata"]["uid"])  # type: ignore[arg-type]  # the literals above
             for child in objects
-            if "deletionTimestamp" not in child["metadata"]
+            if "deletionTimestamp" not in child["metadata"] and child["metadata"]["uid"] not in going
         ]
     return out
