@@ -17,6 +17,7 @@ from rlhf_api.load import parse_job
 from rlhf_api.plan import plan
 from rlhf_api.status import JobStatus
 from rlhf_operator.reconcile import Sample, Settings
+from rlhf_operator.reconcile.policy.retry import requested
 
 DONE = ("Complete", "Reused")
 LOST = timedelta(seconds=300)
@@ -85,10 +86,10 @@ class AlwaysTrue(RuleBasedStateMachine):
 
     @rule()
     def what_a_look_wrote_itself_gives_the_next_nothing_to_do(self) -> None:
-        """Where it made and deleted nothing: by this the shell need not look again when the watch tells it of its write."""
+        """Where it made and deleted nothing, and no retry waits: by this the shell need not look again when the watch tells it of its write."""
         self.cluster.sync()
         out = self.cluster.reconcile()
-        if out.create or out.delete:
+        if out.create or out.delete or requested(self.cluster.job):
             return
         self.cluster.sync()
         self.cluster.writes.clear()

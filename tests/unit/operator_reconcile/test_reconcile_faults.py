@@ -169,6 +169,26 @@ def test_a_sidecar_that_fails_one_pod_of_two_counts_not() -> None:
     assert cluster.status["phase"] == "Complete"
 
 
+def test_a_node_lost_with_a_sidecar_holds_up_the_next_attempt_for_a_while_alone() -> None:
+    cluster = pair()
+    cluster.settle(hold("sft"))
+    crashed, sibling = pod_of(cluster, "sft", 0), pod_of(cluster, "sft", 1)
+    cluster.end_pod(crashed, 1)
+    cluster.control(cluster.objects["Pod", crashed]["metadata"]["labels"]["batch.kubernetes.io/job-name"])
+    pod = cluster.objects["Pod", sibling]
+    pod["status"]["containerStatuses"] = [
+        {"name": "trainer", "state": terminated(75, message=cluster.summary(pod, 75))},
+        {"name": "proxy", "state": RUNS},
+    ]
+    cluster._touch(pod)
+    cluster.lost.add(sibling)
+    for _ in range(40):
+        cluster.step(lambda pod: 0)
+        cluster.now += timedelta(minutes=5)
+    assert first(cluster) == ("Failed", "Crashed", True)
+    assert cluster.status["phase"] == "Complete"
+
+
 def test_a_sidecar_that_runs_on_does_not_look_stuck() -> None:
     cluster = running(job(runPolicy={"stuckTimeout": 600}))
     beside(cluster, 0, RUNS)

@@ -61,7 +61,7 @@ def _cleared(run: ReconcileContext, planned: PlannedStage) -> bool:
         gang = AttemptPods.of(job["metadata"]["name"], None, [job], run.children.pods)
         if gang.finished:
             continue
-        if gang.condition("FailureTarget") is not None and not gang.live:
+        if gang.condition("FailureTarget") is not None and not gang.live and gang.deleted_at is None:
             clear = False  # it says Failed in a moment, and stays to be looked at
             _bound_failing(run, gang)
             continue

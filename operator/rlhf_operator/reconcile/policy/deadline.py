@@ -9,7 +9,6 @@ from rlhf_operator.reconcile import times
 from rlhf_operator.reconcile.observed.gang import AttemptPods
 from rlhf_operator.reconcile.run import ReconcileContext
 
-
 REBASE = timedelta(minutes=1)
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from rlhf_api.contract import COMPLETE
 from rlhf_api.status import MAX_RETRIES
 from rlhf_operator.reconcile import naming, reasons
 from rlhf_operator.reconcile.outcome import Raw
 from rlhf_operator.reconcile.run import ReconcileContext
+
+SOON = timedelta(seconds=5)
+"""After which a value that waits is looked at again."""
 
 
 def value(raw: Raw) -> str | None:
@@ -26,7 +31,10 @@ def acknowledge(run: ReconcileContext, *, acted: bool) -> None:
 
     While a stage is failed the value waits: it is meant for what comes after, also where its failure shows only now.
     """
-    if not requested(run.raw) or (run.failed is not None and not acted):
+    if not requested(run.raw):
+        return
+    if run.failed is not None and not acted:
+        run.wake(run.now + SOON)  # it may have failed only now: no event brings another look
         return
     requested_value = value(run.raw)
     handled = [former for former in (*run.status.retries, run.status.retry) if former not in (None, requested_value)]
