@@ -89,6 +89,29 @@ def test_its_tokenizer_is_the_same_in_a_process_without_torch(model: tuple[Path,
     assert json.loads(ended.stdout) == [*same, False]
 
 
+IN_A_RANK = """
+import sys
+from pathlib import Path
+from rlhf_trainer import lean_imports
+with lean_imports.absent(*lean_imports.UNUSED):
+    from rlhf_trainer.stages import sft
+from rlhf_trainer.models.files import folder
+with folder(Path(sys.argv[1]), Path(sys.argv[2])) as converted:
+    print(converted)
+"""
+
+
+def test_a_rank_that_leaves_packages_out_dequantises_it_to_the_same_bytes(
+    model: tuple[Path, Path], tmp_path: Path
+) -> None:
+    path, cache = model
+    command = [sys.executable, "-c", IN_A_RANK, str(path), str(tmp_path)]
+    subprocess.run(command, capture_output=True, text=True, check=True)
+    (ours,), (theirs,) = (list(folder.glob("gguf-*/model.safetensors")) for folder in (tmp_path, cache))
+    assert ours.parent.name == theirs.parent.name
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
 @torch.no_grad()
 def test_its_score_sits_at_eos_whatever_the_padding_and_transformers_agrees(
     model: tuple[Path, Path], tmp_path: Path

@@ -1,6 +1,7 @@
 """GGUF files: their tokenizer, and their conversion to a folder of safetensors.
 
-transformers reads both with torch. A process that leaves torch out (`rlhf_trainer.lean_imports`) has another do it:
+transformers reads both with torch, and converts with accelerate. A process that leaves these out
+(`rlhf_trainer.lean_imports`) has another do it:
 
     python -m rlhf_trainer.models.gguf (tokenizer | convert) FILE FOLDER
 """
@@ -51,10 +52,10 @@ def convert_gguf(path: Path, target: Path) -> None:
         InputError: the file cannot be read, or its architecture is unknown.
         StorageFull: no space.
     """
-    from transformers.utils import is_torch_available
+    from transformers.utils import is_accelerate_available, is_torch_available
 
     log.info("dequantising %s", path.name)
-    if is_torch_available():
+    if is_torch_available() and is_accelerate_available():
         _convert(path, target)
     else:
         _run_with_torch("convert", path, target)
