@@ -124,6 +124,21 @@ def test_later_steps_of_another_spec_do_not_crowd_out_new_ones(tmp_path):
     assert found.step == 3
 
 
+def test_another_zero_stage_is_refused_in_words(tmp_path):
+    checkpoints(tmp_path, sharding="zero 0, offloadOptimizer false").save(3, writer("a"))
+    other = checkpoints(tmp_path, sharding="zero 2, offloadOptimizer false")
+    with pytest.raises(InputError, match="was written with zero 0, offloadOptimizer false; found zero 2") as caught:
+        other.latest()
+    assert (caught.value.code, caught.value.reason) == (2, "ShardingChanged")
+    assert checkpoints(tmp_path, sharding="zero 0, offloadOptimizer false").latest() is not None
+
+
+def test_one_that_does_not_tell_its_zero_stage_is_used(tmp_path):
+    """As an earlier version wrote it."""
+    checkpoints(tmp_path).save(3, writer("a"))
+    assert checkpoints(tmp_path, sharding="zero 2, offloadOptimizer false").latest() is not None
+
+
 def test_another_number_of_ranks_is_refused_in_words(tmp_path):
     save(tmp_path, 5, world=1)
     with pytest.raises(InputError, match=r"written by 1 ranks, this stage runs 2.*Run 1 ranks") as caught:

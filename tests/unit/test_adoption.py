@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from rlhf_api.job import Execution
 from rlhf_api.stage_file import Directories, StageFile
 from rlhf_trainer.adoption import COPIED, adopt
+from rlhf_trainer.checkpoint import sharding_of
 
 DIGEST = "d" * 64
 
@@ -32,12 +34,15 @@ def stage(storage: Path, uid: str = "new", ranks: int = 1) -> StageFile:
     )
 
 
-def leave(storage: Path, uid: str, step: int, *, digest: str = DIGEST, world: int = 1, name: str = "sft") -> Path:
+def leave(
+    storage: Path, uid: str, step: int, *, digest: str = DIGEST, world: int = 1, name: str = "sft", zero: int | None = 0
+) -> Path:
     """What a run left: a checkpoint, and the rows before it."""
     work = storage / "work" / uid / name
     folder = work / "checkpoints" / f"step-{step:08d}"
     folder.mkdir(parents=True)
-    manifest = {"version": "1", "digest": digest, "step": step, "world": world, "files": {}}
+    sharding = None if zero is None else sharding_of(Execution(zero=zero))
+    manifest = {"version": "1", "digest": digest, "step": step, "world": world, "sharding": sharding, "files": {}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (work / "metrics.jsonl").write_text(f"rows of {uid}\n")
     (work / "events").mkdir(exist_ok=True)
@@ -73,7 +78,9 @@ def test_own_checkpoints_come_first(tmp_path: Path) -> None:
 def test_those_of_other_ranks_stay_and_it_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     leave(tmp_path, "first", 30, world=4)
     assert adopt(stage(tmp_path, ranks=2)) is None
-    assert "has a checkpoint of step 30 of 4 ranks; this run has 2: it begins from the start" in caplog.text
+    assert (
+        "has a checkpoint of step 30, of 4 ranks with zero 0, offloadOptimizer false; not used: this run" in caplog.text
+    )
     leave(tmp_path, "second", 20, world=2)
     file = stage(tmp_path, ranks=2)
     assert adopt(file) is not None
@@ -107,6 +114,45 @@ def test_what_the_other_run_writes_later_is_its_own(tmp_path: Path) -> None:
     with (source / "metrics.jsonl").open("a") as rows:
         rows.write("more\n")
     assert (Path(file.directories.work) / "metrics.jsonl").read_text() == "rows of first\n"
+
+
+@pytest.mark.parametrize("zero", [1, None])
+def test_those_of_another_zero_stage_stay(tmp_path: Path, zero: int | None, caplog: pytest.LogCaptureFixture) -> None:
+    """DeepSpeed loads a checkpoint with the stage that wrote it alone; an earlier trainer did not say which."""
+    leave(tmp_path, "first", 30, zero=zero)
+    assert adopt(stage(tmp_path)) is None
+    assert "not used: this run has 1 ranks with zero 0, offloadOptimizer false" in caplog.text
+
+
+def test_every_checkpoint_of_the_run_is_taken_should_the_newest_be_damaged(tmp_path: Path) -> None:
+    leave(tmp_path, "first", 10)
+    leave(tmp_path, "first", 20)
+    file = stage(tmp_path)
+    adopt(file)
+    assert steps(file) == ["step-00000010", "step-00000020"]
+
+
+def test_what_cannot_be_copied_ends_no_stage_and_the_next_run_is_tried(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The other run may remove its checkpoint meanwhile; a pipe stands for a file that cannot be read."""
+    broken = leave(tmp_path, "first", 20)
+    os.mkfifo(broken / "metrics.jsonl.pipe")
+    (broken / "metrics.jsonl").unlink()
+    (broken / "metrics.jsonl.pipe").rename(broken / "metrics.jsonl")
+    whole = leave(tmp_path, "second", 10)
+    file = stage(tmp_path)
+    assert adopt(file) == whole
+    assert "first/sft: its checkpoints are not used: they cannot be copied" in caplog.text
+    assert steps(file) == ["step-00000010"]
+
+
+def test_a_folder_whose_name_is_not_its_step_is_taken_as_it_is(tmp_path: Path) -> None:
+    work = leave(tmp_path, "first", 10)
+    (work / "checkpoints/step-00000010").rename(work / "checkpoints/step-00000099")
+    file = stage(tmp_path)
+    assert adopt(file) == work
+    assert steps(file) == ["step-00000099"]
 
 
 def test_damaged_ones_and_links_are_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

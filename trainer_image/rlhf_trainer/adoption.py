@@ -1,7 +1,8 @@
 """Checkpoints of another run of the same stage: a job that was deleted and made again goes on where the first one was.
 
 The digest says that both compute the same. Files are linked or copied, never taken: the other run may be suspended, may
-have lost the product's lock while it still writes, and its report tells of them.
+have lost the product's lock while it still writes, and its report tells of them. What cannot be read or copied ends no stage:
+it begins from the start.
 """
 
 from __future__ import annotations
@@ -10,70 +11,104 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-
-import orjson
 
 from rlhf_api.bounded import read_bytes
 from rlhf_api.stage_file import StageFile
+from rlhf_trainer.checkpoint import MANIFEST, CheckpointManifest, sharding_of
 from rlhf_trainer.durable import sync_folder, sync_tree
 
 log = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 COPIED = ("metrics.jsonl", "timings.jsonl", "events")
-"""What is copied before the checkpoint is put in place: a kill between them begins again."""
+"""What is copied before a checkpoint is put in place: a kill between them begins again."""
 MOST_BYTES = 64 << 20
 """Of a checkpoint's manifest."""
 
-
-@dataclass(frozen=True)
-class Candidate:
-    """A run of the stage that left checkpoints."""
-
-    work: Path
-    step: int
-    world: int
+Manifests = dict[Path, CheckpointManifest]
+"""By the checkpoint's folder."""
 
 
 def adopt(file: StageFile) -> Path | None:
-    """Take over the furthest checkpoint that another run of the same stage left; gives its work folder.
+    """Take over the checkpoints of the run of the same stage that came furthest; gives its work folder.
 
-    Nothing is taken where this run has checkpoints of its own, or all others are of another number of ranks.
+    Nothing is taken where this run has checkpoints of its own, or where no other's can be loaded: they are of another
+    number of ranks or another ZeRO stage, or cannot be read.
     """
     work = Path(file.directories.work)
-    if any(step.digest == file.digest for step in _manifests(work)):
+    if _manifests(work, file.digest):
         return None
-    world = file.nodes * file.ranks_per_node
-    candidates = sorted(_candidates(file, work), key=lambda candidate: (-candidate.step, str(candidate.work)))
-    fitting = [candidate for candidate in candidates if candidate.world == world]
-    if not fitting:
-        for candidate in candidates[:1]:
+    world, sharding = file.nodes * file.ranks_per_node, sharding_of(file.execution)
+    runs = sorted(_other_runs(file, work), key=lambda run: (-_step(run[1]), str(run[0])))
+    for source, manifests in runs:
+        newest = max(manifests.values(), key=lambda manifest: manifest.step)
+        if (newest.world, newest.sharding) != (world, sharding):
             log.warning(
-                "%s has a checkpoint of step %d of %d ranks; this run has %d: it begins from the start",
-                *(candidate.work, candidate.step, candidate.world, world),
+                "%s has a checkpoint of step %d, of %d ranks with %s; not used: this run has %d ranks with %s",
+                *(source, newest.step, newest.world, newest.sharding or "a ZeRO stage that it does not tell"),
+                *(world, sharding),
             )
-        return None
-    source, name = fitting[0].work, f"step-{fitting[0].step:08d}"
+            continue
+        try:
+            _take_over(source, manifests, work)
+        except OSError as error:  # no room, no permission, or the other run removes them meanwhile
+            log.warning("%s: its checkpoints are not used: they cannot be copied (%s)", source, error)
+            for entry in (*COPIED, CHECKPOINTS):
+                _remove(work / entry)
+            continue
+        log.info("goes on from step %d of %s, which computed the same", newest.step, source)
+        return source
+    return None
+
+
+def _step(manifests: Manifests) -> int:
+    return max(manifest.step for manifest in manifests.values())
+
+
+def _other_runs(file: StageFile, work: Path) -> Iterator[tuple[Path, Manifests]]:
+    for other in (Path(file.directories.storage) / "work").glob("*/*"):
+        if other.is_symlink() or other.parent.is_symlink() or other == work:
+            continue
+        manifests = _manifests(other, file.digest)
+        if manifests:
+            yield other, manifests
+
+
+def _manifests(work: Path, digest: str) -> Manifests:
+    """Checkpoints of a digest in a work folder; the rank that loads one verifies its other files."""
+    manifests: Manifests = {}
+    for path in sorted((work / CHECKPOINTS).glob(f"step-????????/{MANIFEST}")):
+        try:
+            manifest = CheckpointManifest.model_validate_json(read_bytes(path, MOST_BYTES))
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            log.warning("checkpoint %s is not looked at: its manifest cannot be read (%s)", path.parent, reason)
+            continue
+        if manifest.digest == digest:
+            manifests[path.parent] = manifest
+    return manifests
+
+
+def _take_over(source: Path, manifests: Manifests, work: Path) -> None:
+    """Copy rows, then put all checkpoints in place, the oldest first: should the newest be damaged, the next is used."""
     for entry in COPIED:
-        if (source / entry).exists():
+        if (source / entry).exists() and not (source / entry).is_symlink():
             _remove(work / entry)
             _copy(source / entry, work / entry, shutil.copy2)
-    beside = work / CHECKPOINTS / f"{name}.tmp"
-    _remove(beside)
-    _copy(source / CHECKPOINTS / name, beside, _link)
-    sync_tree(beside)
-    beside.rename(work / CHECKPOINTS / name)
+    for folder in sorted(manifests, key=lambda folder: manifests[folder].step):
+        beside = work / CHECKPOINTS / f"{folder.name}.tmp"
+        _remove(beside)
+        _copy(folder, beside, _link)
+        sync_tree(beside)
+        beside.rename(work / CHECKPOINTS / folder.name)
     sync_folder(work / CHECKPOINTS)
-    log.info("goes on from step %d of %s, which computed the same", fitting[0].step, source)
-    return source
 
 
 def _copy(source: Path, target: Path, function: Callable[[str, str], object]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
-        shutil.copytree(source, target, copy_function=function)
+        shutil.copytree(source, target, symlinks=True, copy_function=function)
     else:
         function(str(source), str(target))
 
@@ -84,33 +119,6 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
-
-
-@dataclass(frozen=True)
-class _Step:
-    digest: str
-    step: int
-    world: int
-
-
-def _candidates(file: StageFile, work: Path) -> Iterator[Candidate]:
-    for other in sorted((Path(file.directories.storage) / "work").glob("*/*")):
-        if other.is_symlink() or other.parent.is_symlink() or other == work:
-            continue
-        steps = [step for step in _manifests(other) if step.digest == file.digest]
-        if steps:
-            newest = max(steps, key=lambda step: step.step)
-            yield Candidate(other, newest.step, newest.world)
-
-
-def _manifests(work: Path) -> Iterator[_Step]:
-    """Checkpoints of a work folder whose manifest can be read; the rank that loads one verifies the rest."""
-    for path in sorted((work / CHECKPOINTS).glob("step-????????/manifest.json")):
-        try:
-            manifest = orjson.loads(read_bytes(path, MOST_BYTES))
-            yield _Step(str(manifest["digest"]), int(manifest["step"]), int(manifest["world"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            log.warning("checkpoint %s is not looked at: its manifest cannot be read (%s)", path.parent, error)
 
 
 def _remove(path: Path) -> None:

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from rlhf_api.contract import WORLD_SIZE_CHANGED
 from rlhf_api.digest import digest_tree
+from rlhf_api.job import Execution
 from rlhf_trainer import gang
 from rlhf_trainer.durable import sync_folder, sync_tree, write_synced
 from rlhf_trainer.exits import InputError, explain_full_disk
@@ -40,10 +41,17 @@ class CheckpointManifest(BaseModel):
     """Steps done."""
     world: int
     """Ranks that wrote it."""
+    sharding: str | None = None
+    """How the engines' state lies in it (`sharding_of`); None: an earlier version wrote it."""
     made_with: dict[str, str] = {}
     """Versions, threads and CPU: with others, a resumed run is right but not the same to the last bit."""
     files: dict[str, str]
     """SHA-256 of every other file, by relative path."""
+
+
+def sharding_of(execution: Execution) -> str:
+    """How DeepSpeed lays out an engine's state: it can be loaded in no other way."""
+    return f"zero {execution.zero}, offloadOptimizer {str(execution.offload_optimizer).lower()}"
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,7 @@ class Checkpoints:
         digest: the stage's digest.
         rank, world: of this process.
         keep: how many stay.
+        sharding: how the engines' state is laid out; None: it does not matter.
         made_with: what bit-exact resume depends on beside the digest; a difference is said.
     """
 
@@ -73,6 +82,7 @@ class Checkpoints:
         rank: int = 0,
         world: int = 1,
         keep: int = 2,
+        sharding: str | None = None,
         made_with: Mapping[str, str] | None = None,
     ) -> None:
         self._folder = folder
@@ -80,6 +90,7 @@ class Checkpoints:
         self._rank = rank
         self._world = world
         self._keep = keep
+        self._sharding = sharding
         self._made_with = dict(made_with or {})
 
     def save(self, step: int, write: Callable[[Path], None]) -> Path:
@@ -116,7 +127,7 @@ class Checkpoints:
         """The newest checkpoint that can be used, the same on every rank; None: start from the beginning.
 
         Raises:
-            InputError: the newest one was written by another number of ranks.
+            InputError: the newest one was written by another number of ranks, or with another ZeRO stage.
         """
         if self._rank == 0:
             self._recover()
@@ -134,7 +145,12 @@ class Checkpoints:
 
     def _finish(self, step: int, beside: Path, final: Path) -> None:
         manifest = CheckpointManifest(
-            digest=self._digest, step=step, world=self._world, made_with=self._made_with, files=digest_tree(beside)
+            digest=self._digest,
+            step=step,
+            world=self._world,
+            sharding=self._sharding,
+            made_with=self._made_with,
+            files=digest_tree(beside),
         )
         write_synced(beside / MANIFEST, orjson.dumps(manifest.model_dump(), option=orjson.OPT_SORT_KEYS))
         sync_folder(beside)
@@ -191,6 +207,12 @@ class Checkpoints:
                     f"is exact for equal ranks only. Run {manifest.world} ranks (nodes x ranksPerNode) again, or remove "
                     "the folder to start from the beginning.",
                     reason=WORLD_SIZE_CHANGED,
+                )
+            if None not in (manifest.sharding, self._sharding) and manifest.sharding != self._sharding:
+                raise InputError(
+                    f"execution: checkpoint {path} was written with {manifest.sharding}; found {self._sharding}. Set them "
+                    "back, or remove the folder to start from the beginning.",
+                    reason="ShardingChanged",
                 )
             self._compare(path, manifest)
             return Checkpoint(manifest.step, path)

@@ -188,8 +188,7 @@ def make(file: StageFile, path: Path, signals: Signals) -> Outcome:
     if product is not None:
         return reused(product)
     if file.type not in LIGHT:
-        with explain_full_disk(Path(file.directories.work), "taking over checkpoints"):
-            adopt(file)
+        adopt(file)
     outcome = gang(file, path, signals)
     if outcome.code == DONE and store.inode(storage, name) is None:
         raise StageError(

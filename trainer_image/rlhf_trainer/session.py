@@ -9,7 +9,7 @@ from typing import Any
 
 from rlhf_api.stage_file import StageFile
 from rlhf_trainer import lean_imports, rng
-from rlhf_trainer.checkpoint import Checkpoints
+from rlhf_trainer.checkpoint import Checkpoints, sharding_of
 from rlhf_trainer.context import LightContext, StageContext
 from rlhf_trainer.metrics import Metrics, Sink
 from rlhf_trainer.place import Place
@@ -51,6 +51,7 @@ class Session:
                 rank=place.rank,
                 world=place.world,
                 keep=file.execution.keep_checkpoints,
+                sharding=sharding_of(file.execution),
                 made_with=devices.made_with(device),
             ),
         )
