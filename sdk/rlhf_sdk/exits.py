@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from rlhf_api import contract
+
 
 class Exit(IntEnum):
     """What a script can rely on."""
 
-    DONE = 0
+    DONE = contract.DONE
     """Everything asked for is there."""
-    FAILED = 1
+    FAILED = contract.FAILURE
     """A stage failed, or the command could not do its work."""
-    INVALID = 2
+    INVALID = contract.WRONG_INPUT
     """The job file, an input or an argument is wrong: mend it first, running again will not help."""
-    REFUSED = 3
+    REFUSED = contract.GUARD
     """A guard tripped or a gate failed: the computation worked, its result is not good enough."""
-    STOPPED = 75
+    STOPPED = contract.STOPPED
     """Stopped on request (SIGTERM, SIGHUP) with checkpoints: run again to go on."""
     INTERRUPTED = 130
     """Stopped by Ctrl-C, with checkpoints if it was pressed once: run again to go on."""

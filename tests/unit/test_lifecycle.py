@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_local_scheduler import SAFE, planned, plans, stage
 
+from rlhf_api import lifecycle
 from rlhf_api.contract import BUSY, COMPLETE, STARTABLE
 from rlhf_api.lifecycle import (
     DECISIONS,
@@ -177,21 +178,30 @@ def test_what_follows_the_end_of_an_attempt(result: AttemptResult, budget: Retry
     assert decide(result, budget) == verdict
 
 
-def test_every_row_of_the_table_can_decide() -> None:
-    """Each row is the first that holds of some attempt: no row hides another."""
-    budgets = [
-        RetryBudget(restarts, 1, disruptions, 2, wanted)
-        for restarts in (0, 1)
-        for disruptions in (0, 2)
-        for wanted in (True, False)
-    ]
-    results = [
-        AttemptResult(state, final=final)
-        for state in ("Complete", "Failed", "Disrupted", "Stopped")
-        for final in (False, True)
-    ]  # type: ignore[arg-type]  # the four words
-    decided = {(result.state, decide(result, budget)) for result in results for budget in budgets}
-    assert decided == {(state, verdict) for state, _, verdict in DECISIONS}
+ENDS: tuple[Literal["Complete", "Failed", "Disrupted", "Stopped"], ...] = ("Complete", "Failed", "Disrupted", "Stopped")
+CASES = [
+    (AttemptResult(state, final=final), RetryBudget(restarts, 1, disruptions, 2, wanted))
+    for state in ENDS
+    for final in (False, True)
+    for restarts in (0, 1)
+    for disruptions in (0, 2)
+    for wanted in (True, False)
+]
+
+
+@pytest.mark.parametrize("row", range(len(DECISIONS)))
+def test_no_row_of_the_table_hides_another(row: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the row some end has another verdict, or none."""
+    before = [decide(result, budget) for result, budget in CASES]
+    monkeypatch.setattr(lifecycle, "DECISIONS", DECISIONS[:row] + DECISIONS[row + 1 :])
+
+    def verdict(result: AttemptResult, budget: RetryBudget) -> str | None:
+        try:
+            return decide(result, budget)
+        except StopIteration:
+            return None
+
+    assert [verdict(result, budget) for result, budget in CASES] != before
 
 
 @pytest.mark.parametrize(

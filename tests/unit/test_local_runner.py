@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fakes.local_job import CHAIN, SIDE_BY_SIDE, job, product, run, running, start, started, starts, work
+from rlhf_sdk.local.state import load
 
 
 def test_a_job_runs_to_its_report(tmp_path: Path) -> None:
@@ -228,6 +229,25 @@ def test_lost_memory_costs_nothing_but_a_look(tmp_path: Path) -> None:
     assert ran.code == 0, ran.said
     assert ran.phases()["sft"] == "Reused"
     assert ran.result["stages"]["prepare"]["attempt"] == 2
+
+
+@pytest.mark.parametrize(
+    ("phase", "state"),
+    [
+        ("pending", "Waiting"),
+        ("running", "Running"),
+        ("done", "Complete"),
+        ("stopped", "Suspended"),
+        ("blocked", "Skipped"),
+    ],
+)
+def test_what_an_earlier_version_wrote_is_read(tmp_path: Path, phase: str, state: str) -> None:
+    path = tmp_path / "state.json"
+    stage = {"phase": phase, "attempt": 2, "threads": 3}
+    path.write_text(json.dumps({"job": "beaver", "uid": "beaver-0a", "jobFile": "job.yaml", "stages": {"sft": stage}}))
+    run_state = load(path)
+    assert run_state is not None
+    assert (run_state.stages["sft"].state, run_state.stages["sft"].attempt) == (state, 2)
 
 
 def test_an_unreadable_state_is_explained(tmp_path: Path) -> None:

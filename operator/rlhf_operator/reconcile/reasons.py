@@ -61,7 +61,6 @@ PENDING: Final = "Pending"
 NO_PODS: Final = "NoPods"
 STARTING: Final = "Starting"
 STORAGE_TAKEN: Final = "StorageTaken"
-BLOCKED: Final = contract.BLOCKED
 REUSED: Final = contract.REUSED
 
 STOPS: Final = frozenset({SUSPENDED, SIBLING_FAILED})

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import pytest
-from cluster_model import DIGEST, Cluster, Raw, stage_file
+from cluster_model import DIGEST, Cluster, Raw, job, stage_file
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -45,23 +45,6 @@ class Happens:
     code: int = 0
     stage: int = 0
     """Which of the running stages."""
-
-
-def spec(stages: list[Raw], restarts: int) -> Raw:
-    return {
-        "apiVersion": "rlhf.dev/v1alpha1",
-        "kind": "RLHFJob",
-        "metadata": {"name": "beaver", "namespace": "team", "uid": "uid-1", "generation": 1},
-        "spec": {
-            "storage": {"claimName": "models"},
-            "inputs": [
-                {"name": "base", "source": "hf://org/base@1"},
-                {"name": "rows", "source": "hf://datasets/org/rows@1"},
-            ],
-            "stages": stages,
-            "runPolicy": {"maxRestarts": restarts},
-        },
-    }
 
 
 def summary(code: int, result: Raw | None = None) -> str:
@@ -277,7 +260,7 @@ EVENTS = st.one_of(
 def test_a_job_goes_the_same_way_on_a_cluster_and_on_a_laptop(
     stages: list[Raw], restarts: int, events: list[Happens]
 ) -> None:
-    raw = spec(stages, restarts)
+    raw = job(stages=stages, runPolicy={"maxRestarts": restarts})
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patched:
         patched.setattr(of_runner.process, "StageProcess", Process)
         executors = OnCluster(raw), OnLaptop(raw, Path(folder))
