@@ -11,7 +11,9 @@ import pytest
 
 from corpus.cases import good_specs
 from fuzz.damage import bounded, misshape
-from rlhf_api import SpecError, parse_job, plan
+from rlhf_api.errors import SpecError
+from rlhf_api.load import parse_job
+from rlhf_api.plan import plan
 from rlhf_api.yaml import load_yaml
 from rlhf_operator.reconcile import Observed, Settings, reconcile
 

@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from corpus.cases import BASE, MARK, good_specs
-from rlhf_api import RLHFJob, SpecError, dump_job, load_job, parse_job
-from rlhf_api.load import check_document, job_to_dict
+from rlhf_api.errors import SpecError
+from rlhf_api.job import RLHFJob
+from rlhf_api.load import check_document, dump_job, job_to_dict, load_job, parse_job
 from rlhf_api.yaml import dump_yaml, load_yaml
 
 VALUE = load_yaml(BASE).value

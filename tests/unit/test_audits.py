@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 import report_fixture
-from rlhf_api import SpecError, parse_job, plan
-from rlhf_api.plan import Resolved, ResolvedInput
+from rlhf_api.errors import SpecError
+from rlhf_api.load import parse_job
+from rlhf_api.plan import Resolved, ResolvedInput, plan
 from rlhf_api.stage_file import StageInput
 from rlhf_api.stages.simulate import Simulate
 from rlhf_trainer.data.rows import Prompt, Where

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from corpus.cases import BASE, BadSpec, bad_specs, good_specs
-from rlhf_api import SpecError, dump_job, load_job, parse_job
-from rlhf_api.load import check_document
+from rlhf_api.errors import SpecError
+from rlhf_api.load import check_document, dump_job, load_job, parse_job
 from rlhf_api.yaml import load_yaml
 
 BAD = bad_specs()

@@ -38,7 +38,7 @@ def test_a_wrong_argument_is_exit_2() -> None:
 
 
 def test_help_starts_without_the_libraries_of_any_command() -> None:
-    heavy = ("torch", "transformers", "pydantic", "rich", "ruamel", "rlhf_api", "orjson")
+    heavy = ("torch", "transformers", "pydantic", "rich", "ruamel", "rlhf_api.job", "orjson")
     program = (
         "import sys\nfrom typer.testing import CliRunner\nfrom rlhf_sdk.cli import app\n"
         "result = CliRunner().invoke(app, ['--help'])\nassert result.exit_code == 0, result\n"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_api import dump_job, load_job, plan
+from rlhf_api.load import dump_job, load_job
+from rlhf_api.plan import plan
 
 FOLDER = Path(__file__).parents[2] / "examples"
 EXAMPLES = sorted([*FOLDER.glob("*.yaml"), FOLDER / "cluster" / "safe-rlhf.yaml"])

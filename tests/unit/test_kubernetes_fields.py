@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from rlhf_api import SpecError, parse_job
+from rlhf_api.errors import SpecError
 from rlhf_api.kubernetes import Affinity, KubernetesModel, Toleration, written
+from rlhf_api.load import parse_job
 from rlhf_api.pods import Pod
 from rlhf_api.volumes import VOLUME_TYPES, Volume, VolumeMount
 from rlhf_operator.reconcile.profiles import merged

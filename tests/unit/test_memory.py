@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from corpus.cases import BASE
-from rlhf_api import RLHFJob, parse_job
+from rlhf_api.job import RLHFJob
+from rlhf_api.load import parse_job
 from rlhf_api.memory import Estimate, Missing, ModelFacts, estimate, look
 from rlhf_api.memory.estimate import RUNTIME
 from rlhf_api.memory.fitting import SFT_LOGITS

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from rlhf_api import SpecError, load_job, parse_job, plan
+from rlhf_api.errors import SpecError
 from rlhf_api.job import RLHFJob
-from rlhf_api.plan import Resolved, ResolvedInput
+from rlhf_api.load import load_job, parse_job
+from rlhf_api.plan import Resolved, ResolvedInput, plan
 from rlhf_api.yaml import load_yaml
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

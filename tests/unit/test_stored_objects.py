@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from rlhf_api import parse_job, plan
 from rlhf_api.crd import schema
+from rlhf_api.load import parse_job
+from rlhf_api.plan import plan
 from rlhf_api.status import MAX_STAGES, JobStatus
 from rlhf_api.yaml import load_yaml
 

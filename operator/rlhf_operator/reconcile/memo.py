@@ -8,7 +8,8 @@ from typing import Any, Generic, TypeVar
 
 import orjson
 
-from rlhf_api import RLHFJob, parse_job
+from rlhf_api.job import RLHFJob
+from rlhf_api.load import parse_job
 from rlhf_operator.reconcile.identity import ById
 
 T = TypeVar("T")

@@ -6,9 +6,11 @@ from typing import Any
 
 import orjson
 
-from rlhf_api import Plan, Resolved, RLHFJob, parse_job, plan
 from rlhf_api.compact import Told, expand
 from rlhf_api.contract import STORAGE_PATH
+from rlhf_api.job import RLHFJob
+from rlhf_api.load import parse_job
+from rlhf_api.plan import Plan, Resolved, plan
 from rlhf_operator.reconcile.memo import JOBS
 from rlhf_operator.reconcile.outcome import Raw
 

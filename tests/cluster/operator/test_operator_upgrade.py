@@ -12,7 +12,8 @@ from cluster.operator.ground import CRD, SETTINGS, Ground, fresh, ground, job, p
 from cluster.operator.standin import stage_of
 from cluster.runtime.ground import client
 from corpus.cases import good_specs
-from rlhf_api import parse_job, plan
+from rlhf_api.load import parse_job
+from rlhf_api.plan import plan
 from rlhf_api.status import JobStatus
 from rlhf_api.yaml import load_yaml
 from rlhf_operator.kinds import RLHFJOBS
