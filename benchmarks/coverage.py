@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_trainer.evaluation.statistics import Estimate, Intervals, decide, fewest
+from rlhf_trainer.statistics.intervals import Estimate, Intervals, decide, fewest
 
 Floats = NDArray[np.float64]
 Random = np.random.Generator

@@ -22,9 +22,9 @@ from rlhf_api.job import Execution
 from rlhf_api.stages.common import Optimizer
 from rlhf_trainer.data.chat import Encoded
 from rlhf_trainer.losses.sft import targets
-from rlhf_trainer.models.boundary import Boundary
+from rlhf_trainer.models.frozen_inputs import Boundary
 from rlhf_trainer.models.load import load_policy
-from rlhf_trainer.models.trained import make_trained
+from rlhf_trainer.models.trainable import make_trained
 from rlhf_trainer.stages.sft import LanguageModel
 
 

@@ -21,7 +21,7 @@ from rlhf_api.fields import DataRef
 from rlhf_api.stage_file import StageInput
 from rlhf_trainer.data.load import load_completions
 from rlhf_trainer.rules.grader import Asking, Grader, Question
-from rlhf_trainer.rules.policy import read_policy
+from rlhf_trainer.rules.parser import read_policy
 
 OWN = Path(__file__).parent / "grading-policy.yaml"
 TOLERANCE = 1e-3

@@ -28,14 +28,14 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from rlhf_api.stage_file import StageFile
 from rlhf_api.stages.ppo import Ppo
-from rlhf_trainer import ops, rng
-from rlhf_trainer.checkpoint import Checkpoints
+from rlhf_trainer import deepspeed_ops, rng
 from rlhf_trainer.context import StageContext
-from rlhf_trainer.metrics import Metrics
 from rlhf_trainer.ppo.models import Models, load
 from rlhf_trainer.ppo.rollout import Prompts, Rollout
 from rlhf_trainer.ppo.task import PpoTask
-from rlhf_trainer.progress import Progress
+from rlhf_trainer.storage.checkpoints import Checkpoints
+from rlhf_trainer.telemetry.metrics import Metrics
+from rlhf_trainer.telemetry.progress import Progress
 
 TEMPLATE = "BEGINNING OF CONVERSATION: USER: {} ASSISTANT:"
 
@@ -159,7 +159,7 @@ def spec_of(given: argparse.Namespace, longest: int, settings: dict[str, float])
 def main() -> None:
     """Run one of the two modes."""
     given = options()
-    ops.build_once()
+    deepspeed_ops.build_once()
     dump = torch.load(given.peer, map_location="cpu", weights_only=True) if given.peer else None
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)

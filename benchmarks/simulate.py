@@ -27,7 +27,7 @@ from rlhf_trainer.data.chat import prepare_tokenizer
 from rlhf_trainer.data.load import load_prompts
 from rlhf_trainer.generation import sample as ours
 from rlhf_trainer.simulation.methods import Method
-from rlhf_trainer.simulation.placing import ask
+from rlhf_trainer.simulation.prompt_format import ask
 
 LONGEST_PROMPT = 512
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 
 from table import machine
 
-from rlhf_trainer.ranks import SPIN_COUNT
+from rlhf_trainer.runtime.supervisor import SPIN_COUNT
 
 STEP = """
 import sys, time, torch

@@ -14,7 +14,7 @@ from rlhf_api.stage_file import Directories, Outcome, StageFile, StageInput
 from rlhf_api.stages.evaluate import Gate
 from rlhf_api.store import write_resolved
 from rlhf_trainer.evaluation import gates, table
-from rlhf_trainer.evaluation.statistics import Intervals
+from rlhf_trainer.statistics.intervals import Intervals
 
 INPUTS = {"base": "a", "chat": "b", "prefs": "c", "heldout": "d"}
 JOB = {

@@ -26,9 +26,9 @@ from table import Outcome, Row, as_json, forward_flops, markdown, memory_row, pe
 
 from rlhf_api.gpus import has_gpu
 from rlhf_api.load import parse_job
-from rlhf_api.memory import estimate, look
+from rlhf_api.memory import estimate, read_local_facts
 from rlhf_api.memory.terms import Device
-from rlhf_trainer.devices import made_with
+from rlhf_trainer.runtime.devices import made_with
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAINED = {"sft": "sft", "reward": "rewardModel", "cost": "costModel", "ppo": "ppo", "evaluate": "evaluate"}
@@ -131,7 +131,7 @@ class Bench:
         code = self._run(folder / "job.json", storage, keep=60.0)
         config = json.loads((folder / "model" / "config.json").read_text())
         job = parse_job(document)
-        facts = look(job, folder)
+        facts = read_local_facts(job, folder)
         kind: Device = "cuda" if self.device.type == "cuda" else "cpu"
         how = f"{self.size.dtype}, {'NCCL' if kind == 'cuda' else 'Gloo'} with one rank"
         for stage, stage_type in TRAINED.items():

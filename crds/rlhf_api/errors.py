@@ -48,7 +48,7 @@ class Finding:
 
 
 def refuse(findings: Iterable[Finding]) -> NoReturn:
-    """Raise findings out of a pydantic validator; `rlhf_api.sentences` takes them apart again."""
+    """Raise findings out of a pydantic validator; `rlhf_api.error_messages` takes them apart again."""
     found = tuple(findings)
     text = "; ".join(f"{format_path(one.at)}: {one.message}" if one.at else one.message for one in found)
     # Pydantic formats the template, so the text goes in as a value: it may hold braces.

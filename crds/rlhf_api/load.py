@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from rlhf_api.error_messages import describe, findings_of, hint_for_nothing
 from rlhf_api.errors import Finding, Loc, SpecError, SpecProblem, format_path
-from rlhf_api.graph import check, check_partial
 from rlhf_api.job import RLHFJob
-from rlhf_api.sentences import describe, findings_of, hint_for_nothing
+from rlhf_api.references import check, check_partial
 from rlhf_api.yaml import MAX_BYTES, MAX_DEPTH, MAX_VALUES, Document, dump_yaml, load_yaml
 
 SHOWN = 6

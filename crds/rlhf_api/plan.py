@@ -35,7 +35,7 @@ class ResolvedInput:
 
 @dataclass(frozen=True)
 class Resolved:
-    """What `prepare` reports; `rlhf_api.compact` makes it fit a termination message."""
+    """What `prepare` reports; `rlhf_api.termination_codec` makes it fit a termination message."""
 
     inputs: dict[str, ResolvedInput]
     """By the input's name."""

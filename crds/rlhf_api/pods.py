@@ -10,11 +10,11 @@ from pydantic import AfterValidator, Field
 
 from rlhf_api import devices, quantities
 from rlhf_api.contract import OFFLINE
+from rlhf_api.error_messages import describe
 from rlhf_api.errors import Finding, Loc
 from rlhf_api.fields import MAX_ITEMS, ApiModel, Cel, ObjectName, Quantity, ShortString, StringMap, distinct, shaped
 from rlhf_api.kubernetes import Affinity, Toleration
 from rlhf_api.quantities import above, amount
-from rlhf_api.sentences import describe
 from rlhf_api.volumes import Volume, VolumeMount
 
 RESERVED_LABELS = (

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from rlhf_sdk.cluster import PLUGIN
 from rlhf_sdk.commands import (
     compare,
     export,
@@ -28,7 +29,6 @@ from rlhf_sdk.commands import (
     suspend,
     validate,
 )
-from rlhf_sdk.commands.options import PLUGIN
 from rlhf_sdk.exits import HELP, CommandError, Exit
 from rlhf_sdk.output import complain
 

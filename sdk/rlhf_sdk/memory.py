@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlhf_api.job import RLHFJob
-from rlhf_api.memory import InputFacts, Missing, estimate, look
+from rlhf_api.memory import InputFacts, Missing, estimate, read_local_facts
 from rlhf_api.plan import plan
 from rlhf_sdk.local.scheduler import ranks
 from rlhf_sdk.text import plural, size
@@ -47,7 +47,7 @@ def needs(job: RLHFJob, folder: Path) -> Needs:
         job: a valid job.
         folder: where relative sources are looked up.
     """
-    facts = look(job, folder)
+    facts = read_local_facts(job, folder)
     sources = {entry.name: entry.source for entry in job.spec.inputs}
     stages: list[Need] = []
     unknown: dict[str, None] = {}

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from rlhf_api.bounded import exists
-from rlhf_api.sentences import nearest
+from rlhf_api.error_messages import nearest
 
 NAMED = 2000
 """Entries of a folder among which a misspelt name is looked for."""

@@ -18,7 +18,7 @@ from fuzz import damaged_files as damaged
 from fuzz.damage import bounded
 from rlhf_api.job import Input
 from rlhf_api.yaml import dump_yaml
-from rlhf_sdk import opening
+from rlhf_sdk import input_check
 from rlhf_sdk.cli import app
 from rlhf_trainer import local_check
 from rlhf_trainer.exits import StageError
@@ -83,7 +83,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The checks run in this process, which has imported everything; a user's modules are forgotten."""
-    monkeypatch.setattr(opening, "run_checks", local_check.main)
+    monkeypatch.setattr(input_check, "run_checks", local_check.main)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield
     _forget()

@@ -24,8 +24,8 @@ from rlhf_trainer.engine import Engine
 from rlhf_trainer.generation.logprobs import lay_out, log_probs
 from rlhf_trainer.generation.sample import Sampling, sample
 from rlhf_trainer.models.load import load_policy
-from rlhf_trainer.place import Place
-from rlhf_trainer.session import Session
+from rlhf_trainer.runtime.rank_env import Place
+from rlhf_trainer.runtime.session import Session
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12], [13]]
 ANSWERS = [[20, 21], [22], [23, 24, 25, 26]]

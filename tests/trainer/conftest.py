@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from rlhf_trainer import ops
+from rlhf_trainer import deepspeed_ops
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _op() -> None:
-    ops.build_once()
+    deepspeed_ops.build_once()
 
 
 @pytest.fixture(scope="module", autouse=True)

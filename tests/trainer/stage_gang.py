@@ -60,11 +60,11 @@ def run_case(case: Case, rank: int, world: int) -> None:
     from rlhf_api.job import Execution
     from rlhf_api.stage_file import Directories, StageFile, StageInput
     from rlhf_trainer import loop, rng
-    from rlhf_trainer.checkpoint import Checkpoints
     from rlhf_trainer.context import StageContext
-    from rlhf_trainer.metrics import Metrics
-    from rlhf_trainer.progress import Progress
     from rlhf_trainer.stages import resolve
+    from rlhf_trainer.storage.checkpoints import Checkpoints
+    from rlhf_trainer.telemetry.metrics import Metrics
+    from rlhf_trainer.telemetry.progress import Progress
 
     torch.set_num_threads(1)
     case.work.mkdir(parents=True, exist_ok=True)
@@ -172,7 +172,7 @@ def gang(world: int, cases: Sequence[Case], folder: Path) -> None:
 
 
 def leave(code: int = 0) -> NoReturn:
-    """End a test's rank as `rlhf_trainer.rank` ends one: past the interpreter's own end, where a thread of gloo
+    """End a test's rank as `rlhf_trainer.runtime.worker` ends one: past the interpreter's own end, where a thread of gloo
     that still frees the tensors of a collective aborts the process now and then."""
     sys.stdout.flush()
     sys.stderr.flush()

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from rlhf_trainer import rng
-from rlhf_trainer.checkpoint import Checkpoints
 from rlhf_trainer.exits import InputError, StorageFull
+from rlhf_trainer.storage.checkpoints import Checkpoints
 
 DIGEST = "a" * 64
 

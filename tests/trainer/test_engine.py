@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rlhf_api.stages.common import Optimizer
-from rlhf_trainer import ops
+from rlhf_trainer import deepspeed_ops
 from rlhf_trainer.engine import Engine, deepspeed_config, learning_rate, parameter_groups
 
 ZERO = (0, 1, 2, 3)
@@ -90,7 +90,7 @@ def test_deepspeed_uses_the_op_that_was_built() -> None:
     from deepspeed.comm import comm
 
     Engine(network("float32"), optimizer=Optimizer.model_validate(SPEC), total_steps=2, context=place(0, 1), name="m")
-    assert comm.cdb.shm_comm_op.__file__ == str(ops.library())
+    assert comm.cdb.shm_comm_op.__file__ == str(deepspeed_ops.library())
 
 
 def test_a_gradient_that_is_not_finite_is_reported_as_nan() -> None:

@@ -16,19 +16,19 @@ from rlhf_api.capability.traits import LEAKING
 from rlhf_api.job import Execution
 from rlhf_api.stages.common import Optimizer
 from rlhf_trainer.data.chat import Encoded
-from rlhf_trainer.data.tensors import pad
+from rlhf_trainer.data.collate import pad
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.generation.logprobs import lay_out
 from rlhf_trainer.generation.sample import Sampling, sample
 from rlhf_trainer.losses.sft import targets
-from rlhf_trainer.models.boundary import Boundary
 from rlhf_trainer.models.dropout import silence
-from rlhf_trainer.models.forking import packs_as_rows
+from rlhf_trainer.models.frozen_inputs import Boundary
 from rlhf_trainer.models.load import check_logits
+from rlhf_trainer.models.prefix_check import packs_as_rows
 from rlhf_trainer.models.scorer import Rule, ScorerModel
-from rlhf_trainer.models.trained import Trained, make_trained
-from rlhf_trainer.ppo.frozen import SharedDecoders
+from rlhf_trainer.models.trainable import Trained, make_trained
 from rlhf_trainer.ppo.policy import PolicyModule, frozen_copy
+from rlhf_trainer.ppo.shared_trunks import SharedDecoders
 from rlhf_trainer.stages.sft import LanguageModel
 
 DOCS = Path(__file__).parents[2] / "docs/models.md"

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from rlhf_api.stage_file import StageFile
-from rlhf_trainer import devices, ranks, rng
+from rlhf_trainer import rng
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.generation import sample
-from rlhf_trainer.rank import crash_reason
+from rlhf_trainer.runtime import devices, supervisor
+from rlhf_trainer.runtime.worker import crash_reason
 
 
 def test_more_ranks_than_gpus_are_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,7 +25,7 @@ def test_more_ranks_than_gpus_are_refused_in_words(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("gpu", [True, False])
 def test_ranks_on_gpus_are_told_to_sum_in_one_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gpu: bool) -> None:
-    monkeypatch.setattr(ranks, "has_gpu", lambda: gpu)
+    monkeypatch.setattr(supervisor, "has_gpu", lambda: gpu)
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     folder = str(tmp_path)
     raw: dict[str, Any] = {
@@ -40,8 +41,8 @@ def test_ranks_on_gpus_are_told_to_sum_in_one_order(monkeypatch: pytest.MonkeyPa
         "directories": {"storage": folder, "work": folder, "job": folder},
     }
     file = StageFile.model_validate(raw)
-    environment = ranks.Ranks(file, tmp_path / "stage.json", 0)._environment(0)
-    assert (environment.get("CUBLAS_WORKSPACE_CONFIG") == ranks.CUBLAS_WORKSPACE) is gpu
+    environment = supervisor.Ranks(file, tmp_path / "stage.json", 0)._environment(0)
+    assert (environment.get("CUBLAS_WORKSPACE_CONFIG") == supervisor.CUBLAS_WORKSPACE) is gpu
     assert (environment.get("CUDA_VISIBLE_DEVICES") == "") is not gpu
 
 

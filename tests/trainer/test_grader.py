@@ -19,7 +19,8 @@ from rlhf_trainer.exits import GuardTripped, InputError
 from rlhf_trainer.generation.cache import right_aligned
 from rlhf_trainer.generation.prefix import PrefixCache
 from rlhf_trainer.rules.grader import Asking, Grader, Question, answer_tokens
-from rlhf_trainer.rules.policy import Policy, parse_policy, read_policy
+from rlhf_trainer.rules.parser import parse_policy, read_policy
+from rlhf_trainer.rules.policy import Policy
 
 ASKING = Asking(("yes", " yes", " up"), ("no", " no", " zebra"), 2048)
 CPU = torch.device("cpu")

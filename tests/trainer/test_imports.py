@@ -20,7 +20,8 @@ import report_fixture
 from rlhf_api.load import job_to_dict, parse_job
 from rlhf_api.plan import plan
 from rlhf_api.stage_file import Directories, StageFile, StageInput
-from rlhf_trainer import functions, lean_imports, rank
+from rlhf_trainer import functions, lean_imports
+from rlhf_trainer.runtime import worker
 
 TRACED = {"PYTHONVERBOSE": "1"}
 """Every process of Python then says on standard error what it imports."""
@@ -155,8 +156,8 @@ def test_a_function_of_other_packages_leaves_nothing_out(job):
     plain, nested = {"rewards": [{"function": "gold:count"}]}, {"guards": {"gold": {"function": "foreign:count"}}}
     assert functions.names({**plain, **nested, "policy": {"function": None}}) == {"gold:count", "foreign:count"}
     file = stage_file(job, 1, job)
-    assert set(rank.unused(file.model_copy(update={"spec": plain}))) >= set(lean_imports.UNUSED)
-    assert rank.unused(file.model_copy(update={"spec": nested})) == ()
+    assert set(worker.unused(file.model_copy(update={"spec": plain}))) >= set(lean_imports.UNUSED)
+    assert worker.unused(file.model_copy(update={"spec": nested})) == ()
 
 
 def test_what_is_absent_comes_back():

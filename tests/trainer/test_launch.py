@@ -17,7 +17,7 @@ from cluster.control_plane import free_port
 NAME = "sft-" + "d" * 64
 LIMITED = """
 import resource, sys
-from rlhf_trainer.launch import main
+from rlhf_trainer.runtime.launcher import main
 resource.setrlimit(resource.RLIMIT_FSIZE, (50000, 50000))
 sys.exit(main())
 """
@@ -51,7 +51,7 @@ def ranks_of(file) -> list[int]:
             words = (folder / "cmdline").read_bytes().split(b"\0")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if b"rlhf_trainer.rank" in words and path in words:
+        if b"rlhf_trainer.runtime.worker" in words and path in words:
             found.append(int(folder.name))
     return found
 

@@ -28,19 +28,22 @@ from toy.toy_stage import ToyTask, build
 from toys import toy_file
 
 import rlhf_trainer
-from rlhf_trainer import metrics, rng
-from rlhf_trainer.checkpoint import Checkpoints
+from rlhf_trainer import rng
 from rlhf_trainer.context import StageContext
 from rlhf_trainer.exits import GuardTripped, Stopped
 from rlhf_trainer.loop import train
-from rlhf_trainer.metrics import Metrics
-from rlhf_trainer.progress import Progress
+from rlhf_trainer.storage.checkpoints import Checkpoints
+from rlhf_trainer.telemetry import metrics
+from rlhf_trainer.telemetry.metrics import Metrics
+from rlhf_trainer.telemetry.progress import Progress
 
 STEPS = 7
 EVERY = 3
 WATCHED = {
     str(Path(rlhf_trainer.__file__).with_name(name + ".py"))
-    for name in ("loop", "checkpoint", "metrics", "store", "durable", "context", "rng")
+    for name in (
+        *("loop", "storage/checkpoints", "telemetry/metrics", "storage/products", "storage/fsync", "context", "rng"),
+    )
 }
 FORK = multiprocessing.get_context("fork")
 SPAWN = multiprocessing.get_context("spawn")

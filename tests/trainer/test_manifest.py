@@ -7,10 +7,10 @@ from toys import toy_file
 
 from rlhf_api.product import Manifest
 from rlhf_api.stages.sft import Sft
-from rlhf_trainer.checkpoint import Checkpoints
 from rlhf_trainer.context import Facts, StageContext
-from rlhf_trainer.metrics import Metrics
-from rlhf_trainer.progress import Progress
+from rlhf_trainer.storage.checkpoints import Checkpoints
+from rlhf_trainer.telemetry.metrics import Metrics
+from rlhf_trainer.telemetry.progress import Progress
 
 
 def test_it_has_the_defaults_that_the_stage_file_leaves_out(tmp_path):

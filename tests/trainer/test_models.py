@@ -20,16 +20,16 @@ from transformers import (
 from rlhf_api.job import Execution
 from rlhf_api.stages.common import Lora, Optimizer
 from rlhf_trainer.data.chat import Encoded
-from rlhf_trainer.data.tensors import pad, positions
+from rlhf_trainer.data.collate import pad, positions
 from rlhf_trainer.exits import InputError
-from rlhf_trainer.models import boundary as boundary_module
+from rlhf_trainer.models import frozen_inputs as boundary_module
 from rlhf_trainer.models.adapters import add_lora, merged, off
-from rlhf_trainer.models.boundary import Boundary
 from rlhf_trainer.models.files import load_tokenizer
 from rlhf_trainer.models.freeze import split, whole_state
+from rlhf_trainer.models.frozen_inputs import Boundary
 from rlhf_trainer.models.load import load_policy
 from rlhf_trainer.models.save import save_policy, save_tokenizer
-from rlhf_trainer.models.trained import Trained, make_trained
+from rlhf_trainer.models.trainable import Trained, make_trained
 
 
 def rows(side: str = "right") -> tuple[Tensor, Tensor]:

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from stage_gang import Case, alone
 from tiny import WORDS, tiny_scorer
 
-from rlhf_trainer.checkpoint import Checkpoints
 from rlhf_trainer.exits import GuardTripped, InputError
 from rlhf_trainer.models.load import load_policy
 from rlhf_trainer.ppo.critics import make_heads, start
 from rlhf_trainer.ppo.task import PpoTask
+from rlhf_trainer.storage.checkpoints import Checkpoints
 
 
 @pytest.fixture(scope="module")

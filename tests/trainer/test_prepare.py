@@ -22,19 +22,19 @@ from patience import PATIENCE
 from transformers import AddedToken
 
 from fakes.policies import small
-from rlhf_api.compact import expand
 from rlhf_api.load import parse_job
 from rlhf_api.plan import plan
 from rlhf_api.product import Manifest
 from rlhf_api.stage_file import Directories, StageFile
 from rlhf_api.store import read_resolved, read_runs
+from rlhf_api.termination_codec import expand
 from rlhf_api.yaml import dump_yaml
 from rlhf_trainer.exits import InputError, StageError
 from rlhf_trainer.inspection.models import inspect_model
 from rlhf_trainer.inspection.uses import ModelUse
 from rlhf_trainer.models.files import load_tokenizer
-from rlhf_trainer.rank import Place
-from rlhf_trainer.session import Session
+from rlhf_trainer.runtime.session import Session
+from rlhf_trainer.runtime.worker import Place
 from rlhf_trainer.sources.licence import told_licence
 from rlhf_trainer.stages import prepare
 

@@ -17,13 +17,14 @@ from fakes.policies import DATA, public, small
 from rlhf_api.yaml import dump_yaml
 from rlhf_trainer.data.rows import Completion, Where
 from rlhf_trainer.exits import GuardTripped, InputError
-from rlhf_trainer.rules import evidence
+from rlhf_trainer.rules import fit_report
 from rlhf_trainer.rules.completions import check_scales
-from rlhf_trainer.rules.fit import MOST_PAIRS, Descent, Pairs, errors, fit, ranked_pairs
-from rlhf_trainer.rules.fitting import Fits, fit_type
-from rlhf_trainer.rules.policy import Policy, parse_policy
+from rlhf_trainer.rules.hinge_fit import MOST_PAIRS, Descent, Pairs, errors, fit, ranked_pairs
+from rlhf_trainer.rules.parser import parse_policy
+from rlhf_trainer.rules.policy import Policy
 from rlhf_trainer.rules.probabilities import classify
 from rlhf_trainer.rules.ranking import labels, ranked
+from rlhf_trainer.rules.weights import Fits, fit_type
 
 
 def policy() -> Policy:
@@ -32,7 +33,7 @@ def policy() -> Policy:
 
 @public
 def test_class_probabilities_of_the_worked_example() -> None:
-    from rlhf_trainer.rules.policy import read_policy
+    from rlhf_trainer.rules.parser import read_policy
 
     rules = read_policy(DATA / "rbr_policy.yaml")
     likely = {"apology", "inability_to_comply"}
@@ -294,7 +295,7 @@ def test_gold_labels_as_features_rank_gold_rows_within_a_response_type() -> None
     import json
 
     from rlhf_trainer.data.columns import canonical_type
-    from rlhf_trainer.rules.policy import read_policy
+    from rlhf_trainer.rules.parser import read_policy
 
     rules = read_policy(DATA / "rbr_policy.yaml")
     with gzip.open(DATA / "rbr_gold_train.jsonl.gz", "rt") as file:
@@ -324,16 +325,16 @@ def test_gold_labels_as_features_rank_gold_rows_within_a_response_type() -> None
 
 
 def test_histograms_are_centred_within_a_group_and_count_everything() -> None:
-    scores = {method: np.array([1.0, 3.0, 10.0, 14.0]) for method in evidence.METHODS}
-    found = evidence.histograms(scores, ["good", "bad", "good", "bad"], ["p", "p", "q", "q"])["rm"]
+    scores = {method: np.array([1.0, 3.0, 10.0, 14.0]) for method in fit_report.METHODS}
+    found = fit_report.histograms(scores, ["good", "bad", "good", "bad"], ["p", "p", "q", "q"])["rm"]
     assert found["edges"][0] == -2 and found["edges"][-1] == 2
     assert sum(found["counts"]["good"]) == 2 and found["counts"]["good"][0] == 1
     assert found["counts"]["bad"][-1] == 1
 
 
 def test_error_rates_average_the_pairs_of_one_dialogue() -> None:
-    scores = {method: np.array([0.0, 1.0, 2.0, 5.0, 0.0]) for method in evidence.METHODS}
-    found = evidence.error_rates(scores, np.array([0, 0, 3]), np.array([1, 2, 4]), ["p", "p", "p", "q", "q"])["total"]
+    scores = {method: np.array([0.0, 1.0, 2.0, 5.0, 0.0]) for method in fit_report.METHODS}
+    found = fit_report.error_rates(scores, np.array([0, 0, 3]), np.array([1, 2, 4]), ["p", "p", "p", "q", "q"])["total"]
     assert found["value"] == 0.5  # (p: 1, q: 0), though two pairs of three are wrong
     assert (found["n"], found["pairs"]) == (2, 3)
 
@@ -346,7 +347,7 @@ def test_a_grader_is_held_against_the_commoner_answer() -> None:
         {"a": False, "b": False},
         {"a": False, "b": False},
     ]
-    found = evidence.grader_trust(grades, known, [0.9, 0.2, 0.1, 0.4], ["a", "b", "c"], range(4))
+    found = fit_report.grader_trust(grades, known, [0.9, 0.2, 0.1, 0.4], ["a", "b", "c"], range(4))
     assert found["propositions"]["a"]["accuracy"]["value"] == 0.5
     assert found["propositions"]["a"]["majority"] == 0.75
     assert math.isclose(found["propositions"]["a"]["balanced_accuracy"]["value"], (1 + 1 / 3) / 2)
@@ -355,26 +356,26 @@ def test_a_grader_is_held_against_the_commoner_answer() -> None:
     assert found["propositions"]["b"]["ece"]["value"] == pytest.approx((0.2 + 0.3 + 0.4 + 0.6) / 4)
     assert found["mean"]["ece"]["value"] == pytest.approx((1.7 / 4 + 1.5 / 4) / 2)
     assert (found["answered"]["value"], found["answered"]["n"]) == (pytest.approx(0.4), 4)
-    notes = evidence.grader_words(found)
+    notes = fit_report.grader_words(found)
     assert any("no more than always saying the commoner answer: 87.5%" in note for note in notes)
     assert any("Labels of one kind only" in note and note.endswith("b.") for note in notes)
 
 
 def test_a_grader_that_would_rather_say_something_else_is_told() -> None:
-    (note,) = evidence.answered_words(0.4)
+    (note,) = fit_report.answered_words(0.4)
     assert note.startswith("Only 40.0% of what the grader would say next is yes or no")
-    assert evidence.answered_words(0.5) == []
+    assert fit_report.answered_words(0.5) == []
 
 
 def test_over_seeds_is_mean_and_standard_error() -> None:
-    assert evidence.over_seeds([0.1, None, 0.3]) == {"mean": 0.2, "se": pytest.approx(0.1), "n": 2}
-    assert evidence.over_seeds([None]) == {"mean": None, "se": None, "n": 0}
+    assert fit_report.over_seeds([0.1, None, 0.3]) == {"mean": 0.2, "se": pytest.approx(0.1), "n": 2}
+    assert fit_report.over_seeds([None]) == {"mean": None, "se": None, "n": 0}
 
 
 def test_what_shows_nothing_is_said() -> None:
     sure = {"value": 0.1, "low": 0.05, "high": 0.2, "n": 90}
     none = {"value": 0.4, "low": 0.2, "high": 0.6, "n": 9}
-    assert "includes 0.5" in evidence.words("comply", {"total": none, "rm": sure})[0]
-    assert "do not lower" in evidence.words("comply", {"total": sure, "rm": sure})[0]
-    assert evidence.words("comply", {"total": sure, "rm": none}) == []
+    assert "includes 0.5" in fit_report.words("comply", {"total": none, "rm": sure})[0]
+    assert "do not lower" in fit_report.words("comply", {"total": sure, "rm": sure})[0]
+    assert fit_report.words("comply", {"total": sure, "rm": none}) == []
     assert torch.get_default_dtype() == torch.float32  # a fit computes in float64 and leaves no trace

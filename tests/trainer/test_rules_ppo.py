@@ -23,13 +23,13 @@ from rlhf_trainer.data.rows import Messages
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.generation.sample import Answer
 from rlhf_trainer.models.files import load_tokenizer
-from rlhf_trainer.ppo import described, rollout
-from rlhf_trainer.rules import use
+from rlhf_trainer.ppo import rollout, task
+from rlhf_trainer.rules import reward
 from rlhf_trainer.rules.grader import Asking, Grader
-from rlhf_trainer.rules.policy import parse_policy
+from rlhf_trainer.rules.parser import parse_policy
 from rlhf_trainer.rules.probabilities import classify
 from rlhf_trainer.rules.product import Model, Weights
-from rlhf_trainer.rules.use import Rulebook
+from rlhf_trainer.rules.reward import Rulebook
 
 WEIGHTS = {
     "comply": {"helps": 1.0, "harm": -2.0, "ideal": 3.0, "poor": 0.5, "disallowed": -1.0},
@@ -119,7 +119,7 @@ def test_what_is_remembered_survives_a_checkpoint_and_is_bounded(home: Path, mon
     other.load_state(one.state())
     monkeypatch.setattr(Grader, "grade", lambda self, questions: [] if not questions else pytest.fail("graded again"))
     assert other.ruled(asks("call", "run"), ["comply"] * 2, ["no", "yes"]).rewards.tolist() == before.rewards.tolist()
-    monkeypatch.setattr(use, "REMEMBERED", 1)
+    monkeypatch.setattr(reward, "REMEMBERED", 1)
     other.ruled(asks("call"), ["comply"], ["no"])
     assert len(other.state()["known"]) == 1
 
@@ -232,8 +232,8 @@ def test_rules_fitted_beside_a_biased_reward_right_the_pairs_that_it_ranks_wrong
     assert (found["rm"]["value"], found["total"]["value"]) == (1.0, 0.0)
 
     told: list[Any] = []
-    whole = described.of_rollout
-    monkeypatch.setattr(described, "of_rollout", lambda *args: [told.append(args), whole(*args)][1])
+    whole = task.rollout_metrics
+    monkeypatch.setattr(task, "rollout_metrics", lambda *args: [told.append(args), whole(*args)][1])
     monkeypatch.setattr(rollout, "sample", alternately(load_tokenizer(home / "sft")))
     made = ruled(home, name="righted", prompts=[{"input": "new"}], steps=1)
     made.inputs |= inputs | {"stage:rules": str(fit.product)}
@@ -332,7 +332,7 @@ def test_a_gate_on_a_class_that_the_policy_does_not_have_is_refused_beforehand(h
 
 
 def test_the_harmonic_mean_and_its_difference() -> None:
-    from rlhf_trainer.evaluation.statistics import Intervals
+    from rlhf_trainer.statistics.intervals import Intervals
 
     nan, how = np.nan, Intervals(resamples=500)
     first, second = np.array([1, 1, 0, 1, nan]), np.array([nan, 1, 0, nan, 1.0])

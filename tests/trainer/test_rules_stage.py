@@ -20,9 +20,9 @@ from rlhf_trainer.reporting.collect import collect
 from rlhf_trainer.reporting.content import content
 from rlhf_trainer.reporting.render import render
 from rlhf_trainer.rules import grader
-from rlhf_trainer.rules.fitting import NO_PAIR_LEFT
-from rlhf_trainer.rules.policy import parse_policy
+from rlhf_trainer.rules.parser import parse_policy
 from rlhf_trainer.rules.product import Weights
+from rlhf_trainer.rules.weights import NO_PAIR_LEFT
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from rlhf_trainer.data.chat import Encoded
-from rlhf_trainer.data.tensors import pad
+from rlhf_trainer.data.collate import pad
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.models.files import load_tokenizer
 from rlhf_trainer.models.save import save_scorer

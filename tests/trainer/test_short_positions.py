@@ -19,7 +19,7 @@ from rlhf_trainer.evaluation.answers import Answering
 from rlhf_trainer.evaluation.judges import ModelJudge
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.rules.grader import Asking, Grader, Question
-from rlhf_trainer.rules.policy import parse_policy
+from rlhf_trainer.rules.parser import parse_policy
 from rlhf_trainer.simulation.judging import Compared, Judge
 
 CPU = torch.device("cpu")

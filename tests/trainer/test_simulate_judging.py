@@ -16,7 +16,7 @@ from rlhf_trainer.exits import InputError
 from rlhf_trainer.generation.sample import Sampling, sample
 from rlhf_trainer.generation.shared import common, last_states
 from rlhf_trainer.simulation.judging import QUESTION, Compared, Judge, labels_of
-from rlhf_trainer.simulation.placing import ask, chat_of, plain, said, templated
+from rlhf_trainer.simulation.prompt_format import ask, chat_of, plain, said, templated
 
 DIALOGUE = (
     {"role": "system", "content": "Be brief."},

@@ -18,7 +18,7 @@ from rlhf_trainer.data.load import load_completions
 from rlhf_trainer.evaluation.answers import Answering
 from rlhf_trainer.exits import InputError, Stopped
 from rlhf_trainer.simulation.judging import Compared, Judge
-from rlhf_trainer.simulation.placing import plain
+from rlhf_trainer.simulation.prompt_format import plain
 
 PROMPTS = 70  # two shards
 FEW = 6

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf_trainer.data.chat import encode_prompt, encode_row, prepare_tokenizer
-from rlhf_trainer.data.tensors import Padded, pad
+from rlhf_trainer.data.collate import Padded, pad
 from rlhf_trainer.models.files import load_tokenizer
 from rlhf_trainer.models.gguf import gguf_tokenizer
 from rlhf_trainer.models.load import load_policy

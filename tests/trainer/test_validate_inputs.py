@@ -17,7 +17,7 @@ import tiny
 from fakes.command import Said, rlhf
 from fakes.policies import small
 from rlhf_api.yaml import dump_yaml
-from rlhf_sdk import opening
+from rlhf_sdk import input_check
 from rlhf_trainer import local_check
 from rlhf_trainer.data import limited
 
@@ -96,7 +96,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def case(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
     """Its checks run in this process, which has torch already."""
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(opening, "run_checks", local_check.main)
+    monkeypatch.setattr(input_check, "run_checks", local_check.main)
     folder = tmp_path / "job"
     shutil.copytree(models, folder)
     files = {
@@ -614,7 +614,7 @@ def test_without_opening_a_mistake_in_data_is_not_seen(case: Case) -> None:
 
 def test_the_checks_run_in_a_process_of_their_own(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(opening, "SECONDS", 3600)  # a busy machine is no failure
+    monkeypatch.setattr(input_check, "SECONDS", 3600)  # a busy machine is no failure
     case.spec = {
         "inputs": [entry for entry in case.spec["inputs"] if entry["name"] in ("base", "asks")],
         "stages": [
@@ -642,7 +642,7 @@ def test_the_checks_run_in_a_process_of_their_own(case: Case, monkeypatch: pytes
 
 def test_checks_that_do_not_end_are_given_up_and_said(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(opening, "SECONDS", 0.1)
+    monkeypatch.setattr(input_check, "SECONDS", 0.1)
     case.write("gold.py", "import time\ntime.sleep(1e6)\n")
     (found,) = case.validate().json["files"]
     assert found["valid"]

@@ -30,10 +30,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-WARM = ("rlhf_sdk.cli", "rlhf_trainer.launch", "rlhf_trainer.rank")
+WARM = ("rlhf_sdk.cli", "rlhf_trainer.launch", "rlhf_trainer.runtime.worker")
 """Modules that are run in a fork; and scripts beside this file."""
 IMPORTS = (
-    *(f"rlhf_trainer.{module}" for module in ("elastic", "launch", "session", "devices", "events", "engine")),
+    *(f"rlhf_trainer.runtime.{module}" for module in ("rendezvous", "launcher", "session", "devices")),
+    *("rlhf_trainer.launch", "rlhf_trainer.telemetry.events", "rlhf_trainer.engine"),
     *(
         f"rlhf_trainer.stages.{stage}"
         for stage in ("prepare", "sft", "preference", "ppo", "evaluate", "simulate", "rules", "report")
@@ -56,7 +57,7 @@ module = words[1] if words[:1] == ["-m"] and len(words) > 1 else None
 script = os.path.dirname(os.path.abspath(words[0])) == {here!r} if words and not words[0].startswith("-") else False
 if not script and module not in {warm!r}:
     os.execv({python!r}, [{python!r}, *words])
-if module == "rlhf_trainer.rank":
+if module == "rlhf_trainer.runtime.worker":
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # a rank ends with its launcher
 request = json.dumps([words, dict(os.environ), os.getcwd()]).encode()
 server = socket.socket(socket.AF_UNIX)

@@ -10,8 +10,8 @@ import pytest
 
 from rlhf_api.job import Execution
 from rlhf_api.stage_file import Directories, StageFile
-from rlhf_trainer.adoption import COPIED, adopt
-from rlhf_trainer.checkpoint import sharding_of
+from rlhf_trainer.storage.adoption import COPIED, adopt
+from rlhf_trainer.storage.checkpoints import sharding_of
 
 DIGEST = "d" * 64
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlhf_api.error_messages import describe, nearest
 from rlhf_api.errors import Finding, SpecError, SpecProblem, format_path
 from rlhf_api.load import load_job, parse_job
 from rlhf_api.quantities import amount
-from rlhf_api.sentences import describe, nearest
 from rlhf_api.sources import FSSPEC_SCHEMES, Source, parse_source
 
 

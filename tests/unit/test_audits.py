@@ -23,7 +23,7 @@ from rlhf_trainer.reporting.content import content
 from rlhf_trainer.reporting.render import render
 from rlhf_trainer.simulation.audits import agreement, kappa, read_answers
 from rlhf_trainer.simulation.methods import Method
-from rlhf_trainer.simulation.outcome import Outcome, of_answers
+from rlhf_trainer.simulation.report import Outcome, of_answers
 from rlhf_trainer.simulation.rows import Answered
 
 Json = dict[str, Any]

@@ -19,7 +19,7 @@ from rlhf_api.bounded import MAX_DEPTH, MAX_RATIO, Unreadable, read_bytes, read_
 from rlhf_api.errors import SpecError
 from rlhf_api.gguf import MAX_ENTRIES, MAX_STRINGS, read_header
 from rlhf_api.job import Input
-from rlhf_api.memory.look import _longest
+from rlhf_api.memory.local_facts import _longest
 from rlhf_api.packages import package_folder
 from rlhf_api.yaml import MAX_VALUES, load_yaml
 from rlhf_trainer.data import readers
@@ -27,9 +27,10 @@ from rlhf_trainer.data.load import Conversion
 from rlhf_trainer.data.readers import BadRow, RawRow, read_rows
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.functions import source_digest
-from rlhf_trainer.rules import checks
-from rlhf_trainer.rules.policy import Policy, parse_policy
-from rlhf_trainer.simulation.placing import NEXT_TURN, said
+from rlhf_trainer.rules import parser, problems
+from rlhf_trainer.rules.parser import parse_policy
+from rlhf_trainer.rules.policy import Policy
+from rlhf_trainer.simulation.prompt_format import NEXT_TURN, said
 from rlhf_trainer.sources.choose import card
 from rlhf_trainer.sources.fetch import fetch
 from rlhf_trainer.sources.folder import MAX_FOLDERS, files_below
@@ -266,17 +267,17 @@ class TestPolicies:
 
     def test_levels_that_share_what_they_are_made_of_take_no_time_each(self) -> None:
         derived = {"a0": "{p: true, q: true}", "b0": "{p: true, q: false}"}
-        for level in range(1, checks.MAX_LEVELS):
+        for level in range(1, parser.MAX_LEVELS):
             derived[f"a{level}"] = f"{{a{level - 1}: true, b{level - 1}: false}}"
             derived[f"b{level}"] = f"{{a{level - 1}: true, b{level - 1}: true}}"
         with bounded():
-            policy = self.policy(derived, f"a{checks.MAX_LEVELS - 1}")
+            policy = self.policy(derived, f"a{parser.MAX_LEVELS - 1}")
             assert policy.graded("comply") == ("p", "q")
             assert policy.class_of("comply", {"p": True, "q": True}) == "good"
 
     def test_a_long_chain_is_refused_by_its_first_name_that_is_too_high(self) -> None:
-        chain = {f"d{n}": f"{{d{n - 1}: true}}" if n else "{p: true}" for n in range(checks.MAX_LEVELS + 1)}
-        high = checks.MAX_LEVELS
+        chain = {f"d{n}": f"{{d{n - 1}: true}}" if n else "{p: true}" for n in range(parser.MAX_LEVELS + 1)}
+        high = parser.MAX_LEVELS
         with pytest.raises(SpecError, match=rf"derived_propositions.d{high}: stands on more than {high} levels"):
             self.policy(chain, f"d{high}")
 
@@ -297,7 +298,7 @@ class TestPolicies:
         wrong = {f"d{n}": "{" + ", ".join(f"n{k}: 1" for k in range(30)) + "}" for n in range(60)}
         with bounded(), pytest.raises(SpecError) as caught:
             self.policy(wrong, "d1")
-        assert len(caught.value.problems) == checks.MAX_PROBLEMS
+        assert len(caught.value.problems) == problems.MAX_PROBLEMS
 
 
 class TestGguf:

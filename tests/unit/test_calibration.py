@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from rlhf_trainer.evaluation.calibration import (
+from rlhf_trainer.statistics.calibration import (
     balanced_accuracy,
     calibration_error,
     pair_trust,

@@ -9,7 +9,7 @@ import pytest
 
 from fakes.command import rlhf
 from fakes.local_job import SIDE_BY_SIDE, job, run
-from rlhf_sdk.exporting import OWN, export
+from rlhf_sdk.plain_export import OWN, export
 
 
 @pytest.fixture(scope="module")

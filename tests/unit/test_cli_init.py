@@ -17,7 +17,7 @@ from rlhf_sdk.commands.init import job_name
 from rlhf_sdk.jobs import absent_devices
 from rlhf_sdk.local.layout import ignore_in_git
 from rlhf_sdk.recipes import RECIPES, render, ruled
-from rlhf_trainer.rules.policy import parse_policy
+from rlhf_trainer.rules.parser import parse_policy
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

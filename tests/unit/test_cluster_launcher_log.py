@@ -49,8 +49,8 @@ def test_on_this_machine_there_is_no_second_log(tmp_path: Path) -> None:
 def test_the_log_is_bounded(tmp_path: Path, lines: int) -> None:
     program = (
         "import logging, sys\nfrom pathlib import Path\nfrom rlhf_api.stage_file import StageFile\n"
-        "from rlhf_trainer import launch\n"
-        "launch.keep_log(StageFile.model_validate_json(Path(sys.argv[1]).read_bytes()))\n"
+        "from rlhf_trainer.runtime import launcher\n"
+        "launcher.keep_log(StageFile.model_validate_json(Path(sys.argv[1]).read_bytes()))\n"
         f"for number in range({lines}):\n    logging.getLogger().warning('x' * 200)\n"
     )
     launched(tmp_path, pod=True)

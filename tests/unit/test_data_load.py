@@ -23,7 +23,7 @@ from rlhf_trainer.data.load import (
 )
 from rlhf_trainer.data.rows import Conversation, Counts, Pair, Prompt, Where
 from rlhf_trainer.exits import InputError
-from rlhf_trainer.sources.keep import Keeper
+from rlhf_trainer.sources.cache import Keeper
 
 
 class Files:

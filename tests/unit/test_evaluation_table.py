@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from rlhf_trainer.evaluation.statistics import Intervals
 from rlhf_trainer.evaluation.table import Judged, as_json, categories, harmful, measure, missing_scores
+from rlhf_trainer.statistics.intervals import Intervals
 
 QUICK = Intervals(resamples=200)
 NAN = float("nan")

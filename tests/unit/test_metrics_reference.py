@@ -10,9 +10,9 @@ import pytest
 
 import rlhf_trainer
 from rlhf_api.stages import STAGE_TYPES
-from rlhf_trainer.definitions import METRICS, PHASES, STAGE_SERIES, find, finite_required, headline
-from rlhf_trainer.metrics_reference import reference
-from rlhf_trainer.server import Prometheus
+from rlhf_trainer.telemetry.catalog import METRICS, PHASES, STAGE_SERIES, find, finite_required, headline
+from rlhf_trainer.telemetry.reference import reference
+from rlhf_trainer.telemetry.server import Prometheus
 
 SOURCES = sorted(Path(rlhf_trainer.__file__).parent.rglob("*.py"))
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"

@@ -10,9 +10,9 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from rlhf_trainer.exits import InputError
-from rlhf_trainer.sources import keep
+from rlhf_trainer.sources import cache
+from rlhf_trainer.sources.cache import Keeper
 from rlhf_trainer.sources.fetch import fetch_url
-from rlhf_trainer.sources.keep import Keeper
 
 ROWS = b'{"prompt": "a"}\n'
 
@@ -44,7 +44,7 @@ def test_a_folder_of_s3(s3, tmp_path):
     s3.pipe_file("bucket/model/config.json", b"{}")
     s3.pipe_file("bucket/model/parts/one.safetensors", b"1" * 100)
     kept = fetch_url("s3://bucket/model", Keeper(tmp_path))
-    assert sorted(keep.files_below(kept.path)) == ["config.json", "parts/one.safetensors"]
+    assert sorted(cache.files_below(kept.path)) == ["config.json", "parts/one.safetensors"]
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/nothing.jsonl", "s3://no-such-bucket/rows.jsonl"])

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from corpus.cases import BASE
-from rlhf_api.compact import MAX_BYTES, compact, expand, function_names
 from rlhf_api.digest import short_digest
 from rlhf_api.fields import MAX_ITEMS, Reference, bare
 from rlhf_api.job import RLHFJob
 from rlhf_api.load import parse_job
 from rlhf_api.plan import Plan, Resolved, ResolvedInput, plan
 from rlhf_api.stages import STAGE_TYPES
+from rlhf_api.termination_codec import MAX_BYTES, compact, expand, function_names
 from rlhf_api.yaml import load_yaml
 
 VALUE = load_yaml(BASE).value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlhf_trainer.progress import WINDOW, Progress
+from rlhf_trainer.telemetry.progress import WINDOW, Progress
 
 
 class Clock:

@@ -17,7 +17,7 @@ from rlhf_trainer.reporting.render import render
 from rlhf_trainer.simulation.attacks import Attack
 from rlhf_trainer.simulation.choices import Choice
 from rlhf_trainer.simulation.methods import Method
-from rlhf_trainer.simulation.outcome import of_answers, of_attacks
+from rlhf_trainer.simulation.report import of_answers, of_attacks
 from rlhf_trainer.simulation.rows import Answered
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=y>{{ 7 * 7 }}"

@@ -20,7 +20,8 @@ from rlhf_api.yaml import dump_yaml
 from rlhf_trainer.data.columns import canonical_type
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.rules import combinations
-from rlhf_trainer.rules.policy import as_json, parse_policy, read_policy
+from rlhf_trainer.rules.parser import parse_policy, read_policy
+from rlhf_trainer.rules.policy import as_json
 
 OWN = Path(__file__).parents[2] / "examples" / "data" / "rbr-policy.yaml"
 

@@ -12,9 +12,9 @@ import urllib.request
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from rlhf_trainer.definitions import METRICS
-from rlhf_trainer.progress import Progress
-from rlhf_trainer.server import MAX_LABELS, Prometheus, Server
+from rlhf_trainer.telemetry.catalog import METRICS
+from rlhf_trainer.telemetry.progress import Progress
+from rlhf_trainer.telemetry.server import MAX_LABELS, Prometheus, Server
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_who_left_before_the_answer_is_no_error(serve, caplog):
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
 def test_a_pods_port_is_served_over_ipv4_and_ipv6(monkeypatch, serve) -> None:
     """Port 0 is the loopback's; any other is a pod's, and the system gives one here."""
-    monkeypatch.setattr("rlhf_trainer.server._DualStack.server_bind", _bind_free)
+    monkeypatch.setattr("rlhf_trainer.telemetry.server._DualStack.server_bind", _bind_free)
     port = serve(Prometheus(stage="ppo", type="ppo"), Progress(), port=1)
     families = socket.getaddrinfo(None, port, type=socket.SOCK_STREAM)
     assert {family for family, *_ in families} == {socket.AF_INET, socket.AF_INET6}

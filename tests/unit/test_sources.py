@@ -19,9 +19,9 @@ from rlhf_api.digest import digest_file
 from rlhf_api.gguf import read_header
 from rlhf_api.job import Input
 from rlhf_trainer.exits import InputError, StageError
-from rlhf_trainer.sources import folder, keep
+from rlhf_trainer.sources import cache, folder
+from rlhf_trainer.sources.cache import Keeper, content_digest, verify
 from rlhf_trainer.sources.fetch import fetch, fetch_url, redact
-from rlhf_trainer.sources.keep import Keeper, content_digest, verify
 
 ROWS = b'{"prompt": "a"}\n'
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -129,7 +129,7 @@ class TestPaths:
 class TestLargeFiles:
     @pytest.fixture(autouse=True)
     def small_is_large(self, monkeypatch):
-        monkeypatch.setattr(keep, "LINK_FROM", 1)
+        monkeypatch.setattr(cache, "LINK_FROM", 1)
 
     def test_they_are_linked(self, storage, job):
         path = write(job / "model.gguf.jsonl")
@@ -139,7 +139,7 @@ class TestLargeFiles:
     def test_they_are_hashed_once(self, storage, job, monkeypatch):
         write(job / "a.jsonl")
         first = get("a.jsonl", storage, job)
-        monkeypatch.setattr(keep.hashlib, "file_digest", lambda *_: pytest.fail("hashed again"))
+        monkeypatch.setattr(cache.hashlib, "file_digest", lambda *_: pytest.fail("hashed again"))
         assert get("a.jsonl", storage, job).digest == first.digest
 
     def test_writing_into_one_is_noticed_and_it_is_fetched_again(self, storage, job):
@@ -158,7 +158,7 @@ class TestLargeFiles:
         def refuse(*_, **__):
             raise OSError(errno.EXDEV, "Invalid cross-device link")
 
-        monkeypatch.setattr(keep.os, "link", refuse)
+        monkeypatch.setattr(cache.os, "link", refuse)
         path = write(job / "a.jsonl")
         found = get("a.jsonl", storage, job)
         assert (found.path / "a.jsonl").stat().st_ino != path.stat().st_ino
@@ -214,14 +214,14 @@ class TestKeeping:
             path.write_bytes(b"other")  # after it was hashed
             return file
 
-        hashed = keep.hashlib.file_digest
+        hashed = cache.hashlib.file_digest
 
         def digest(file, name):
             result = hashed(file, name)
-            monkeypatch.setattr(keep, "open_real", opened)
+            monkeypatch.setattr(cache, "open_real", opened)
             return result
 
-        monkeypatch.setattr(keep.hashlib, "file_digest", digest)
+        monkeypatch.setattr(cache.hashlib, "file_digest", digest)
         with pytest.raises(InputError, match="changed while it was copied"):
             get("a.jsonl", storage, job)
 
@@ -331,7 +331,7 @@ class TestRights:
         assert modes == [0, 0, 0]
 
     def test_what_is_linked_keeps_its_owners_rights(self, storage, job, monkeypatch):
-        monkeypatch.setattr(keep, "LINK_FROM", 1)
+        monkeypatch.setattr(cache, "LINK_FROM", 1)
         path = write(job / "rows.jsonl")
         path.chmod(0o644)
         kept = get("rows.jsonl", storage, job).path
@@ -412,7 +412,7 @@ class TestUrls:
         memory.pipe_file("/folder/a/rows.jsonl", ROWS)
         memory.pipe_file("/folder/config.json", b"{}")
         kept = fetch_url("memory://folder", Keeper(storage))
-        assert sorted(keep.files_below(kept.path)) == ["a/rows.jsonl", "config.json"]
+        assert sorted(cache.files_below(kept.path)) == ["a/rows.jsonl", "config.json"]
 
     def test_a_file_over_http(self, storage, tmp_path):
         write(tmp_path / "www/rows.jsonl")

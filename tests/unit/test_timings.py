@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rlhf_sdk.profile import read
-from rlhf_trainer.timings import summarise
+from rlhf_trainer.telemetry.timings import summarise
 
 
 def row(step, seconds, attempt=0, **phases):

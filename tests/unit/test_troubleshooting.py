@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import rlhf_trainer
-from rlhf_trainer import exits, store
+from rlhf_trainer import exits
+from rlhf_trainer.storage import products
 
 PAGE = (Path(__file__).parents[2] / "docs" / "troubleshooting.md").read_text()
 TREES = [ast.parse(path.read_text()) for path in sorted(Path(rlhf_trainer.__file__).parent.rglob("*.py"))]
@@ -36,7 +37,7 @@ def reasons() -> set[str]:
         for node in ast.walk(tree)
         if isinstance(node, ast.keyword) and node.arg == "reason" and (found := text(node.value)) is not None
     }
-    kinds = (exits.InputError, exits.Stopped, exits.StorageFull, store.Fenced)
+    kinds = (exits.InputError, exits.Stopped, exits.StorageFull, products.Fenced)
     return keywords | {kind.reason for kind in kinds}
 
 

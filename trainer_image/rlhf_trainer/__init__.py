@@ -1,1 +1,1 @@
-"""What a stage computes, and the small runtime under it."""
+"""What a stage computes, and the runtime under it."""

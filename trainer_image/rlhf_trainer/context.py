@@ -19,15 +19,15 @@ from rlhf_api.fields import Reference
 from rlhf_api.product import Manifest
 from rlhf_api.stage_file import StageFile, StageInput
 from rlhf_api.stages import PREPARE, STAGE_TYPES
-from rlhf_trainer import gang, store
+from rlhf_trainer import distributed
 from rlhf_trainer.cards.card import README, Source, product_source, write_card
-from rlhf_trainer.checkpoint import Checkpoints
-from rlhf_trainer.exits import InputError
-from rlhf_trainer.metrics import Metrics
-from rlhf_trainer.progress import Progress
+from rlhf_trainer.exits import InputError, validation_message
 from rlhf_trainer.stopping import StopRequest
-from rlhf_trainer.timings import summarise
-from rlhf_trainer.words import in_words
+from rlhf_trainer.storage import products
+from rlhf_trainer.storage.checkpoints import Checkpoints
+from rlhf_trainer.telemetry.metrics import Metrics
+from rlhf_trainer.telemetry.progress import Progress
+from rlhf_trainer.telemetry.timings import summarise
 
 if TYPE_CHECKING:
     import torch  # not where a stage computes nothing with it
@@ -89,7 +89,8 @@ class LightContext:
             spec = cls.model_validate_json(orjson.dumps(self.file.spec))
         except ValidationError as error:
             raise InputError(
-                f"stage.json: spec of {self.file.stage} ({self.file.type}): {in_words(error)}", reason="InvalidSpec"
+                f"stage.json: spec of {self.file.stage} ({self.file.type}): {validation_message(error)}",
+                reason="InvalidSpec",
             ) from error
         self._effective = spec.model_dump(mode="json")
         return spec
@@ -118,7 +119,7 @@ class LightContext:
 
     def stop_requested(self) -> bool:
         """Whether any rank was asked to stop. A collective: every rank calls it, once a step."""
-        return gang.any_rank(self.stop.is_set())[0]
+        return distributed.any_rank(self.stop.is_set())[0]
 
     def publish(self, build: Callable[[Path], Facts]) -> Path:
         """Build the product in a temporary folder on rank 0, then put it in place whole. A collective.
@@ -131,11 +132,11 @@ class LightContext:
             Fenced: a later attempt of this stage has started.
         """
         self.progress.say("publishing")
-        path = store.product_path(self.storage, self.file)
+        path = products.product_path(self.storage, self.file)
         if self.rank == 0:
             self.metrics.flush(sync=True)
-            store.publish(self.storage, self.file, lambda folder: self._built(folder, build))
-        gang.barrier()
+            products.publish(self.storage, self.file, lambda folder: self._built(folder, build))
+        distributed.barrier()
         return path
 
     def _built(self, folder: Path, build: Callable[[Path], Facts]) -> Manifest:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from rlhf_api.job import Execution
 from rlhf_api.stages.common import Optimizer
-from rlhf_trainer import ops
+from rlhf_trainer import deepspeed_ops
 
 if TYPE_CHECKING:
     from rlhf_trainer.context import StageContext
@@ -265,5 +265,5 @@ def _deepspeed(device: torch.device) -> Any:
 
     logger.setLevel(logging.WARNING)
     if device.type == "cpu":
-        ops.load()
+        deepspeed_ops.load()
     return deepspeed

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlhf_api.contract import (
     DONE,
@@ -20,6 +21,9 @@ from rlhf_api.contract import (
     UNEXPLAINED,
     WRONG_INPUT,
 )
+
+if TYPE_CHECKING:  # the image builds DeepSpeed's op with this module and without pydantic
+    from pydantic import ValidationError
 
 __all__ = ["DONE", "FAILURE", "GUARD", "STOPPED", "WRONG_INPUT"]
 
@@ -108,4 +112,11 @@ def full_disk_message(folder: Path, doing: str) -> str:
         f"no space left while {doing} in {folder}: {free / 2**20:.1f} MiB free. "
         "Nothing half-written is used. Free space (`rlhf gc` lists products no run uses) or enlarge the volume; "
         "the stage goes on from its last checkpoint."
+    )
+
+
+def validation_message(error: ValidationError) -> str:
+    """Every problem of a validation as `path: message`, joined by `; `."""
+    return "; ".join(
+        ".".join(str(part) for part in problem["loc"]) + f": {problem['msg']}" for problem in error.errors()
     )

@@ -15,10 +15,10 @@ from typing import Any, Protocol, SupportsFloat
 
 import torch
 
-from rlhf_trainer import gang, rng
+from rlhf_trainer import distributed, rng
 from rlhf_trainer.context import StageContext
-from rlhf_trainer.definitions import finite_required, headline
 from rlhf_trainer.exits import GuardTripped, Stopped
+from rlhf_trainer.telemetry.catalog import finite_required, headline
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def train(context: StageContext, task: Task) -> None:
         before = context.metrics.tokens
         values = task.step(step)
         context.metrics.log(step + 1, values)
-        stop, bad = gang.any_rank(context.stop.is_set(), _bad(values))
+        stop, bad = distributed.any_rank(context.stop.is_set(), _bad(values))
         if bad:
             context.metrics.flush()  # raises where the value is; the other ranks say so too
             raise GuardTripped(f"a loss is not finite on another rank at step {step + 1}", reason="NaN")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from rlhf_api.compact import compact
 from rlhf_api.load import parse_job
 from rlhf_api.plan import Resolved, ResolvedInput
+from rlhf_api.termination_codec import compact
 from rlhf_operator.reconcile import Observed, Settings, naming, reconcile
 from rlhf_operator.runtime.kinds import Object
 

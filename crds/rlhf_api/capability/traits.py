@@ -14,7 +14,7 @@ from typing import Any
 from rlhf_api.bounded import Unreadable, exists, read_object
 from rlhf_api.capability.model_types import CAUSAL, CHANGED_LOGITS, SCORERS, STATEFUL
 from rlhf_api.job import RLHFJob
-from rlhf_api.memory.look import local_path
+from rlhf_api.memory.local_facts import local_path
 from rlhf_api.safetensors import read_header
 
 AFTER_HEAD: dict[str, float | None] = {

@@ -2,7 +2,7 @@
 
 from rlhf_api.memory.estimate import Estimate, estimate
 from rlhf_api.memory.facts import ModelFacts
-from rlhf_api.memory.look import InputFacts, look
+from rlhf_api.memory.local_facts import InputFacts, read_local_facts
 from rlhf_api.memory.terms import Lengths, Missing
 
-__all__ = ["Estimate", "InputFacts", "Lengths", "Missing", "ModelFacts", "estimate", "look"]
+__all__ = ["Estimate", "InputFacts", "Lengths", "Missing", "ModelFacts", "estimate", "read_local_facts"]

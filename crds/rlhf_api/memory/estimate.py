@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rlhf_api.job import RLHFJob
-from rlhf_api.memory import asking, fitting, ppo
+from rlhf_api.memory import answering, fitting, ppo
 from rlhf_api.memory.facts import ModelFacts
 from rlhf_api.memory.terms import Device, Lengths, Moment, Terms
 from rlhf_api.stages import Evaluate, Ppo, Rules, Sft, Simulate
@@ -77,9 +77,9 @@ def _moments(terms: Terms) -> list[Moment]:
     if isinstance(spec, Ppo):
         return ppo.moments(terms, spec)
     if isinstance(spec, Evaluate):
-        return asking.of_evaluation(terms, spec)
+        return answering.of_evaluation(terms, spec)
     if isinstance(spec, Simulate):
-        return asking.of_simulation(terms, spec)
+        return answering.of_simulation(terms, spec)
     if isinstance(spec, Rules):
-        return asking.of_rules(terms, spec)
+        return answering.of_rules(terms, spec)
     return []

@@ -6,11 +6,11 @@ from typing import Any
 
 import orjson
 
-from rlhf_api.compact import Told, expand
 from rlhf_api.contract import STORAGE_PATH
 from rlhf_api.job import RLHFJob
 from rlhf_api.load import parse_job
 from rlhf_api.plan import Plan, Resolved, plan
+from rlhf_api.termination_codec import Told, expand
 from rlhf_operator.reconcile.memo import JOBS
 from rlhf_operator.reconcile.outcome import Raw
 

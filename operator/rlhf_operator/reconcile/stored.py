@@ -17,8 +17,8 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
+from rlhf_api.error_messages import findings_of
 from rlhf_api.errors import Finding, Loc, format_path
-from rlhf_api.sentences import findings_of
 from rlhf_api.status import JobStatus
 from rlhf_operator.reconcile.outcome import Raw
 from rlhf_operator.reconcile.settings import Profile

@@ -10,12 +10,12 @@ from typing import Any
 
 from rlhf_api import names
 from rlhf_api.status import StageStatus
-from rlhf_sdk.cluster import pods
-from rlhf_sdk.cluster.following import SECONDS, reload_job, wait_until
+from rlhf_sdk.cluster import reader_pod
 from rlhf_sdk.cluster.jobs import DONE, OPEN, ClusterJob, last_attempt
 from rlhf_sdk.cluster.kubectl import Kubectl, refusal
-from rlhf_sdk.cluster.pipes import BLOCK, Piped, piped
 from rlhf_sdk.cluster.reader import Reader
+from rlhf_sdk.cluster.stream_process import BLOCK, Piped, piped
+from rlhf_sdk.cluster.watch import SECONDS, reload_job, wait_until
 from rlhf_sdk.exits import CommandError, Exit
 from rlhf_sdk.output import Log, complain
 
@@ -51,7 +51,7 @@ def lines(kubectl: Kubectl, job: ClusterJob, request: LogRequest) -> tuple[int, 
         with _printed(kubectl, name, request) as process:
             text = b"".join(iter(lambda: process.read(BLOCK), b"")).decode(errors="replace")
         return attempt, f"pod/{name}", text.splitlines()
-    with pods.reader(kubectl, job) as reader:
+    with reader_pod.reader(kubectl, job) as reader:
         file = stored(reader, job, request, attempt)
         return attempt, file, reader.lines(file, request.tail)
 
@@ -75,7 +75,7 @@ def follow(kubectl: Kubectl, job: ClusterJob, request: LogRequest) -> None:
     if pod is not None:
         _stream(kubectl, pod["metadata"]["name"], request, lasting)
         return
-    with pods.reader(kubectl, job) as reader:
+    with reader_pod.reader(kubectl, job) as reader:
         reader.follow(stored(reader, job, request, attempt), request.tail, Log().write, lasting)
 
 
@@ -147,7 +147,7 @@ def _waits(job: ClusterJob, request: LogRequest, attempt: int, pod: dict[str, An
     if last is None or last.number != attempt or last.state not in OPEN:
         return None
     if pod is not None:
-        started, why = pods.state_of(pod)
+        started, why = reader_pod.state_of(pod)
         return None if started else why
     words = ": ".join(word for word in (stage.reason, stage.message) if word)
     return words or "Pending" if last.state == "Pending" else None
@@ -158,8 +158,8 @@ def _pod(kubectl: Kubectl, job: ClusterJob, request: LogRequest, attempt: int) -
     text = request.rank.removeprefix("launcher") or "0"
     if request.stored or (request.rank != "0" and not request.rank.startswith("launcher")) or not text.isdigit():
         return None
-    attempt_pods = pods.pods_of(kubectl, job, request.stage, attempt)
-    return next((pod for pod in attempt_pods if pods.index_of(pod) == int(text)), None)
+    attempt_pods = reader_pod.pods_of(kubectl, job, request.stage, attempt)
+    return next((pod for pod in attempt_pods if reader_pod.index_of(pod) == int(text)), None)
 
 
 def _stream(kubectl: Kubectl, pod: str, request: LogRequest, lasting: Callable[[], bool]) -> None:

@@ -11,7 +11,7 @@ from typing import IO, Any, cast
 
 from rlhf_sdk.cluster import remote
 from rlhf_sdk.cluster.kubectl import Refused, refusal
-from rlhf_sdk.cluster.pipes import Broken, Piped, piped
+from rlhf_sdk.cluster.stream_process import Broken, Piped, piped
 from rlhf_sdk.exits import CommandError
 
 READ = "import sys; i = sys.stdin.buffer; exec(compile(i.read(int(i.readline())), 'reader', 'exec'))"

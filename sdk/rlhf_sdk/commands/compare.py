@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from rlhf_sdk.comparing import Side
+    from rlhf_sdk.comparison import Side
 
 
 def register(app: typer.Typer) -> None:
@@ -57,16 +57,16 @@ def compare(
     """Show final metrics, with their intervals, and the fields in which the specs differ."""
     from fnmatch import fnmatchcase
 
-    from rlhf_sdk import comparing
+    from rlhf_sdk import comparison
     from rlhf_sdk.text import plural
 
     if len(what) < 2:
         raise CommandError("compare needs at least two runs or products", Exit.INVALID)
-    sides = comparing.named([comparing.read(argument, storage) for argument in what], what)
-    metrics = comparing.rows(sides, "metrics")
+    sides = comparison.named([comparison.read(argument, storage) for argument in what], what)
+    metrics = comparison.rows(sides, "metrics")
     if metric is not None:
         metrics = {name: values for name, values in metrics.items() if fnmatchcase(name, metric)}
-    spec = comparing.spec_rows(sides)
+    spec = comparison.spec_rows(sides)
     if output is Format.JSON:
         missing = [list(side.missing) for side in sides]
         emit({"names": [side.name for side in sides], "missing": missing, "metrics": metrics, "spec": spec})
@@ -87,7 +87,7 @@ def compare(
 
 
 def _table(head: str, rows: Mapping[str, list[Any]], sides: list[Side], *, intervals: bool = False) -> Table:
-    from rlhf_sdk.comparing import apart, cell
+    from rlhf_sdk.comparison import apart, cell
     from rlhf_sdk.output import columns
 
     table = columns(head, *(side.name for side in sides), *([""] if intervals else []))

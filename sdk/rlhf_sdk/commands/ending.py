@@ -21,11 +21,11 @@ def finish_command(kubectl: Kubectl, job: ClusterJob, *, wait: bool, output: For
     """
     code = None
     if wait:
-        from rlhf_sdk.cluster.following import wait_for_end
+        from rlhf_sdk.cluster.watch import wait_for_end
 
         job, code = wait_for_end(kubectl, job)
     if output is Format.JSON:
-        from rlhf_sdk.cluster.views import brief
+        from rlhf_sdk.cluster.render import brief
 
         emit({**brief(job), **fields})
     if code is not None:

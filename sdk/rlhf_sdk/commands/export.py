@@ -59,8 +59,8 @@ def export(
     output: Output = Format.TEXT,
 ) -> None:
     """Write a stage's model as a plain folder that transformers reads."""
-    from rlhf_sdk.cluster.choice import chosen
-    from rlhf_sdk.exporting import check_target
+    from rlhf_sdk.cluster.target import chosen
+    from rlhf_sdk.plain_export import check_target
 
     target = folder.resolve()
     check_target(target)
@@ -79,8 +79,8 @@ def export(
 def _from_here(job: str | None, storage: Path | None, stage: str, target: Path) -> str:
     from rlhf_api.store import DamagedProduct, find_verified
     from rlhf_sdk import jobs, runs
-    from rlhf_sdk.exporting import export as write
     from rlhf_sdk.local.layout import STORAGE
+    from rlhf_sdk.plain_export import export as write
 
     if job is not None and runs.split(job)[1] is not None:
         return _numbered(job, storage, stage, target)
@@ -109,7 +109,7 @@ def _from_here(job: str | None, storage: Path | None, stage: str, target: Path) 
 
 def _numbered(name: str, storage: Path | None, stage: str, target: Path) -> str:
     from rlhf_sdk import runs
-    from rlhf_sdk.exporting import export as write
+    from rlhf_sdk.plain_export import export as write
 
     entry = runs.find(name, storage)
     product = entry.run.products.get(stage)
@@ -121,20 +121,20 @@ def _numbered(name: str, storage: Path | None, stage: str, target: Path) -> str:
 
 
 def _from_cluster(cluster_target: Target, job: str | None, stage: str, target: Path) -> str:
-    from rlhf_sdk.cluster import jobs, pods, pulling
+    from rlhf_sdk.cluster import download, jobs, reader_pod
     from rlhf_sdk.cluster.kubectl import Kubectl
-    from rlhf_sdk.exporting import export as write
+    from rlhf_sdk.plain_export import export as write
 
     if job is None:
         raise CommandError("--job: a job on a cluster must be named", Exit.INVALID)
     name, cluster_target = jobs.named(job, cluster_target)
     kubectl = Kubectl(cluster_target)
     cluster_job = jobs.get(kubectl, name)
-    product = pulling.products(cluster_job, [stage], everything=False)[stage]
+    product = download.products(cluster_job, [stage], everything=False)[stage]
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as temporary:
         copy = Path(temporary) / stage
-        with pods.reader(kubectl, cluster_job) as reader:
-            pulling.product(reader, product, copy, lambda *_: None)
+        with reader_pod.reader(kubectl, cluster_job) as reader:
+            download.product(reader, product, copy, lambda *_: None)
         write(copy, target)
     return product

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from rlhf_api.store import Run
-    from rlhf_sdk.local.collect import Item
+    from rlhf_sdk.local.gc import Item
 
 
 def register(app: typer.Typer) -> None:
@@ -64,9 +64,9 @@ def gc(
     work of jobs that may run, be suspended or be tried again is kept, and listed with what tells so.
     """
     from rlhf_api.store import forget_run, gc_lock
-    from rlhf_sdk.local.collect import free, garbage, tree_size
+    from rlhf_sdk.local.gc import free, garbage, tree_size
+    from rlhf_sdk.local.liveness import clock
     from rlhf_sdk.local.locks import Busy, FileLock
-    from rlhf_sdk.local.traces import clock
 
     root = storage.resolve()
     if not root.is_dir():

@@ -72,7 +72,7 @@ def logs(
     output: Output = Format.TEXT,
 ) -> None:
     """Print the log of one rank of one attempt of a stage."""
-    from rlhf_sdk.cluster.choice import chosen
+    from rlhf_sdk.cluster.target import chosen
 
     target = chosen(ctx, namespace, context, kubeconfig, cluster=cluster, storage=storage)
     if target is not None:

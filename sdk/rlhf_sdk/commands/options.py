@@ -30,8 +30,6 @@ Inputs = Annotated[
     ),
 ]
 
-PLUGIN = "kubectl rlhf"
-"""What the command is called, and the typer context's object, when kubectl runs it."""
 ON_CLUSTER = """\
 A job is meant on a cluster with --namespace, --context, --kubeconfig or --cluster, and always as `kubectl rlhf`;
 otherwise a run on this machine. On a cluster JOB is a name, or a job file that has the name."""

@@ -83,7 +83,7 @@ def tree(planned: Plan, present: dict[str, bool], resolved: bool) -> Tree:
     from rich.tree import Tree
 
     from rlhf_sdk.local.scheduler import ranks
-    from rlhf_sdk.local.views import short
+    from rlhf_sdk.local.view import short
 
     order = {stage.name: position for position, stage in enumerate(planned.stages)}
     depth: dict[str, int] = {}

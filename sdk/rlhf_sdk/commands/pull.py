@@ -61,9 +61,9 @@ def pull(
     output: Output = Format.TEXT,
 ) -> None:
     """Copy a job's report, products or everything from the cluster."""
-    from rlhf_sdk.cluster import jobs, pods, pulling
-    from rlhf_sdk.cluster.choice import target
+    from rlhf_sdk.cluster import download, jobs, reader_pod
     from rlhf_sdk.cluster.kubectl import Kubectl
+    from rlhf_sdk.cluster.target import target
     from rlhf_sdk.reports import html_of
 
     if everything and stages:
@@ -71,20 +71,22 @@ def pull(
     name, cluster = jobs.named(job, target(ctx, namespace, context, kubeconfig))
     kubectl = Kubectl(cluster)
     cluster_job = jobs.get(kubectl, name)
-    products = pulling.products(cluster_job, stages or [], everything=everything)
+    products = download.products(cluster_job, stages or [], everything=everything)
     folder = (to or Path(name)).resolve()
     copied: dict[str, bool] = {}
     logs: Path | None = None
-    with pods.reader(kubectl, cluster_job) as reader:
+    with reader_pod.reader(kubectl, cluster_job) as reader:
         for stage, product in products.items():
             with _bar(stage, output) as tell:
-                copied[stage] = pulling.product(reader, product, folder / stage, tell)
+                copied[stage] = download.product(reader, product, folder / stage, tell)
             if output is Format.TEXT:
                 show(f"{stage}: {folder / stage}{'' if copied[stage] else ' (there already, verified)'}")
         if everything:
-            with _bar(pulling.LOGS, output) as tell:
-                logs = folder / pulling.LOGS if pulling.logs(reader, cluster_job, folder / pulling.LOGS, tell) else None
-    report = next((html_of(folder / stage) for stage in products if stage == pulling.report_of(cluster_job)), None)
+            with _bar(download.LOGS, output) as tell:
+                logs = (
+                    folder / download.LOGS if download.logs(reader, cluster_job, folder / download.LOGS, tell) else None
+                )
+    report = next((html_of(folder / stage) for stage in products if stage == download.report_of(cluster_job)), None)
     if output is Format.JSON:
         emit(_as_json(cluster_job, folder, products, copied, report, logs))
     else:

@@ -49,8 +49,8 @@ def retry(
     from datetime import UTC, datetime
 
     from rlhf_sdk.cluster import jobs
-    from rlhf_sdk.cluster.choice import target
     from rlhf_sdk.cluster.kubectl import Kubectl
+    from rlhf_sdk.cluster.target import target
 
     name, cluster = jobs.named(job, target(ctx, namespace, context, kubeconfig))
     kubectl = Kubectl(cluster)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rlhf_sdk.local.locks import FileLock
     from rlhf_sdk.local.runner import Result
     from rlhf_sdk.local.scheduler import Budget
-    from rlhf_sdk.local.views import View
+    from rlhf_sdk.local.view import View
     from rlhf_sdk.profile import Spent
 
 
@@ -100,7 +100,7 @@ def execute(
     _take(lock, job.metadata.name)
     try:
         if fresh:
-            from rlhf_sdk.local.collect import forget
+            from rlhf_sdk.local.gc import forget
 
             for line in forget(layout, job.spec.model_dump(mode="json", exclude_none=True)):
                 complain(line)
@@ -156,7 +156,7 @@ def _take(lock: FileLock, name: str) -> None:
 
 def _view(plain: bool, output: Format) -> View:
     if plain or output is Format.JSON or not sys.stdout.isatty():
-        from rlhf_sdk.local.views import PlainView
+        from rlhf_sdk.local.view import PlainView
 
         return PlainView(sys.stdout if output is Format.TEXT else sys.stderr)
     from rlhf_sdk.local.live import LiveView
@@ -217,7 +217,7 @@ def _show_profile(result: Result, layout: Layout) -> None:
 
 def models(result: Result, layout: Layout) -> dict[str, Path]:
     """Folders of the models that were made, by stage."""
-    from rlhf_sdk.exporting import is_model
+    from rlhf_sdk.plain_export import is_model
 
     folders = {}
     for name, stage in result.state.stages.items():

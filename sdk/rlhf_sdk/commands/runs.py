@@ -89,7 +89,7 @@ def _table(entries: list[Entry]) -> Table:
 
 
 def _in_words(changes: Mapping[str, list[Any]]) -> list[str]:
-    from rlhf_sdk.comparing import cell
+    from rlhf_sdk.comparison import cell
 
     lines = [
         f"{path}: {cell(before, exact=True)} -> {cell(after, exact=True)}" for path, (before, after) in changes.items()
@@ -101,7 +101,7 @@ def _in_words(changes: Mapping[str, list[Any]]) -> list[str]:
 
 def _changes(entry: Entry, entries: list[Entry]) -> dict[str, list[Any]] | None:
     """Against the run before of the same UID."""
-    from rlhf_sdk.comparing import changes
+    from rlhf_sdk.comparison import changes
 
     before = [
         earlier for earlier in entries if earlier.run.uid == entry.run.uid and earlier.run.number < entry.run.number

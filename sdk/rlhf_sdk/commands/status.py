@@ -59,7 +59,7 @@ def status(
     output: Output = Format.TEXT,
 ) -> None:
     """Show the stages of a run: phase, attempts, progress, headline metrics, time."""
-    from rlhf_sdk.cluster.choice import chosen
+    from rlhf_sdk.cluster.target import chosen
 
     target = chosen(ctx, namespace, context, kubeconfig, cluster=cluster, storage=storage)
     if target is not None:
@@ -87,19 +87,19 @@ def status(
 
 
 def _of_cluster(target: Target, job: str | None, output: Format, *, watch: bool) -> None:
-    from rlhf_sdk.cluster import jobs, shown
+    from rlhf_sdk.cluster import jobs, render
     from rlhf_sdk.cluster.kubectl import Kubectl
 
     if job is None:
-        shown.print_all(Kubectl(target), output)
+        render.print_all(Kubectl(target), output)
         return
     name, target = jobs.named(job, target)
     kubectl = Kubectl(target)
     cluster_job = jobs.get(kubectl, name)
     if watch and output is Format.TEXT:
-        shown.watch(kubectl, cluster_job)
+        render.print_until_ended(kubectl, cluster_job)
     else:
-        shown.print_job(cluster_job, output)
+        render.print_job(cluster_job, output)
 
 
 def _watch(job: str, storage: Path | None) -> None:
@@ -120,7 +120,7 @@ def _watch(job: str, storage: Path | None) -> None:
 
 
 def _print(run: Located) -> None:
-    from rlhf_sdk.exporting import is_model
+    from rlhf_sdk.plain_export import is_model
 
     show(title(run))
     show(table(run))

@@ -49,18 +49,16 @@ def submit(
     output: Output = Format.TEXT,
 ) -> None:
     """Send a job to a cluster, where the operator runs it."""
-    from rlhf_sdk.cluster import submission
-    from rlhf_sdk.cluster.choice import target
+    from rlhf_sdk.cluster import submit
     from rlhf_sdk.cluster.kubectl import Kubectl
+    from rlhf_sdk.cluster.target import target
 
-    job, document = submission.read(job_file, namespace)
-    for note in submission.notes(job, document, job_file.resolve().parent):
+    job, document = submit.read(job_file, namespace)
+    for note in submit.notes(job, document, job_file.resolve().parent):
         complain(note)
     cluster = target(ctx, namespace, context, kubeconfig).within(job.metadata.namespace)
     kubectl = Kubectl(cluster)
-    before, after = _apply(
-        kubectl, submission.manifest(document, cluster.namespace), job.metadata.name, dry_run=dry_run
-    )
+    before, after = _apply(kubectl, submit.manifest(document, cluster.namespace), job.metadata.name, dry_run=dry_run)
     result = _result(before, after)
     if output is Format.TEXT:
         _tell(cluster.within(after.namespace), after, result, dry_run=dry_run)

@@ -65,7 +65,7 @@ def suspend(
     if output is Format.TEXT:
         show(_suspending(kubectl, cluster_job, changed=changed))
     if wait:
-        from rlhf_sdk.cluster.following import wait_until
+        from rlhf_sdk.cluster.watch import wait_until
 
         cluster_job = wait_until(kubectl, cluster_job, lambda now: now.ended or now.phase == "Suspended", complain)
     finish_command(kubectl, cluster_job, wait=False, output=output, changed=changed)
@@ -98,8 +98,8 @@ def _set(
 ) -> tuple[Kubectl, ClusterJob, bool]:
     """Set spec.suspend, if it would change something; the job, and whether it did."""
     from rlhf_sdk.cluster import jobs
-    from rlhf_sdk.cluster.choice import target
     from rlhf_sdk.cluster.kubectl import Kubectl
+    from rlhf_sdk.cluster.target import target
 
     name, cluster = jobs.named(job, target(ctx, namespace, context, kubeconfig))
     kubectl = Kubectl(cluster)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rlhf_api.job import RLHFJob
+    from rlhf_sdk.input_check import Opened
     from rlhf_sdk.memory import Needs
-    from rlhf_sdk.opening import Opened
 
 
 def register(app: typer.Typer) -> None:
@@ -115,7 +115,7 @@ def _read(path: Path, inputs: Sequence[str], *, opening: bool) -> tuple[RLHFJob,
     from rlhf_api.load import located, read_job
     from rlhf_api.sources import parse_source
     from rlhf_sdk import jobs
-    from rlhf_sdk.opening import Opened, open_inputs
+    from rlhf_sdk.input_check import Opened, open_inputs
 
     folder = path.resolve().parent
     job, document = read_job(path)

@@ -19,7 +19,7 @@ from rlhf_sdk import output
 from rlhf_sdk.exits import Exit
 from rlhf_sdk.local.progress import Progress, labelled
 from rlhf_sdk.local.state import RunState
-from rlhf_sdk.local.views import short
+from rlhf_sdk.local.view import short
 from rlhf_sdk.text import duration, number
 
 MARKS: dict[StageState, tuple[str, str]] = {

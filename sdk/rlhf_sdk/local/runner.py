@@ -35,7 +35,7 @@ from rlhf_sdk.local.progress import Poller
 from rlhf_sdk.local.scheduler import Budget, Decision, Start, backoff, exit_code, ranks
 from rlhf_sdk.local.signals import Signals, listening
 from rlhf_sdk.local.state import RunState, load, resumed, save
-from rlhf_sdk.local.views import View
+from rlhf_sdk.local.view import View
 from rlhf_sdk.text import plural
 
 REFRESH = 0.25

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from cluster.chart.helm import CHART, find, objects, parse, template
 from rlhf_operator.job_metrics import JobMetrics
 from rlhf_operator.runtime.metrics import Metrics
-from rlhf_trainer.definitions import METRICS
+from rlhf_trainer.telemetry.catalog import METRICS
 
 TESTS = Path(__file__).parent / "alerts.test.yaml"
 SERIES = re.compile(r"\b(?:rlhf|controller_runtime|workqueue|rest_client|leader_election|reflector|process)_\w+")

@@ -19,7 +19,7 @@ from cluster.cli.ground import PATIENCE, Command, until, written
 from cluster.trainers.jobs import sft_only
 from cluster.trainers.site import ROOT, Namespace, Object
 from rlhf_api.store import MANIFEST
-from rlhf_sdk.cluster import pods
+from rlhf_sdk.cluster import reader_pod
 from rlhf_sdk.cluster.jobs import ClusterJob
 
 SPACE = re.compile(
@@ -197,9 +197,9 @@ def test_a_damaged_product_is_not_taken(team: Namespace, rlhf: Command, tmp_path
 def test_a_reader_that_nobody_reads_ends_by_itself(team: Namespace, rlhf: Command, tmp_path: Path) -> None:
     assert rlhf.run("submit", written(tmp_path, sft_only("beaver")), "--wait").code == 0
     job = ClusterJob.of(team.site.get("rlhfjob", "beaver", team.name))
-    pod = pods.manifest(job, "idle", None)
+    pod = reader_pod.manifest(job, "idle", None)
     (container,) = pod["spec"]["containers"]
-    for was, now in ((f"< {pods.IDLE_SECONDS}", "< 10"), ("monotonic()\nwhile", "monotonic() + 600\nwhile")):
+    for was, now in ((f"< {reader_pod.IDLE_SECONDS}", "< 10"), ("monotonic()\nwhile", "monotonic() + 600\nwhile")):
         assert was in container["command"][-1]  # the first reader may be slow to come
         container["command"][-1] = container["command"][-1].replace(was, now)
     team.kubectl("create", "-f", "-", stdin=json.dumps(pod))

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from cluster.runtime.ground import passing
-from rlhf_api.compact import compact
 from rlhf_api.load import parse_job
 from rlhf_api.plan import Resolved, ResolvedInput
+from rlhf_api.termination_codec import compact
 from rlhf_operator.kinds import RLHFJOBS
 from rlhf_operator.runtime.client import Client
 from rlhf_operator.runtime.errors import Conflict, NotFound, RequestFailed

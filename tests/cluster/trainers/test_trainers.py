@@ -122,7 +122,7 @@ for entry in Path("/proc").glob("[0-9]*"):
         command = (entry / "cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):  # it has ended
         continue
-    if b"rlhf_trainer.rank" in command and int(entry.name) != os.getpid():
+    if b"rlhf_trainer.runtime.worker" in command and int(entry.name) != os.getpid():
         ranks.append(int(entry.name))
 assert ranks
 for rank in ranks:

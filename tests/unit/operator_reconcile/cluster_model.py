@@ -14,9 +14,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from rlhf_api.compact import compact, function_names
 from rlhf_api.load import parse_job
 from rlhf_api.plan import Resolved, ResolvedInput
+from rlhf_api.termination_codec import compact, function_names
 from rlhf_operator.reconcile import LiveRead, Observed, ReconcileResult, Sample, Settings, reconcile
 from rlhf_operator.reconcile.times import write
 

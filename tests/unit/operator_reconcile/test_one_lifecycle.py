@@ -25,7 +25,7 @@ from rlhf_sdk.local.locks import FileLock
 from rlhf_sdk.local.runner import Options, Runner
 from rlhf_sdk.local.scheduler import Budget
 from rlhf_sdk.local.signals import Signals
-from rlhf_sdk.local.views import View
+from rlhf_sdk.local.view import View
 
 WORDS = {
     0: ("Done", ""),

@@ -14,9 +14,9 @@ from typing import Any, Protocol, TypeVar
 
 import orjson
 
+from rlhf_api.error_messages import nearest
 from rlhf_api.fields import DataRef, Reference
 from rlhf_api.job import Input
-from rlhf_api.sentences import nearest
 from rlhf_api.stage_file import StageInput
 from rlhf_trainer.data.columns import Columns, Malformed, Rejected, Watched
 from rlhf_trainer.data.formats import FORMATS, SAFETY_COLUMNS, Format, Use, detect, renamed
@@ -26,7 +26,7 @@ from rlhf_trainer.data.readers import BadRow, RawRow, read_rows
 from rlhf_trainer.data.rows import Completion, Conversation, Counts, Messages, Pair, Prompt, SafetyPair, Tool
 from rlhf_trainer.data.template import TemplateProblem
 from rlhf_trainer.exits import InputError
-from rlhf_trainer.sources.keep import is_kept, verify
+from rlhf_trainer.sources.cache import is_kept, verify
 
 log = logging.getLogger(__name__)
 Row = TypeVar("Row", Conversation, Prompt, Pair, SafetyPair, Completion)

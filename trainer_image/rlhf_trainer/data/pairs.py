@@ -16,9 +16,9 @@ from rlhf_api.fields import DataRef
 from rlhf_api.stages.preference import CostModel, Preference
 from rlhf_trainer.data.chat import Encoded, encode_row
 from rlhf_trainer.data.checks import Encodings
-from rlhf_trainer.data.forks import Fork
 from rlhf_trainer.data.load import Check, Inputs, load_pairs, load_safety_pairs, opening, split_by_prompt
 from rlhf_trainer.data.rows import Counts, Pair, SafetyPair
+from rlhf_trainer.data.shared_prefix import Fork
 
 
 @dataclass

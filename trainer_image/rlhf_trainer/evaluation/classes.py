@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_trainer.evaluation.statistics import Floats, Intervals
-from rlhf_trainer.rules.evidence import over_seeds
+from rlhf_trainer.rules.fit_report import over_seeds
 from rlhf_trainer.rules.policy import Policy
+from rlhf_trainer.statistics.intervals import Floats, Intervals
 
 SAFE, ANSWERED, BOTH = "not_unsafe", "not_overrefuse", "safety_f1"
 

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rlhf_api.stages.evaluate import Evaluate, Gate
-from rlhf_trainer.evaluation.statistics import Estimate
 from rlhf_trainer.evaluation.table import Measured
 from rlhf_trainer.exits import InputError
+from rlhf_trainer.statistics.intervals import Estimate
 
 
 @dataclass(frozen=True)

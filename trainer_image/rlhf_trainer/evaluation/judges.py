@@ -25,9 +25,9 @@ from rlhf_trainer.data.chat import (
     prepare_tokenizer,
     same_tokenizer,
 )
+from rlhf_trainer.data.collate import pad
 from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.data.template import TemplateProblem
-from rlhf_trainer.data.tensors import pad
 from rlhf_trainer.evaluation.shards import Rows
 from rlhf_trainer.models.files import MEMBERS, load_tokenizer
 from rlhf_trainer.models.lengths import row_length

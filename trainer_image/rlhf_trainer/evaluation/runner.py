@@ -22,14 +22,14 @@ from rlhf_trainer.evaluation.answers import Answering, divergence
 from rlhf_trainer.evaluation.classes import Classes
 from rlhf_trainer.evaluation.judges import Named, load
 from rlhf_trainer.evaluation.shards import SIZE, Rows, Shards
-from rlhf_trainer.evaluation.statistics import Floats
 from rlhf_trainer.models.files import load_tokenizer
 from rlhf_trainer.models.lengths import folder_row_length
 from rlhf_trainer.models.load import check_logits
 from rlhf_trainer.ppo.snapshots import folders
 from rlhf_trainer.rules.grader import Question
 from rlhf_trainer.rules.product import Weights
-from rlhf_trainer.rules.use import class_names, load_rules
+from rlhf_trainer.rules.reward import class_names, load_rules
+from rlhf_trainer.statistics.intervals import Floats
 
 
 class Evaluation:

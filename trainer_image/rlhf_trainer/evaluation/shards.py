@@ -18,7 +18,7 @@ from rlhf_api.digest import digest_of
 from rlhf_api.store import write_atomically
 from rlhf_trainer.context import StageContext
 from rlhf_trainer.exits import Stopped, explain_full_disk
-from rlhf_trainer.metrics import Phase
+from rlhf_trainer.telemetry.metrics import Phase
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rlhf_trainer.evaluation import text
 from rlhf_trainer.evaluation.classes import BOTH, Classes
-from rlhf_trainer.evaluation.statistics import (
+from rlhf_trainer.statistics.intervals import (
     NOTHING,
     Estimate,
     Floats,

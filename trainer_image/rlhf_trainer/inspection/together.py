@@ -19,13 +19,14 @@ from rlhf_trainer.data.load import load_completions, load_prompts
 from rlhf_trainer.data.rows import Completion, Counts, Prompt
 from rlhf_trainer.evaluation import gates
 from rlhf_trainer.evaluation.classes import measured
-from rlhf_trainer.evaluation.statistics import FEWEST
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.rows import PROMPTS
 from rlhf_trainer.rules.completions import check_completions, check_rank_apart, check_scales, check_types
-from rlhf_trainer.rules.policy import Policy, read_policy
+from rlhf_trainer.rules.parser import read_policy
+from rlhf_trainer.rules.policy import Policy
 from rlhf_trainer.simulation.methods import Method
 from rlhf_trainer.simulation.prompts import check_plain, with_types
+from rlhf_trainer.statistics.intervals import FEWEST
 
 
 def misfits(job: RLHFJob, inputs: Mapping[str, ResolvedInput]) -> list[str]:

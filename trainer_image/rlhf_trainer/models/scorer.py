@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rlhf_api.bounded import read_object
 from rlhf_api.capability import read_traits
-from rlhf_trainer.data.tensors import positions
+from rlhf_trainer.data.collate import positions
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.models.explained import explained, quiet
 from rlhf_trainer.models.files import MEMBERS, architecture, check_folder, folder

@@ -17,7 +17,7 @@ from rlhf_trainer.models.files import load_tokenizer
 from rlhf_trainer.models.load import load_policy
 from rlhf_trainer.models.save import save_policy
 from rlhf_trainer.models.scorer import ScorerModel, head_of, load_scorer
-from rlhf_trainer.models.trained import Trained
+from rlhf_trainer.models.trainable import Trained
 from rlhf_trainer.ppo.policy import Inputs
 
 FOLDER = "critics"

@@ -16,14 +16,13 @@ from rlhf_trainer.models.dropout import silence
 from rlhf_trainer.models.files import architecture
 from rlhf_trainer.models.load import check_logits, load_policy
 from rlhf_trainer.models.scorer import CLASSIFIER, Kind
-from rlhf_trainer.models.trained import Trained, make_trained
+from rlhf_trainer.models.trainable import Trained, make_trained
 from rlhf_trainer.models.vocabulary import fit_vocabulary
 from rlhf_trainer.ppo import critics as critic_models
-from rlhf_trainer.ppo import scoring
 from rlhf_trainer.ppo.critics import Critic, CriticModule, make_heads
-from rlhf_trainer.ppo.frozen import SharedDecoders
+from rlhf_trainer.ppo.judges import Judge, check_tokenizer, load_judge
 from rlhf_trainer.ppo.policy import PolicyModule, frozen_copy, has_dropout
-from rlhf_trainer.ppo.scoring import Judge, check_tokenizer
+from rlhf_trainer.ppo.shared_trunks import SharedDecoders
 
 REWARD = "reward"
 """Stream of the summed rewards; every cost's label is a stream of its own."""
@@ -93,7 +92,7 @@ def load(context: StageContext, spec: Ppo) -> Models:
         for index, scorer in enumerate(scorers):
             where = f"guards.{name}" if name == "gold" else f"{name}[{index}]"
             penalty = isinstance(scorer, Reward) and scorer.weight < 0  # reward shaping: a cost model serves too
-            judge, found = scoring.load(context, scorer, where, None if penalty else kind, tokenizer, spec.dtype)
+            judge, found = load_judge(context, scorer, where, None if penalty else kind, tokenizer, spec.dtype)
             judges[name].append(judge)
             decoders |= found
     made = _critics(context, spec, tokenizer)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import torch
 
-from rlhf_trainer import gang
+from rlhf_trainer import distributed
 from rlhf_trainer.context import StageContext
 from rlhf_trainer.data.batches import Schedule, micro_batches
 from rlhf_trainer.data.chat import Encoded
 from rlhf_trainer.engine import Engine
 from rlhf_trainer.losses.sft import targets
-from rlhf_trainer.models.boundary import Boundary
+from rlhf_trainer.models.frozen_inputs import Boundary
 
 ENDLESS = 1e6
 
@@ -61,6 +61,6 @@ class Ptx:
             loss = -log_probs.sum() * (0.0 if batch.dummy else 1.0 / max(1, learned))
             engine.backward(self._coefficient * loss)
             total += loss.detach().double()
-        if gang.size() > 1:
+        if distributed.size() > 1:
             torch.distributed.all_reduce(total)
         return float(total)

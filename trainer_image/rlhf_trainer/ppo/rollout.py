@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf_api.stages.ppo import Rollout as Spec
-from rlhf_trainer import gang
+from rlhf_trainer import distributed
 from rlhf_trainer.data.batches import order
 from rlhf_trainer.data.rows import Messages
 from rlhf_trainer.data.spoken import spoken_text
@@ -106,7 +106,7 @@ class Prompts:
             else []
         )
         answers: dict[int, Answer] = {}
-        for part in gang.gather(dict(zip(mine, found, strict=True))):
+        for part in distributed.gather(dict(zip(mine, found, strict=True))):
             answers |= part
         whole = [answers[row] for row in range(len(chosen))]
         return Rollout(

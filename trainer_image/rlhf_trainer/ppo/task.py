@@ -11,20 +11,19 @@ import torch
 from torch import Tensor
 
 from rlhf_api.stages.ppo import Ppo
-from rlhf_trainer import gang
+from rlhf_trainer import distributed
 from rlhf_trainer.context import StageContext
 from rlhf_trainer.data.batches import order
 from rlhf_trainer.engine import Engine
-from rlhf_trainer.metrics import Phase
 from rlhf_trainer.models.save import save_policy
-from rlhf_trainer.ppo import described
-from rlhf_trainer.ppo.assess import Assessor, Scored
 from rlhf_trainer.ppo.guards import Watch, check_finite
 from rlhf_trainer.ppo.kl import KlCoefficient
+from rlhf_trainer.ppo.metrics import mean_metrics, multiplier_metrics, rollout_metrics, update_metrics
 from rlhf_trainer.ppo.models import Models, stream_of
 from rlhf_trainer.ppo.multiplier import Multiplier, check_feasible
 from rlhf_trainer.ppo.ptx import Ptx
 from rlhf_trainer.ppo.rollout import Prompts, Rollout
+from rlhf_trainer.ppo.scorer import Assessor, Scored
 from rlhf_trainer.ppo.snapshots import Keeper
 from rlhf_trainer.ppo.snapshots import steps as snapshot_steps
 from rlhf_trainer.ppo.update import (
@@ -36,7 +35,8 @@ from rlhf_trainer.ppo.update import (
     form_targets,
     whitened,
 )
-from rlhf_trainer.rules.use import Rulebook, Ruled
+from rlhf_trainer.rules.reward import Rulebook, Ruled
+from rlhf_trainer.telemetry.metrics import Phase
 
 
 class PpoTask:
@@ -100,7 +100,7 @@ class PpoTask:
         if ruled is not None and self._spec.rule_based is not None:
             reward = reward + self._spec.rule_based.weight * ruled.rewards
         costs = [scores.costs[judge.label] for judge in self._models.costs]
-        found = described.of_rollout(rollout, scores, reward) | (ruled.metrics() if ruled is not None else {})
+        found = rollout_metrics(rollout, scores, reward) | (ruled.metrics() if ruled is not None else {})
         check_finite(found)
         for multiplier, cost in zip(self.multipliers, costs, strict=True):
             multiplier.observe(cost)
@@ -113,7 +113,7 @@ class PpoTask:
             multipliers=[multiplier.value for multiplier in self.multipliers],
             beta=self.kl.value,
         )
-        found |= described.of_multipliers(self.multipliers)
+        found |= multiplier_metrics(self.multipliers)
         found |= self._learn(step, rollout, scored, objective, found)
         self._snapshot(step + 1)
         self.kl.update(found["kl"], len(rollout.answers))
@@ -225,7 +225,7 @@ class PpoTask:
         ptx = self._ptx.learn(self.policy, step) if self._ptx is not None and number == 0 else None
         with self._context.metrics.phase("sync"):
             weighed = None if ptx is None or self._spec.ptx is None else (self._spec.ptx.coefficient, ptx)
-            found = described.of_update(sums.gathered(), share, self._cost_labels, weighed)
+            found = update_metrics(sums.gathered(), share, self._cost_labels, weighed)
         if "kl" in known:  # known of the whole rollout, not of a part of it
             found["kl"] = known["kl"]
         if number == 0:
@@ -276,7 +276,7 @@ class PpoTask:
                     return lambda *_: stacked
 
                 found.append(self._optimize(step, len(found), batches, forming, share, known, phase))
-        return self._finish(described.averaged(found))
+        return self._finish(mean_metrics(found))
 
     @torch.no_grad()
     def _old(self, scored: list[Scored], objective: Objective) -> tuple[dict[int, Targets], dict[int, Tensor]]:
@@ -305,7 +305,7 @@ class PpoTask:
                     reference[row] = batch.reference[index, :size].cpu()
             for module in (policy, *critics):
                 module.train()
-        for part, other in gang.gather((targets, reference)):
+        for part, other in distributed.gather((targets, reference)):
             targets |= part
             reference |= other
         return targets, reference

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rlhf_api.stages.ppo import Ppo
-from rlhf_trainer import gang
+from rlhf_trainer import distributed
 from rlhf_trainer.engine import Engine
 from rlhf_trainer.generation.logprobs import Layout
 from rlhf_trainer.losses.ppo import (
@@ -23,8 +23,8 @@ from rlhf_trainer.losses.ppo import (
 )
 from rlhf_trainer.ppo.advantages import combine, gae, token_rewards, whiten
 from rlhf_trainer.ppo.critics import Critic
+from rlhf_trainer.ppo.judges import Values
 from rlhf_trainer.ppo.policy import Inputs
-from rlhf_trainer.ppo.scoring import Values
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Sums:
         device = self._waiting[0].device if self._waiting else torch.device("cpu")
         total = torch.stack(self._waiting).sum(0) if self._waiting else torch.zeros(size, dtype=torch.float64)
         total = total.to(device)
-        if gang.size() > 1:
+        if distributed.size() > 1:
             torch.distributed.all_reduce(total)
         numbers = total.cpu()
         variances = [numbers[6 + self.streams + 5 * i :][:5] for i in range(self.streams)]

@@ -20,10 +20,9 @@ from rlhf_api.safetensors import count_weights
 from rlhf_api.stage_file import Outcome, StageFile
 from rlhf_api.stages import PREPARE, REPORT
 from rlhf_api.store import MANIFEST, read_resolved
-from rlhf_trainer.exits import InputError
+from rlhf_trainer.exits import InputError, validation_message
 from rlhf_trainer.simulation.audits import agreement, read_answers
-from rlhf_trainer.timings import summarise
-from rlhf_trainer.words import in_words
+from rlhf_trainer.telemetry.timings import summarise
 
 Json = dict[str, Any]
 PROVENANCE = "provenance.json"
@@ -64,7 +63,7 @@ class StageFolder:
     rows: list[Json] = field(default_factory=list)
     """Lines of metrics.jsonl."""
     timings: Json | None = None
-    """As `rlhf_trainer.timings.summarise` gives them."""
+    """As `rlhf_trainer.telemetry.timings.summarise` gives them."""
     reused: bool = False
     """The product was made by an earlier run."""
     evaluation: Json | None = None
@@ -156,7 +155,7 @@ def _provenance(path: Path, problems: list[str]) -> dict[str, Json]:
     try:
         _PROVENANCE.validate_python(written)
     except ValidationError as error:
-        problems.append(f"{_named(path)} is damaged and left out: {in_words(error)}")
+        problems.append(f"{_named(path)} is damaged and left out: {validation_message(error)}")
         return {}
     return written
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rlhf_trainer import definitions
 from rlhf_trainer.reporting.axes import Point
 from rlhf_trainer.reporting.plots import Plot, Series
+from rlhf_trainer.telemetry import catalog
 
 Row = Mapping[str, Any]
 
@@ -101,7 +101,7 @@ def _fits(name: str, pattern: str) -> bool:
 
 def _plot(panel: Panel, names: Sequence[str], rows: Sequence[Row], limits: Mapping[str, float]) -> Plot:
     series = [Series(_label(name, names), _points(rows, name)) for name in names]
-    known = definitions.find(names[0])
+    known = catalog.find(names[0])
     lines = {f"limit {value:g}" if len(set(limits.values())) < 2 else f"{key.partition('.')[2]} limit {value:g}": value
              for key, value in limits.items() if key in names}  # fmt: skip
     return Plot(panel.title, known.unit if known else "", series, lines, panel.log, panel.zero)

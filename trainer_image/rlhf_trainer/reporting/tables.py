@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rlhf_trainer.evaluation.statistics import Estimate, decide, inconclusive
 from rlhf_trainer.reporting.axes import number, percent, points, seconds
 from rlhf_trainer.reporting.collect import Json
+from rlhf_trainer.statistics.intervals import Estimate, decide, inconclusive
 
 SHARES = (
     "harmful_rate",

@@ -10,19 +10,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from rlhf_api.bounded import Unreadable, read_bytes
 from rlhf_api.digest import digest_of
-from rlhf_api.errors import SpecError
-from rlhf_api.yaml import MAX_BYTES, load_yaml
-from rlhf_trainer.exits import InputError
 
 Needs = Mapping[str, bool]
 """What must be true and what false, by proposition; all of it must hold."""
 
-SUFFIXES = (".yaml", ".yml")
 BLANK = re.compile(r"\{(question|response)\}")
 """What a template's text is put in for."""
 
@@ -136,45 +130,6 @@ def reached(derived: Mapping[str, Needs]) -> dict[str, frozenset[str]]:
     for name, needs in derived.items():
         found[name] = frozenset().union(*(found.get(part, (part,)) for part in needs))
     return found
-
-
-def read_policy(path: Path) -> Policy:
-    """Read and check a policy: a YAML file, or a folder that holds one.
-
-    Raises:
-        InputError: no such file, or a policy with problems: all of them, with line and column.
-    """
-    file = policy_file(path)
-    try:
-        return parse_policy(read_bytes(file, MAX_BYTES), file.name)
-    except (SpecError, Unreadable) as error:
-        raise InputError(f"the policy has problems:\n{error}", reason="InvalidPolicy") from error
-
-
-def policy_file(path: Path) -> Path:
-    """The YAML file meant by a path.
-
-    Raises:
-        InputError: there is none, or several.
-    """
-    if path.is_file():
-        return path
-    files = sorted(found for found in path.glob("*") if found.suffix in SUFFIXES)
-    if len(files) != 1:
-        names = ", ".join(found.name for found in files) or "none"
-        raise InputError(f"{path.name}: found {names}; expected one policy file ({' or '.join(SUFFIXES)})")
-    return files[0]
-
-
-def parse_policy(content: bytes | str, source: str | None = None) -> Policy:
-    """Check a policy's text.
-
-    Raises:
-        SpecError: with every problem, its path, line and column.
-    """
-    from rlhf_trainer.rules.checks import checked
-
-    return checked(load_yaml(content, source))
 
 
 def default_features(questions: Sequence[str], classes: Mapping[str, Needs], derived: Mapping[str, Needs]) -> list[str]:

@@ -14,8 +14,8 @@ from rlhf_api.bounded import read_object
 from rlhf_api.errors import SpecError
 from rlhf_api.yaml import Document
 from rlhf_trainer.exits import InputError
-from rlhf_trainer.rules.checks import checked
 from rlhf_trainer.rules.grader import Asking
+from rlhf_trainer.rules.parser import policy_of
 from rlhf_trainer.rules.policy import Policy, as_json
 from rlhf_trainer.rules.probabilities import Classified, Floats
 
@@ -112,7 +112,7 @@ class Weights:
             found = read_object(file)
             if found["version"] != VERSION:
                 raise InputError(f"{file}: found version {found['version']!r}; this trainer reads {VERSION!r}")
-            policy = checked(Document(found["policy"]))
+            policy = policy_of(Document(found["policy"]))
             asking = {**found["asking"], **{key: tuple(found["asking"][key]) for key in ("yes_words", "no_words")}}
             rules = cls(
                 policy,

@@ -9,9 +9,9 @@ from typing import Any
 
 from rlhf_trainer.data.readers import BadRow, describe, read_rows
 from rlhf_trainer.data.rows import Where
-from rlhf_trainer.evaluation.statistics import wilson
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.simulation.rows import Json, blind
+from rlhf_trainer.statistics.intervals import wilson
 
 ANSWERS: dict[str, tuple[Any, ...]] = {"better": ("a", "b"), "good": (True, False)}
 """What people fill in: of a pair which answer is better, of another row whether it is good."""

@@ -19,7 +19,7 @@ from rlhf_trainer.generation.shared import last_states
 from rlhf_trainer.models.lengths import row_length
 from rlhf_trainer.models.load import check_logits
 from rlhf_trainer.simulation.choices import Choice
-from rlhf_trainer.simulation.placing import plain, start_of
+from rlhf_trainer.simulation.prompt_format import plain, start_of
 
 QUESTION = """\
 Below is a conversation between a person and an assistant, and then two answers with which the assistant could go on.

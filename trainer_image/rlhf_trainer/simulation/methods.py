@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from rlhf_api.fields import ModelRef
 from rlhf_api.stages.simulate import Rlaif, RlcdRescore, Simulate
 from rlhf_trainer.exits import InputError
-from rlhf_trainer.simulation.draws import PHRASES, drawn
 from rlhf_trainer.simulation.phrases import SET, STYLES, TASKS, Ask, styles_of
+from rlhf_trainer.simulation.sampling import PHRASES, drawn
 
 
 @dataclass(frozen=True)

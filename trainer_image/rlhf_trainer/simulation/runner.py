@@ -22,7 +22,7 @@ from rlhf_trainer.models.vocabulary import end_ids
 from rlhf_trainer.simulation.choices import Choice, agree
 from rlhf_trainer.simulation.judging import Compared, Judge
 from rlhf_trainer.simulation.methods import Method
-from rlhf_trainer.simulation.placing import Chat, ask, chat_of, said
+from rlhf_trainer.simulation.prompt_format import Chat, ask, chat_of, said
 from rlhf_trainer.simulation.rows import Answered
 
 SIZE = 64

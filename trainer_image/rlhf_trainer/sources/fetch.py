@@ -11,15 +11,15 @@ from pathlib import Path, PurePosixPath
 
 from rlhf_api.bounded import exists
 from rlhf_api.contract import CLAIMS
+from rlhf_api.error_messages import nearest
 from rlhf_api.job import Input
-from rlhf_api.memory.look import local_path
+from rlhf_api.memory.local_facts import local_path
 from rlhf_api.packages import package_folder
-from rlhf_api.sentences import nearest
 from rlhf_api.sources import Source, parse_source
 from rlhf_trainer.exits import InputError, StageError
+from rlhf_trainer.sources.cache import Keeper, Kept
 from rlhf_trainer.sources.folder import files_below
 from rlhf_trainer.sources.hub import COMMIT, fetch_hub
-from rlhf_trainer.sources.keep import Keeper, Kept
 from rlhf_trainer.sources.licence import told_licence
 
 

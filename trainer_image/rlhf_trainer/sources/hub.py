@@ -14,8 +14,8 @@ from typing import Any
 
 from rlhf_api.sources import Source
 from rlhf_trainer.exits import InputError, StageError
+from rlhf_trainer.sources.cache import Keeper, Kept
 from rlhf_trainer.sources.choose import card, choose, is_data
-from rlhf_trainer.sources.keep import Keeper, Kept
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 CARD = "README.md"

@@ -11,7 +11,7 @@ import orjson
 
 from rlhf_api.contract import GATE_FAILED
 from rlhf_api.stages.evaluate import Evaluate
-from rlhf_trainer import gang
+from rlhf_trainer import distributed
 from rlhf_trainer.context import Facts, StageContext
 from rlhf_trainer.data.load import load_prompts
 from rlhf_trainer.data.rows import Prompt
@@ -20,11 +20,11 @@ from rlhf_trainer.evaluation.classes import measured as measured_by
 from rlhf_trainer.evaluation.classes import spread
 from rlhf_trainer.evaluation.runner import Evaluation
 from rlhf_trainer.evaluation.shards import Rows
-from rlhf_trainer.evaluation.statistics import Intervals
 from rlhf_trainer.exits import GuardTripped, InputError
 from rlhf_trainer.inspection.readers import readers
 from rlhf_trainer.inspection.templates import checks_of
 from rlhf_trainer.rules.product import Weights
+from rlhf_trainer.statistics.intervals import Intervals
 
 
 def run(context: StageContext) -> None:
@@ -42,13 +42,13 @@ def run(context: StageContext) -> None:
         raise InputError("prompts: no prompt is left to answer; expected at least one row with a prompt")
     evaluation = Evaluation(context, spec, prompts)
     evaluation.run()
-    gang.barrier()  # every rank's shards are in place
+    distributed.barrier()  # every rank's shards are in place
     failure: str | None = None
     if context.rank == 0:
         judged = evaluation.judged()
         content, measured = tabulate(evaluation, judged)
         failure = "; ".join(verdict["text"] for verdict in content["gates"] if not verdict["passed"]) or None
-    failure = gang.broadcast(failure)
+    failure = distributed.broadcast(failure)
 
     def build(folder: Path) -> Facts:
         (folder / "evaluation.json").write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2))

@@ -17,16 +17,16 @@ from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.readers import readers
 from rlhf_trainer.inspection.templates import checks_of
 from rlhf_trainer.loop import train
-from rlhf_trainer.models.boundary import Boundary
+from rlhf_trainer.models.frozen_inputs import Boundary
 from rlhf_trainer.models.lengths import prompt_room
 from rlhf_trainer.models.save import save_policy
 from rlhf_trainer.ppo import critics as critic_models
-from rlhf_trainer.ppo.assess import micro_batch_tokens
 from rlhf_trainer.ppo.models import Models, load
 from rlhf_trainer.ppo.ptx import Ptx
 from rlhf_trainer.ppo.rollout import Prompts
+from rlhf_trainer.ppo.scorer import micro_batch_tokens
 from rlhf_trainer.ppo.task import PpoTask
-from rlhf_trainer.rules.use import Rulebook, load_rules
+from rlhf_trainer.rules.reward import Rulebook, load_rules
 
 STATES = "ptx-states"
 LAST_STEPS = 10

@@ -19,17 +19,17 @@ from rlhf_trainer.data.batches import Schedule, micro_batches
 from rlhf_trainer.data.chat import prepare_tokenizer
 from rlhf_trainer.data.pairs import Pairs, encode_pairs
 from rlhf_trainer.engine import Engine
-from rlhf_trainer.evaluation.calibration import Trust, pair_trust, sign_trust
 from rlhf_trainer.loop import train
 from rlhf_trainer.losses.preference import cost_loss, poisson_weights, reward_loss, weighted_sum
-from rlhf_trainer.models.boundary import Boundary
 from rlhf_trainer.models.files import load_tokenizer
-from rlhf_trainer.models.forking import forks_as_rows
+from rlhf_trainer.models.frozen_inputs import Boundary
+from rlhf_trainer.models.prefix_check import forks_as_rows
 from rlhf_trainer.models.save import save_scorer
 from rlhf_trainer.models.scorer import Kind, Rule, new_scorer
-from rlhf_trainer.models.trained import Trained, make_trained
+from rlhf_trainer.models.trainable import Trained, make_trained
 from rlhf_trainer.models.vocabulary import fit_vocabulary
 from rlhf_trainer.stages.sft import micro_batch_tokens, remember, total
+from rlhf_trainer.statistics.calibration import Trust, pair_trust, sign_trust
 
 log = logging.getLogger(__name__)
 

@@ -31,12 +31,12 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from rlhf_api.capability import ModelTraits, problems, words
-from rlhf_api.compact import compact, function_names
 from rlhf_api.job import Input, RLHFJob
 from rlhf_api.plan import Resolved, ResolvedInput, plan
 from rlhf_api.stages import PREPARE, REPORT
 from rlhf_api.store import Run, gc_lock, write_atomically, write_resolved, write_run
-from rlhf_trainer import functions, store
+from rlhf_api.termination_codec import compact, function_names
+from rlhf_trainer import functions
 from rlhf_trainer.data.checks import FirstRows, LoadedReader, check_of, readers_of_text
 from rlhf_trainer.data.limited import Limited
 from rlhf_trainer.data.load import Check
@@ -46,9 +46,10 @@ from rlhf_trainer.inspection.rows import inspect_rows
 from rlhf_trainer.inspection.together import few_prompts, misfits
 from rlhf_trainer.inspection.uses import AnyUse, AuditUse, DataUse, FunctionUse, ModelUse, PolicyUse, uses
 from rlhf_trainer.lean_imports import import_without_torch
-from rlhf_trainer.rules.policy import read_policy
+from rlhf_trainer.rules.parser import read_policy
 from rlhf_trainer.simulation.audits import read_answers
 from rlhf_trainer.sources.fetch import Fetched, fetch
+from rlhf_trainer.storage import products
 
 if TYPE_CHECKING:
     from rlhf_trainer.context import LightContext
@@ -170,7 +171,7 @@ def hits(job: RLHFJob, resolved: Resolved, storage: Path) -> tuple[str, ...]:
     for stage in plan(job, resolved).stages:
         if stage.type in (PREPARE, REPORT) or stage.product is None:
             continue
-        product = store.reusable(storage, stage.product)
+        product = products.reusable(storage, stage.product)
         if product is not None and product.manifest.failure is None:
             found.append(stage.name)
     return tuple(found)

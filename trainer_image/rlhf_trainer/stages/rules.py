@@ -12,7 +12,7 @@ import orjson
 from rlhf_api.digest import digest_of
 from rlhf_api.stages import STAGE_TYPES
 from rlhf_api.stages.rules import Rules
-from rlhf_trainer import functions, gang
+from rlhf_trainer import distributed, functions
 from rlhf_trainer.context import Facts, StageContext
 from rlhf_trainer.data.load import load_completions, opening
 from rlhf_trainer.data.rows import Completion, Counts, Prompt
@@ -22,15 +22,16 @@ from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.readers import readers
 from rlhf_trainer.inspection.templates import checks_of
 from rlhf_trainer.reporting.collect import FIT
-from rlhf_trainer.rules import evidence
+from rlhf_trainer.rules import fit_report
 from rlhf_trainer.rules.completions import check_completions, check_rank_apart, check_scales
-from rlhf_trainer.rules.fit import Descent
-from rlhf_trainer.rules.fitting import Fits, fit_type
 from rlhf_trainer.rules.grader import Asking, Grader, Question
-from rlhf_trainer.rules.policy import Policy, read_policy
+from rlhf_trainer.rules.hinge_fit import Descent
+from rlhf_trainer.rules.parser import read_policy
+from rlhf_trainer.rules.policy import Policy
 from rlhf_trainer.rules.probabilities import Grades, classify
 from rlhf_trainer.rules.product import Model, Weights
 from rlhf_trainer.rules.ranking import labels, ranked
+from rlhf_trainer.rules.weights import Fits, fit_type
 
 
 def run(context: StageContext) -> None:
@@ -55,7 +56,7 @@ def run(context: StageContext) -> None:
     check_rank_apart(policy, rows, by_prompt=by_prompt)
     grading = Grading(context, spec, policy, rows, gold)
     grading.run()
-    gang.barrier()  # every rank's shards are in place
+    distributed.barrier()  # every rank's shards are in place
 
     def build(folder: Path) -> Facts:
         grades = list(grading.shards.all("grades"))
@@ -116,7 +117,7 @@ def facts(
         notes += trusted["notes"]
     if graded:
         metrics["answered"] = float(np.mean([row["answered"] for row in graded]))
-        notes += evidence.answered_words(metrics["answered"])
+        notes += fit_report.answered_words(metrics["answered"])
     counted = {
         **counts,
         "graded": len(graded),
@@ -260,7 +261,7 @@ def trust(policy: Policy, gold: Sequence[Completion], graded: Sequence[dict[str,
     grades = [row["grades"] for row in graded]
     labels_of = [row.propositions or {} for row in gold]
     prompts = [opening(row) for row in gold]
-    found = evidence.grader_trust(grades, labels_of, [row["answered"] for row in graded], policy.questions, prompts)
+    found = fit_report.grader_trust(grades, labels_of, [row["answered"] for row in graded], policy.questions, prompts)
     classes: dict[str, Any] = {}
     for kind in policy.types:
         own = [number for number, row in enumerate(gold) if row.response_type == kind]
@@ -268,10 +269,10 @@ def trust(policy: Policy, gold: Sequence[Completion], graded: Sequence[dict[str,
             names = list(policy.classes[kind])
             places = classify(policy, kind, columns([grades[number] for number in own])).classes
             labelled = [policy.class_of(kind, gold[number].propositions or {}) for number in own]
-            classes[kind] = evidence.class_trust(
+            classes[kind] = fit_report.class_trust(
                 [names[place] for place in places], labelled, [prompts[number] for number in own]
             )
-    return {**found, "classes": classes, "notes": evidence.grader_words(found)}
+    return {**found, "classes": classes, "notes": fit_report.grader_words(found)}
 
 
 def said_of(spec: Rules) -> list[str]:

@@ -13,24 +13,24 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rlhf_api.stages.sft import Sft
-from rlhf_trainer import gang
+from rlhf_trainer import distributed
 from rlhf_trainer.context import Facts, StageContext
 from rlhf_trainer.data.batches import Schedule, micro_batches, pack
 from rlhf_trainer.data.chat import Encoded, encode_conversation, prepare_tokenizer
 from rlhf_trainer.data.checks import Encodings
-from rlhf_trainer.data.forks import Fork
 from rlhf_trainer.data.load import load_conversations, opening, split_by_prompt
+from rlhf_trainer.data.shared_prefix import Fork
 from rlhf_trainer.engine import Engine
-from rlhf_trainer.evaluation.statistics import Intervals, decide
 from rlhf_trainer.exits import InputError, Stopped
 from rlhf_trainer.loop import train
 from rlhf_trainer.losses.sft import nll_by_row, nll_sum, targets
-from rlhf_trainer.models.boundary import Boundary
-from rlhf_trainer.models.forking import packs_as_rows
+from rlhf_trainer.models.frozen_inputs import Boundary
 from rlhf_trainer.models.load import check_logits, load_policy
+from rlhf_trainer.models.prefix_check import packs_as_rows
 from rlhf_trainer.models.save import save_policy
-from rlhf_trainer.models.trained import Trained, make_trained
+from rlhf_trainer.models.trainable import Trained, make_trained
 from rlhf_trainer.models.vocabulary import fit_vocabulary
+from rlhf_trainer.statistics.intervals import Intervals, decide
 
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 """Most tokens of a forward where the execution says nothing: small ones pad less, and a CPU gains nothing from large."""
@@ -217,7 +217,7 @@ class SftTask:
 
 def total(share: Tensor) -> Tensor:
     """A scalar summed over all ranks."""
-    if gang.size() > 1:
+    if distributed.size() > 1:
         torch.distributed.all_reduce(share)
     return share
 

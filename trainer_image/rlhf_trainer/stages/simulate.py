@@ -9,16 +9,16 @@ from typing import Any
 import orjson
 
 from rlhf_api.stages.simulate import Simulate
-from rlhf_trainer import gang
+from rlhf_trainer import distributed
 from rlhf_trainer.context import Facts, StageContext
 from rlhf_trainer.data.load import load_prompts
 from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.readers import readers
 from rlhf_trainer.inspection.templates import checks_of
-from rlhf_trainer.simulation.outcome import Outcome, of_answers, of_attacks
 from rlhf_trainer.simulation.prompts import check_plain, with_types
 from rlhf_trainer.simulation.red_team import RedTeaming
+from rlhf_trainer.simulation.report import Outcome, of_answers, of_attacks
 from rlhf_trainer.simulation.runner import Simulation
 
 ROWS, AUDIT, KEYS, CONTENT = "rows.jsonl", "audit.jsonl", "audit-key.jsonl", "simulation.json"
@@ -47,9 +47,9 @@ def run(context: StageContext) -> None:
             for kind in sorted({str(prompt.response_type) for prompt in prompts}):
                 simulation.method.styles(kind)
     simulation.run()
-    gang.barrier()  # every rank's shards are in place
+    distributed.barrier()  # every rank's shards are in place
     outcome = _outcome(context, spec, simulation, prompts) if context.rank == 0 else Outcome()
-    empty = gang.broadcast(None if context.rank or outcome.rows else f"{outcome.content['dropped']}")
+    empty = distributed.broadcast(None if context.rank or outcome.rows else f"{outcome.content['dropped']}")
     if empty is not None:
         raise InputError(
             f"none of the rows made can be used: dropped {empty}. Look at the prompts and the model's answers"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 
-from rlhf_api.compact import Told, expand
 from rlhf_api.contract import STORAGE_PATH
 from rlhf_api.plan import PlannedStage
 from rlhf_api.stages import PREPARE
 from rlhf_api.status import Attempt
+from rlhf_api.termination_codec import Told, expand
 from rlhf_operator.reconcile import naming, plans, reasons
 from rlhf_operator.reconcile.admission import overrides
 from rlhf_operator.reconcile.lifecycle import finish, pending, progress, stop

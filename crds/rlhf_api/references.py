@@ -1,0 +1,308 @@
+"""The rules that cross stages: names are unique, references exist, point back and fit.
+
+All findings are relative to `spec`. A job of which only parts are valid is checked as far as those parts go, so that
+one mistake does not hide another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from rlhf_api.effective import effective
+from rlhf_api.error_messages import nearest
+from rlhf_api.errors import Finding, Loc
+from rlhf_api.fields import MAX_ITEMS, DataRef, ModelRef, Reference, Scorer, located_references
+from rlhf_api.job import Input, JobSpec, RunPolicy, Stage
+from rlhf_api.pods import Pod
+from rlhf_api.sources import parse_source
+from rlhf_api.stages import PREPARE, REPORT, STAGE_TYPES, Evaluate, Ppo, Simulate
+from rlhf_api.stages.common import Batches
+from rlhf_api.stages.ppo import Reward
+from rlhf_api.stages.rows import instead, misfit
+
+SIMULATE = "simulate"
+
+_WORDS = {
+    "policy": "a policy",
+    "reward": "a reward model",
+    "cost": "a cost model",
+    "rules": "rules",
+    "data": "data",
+    "evaluation": "an evaluation",
+    "report": "the report",
+}
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A stage as far as it is known: its type and model are None where they are wrong."""
+
+    index: int
+    name: str | None
+    type: str | None
+    model: Stage | None
+
+
+@dataclass(frozen=True)
+class _Input:
+    index: int
+    name: str | None
+    model: Input | None
+
+
+@dataclass(frozen=True)
+class _View:
+    inputs: tuple[_Input, ...]
+    stages: tuple[_Stage, ...]
+    policy: RunPolicy | None
+    pod: Pod | None
+
+
+def check(spec: JobSpec) -> list[Finding]:
+    """Everything wrong with a job that its parts alone do not show."""
+    inputs = tuple(_Input(index, one.name, one) for index, one in enumerate(spec.inputs))
+    stages = tuple(_Stage(index, one.name, one.type, one) for index, one in enumerate(spec.stages))
+    return list(_check(_View(inputs, stages, spec.run_policy, spec.pod)))
+
+
+def check_partial(spec: dict[str, Any]) -> list[Finding]:
+    """The same of a job that is not valid, from those of its parts that are."""
+
+    def valid(model: Any, value: Any) -> Any:
+        try:
+            return model.model_validate(value)
+        except ValidationError:
+            return None
+
+    inputs = tuple(
+        _Input(index, _text(one, "name"), valid(Input, one)) for index, one in enumerate(_list(spec, "inputs"))
+    )
+    stages = tuple(
+        _Stage(index, _text(one, "name"), _type(one), valid(Stage, one))
+        for index, one in enumerate(_list(spec, "stages"))
+    )
+    policy, pod = valid(RunPolicy, spec.get("runPolicy", {})), valid(Pod, spec.get("pod", {}))
+    return list(_check(_View(inputs, stages, policy, pod)))
+
+
+def _list(value: dict[str, Any], name: str) -> list[Any]:
+    found = value.get(name)
+    return found if isinstance(found, list) else []
+
+
+def _text(value: Any, name: str) -> str | None:
+    found = value.get(name) if isinstance(value, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def _type(value: Any) -> str | None:
+    given = [name for name in STAGE_TYPES if isinstance(value, dict) and name in value]
+    return given[0] if len(given) == 1 else None
+
+
+def _check(view: _View) -> Iterator[Finding]:
+    yield from _unique("inputs", [one.name for one in view.inputs])
+    yield from _unique("stages", [one.name for one in view.stages])
+    yield from _reserved(view)
+    for stage in view.stages:
+        if stage.model is None:
+            continue
+        for at, reference in located_references(stage.model):
+            yield from _reference(view, stage, at, reference)
+        yield from _gates(view, stage.model, ("stages", stage.index))
+        yield from _audits(view, stage.model, ("stages", stage.index))
+        yield from _lengths(stage.model, ("stages", stage.index))
+        yield from _mounts(view.pod, stage.model.pod, ("stages", stage.index, "pod"))
+    yield from _mounts(view.pod, view.pod, ("pod",))
+    yield from _overrides(view)
+    yield from _functions(view)
+
+
+def _unique(field: str, names: list[str | None]) -> Iterator[Finding]:
+    seen: dict[str, int] = {}
+    for index, name in enumerate(names):
+        if name is None:
+            continue
+        first = seen.setdefault(name, index)
+        if first != index:
+            yield Finding((field, index, "name"), f"{name} is the name of {field}[{first}] already", "rename one")
+
+
+def _reserved(view: _View) -> Iterator[Finding]:
+    reports = [stage.index for stage in view.stages if stage.type == REPORT]
+    for stage in view.stages:
+        at: Loc = ("stages", stage.index)
+        if stage.name == PREPARE:
+            message = f"{PREPARE} is reserved: it runs first in every job, unwritten"
+            yield Finding((*at, "name"), message, "rename the stage")
+        if stage.name == REPORT and stage.type not in (REPORT, None):
+            yield Finding((*at, "name"), f"{REPORT} is kept for the report", "rename the stage")
+        if stage.index in reports[1:]:
+            yield Finding((*at, REPORT), f"a job has one report; stages[{reports[0]}] is it", "leave one out")
+
+
+def _reference(view: _View, stage: _Stage, at: Loc, reference: Reference) -> Iterator[Finding]:
+    loc: Loc = ("stages", stage.index, *at)
+    if reference.input is not None:
+        yield from _input(view, loc, reference)
+    elif reference.stage is not None:
+        yield from _stage(view, stage, loc, reference)
+
+
+def _input(view: _View, loc: Loc, reference: Reference) -> Iterator[Finding]:
+    known = [one.name for one in view.inputs if one.name is not None]
+    if reference.input not in known:
+        yield Finding((*loc, "input"), f"there is no input {reference.input}", _known(str(reference.input), known))
+        return
+    entry = next(one.model for one in view.inputs if one.name == reference.input)
+    if entry is None:
+        return
+    kind = parse_source(entry.source).kind
+    if isinstance(reference, ModelRef | Scorer) and kind == "hub-data":
+        yield Finding((*loc, "input"), f"{entry.name} is a data set of a hub ({entry.source}); expected a model")
+    if isinstance(reference, DataRef):
+        if kind == "hub-model":
+            hint = "data sets are written hf://datasets/org/name@revision"
+            yield Finding((*loc, "input"), f"{entry.name} is a model of a hub ({entry.source}); expected data", hint)
+        if reference.split == "heldout" and entry.heldout == 0:
+            message = f"found heldout, but the input {entry.name} holds no rows out"
+            yield Finding((*loc, "split"), message, "set the input's heldout to a share above 0")
+        if reference.split == "train" and entry.heldout == 1:
+            yield Finding(
+                (*loc, "split"), f"found train, but the input {entry.name} holds all rows out", "lower heldout"
+            )
+
+
+def _stage(view: _View, stage: _Stage, loc: Loc, reference: Reference) -> Iterator[Finding]:
+    at = (*loc, "stage")
+    found = next((one for one in view.stages if one.name == reference.stage), None)
+    if found is None:
+        known = [one.name for one in view.stages[: stage.index] if one.name is not None]
+        yield Finding(at, f"there is no stage {reference.stage}", _known(str(reference.stage), known))
+        return
+    if found.index == stage.index:
+        yield Finding(at, f"{reference.stage} refers to itself", "refer to an earlier stage")
+        return
+    if found.index > stage.index:
+        message = f"{reference.stage} is stages[{found.index}], which comes later"
+        yield Finding(at, message, "move it up: stages refer to earlier ones only")
+        return
+    if found.type is None or not reference.takes:  # a file's: the reference has said so itself
+        return
+    product = STAGE_TYPES[found.type].product
+    if product not in reference.takes:
+        wanted = " or ".join(_WORDS[kind] for kind in _WORDS if kind in reference.takes)
+        message = f"{reference.stage} ({found.type}) makes {_WORDS[product]}; expected {wanted}"
+        yield Finding(at, message, _instead(view, stage, reference))
+    elif isinstance(reference, Reward) and product == "cost" and reference.weight >= 0:
+        message = f"found {reference.weight} for the cost model {reference.stage}: harm would be rewarded"
+        yield Finding((*loc, "weight"), message, "give it a negative weight, or put it under costs with a limit")
+    elif isinstance(reference, DataRef) and found.model is not None and isinstance(found.model.spec, Simulate):
+        why = misfit(str(stage.type), loc[2:], found.model.spec)
+        if why is not None:
+            yield Finding(at, f"{reference.stage} {why}", instead(str(stage.type), loc[2:]))
+        if reference.split == "heldout":
+            message = f"found heldout, but the stage {reference.stage} holds no rows out"
+            yield Finding((*loc, "split"), message, "only inputs do; a model that is trained on them has a holdout")
+
+
+def _known(name: str, known: list[str]) -> str:
+    close = nearest(name, known)
+    if close is not None:
+        return f"did you mean {close}?"
+    return f"there are {', '.join(known)}" if known else "there are none before it"
+
+
+def _instead(view: _View, stage: _Stage, reference: Reference) -> str | None:
+    fitting = [
+        one.name
+        for one in view.stages[: stage.index]
+        if one.name is not None and one.type is not None and STAGE_TYPES[one.type].product in reference.takes
+    ]
+    return f"stages that fit: {', '.join(fitting)}" if fitting else None
+
+
+def _gates(view: _View, stage: Stage, loc: Loc) -> Iterator[Finding]:
+    """Metrics of gates that name a judge (`cost.harm`) name one that judges."""
+    spec = stage.evaluate
+    if spec is None or any(one.model is None for one in view.stages):
+        return
+    written = {one.name: one.model for one in view.stages if one.name is not None and one.model is not None}
+    if any(one.stage is not None and one.stage not in written for one in spec.candidates):
+        return
+    judged = effective(stage, written)
+    assert isinstance(judged, Evaluate)  # effective keeps the type
+    labels = {"reward": [one.label for one in judged.rewards], "cost": [one.label for one in judged.costs]}
+    for index, gate in enumerate(spec.gates):
+        family, dot, label = gate.metric.partition(".")
+        if dot and family in labels and label not in labels[family]:
+            at = (*loc, "evaluate", "gates", index, "metric")
+            message = f"there is no {family} {label} among the judges"
+            yield Finding(at, message, _known(label, labels[family]))
+
+
+def _audits(view: _View, stage: Stage, loc: Loc) -> Iterator[Finding]:
+    """Filled-in audits are inputs, and belong to stages that simulate."""
+    inputs = [one.name for one in view.inputs if one.name is not None]
+    simulations = [one.name for one in view.stages if one.name is not None and one.type in (SIMULATE, None)]
+    for index, audit in enumerate(stage.report.audits if stage.report is not None else []):
+        at = (*loc, "report", "audits", index)
+        if audit.stage not in simulations:
+            yield Finding((*at, "stage"), f"there is no simulate stage {audit.stage}", _known(audit.stage, simulations))
+        if audit.input not in inputs:
+            yield Finding((*at, "input"), f"there is no input {audit.input}", _known(audit.input, inputs))
+
+
+def _lengths(stage: Stage, loc: Loc) -> Iterator[Finding]:
+    """A micro-batch holds one row at least."""
+    tokens, spec = stage.execution.micro_batch_tokens, stage.spec
+    if tokens is None:
+        return
+    longest = 0
+    if isinstance(spec, Batches):
+        longest = spec.max_length
+    elif isinstance(spec, Ppo):
+        longest = spec.rollout.max_prompt_tokens + spec.rollout.max_new_tokens
+    if tokens < longest:
+        message = f"found {tokens}; expected at least {longest}, the longest row of the stage"
+        yield Finding((*loc, "execution", "microBatchTokens"), message)
+
+
+def _mounts(job: Pod | None, pod: Pod | None, loc: Loc) -> Iterator[Finding]:
+    if pod is None:
+        return
+    volumes = list(dict.fromkeys(volume.name for one in (job, pod) if one is not None for volume in one.volumes))
+    for index, mount in enumerate(pod.volume_mounts):
+        if mount.name not in volumes:
+            message = f"there is no volume {mount.name}"
+            yield Finding((*loc, "volumeMounts", index, "name"), message, _known(mount.name, volumes))
+
+
+def _functions(view: _View) -> Iterator[Finding]:
+    """No more functions than what `prepare` tells of them may hold (`rlhf_api.termination_codec`)."""
+    seen: set[str] = set()
+    for stage in view.stages:
+        for at, reference in located_references(stage.model):
+            if isinstance(reference, Scorer) and reference.function is not None and reference.function not in seen:
+                seen.add(reference.function)
+                if len(seen) == MAX_ITEMS + 1:
+                    message = f"is function {len(seen)} of the job; expected at most {MAX_ITEMS} different ones"
+                    yield Finding(("stages", stage.index, *at, "function"), message, "let one function call others")
+
+
+def _overrides(view: _View) -> Iterator[Finding]:
+    if view.policy is None:
+        return
+    names = [PREPARE, *(one.name for one in view.stages if one.name is not None), REPORT]
+    seen: dict[str, int] = {}
+    for index, override in enumerate(view.policy.overrides):
+        at: Loc = ("runPolicy", "overrides", index, "stage")
+        if override.stage not in names:
+            yield Finding(at, f"there is no stage {override.stage}", _known(override.stage, names))
+        first = seen.setdefault(override.stage, index)
+        if first != index:
+            yield Finding(at, f"{override.stage} is overridden twice, first by overrides[{first}]", "merge them")

@@ -1,0 +1,1 @@
+"""The processes of a stage: launcher, supervisor of ranks, one rank; how they end."""

@@ -1,0 +1,1 @@
+"""Estimates with intervals, and calibration. Pure; both evaluation and rules use it."""

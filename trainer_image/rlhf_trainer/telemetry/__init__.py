@@ -1,0 +1,1 @@
+"""What a stage reports while it runs: metrics, timings, progress, `/metrics`."""
