@@ -30,12 +30,12 @@ Rule = dict[str, Any]
 def rules_of(model: type[BaseModel]) -> list[Rule]:
     """The `x-kubernetes-validations` of a model, placeholders `{field}` replaced by the value or its default."""
     rules: tuple[Cel, ...] = getattr(model, "cel", ())
-    return [_written(Cel(expand(one.rule, model), one.message, one.field)) for one in rules]
+    return [_written(Cel(expand(cel.rule, model), cel.message, cel.field)) for cel in rules]
 
 
-def _written(one: Cel) -> Rule:
-    rest = {"messageExpression": one.tells, "fieldPath": one.field}
-    return {"rule": one.rule, "message": one.message} | {key: value for key, value in rest.items() if value is not None}
+def _written(cel: Cel) -> Rule:
+    rest = {"messageExpression": cel.tells, "fieldPath": cel.field}
+    return {"rule": cel.rule, "message": cel.message} | {key: value for key, value in rest.items() if value is not None}
 
 
 def expand(rule: str, model: type[BaseModel]) -> str:
@@ -43,13 +43,13 @@ def expand(rule: str, model: type[BaseModel]) -> str:
 
     def value(match: re.Match[str]) -> str:
         names = match[1].split(".")
-        here: Any = model
+        holder: Any = model
         default: Any = None
         for name in names:
-            field = next(one for one in here.model_fields.values() if one.alias == name)
-            default, here = field.default, bare(field.annotation)
-        given = " && ".join(f"has(self.{'.'.join(names[: depth + 1])})" for depth in range(len(names)))
-        return f"({given} ? self.{match[1]} : {_literal(default)})"
+            field = next(candidate for candidate in holder.model_fields.values() if candidate.alias == name)
+            default, holder = field.default, bare(field.annotation)
+        is_set = " && ".join(f"has(self.{'.'.join(names[: depth + 1])})" for depth in range(len(names)))
+        return f"({is_set} ? self.{match[1]} : {_literal(default)})"
 
     return _PLACEHOLDER.sub(value, rule)
 
@@ -63,7 +63,7 @@ def _literal(value: Any) -> str:
 def spec_rules(spec: type[BaseModel]) -> list[Rule]:
     """The rules of the whole spec: references, reserved names, what may change."""
     fixed = (*_names(), *_references())
-    return [_written(one) for one in (*_immutable(spec), *_overrides())] + [_once(_written(one)) for one in fixed]
+    return [_written(cel) for cel in (*_immutable(spec), *_overrides())] + [_once(_written(cel)) for cel in fixed]
 
 
 def check_once(spec: Rule) -> None:
@@ -177,12 +177,12 @@ _FAULT = (
 
 def _fields() -> Iterator[tuple[str, list[str]]]:
     """The stage types, with their fields that hold references and what fits: types of stages, of `simulate` its methods."""
-    for kind, one in STAGE_TYPES.items():
+    for kind, stage_type in STAGE_TYPES.items():
         entries = []
-        for path, takes in _references_in(one.spec):
+        for path, takes in _references_in(stage_type.spec):
             rows = needed(kind, path)
             fitting = " or ".join(name for name, maker in STAGE_TYPES.items() if maker.product in takes)
-            methods = " ".join(method for method, made in MADE.items() if rows in made)
+            methods = " ".join(method for method, makes in MADE.items() if rows in makes)
             entries.append(
                 f"{path}: {fitting}: {methods}" if "data" in takes else f"{path}: {fitting}" if takes else path
             )

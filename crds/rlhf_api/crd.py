@@ -78,7 +78,7 @@ def crd() -> dict[str, Any]:
 
 def schema() -> dict[str, Any]:
     """The structural schema of an RLHFJob."""
-    spec = _Schema(JobSpec, _summary).whole()
+    spec = _Schema(JobSpec, _summary).structural()
     check_once(spec)
     spec["x-kubernetes-validations"] = spec.get("x-kubernetes-validations", []) + spec_rules(JobSpec)
     return {
@@ -90,7 +90,7 @@ def schema() -> dict[str, Any]:
             "kind": {"type": "string", "description": "Kind of the object.", "maxLength": 64},
             "metadata": {"type": "object"},
             "spec": spec,
-            "status": _Schema(JobStatus, _text).whole(),
+            "status": _Schema(JobStatus, _text).structural(),
         },
     }
 
@@ -104,16 +104,16 @@ class _Schema:
     """Turns the JSON schema of a model into a structural one.
 
     Args:
-        told: what a docstring says there.
+        describe: what a docstring says there.
     """
 
-    def __init__(self, model: type[BaseModel], told: Callable[[str | None], str]) -> None:
-        self.told = told
+    def __init__(self, model: type[BaseModel], describe: Callable[[str | None], str]) -> None:
+        self.describe = describe
         self.root = model.model_json_schema(by_alias=True)
         self.definitions: dict[str, Any] = self.root.get("$defs", {})
-        self.models = {one.__name__: one for one in _models(model)}
+        self.models = {submodel.__name__: submodel for submodel in _models(model)}
 
-    def whole(self) -> dict[str, Any]:
+    def structural(self) -> dict[str, Any]:
         return self._object(self.root)
 
     def _object(self, node: dict[str, Any]) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class _Schema:
         foreign = issubclass(model, KubernetesModel)
         result: dict[str, Any] = {"type": "object"}
         if "description" in node and not foreign:
-            result["description"] = self.told(node["description"])
+            result["description"] = self.describe(node["description"])
         if node.get("required"):
             result["required"] = node["required"]
         properties = {}
@@ -141,13 +141,13 @@ class _Schema:
     def _value(self, node: dict[str, Any]) -> dict[str, Any]:
         """Any schema: an optional one is its only other alternative, a reference what it points at."""
         if "anyOf" in node:
-            (inner,) = [one for one in node["anyOf"] if one.get("type") != "null"]
+            (inner,) = [alternative for alternative in node["anyOf"] if alternative.get("type") != "null"]
             node = {**inner, **{key: value for key, value in node.items() if key != "anyOf"}}
         if "$ref" in node:
             target = self.definitions[node["$ref"].rpartition("/")[2]]
             result = self._object(target)
             if "description" in node:
-                result["description"] = self.told(node["description"])
+                result["description"] = self.describe(node["description"])
             return result
         result = {key: node[key] for key in _KEPT if key in node}
         if "const" in node:
@@ -158,7 +158,7 @@ class _Schema:
         if node["type"] == "integer" and not {"minimum", "maximum"} <= set(result):
             result["format"] = "int64"
         if "description" in node:
-            result["description"] = self.told(node["description"]) + _default(node)
+            result["description"] = self.describe(node["description"]) + _default(node)
         if node["type"] == "array":
             result["items"] = self._value(node["items"])
         elif node["type"] == "object":

@@ -25,10 +25,10 @@ def effective(stage: Stage, stages: dict[str, Stage]) -> ApiModel:
 
 def _graded(rules: RulesRef, stages: dict[str, Stage]) -> RulesRef:
     """Rules with their grader written out."""
-    made = stages[rules.stage].spec if rules.stage in stages else None
-    if rules.grader is not None or not isinstance(made, Rules):
+    maker = stages[rules.stage].spec if rules.stage in stages else None
+    if rules.grader is not None or not isinstance(maker, Rules):
         return rules
-    return rules.model_copy(update={"grader": made.grader})
+    return rules.model_copy(update={"grader": maker.grader})
 
 
 def _judged(spec: Evaluate, stages: dict[str, Stage]) -> Evaluate:

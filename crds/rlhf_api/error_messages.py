@@ -58,20 +58,20 @@ def describe(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
-def nearest(word: str, known: typing.Iterable[str]) -> str | None:
+def nearest(word: str, choices: typing.Iterable[str]) -> str | None:
     """The known word most like this one, if any is alike."""
-    options = {option.replace("_", "").lower(): option for option in known}
-    found = difflib.get_close_matches(word.replace("_", "").replace("-", "").lower(), list(options), n=1, cutoff=0.6)
-    return options[found[0]] if found else None
+    options = {option.replace("_", "").lower(): option for option in choices}
+    matches = difflib.get_close_matches(word.replace("_", "").replace("-", "").lower(), list(options), n=1, cutoff=0.6)
+    return options[matches[0]] if matches else None
 
 
 def model_at(root: type[BaseModel], loc: Loc) -> type[BaseModel] | None:
     """The model that stands at a path of another, if one does."""
-    here: Any = root
+    annotation: Any = root
     for part in loc:
-        here = _inside(here, part)
-    here = bare(here)
-    return here if isinstance(here, type) and issubclass(here, BaseModel) else None
+        annotation = _inside(annotation, part)
+    annotation = bare(annotation)
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
 def hint_for_nothing(root: type[BaseModel], loc: Loc) -> str:
@@ -127,28 +127,28 @@ def _findings(details: ErrorDetails, root: type[BaseModel]) -> Iterator[Finding]
 
 
 def _sentence(kind: str, value: Any, context: dict[str, Any]) -> str:
-    found = f"found {describe(value)}"
+    actual = f"found {describe(value)}"
     if kind in _KINDS:
-        return f"{found}; expected {_KINDS[kind]}"
+        return f"{actual}; expected {_KINDS[kind]}"
     if kind in _BOUNDS:
         name, words = _BOUNDS[kind]
-        return f"{found}; expected {words} {context[name]}"
+        return f"{actual}; expected {words} {context[name]}"
     if kind == "literal_error":
-        return f"{found}; expected {context['expected']}"
+        return f"{actual}; expected {context['expected']}"
     if kind == "string_pattern_mismatch":
         pattern = context["pattern"]
-        return f"{found}; expected {MEANING.get(pattern, f'text that matches {pattern}')}"
+        return f"{actual}; expected {MEANING.get(pattern, f'text that matches {pattern}')}"
     if kind == "string_unicode":
-        return f"{found}; expected text without halves of surrogate pairs"
+        return f"{actual}; expected text without halves of surrogate pairs"
     if kind == "string_too_short":
-        return f"{found}; expected at least {context['min_length']} characters"
+        return f"{actual}; expected at least {context['min_length']} characters"
     if kind == "string_too_long":
-        return f"{found}; expected at most {context['max_length']} characters"
+        return f"{actual}; expected at most {context['max_length']} characters"
     if kind == "too_long":
         return f"found {context['actual_length']} entries; expected at most {context['max_length']}"
     if kind == "too_short":
         return f"found {context['actual_length']} entries; expected at least {context['min_length']}"
-    return f"{found}; {kind.replace('_', ' ')}"
+    return f"{actual}; {kind.replace('_', ' ')}"
 
 
 def _mend(kind: str, value: Any, context: dict[str, Any]) -> str | None:
@@ -176,19 +176,19 @@ def _documented(root: type[BaseModel], loc: Loc) -> str | None:
 def _suggestion(root: type[BaseModel], loc: Loc) -> str | None:
     """The field that was meant: one of a like name here, or one of that name further in or out."""
     name = str(loc[-1])
-    here = model_at(root, loc[:-1])
-    if here is None:
+    holder = model_at(root, loc[:-1])
+    if holder is None:
         return None
-    known = [str(field.alias) for field in here.model_fields.values()]
-    close = nearest(name, known)
+    names = [str(field.alias) for field in holder.model_fields.values()]
+    close = nearest(name, names)
     if close is not None:
         return f"did you mean {close}?"
     for depth in range(len(loc) - 1, 0, -1):
         model = model_at(root, loc[:depth])
-        found = next(_named(model, name, 2), None) if model is not None else None
-        if found is not None:
-            return f"did you mean {format_path((*loc[:depth], *found))}?"
-    return f"known here: {', '.join(known)}" if len(known) <= 12 else None
+        path = next(_named(model, name, 2), None) if model is not None else None
+        if path is not None:
+            return f"did you mean {format_path((*loc[:depth], *path))}?"
+    return f"known here: {', '.join(names)}" if len(names) <= 12 else None
 
 
 def _named(model: type[BaseModel], name: str, depth: int) -> Iterator[Loc]:
@@ -201,4 +201,4 @@ def _named(model: type[BaseModel], name: str, depth: int) -> Iterator[Loc]:
     for field in model.model_fields.values():
         inner = bare(field.annotation)
         if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from ((str(field.alias), *found) for found in _named(inner, name, depth - 1))
+            yield from ((str(field.alias), *path) for path in _named(inner, name, depth - 1))

@@ -49,10 +49,12 @@ class Finding:
 
 def refuse(findings: Iterable[Finding]) -> NoReturn:
     """Raise findings out of a pydantic validator; `rlhf_api.error_messages` takes them apart again."""
-    found = tuple(findings)
-    text = "; ".join(f"{format_path(one.at)}: {one.message}" if one.at else one.message for one in found)
+    collected = tuple(findings)
+    text = "; ".join(
+        f"{format_path(finding.at)}: {finding.message}" if finding.at else finding.message for finding in collected
+    )
     # Pydantic formats the template, so the text goes in as a value: it may hold braces.
-    raise PydanticCustomError(FINDINGS, "{text}", {"text": text, "findings": found})
+    raise PydanticCustomError(FINDINGS, "{text}", {"text": text, "findings": collected})
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ class SpecProblem:
 
     def render(self, source: str | None = None) -> str:
         """`job.yaml:23:7: spec.stages[1].sft.epochs: found ...; expected .... Hint.`"""
-        place = ":".join(str(part) for part in (source, self.line, self.column) if part is not None)
-        text = ": ".join(part for part in (place, self.path, self.message) if part)
+        position = ":".join(str(part) for part in (source, self.line, self.column) if part is not None)
+        text = ": ".join(part for part in (position, self.path, self.message) if part)
         return f"{text} ({self.hint})" if self.hint else text
 
 

@@ -45,8 +45,8 @@ class Cel:
 
 def one_of(*fields: str) -> Cel:
     """Exactly one of the fields is set."""
-    given = [f"has(self.{field})" for field in fields]
-    rule = " != ".join(given) if len(fields) == 2 else f"[{', '.join(given)}].exists_one(g, g)"
+    conditions = [f"has(self.{field})" for field in fields]
+    rule = " != ".join(conditions) if len(fields) == 2 else f"[{', '.join(conditions)}].exists_one(g, g)"
     return Cel(rule, f"expected exactly one of {', '.join(fields)}")
 
 
@@ -74,9 +74,9 @@ class ApiModel(BaseModel):
 
     @model_validator(mode="after")
     def _keep_rules(self) -> Self:
-        found = tuple(self.rules())
-        if found:
-            refuse(found)
+        findings = tuple(self.rules())
+        if findings:
+            refuse(findings)
         return self
 
 
@@ -161,10 +161,10 @@ SOME = _Some()
 def exactly_one(model: BaseModel, names: tuple[str, ...]) -> Iterator[Finding]:
     """A finding unless exactly one of the fields is set."""
     aliases = {name: type(model).model_fields[name].alias or name for name in names}
-    given = [alias for name, alias in aliases.items() if getattr(model, name) is not None]
-    if len(given) != 1:
+    present = [alias for name, alias in aliases.items() if getattr(model, name) is not None]
+    if len(present) != 1:
         yield Finding(
-            (), f"found {' and '.join(given) or 'none'}; expected exactly one of {', '.join(aliases.values())}"
+            (), f"found {' and '.join(present) or 'none'}; expected exactly one of {', '.join(aliases.values())}"
         )
 
 
@@ -309,20 +309,20 @@ class CostJudge(Scorer):
 
 def references(model: Any) -> list[Reference]:
     """Every reference inside a spec, depth first, in field order."""
-    return [found for _, found in located_references(model)]
+    return [reference for _, reference in located_references(model)]
 
 
 def located_references(model: Any, loc: Loc = ()) -> list[tuple[Loc, Reference]]:
     """Every reference inside a spec with its path, depth first, in field order."""
     if isinstance(model, BaseModel):
-        here = [(loc, model)] if isinstance(model, Reference) else []
-        return here + [
-            found
+        itself = [(loc, model)] if isinstance(model, Reference) else []
+        return itself + [
+            located
             for name, field in type(model).model_fields.items()
-            for found in located_references(getattr(model, name), (*loc, field.alias or name))
+            for located in located_references(getattr(model, name), (*loc, field.alias or name))
         ]
     if isinstance(model, list):
-        return [found for index, item in enumerate(model) for found in located_references(item, (*loc, index))]
+        return [located for index, item in enumerate(model) for located in located_references(item, (*loc, index))]
     return []
 
 
@@ -340,15 +340,15 @@ def bare(annotation: Any) -> Any:
 
 def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
     """The model an annotation holds and all models below it, each once."""
-    seen: set[type[BaseModel]] = set()
+    visited: set[type[BaseModel]] = set()
     waiting = [annotation]
     while waiting:
-        here = bare(waiting.pop())
-        waiting.extend(typing.get_args(here))
-        if isinstance(here, type) and issubclass(here, BaseModel) and here not in seen:
-            seen.add(here)
-            yield here
-            waiting.extend(field.annotation for field in here.model_fields.values())
+        inner = bare(waiting.pop())
+        waiting.extend(typing.get_args(inner))
+        if isinstance(inner, type) and issubclass(inner, BaseModel) and inner not in visited:
+            visited.add(inner)
+            yield inner
+            waiting.extend(field.annotation for field in inner.model_fields.values())
 
 
 def distinct(values: list[T]) -> list[T]:
@@ -365,9 +365,9 @@ def distinct(values: list[T]) -> list[T]:
 
 def same_labels(scorers: list[Any], field: str) -> Iterator[Finding]:
     """A finding for each scorer that goes by the name of one before it."""
-    seen: dict[str, int] = {}
+    first_index: dict[str, int] = {}
     for index, scorer in enumerate(scorers):
-        first = seen.setdefault(scorer.label, index)
+        first = first_index.setdefault(scorer.label, index)
         if first != index:
             message = f"goes by the name {scorer.label} in metrics, as {field}[{first}] does"
             yield Finding((field, index), message, "give it a name of its own: name: ...")

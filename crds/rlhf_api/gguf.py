@@ -86,11 +86,11 @@ class _Cursor:
 
     def skip(self, count: int) -> int:
         """Go on by so many bytes; gives where they begin."""
-        begin = self.at
-        if count > len(self.content) - begin:
-            raise _Damaged(f"{count} bytes expected at {begin}")
-        self.at = begin + count
-        return begin
+        start = self.at
+        if count > len(self.content) - start:
+            raise _Damaged(f"{count} bytes expected at {start}")
+        self.at = start + count
+        return start
 
     def number(self, code: str) -> Any:
         return struct.unpack_from(code, self.content, self.skip(struct.calcsize(code)))[0]
@@ -102,8 +102,8 @@ class _Cursor:
         return count
 
     def string(self) -> str:
-        begin = self.skip(self.count(MAX_BYTES))
-        return self.content[begin : self.at].decode()
+        start = self.skip(self.count(MAX_BYTES))
+        return self.content[start : self.at].decode()
 
     def spend(self, count: int) -> None:
         """Count values of arrays that are looked at one by one."""

@@ -157,8 +157,8 @@ class Stage(Placement):
     @property
     def spec(self) -> ApiModel:
         """The spec of its type."""
-        found: ApiModel = next(getattr(self, field) for field in _FIELDS if getattr(self, field) is not None)
-        return found
+        spec: ApiModel = next(getattr(self, field) for field in _FIELDS if getattr(self, field) is not None)
+        return spec
 
 
 Stage.cel = (one_of(*STAGE_TYPES),)

@@ -44,13 +44,13 @@ def check_document(document: Document) -> RLHFJob:
     Raises:
         SpecError: with every problem, those of its YAML among them.
     """
-    found = {problem.path: problem for problem in reversed(document.problems)}
+    problems = {problem.path: problem for problem in reversed(document.problems)}
     job, findings = _check(document.value)
     for finding in findings:
         problem = located(document, finding)
-        found.setdefault(problem.path, problem)
-    if job is None or found:
-        ordered = sorted(found.values(), key=lambda problem: (problem.line or 0, problem.column or 0, problem.path))
+        problems.setdefault(problem.path, problem)
+    if job is None or problems:
+        ordered = sorted(problems.values(), key=lambda problem: (problem.line or 0, problem.column or 0, problem.path))
         raise SpecError(ordered, document.source)
     return job
 
@@ -88,7 +88,7 @@ def parse_job(value: Any) -> RLHFJob:
     job, findings = _check(value)
     if job is None or findings:
         unique = {format_path(finding.at): finding for finding in reversed(findings)}
-        raise SpecError([SpecProblem(path, one.message, one.hint) for path, one in sorted(unique.items())])
+        raise SpecError([SpecProblem(path, finding.message, finding.hint) for path, finding in sorted(unique.items())])
     return job
 
 
@@ -127,12 +127,12 @@ def _check(value: Any) -> tuple[RLHFJob | None, list[Finding]]:
         return (None if crossing else job), nulls + crossing
     if isinstance(clean.get("spec"), dict):
         findings += [finding.below(("spec",)) for finding in check_partial(clean["spec"])]
-    return None, [one for one in findings if not any(_inside(null.at, one.at) for null in nulls)]
+    return None, [finding for finding in findings if not any(_inside(null.at, finding.at) for null in nulls)]
 
 
-def _inside(loc: Loc, other: Loc) -> bool:
+def _inside(loc: Loc, prefix: Loc) -> bool:
     """Whether a path leads into another: what is wrong there may follow from the missing value."""
-    return len(loc) > len(other) and loc[: len(other)] == other
+    return len(loc) > len(prefix) and loc[: len(prefix)] == prefix
 
 
 def _too_deep(value: Any) -> Loc | None:
@@ -156,13 +156,13 @@ def _too_large(value: Any) -> str | None:
     count = length = 0
     waiting = [value]
     while waiting and count <= MAX_VALUES and length <= MAX_BYTES:
-        one = waiting.pop()
+        item = waiting.pop()
         count += 1
-        if isinstance(one, str):
-            length += len(one)
-        elif isinstance(one, dict | list):
-            waiting += one.values() if isinstance(one, dict) else one
-            keys = list(one) if isinstance(one, dict) else []
+        if isinstance(item, str):
+            length += len(item)
+        elif isinstance(item, dict | list):
+            waiting += item.values() if isinstance(item, dict) else item
+            keys = list(item) if isinstance(item, dict) else []
             count += len(keys)
             length += sum(len(str(key)) for key in keys)
     if count > MAX_VALUES:
@@ -179,9 +179,9 @@ def _nulls(value: Any, loc: Loc) -> list[Finding]:
     if value is None:
         return [Finding(loc, "found nothing; expected a value", hint_for_nothing(RLHFJob, loc))]
     if isinstance(value, dict):
-        return [one for key, item in value.items() for one in _nulls(item, (*loc, key))]
+        return [null for key, item in value.items() for null in _nulls(item, (*loc, key))]
     if isinstance(value, list):
-        return [one for index, item in enumerate(value) for one in _nulls(item, (*loc, index))]
+        return [null for index, item in enumerate(value) for null in _nulls(item, (*loc, index))]
     return []
 
 

@@ -121,23 +121,25 @@ def plan(job: RLHFJob, resolved: Resolved | None = None) -> Plan:
         if stage.type == REPORT:
             continue
         spec = effective(stage, written)
-        one = _planned(job, stage, spec)
+        planned_stage = _planned(job, stage, spec)
         if resolved is not None:
             content = _content(spec, digests)
             digest = digest_of(
-                {"type": stage.type, "recipe": resolved.recipe(stage.type), "seed": one.seed, "spec": content}
+                {"type": stage.type, "recipe": resolved.recipe(stage.type), "seed": planned_stage.seed, "spec": content}
             )
             digests[f"stage:{stage.name}"] = digest
-            one = replace(one, digest=digest, hit=stage.name in resolved.hits)
-        planned.append(one)
+            planned_stage = replace(planned_stage, digest=digest, hit=stage.name in resolved.hits)
+        planned.append(planned_stage)
     planned.append(_report(job, tuple(planned[1:]), resolved))
     return Plan(job.metadata.name, tuple(planned))
 
 
 def _planned(job: RLHFJob, stage: Stage, spec: ApiModel) -> PlannedStage:
-    keys = tuple(dict.fromkeys(found.key for found in references(spec) if not found.key.startswith("function:")))
+    keys = tuple(
+        dict.fromkeys(reference.key for reference in references(spec) if not reference.key.startswith("function:"))
+    )
     needs = tuple(key.partition(":")[2] for key in keys if key.startswith("stage:"))
-    own = getattr(spec, "seed", None)
+    seed = getattr(spec, "seed", None)
     return PlannedStage(
         name=stage.name,
         type=stage.type,
@@ -145,7 +147,7 @@ def _planned(job: RLHFJob, stage: Stage, spec: ApiModel) -> PlannedStage:
         takes=keys,
         spec=spec.model_dump(mode="json"),
         execution=stage.execution,
-        seed=job.spec.seed if own is None else own,
+        seed=job.spec.seed if seed is None else seed,
         profile=stage.profile or job.spec.profile,
         nodes=stage.nodes or job.spec.nodes,
         ranks_per_node=stage.ranks_per_node or job.spec.ranks_per_node,
@@ -186,9 +188,9 @@ def _report(job: RLHFJob, others: tuple[PlannedStage, ...], resolved: Resolved |
     return PlannedStage(name, REPORT, needs, takes, _whole(job), execution, job.spec.seed, "cpu", 1, 1, digest)
 
 
-def _input_digest(entry: Input, found: ResolvedInput) -> str:
+def _input_digest(entry: Input, resolved: ResolvedInput) -> str:
     meaning = entry.model_dump(mode="json", exclude=NOT_CONTENT, exclude_defaults=True)
-    return digest_of({"content": found.digest, **meaning})
+    return digest_of({"content": resolved.digest, **meaning})
 
 
 def _content(value: Any, digests: dict[str, str]) -> Any:
@@ -205,9 +207,9 @@ def _content(value: Any, digests: dict[str, str]) -> Any:
 
 def _told(value: BaseModel, without: set[str], digests: dict[str, str]) -> dict[str, Any]:
     """The fields that are not at their defaults."""
-    found = ((name, field, getattr(value, name)) for name, field in type(value).model_fields.items())
+    fields = ((name, field, getattr(value, name)) for name, field in type(value).model_fields.items())
     return {
-        name: _content(one, digests)
-        for name, field, one in found
-        if name not in without and (field.is_required() or one != field.get_default(call_default_factory=True))
+        name: _content(item, digests)
+        for name, field, item in fields
+        if name not in without and (field.is_required() or item != field.get_default(call_default_factory=True))
     }

@@ -124,8 +124,8 @@ def _bounded(field: str, unless: str, most: str, message: str) -> Cel:
 
 def resource_findings(resources: Resources) -> Iterator[Finding]:
     """Requests above their limits; fractions of what comes whole; more than any machine has."""
-    for field, given in (("requests", resources.requests), ("limits", resources.limits)):
-        for name, quantity in given.items():
+    for field, amounts in (("requests", resources.requests), ("limits", resources.limits)):
+        for name, quantity in amounts.items():
             yield from _quantity((field, name), name, quantity)
     for name, requested in resources.requests.items():
         limit = resources.limits.get(name)
@@ -174,7 +174,7 @@ def _reserved(field: str, mapping: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _environment(pod: Pod) -> Iterator[Finding]:
-    seen: dict[str, int] = {}
+    first_index: dict[str, int] = {}
     for index, variable in enumerate(pod.env):
         at = ("env", index, "name")
         if variable.name in RESERVED_ENV or variable.name.startswith(RESERVED_ENV_PREFIXES):
@@ -182,29 +182,29 @@ def _environment(pod: Pod) -> Iterator[Finding]:
         elif variable.name in SECRET_ENV:
             message = f"{variable.name} holds a secret; a job is readable by all who may list jobs"
             yield Finding(at, message, "put it in a Secret and name that in spec.credentials")
-        first = seen.setdefault(variable.name, index)
+        first = first_index.setdefault(variable.name, index)
         if first != index:
             yield Finding(at, f"{variable.name} is given twice, first as env[{first}]", "leave one out")
 
 
 def _volumes(pod: Pod) -> Iterator[Finding]:
-    seen: dict[str, int] = {}
+    first_index: dict[str, int] = {}
     for index, volume in enumerate(pod.volumes):
         at, name = ("volumes", index, "name"), volume.name
         if name.startswith("rlhf-"):
             yield Finding(at, f"found {name}: names that begin with rlhf- are the operator's", "rename it")
-        elif seen.setdefault(name, index) != index:
-            yield Finding(at, f"{name} is given twice, first as volumes[{seen[name]}]", "rename one")
+        elif first_index.setdefault(name, index) != index:
+            yield Finding(at, f"{name} is given twice, first as volumes[{first_index[name]}]", "rename one")
 
 
 def _mounts(pod: Pod) -> Iterator[Finding]:
-    seen: dict[str, int] = {}
+    first_index: dict[str, int] = {}
     for index, mount in enumerate(pod.volume_mounts):
         at, path = ("volumeMounts", index, "mountPath"), mount.mount_path
         if not path.startswith("/") or ":" in path or ".." in path.split("/"):
             yield Finding(at, f"found {describe(path)}; expected an absolute path without a colon or ..")
-        elif seen.setdefault(path, index) != index:
-            yield Finding(at, f"{path} is mounted twice, first by volumeMounts[{seen[path]}]")
+        elif first_index.setdefault(path, index) != index:
+            yield Finding(at, f"{path} is mounted twice, first by volumeMounts[{first_index[path]}]")
 
 
 class Resources(ApiModel):

@@ -37,23 +37,23 @@ def render() -> str:
 
 def _models() -> list[type[BaseModel]]:
     """The models in reading order: the spec, inputs, stages, then what each refers to, depth first, each once."""
-    found: dict[type[BaseModel], None] = dict.fromkeys(_OWN_SECTIONS)
-    for one in STAGE_TYPES.values():
-        found[one.spec] = None
-    waiting = list(found)
+    models: dict[type[BaseModel], None] = dict.fromkeys(_OWN_SECTIONS)
+    for stage_type in STAGE_TYPES.values():
+        models[stage_type.spec] = None
+    waiting = list(models)
     while waiting:
         for inner in _inner(waiting.pop(0)):
-            if inner not in found:
-                found[inner] = None
+            if inner not in models:
+                models[inner] = None
                 waiting.append(inner)
-    return list(found)
+    return list(models)
 
 
 def _inner(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
     for field in model.model_fields.values():
-        held = _held(field.annotation)
-        if isinstance(held, type) and issubclass(held, BaseModel) and not issubclass(held, KubernetesModel):
-            yield held
+        inner = _held(field.annotation)
+        if isinstance(inner, type) and issubclass(inner, BaseModel) and not issubclass(inner, KubernetesModel):
+            yield inner
 
 
 def _held(annotation: Any) -> Any:
@@ -82,14 +82,14 @@ def _section(model: type[BaseModel]) -> str:
 
 def _title(model: type[BaseModel]) -> str:
     names = {JobSpec: "spec", Input: "spec.inputs[]", Stage: "spec.stages[]", Metadata: "metadata"}
-    names |= {one.spec: f"{name} (a stage type)" for name, one in STAGE_TYPES.items()}
+    names |= {stage_type.spec: f"{name} (a stage type)" for name, stage_type in STAGE_TYPES.items()}
     return names.get(model, model.__name__)
 
 
 def _anchor(model: type[BaseModel]) -> str:
     """As GitHub makes it from a heading."""
-    kept = "".join(character for character in _title(model).lower() if character.isalnum() or character in " -_")
-    return kept.replace(" ", "-")
+    anchor = "".join(character for character in _title(model).lower() if character.isalnum() or character in " -_")
+    return anchor.replace(" ", "-")
 
 
 def _type(annotation: Any, node: dict[str, Any]) -> str:
@@ -111,9 +111,9 @@ def _type(annotation: Any, node: dict[str, Any]) -> str:
 
 def _schema(node: dict[str, Any]) -> dict[str, Any]:
     """A node without its alternative null."""
-    for one in node.get("anyOf", ()):
-        if one.get("type") != "null":
-            return dict(one)
+    for alternative in node.get("anyOf", ()):
+        if alternative.get("type") != "null":
+            return dict(alternative)
     return node
 
 
@@ -142,12 +142,12 @@ def _bounds(schema: dict[str, Any]) -> str:
         "maxItems": "at most {} entries",
         "maxProperties": "at most {} entries",
     }
-    found = [text.format(schema[key]) for key, text in words.items() if key in schema and schema[key] != 2**31 - 1]
+    bounds = [text.format(schema[key]) for key, text in words.items() if key in schema and schema[key] != 2**31 - 1]
     if schema.get("minItems") == 1:
-        found.insert(0, "at least one entry")
+        bounds.insert(0, "at least one entry")
     if "pattern" in schema:
-        found.insert(0, MEANING[schema["pattern"]])
-    return f"({'; '.join(found)})" if found else ""
+        bounds.insert(0, MEANING[schema["pattern"]])
+    return f"({'; '.join(bounds)})" if bounds else ""
 
 
 def _text(text: str | None) -> str:

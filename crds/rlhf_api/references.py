@@ -64,8 +64,8 @@ class _View:
 
 def check(spec: JobSpec) -> list[Finding]:
     """Everything wrong with a job that its parts alone do not show."""
-    inputs = tuple(_Input(index, one.name, one) for index, one in enumerate(spec.inputs))
-    stages = tuple(_Stage(index, one.name, one.type, one) for index, one in enumerate(spec.stages))
+    inputs = tuple(_Input(index, entry.name, entry) for index, entry in enumerate(spec.inputs))
+    stages = tuple(_Stage(index, stage.name, stage.type, stage) for index, stage in enumerate(spec.stages))
     return list(_check(_View(inputs, stages, spec.run_policy, spec.pod)))
 
 
@@ -79,34 +79,34 @@ def check_partial(spec: dict[str, Any]) -> list[Finding]:
             return None
 
     inputs = tuple(
-        _Input(index, _text(one, "name"), valid(Input, one)) for index, one in enumerate(_list(spec, "inputs"))
+        _Input(index, _text(entry, "name"), valid(Input, entry)) for index, entry in enumerate(_list(spec, "inputs"))
     )
     stages = tuple(
-        _Stage(index, _text(one, "name"), _type(one), valid(Stage, one))
-        for index, one in enumerate(_list(spec, "stages"))
+        _Stage(index, _text(entry, "name"), _type(entry), valid(Stage, entry))
+        for index, entry in enumerate(_list(spec, "stages"))
     )
     policy, pod = valid(RunPolicy, spec.get("runPolicy", {})), valid(Pod, spec.get("pod", {}))
     return list(_check(_View(inputs, stages, policy, pod)))
 
 
 def _list(value: dict[str, Any], name: str) -> list[Any]:
-    found = value.get(name)
-    return found if isinstance(found, list) else []
+    entries = value.get(name)
+    return entries if isinstance(entries, list) else []
 
 
 def _text(value: Any, name: str) -> str | None:
-    found = value.get(name) if isinstance(value, dict) else None
-    return found if isinstance(found, str) else None
+    text = value.get(name) if isinstance(value, dict) else None
+    return text if isinstance(text, str) else None
 
 
 def _type(value: Any) -> str | None:
-    given = [name for name in STAGE_TYPES if isinstance(value, dict) and name in value]
-    return given[0] if len(given) == 1 else None
+    types = [name for name in STAGE_TYPES if isinstance(value, dict) and name in value]
+    return types[0] if len(types) == 1 else None
 
 
 def _check(view: _View) -> Iterator[Finding]:
-    yield from _unique("inputs", [one.name for one in view.inputs])
-    yield from _unique("stages", [one.name for one in view.stages])
+    yield from _unique("inputs", [entry.name for entry in view.inputs])
+    yield from _unique("stages", [stage.name for stage in view.stages])
     yield from _reserved(view)
     for stage in view.stages:
         if stage.model is None:
@@ -123,11 +123,11 @@ def _check(view: _View) -> Iterator[Finding]:
 
 
 def _unique(field: str, names: list[str | None]) -> Iterator[Finding]:
-    seen: dict[str, int] = {}
+    first_index: dict[str, int] = {}
     for index, name in enumerate(names):
         if name is None:
             continue
-        first = seen.setdefault(name, index)
+        first = first_index.setdefault(name, index)
         if first != index:
             yield Finding((field, index, "name"), f"{name} is the name of {field}[{first}] already", "rename one")
 
@@ -154,11 +154,11 @@ def _reference(view: _View, stage: _Stage, at: Loc, reference: Reference) -> Ite
 
 
 def _input(view: _View, loc: Loc, reference: Reference) -> Iterator[Finding]:
-    known = [one.name for one in view.inputs if one.name is not None]
-    if reference.input not in known:
-        yield Finding((*loc, "input"), f"there is no input {reference.input}", _known(str(reference.input), known))
+    names = [candidate.name for candidate in view.inputs if candidate.name is not None]
+    if reference.input not in names:
+        yield Finding((*loc, "input"), f"there is no input {reference.input}", _known(str(reference.input), names))
         return
-    entry = next(one.model for one in view.inputs if one.name == reference.input)
+    entry = next(candidate.model for candidate in view.inputs if candidate.name == reference.input)
     if entry is None:
         return
     kind = parse_source(entry.source).kind
@@ -179,30 +179,30 @@ def _input(view: _View, loc: Loc, reference: Reference) -> Iterator[Finding]:
 
 def _stage(view: _View, stage: _Stage, loc: Loc, reference: Reference) -> Iterator[Finding]:
     at = (*loc, "stage")
-    found = next((one for one in view.stages if one.name == reference.stage), None)
-    if found is None:
-        known = [one.name for one in view.stages[: stage.index] if one.name is not None]
-        yield Finding(at, f"there is no stage {reference.stage}", _known(str(reference.stage), known))
+    target = next((candidate for candidate in view.stages if candidate.name == reference.stage), None)
+    if target is None:
+        names = [candidate.name for candidate in view.stages[: stage.index] if candidate.name is not None]
+        yield Finding(at, f"there is no stage {reference.stage}", _known(str(reference.stage), names))
         return
-    if found.index == stage.index:
+    if target.index == stage.index:
         yield Finding(at, f"{reference.stage} refers to itself", "refer to an earlier stage")
         return
-    if found.index > stage.index:
-        message = f"{reference.stage} is stages[{found.index}], which comes later"
+    if target.index > stage.index:
+        message = f"{reference.stage} is stages[{target.index}], which comes later"
         yield Finding(at, message, "move it up: stages refer to earlier ones only")
         return
-    if found.type is None or not reference.takes:  # a file's: the reference has said so itself
+    if target.type is None or not reference.takes:  # a file's: the reference has said so itself
         return
-    product = STAGE_TYPES[found.type].product
+    product = STAGE_TYPES[target.type].product
     if product not in reference.takes:
-        wanted = " or ".join(_WORDS[kind] for kind in _WORDS if kind in reference.takes)
-        message = f"{reference.stage} ({found.type}) makes {_WORDS[product]}; expected {wanted}"
+        expected = " or ".join(_WORDS[kind] for kind in _WORDS if kind in reference.takes)
+        message = f"{reference.stage} ({target.type}) makes {_WORDS[product]}; expected {expected}"
         yield Finding(at, message, _instead(view, stage, reference))
     elif isinstance(reference, Reward) and product == "cost" and reference.weight >= 0:
         message = f"found {reference.weight} for the cost model {reference.stage}: harm would be rewarded"
         yield Finding((*loc, "weight"), message, "give it a negative weight, or put it under costs with a limit")
-    elif isinstance(reference, DataRef) and found.model is not None and isinstance(found.model.spec, Simulate):
-        why = misfit(str(stage.type), loc[2:], found.model.spec)
+    elif isinstance(reference, DataRef) and target.model is not None and isinstance(target.model.spec, Simulate):
+        why = misfit(str(stage.type), loc[2:], target.model.spec)
         if why is not None:
             yield Finding(at, f"{reference.stage} {why}", instead(str(stage.type), loc[2:]))
         if reference.split == "heldout":
@@ -210,18 +210,20 @@ def _stage(view: _View, stage: _Stage, loc: Loc, reference: Reference) -> Iterat
             yield Finding((*loc, "split"), message, "only inputs do; a model that is trained on them has a holdout")
 
 
-def _known(name: str, known: list[str]) -> str:
-    close = nearest(name, known)
+def _known(name: str, names: list[str]) -> str:
+    close = nearest(name, names)
     if close is not None:
         return f"did you mean {close}?"
-    return f"there are {', '.join(known)}" if known else "there are none before it"
+    return f"there are {', '.join(names)}" if names else "there are none before it"
 
 
 def _instead(view: _View, stage: _Stage, reference: Reference) -> str | None:
     fitting = [
-        one.name
-        for one in view.stages[: stage.index]
-        if one.name is not None and one.type is not None and STAGE_TYPES[one.type].product in reference.takes
+        earlier.name
+        for earlier in view.stages[: stage.index]
+        if earlier.name is not None
+        and earlier.type is not None
+        and STAGE_TYPES[earlier.type].product in reference.takes
     ]
     return f"stages that fit: {', '.join(fitting)}" if fitting else None
 
@@ -229,14 +231,14 @@ def _instead(view: _View, stage: _Stage, reference: Reference) -> str | None:
 def _gates(view: _View, stage: Stage, loc: Loc) -> Iterator[Finding]:
     """Metrics of gates that name a judge (`cost.harm`) name one that judges."""
     spec = stage.evaluate
-    if spec is None or any(one.model is None for one in view.stages):
+    if spec is None or any(entry.model is None for entry in view.stages):
         return
-    written = {one.name: one.model for one in view.stages if one.name is not None and one.model is not None}
-    if any(one.stage is not None and one.stage not in written for one in spec.candidates):
+    written = {entry.name: entry.model for entry in view.stages if entry.name is not None and entry.model is not None}
+    if any(candidate.stage is not None and candidate.stage not in written for candidate in spec.candidates):
         return
     judged = effective(stage, written)
     assert isinstance(judged, Evaluate)  # effective keeps the type
-    labels = {"reward": [one.label for one in judged.rewards], "cost": [one.label for one in judged.costs]}
+    labels = {"reward": [judge.label for judge in judged.rewards], "cost": [judge.label for judge in judged.costs]}
     for index, gate in enumerate(spec.gates):
         family, dot, label = gate.metric.partition(".")
         if dot and family in labels and label not in labels[family]:
@@ -247,8 +249,8 @@ def _gates(view: _View, stage: Stage, loc: Loc) -> Iterator[Finding]:
 
 def _audits(view: _View, stage: Stage, loc: Loc) -> Iterator[Finding]:
     """Filled-in audits are inputs, and belong to stages that simulate."""
-    inputs = [one.name for one in view.inputs if one.name is not None]
-    simulations = [one.name for one in view.stages if one.name is not None and one.type in (SIMULATE, None)]
+    inputs = [entry.name for entry in view.inputs if entry.name is not None]
+    simulations = [entry.name for entry in view.stages if entry.name is not None and entry.type in (SIMULATE, None)]
     for index, audit in enumerate(stage.report.audits if stage.report is not None else []):
         at = (*loc, "report", "audits", index)
         if audit.stage not in simulations:
@@ -275,7 +277,9 @@ def _lengths(stage: Stage, loc: Loc) -> Iterator[Finding]:
 def _mounts(job: Pod | None, pod: Pod | None, loc: Loc) -> Iterator[Finding]:
     if pod is None:
         return
-    volumes = list(dict.fromkeys(volume.name for one in (job, pod) if one is not None for volume in one.volumes))
+    volumes = list(
+        dict.fromkeys(volume.name for fields in (job, pod) if fields is not None for volume in fields.volumes)
+    )
     for index, mount in enumerate(pod.volume_mounts):
         if mount.name not in volumes:
             message = f"there is no volume {mount.name}"
@@ -284,25 +288,25 @@ def _mounts(job: Pod | None, pod: Pod | None, loc: Loc) -> Iterator[Finding]:
 
 def _functions(view: _View) -> Iterator[Finding]:
     """No more functions than what `prepare` tells of them may hold (`rlhf_api.termination_codec`)."""
-    seen: set[str] = set()
+    functions: set[str] = set()
     for stage in view.stages:
         for at, reference in located_references(stage.model):
-            if isinstance(reference, Scorer) and reference.function is not None and reference.function not in seen:
-                seen.add(reference.function)
-                if len(seen) == MAX_ITEMS + 1:
-                    message = f"is function {len(seen)} of the job; expected at most {MAX_ITEMS} different ones"
+            if isinstance(reference, Scorer) and reference.function is not None and reference.function not in functions:
+                functions.add(reference.function)
+                if len(functions) == MAX_ITEMS + 1:
+                    message = f"is function {len(functions)} of the job; expected at most {MAX_ITEMS} different ones"
                     yield Finding(("stages", stage.index, *at, "function"), message, "let one function call others")
 
 
 def _overrides(view: _View) -> Iterator[Finding]:
     if view.policy is None:
         return
-    names = [PREPARE, *(one.name for one in view.stages if one.name is not None), REPORT]
-    seen: dict[str, int] = {}
+    names = [PREPARE, *(stage.name for stage in view.stages if stage.name is not None), REPORT]
+    first_index: dict[str, int] = {}
     for index, override in enumerate(view.policy.overrides):
         at: Loc = ("runPolicy", "overrides", index, "stage")
         if override.stage not in names:
             yield Finding(at, f"there is no stage {override.stage}", _known(override.stage, names))
-        first = seen.setdefault(override.stage, index)
+        first = first_index.setdefault(override.stage, index)
         if first != index:
             yield Finding(at, f"{override.stage} is overridden twice, first by overrides[{first}]", "merge them")

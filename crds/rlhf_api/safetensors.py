@@ -69,10 +69,10 @@ def count_weights(path: Path) -> int:
             )
             raise Unreadable(f"{path.name}: {what}; fetch it again") from error
     end = 0
-    for begin, stop, _ in sorted(spans):
-        if begin != end:
+    for start, stop, _ in sorted(spans):
+        if start != end:
             raise Unreadable(
-                f"{path.name}: is no safetensors file (its tensors overlap or leave a gap at byte {min(begin, end)}); "
+                f"{path.name}: is no safetensors file (its tensors overlap or leave a gap at byte {min(start, end)}); "
                 "fetch it again"
             )
         end = stop
@@ -89,16 +89,16 @@ def _span(entry: Any) -> tuple[int, int, int]:
     Raises:
         ValueError, KeyError, TypeError: the entry is none, or its shape does not fill its bytes.
     """
-    begin, end = entry["data_offsets"]
+    start, end = entry["data_offsets"]
     shape = entry["shape"]
     if len(shape) > MAX_DIMENSIONS or not all(
-        type(number) is int and 0 <= number < 1 << 60 for number in (begin, end, *shape)
+        type(number) is int and 0 <= number < 1 << 60 for number in (start, end, *shape)
     ):
         raise ValueError("numbers that are no sizes")
     count = math.prod(shape)
-    if count * BITS[entry["dtype"]] != 8 * (end - begin):
+    if count * BITS[entry["dtype"]] != 8 * (end - start):
         raise ValueError("a shape of other bytes")
-    return begin, end, count
+    return start, end, count
 
 
 def _damaged(path: Path) -> Unreadable:

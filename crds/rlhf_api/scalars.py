@@ -47,9 +47,9 @@ def resolve(text: str) -> Value | Ambiguous:
         return None
     if text in _BOOL:
         return _BOOL[text]
-    found = _ambiguous(text)
-    if found is not None:
-        return found
+    ambiguous = _ambiguous(text)
+    if ambiguous is not None:
+        return ambiguous
     if _INT.fullmatch(text) or _HEX.fullmatch(text):
         return _whole(text)
     if _FLOAT.fullmatch(text):

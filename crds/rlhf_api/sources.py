@@ -86,12 +86,12 @@ def source_findings(text: str) -> Iterator[Finding]:
 
 def source_rules() -> tuple[Cel, ...]:
     """The grammar as far as the API server checks it."""
-    known, remote = "|".join(SCHEMES), "|".join(FSSPEC_SCHEMES)
+    schemes, remote = "|".join(SCHEMES), "|".join(FSSPEC_SCHEMES)
     hub = "hf://(datasets/)?[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?@[A-Za-z0-9][A-Za-z0-9._/-]*"
     return (
         Cel(
-            f"!self.source.contains('://') || self.source.matches('^({known})://')",
-            f"expected {known}, or a path",
+            f"!self.source.contains('://') || self.source.matches('^({schemes})://')",
+            f"expected {schemes}, or a path",
             ".source",
         ),
         Cel(

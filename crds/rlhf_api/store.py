@@ -83,19 +83,19 @@ def find_verified(storage: Path, name: str) -> Product | None:
     product = read_product(storage, name)
     if product is None:
         return None
-    there = {path.relative_to(product.path).as_posix() for path in product.path.rglob("*") if not path.is_dir()}
-    there.discard(MANIFEST)
+    present = {path.relative_to(product.path).as_posix() for path in product.path.rglob("*") if not path.is_dir()}
+    present.discard(MANIFEST)
     named = set(product.manifest.files)
-    for file in sorted(named - there):
+    for file in sorted(named - present):
         raise DamagedProduct(f"{name}: {file} is missing")
-    for file in sorted(there - named):
+    for file in sorted(present - named):
         raise DamagedProduct(f"{name}: {file} is not in its manifest")
     for file, expected in sorted(product.manifest.files.items()):
         if not (product.path / file).is_file():
             raise DamagedProduct(f"{name}: {file} is no file")
-        found = digest_file(product.path / file)
-        if found != expected:
-            raise DamagedProduct(f"{name}: {file} was changed (SHA-256 {found[:12]}, manifest says {expected[:12]})")
+        digest = digest_file(product.path / file)
+        if digest != expected:
+            raise DamagedProduct(f"{name}: {file} was changed (SHA-256 {digest[:12]}, manifest says {expected[:12]})")
     return product
 
 
@@ -128,9 +128,9 @@ class Run(ApiModel):
     spec: dict[str, Any] = {}
     """The job's spec."""
 
-    def same_as(self, other: Run) -> bool:
+    def same_as(self, run: Run) -> bool:
         """Whether it makes the same products. Reports tell of a run: the one of a failed run is another."""
-        return _without_report(self.products) == _without_report(other.products)
+        return _without_report(self.products) == _without_report(run.products)
 
 
 def _without_report(products: dict[str, str]) -> dict[str, str]:

@@ -35,8 +35,13 @@ class Told(TypedDict):
 
 def function_names(job: RLHFJob) -> list[str]:
     """Every `module:function` of a job, sorted, each once."""
-    found = (one.function for stage in job.spec.stages for one in references(stage.spec) if isinstance(one, Scorer))
-    return sorted({name for name in found if name is not None})
+    functions = (
+        reference.function
+        for stage in job.spec.stages
+        for reference in references(stage.spec)
+        if isinstance(reference, Scorer)
+    )
+    return sorted({name for name in functions if name is not None})
 
 
 def stage_types(job: RLHFJob) -> list[str]:
@@ -60,21 +65,21 @@ def compact(job: RLHFJob, resolved: Resolved) -> Told:
     }
 
 
-def expand(job: RLHFJob, told: Told, storage: str) -> Resolved:
+def expand(job: RLHFJob, summary: Told, storage: str) -> Resolved:
     """The inverse of `compact`; `storage` is where the storage lies for whoever reads it.
 
     Raises:
         ValueError: it was told of another job.
     """
-    inputs, functions, hits = _unpacked(told["inputs"]), _unpacked(told["functions"]), int(told["hits"], 16)
+    inputs, functions, hits = _unpacked(summary["inputs"]), _unpacked(summary["functions"]), int(summary["hits"], 16)
     names = function_names(job)
     if (len(inputs), len(functions)) != (len(job.spec.inputs), len(names)):
-        given, wanted = (
+        actual, expected = (
             f"{len(inputs)} inputs and {len(functions)} functions",
             f"{len(job.spec.inputs)} and {len(names)}",
         )
-        raise ValueError(f"prepare told of {given}; the job {job.metadata.name} has {wanted}")
-    versions = [int(one) for one in told["recipes"].split(".")] if "recipes" in told else []
+        raise ValueError(f"prepare told of {actual}; the job {job.metadata.name} has {expected}")
+    versions = [int(version) for version in summary["recipes"].split(".")] if "recipes" in summary else []
     if versions and len(versions) != len(stage_types(job)):
         raise ValueError(f"prepare told of {len(versions)} stage types; the job has {len(stage_types(job))}")
     return Resolved(
@@ -90,7 +95,7 @@ def expand(job: RLHFJob, told: Told, storage: str) -> Resolved:
 
 def _packed(digests: Iterable[str]) -> str:
     raw = [bytes.fromhex(digest) for digest in digests]
-    wrong = next((one for one in raw if len(one) * 2 != SHORT_DIGEST), None)
+    wrong = next((digest for digest in raw if len(digest) * 2 != SHORT_DIGEST), None)
     if wrong is not None:
         raise ValueError(f"found the digest {wrong.hex()}; expected {SHORT_DIGEST} hex digits")
     return base64.b64encode(b"".join(raw)).decode()

@@ -74,9 +74,9 @@ class Document:
     def position(self, loc: Loc, *, on_key: bool = False) -> Position:
         """Where a path stands; of one that is not there, where what should hold it stands."""
         places = (self.keys, self.values) if on_key else (self.values, self.keys)
-        for found in places:
-            if loc in found:
-                return found[loc]
+        for positions in places:
+            if loc in positions:
+                return positions[loc]
         return self.position(loc[:-1], on_key=True) if loc else (1, 1)
 
 
@@ -90,8 +90,8 @@ def load_yaml(content: bytes | str, source: str | None = None) -> Document:
     text = _decode(content, source)
     tag = _LONG_TAG.search(text)
     if tag is not None:
-        begin = tag.end() - 201
-        line, column = text.count("\n", 0, begin) + 1, begin - text.rfind("\n", 0, begin)
+        start = tag.end() - 201
+        line, column = text.count("\n", 0, start) + 1, start - text.rfind("\n", 0, start)
         message = "a tag of more than 200 characters"
         raise SpecError([SpecProblem("", message, "quote it, if it is text", line, column)], source)
     try:
@@ -179,8 +179,8 @@ def _syntax(error: MarkedYAMLError | ReaderError, text: str) -> SpecProblem:
     if isinstance(error, ReaderError):
         line = text.count("\n", 0, error.position) + 1
         column = error.position - text.rfind("\n", 0, error.position)
-        found = chr(error.character) if isinstance(error.character, int) else error.character
-        return SpecProblem("", f"not YAML: the character {found!r} is not allowed", None, line, column)
+        character = chr(error.character) if isinstance(error.character, int) else error.character
+        return SpecProblem("", f"not YAML: the character {character!r} is not allowed", None, line, column)
     what = " ".join(str(part) for part in (error.context, error.problem) if part)
     mark = error.problem_mark or error.context_mark
     line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
@@ -319,15 +319,15 @@ class _Builder:
             key = self._key(key_node, loc)
             if key is None:
                 continue
-            here = (*loc, key)
+            path = (*loc, key)
             if key in result:
-                first = self.document.keys[here][0]
-                self._problem(here, key_node.at, f"the key {key} is given twice, first in line {first}", "remove one")
+                first = self.document.keys[path][0]
+                self._problem(path, key_node.at, f"the key {key} is given twice, first in line {first}", "remove one")
                 continue
-            self.document.keys[here] = key_node.at
+            self.document.keys[path] = key_node.at
             if value_node.plain and not value_node.text:
                 value_node.at = key_node.at  # an empty value has no place of its own
-            result[key] = self.build(value_node, here, depth + 1)
+            result[key] = self.build(value_node, path, depth + 1)
         return result
 
     def _key(self, node: _Node, loc: Loc) -> str | None:

@@ -49,12 +49,12 @@ def problems(job: RLHFJob, traits: Mapping[str, ModelTraits]) -> list[Finding]:
         job: A valid job.
         traits: Of inputs that are models, by name; of others nothing is said.
     """
-    found: dict[tuple[Any, ...], Finding] = {}
+    findings: dict[tuple[Any, ...], Finding] = {}
     for index, stage in enumerate(job.spec.stages):
         for finding in _of_stage(job, stage, traits):
             at = ("spec", "stages", index, stage.type, *finding.at)
-            found.setdefault(at, Finding(at, finding.message, finding.hint))
-    return list(found.values())
+            findings.setdefault(at, Finding(at, finding.message, finding.hint))
+    return list(findings.values())
 
 
 def check_local(job: RLHFJob, document: Document, folder: Path) -> None:
@@ -68,9 +68,9 @@ def check_local(job: RLHFJob, document: Document, folder: Path) -> None:
     Raises:
         SpecError: a stage cannot work with its model.
     """
-    found = problems(job, local_traits(job, folder))
-    if found:
-        raise SpecError([located(document, one) for one in found], document.source)
+    findings = problems(job, local_traits(job, folder))
+    if findings:
+        raise SpecError([located(document, finding) for finding in findings], document.source)
 
 
 def words(job: RLHFJob, finding: Finding) -> str:
@@ -185,8 +185,8 @@ def _of_training(spec: Any, used: _Used) -> Iterator[Finding]:
     elif spec.lora is not None and used.traits.modules:
         for index, target in enumerate(spec.lora.targets):
             if target not in used.traits.modules:
-                there = ", ".join(sorted(used.traits.modules))
-                yield Finding(("lora", "targets", index), f"found {target}; {used.name} has {there}")
+                modules = ", ".join(sorted(used.traits.modules))
+                yield Finding(("lora", "targets", index), f"found {target}; {used.name} has {modules}")
 
 
 def _packing(spec: Any, used: _Used) -> Iterator[Finding]:
@@ -195,14 +195,14 @@ def _packing(spec: Any, used: _Used) -> Iterator[Finding]:
         yield Finding(("packing",), message, "leave it out: rows are put into batches of like length")
 
 
-def _layers(wanted: int | None, used: _Used, at: tuple[str, ...]) -> Iterator[Finding]:
+def _layers(trained: int | None, used: _Used, at: tuple[str, ...]) -> Iterator[Finding]:
     layers = used.traits.layers
-    if wanted is not None and layers is not None and wanted >= layers:
-        message = f"found {wanted} of {used.name}, a model of {layers} layers; expected fewer"
+    if trained is not None and layers is not None and trained >= layers:
+        message = f"found {trained} of {used.name}, a model of {layers} layers; expected fewer"
         yield Finding(at, message, "leave it out to train all of them")
-    elif wanted is not None and not used.traits.cuts:
+    elif trained is not None and not used.traits.cuts:
         message = (
-            f"found {wanted}; {used.name} is a {used.traits.model_type} model, which cannot be cut below its layers"
+            f"found {trained}; {used.name} is a {used.traits.model_type} model, which cannot be cut below its layers"
         )
         yield Finding(at, message, "leave it out, or use lora")
 

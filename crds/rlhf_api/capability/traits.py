@@ -97,28 +97,28 @@ def local_traits(job: RLHFJob, folder: Path) -> dict[str, ModelTraits]:
         job: A valid job.
         folder: The job file's: relative paths are taken from it.
     """
-    found = {}
+    by_input = {}
     for entry in job.spec.inputs:
         path = local_path(entry.source, folder)
         traits = read_traits(path) if path is not None else None
         if traits is not None:
-            found[entry.name] = traits
-    return found
+            by_input[entry.name] = traits
+    return by_input
 
 
 def read_traits(folder: Path) -> ModelTraits | None:
     """Traits of a model's folder; None where it has no config.json that names its type (a GGUF file, data)."""
     member = folder / "members" / "0"
-    own = member if exists(member) else folder
+    model = member if exists(member) else folder
     try:
-        config = read_object(own / "config.json")
+        config = read_object(model / "config.json")
     except Unreadable:
         return None
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         return None
     names = config.get("architectures")
-    shapes = dict(tensor_shapes(own))
+    shapes = dict(tensor_shapes(model))
     quantisation = config.get("quantization_config")
     positions, stable = row_lengths(config)
     return ModelTraits(
@@ -140,8 +140,8 @@ def read_traits(folder: Path) -> ModelTraits | None:
 
 def changed_logits(config: Mapping[str, Any], *, by_default: bool = False) -> bool:
     """Whether a configuration caps or scales logits after the output head; `by_default` where it says nothing."""
-    said = [(config[name], plain) for name, plain in AFTER_HEAD.items() if name in config]
-    return any(value not in (None, plain) for value, plain in said) if said else by_default
+    settings = [(config[name], plain) for name, plain in AFTER_HEAD.items() if name in config]
+    return any(value not in (None, plain) for value, plain in settings) if settings else by_default
 
 
 def _composite(config: Mapping[str, Any]) -> bool:

@@ -26,7 +26,7 @@ def of_evaluation(terms: Terms, spec: Evaluate) -> list[Moment]:
 
 def of_simulation(terms: Terms, spec: Simulate) -> list[Moment]:
     """A moment a model."""
-    used = [one for one in references(spec) if not isinstance(one, DataRef)]
+    used = [reference for reference in references(spec) if not isinstance(reference, DataRef)]
     return _asked(terms, spec, used, SHARD * 2 * spec.generation.samples)
 
 

@@ -57,10 +57,10 @@ def estimate(
         KeyError: there is no such stage.
         Missing: facts of a model that the stage takes.
     """
-    found = next((one for one in job.spec.stages if one.name == stage), None)
-    if found is None:
+    written = next((entry for entry in job.spec.stages if entry.name == stage), None)
+    if written is None:
         raise KeyError(stage)
-    moments = _moments(Terms(job, found, facts, ranks, device, lengths or {}))
+    moments = _moments(Terms(job, written, facts, ranks, device, lengths or {}))
     if not moments:
         return None
     parts = max(moments, key=lambda moment: sum(moment.values()))

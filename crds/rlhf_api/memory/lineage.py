@@ -27,7 +27,7 @@ def origin(job: RLHFJob, reference: Reference) -> Origin | None:
     """Where a model comes from; None for a function, or a stage that makes no model."""
     if reference.input is not None:
         return Origin(reference.input, 0)
-    stage = next((one for one in job.spec.stages if one.name == reference.stage), None)
+    stage = next((entry for entry in job.spec.stages if entry.name == reference.stage), None)
     if stage is None or isinstance(stage.spec, Evaluate) or not isinstance(stage.spec, Optimizer):
         return None
     spec = stage.spec

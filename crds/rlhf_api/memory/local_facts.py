@@ -125,10 +125,10 @@ def _bounded(rows: Iterator[bytes]) -> Iterator[bytes]:
     Raises:
         ValueError: there are more.
     """
-    left = MAX_DATA
+    remaining = MAX_DATA
     for line in rows:
-        left -= len(line) + 1
-        if left < 0:
+        remaining -= len(line) + 1
+        if remaining < 0:
             raise ValueError(f"more than {MAX_DATA} bytes")
         yield line
 

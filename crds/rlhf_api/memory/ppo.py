@@ -20,13 +20,13 @@ def moments(terms: Terms, spec: Ppo) -> list[Moment]:
     size = terms.size(spec.dtype)
     layers = spec.trainable_layers
     others = _models(terms, spec, model, start)
-    whole = {"weights of the policy": size * model.parameters}
-    loading = whole | {f"weights of the {name}": size * whole_ for name, (whole_, _) in others.items()}
-    kept = {"weights of the policy": size * _kept(terms, model, layers)}
-    kept |= {f"weights of the {name}": size * own for name, (_, own) in others.items()}
+    policy = {"weights of the policy": size * model.parameters}
+    loading = policy | {f"weights of the {name}": size * total for name, (total, _) in others.items()}
+    resident = {"weights of the policy": size * _kept(terms, model, layers)}
+    resident |= {f"weights of the {name}": size * unshared for name, (_, unshared) in others.items()}
     if terms.device == "cpu":
         # Weights are mapped from their files, and a file stays mapped whole while one tensor of it is in use.
-        kept = {name: max(bytes_, loading[name]) for name, bytes_ in kept.items()}
+        resident = {name: max(bytes_, loading[name]) for name, bytes_ in resident.items()}
     critic, critic_layers = _critic(terms, spec)
     count = 1 if spec.critics.trunk == "shared" else 1 + len(spec.costs)
     states = terms.optimizer(terms.trained(model, spec, layers), size)
@@ -54,7 +54,7 @@ def moments(terms: Terms, spec: Ppo) -> list[Moment]:
         + count * terms.activations(critic, critic_layers or critic.layers, tokens, size),
         "logits": 3 * 4 * CHUNK_LOGITS,
     }
-    return [loading, kept | states | sampling, kept | states | updating]
+    return [loading, resident | states | sampling, resident | states | updating]
 
 
 def _kept(terms: Terms, model: ModelFacts, layers: int | None) -> int:
@@ -63,7 +63,7 @@ def _kept(terms: Terms, model: ModelFacts, layers: int | None) -> int:
 
 
 def _critic(terms: Terms, spec: Ppo) -> tuple[ModelFacts, int | None]:
-    reference = spec.critics.model or next((one for one in spec.rewards if one.function is None), spec.policy)
+    reference = spec.critics.model or next((reward for reward in spec.rewards if reward.function is None), spec.policy)
     model, _ = terms.model(reference)
     return model, spec.critics.trainable_layers or spec.trainable_layers
 
@@ -75,36 +75,36 @@ def _models(terms: Terms, spec: Ppo, policy: ModelFacts, start: Origin) -> dict[
     that judges and critics have in common with one another below where they were trained.
     """
     frozen_policy = policy.layers - spec.trainable_layers if spec.trainable_layers is not None else 0
-    found: dict[str, tuple[int, int]] = {}
+    weights: dict[str, tuple[int, int]] = {}
     if spec.reference is not None:
         model, where = terms.model(spec.reference)
-        found["reference"] = (model.parameters, _own(model, where, start, frozen_policy))
+        weights["reference"] = (model.parameters, _own(model, where, start, frozen_policy))
     elif spec.lora is None:
-        own = policy.parameters if spec.trainable_layers is None else spec.trainable_layers * policy.layer
-        found["reference"] = (own, own)
+        unshared = policy.parameters if spec.trainable_layers is None else spec.trainable_layers * policy.layer
+        weights["reference"] = (unshared, unshared)
     gold = [spec.guards.gold] if spec.guards.gold is not None else []
     judges: dict[str, Sequence[Scorer]] = {"rewards": spec.rewards, "costs": spec.costs, "gold": gold}
     for name, scorers in judges.items():
-        whole = own = 0
+        total = unshared = 0
         for scorer in scorers:
             if scorer.function is not None:
                 continue
             model, where = terms.model(scorer)
-            whole += where.copies * model.parameters
-            own += where.copies * _own(model, where, start, frozen_policy)
-        found[name] = (whole, own)
+            total += where.copies * model.parameters
+            unshared += where.copies * _own(model, where, start, frozen_policy)
+        weights[name] = (total, unshared)
     critic, layers = _critic(terms, spec)
     count = 1 if spec.critics.trunk == "shared" else 1 + len(spec.costs)
     if layers is None:
-        own = terms.sharded(critic.parameters)
+        unshared = terms.sharded(critic.parameters)
     else:
         shared = min(critic.layers - layers, frozen_policy)
-        own = (critic.layers - shared) * critic.layer
-    found["critics"] = (count * critic.parameters, count * own)
+        unshared = (critic.layers - shared) * critic.layer
+    weights["critics"] = (count * critic.parameters, count * unshared)
     if spec.rule_based is not None:
         grader, _ = terms.model(terms.grader(spec.rule_based))
-        found["grader"] = (grader.parameters, grader.parameters)
-    return found
+        weights["grader"] = (grader.parameters, grader.parameters)
+    return weights
 
 
 def _own(model: ModelFacts, where: Origin, start: Origin, frozen_policy: int) -> int:

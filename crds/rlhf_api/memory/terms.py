@@ -50,17 +50,19 @@ class Terms:
         Raises:
             Missing: they are not known.
         """
-        found = origin(self.job, reference)
-        if found is None:
+        source = origin(self.job, reference)
+        if source is None:
             raise Missing(reference.key)
-        if found.input not in self.facts:
-            raise Missing(found.input)
-        return self.facts[found.input], found
+        if source.input not in self.facts:
+            raise Missing(source.input)
+        return self.facts[source.input], source
 
     def longest(self, data: list[DataRef], at_most: int) -> int:
         """Tokens of the longest row of some data."""
-        known = [self.lengths.get(one.input, at_most) if one.input is not None else at_most for one in data]
-        return min(at_most, max(known))
+        lengths = [
+            self.lengths.get(reference.input, at_most) if reference.input is not None else at_most for reference in data
+        ]
+        return min(at_most, max(lengths))
 
     def size(self, dtype: str) -> int:
         """Bytes of a weight."""
@@ -95,10 +97,10 @@ class Terms:
         of attention, its input to the output projection, and four of the feed-forward's width. With checkpointing a
         state a layer is kept, and one layer's rest exists at a time.
         """
-        kept = 8 * model.hidden + 3 * model.query + 2 * model.key + 4 * model.intermediate
+        per_layer = 8 * model.hidden + 3 * model.query + 2 * model.key + 4 * model.intermediate
         if self.execution.gradient_checkpointing:
-            return tokens * size * (layers * model.hidden + kept)
-        return tokens * size * layers * kept
+            return tokens * size * (layers * model.hidden + per_layer)
+        return tokens * size * layers * per_layer
 
     def forward(self, model: ModelFacts, tokens: int, size: int) -> int:
         """A forward that keeps nothing: states, and the widest layer's three products."""
@@ -110,8 +112,8 @@ class Terms:
 
     def grader(self, rules: RulesRef) -> Reference:
         """The grader of rules: their own, or that of the stage that made them."""
-        made = next((one.rule_based for one in self.job.spec.stages if one.name == rules.stage), None)
-        found = rules.grader or (made.grader if made is not None else None)
-        if found is None:
+        maker = next((entry.rule_based for entry in self.job.spec.stages if entry.name == rules.stage), None)
+        grader = rules.grader or (maker.grader if maker is not None else None)
+        if grader is None:
             raise Missing(f"{rules.key}.grader")
-        return found
+        return grader

@@ -110,10 +110,10 @@ class Evaluate(ApiModel):
         yield from super().rules()
         yield from same_labels(self.rewards, "rewards")
         yield from same_labels(self.costs, "costs")
-        seen: dict[str, int] = {}
+        first_index: dict[str, int] = {}
         for index, candidate in enumerate(self.candidates):
             if candidate.key == self.baseline.key:
                 yield Finding(("candidates", index), "is the baseline itself", "name another candidate or baseline")
-            first = seen.setdefault(candidate.key, index)
+            first = first_index.setdefault(candidate.key, index)
             if first != index:
                 yield Finding(("candidates", index), f"is candidates[{first}] again", "leave one out")

@@ -46,16 +46,16 @@ def misfit(kind: str, at: Loc, maker: Simulate) -> str | None:
         maker: the simulation referred to.
     """
     want = needed(kind, _field(at))
-    made = MADE[maker.method]
-    if want in made:
+    makes = MADE[maker.method]
+    if want in makes:
         return None
-    return f"makes {' and '.join(sorted(made))} by {maker.method}; expected {want}"
+    return f"makes {' and '.join(sorted(makes))} by {maker.method}; expected {want}"
 
 
 def instead(kind: str, at: Loc) -> str:
     """The methods of `simulate` whose rows a field can use, as a hint."""
     want = needed(kind, _field(at))
-    return f"methods that make {want}: {', '.join(method for method, made in MADE.items() if want in made) or 'none'}"
+    return f"methods that make {want}: {', '.join(method for method, makes in MADE.items() if want in makes) or 'none'}"
 
 
 def _field(at: Loc) -> str:

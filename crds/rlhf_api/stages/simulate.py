@@ -231,6 +231,6 @@ class Simulate(ApiModel):
             yield Finding(("generation", "temperature"), message, "set it above 0")
 
 
-def _own(task: str, given: Sequence[object], field: str) -> Iterator[Finding]:
-    if task == "own" and not given:
+def _own(task: str, entries: Sequence[object], field: str) -> Iterator[Finding]:
+    if task == "own" and not entries:
         yield Finding(("task",), f"found own without {field}: there is nothing to draw from", f"list {field}")
