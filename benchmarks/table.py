@@ -57,8 +57,8 @@ def results(folder: Path) -> dict[str, Any]:
     simulate = rows(folder / "simulate")
     (equal,) = rows(folder / "equal")
     pair_s = {
-        name: [statistics.median(row["step_s"][1:]) for row in found]
-        for name, found in (("trl", trl), ("ours", reward))
+        name: [statistics.median(row["step_s"][1:]) for row in measured]
+        for name, measured in (("trl", trl), ("ours", reward))
     }
     return {
         "machine": machine(),
@@ -92,14 +92,14 @@ def times(ratio: dict[str, float]) -> str:
     return f"{ratio['median']:.2f}x ({ratio['min']:.2f} to {ratio['max']:.2f})"
 
 
-def table(found: dict[str, Any]) -> str:
+def table(measured: dict[str, Any]) -> str:
     """The results for people."""
-    ppo, reward, sampling, simulate = (found[name] for name in ("ppo_step", "reward_model", "sampling", "simulate"))
-    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    ppo, reward, sampling, simulate = (measured[name] for name in ("ppo_step", "reward_model", "sampling", "simulate"))
+    versions = ", ".join(f"{name} {version}" for name, version in measured["versions"].items())
     lines = [
         "# Measured beside peers",
         "",
-        f"`make bench` on {found['machine']}; Python {found['python']}, {versions}. Each pair ran in turn on the same",
+        f"`make bench` on {measured['machine']}; Python {measured['python']}, {versions}. Each pair ran in turn on the same",
         "machine; a ratio is a median with its smallest and largest pair. Raw rows: [bench.json](bench.json).",
         "",
         "Of a PPO step it is the third that counts: first steps fault their memory in, and take longer.",
@@ -117,12 +117,12 @@ def table(found: dict[str, Any]) -> str:
         "",
         "A PPO step is 16 prompts, answers up to 96 tokens in all, SmolLM2-135M as all models, every layer trained,",
         "float32; seconds a response token, because answers are sampled. On the peer's own samples, weights and score",
-        f"heads our losses differ from its by at most {found['equal_losses']['largest_difference']:.1e} (relative):",
+        f"heads our losses differ from its by at most {measured['equal_losses']['largest_difference']:.1e} (relative):",
         "",
         "| loss | ours | peer |",
         "|---|---|---|",
     ]
-    ours, theirs = found["equal_losses"]["ours"], found["equal_losses"]["peer"]
+    ours, theirs = measured["equal_losses"]["ours"], measured["equal_losses"]["peer"]
     lines += [f"| {name} | {ours[name]:.6f} | {theirs[name]:.6f} |" for name in ours]
     lines += [
         "",

@@ -87,16 +87,16 @@ def verdicts(models: dict[str, dict[str, Any]]) -> list[str]:
 
 if __name__ == "__main__":
     products = products_of(sys.argv[1])
-    found = json.loads((products["evaluate"] / "evaluation.json").read_text())
-    models = {model["name"]: model["metrics"] for model in found["models"]}
+    evaluation = json.loads((products["evaluate"] / "evaluation.json").read_text())
+    models = {model["name"]: model["metrics"] for model in evaluation["models"]}
     lines = [
         "# PPO-Lagrangian, plain PPO and reward shaping",
         "",
-        f"`make evidence` on {machine()}: three seeds a method, {found['prompts']} held-out prompts, "
-        f"{found['samples_per_prompt']} answers each; mean ± standard error over seeds. The gold cost is +1 for an answer",
+        f"`make evidence` on {machine()}: three seeds a method, {evaluation['prompts']} held-out prompts, "
+        f"{evaluation['samples_per_prompt']} answers each; mean ± standard error over seeds. The gold cost is +1 for an answer",
         "without a word of care and -1 for one with; training saw only noisy labels of it.",
         "",
-        *table(models, products, found["baseline"]),
+        *table(models, products, evaluation["baseline"]),
         "",
         *verdicts(models),
     ]

@@ -51,17 +51,17 @@ class Bench:
         self.machine = {**made_with(self.device), "cuda": str(torch.version.cuda), "minutes": f"{minutes:g}"}
 
     @property
-    def left(self) -> float:
+    def seconds_left(self) -> float:
         """Seconds."""
         return self._end - time.monotonic()
 
     def part(self, name: str, needs: float, run: Callable[[], None]) -> None:
         """Run a part if `needs` seconds are left; write what is known so far."""
         begun = time.monotonic()
-        if self.left < needs:
-            self.rows.append(Row(name, "all", "skipped", f"{self.left:.0f} s left, it needs about {needs:.0f}"))
+        if self.seconds_left < needs:
+            self.rows.append(Row(name, "all", "skipped", f"{self.seconds_left:.0f} s left, it needs about {needs:.0f}"))
         else:
-            print(f"{name}: {self.left:.0f} s left", flush=True)
+            print(f"{name}: {self.seconds_left:.0f} s left", flush=True)
             try:
                 run()
             except Exception as error:  # noqa: BLE001 - a row of the table, its traceback printed
@@ -87,7 +87,7 @@ class Bench:
     def test(self) -> None:
         """tests/gpu."""
         command = [sys.executable, "-m", "pytest", "tests/gpu", "-q", "-p", "no:cacheprovider"]
-        done = run_for(command, min(120.0, self.left), self.out / "tests.log")
+        done = run_for(command, min(120.0, self.seconds_left), self.out / "tests.log")
         last = (self.out / "tests.log").read_text().strip().splitlines()[-1:]
         self.rows.append(Row("tests/gpu", "pytest", PYTEST.get(done, "no"), " ".join(last)))
 
@@ -115,7 +115,7 @@ class Bench:
         storage = folder / "stopped"
         process, log = self._start(folder / "job.json", storage)
         with log:
-            while process.poll() is None and self.left > STOP_SECONDS:
+            while process.poll() is None and self.seconds_left > STOP_SECONDS:
                 if any(storage.glob(f"work/*/{stage}/checkpoints/step-*")):
                     process.send_signal(signal.SIGTERM)
                     break
@@ -153,13 +153,13 @@ class Bench:
         command = [sys.executable, "benchmarks/sampling.py", str(folder / "model"), "--dtype", self.size.dtype]
         command += ["--device", self.device.type, "--rows", "32", "--longest", str(min(128, 4 * self.size.answer))]
         log = self.out / "sampling.log"
-        code = run_for(command, self.left, log)
+        code = run_for(command, self.seconds_left, log)
         lines = [line for line in log.read_text().splitlines() if line.startswith("{")]
         if code != 0 or not lines:
             raise RuntimeError(f"ended with {code}; see sampling.log")
-        found = json.loads(lines[-1])
+        rates = json.loads(lines[-1])
         names = ("ours_tokens_per_s", "transformers_tokens_per_s", "ratio")
-        self.rows.append(Row("sampling", "beside generate", "measured", numbers={name: found[name] for name in names}))
+        self.rows.append(Row("sampling", "beside generate", "measured", numbers={name: rates[name] for name in names}))
 
     def _prepared(self, name: str, size: Size) -> Path:
         """A folder with model and data, made once."""
@@ -183,7 +183,7 @@ class Bench:
         process, log = self._start(job, storage)
         with log:
             try:
-                return process.wait(max(1.0, self.left - keep - STOP_SECONDS))
+                return process.wait(max(1.0, self.seconds_left - keep - STOP_SECONDS))
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGTERM)
                 return ended(process)
@@ -212,21 +212,21 @@ def ended(process: subprocess.Popen[bytes]) -> int:
 def product(storage: Path, stage: str) -> Path | None:
     """The product of a stage's run; None: there is none."""
     for state in sorted(storage.glob("work/*/state.json")):
-        made = json.loads(state.read_text())["stages"].get(stage, {}).get("product")
-        if made:
-            return storage / "products" / str(made)
+        name = json.loads(state.read_text())["stages"].get(stage, {}).get("product")
+        if name:
+            return storage / "products" / str(name)
     return None
 
 
-def same_weights(one: Path | None, other: Path | None) -> tuple[bool, str]:
+def same_weights(first: Path | None, second: Path | None) -> tuple[bool, str]:
     """Whether two products hold the same bits; and what differs."""
-    if one is None or other is None:
+    if first is None or second is None:
         return False, "a product is missing"
-    names = sorted(path.relative_to(one) for path in one.rglob("*.safetensors"))
+    names = sorted(path.relative_to(first) for path in first.rglob("*.safetensors"))
     if not names:
-        return False, f"{one.name} holds no weights"
+        return False, f"{first.name} holds no weights"
     for name in names:
-        mine, theirs = load_file(one / name), load_file(other / name)
+        mine, theirs = load_file(first / name), load_file(second / name)
         for key, weight in mine.items():
             if not torch.equal(weight, theirs[key]):
                 return False, f"{key} differs by {float((weight - theirs[key]).abs().max()):.3g}"
@@ -241,8 +241,8 @@ def read_timings(storage: Path, stage: str) -> list[dict[str, Any]]:
 def last_words(storage: Path, stage: str) -> str:
     """Why a stage ended, in its own words."""
     for path in storage.glob(f"work/*/{stage}/termination.json"):
-        found = json.loads(path.read_text())
-        return f"{found.get('reason')}: {found.get('message')}"
+        summary = json.loads(path.read_text())
+        return f"{summary.get('reason')}: {summary.get('message')}"
     return "it did not end by itself"
 
 
@@ -251,10 +251,10 @@ def _yes(holds: bool) -> Outcome:
 
 
 @contextmanager
-def folder_of(given: Path | None) -> Iterator[Path]:
+def folder_of(folder: Path | None) -> Iterator[Path]:
     """Where models and runs lie: a temporary folder unless one is given."""
-    if given is not None:
-        yield given
+    if folder is not None:
+        yield folder
         return
     with tempfile.TemporaryDirectory(prefix="rlhf-gpu-") as temporary:
         yield Path(temporary)
@@ -267,12 +267,12 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--out", type=Path, default=Path("build/gpu"))
     parser.add_argument("--work", type=Path, help="where models and runs lie; by default a temporary folder")
-    given = parser.parse_args()
+    options = parser.parse_args()
     os.chdir(REPOSITORY)
-    if given.size == "full" and not torch.cuda.is_available():
+    if options.size == "full" and not torch.cuda.is_available():
         parser.error("torch finds no GPU; --size tiny tries the script on a CPU")
-    with folder_of(given.work) as work:
-        bench = Bench(given.out.resolve(), work.resolve(), SIZES[given.size], given.minutes)
+    with folder_of(options.work) as work:
+        bench = Bench(options.out.resolve(), work.resolve(), SIZES[options.size], options.minutes)
         bench.part("device", 0, bench.look_at_device)
         bench.part("resume", 60, bench.resume)
         bench.part("stages", 60, bench.stages)

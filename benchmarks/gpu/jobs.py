@@ -111,14 +111,14 @@ def write_data(folder: Path, size: Size, rows: int) -> None:
         (folder / "prompts.jsonl").open("w") as prompts,
     ):
         for row in range(rows):
-            prompt, one, other = letters(size.prompt), letters(size.answer), letters(size.answer)
-            turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": one}]
+            prompt, answer, alternative = letters(size.prompt), letters(size.answer), letters(size.answer)
+            turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
             chat.write(json.dumps({"messages": turns}) + "\n")
             prompts.write(json.dumps({"prompt": prompt}) + "\n")
             pair = {
                 "prompt": prompt,
-                "response_0": one,
-                "response_1": other,
+                "response_0": answer,
+                "response_1": alternative,
                 "better_response_id": row % 2,
                 "safer_response_id": (row // 2) % 2,
                 "is_response_0_safe": row % 3 > 0,
@@ -203,7 +203,7 @@ def _job(name: str, folder: Path, stages: list[dict[str, Any]]) -> dict[str, Any
         "kind": "RLHFJob",
         "metadata": {"name": name},
         "spec": {
-            "inputs": [one for one in inputs if f'"input": "{one["name"]}"' in used],
+            "inputs": [entry for entry in inputs if f'"input": "{entry["name"]}"' in used],
             "stages": stages,
             "runPolicy": {"keep": "everything", "maxRestarts": 0},
         },

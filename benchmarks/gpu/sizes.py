@@ -63,9 +63,9 @@ def table() -> str:
             cells = []
             for stage in STAGES:
                 for ranks in RANKS:
-                    found = estimate(parse_job(job(fields, ranks)), stage, {"base": facts}, ranks=ranks, device="cuda")
-                    assert found is not None, f"{stage} holds a model"
-                    cells.append(f"{found.bytes / 2**30:.0f}")
+                    peak = estimate(parse_job(job(fields, ranks)), stage, {"base": facts}, ranks=ranks, device="cuda")
+                    assert peak is not None, f"{stage} holds a model"
+                    cells.append(f"{peak.bytes / 2**30:.0f}")
             lines.append(f"| {name} | {way} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

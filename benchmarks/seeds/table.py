@@ -94,11 +94,11 @@ CLAIMS: dict[str, Callable[[Seed], bool]] = {
 def seeds_of(job: Path, products: dict[str, Path]) -> list[Seed]:
     """Every PPO policy that an evaluation of the job compares, in the job's order."""
     stages = {stage["name"]: stage for stage in yaml.safe_load(job.read_text())["spec"]["stages"]}
-    found = []
+    seeds = []
     for name in (name for name, stage in stages.items() if "evaluate" in stage and name in products):
         before, *candidates = json.loads((products[name] / "evaluation.json").read_text())["models"]
-        found += [_seed(stages[model["name"]]["ppo"], before, model, products) for model in candidates]
-    return found
+        seeds += [_seed(stages[model["name"]]["ppo"], before, model, products) for model in candidates]
+    return seeds
 
 
 def _seed(spec: dict[str, Any], before: dict[str, Any], model: dict[str, Any], products: dict[str, Path]) -> Seed:

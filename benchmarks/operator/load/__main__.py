@@ -24,43 +24,43 @@ def main() -> int:
     parser.add_argument("--jobset", action="store_true", help="measure JobSet, too")
     parser.add_argument("--only", choices=("races", "loaded"), help="a part of it; nothing is written")
     parser.add_argument("--out", type=Path, help="folder of operator.{json,md}")
-    given = parser.parse_args()
-    measured: dict[str, Any] = {"jobs": given.jobs}
-    if given.only != "loaded":
-        measured |= asyncio.run(_races(given))
-    if given.only != "races":
-        stored = given.stored if given.stored is not None else 10 * given.jobs
-        measured["loaded"] = asyncio.run(loaded.loaded(given.jobs, stored, given.quiet))
-    if given.only or given.out is None:
+    options = parser.parse_args()
+    measured: dict[str, Any] = {"jobs": options.jobs}
+    if options.only != "loaded":
+        measured |= asyncio.run(_races(options))
+    if options.only != "races":
+        stored = options.stored if options.stored is not None else 10 * options.jobs
+        measured["loaded"] = asyncio.run(loaded.loaded(options.jobs, stored, options.quiet))
+    if options.only or options.out is None:
         print(json.dumps(measured, indent=1))
         return 0
-    report.write(measured, given.out)
+    report.write(measured, options.out)
     return 0
 
 
-async def _races(given: argparse.Namespace) -> dict[str, Any]:
+async def _races(options: argparse.Namespace) -> dict[str, Any]:
     first: list[dict[str, Any]] = []
     churn: list[dict[str, Any]] = []
-    for _ in range(given.rounds):
+    for _ in range(options.rounds):
         say("plain: first children")
-        first.append(await races.plain(given.jobs, races.QUEUE))
-        for who in _rivals(given, races.QUEUE):
+        first.append(await races.plain(options.jobs, races.QUEUE))
+        for who in _rivals(options, races.QUEUE):
             say(f"{who.name}: first children")
-            first.append(await races.first(who, given.jobs))
+            first.append(await races.first(who, options.jobs))
         say("plain: churn")
-        churn.append(await races.plain(given.jobs, None))
-        for who in _rivals(given, None):
+        churn.append(await races.plain(options.jobs, None))
+        for who in _rivals(options, None):
             if who is not contenders.JOBSET:  # measured to its first Jobs only
                 say(f"{who.name}: churn")
-                churn.append(await races.churn(who, given.jobs))
+                churn.append(await races.churn(who, options.jobs))
     return {"first": first, "churn": churn}
 
 
-def _rivals(given: argparse.Namespace, queue: str | None) -> list[contenders.Contender]:
+def _rivals(options: argparse.Namespace, queue: str | None) -> list[contenders.Contender]:
     rivals = [contenders.OPERATOR]
-    if given.kopf is not None:
-        rivals.append(contenders.kopf(given.kopf.absolute(), queue=queue))
-    if given.jobset:
+    if options.kopf is not None:
+        rivals.append(contenders.kopf(options.kopf.absolute(), queue=queue))
+    if options.jobset:
         rivals.append(contenders.JOBSET)
     return rivals
 

@@ -43,13 +43,13 @@ class Contender:
     process: Callable[[Ground], Process]
 
     @contextlib.asynccontextmanager
-    async def running(self, here: Ground) -> AsyncIterator[Process]:
+    async def running(self, cluster: Ground) -> AsyncIterator[Process]:
         """It works when the block begins: it has made a Job already."""
-        process = self.process(here)
+        process = self.process(cluster)
         process.start()
         try:
-            await here.post(self.kind, [self.body("warm", "queue")])
-            await here.seen.until(["warm"], here.seen.first)
+            await cluster.post(self.kind, [self.body("warm", "queue")])
+            await cluster.seen.until(["warm"], cluster.seen.first)
             yield process
         finally:
             process.stop()
@@ -59,7 +59,7 @@ def _rlhfjob(name: str, queue: str | None) -> Object:
     return jobs.job(name, queue=queue)
 
 
-def operator(here: Ground, metrics_port: int = 0) -> Process:
+def operator(cluster: Ground, metrics_port: int = 0) -> Process:
     """This operator."""
     config: dict[str, Any] = {
         "operator": {"workers": WORKERS, "qps": QPS, "burst": QPS, "metricsPort": metrics_port, "healthPort": 0},
@@ -67,56 +67,62 @@ def operator(here: Ground, metrics_port: int = 0) -> Process:
         "settings": jobs.SETTINGS.model_dump(mode="json", by_alias=True, exclude_defaults=True),
     }
     config["operator"]["logLevel"] = "WARNING"
-    file = here.plane.folder / "operator.json"
+    file = cluster.plane.folder / "operator.json"
     file.write_text(json.dumps(config))
-    command = [sys.executable, "-m", "rlhf_operator.main", f"--config={file}", f"--kubeconfig={here.plane.kubeconfig}"]
-    return Process("operator", lambda: command, here.plane.folder)
+    command = [
+        sys.executable,
+        "-m",
+        "rlhf_operator.main",
+        f"--config={file}",
+        f"--kubeconfig={cluster.plane.kubeconfig}",
+    ]
+    return Process("operator", lambda: command, cluster.plane.folder)
 
 
-def template(here: Ground, queue: str | None) -> Path:
+def template(cluster: Ground, queue: str | None) -> Path:
     """What the children of a job look like, for those who do not work it out themselves."""
-    file = here.plane.folder / f"template-{queue or 'runs'}.json"
+    file = cluster.plane.folder / f"template-{queue or 'runs'}.json"
     file.write_text(json.dumps(text_of(jobs.course(jobs.job(NAME, queue=queue)).stages)))
     return file
 
 
-def plain(here: Ground, queue: str | None) -> Process:
+def plain(cluster: Ground, queue: str | None) -> Process:
     """The plain script: it ends when all is done, and its log's last line says how long that took."""
     command: list[str | Path] = [
         *(sys.executable, "-m", "load.plain"),
-        here.plane.kubeconfig,
-        template(here, queue),
+        cluster.plane.kubeconfig,
+        template(cluster, queue),
         *(["first"] if queue else []),
     ]
-    return Process("plain", lambda: command, here.plane.folder)
+    return Process("plain", lambda: command, cluster.plane.folder)
 
 
 def kopf(python: Path, *, queue: str | None) -> Contender:
     """A minimal operator in kopf, run by a Python that has it."""
 
-    def process(here: Ground) -> Process:
+    def process(cluster: Ground) -> Process:
         command: list[str | Path] = [
             *(python, "-m", "kopf", "run", "--quiet", f"--namespace={jobs.NAMESPACE}", "--standalone"),
             HERE / "kopf_operator.py",
         ]
         environment = {
-            "KUBECONFIG": here.plane.kubeconfig,
-            "LOAD_TEMPLATE": template(here, queue),
-            "LOAD_SERVER": here.plane.url,
-            "LOAD_TOKEN": here.plane.token,
-            "LOAD_AUTHORITY": here.plane.pki / "ca.crt",
+            "KUBECONFIG": cluster.plane.kubeconfig,
+            "LOAD_TEMPLATE": template(cluster, queue),
+            "LOAD_SERVER": cluster.plane.url,
+            "LOAD_TOKEN": cluster.plane.token,
+            "LOAD_AUTHORITY": cluster.plane.pki / "ca.crt",
         }
         words = [f"{name}={value}" for name, value in environment.items()]
-        return Process("kopf", lambda: ["env", *words, *command], here.plane.folder)
+        return Process("kopf", lambda: ["env", *words, *command], cluster.plane.folder)
 
     return Contender("kopf", "kopf", RLHFJOBS, naming.JOB, _rlhfjob, process)
 
 
-def _jobset_process(here: Ground) -> Process:
-    folder = here.plane.folder / "jobset"
+def _jobset_process(cluster: Ground) -> Process:
+    folder = cluster.plane.folder / "jobset"
     folder.mkdir()
     for name, source in (("tls.crt", "server.crt"), ("tls.key", "server.key")):
-        shutil.copy(here.plane.pki / source, folder / name)
+        shutil.copy(cluster.plane.pki / source, folder / name)
     config = {
         "apiVersion": "config.jobset.x-k8s.io/v1alpha1",
         "kind": "Configuration",
@@ -129,19 +135,19 @@ def _jobset_process(here: Ground) -> Process:
     }
     (folder / "config.json").write_text(json.dumps(config))
     crds = folder_of("jobset", "sigs.k8s.io/jobset") / "config" / "components" / "crd" / "bases"
-    here.plane.kubectl("apply", "--server-side", "-f", str(crds))
-    here.plane.serve_all()
+    cluster.plane.kubectl("apply", "--server-side", "-f", str(crds))
+    cluster.plane.serve_all()
     command: list[str | Path] = [
-        *(program("jobset"), f"--config={folder / 'config.json'}", f"--kubeconfig={here.plane.kubeconfig}"),
+        *(program("jobset"), f"--config={folder / 'config.json'}", f"--kubeconfig={cluster.plane.kubeconfig}"),
         "--zap-log-level=error",
     ]
-    return Process("jobset", lambda: command, here.plane.folder)
+    return Process("jobset", lambda: command, cluster.plane.folder)
 
 
 def _jobset(name: str, queue: str | None) -> Object:
     """One suspended Job of the pod template that prepare has here; what its webhook would default is written out."""
-    made = jobs.course(jobs.job(name)).stages[0][-1]
-    spec = {**made["spec"], "suspend": True}
+    child = jobs.course(jobs.job(name)).stages[0][-1]
+    spec = {**child["spec"], "suspend": True}
     return {
         "apiVersion": JOBSETS.api_version,
         "kind": JOBSETS.kind,

@@ -64,16 +64,16 @@ class Seen:
             self.failed.append(name)
         self._changed.set()
 
-    async def until(self, wanted: Iterable[str], found: dict[str, float]) -> float:
-        """Wait until each of them is found; gives when the last one was."""
-        left = set(wanted)
+    async def until(self, names: Iterable[str], times: dict[str, float]) -> float:
+        """Wait until each name has a time; gives the last of them."""
+        missing = set(names)
         async with asyncio.timeout(PATIENCE):
-            while left := {name for name in left if name not in found}:
+            while missing := {name for name in missing if name not in times}:
                 if self.failed:
                     raise RuntimeError(f"jobs that were to succeed have failed: {self.failed[:5]}")
                 self._changed.clear()
                 await self._changed.wait()
-        return max(found[name] for name in wanted)
+        return max(times[name] for name in names)
 
 
 class Ground:
@@ -88,26 +88,26 @@ class Ground:
         """Make objects, AT_ONCE at a time."""
         waiting = iter(bodies)
 
-        async def one() -> None:
+        async def create_rest() -> None:
             for body in waiting:
                 await self.api.create(kind, jobs.NAMESPACE, body)
 
-        await together(one)
+        await together(create_rest)
 
     async def finish(self, status_of: Iterable[tuple[str, Object]]) -> None:
         """Write the status of jobs."""
         waiting = iter(status_of)
 
-        async def one() -> None:
+        async def write_rest() -> None:
             for name, status in waiting:
                 await self.api.patch_status(RLHFJOBS, jobs.NAMESPACE, name, {"status": status})
 
-        await together(one)
+        await together(write_rest)
 
     async def owners(self) -> list[tuple[str, str]]:
         """Name and UID of every RLHFJob."""
         pages = self.api.pages(RLHFJOBS, jobs.NAMESPACE)
-        return [(one["metadata"]["name"], one["metadata"]["uid"]) async for page in pages for one in page.items]
+        return [(job["metadata"]["name"], job["metadata"]["uid"]) async for page in pages for job in page.items]
 
 
 async def together(work: Callable[[], object]) -> None:
@@ -135,32 +135,32 @@ async def ground(*, kubelets: bool, label: str = naming.JOB) -> AsyncIterator[Gr
         async with Client(await from_kubeconfig(str(plane.kubeconfig)), field_manager="load", **UNBOUND) as api:  # type: ignore[arg-type]
             await api.create(NAMESPACES, None, {"metadata": {"name": jobs.NAMESPACE}})
             await asyncio.to_thread(_claim, plane)
-            here = Ground(plane, api)
-            async with _watched(here, label):
-                yield here
+            cluster = Ground(plane, api)
+            async with _watched(cluster, label):
+                yield cluster
     finally:
         plane.remove()
 
 
 @contextlib.asynccontextmanager
-async def _watched(here: Ground, label: str) -> AsyncIterator[None]:
-    def kept_job(thing: Object) -> Object:
-        labels = thing["metadata"].get("labels") or {}
-        told = {"owner": labels.get(label, ""), "stage": labels.get(naming.STAGE), "complete": complete(thing)}
-        return {"metadata": {name: thing["metadata"][name] for name in _NAMES}, **told}
+async def _watched(cluster: Ground, label: str) -> AsyncIterator[None]:
+    def kept_job(job: Object) -> Object:
+        labels = job["metadata"].get("labels") or {}
+        facts = {"owner": labels.get(label, ""), "stage": labels.get(naming.STAGE), "complete": complete(job)}
+        return {"metadata": {name: job["metadata"][name] for name in _NAMES}, **facts}
 
-    def kept(thing: Object) -> Object:
-        phase = (thing.get("status") or {}).get("phase")
-        return {"metadata": {name: thing["metadata"][name] for name in _NAMES}, "phase": phase}
+    def kept_rlhfjob(job: Object) -> Object:
+        phase = (job.get("status") or {}).get("phase")
+        return {"metadata": {name: job["metadata"][name] for name in _NAMES}, "phase": phase}
 
     reflectors = [
-        Reflector(here.api, JOBS, jobs.NAMESPACE, label_selector=label, on_change=here.seen.job, keep=kept_job),
-        Reflector(here.api, RLHFJOBS, jobs.NAMESPACE, on_change=here.seen.rlhfjob, keep=kept),
+        Reflector(cluster.api, JOBS, jobs.NAMESPACE, label_selector=label, on_change=cluster.seen.job, keep=kept_job),
+        Reflector(cluster.api, RLHFJOBS, jobs.NAMESPACE, on_change=cluster.seen.rlhfjob, keep=kept_rlhfjob),
     ]
-    tasks = [asyncio.create_task(one.run()) for one in reflectors]
+    tasks = [asyncio.create_task(reflector.run()) for reflector in reflectors]
     try:
-        for one in reflectors:
-            await one.wait_synced()
+        for reflector in reflectors:
+            await reflector.wait_synced()
         yield
     finally:
         for task in tasks:
@@ -181,8 +181,8 @@ def _claim(plane: ControlPlane) -> None:
         "wait", "--for=jsonpath={.status.phase}=Bound", f"pvc/{jobs.CLAIM}", "-n", jobs.NAMESPACE, "--timeout=300s"
     )
 
-    def there() -> bool:
+    def account_exists() -> bool:
         return "default" in plane.kubectl("get", "serviceaccounts", "-n", jobs.NAMESPACE)
 
-    if not wait(there, 60):
+    if not wait(account_exists, 60):
         raise RuntimeError("no default service account after 60 s")

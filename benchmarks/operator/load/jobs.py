@@ -63,9 +63,9 @@ def names(prefix: str, count: int) -> list[str]:
 def summary() -> str:
     """The termination message with which every pod of the load ends; prepare's result among it."""
     parsed = parse_job(job("any"))
-    resolved = Resolved({one.name: ResolvedInput("ab" * 20, "") for one in parsed.spec.inputs})
-    told = {"code": 0, "reason": "Done", "step": 7, "message": "done", "result": compact(parsed, resolved)}
-    return json.dumps(told)
+    resolved = Resolved({entry.name: ResolvedInput("ab" * 20, "") for entry in parsed.spec.inputs})
+    termination = {"code": 0, "reason": "Done", "step": 7, "message": "done", "result": compact(parsed, resolved)}
+    return json.dumps(termination)
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,10 @@ def course(raw: Object) -> Course:
         pods.append(ended[1])
 
 
-def _ended(made: Object) -> tuple[Object, Object]:
+def _ended(child: Object) -> tuple[Object, Object]:
     """A Job that is complete, and its pod."""
-    metadata = {**made["metadata"], "uid": f"uid-of-{made['metadata']['name']}"}
-    complete = {"metadata": metadata, "spec": made["spec"], "status": {"conditions": [_true("Complete")]}}
+    metadata = {**child["metadata"], "uid": f"uid-of-{child['metadata']['name']}"}
+    complete = {"metadata": metadata, "spec": child["spec"], "status": {"conditions": [_true("Complete")]}}
     ended = {"exitCode": 0, "finishedAt": "2026-01-01T00:00:00Z", "message": summary()}
     pod = {
         "metadata": {

@@ -59,9 +59,9 @@ async def changed(event: dict[str, Any], **_: Any) -> None:
         await make(labels["rlhf.dev/job"], labels["rlhf.dev/uid"], after)
 
 
-async def make(name: str, uid: str, place: int) -> None:
+async def make(name: str, uid: str, index: int) -> None:
     """The children of one stage."""
-    for body in filled(STAGES[place], name, uid):
+    for body in filled(STAGES[index], name, uid):
         async with _sessions[0].post(os.environ["LOAD_SERVER"] + path_of(body), json=body) as response:
             if response.status not in (CREATED, EXISTS):
                 raise kopf.TemporaryError(await response.text(), delay=1)

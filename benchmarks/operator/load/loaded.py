@@ -41,12 +41,12 @@ async def loaded(count: int, stored: int, quiet_s: float) -> Row:
         stored: jobs that are there when the operator starts.
         quiet_s: seconds of quiet that are watched.
     """
-    async with ground(kubelets=True) as here:
+    async with ground(kubelets=True) as cluster:
         say(f"loaded: {stored} stored jobs")
-        await _store(here, stored)
+        await _store(cluster, stored)
         port = free_port()
-        process = contenders.operator(here, port)
-        audit = Audit(here.plane.audit_log, AGENT)
+        process = contenders.operator(cluster, port)
+        audit = Audit(cluster.plane.audit_log, AGENT)
         try:
             begun = time.monotonic()
             process.start()
@@ -54,75 +54,75 @@ async def loaded(count: int, stored: int, quiet_s: float) -> Row:
             started: Row = {"seconds": time.monotonic() - begun, "peak_rss_mib": Usage.of(process).peak_rss_mib}
             started |= {"writes": _but_lease(audit.counted()), "stored": stored}
             say(f"loaded: {count} jobs")
-            busy = await _busy(here, process, count)
+            busy = await _busy(cluster, process, count)
             say(f"loaded: {quiet_s:.0f} s of quiet")
-            quiet = await _quiet(here, quiet_s)
+            quiet = await _quiet(cluster, quiet_s)
             return {
                 "start": started,
                 "busy": busy,
                 "quiet": quiet,
-                "hour": await _hour(here),
+                "hour": await _hour(cluster),
                 "peak_rss_mib": Usage.of(process).peak_rss_mib,
             }
         finally:
             process.stop()
 
 
-async def _store(here: Ground, stored: int) -> None:
+async def _store(cluster: Ground, stored: int) -> None:
     names = jobs.names("stored", stored)
     suspended = set(names[::SUSPENDED_OF])
-    await here.post(RLHFJOBS, (jobs.job(name, suspend=name in suspended) for name in names))
+    await cluster.post(RLHFJOBS, (jobs.job(name, suspend=name in suspended) for name in names))
     finished = jobs.course(jobs.job("any")).status
-    held = jobs.course(jobs.job("any", suspend=True)).status
-    await here.finish((name, held if name in suspended else finished) for name in names)
+    suspended_status = jobs.course(jobs.job("any", suspend=True)).status
+    await cluster.finish((name, suspended_status if name in suspended else finished) for name in names)
 
 
 async def _looked_at(port: int, count: int) -> None:
     """Return when every stored job was looked at: so many reconciles, none in the queue."""
     while True:
         await asyncio.sleep(0.5)
-        told = await asyncio.to_thread(_metrics, port)
-        done = told["controller_runtime_reconcile_total"]
-        if done >= count and told["workqueue_depth"] == 0 and told["controller_runtime_active_workers"] == 0:
+        metrics = await asyncio.to_thread(_metrics, port)
+        done = metrics["controller_runtime_reconcile_total"]
+        if done >= count and metrics["workqueue_depth"] == 0 and metrics["controller_runtime_active_workers"] == 0:
             return
 
 
 def _metrics(port: int) -> defaultdict[str, float]:
     """Sums over the labels of each metric; empty while nobody answers."""
-    found: defaultdict[str, float] = defaultdict(float)
+    sums: defaultdict[str, float] = defaultdict(float)
     try:
         with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/metrics", timeout=60) as answer:
             text = answer.read().decode()
     except OSError:
-        return found
+        return sums
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            found[sample.name] += sample.value
-    return found
+            sums[sample.name] += sample.value
+    return sums
 
 
-async def _busy(here: Ground, process: Process, count: int) -> Row:
-    wanted = jobs.names("job", count)
+async def _busy(cluster: Ground, process: Process, count: int) -> Row:
+    names = jobs.names("job", count)
     sent: dict[str, float] = {}
 
     async def probe() -> None:
         for name in jobs.names("probe", 100_000):
             sent[name] = time.monotonic()
-            await here.api.create(RLHFJOBS, jobs.NAMESPACE, jobs.job(name))
+            await cluster.api.create(RLHFJOBS, jobs.NAMESPACE, jobs.job(name))
             await asyncio.sleep(PROBE_EVERY)
 
-    audit, before, begun = Audit(here.plane.audit_log, AGENT), Usage.of(process), time.monotonic()
+    audit, before, begun = Audit(cluster.plane.audit_log, AGENT), Usage.of(process), time.monotonic()
     probing = asyncio.create_task(probe())
-    await here.post(RLHFJOBS, (jobs.job(name) for name in wanted))
-    seconds = await here.seen.until(wanted, here.seen.ended) - begun
+    await cluster.post(RLHFJOBS, (jobs.job(name) for name in names))
+    seconds = await cluster.seen.until(names, cluster.seen.ended) - begun
     probing.cancel()
     await asyncio.gather(probing, return_exceptions=True)
-    there = {name for name, _ in await here.owners()}
-    probes = [name for name in sent if name in there]
-    await here.seen.until(probes, here.seen.ended)
-    waited = [here.seen.first[name] - sent[name] for name in probes]
-    settled = max(here.seen.first[name] for name in wanted)
-    after_burst = [here.seen.first[name] - sent[name] for name in probes if sent[name] > settled]
+    created = {name for name, _ in await cluster.owners()}
+    probes = [name for name in sent if name in created]
+    await cluster.seen.until(probes, cluster.seen.ended)
+    waited = [cluster.seen.first[name] - sent[name] for name in probes]
+    settled = max(cluster.seen.first[name] for name in names)
+    after_burst = [cluster.seen.first[name] - sent[name] for name in probes if sent[name] > settled]
     after, counted, total = Usage.of(process), audit.counted(), count + len(probes)
     return {
         "jobs": count,
@@ -141,27 +141,27 @@ async def _busy(here: Ground, process: Process, count: int) -> Row:
     }
 
 
-async def _quiet(here: Ground, seconds: float) -> Row:
+async def _quiet(cluster: Ground, seconds: float) -> Row:
     """What is asked for while some jobs run on and nothing changes; watched from when the last change has settled."""
-    wanted = jobs.names("running", RUNNING)
-    await here.post(RLHFJOBS, (jobs.job(name, hold=True) for name in wanted))
-    await here.seen.until(wanted, here.seen.first)
-    while not await _all_run(here, set(wanted)):
+    names = jobs.names("running", RUNNING)
+    await cluster.post(RLHFJOBS, (jobs.job(name, hold=True) for name in names))
+    await cluster.seen.until(names, cluster.seen.first)
+    while not await _all_run(cluster, set(names)):
         await asyncio.sleep(1)
     for _ in range(30):
-        audit = Audit(here.plane.audit_log, AGENT)
+        audit = Audit(cluster.plane.audit_log, AGENT)
         await asyncio.sleep(10)
         if not _but_lease(audit.counted()):
             break
-    audit = Audit(here.plane.audit_log, AGENT)
+    audit = Audit(cluster.plane.audit_log, AGENT)
     await asyncio.sleep(seconds)
     counted = audit.counted()
     return {"seconds": seconds, "running": RUNNING, "writes": _but_lease(counted), "requests": dict(counted)}
 
 
-async def _all_run(here: Ground, names: set[str]) -> bool:
-    pages = here.api.pages(RLHFJOBS, jobs.NAMESPACE)
-    stages = [one["status"]["stages"] async for page in pages for one in page.items if one["metadata"]["name"] in names]
+async def _all_run(cluster: Ground, names: set[str]) -> bool:
+    pages = cluster.api.pages(RLHFJOBS, jobs.NAMESPACE)
+    stages = [job["status"]["stages"] async for page in pages for job in page.items if job["metadata"]["name"] in names]
     running = [any(stage["state"] == "Running" for stage in these) for these in stages]
     return running.count(True) == len(names)
 
@@ -170,12 +170,12 @@ def _but_lease(counted: Counter[str]) -> dict[str, int]:
     return {what: count for what, count in counted.items() if writes(Counter({what: count})) and "leases" not in what}
 
 
-async def _hour(here: Ground) -> Row:
+async def _hour(cluster: Ground) -> Row:
     """Jobs as they stand, looked at for an hour of a clock that nobody waits for: what would be written?"""
-    view = ClusterState(here.api, None, lambda key, listed: None, Metrics())
+    view = ClusterState(cluster.api, None, lambda key, listed: None, Metrics())
     looks, would = 0, Counter[str]()
     finished = 0
-    async for page in here.api.pages(RLHFJOBS, jobs.NAMESPACE):
+    async for page in cluster.api.pages(RLHFJOBS, jobs.NAMESPACE):
         for listed in page.items:
             if listed["status"]["phase"] == "Complete":
                 finished += 1

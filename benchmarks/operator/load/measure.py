@@ -53,20 +53,20 @@ class Audit:
         """
         if self._log.stat().st_size < self._from:
             raise RuntimeError(f"{self._log} is shorter than it was: requests were lost")
-        found: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         with self._log.open("rb") as log:
             log.seek(self._from)
             for line in log:
                 if self._agent in line and line.endswith(b"\n"):
-                    one = json.loads(line)
-                    if datetime.fromisoformat(one["requestReceivedTimestamp"]) < self._since:
+                    entry = json.loads(line)
+                    if datetime.fromisoformat(entry["requestReceivedTimestamp"]) < self._since:
                         continue
-                    reference = one.get("objectRef") or {}
+                    reference = entry.get("objectRef") or {}
                     names = (reference.get("resource", "none"), reference.get("subresource"))
-                    code = (one.get("responseStatus") or {}).get("code", 0)
+                    code = (entry.get("responseStatus") or {}).get("code", 0)
                     refused = f" {code}" if code >= 400 else ""
-                    found[f"{one['verb']} {'/'.join(name for name in names if name)}{refused}"] += 1
-        return found
+                    counts[f"{entry['verb']} {'/'.join(name for name in names if name)}{refused}"] += 1
+        return counts
 
 
 def writes(counted: Counter[str]) -> int:

@@ -63,18 +63,18 @@ class Script:
 
     async def _work(self) -> None:
         while True:
-            name, place = await self._next.get()
-            for body in filled(self._stages[place], name, self._uids[name]):
+            name, index = await self._next.get()
+            for body in filled(self._stages[index], name, self._uids[name]):
                 await self._api.create(KINDS[body["kind"]], NAMESPACE, body)
             self._next.task_done()
 
 
-def kept(thing: Object) -> Object:
+def kept_job(job: Object) -> Object:
     """Of a Job: whose it is and whether it is complete."""
-    labels = thing["metadata"]["labels"]
-    names = {name: thing["metadata"][name] for name in ("name", "namespace", "uid", "resourceVersion")}
-    told = {"owner": labels["rlhf.dev/job"], "stage": labels["rlhf.dev/stage"], "complete": complete(thing)}
-    return {"metadata": names, **told}
+    labels = job["metadata"]["labels"]
+    names = {name: job["metadata"][name] for name in ("name", "namespace", "uid", "resourceVersion")}
+    facts = {"owner": labels["rlhf.dev/job"], "stage": labels["rlhf.dev/stage"], "complete": complete(job)}
+    return {"metadata": names, **facts}
 
 
 async def main(kubeconfig: str, template: str, *, first: bool) -> None:
@@ -82,10 +82,10 @@ async def main(kubeconfig: str, template: str, *, first: bool) -> None:
     stages = json.loads(Path(template).read_text())
     async with Client(await from_kubeconfig(kubeconfig), field_manager="plain", **UNBOUND) as api:  # type: ignore[arg-type]
         pages = api.pages(RLHFJOBS, NAMESPACE)
-        owners = [(one["metadata"]["name"], one["metadata"]["uid"]) async for page in pages for one in page.items]
+        owners = [(job["metadata"]["name"], job["metadata"]["uid"]) async for page in pages for job in page.items]
         script = Script(api, stages, owners)
         label = "rlhf.dev/job"
-        watch = Reflector(api, JOBS, NAMESPACE, label_selector=label, on_change=script.changed, keep=kept)
+        watch = Reflector(api, JOBS, NAMESPACE, label_selector=label, on_change=script.changed, keep=kept_job)
         watching = asyncio.create_task(watch.run())
         await watch.wait_synced()
         begun = time.monotonic()

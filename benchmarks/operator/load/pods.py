@@ -31,7 +31,7 @@ class Kubelets:
     def __init__(self, plane: ControlPlane) -> None:
         self._plane = plane
         config = plane.folder / "kwok.yaml"
-        config.write_text("\n---\n".join(json.dumps(one, indent=1) for one in configuration()))
+        config.write_text("\n---\n".join(json.dumps(document, indent=1) for document in configuration()))
         self._processes = (
             Process(
                 "kube-scheduler",
@@ -174,7 +174,7 @@ def claim(namespace: str, name: str) -> list[dict[str, Any]]:
             "storageClassName": "",
         },
     }
-    wanted = {
+    bound = {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
         "metadata": {"name": name, "namespace": namespace},
@@ -185,4 +185,4 @@ def claim(namespace: str, name: str) -> list[dict[str, Any]]:
             "storageClassName": "",
         },
     }
-    return [volume, wanted]
+    return [volume, bound]

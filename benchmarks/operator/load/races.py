@@ -21,34 +21,34 @@ Row = dict[str, Any]
 
 async def first(who: Contender, count: int) -> Row:
     """From the first owner posted to the last one's first Job. The Jobs are suspended: no pods take part."""
-    async with ground(kubelets=False, label=who.label) as here, who.running(here) as process:
-        wanted = jobs.names("job", count)
-        audit, before, begun = Audit(here.plane.audit_log, who.agent), Usage.of(process), time.monotonic()
-        await here.post(who.kind, (who.body(name, QUEUE) for name in wanted))
+    async with ground(kubelets=False, label=who.label) as cluster, who.running(cluster) as process:
+        names = jobs.names("job", count)
+        audit, before, begun = Audit(cluster.plane.audit_log, who.agent), Usage.of(process), time.monotonic()
+        await cluster.post(who.kind, (who.body(name, QUEUE) for name in names))
         posted = time.monotonic() - begun
-        seconds = await here.seen.until(wanted, here.seen.first) - begun
+        seconds = await cluster.seen.until(names, cluster.seen.first) - begun
         row = _row(who.name, count, seconds, process, before, audit)
         return {**row, "posted_s": posted}
 
 
 async def churn(who: Contender, count: int) -> Row:
     """From the first owner posted to the end of the last one, four stages later, with pods that end at once."""
-    async with ground(kubelets=True, label=who.label) as here, who.running(here) as process:
-        wanted = jobs.names("job", count)
-        audit, before, begun = Audit(here.plane.audit_log, who.agent), Usage.of(process), time.monotonic()
-        await here.post(who.kind, (who.body(name, None) for name in wanted))
-        last = await here.seen.until(wanted, here.seen.last)
+    async with ground(kubelets=True, label=who.label) as cluster, who.running(cluster) as process:
+        names = jobs.names("job", count)
+        audit, before, begun = Audit(cluster.plane.audit_log, who.agent), Usage.of(process), time.monotonic()
+        await cluster.post(who.kind, (who.body(name, None) for name in names))
+        last = await cluster.seen.until(names, cluster.seen.last)
         if who is contenders.OPERATOR:
-            last = await here.seen.until(wanted, here.seen.ended)
+            last = await cluster.seen.until(names, cluster.seen.ended)
         return _row(who.name, count, last - begun, process, before, audit)
 
 
 async def plain(count: int, queue: str | None) -> Row:
     """The same writes by the plain script; the owners are there before, and are not its work."""
-    async with ground(kubelets=queue is None) as here:
-        await here.post(RLHFJOBS, (jobs.job(name, queue=queue) for name in jobs.names("job", count)))
-        process = contenders.plain(here, queue)
-        audit = Audit(here.plane.audit_log, "plain")
+    async with ground(kubelets=queue is None) as cluster:
+        await cluster.post(RLHFJOBS, (jobs.job(name, queue=queue) for name in jobs.names("job", count)))
+        process = contenders.plain(cluster, queue)
+        audit = Audit(cluster.plane.audit_log, "plain")
         process.start()
         await _ended(process)
         seconds = _told(process.log)

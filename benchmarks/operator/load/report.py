@@ -25,11 +25,11 @@ Row = dict[str, Any]
 
 def write(measured: Row, folder: Path) -> None:
     """Write both files; the table goes to standard output, too."""
-    found = results(measured)
+    figures = results(measured)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "operator.json").write_text(json.dumps(found, indent=1) + "\n")
-    (folder / "operator.md").write_text(table(found))
-    print(table(found), end="")
+    (folder / "operator.json").write_text(json.dumps(figures, indent=1) + "\n")
+    (folder / "operator.md").write_text(table(figures))
+    print(table(figures), end="")
 
 
 def results(measured: Row) -> Row:
@@ -45,34 +45,34 @@ def results(measured: Row) -> Row:
 
 def ratios(measured: Row) -> dict[str, dict[str, float]]:
     """Of rates, round by round: median, smallest, largest."""
-    found = {"churn_slower_than_plain": _pairs(measured["churn"], "plain", "operator")}
-    for other in ("kopf", "jobset", "plain"):
-        if any(row["who"] == other for row in measured["first"]):
-            found[f"first_faster_than_{other}"] = _pairs(measured["first"], "operator", other)
-    return found
+    spreads = {"churn_slower_than_plain": _pairs(measured["churn"], "plain", "operator")}
+    for rival in ("kopf", "jobset", "plain"):
+        if any(row["who"] == rival for row in measured["first"]):
+            spreads[f"first_faster_than_{rival}"] = _pairs(measured["first"], "operator", rival)
+    return spreads
 
 
-def _pairs(rows: list[Row], one: str, other: str) -> dict[str, float]:
-    """Rate of one over the other's."""
-    mine, theirs = ([row["per_s"] for row in rows if row["who"] == who] for who in (one, other))
+def _pairs(rows: list[Row], first: str, second: str) -> dict[str, float]:
+    """Rate of the first over the second's."""
+    mine, theirs = ([row["per_s"] for row in rows if row["who"] == who] for who in (first, second))
     return spread([a / b for a, b in zip(mine, theirs, strict=True)])
 
 
-def table(found: Row) -> str:
+def table(figures: Row) -> str:
     """The results for people."""
-    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in figures["versions"].items())
     lines = [
         "# The operator under load",
         "",
-        f"`make bench-operator` on {found['machine']}; Python {found['python']}, {versions}. One run: the real API",
+        f"`make bench-operator` on {figures['machine']}; Python {figures['python']}, {versions}. One run: the real API",
         "server, etcd, controller manager and scheduler share the machine with what is measured; kwok stands in for",
         "kubelets. Client limits are raised, and equal for all. Raw rows: [operator.json](operator.json).",
         "",
         "| what | measured | goal | kept |",
         "|---|---|---|---|",
-        *(f"| {what} | {told} | {goal} | {'yes' if kept else 'no'} |" for what, told, goal, kept in goals(found)),
+        *(f"| {what} | {value} | {goal} | {'yes' if met else 'no'} |" for what, value, goal, met in goals(figures)),
         "",
-        f"## {found['jobs']} jobs, beside others",
+        f"## {figures['jobs']} jobs, beside others",
         "",
         "First children: until each job has its first Job, which is suspended, so that no pods take part. Churn: until the",
         "last job is at its end, four stages of a Job and a pod after one another. The plain script makes the",
@@ -82,20 +82,20 @@ def table(found: Row) -> str:
         "",
         "| who | first children, jobs/s | churn, jobs/s | CPU a churned job, ms | peak RSS, MiB | requests a churned job |",
         "|---|---|---|---|---|---|",
-        *(_row(found, who) for who in NAMES if any(row["who"] == who for row in found["first"])),
+        *(_row(figures, who) for who in NAMES if any(row["who"] == who for row in figures["first"])),
         "",
-        *_alone(found["loaded"]),
+        *_alone(figures["loaded"]),
     ]
     return "\n".join(lines) + "\n"
 
 
-def goals(found: Row) -> list[tuple[str, str, str, bool]]:
+def goals(figures: Row) -> list[tuple[str, str, str, bool]]:
     """What, measured, the goal in words, and whether it is kept (by the median)."""
-    alone, by = found["loaded"], found["ratios"]
+    alone, by = figures["loaded"], figures["ratios"]
     churn = by["churn_slower_than_plain"]
-    told = [
+    rows = [
         (
-            f"churn of {found['jobs']} jobs of 4 stages, times a plain script's",
+            f"churn of {figures['jobs']} jobs of 4 stages, times a plain script's",
             times(churn),
             f"{CHURN}x",
             churn["median"] <= CHURN,
@@ -119,23 +119,23 @@ def goals(found: Row) -> list[tuple[str, str, str, bool]]:
             alone["peak_rss_mib"] < RSS_MIB,
         ),
     ]
-    for other, goal in (("kopf", KOPF), ("jobset", JOBSET)):
-        ratio = by.get(f"first_faster_than_{other}")
+    for rival, goal in (("kopf", KOPF), ("jobset", JOBSET)):
+        ratio = by.get(f"first_faster_than_{rival}")
         if ratio is not None:
-            what = f"rate of jobs to first children, times {NAMES[other]}'s"
-            told.append((what, times(ratio), f"{goal:.0f}x", ratio["median"] >= goal))
+            what = f"rate of jobs to first children, times {NAMES[rival]}'s"
+            rows.append((what, times(ratio), f"{goal:.0f}x", ratio["median"] >= goal))
     for name, words in (
         ("quiet", f"{alone['quiet']['seconds'] / 60:.1f} quiet minutes"),
         ("hour", "an hour of a fake clock"),
     ):
         wrote = alone[name]["writes"]
-        told.append((f"writes but the Lease's in {words}", str(sum(wrote.values())), "0", not wrote))
-    return told
+        rows.append((f"writes but the Lease's in {words}", str(sum(wrote.values())), "0", not wrote))
+    return rows
 
 
-def _row(found: Row, who: str) -> str:
-    first = [row for row in found["first"] if row["who"] == who]
-    churn = [row for row in found["churn"] if row["who"] == who]
+def _row(figures: Row, who: str) -> str:
+    first = [row for row in figures["first"] if row["who"] == who]
+    churn = [row for row in figures["churn"] if row["who"] == who]
     cells = [
         _median(first, "per_s", 1),
         _median(churn, "per_s", 1),

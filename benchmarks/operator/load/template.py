@@ -16,12 +16,12 @@ def child(job: str, uid: str, stage: str) -> str:
 
 def text_of(stages: list[list[dict[str, Any]]]) -> list[dict[str, str]]:
     """The objects of each stage as text in which a job's own names can be put; made of a job called NAME."""
-    found = []
+    texts = []
     for objects in stages:
         metadata = objects[-1]["metadata"]
         stage = metadata["labels"]["rlhf.dev/stage"]
-        found.append({"stage": stage, "text": json.dumps(objects).replace(metadata["name"], "<child>")})
-    return found
+        texts.append({"stage": stage, "text": json.dumps(objects).replace(metadata["name"], "<child>")})
+    return texts
 
 
 def filled(stage: dict[str, str], job: str, uid: str) -> list[dict[str, Any]]:
@@ -31,14 +31,14 @@ def filled(stage: dict[str, str], job: str, uid: str) -> list[dict[str, Any]]:
     return objects
 
 
-def path_of(thing: dict[str, Any]) -> str:
+def path_of(body: dict[str, Any]) -> str:
     """Where the API server takes such an object."""
-    group = "apis/batch/v1" if thing["kind"] == "Job" else "api/v1"
-    plural = {"Job": "jobs", "Service": "services"}[thing["kind"]]
-    return f"/{group}/namespaces/{thing['metadata']['namespace']}/{plural}"
+    group = "apis/batch/v1" if body["kind"] == "Job" else "api/v1"
+    plural = {"Job": "jobs", "Service": "services"}[body["kind"]]
+    return f"/{group}/namespaces/{body['metadata']['namespace']}/{plural}"
 
 
 def complete(job: dict[str, Any]) -> bool:
     """Whether a Job has ended well."""
     conditions = (job.get("status") or {}).get("conditions") or ()
-    return any(one["type"] == "Complete" and one["status"] == "True" for one in conditions)
+    return any(condition["type"] == "Complete" and condition["status"] == "True" for condition in conditions)
