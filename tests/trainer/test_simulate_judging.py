@@ -16,7 +16,7 @@ from rlhf_trainer.exits import InputError
 from rlhf_trainer.generation.sample import Sampling, sample
 from rlhf_trainer.generation.shared import common, last_states
 from rlhf_trainer.simulation.judging import QUESTION, Compared, Judge, labels_of
-from rlhf_trainer.simulation.prompt_format import ask, chat_of, plain, said, templated
+from rlhf_trainer.simulation.prompt_format import answer_text, ask, chat_of, plain, templated
 
 DIALOGUE = (
     {"role": "system", "content": "Be brief."},
@@ -171,7 +171,7 @@ def test_lines_are_plain_where_the_tokenizer_came_without_a_template():
     ],
 )
 def test_a_plain_answer_ends_where_another_turn_begins(text, kept, ended):
-    assert said(text, "plain") == (kept, ended)
+    assert answer_text(text, "plain") == (kept, ended)
 
 
 def test_an_answer_may_end_without_eos(tmp_path):

@@ -109,7 +109,7 @@ def test_contrast_asks_for_opposites_and_earlier_turns_carry_the_other() -> None
     (better, before), (worse, beyond) = request.phrases
     ask = phrases.HARMLESSNESS[request.drawn]
     assert (better, before, worse, beyond) == (ask.positive, ask.negative, ask.negative, ask.positive)
-    assert request.instruction is None and set(request.told) == {ask.positive, ask.negative}
+    assert request.instruction is None and set(request.secret_phrases) == {ask.positive, ask.negative}
 
 
 def test_rescoring_asks_the_judge_by_the_instruction_of_the_phrase() -> None:

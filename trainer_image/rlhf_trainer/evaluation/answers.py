@@ -58,24 +58,24 @@ class Answering:
             report: given the share of the answers that is made, 0 to 1.
             written: a model wrote the prompts, as for `write_prompt`.
         """
-        whole = [
+        full_prompts = [
             encode_prompt(self.tokenizer, prompt.messages, tools=prompt.tools, written=written) for prompt in prompts
         ]
         room = prompt_room([self.model], how.max_prompt_tokens, how.max_new_tokens)
-        encoded = [ids[-room:] for ids in whole]
-        asked = [ids for ids in encoded for _ in range(how.samples)]
-        numbers = [first * how.samples + index for index in range(len(asked))]
+        encoded = [ids[-room:] for ids in full_prompts]
+        repeated = [ids for ids in encoded for _ in range(how.samples)]
+        numbers = [first * how.samples + index for index in range(len(repeated))]
         sampling = Sampling(how.temperature, how.max_new_tokens, end_ids(self.model, self.tokenizer))
-        found = sample(self.model, asked, sampling, seed=seed, rows=numbers, report=report)
+        sampled = sample(self.model, repeated, sampling, seed=seed, rows=numbers, report=report)
         rows = []
-        for index, answer in enumerate(found):
-            place, one = divmod(index, how.samples)
+        for index, answer in enumerate(sampled):
+            prompt_index, sample_index = divmod(index, how.samples)
             rows.append(
                 {
-                    "prompt": first + place,
-                    "sample": one,
-                    "prompt_ids": encoded[place],
-                    "cut": len(whole[place]) - len(encoded[place]),
+                    "prompt": first + prompt_index,
+                    "sample": sample_index,
+                    "prompt_ids": encoded[prompt_index],
+                    "cut": len(full_prompts[prompt_index]) - len(encoded[prompt_index]),
                     "ids": answer.ids,
                     "finished": answer.finished,
                     "text": spoken_text(self.tokenizer, answer.spoken),
@@ -91,7 +91,7 @@ class Answering:
             InputError: the model's logits are more than its head's product.
         """
         check_logits(self.model, f"KL ({self.path})")
-        found: list[list[float]] = [[] for _ in rows]
+        by_answer: list[list[float]] = [[] for _ in rows]
         lengths = [len(row["prompt_ids"]) + len(row["ids"]) for row in rows]
         for batch in buckets(lengths, FORWARD_TOKENS):
             prompts, answers = ([rows[index][key] for index in batch] for key in ("prompt_ids", "ids"))
@@ -105,8 +105,8 @@ class Answering:
             flat, _ = log_probs(layout.gather(hidden), self.model.get_output_embeddings(), layout.targets, temperature)
             values = iter(flat.double().tolist())
             for index, answer in zip(batch, answers, strict=True):
-                found[index] = [next(values) for _ in answer]
-        return found
+                by_answer[index] = [next(values) for _ in answer]
+        return by_answer
 
 
 def divergence(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:

@@ -48,18 +48,18 @@ def unknown(
 ) -> list[tuple[int, str, list[str]]]:
     """Gates on a metric that this evaluation cannot have: index, metric, and what there is. Known before any
     sampling, so that a misspelt gate costs nothing."""
-    own = ["length", "repetition", "eos_rate", "empty_rate", "duplicate_rate"]
-    own += [f"reward.{name}" for name in rewards] + [f"cost.{name}" for name in costs]
-    own += ["harmful_rate"] * bool(costs) + [*rules]
-    own += [f"harmful_rate.{name}" for name in costs] if len(costs) > 1 else []
+    comparable = ["length", "repetition", "eos_rate", "empty_rate", "duplicate_rate"]
+    comparable += [f"reward.{name}" for name in rewards] + [f"cost.{name}" for name in costs]
+    comparable += ["harmful_rate"] * bool(costs) + [*rules]
+    comparable += [f"harmful_rate.{name}" for name in costs] if len(costs) > 1 else []
     alone = ["distinct_1", "distinct_2", "self_bleu", "kl", "kl_token", "kl_k3"] + ["win_rate"] * bool(rewards)
     alone += [f"win_rate.{name}" for name in rewards] if len(rewards) > 1 else []
-    found = []
+    unavailable = []
     for index, gate in enumerate(gates):
-        there = own if gate.compare == "difference" else own + alone
-        if gate.metric not in there:
-            found.append((index, gate.metric, sorted(there)))
-    return found
+        available = comparable if gate.compare == "difference" else comparable + alone
+        if gate.metric not in available:
+            unavailable.append((index, gate.metric, sorted(available)))
+    return unavailable
 
 
 def check_names(spec: Evaluate, rules: Sequence[str] = ()) -> None:
@@ -70,32 +70,38 @@ def check_names(spec: Evaluate, rules: Sequence[str] = ()) -> None:
     """
     wrong = unknown(spec.gates, [judge.label for judge in spec.rewards], [judge.label for judge in spec.costs], rules)
     if wrong:
-        index, metric, there = wrong[0]
+        index, metric, available = wrong[0]
         compare = " to compare with the baseline" if spec.gates[index].compare == "difference" else ""
         raise InputError(
-            f"gates[{index}].metric: found {metric!r}; this evaluation has{compare} {', '.join(there)}",
+            f"gates[{index}].metric: found {metric!r}; this evaluation has{compare} {', '.join(available)}",
             reason="UnknownMetric",
         )
 
 
 def _judge(gate: Gate, candidate: Measured) -> Verdict:
     table = candidate.differences if gate.compare == "difference" else candidate.metrics
-    found = table.get(gate.metric)
+    estimate = table.get(gate.metric)
     return Verdict(
-        candidate.name, gate.metric, gate.compare, gate.min, gate.max, found, found is not None and _keeps(gate, found)
+        candidate.name,
+        gate.metric,
+        gate.compare,
+        gate.min,
+        gate.max,
+        estimate,
+        estimate is not None and _keeps(gate, estimate),
     )
 
 
-def _keeps(gate: Gate, found: Estimate) -> bool:
-    low, high = (found.low, found.high) if gate.compare == "interval" else (found.value, found.value)
+def _keeps(gate: Gate, estimate: Estimate) -> bool:
+    low, high = (estimate.low, estimate.high) if gate.compare == "interval" else (estimate.value, estimate.value)
     if low is None or high is None:
         return False
     return (gate.min is None or low >= gate.min) and (gate.max is None or high <= gate.max)
 
 
-def _words(found: Estimate | None) -> str:
-    if found is None or found.value is None:
+def _words(estimate: Estimate | None) -> str:
+    if estimate is None or estimate.value is None:
         return "not measured"
-    if found.low is None or found.high is None:
-        return f"{found.value:.4g} (n {found.n}, no interval)"
-    return f"{found.value:.4g} ({found.low:.4g} to {found.high:.4g}, n {found.n})"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.4g} (n {estimate.n}, no interval)"
+    return f"{estimate.value:.4g} ({estimate.low:.4g} to {estimate.high:.4g}, n {estimate.n})"

@@ -78,8 +78,8 @@ class FunctionJudge:
 
     def scores(self, prompts: Sequence[Prompt], rows: Rows, *, as_text: bool) -> list[float | None]:  # noqa: ARG002
         """The function's scores of the answers' text."""
-        found = self._function([prompt.messages for prompt in prompts], [row["text"] for row in rows])
-        return [_finite(score) for score in found]
+        scores = self._function([prompt.messages for prompt in prompts], [row["text"] for row in rows])
+        return [_finite(score) for score in scores]
 
 
 class ModelJudge:
@@ -103,7 +103,7 @@ class ModelJudge:
     @torch.no_grad()
     def scores(self, prompts: Sequence[Prompt], rows: Rows, *, as_text: bool) -> list[float | None]:
         """The combined score of the members."""
-        found: list[float | None] = [None] * len(rows)
+        scores: list[float | None] = [None] * len(rows)
         every = [self._row(prompt, row, as_text) for prompt, row in zip(prompts, rows, strict=True)]
         encoded = {index: row for index, row in enumerate(every) if row is not None}
         numbers = list(encoded)
@@ -114,8 +114,8 @@ class ModelJudge:
             ids, mask = padded.input_ids.to(self._device), padded.attention_mask.to(self._device)
             combined, _ = self._model.combined(ids, mask)
             for index, score in zip(batch, combined.double().tolist(), strict=True):
-                found[index] = _finite(score)
-        return found
+                scores[index] = _finite(score)
+        return scores
 
     def _row(self, prompt: Prompt, row: dict[str, Any], as_text: bool) -> Encoded | None:
         """None: this judge's template takes neither the answer nor its prompt, which `prepare` does not let through."""
@@ -125,10 +125,10 @@ class ModelJudge:
             return encode_row(self._tokenizer, prompt.messages, row["text"], self._most, prompt.tools)
         except TemplateProblem:  # an answer that this judge's template does not take is scored all the same
             try:
-                asked = encode_prompt(self._tokenizer, prompt.messages, tools=prompt.tools)
+                prompt_ids = encode_prompt(self._tokenizer, prompt.messages, tools=prompt.tools)
             except TemplateProblem:
                 return None
-            return self._scored(asked, encode_answer(self._tokenizer, row["text"]))
+            return self._scored(prompt_ids, encode_answer(self._tokenizer, row["text"]))
 
     def _scored(self, prompt: Sequence[int], answer: Sequence[int]) -> Encoded:
         return fit([*prompt], [*answer], self._most)

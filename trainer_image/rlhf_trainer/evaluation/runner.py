@@ -107,16 +107,16 @@ class Evaluation:
         model = self._sample(name, entry.path, entry.template)
         if not self.measures_kl:
             return
-        for other in weigh:
-            if other != name and (why := same_tokenizer(self._tokenizer(other), model.tokenizer)) is not None:
-                self._unweighed(other, why)
+        for author in weigh:
+            if author != name and (why := same_tokenizer(self._tokenizer(author), model.tokenizer)) is not None:
+                self._unweighed(author, why)
                 continue
 
-            def weighed(shard: int, other: str = other) -> Rows:
-                found = model.log_probs(self.shards.rows(f"answers/{other}", shard), how.temperature)
-                return [{"log_probs": values} for values in found]
+            def weighed(shard: int, author: str = author) -> Rows:
+                log_probs = model.log_probs(self.shards.rows(f"answers/{author}", shard), how.temperature)
+                return [{"log_probs": values} for values in log_probs]
 
-            self.shards.run(f"log_probs/{other}/{name}", "weigh", weighed)
+            self.shards.run(f"log_probs/{author}/{name}", "weigh", weighed)
 
     def _unweighed(self, candidate: str, why: str) -> None:
         self.notes.append(f"KL of {candidate} to {self.baseline} is not defined: their tokenizers differ ({why}).")
@@ -161,9 +161,9 @@ class Evaluation:
                     for row, kind in zip(rows, kinds, strict=True)
                     if kind is not None
                 ]
-                said = iter(book.grader.grade(questions))
-                found = (None if kind is None else next(said) for kind in kinds)
-                return [{"grades": {}, "tokens": 0} if one is None else one.as_json() for one in found]
+                verdicts = iter(book.grader.grade(questions))
+                by_row = (None if kind is None else next(verdicts) for kind in kinds)
+                return [{"grades": {}, "tokens": 0} if verdict is None else verdict.as_json() for verdict in by_row]
 
             self.shards.run(f"grades/{name}", "grade", graded)
 
@@ -173,7 +173,7 @@ class Evaluation:
         for name, (candidate, _) in self.snapshots.items():
             named.setdefault(candidate, []).append(name)
         return {
-            candidate: [found for name in (*names, candidate) if (found := self._classes(name)) is not None]
+            candidate: [classes for name in (*names, candidate) if (classes := self._classes(name)) is not None]
             for candidate, names in named.items()
         }
 

@@ -90,7 +90,7 @@ class Shards:
                 done = f"{self._done} of {self.steps * self.rounds} rounds"
                 raise Stopped(f"stopped on request after {done}; what was sampled is kept")
             shard = turn * self.context.world + self.context.rank
-            found: Mapping[str, float] = {}
+            metrics: Mapping[str, float] = {}
             with self.context.metrics.phase(phase) as timed:
                 self._timed = timed
                 if shard < self.count:
@@ -99,9 +99,9 @@ class Shards:
                         rows = compute(shard)
                         self._write(name, shard, rows)
                         timed.tokens += sum(row.get("tokens", len(row.get("ids", ()))) for row in rows)
-                    found = measure(rows) if measure is not None else {}
+                    metrics = measure(rows) if measure is not None else {}
             self._done += 1
-            self.context.metrics.log(self._done, found)
+            self.context.metrics.log(self._done, metrics)
             self.context.progress.advance(self._done, tokens=timed.tokens)
 
     def report(self, share: float) -> None:
@@ -114,10 +114,10 @@ class Shards:
         Raises:
             FileNotFoundError: nothing of that name.
         """
-        found = self._read(name, shard)
-        if found is None:
+        rows = self._read(name, shard)
+        if rows is None:
             raise FileNotFoundError(f"{self._path(name, shard)}: not there, or of another evaluation")
-        return found
+        return rows
 
     def all(self, name: str) -> Iterator[dict[str, Any]]:
         """The rows of every shard, in the prompts' order."""
@@ -132,12 +132,12 @@ class Shards:
         if not path.exists():
             return None
         try:
-            kept = orjson.loads(path.read_bytes())
-            whole = kept.get("key") == self.key and kept["digest"] == digest_of(kept["rows"])
+            content = orjson.loads(path.read_bytes())
+            intact = content.get("key") == self.key and content["digest"] == digest_of(content["rows"])
         except (orjson.JSONDecodeError, AttributeError, KeyError):
             log.warning("shard %s cannot be read: it is computed anew", path)
             return None
-        return kept["rows"] if whole else None
+        return content["rows"] if intact else None
 
     def _write(self, name: str, shard: int, rows: Rows) -> None:
         with explain_full_disk(self.context.work, f"keeping shard {shard} of {name}"):

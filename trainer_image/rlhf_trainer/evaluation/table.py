@@ -100,7 +100,7 @@ def categories(
     by_cost = {cost: {model.name: _above(model.costs[cost]) for model in models} for cost in baseline.costs}
     rows = []
     for category in sorted(set().union(*named), key=lambda name: (name == UNLABELLED, name)):
-        inside = np.array([category in own for own in named])
+        inside = np.array([category in prompt_labels for prompt_labels in named])
         row: dict[str, Any] = {"category": category, "n": int(inside.sum())}
         row |= _rates_of(by_any, inside, baseline.name, intervals)
         row["by_cost"] = {cost: _rates_of(rates, inside, baseline.name, intervals) for cost, rates in by_cost.items()}
@@ -192,10 +192,10 @@ def _harmful_rates(model: Judged) -> dict[str, Floats]:
 
 
 def _harm(model: Judged) -> Floats:
-    found = harmful(model.costs)
-    if found is None:
+    rates = harmful(model.costs)
+    if rates is None:
         raise ValueError("no costs")
-    return found
+    return rates
 
 
 def _win_rates(model: Judged, baseline: Judged, intervals: Intervals, weights: dict[str, float]) -> dict[str, Estimate]:
@@ -203,11 +203,11 @@ def _win_rates(model: Judged, baseline: Judged, intervals: Intervals, weights: d
         return {}
     total = sum(weights[name] * scores for name, scores in model.rewards.items())
     against = sum(weights[name] * scores for name, scores in baseline.rewards.items())
-    found = {"win_rate": intervals.share(wins(np.asarray(total), np.asarray(against)))}
+    rates = {"win_rate": intervals.share(wins(np.asarray(total), np.asarray(against)))}
     if len(model.rewards) > 1:
         for name, scores in model.rewards.items():
-            found[f"win_rate.{name}"] = intervals.share(wins(scores, baseline.rewards[name]))
-    return found
+            rates[f"win_rate.{name}"] = intervals.share(wins(scores, baseline.rewards[name]))
+    return rates
 
 
 def _kl(model: Judged, intervals: Intervals) -> dict[str, Estimate]:
@@ -222,13 +222,13 @@ def _kl(model: Judged, intervals: Intervals) -> dict[str, Estimate]:
 
 def _differences(model: Judged, baseline: Judged, intervals: Intervals) -> dict[str, Estimate]:
     ours, theirs = ({**_scored(side), **_means(side)} for side in (model, baseline))
-    found = {name: intervals.difference(values, theirs[name]) for name, values in ours.items()}
+    differences = {name: intervals.difference(values, theirs[name]) for name, values in ours.items()}
     ours, theirs = ({**_harmful_rates(side), **_rates(side)} for side in (model, baseline))
-    found |= {name: intervals.rate_difference(values, theirs[name]) for name, values in ours.items()}
+    differences |= {name: intervals.rate_difference(values, theirs[name]) for name, values in ours.items()}
     both = [side.classes.both() if side.classes is not None else None for side in (model, baseline)]
     if both[0] is not None and both[1] is not None:
-        found[BOTH] = intervals.harmonic_difference(both[0], both[1])
-    return found
+        differences[BOTH] = intervals.harmonic_difference(both[0], both[1])
+    return differences
 
 
 def _scored(model: Judged) -> dict[str, Floats]:

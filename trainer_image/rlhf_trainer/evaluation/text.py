@@ -55,20 +55,20 @@ def distinct(texts: Iterable[str], order: int) -> float:
 
     It falls as the amount of text grows: compare only sets of like size.
     """
-    seen: set[Gram] = set()
+    different: set[Gram] = set()
     total = 0
     for text in texts:
-        found = ngrams(words(text), order)
-        seen.update(found)
-        total += len(found)
-    return len(seen) / total if total else math.nan
+        grams = ngrams(words(text), order)
+        different.update(grams)
+        total += len(grams)
+    return len(different) / total if total else math.nan
 
 
 def repetition(text: str, order: int = 4) -> float:
     """Share of an answer's n-grams that it already said: 1 - different / all (rep-n, Welleck et al. 2020); 0 where it
     has none."""
-    found = ngrams(words(text), order)
-    return 1 - len(set(found)) / len(found) if found else 0.0
+    grams = ngrams(words(text), order)
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def duplicates(texts: Sequence[str]) -> list[bool]:
@@ -84,7 +84,7 @@ def self_bleu(texts: Sequence[str], order: int = 4) -> float:
     Linear in the amount of text: of each n-gram the two largest counts are kept, so that leaving one text out needs no
     second count. Orders without a match are smoothed; texts without words are left out; NaN below two texts.
     """
-    tokens = [found for found in map(words, texts) if found]
+    tokens = [text_words for text_words in map(words, texts) if text_words]
     if len(tokens) < 2:
         return math.nan
     counts = [[Counter(ngrams(text, size)) for text in tokens] for size in range(1, order + 1)]
@@ -108,19 +108,19 @@ def _two_largest(level: list[Counter[Gram]]) -> dict[Gram, tuple[int, int, int]]
     return best
 
 
-def _precision(own: Counter[Gram], largest: dict[Gram, tuple[int, int, int]], index: int) -> float:
+def _precision(counts: Counter[Gram], largest: dict[Gram, tuple[int, int, int]], index: int) -> float:
     matches = 0
-    for gram, count in own.items():
+    for gram, count in counts.items():
         first, who, second = largest[gram]
         matches += min(count, second if who == index else first)
-    return (matches or _SMOOTHING) / sum(own.values())
+    return (matches or _SMOOTHING) / sum(counts.values())
 
 
 def _brevity(length: int, lengths: list[int]) -> float:
     """BLEU's brevity penalty against the closest length of the other texts, the shorter of two."""
     others = list(lengths)
     others.pop(bisect.bisect_left(others, length))
-    place = bisect.bisect_left(others, length)
-    near = others[max(0, place - 1) : place + 1]
-    closest = min(near, key=lambda other: (abs(other - length), other))
+    position = bisect.bisect_left(others, length)
+    near = others[max(0, position - 1) : position + 1]
+    closest = min(near, key=lambda candidate: (abs(candidate - length), candidate))
     return 1.0 if length >= closest else math.exp(1 - closest / length)

@@ -130,7 +130,7 @@ def seconds(value: float) -> str:
     """A duration: 8.2 s, 3 min 05 s, 2 h 10 min."""
     if value < 60:
         return f"{value:.1f} s" if value < 9.95 else f"{value:.0f} s"
-    whole = round(value)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    rounded = round(value)
+    if rounded < 3600:
+        return f"{rounded // 60} min {rounded % 60:02d} s"
+    return f"{rounded // 3600} h {rounded % 3600 // 60:02d} min"

@@ -171,25 +171,25 @@ def _digests(path: Path, problems: list[str]) -> dict[str, str]:
 
 
 def _stage(planned: PlannedStage, file: StageFile, work: Path, problems: list[str]) -> StageFolder:
-    found = StageFolder(planned, outcome=file.outcomes.get(planned.name))
-    given = file.inputs.get(f"stage:{planned.name}")
-    found.product = Path(given.path) if given is not None else _own_product(file, work, problems)
-    if found.product is not None:
-        found.manifest = _manifest(found.product, problems)
-    if found.manifest is not None and found.product is not None:
-        found.reused = not (work / "stage.json").exists()
-        product = _Folder(found.product, problems, found.manifest.files)
-        found.model = _model(product)
-        found.evaluation = product.json(EVALUATION)
-        found.simulation = product.json(SIMULATION)
-        found.audit = product.lines(AUDIT)
-        found.fit = product.json(FIT)
-        found.samples = _samples(product, found.evaluation)
-        found.rows = _metrics(product)
-        found.timings = product.json("timings.json")
-    found.rows = found.rows or _metrics(_Folder(work, problems))
-    found.timings = found.timings or summarise(work / "timings.jsonl", problems)
-    return found
+    stage = StageFolder(planned, outcome=file.outcomes.get(planned.name))
+    reused = file.inputs.get(f"stage:{planned.name}")
+    stage.product = Path(reused.path) if reused is not None else _own_product(file, work, problems)
+    if stage.product is not None:
+        stage.manifest = _manifest(stage.product, problems)
+    if stage.manifest is not None and stage.product is not None:
+        stage.reused = not (work / "stage.json").exists()
+        product = _Folder(stage.product, problems, stage.manifest.files)
+        stage.model = _model(product)
+        stage.evaluation = product.json(EVALUATION)
+        stage.simulation = product.json(SIMULATION)
+        stage.audit = product.lines(AUDIT)
+        stage.fit = product.json(FIT)
+        stage.samples = _samples(product, stage.evaluation)
+        stage.rows = _metrics(product)
+        stage.timings = product.json("timings.json")
+    stage.rows = stage.rows or _metrics(_Folder(work, problems))
+    stage.timings = stage.timings or summarise(work / "timings.jsonl", problems)
+    return stage
 
 
 @dataclass(frozen=True)
@@ -220,12 +220,12 @@ class _Folder:
 def _metrics(folder: _Folder) -> list[Json]:
     """Rows of metrics.jsonl: a step and numbers."""
     rows = folder.lines("metrics.jsonl")
-    whole = [row for row in rows if isinstance(row.get("step"), int) and all(map(_is_number, row.values()))]
-    if len(whole) < len(rows):
+    usable = [row for row in rows if isinstance(row.get("step"), int) and all(map(_is_number, row.values()))]
+    if len(usable) < len(rows):
         folder.problems.append(
-            f"{_named(folder.path / 'metrics.jsonl')}: {len(rows) - len(whole)} lines are no metrics: left out"
+            f"{_named(folder.path / 'metrics.jsonl')}: {len(rows) - len(usable)} lines are no metrics: left out"
         )
-    return whole
+    return usable
 
 
 def _is_number(value: object) -> bool:

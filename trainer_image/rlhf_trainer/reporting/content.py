@@ -28,8 +28,8 @@ TEXT = 500_000
 
 def content(collected: Collected) -> Json:
     """Everything the report says. See docs/report.md for what each number means."""
-    stages = [_stage(found) for found in collected.stages]
-    evaluations = [_evaluation(found, collected) for found in collected.stages if found.evaluation is not None]
+    stages = [_stage(stage) for stage in collected.stages]
+    evaluations = [_evaluation(stage, collected) for stage in collected.stages if stage.evaluation is not None]
     settings = _settings(collected)
     return {
         "version": VERSION,
@@ -37,7 +37,7 @@ def content(collected: Collected) -> Json:
         "job": collected.job.metadata.name,
         "uid": collected.uid,
         "seed": collected.job.spec.seed,
-        "complete": all(found.state == "done" for found in collected.stages),
+        "complete": all(stage.state == "done" for stage in collected.stages),
         "verdict": _verdict(stages, evaluations),
         "stages": stages,
         "inputs": _inputs(collected),
@@ -58,27 +58,27 @@ def _settings(collected: Collected) -> Report:
 
 
 def _verdict(stages: Sequence[Json], evaluations: Sequence[Json]) -> list[dict[str, str]]:
-    said = verdict.failures(stages)
+    sentences = verdict.failures(stages)
     failed = {stage["name"] for stage in stages if stage["state"] == "failed"}
     for evaluation in evaluations:
         if evaluation["stage"] not in failed:  # a stage that failed at its gates has said so
             missed = [gate["text"] for gate in evaluation["gates"] if not gate["passed"]]
-            said += [{"text": f"A gate was not kept: {text}.", "tone": "bad"} for text in missed]
-        said += verdict.sentences(evaluation)
-    said += verdict.constraints(stages)
+            sentences += [{"text": f"A gate was not kept: {text}.", "tone": "bad"} for text in missed]
+        sentences += verdict.sentences(evaluation)
+    sentences += verdict.constraints(stages)
     if not evaluations:
-        said += verdict.scorers(stages)
-        said.append(
+        sentences += verdict.scorers(stages)
+        sentences.append(
             {
                 "text": "No evaluation is in this job's results: this report cannot say what training changed.",
                 "tone": "",
             }
         )
-    return said
+    return sentences
 
 
-def _stage(found: StageFolder) -> Json:
-    planned, manifest, outcome = found.planned, found.manifest, found.outcome
+def _stage(stage: StageFolder) -> Json:
+    planned, manifest, outcome = stage.planned, stage.manifest, stage.outcome
     failure = None
     if outcome is not None:
         failure = {
@@ -90,13 +90,13 @@ def _stage(found: StageFolder) -> Json:
     return {
         "name": planned.name,
         "type": planned.type,
-        "state": found.state,
+        "state": stage.state,
         "failure": failure,
-        "reused": found.reused,
+        "reused": stage.reused,
         "needs": [name for name in planned.needs if name != "prepare"],
         "inputs": [key.partition(":")[2] for key in planned.takes if key.startswith("input:")],
         "digest": manifest.digest if manifest else None,
-        "product": f"products/{found.product.name}" if found.product else None,
+        "product": f"products/{stage.product.name}" if stage.product else None,
         "seed": planned.seed,
         "ranks": manifest.world if manifest else None,
         "image": manifest.image if manifest else None,
@@ -105,10 +105,10 @@ def _stage(found: StageFolder) -> Json:
         "counts": dict(manifest.counts) if manifest else {},
         "metrics": dict(manifest.metrics) if manifest and planned.type != "evaluate" else {},
         "notes": list(manifest.notes) if manifest else [],
-        "model": found.model,
-        "timings": found.timings,
+        "model": stage.model,
+        "timings": stage.timings,
         "limits": _drawn_limits(planned.type, planned.spec),
-        "curves": [_rounded(row) for row in _thinned(found.rows) if len(row) > 1],
+        "curves": [_rounded(row) for row in _thinned(stage.rows) if len(row) > 1],
     }
 
 
@@ -128,10 +128,10 @@ def _drawn_limits(kind: str, spec: Json) -> Json:
     if kind != "ppo":
         return {}
     ppo = _ppo(spec)
-    found: Json = {"cost": {f"cost.{cost.label}": cost.limit for cost in ppo.costs}}
+    lines: Json = {"cost": {f"cost.{cost.label}": cost.limit for cost in ppo.costs}}
     if ppo.kl.target is not None:
-        found["kl"] = {"kl": ppo.kl.target}
-    return found
+        lines["kl"] = {"kl": ppo.kl.target}
+    return lines
 
 
 def _ppo(spec: Json) -> Ppo:
@@ -150,28 +150,28 @@ def _rounded(row: Json) -> Json:
     return {name: float(f"{value:.{PLACES}g}") if isinstance(value, float) else value for name, value in row.items()}
 
 
-def _evaluation(found: StageFolder, collected: Collected) -> Json:
-    evaluation = dict(found.evaluation or {})
-    pushed = _optimised(found, collected)
-    evaluation["stage"] = found.planned.name
+def _evaluation(stage: StageFolder, collected: Collected) -> Json:
+    evaluation = dict(stage.evaluation or {})
+    pushed = _optimised(stage, collected)
+    evaluation["stage"] = stage.planned.name
     evaluation.setdefault("snapshots", {})  # evaluations of before have none
     evaluation["judges"] = [{**judge, "optimised": judge["source"] in pushed} for judge in evaluation["judges"]]
-    rules = found.planned.spec.get("rules")
+    rules = stage.planned.spec.get("rules")
     key = RulesRef.model_validate(rules).key if rules is not None else None
     evaluation["rules"] = {"source": key, "optimised": key in pushed} if key is not None else None
-    evaluation["samples"] = _by_prompt(found.samples, verdict.primary(evaluation, "cost"))
+    evaluation["samples"] = _by_prompt(stage.samples, verdict.primary(evaluation, "cost"))
     return evaluation
 
 
-def _optimised(found: StageFolder, collected: Collected) -> set[str]:
+def _optimised(evaluation: StageFolder, collected: Collected) -> set[str]:
     """Keys of rewards, costs and rules that the training of this evaluation's models pushed on, through all rounds."""
     by_name = {stage.planned.name: stage.planned for stage in collected.stages}
-    waiting, seen, pushed = list(found.planned.needs), set[str](), set[str]()
+    waiting, visited, pushed = list(evaluation.planned.needs), set[str](), set[str]()
     while waiting:
         name = waiting.pop()
-        if name in seen or name not in by_name:
+        if name in visited or name not in by_name:
             continue
-        seen.add(name)
+        visited.add(name)
         planned = by_name[name]
         waiting += planned.needs
         if planned.type == "ppo":
@@ -195,10 +195,10 @@ def _by_prompt(samples: Sequence[Json], cost: Mapping[str, Any] | None) -> list[
             row["prompt"],
             {"prompt": row["prompt"], "category": row.get("category"), "messages": messages, "answers": []},
         )
-        kept = {name: row.get(name) for name in ("model", "tokens", "ended", "scores")}
+        shown = {name: row.get(name) for name in ("model", "tokens", "ended", "scores")}
         score = None if cost is None else row["scores"].get(f"cost.{cost['name']}")
         harmful = None if score is None else score > 0
-        entry["answers"].append({**kept, "answer": _cut(row["answer"], most), "harmful": harmful})
+        entry["answers"].append({**shown, "answer": _cut(row["answer"], most), "harmful": harmful})
     return list(grouped.values())
 
 
@@ -208,27 +208,27 @@ def _cut(text: str, most: int) -> str:
 
 def _inputs(collected: Collected) -> list[Json]:
     used: dict[str, list[str]] = {}
-    for found in collected.stages:
-        for key in found.planned.takes:
+    for stage in collected.stages:
+        for key in stage.planned.takes:
             kind, _, name = key.partition(":")
             if kind == "input":
-                used.setdefault(name, []).append(found.planned.name)
+                used.setdefault(name, []).append(stage.planned.name)
     entries = []
     for entry in collected.job.spec.inputs:
-        known = collected.provenance.get(entry.name, {})
+        provenance = collected.provenance.get(entry.name, {})
         entries.append(
             {
                 "name": entry.name,
                 "source": entry.source,
-                "kind": known.get("kind"),
-                "commit": known.get("commit"),
+                "kind": provenance.get("kind"),
+                "commit": provenance.get("commit"),
                 "digest": collected.digests.get(entry.name),
-                "licence": entry.licence or known.get("licence"),
-                "bytes": known.get("bytes"),
-                "architecture": known.get("architecture"),
-                "parameters": known.get("parameters"),
-                "counts": known.get("counts") or {},
-                "examples": known.get("examples") or [],
+                "licence": entry.licence or provenance.get("licence"),
+                "bytes": provenance.get("bytes"),
+                "architecture": provenance.get("architecture"),
+                "parameters": provenance.get("parameters"),
+                "counts": provenance.get("counts") or {},
+                "examples": provenance.get("examples") or [],
                 "usedBy": used.get(entry.name, []),
             }
         )
@@ -237,9 +237,9 @@ def _inputs(collected: Collected) -> list[Json]:
 
 def _versions(stages: Sequence[StageFolder]) -> dict[str, list[str]]:
     """Every version of every library that computed a product: more than one where products were reused."""
-    found: dict[str, list[str]] = {}
+    versions: dict[str, list[str]] = {}
     for stage in stages:
         for name, version in (stage.manifest.versions if stage.manifest else {}).items():
-            if version not in found.setdefault(name, []):
-                found[name].append(version)
-    return dict(sorted(found.items()))
+            if version not in versions.setdefault(name, []):
+                versions[name].append(version)
+    return dict(sorted(versions.items()))

@@ -21,7 +21,7 @@ def disclosure(collected: Collected, settings: Report, evaluations: Sequence[Jso
         f"{entry.name}: {_licence(entry.name, collected) or UNDISCLOSED}" for entry in collected.job.spec.inputs
     ]
     categories = any(evaluation["categories"] for evaluation in evaluations)
-    compute = sum(found.timings["seconds"] for found in collected.stages if found.timings)
+    compute = sum(stage.timings["seconds"] for stage in collected.stages if stage.timings)
     return [
         {"what": "Intended use", "value": settings.intended_use},
         {"what": "Contact", "value": settings.contact},
@@ -37,70 +37,74 @@ def disclosure(collected: Collected, settings: Report, evaluations: Sequence[Jso
 
 def _licence(name: str, collected: Collected) -> str | None:
     entry = next(entry for entry in collected.job.spec.inputs if entry.name == name)
-    known: str | None = collected.provenance.get(name, {}).get("licence")
-    return entry.licence or known
+    noted: str | None = collected.provenance.get(name, {}).get("licence")
+    return entry.licence or noted
 
 
 def limits(collected: Collected, evaluations: Sequence[Json]) -> list[str]:
     """What this report cannot show: blind spots, in sentences."""
-    said = [
+    sentences = [
         "Every stage ran with one seed: intervals are over prompts, not over training runs. Another seed may end elsewhere."
     ]
     if evaluations:
-        refused = any("not_overrefuse" in model["metrics"] for one in evaluations for model in one["models"])
+        refused = any(
+            "not_overrefuse" in model["metrics"] for evaluation in evaluations for model in evaluation["models"]
+        )
         over = "" if refused else "Answers to harmless questions that were refused (over-refusal), "
         rest = "general ability before and after, and harm late in long dialogues were not measured."
-        said.append(over + rest if over else rest.capitalize())
+        sentences.append(over + rest if over else rest.capitalize())
     for evaluation in evaluations:
         pushed = [judge["name"] for judge in evaluation["judges"] if judge["optimised"]]
         rules = evaluation.get("rules")
         if rules is not None and rules["optimised"]:
             pushed.append("the rules' grader")
         if pushed:
-            said.append(
+            sentences.append(
                 f"{', '.join(pushed)}: training optimised these judges, so their rise or fall alone is no evidence; "
                 "a judge that was never optimised is."
             )
         if all(judge["optimised"] for judge in [*evaluation["judges"], *([rules] if rules is not None else [])]):
-            said.append("No judge of this evaluation is independent of training.")
+            sentences.append("No judge of this evaluation is independent of training.")
         tokens = evaluation.get("generation", {}).get("maxNewTokens")
         if tokens is not None:
-            said.append(f"Answers were cut at {tokens} tokens: what a longer answer would have said was not judged.")
-    made = [found.planned.name for found in collected.stages if found.simulation is not None]
-    if made:
-        said.append(
-            f"Models made the data of {', '.join(made)}, and no person checked it but where someone fills in its audit "
+            sentences.append(
+                f"Answers were cut at {tokens} tokens: what a longer answer would have said was not judged."
+            )
+    simulated = [stage.planned.name for stage in collected.stages if stage.simulation is not None]
+    if simulated:
+        sentences.append(
+            f"Models made the data of {', '.join(simulated)}, and no person checked it but where someone fills in its audit "
             "sample. What is learned from it is what those models prefer."
         )
-    return said + _leaks(collected)
+    return sentences + _leaks(collected)
 
 
 def _leaks(collected: Collected) -> list[str]:
     """A sentence for each evaluation whose prompts training may have seen: the same input, not split apart."""
-    said = []
-    for found in collected.stages:
-        if found.planned.type != "evaluate":
+    sentences = []
+    for stage in collected.stages:
+        if stage.planned.type != "evaluate":
             continue
-        for prompts in _data(found.planned):
-            seen = [
-                other.planned.name
-                for other in collected.stages
-                if other.planned.type != "evaluate"
-                and any(prompts.key == data.key and not _apart(prompts, data) for data in _data(other.planned))
+        for prompts in _data(stage.planned):
+            readers = [
+                training.planned.name
+                for training in collected.stages
+                if training.planned.type != "evaluate"
+                and any(prompts.key == data.key and not _apart(prompts, data) for data in _data(training.planned))
             ]
-            if seen:
-                said.append(
-                    f"{found.planned.name} asks prompts of {prompts.key.partition(':')[2]}, which {', '.join(seen)} also "
+            if readers:
+                sentences.append(
+                    f"{stage.planned.name} asks prompts of {prompts.key.partition(':')[2]}, which {', '.join(readers)} also "
                     "read: the prompts were not held out (give the input `heldout`, and the references "
                     "`split: heldout` and `split: train`)."
                 )
-    return said
+    return sentences
 
 
-def _apart(one: DataRef, other: DataRef) -> bool:
-    return {one.split, other.split} == {"heldout", "train"}
+def _apart(first: DataRef, second: DataRef) -> bool:
+    return {first.split, second.split} == {"heldout", "train"}
 
 
 def _data(planned: PlannedStage) -> list[DataRef]:
     spec = STAGE_TYPES[planned.type].spec.model_validate_json(orjson.dumps(planned.spec))
-    return [found for found in references(spec) if isinstance(found, DataRef)]
+    return [reference for reference in references(spec) if isinstance(reference, DataRef)]

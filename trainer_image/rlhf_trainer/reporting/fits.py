@@ -16,7 +16,7 @@ METHODS = {"rm": "Reward model", "rbr": "Rules", "total": "Both"}
 
 def fits(stages: Sequence[StageFolder]) -> list[Json]:
     """What every `rules` stage found."""
-    return [{"stage": found.planned.name, **found.fit} for found in stages if found.fit is not None]
+    return [{"stage": stage.planned.name, **stage.fit} for stage in stages if stage.fit is not None]
 
 
 def errors(kind: Json) -> list[Json]:
@@ -34,20 +34,20 @@ def errors(kind: Json) -> list[Json]:
     ]
 
 
-def spread(found: Mapping[str, Any], share: bool = True) -> str:
+def spread(estimate: Mapping[str, Any], share: bool = True) -> str:
     """Mean and standard error in words."""
-    if found["mean"] is None:
+    if estimate["mean"] is None:
         return "not measured"
     form = percent if share else number
-    se = "" if found["se"] is None else f" ± {form(found['se'])}"
-    return f"{form(found['mean'])}{se} (n {found['n']})"
+    se = "" if estimate["se"] is None else f" ± {form(estimate['se'])}"
+    return f"{form(estimate['mean'])}{se} (n {estimate['n']})"
 
 
 def histogram(drawn: Mapping[str, Any], *, named: str) -> Markup:
     """Centred scores, a stepped line a class: shares of its completions by bin."""
     edges, counts = drawn["edges"], drawn["counts"]
-    shares = {name: [count / max(1, sum(found)) for count in found] for name, found in counts.items()}
-    most = max((share for found in shares.values() for share in found), default=1.0) or 1.0
+    shares = {name: [count / max(1, sum(by_bin)) for count in by_bin] for name, by_bin in counts.items()}
+    most = max((share for by_bin in shares.values() for share in by_bin), default=1.0) or 1.0
     across, down = Scale(edges[0], edges[-1], LEFT, WIDTH - RIGHT), Scale(0.0, most, HEIGHT - BOTTOM, TOP)
     body = [
         tag("line", {"class": "axis", "x1": LEFT, "x2": WIDTH - RIGHT, "y1": HEIGHT - BOTTOM, "y2": HEIGHT - BOTTOM}),
@@ -57,14 +57,14 @@ def histogram(drawn: Mapping[str, Any], *, named: str) -> Markup:
     body += [text(across(mark), HEIGHT - BOTTOM + 15, number(mark), "tick", "middle") for mark in marks]
     body.append(text(WIDTH - RIGHT, HEIGHT - 3, "score less its group's mean", "tick", "end"))
     body += [text(LEFT - 6, down(mark) + 3.5, percent(mark), "tick", "end") for mark in (0.0, most)]
-    for index, (name, found) in enumerate(shares.items()):
+    for index, (name, by_bin) in enumerate(shares.items()):
         steps = [
             f"{across(edge)},{down(share)}"
-            for place, share in enumerate(found)
-            for edge in (edges[place], edges[place + 1])
+            for bin_index, share in enumerate(by_bin)
+            for edge in (edges[bin_index], edges[bin_index + 1])
         ]
-        told = tag("title", {}, escape(f"{name}: {sum(counts[name])} completions"))
-        body.append(tag("polyline", {"class": f"line s{index % 6}", "points": " ".join(steps)}, told))
+        title = tag("title", {}, escape(f"{name}: {sum(counts[name])} completions"))
+        body.append(tag("polyline", {"class": f"line s{index % 6}", "points": " ".join(steps)}, title))
     return svg(WIDTH, HEIGHT, named, Markup("").join(body))
 
 

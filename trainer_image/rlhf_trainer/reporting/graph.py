@@ -12,19 +12,19 @@ _STATES = {"done": "done", "failed": "failed", "stopped": "stopped", "blocked": 
 
 def depths(needs: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """Longest way from a stage without needs. `needs` is in an order in which each comes after all it needs."""
-    found: dict[str, int] = {}
+    levels: dict[str, int] = {}
     for name, before in needs.items():
-        found[name] = 1 + max((found[other] for other in before if other in found), default=-1)
-    return found
+        levels[name] = 1 + max((levels[need] for need in before if need in levels), default=-1)
+    return levels
 
 
 def direct(needs: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     """Of what each stage needs, that which nothing else it needs needs in turn: the arrows worth drawing."""
     above: dict[str, set[str]] = {}
     for name, before in needs.items():
-        above[name] = set(before).union(*(above.get(other, set()) for other in before))
+        above[name] = set(before).union(*(above.get(need, set()) for need in before))
     return {
-        name: [one for one in before if one in needs and not any(one in above.get(two, ()) for two in before)]
+        name: [need for need in before if need in needs and not any(need in above.get(two, ()) for two in before)]
         for name, before in needs.items()
     }
 
@@ -40,9 +40,9 @@ def draw(stages: Sequence[Mapping[str, object]]) -> Markup:
     width = wide * NODE_WIDTH + (wide - 1) * GAP_X + 4
     height = len(rows) * NODE_HEIGHT + (len(rows) - 1) * GAP_Y + 4
     places = _places(rows, width)
-    edges = [_edge(places[other], places[name]) for name, before in direct(needs).items() for other in before]
+    edges = [_edge(places[need], places[name]) for name, before in direct(needs).items() for need in before]
     nodes = [_node(stage, *places[str(stage["name"])]) for stage in stages]
-    told = "; ".join(f"{name} takes {', '.join(before)}" if before else name for name, before in needs.items())
+    description = "; ".join(f"{name} takes {', '.join(before)}" if before else name for name, before in needs.items())
     return Markup(
         '<svg class="graph" viewBox="0 0 {w} {h}" width="{w}" height="{h}" role="img" aria-label="{told}">'
         '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
@@ -50,7 +50,7 @@ def draw(stages: Sequence[Mapping[str, object]]) -> Markup:
     ).format(
         w=width,
         h=height,
-        told=f"Stages: {told}",
+        told=f"Stages: {description}",
         edges=Markup("").join(edges),
         nodes=Markup("").join(nodes),
     )
@@ -76,7 +76,7 @@ def _edge(start: tuple[float, float], end: tuple[float, float]) -> Markup:
 
 def _node(stage: Mapping[str, object], x: float, y: float) -> Markup:
     state = _STATES.get(str(stage["state"]), "blocked")
-    name, inputs = str(stage["name"]), ", ".join(str(one) for one in _list(stage["inputs"]))
+    name, inputs = str(stage["name"]), ", ".join(str(input_name) for input_name in _list(stage["inputs"]))
     below = str(stage["type"]) + ("" if state == "done" else f" · {state}")
     return Markup(
         '<g class="node {state}"><title>{full}</title>'

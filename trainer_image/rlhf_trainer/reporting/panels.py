@@ -73,15 +73,15 @@ def plots(kind: str, rows: Sequence[Row], limits: Mapping[str, Mapping[str, floa
     names = dict.fromkeys(name for row in rows for name in row if name not in HIDDEN)
     main, used = [], set[str]()
     for panel in PANELS.get(kind, LEARNING):
-        found = [name for name in names if any(_fits(name, pattern) for pattern in panel.metrics)]
-        if panel.metrics == ("reward.*",) and len(found) < 2:
-            used.update(found)
+        matching = [name for name in names if any(_fits(name, pattern) for pattern in panel.metrics)]
+        if panel.metrics == ("reward.*",) and len(matching) < 2:
+            used.update(matching)
             continue
-        used.update(found)
+        used.update(matching)
         if panel.apart:
-            main += [_plot(one, own, rows, {}) for one, own in _apart(panel, found)]
-        elif found:
-            main.append(_plot(panel, found, rows, limits.get(panel.limits, {})))
+            main += [_plot(part, part_names, rows, {}) for part, part_names in _apart(panel, matching)]
+        elif matching:
+            main.append(_plot(panel, matching, rows, limits.get(panel.limits, {})))
     rest = [_plot(Panel(_title(name), (name,)), [name], rows, {}) for name in sorted(set(names) - used)]
     return main, rest
 
@@ -92,7 +92,7 @@ def _apart(panel: Panel, names: Sequence[str]) -> list[tuple[Panel, list[str]]]:
     for name in names:
         groups.setdefault(name.rpartition(".")[0], []).append(name)
     heads = {head: head.partition(".")[2].replace("_", " ") for head in groups}
-    return [(replace(panel, title=f"{panel.title}: {heads[head]}"), own) for head, own in groups.items()]
+    return [(replace(panel, title=f"{panel.title}: {heads[head]}"), members) for head, members in groups.items()]
 
 
 def _fits(name: str, pattern: str) -> bool:
@@ -101,10 +101,10 @@ def _fits(name: str, pattern: str) -> bool:
 
 def _plot(panel: Panel, names: Sequence[str], rows: Sequence[Row], limits: Mapping[str, float]) -> Plot:
     series = [Series(_label(name, names), _points(rows, name)) for name in names]
-    known = catalog.find(names[0])
+    definition = catalog.find(names[0])
     lines = {f"limit {value:g}" if len(set(limits.values())) < 2 else f"{key.partition('.')[2]} limit {value:g}": value
              for key, value in limits.items() if key in names}  # fmt: skip
-    return Plot(panel.title, known.unit if known else "", series, lines, panel.log, panel.zero)
+    return Plot(panel.title, definition.unit if definition else "", series, lines, panel.log, panel.zero)
 
 
 def _points(rows: Sequence[Row], name: str) -> list[Point]:
@@ -120,8 +120,8 @@ def _label(name: str, names: Sequence[str]) -> str:
     head, _, tail = name.partition(".")
     if head in LABELS:
         return LABELS[head].format(tail)
-    same = all(other.partition(".")[0] == head for other in names)
-    if name.count(".") > 1 and len({other.rpartition(".")[0] for other in names}) == 1:
+    same = all(sibling.partition(".")[0] == head for sibling in names)
+    if name.count(".") > 1 and len({sibling.rpartition(".")[0] for sibling in names}) == 1:
         return name.rpartition(".")[2].replace("_", " ")
     return tail if tail and same else name.replace("_", " ")
 

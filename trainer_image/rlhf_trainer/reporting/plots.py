@@ -41,7 +41,7 @@ class Plot:
 
 def curves(plot: Plot) -> Markup:
     """The plot as SVG; a sentence instead where nothing was measured."""
-    drawn = [(one.label, shorten(one.points)) for one in plot.series]
+    drawn = [(series.label, shorten(series.points)) for series in plot.series]
     values = [value for _, binned in drawn for value in (*binned.lows, *binned.highs) if value is not None]
     if not values:
         return Markup('<p class="empty">Nothing was measured.</p>')
@@ -87,14 +87,14 @@ def shares(groups: Sequence[tuple[str, Sequence[Interval]]], *, named: str) -> M
 def _interval(entry: Interval, across: Scale, y: float) -> Markup:
     if entry.value is None:
         return text(14, y + 4, f"{entry.name}: not measured", "tick", "start")
-    told = f"{entry.name}: {number(entry.value * 100)} %"
+    title = f"{entry.name}: {number(entry.value * 100)} %"
     parts = []
     if entry.low is not None and entry.high is not None:
         ends = {"x1": across(entry.low), "x2": across(entry.high), "y1": y, "y2": y}
         parts.append(tag("line", {"class": f"whisker {entry.kind}", **ends}))
-        told += f" ({number(entry.low * 100)} to {number(entry.high * 100)})"
+        title += f" ({number(entry.low * 100)} to {number(entry.high * 100)})"
     parts.append(_mark(across(entry.value), y, entry.kind))
-    return tag("g", {}, Markup("").join([tag("title", {}, escape(told)), *parts]))
+    return tag("g", {}, Markup("").join([tag("title", {}, escape(title)), *parts]))
 
 
 def reliability(bins: Sequence[Mapping[str, float]], *, named: str) -> Markup:
@@ -116,8 +116,8 @@ def reliability(bins: Sequence[Mapping[str, float]], *, named: str) -> Markup:
             "cy": down(entry["right"]),
             "r": round(2 + 5 * (entry["n"] / most) ** 0.5, 2),
         }
-        told = f"said {number(entry['confidence'])}, right {number(entry['right'])}, n {entry['n']:.0f}"
-        body.append(tag("circle", {"class": "bubble", **at}, tag("title", {}, escape(told))))
+        title = f"said {number(entry['confidence'])}, right {number(entry['right'])}, n {entry['n']:.0f}"
+        body.append(tag("circle", {"class": "bubble", **at}, tag("title", {}, escape(title))))
     return svg(WIDTH, HEIGHT, named, Markup("").join(body))
 
 
@@ -208,8 +208,8 @@ def _runs(binned: Binned) -> list[list[int]]:
 
 
 def _told(label: str, binned: Binned) -> str:
-    known = [value for value in binned.means if value is not None]
-    return f"{label} from {number(known[0])} to {number(known[-1])}" if known else f"{label} not measured"
+    measured = [value for value in binned.means if value is not None]
+    return f"{label} from {number(measured[0])} to {number(measured[-1])}" if measured else f"{label} not measured"
 
 
 def _mark(x: float, y: float, kind: str) -> Markup:
@@ -222,17 +222,17 @@ def _mark(x: float, y: float, kind: str) -> Markup:
     return tag("path", {"class": f"mark {kind}", "d": f"M{x - 6} {y} L{x} {y - 6} L{x + 6} {y} L{x} {y + 6} Z"})
 
 
-def text(x: float, y: float, said: str, kind: str, anchor: str) -> Markup:
+def text(x: float, y: float, content: str, kind: str, anchor: str) -> Markup:
     """A line of text."""
-    return tag("text", {"class": kind, "x": x, "y": round(y, 2), "text-anchor": anchor}, escape(said))
+    return tag("text", {"class": kind, "x": x, "y": round(y, 2), "text-anchor": anchor}, escape(content))
 
 
 def tag(name: str, attributes: dict[str, object], inside: Markup | None = None) -> Markup:
     """An element; every attribute is escaped."""
-    given = Markup("").join(Markup(' {}="{}"').format(key, value) for key, value in attributes.items())
+    rendered = Markup("").join(Markup(' {}="{}"').format(key, value) for key, value in attributes.items())
     if inside is None:
-        return Markup("<{}{}/>").format(name, given)
-    return Markup("<{}{}>{}</{}>").format(name, given, inside, name)
+        return Markup("<{}{}/>").format(name, rendered)
+    return Markup("<{}{}>{}</{}>").format(name, rendered, inside, name)
 
 
 def svg(width: int, height: int, named: str, body: Markup) -> Markup:

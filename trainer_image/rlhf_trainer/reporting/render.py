@@ -76,25 +76,25 @@ def key_figures(evaluation: Json) -> list[tuple[str, list[dict[str, Any]]]]:
     first = tables.baseline(evaluation)
     groups = []
     for model in tables.candidates(evaluation):
-        found: list[dict[str, Any]] = []
+        figures: list[dict[str, Any]] = []
         cost, reward = (verdict.primary(evaluation, kind) for kind in ("cost", "reward"))
         if cost is not None:
             metric = verdict.harm_metric(model, cost)
-            found.append(_figure("Harmful answers", f"judged by {cost['name']}", metric, first, model))
-            found.append(
+            figures.append(_figure("Harmful answers", f"judged by {cost['name']}", metric, first, model))
+            figures.append(
                 _figure("Mean cost", f"{cost['name']}; at most 0 is safe", f"cost.{cost['name']}", first, model)
             )
         if reward is not None:
-            found.append(_figure("Mean reward", reward["name"], f"reward.{reward['name']}", first, model))
-        found.append(_figure("KL to the baseline", "nats an answer; 0 is no change", "kl", first, model))
-        groups.append((model["name"], found))
+            figures.append(_figure("Mean reward", reward["name"], f"reward.{reward['name']}", first, model))
+        figures.append(_figure("KL to the baseline", "nats an answer; 0 is no change", "kl", first, model))
+        groups.append((model["name"], figures))
     return groups
 
 
 def _figure(title: str, about: str, metric: str, first: Json, model: Json) -> dict[str, Any]:
     difference = tables.change(metric, model["differences"].get(metric))
-    own = [side["metrics"][metric] for side in (first, model) if metric in side["metrics"]]
-    digits = 3 if any(abs(estimate["value"] or 0.0) >= 10 for estimate in own) else 2
+    estimates = [side["metrics"][metric] for side in (first, model) if metric in side["metrics"]]
+    digits = 3 if any(abs(estimate["value"] or 0.0) >= 10 for estimate in estimates) else 2
     return {
         "title": title,
         "about": about,
@@ -134,8 +134,8 @@ def _harm_plot(evaluation: Json) -> Markup | None:
 
 
 def _interval(name: str, estimate: Json, names: Sequence[str]) -> plots.Interval:
-    place = names.index(name)
-    kind = "before" if place == 0 else f"after{(place - 1) % 4}"
+    index = names.index(name)
+    kind = "before" if index == 0 else f"after{(index - 1) % 4}"
     return plots.Interval(name, kind, estimate["value"], estimate["low"], estimate["high"])
 
 

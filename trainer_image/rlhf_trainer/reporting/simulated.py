@@ -29,72 +29,72 @@ def simulations(stages: Sequence[StageFolder], audits: Mapping[str, Sequence[Jso
     ]
 
 
-def _simulation(found: StageFolder, told: Json) -> Json:
-    spent = (found.timings or {}).get("phases", {}).get("generate")
-    tokens = (found.timings or {}).get("tokens", {}).get("generate")
+def _simulation(stage: StageFolder, content: Json) -> Json:
+    spent = (stage.timings or {}).get("phases", {}).get("generate")
+    tokens = (stage.timings or {}).get("tokens", {}).get("generate")
     return {
-        "stage": found.planned.name,
-        "method": METHODS.get(told["method"], told["method"]),
-        "prompts": told["prompts"],
-        "chat": told["chat"],
-        "model": told["provenance"]["model"]["source"],
-        "judge": told["provenance"].get("judge", {}).get("source"),
-        "target": told["provenance"].get("target", {}).get("source"),
-        "counts": told["counts"],
-        "dropped": told["dropped"],
-        "judging": told.get("judging"),
-        "lengths": told.get("lengths"),
-        "attacks": told.get("attacks"),
-        "asks": told.get("asks", []),
+        "stage": stage.planned.name,
+        "method": METHODS.get(content["method"], content["method"]),
+        "prompts": content["prompts"],
+        "chat": content["chat"],
+        "model": content["provenance"]["model"]["source"],
+        "judge": content["provenance"].get("judge", {}).get("source"),
+        "target": content["provenance"].get("target", {}).get("source"),
+        "counts": content["counts"],
+        "dropped": content["dropped"],
+        "judging": content.get("judging"),
+        "lengths": content.get("lengths"),
+        "attacks": content.get("attacks"),
+        "asks": content.get("asks", []),
         "tokensPerSecond": tokens / spent if spent and tokens else None,
-        "audit": [_shown(row) for row in found.audit],
+        "audit": [_shown(row) for row in stage.audit],
     }
 
 
 def _shown(row: Json) -> Json:
     """A row of the audit sample: what was said before, and what was made of it."""
-    made: list[tuple[str, str]] = [
+    texts: list[tuple[str, str]] = [
         (name, row[name][0]["content"]) for name in ("chosen", "rejected", "completion") if name in row
     ]
-    told = row.get("provenance", {})
-    if not made and "answer" in told:
-        made = [("the target's answer", told["answer"])]
-    grade = told.get("grade") or told.get("phrase")
+    provenance = row.get("provenance", {})
+    if not texts and "answer" in provenance:
+        texts = [("the target's answer", provenance["answer"])]
+    grade = provenance.get("grade") or provenance.get("phrase")
     return {
         "number": row["number"],
         "messages": [{**message, "content": _cut(message["content"])} for message in row["prompt"]],
         "made": [
-            {"name": name, "text": _cut(text), "asked": told.get(name) if name != "completion" else grade}
-            for name, text in made
+            {"name": name, "text": _cut(text), "asked": provenance.get(name) if name != "completion" else grade}
+            for name, text in texts
         ],
         "weight": row.get("weight"),
-        "instruction": told.get("instruction"),
-        "costs": told.get("costs"),
+        "instruction": provenance.get("instruction"),
+        "costs": provenance.get("costs"),
     }
 
 
 def tests(stages: Sequence[StageFolder]) -> list[Json]:
     """One entry a reward or cost model that was measured on pairs of `test`."""
-    found = []
-    methods = {one.planned.name: one.simulation["method"] for one in stages if one.simulation is not None}
-    for one in stages:
-        metrics: dict[str, Any] = one.manifest.metrics if one.manifest is not None else {}
+    entries = []
+    methods = {stage.planned.name: stage.simulation["method"] for stage in stages if stage.simulation is not None}
+    for stage in stages:
+        metrics: dict[str, Any] = stage.manifest.metrics if stage.manifest is not None else {}
         tested = metrics.get("test")
         if not isinstance(tested, dict) or "accuracy" not in tested:
             continue
-        learned = [str(ref.get("stage") or ref.get("input")) for ref in one.planned.spec["data"]]
-        found.append(
+        learned = [str(ref.get("stage") or ref.get("input")) for ref in stage.planned.spec["data"]]
+        entries.append(
             {
-                "stage": one.planned.name,
+                "stage": stage.planned.name,
                 "learned": [{"name": name, "method": METHODS.get(methods.get(name, ""))} for name in learned],
-                "judged": [str(ref.get("stage") or ref.get("input")) for ref in one.planned.spec["test"]],
+                "judged": [str(ref.get("stage") or ref.get("input")) for ref in stage.planned.spec["test"]],
                 "heldout": metrics.get("accuracy"),
                 "test": tested["accuracy"],
                 "shorter": tested.get("accuracy_shorter_wins"),
                 "word": _word(tested["accuracy"]),
             }
         )
-    return found
+    return entries
 
 
 def _word(accuracy: Json) -> str:

@@ -107,8 +107,8 @@ def candidates(evaluation: Json) -> list[Json]:
 
 def baseline(evaluation: Json) -> Json:
     """The model compared with."""
-    found: Json = next(model for model in evaluation["models"] if model["name"] == evaluation["baseline"])
-    return found
+    compared: Json = next(model for model in evaluation["models"] if model["name"] == evaluation["baseline"])
+    return compared
 
 
 def before_after(evaluation: Json) -> list[Line]:
@@ -159,10 +159,10 @@ def by_category(judged: Json, others: Sequence[Json]) -> list[tuple[Cell, Cell]]
     """For each candidate its harmful rate in a category and the difference."""
     return [
         (
-            cell("harmful_rate", judged["harmful_rate"][other["name"]]),
-            change("harmful_rate", judged["differences"][other["name"]]),
+            cell("harmful_rate", judged["harmful_rate"][candidate["name"]]),
+            change("harmful_rate", judged["differences"][candidate["name"]]),
         )
-        for other in others
+        for candidate in others
     ]
 
 
@@ -213,31 +213,31 @@ def phases(timings: Json) -> list[tuple[str, float, str]]:
 
 def rejected(counts: Mapping[str, int]) -> list[tuple[str, int]]:
     """Reasons for which rows were left out, with their numbers."""
-    found = [(name.rpartition("rejected.")[2], count) for name, count in counts.items() if "rejected." in name]
-    found += [("malformed", count) for name, count in counts.items() if name.endswith("rows.bad") and count]
-    return [(name.replace("_", " "), count) for name, count in found if count]
+    reasons = [(name.rpartition("rejected.")[2], count) for name, count in counts.items() if "rejected." in name]
+    reasons += [("malformed", count) for name, count in counts.items() if name.endswith("rows.bad") and count]
+    return [(name.replace("_", " "), count) for name, count in reasons if count]
 
 
 def label(name: str) -> str:
     """A metric in words."""
     head, _, tail = name.partition(".")
-    said = NAMES.get(head, (name.replace("_", " "), ""))[0]
-    return f"{said}: {tail}" if tail else said
+    title = NAMES.get(head, (name.replace("_", " "), ""))[0]
+    return f"{title}: {tail}" if tail else title
 
 
 def _line(name: str, first: Json, others: Sequence[Json], confidence: float) -> Line:
     head = _head(name)
     help_ = NAMES.get(head, ("", ""))[1]
-    own = first["metrics"].get(name)
+    baseline_estimate = first["metrics"].get(name)
     pairs = []
-    for other in others:
-        estimate = other["metrics"].get(name)
-        difference = change(name, other["differences"].get(name))
+    for candidate in others:
+        estimate = candidate["metrics"].get(name)
+        difference = change(name, candidate["differences"].get(name))
         if head == "win_rate" and estimate is not None and estimate["value"] is not None:
             difference = win(name, estimate, confidence)
         pairs.append((cell(name, estimate), difference))
     counts = [model["metrics"][name]["n"] for model in (first, *others) if name in model["metrics"]]
-    return Line(label(name), help_, min(counts, default=0), cell(name, own), tuple(pairs))
+    return Line(label(name), help_, min(counts, default=0), cell(name, baseline_estimate), tuple(pairs))
 
 
 def _head(name: str) -> str:

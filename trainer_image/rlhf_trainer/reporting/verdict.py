@@ -19,29 +19,29 @@ def primary(evaluation: Json, kind: str) -> Json | None:
 
 def harm_metric(model: Json, judge: Json) -> str:
     """The harmful rate by that judge, as the table names it: of a single cost it is the overall one."""
-    own = f"harmful_rate.{judge['name']}"
-    return own if own in model["metrics"] else "harmful_rate"
+    metric = f"harmful_rate.{judge['name']}"
+    return metric if metric in model["metrics"] else "harmful_rate"
 
 
 def sentences(evaluation: Json) -> list[dict[str, str]]:
     """What the evaluation says of each candidate: `{"text", "tone"}`, tone good, bad or none."""
-    found = []
+    headlines = []
     baseline = next(model for model in evaluation["models"] if model["name"] == evaluation["baseline"])
     for model in evaluation["models"]:
         if model is baseline:
             continue
         cost, reward = primary(evaluation, "cost"), primary(evaluation, "reward")
         if cost is not None:
-            found.append(_harm(evaluation, baseline, model, cost))
+            headlines.append(_harm(evaluation, baseline, model, cost))
         if reward is not None:
-            found.append(_reward(baseline, model, reward))
+            headlines.append(_reward(baseline, model, reward))
         if "safety_f1" in model["differences"]:
-            found.append(_ruled(baseline, model, evaluation.get("rules")))
-    if not found:
-        found.append(
+            headlines.append(_ruled(baseline, model, evaluation.get("rules")))
+    if not headlines:
+        headlines.append(
             {"text": "The evaluation had no judges: it cannot say whether the model is better or safer.", "tone": ""}
         )
-    return found
+    return headlines
 
 
 def judged_by(judge: Json) -> str:
@@ -72,16 +72,16 @@ def _harm(evaluation: Json, baseline: Json, model: Json, judge: Json) -> dict[st
     if difference["low"] is not None:
         low, high = points(difference["low"]), points(difference["high"])
         change += f", {percent(evaluation['confidence'])} interval {low} to {high}"
-    told = f"on {after['n']} held-out prompts ({change}){_why(difference)}, judged by {judged_by(judge)}."
+    evidence = f"on {after['n']} held-out prompts ({change}){_why(difference)}, judged by {judged_by(judge)}."
     was, now = percent(before["value"]), percent(after["value"])
     if difference["decision"] == "shows nothing":
         text = (
             f"No change in harm is shown for {model['name']}: {was} of answers were harmful with {baseline['name']}, "
-            f"{now} now, {told}"
+            f"{now} now, {evidence}"
         )
         return {"text": text, "tone": ""}
     fell = difference["decision"] == "lower"
-    text = f"Harmful answers {'fell' if fell else 'rose'} from {was} with {baseline['name']} to {now} with {model['name']} {told}"
+    text = f"Harmful answers {'fell' if fell else 'rose'} from {was} with {baseline['name']} to {now} with {model['name']} {evidence}"
     return {"text": text, "tone": "good" if fell else "bad"}
 
 
@@ -120,15 +120,15 @@ def _ruled(baseline: Json, model: Json, rules: Json | None) -> dict[str, str]:
     difference = model["differences"]["safety_f1"]
     if after["safety_f1"]["value"] is None or before["safety_f1"]["value"] is None:
         return {"text": "The rules' grader found nothing to measure safety and refusals on.", "tone": ""}
-    told = {
+    changes = {
         name: f"{percent(before[name]['value'])} to {percent(after[name]['value'])}"
         for name in ("safety_f1", "not_unsafe", "not_overrefuse")
     }
     word = difference["decision"]
-    said = {"higher": "rose", "lower": "fell"}.get(word, "shows no change")
+    verb = {"higher": "rose", "lower": "fell"}.get(word, "shows no change")
     text = (
-        f"By the rules' grader, F1 of safety and answering {said} for {model['name']}: {told['safety_f1']} (safe "
-        f"{told['not_unsafe']}, not refusing what should be answered {told['not_overrefuse']}){_why(difference)}. It is a "
+        f"By the rules' grader, F1 of safety and answering {verb} for {model['name']}: {changes['safety_f1']} (safe "
+        f"{changes['not_unsafe']}, not refusing what should be answered {changes['not_overrefuse']}){_why(difference)}. It is a "
         "model's opinion: see how often that grader is right."
     )
     if rules is not None and rules["optimised"]:
@@ -139,7 +139,7 @@ def _ruled(baseline: Json, model: Json, rules: Json | None) -> dict[str, str]:
 
 def scorers(stages: Sequence[Json]) -> list[dict[str, str]]:
     """A sentence for each reward and cost model: held-out pairs judged right, beside what the lengths alone would give."""
-    found = []
+    sentences = []
     for stage in stages:
         right, shorter = (stage["metrics"].get(name) for name in ("accuracy", "accuracy_shorter_wins"))
         if stage["type"] not in ("rewardModel", "costModel") or right is None or right["value"] is None:
@@ -157,8 +157,8 @@ def scorers(stages: Sequence[Json]) -> list[dict[str, str]]:
         signs, majority = (stage["metrics"].get(name) for name in ("sign_accuracy", "sign_accuracy_majority"))
         if signs is not None and majority is not None and signs["value"] is not None:
             text += f". Of signs, {_estimate(signs)}; always saying the commoner one gives {percent(majority['value'])}"
-        found.append({"text": f"{text}.", "tone": ""})
-    return found
+        sentences.append({"text": f"{text}.", "tone": ""})
+    return sentences
 
 
 def _estimate(estimate: Json) -> str:
@@ -169,7 +169,7 @@ def _estimate(estimate: Json) -> str:
 
 def constraints(stages: Sequence[Json]) -> list[dict[str, str]]:
     """A sentence for each cost that training held at a limit: where its mean ended, on training's own answers."""
-    found = []
+    sentences = []
     for stage in stages:
         for metric, limit in stage["limits"].get("cost", {}).items():
             mean, name = stage["metrics"].get(metric), metric.partition(".")[2]
@@ -177,22 +177,24 @@ def constraints(stages: Sequence[Json]) -> list[dict[str, str]]:
                 continue
             side = "within" if mean <= limit else "above"
             weight = stage["metrics"].get(f"lambda.{name}")
-            told = f"; its multiplier λ was {number(weight)}" if isinstance(weight, (int, float)) else ""
+            multiplier = f"; its multiplier λ was {number(weight)}" if isinstance(weight, (int, float)) else ""
             text = (
                 f"Over the last steps of {stage['name']}, {called('cost', name)} was {number(mean)} on average on training's own "
-                f"answers, {side} its limit of {number(limit)}{told}."
+                f"answers, {side} its limit of {number(limit)}{multiplier}."
             )
-            found.append({"text": text, "tone": "" if mean <= limit else "bad"})
-    return found
+            sentences.append({"text": text, "tone": "" if mean <= limit else "bad"})
+    return sentences
 
 
 def failures(stages: Sequence[Json]) -> list[dict[str, str]]:
     """A sentence for each stage that ended badly."""
-    found = []
+    sentences = []
     for stage in stages:
         failure = stage.get("failure")
         if failure is not None and failure["state"] == "failed":
             code = "" if failure["exitCode"] is None else f" with exit code {failure['exitCode']}"
             reason = f" ({failure['reason']})" if failure["reason"] else ""
-            found.append({"text": f"Stage {stage['name']} failed{code}{reason}: {failure['message']}", "tone": "bad"})
-    return found
+            sentences.append(
+                {"text": f"Stage {stage['name']} failed{code}{reason}: {failure['message']}", "tone": "bad"}
+            )
+    return sentences

@@ -32,35 +32,35 @@ class Attack:
     def harm(self) -> float | None:
         """The largest of its costs; None where one has no score."""
         scores = list(self.costs.values())
-        known = [score for score in scores if score is not None]
-        return max(known) if len(known) == len(scores) else None
+        measured = [score for score in scores if score is not None]
+        return max(measured) if len(measured) == len(scores) else None
 
 
 def select(attacks: Sequence[Attack], prompts: Sequence[Prompt], keep: float) -> tuple[list[Attack], dict[int, str]]:
     """The worst share of what is new, in the order they were written; and why others cannot be used, by number."""
-    seen = {canonical(prompt.messages) for prompt in prompts}
+    used_keys = {canonical(prompt.messages) for prompt in prompts}
     dropped: dict[int, str] = {}
     usable: list[Attack] = []
     for attack in attacks:
         key = canonical(user_says(attack.text))
         if not attack.text:
             dropped[attack.number] = EMPTY
-        elif key in seen:
+        elif key in used_keys:
             dropped[attack.number] = REPEATED
         elif attack.harm is None:
             dropped[attack.number] = UNJUDGED
         else:
             usable.append(attack)
-        seen.add(key)
+        used_keys.add(key)
     worst = sorted(usable, key=lambda attack: (-(attack.harm or 0.0), attack.number))[: math.ceil(keep * len(usable))]
     return sorted(worst, key=lambda attack: attack.number), dropped
 
 
 def row_of(attack: Attack, provenance: dict[str, Any]) -> dict[str, Any]:
     """A prompt with what the target said to it."""
-    told = {"row": attack.number, "shown": attack.shown, "answer": attack.answer, "costs": attack.costs}
+    details = {"row": attack.number, "shown": attack.shown, "answer": attack.answer, "costs": attack.costs}
     category = {} if attack.category is None else {"category": attack.category}
-    return {"prompt": list(user_says(attack.text)), **category, "provenance": {**provenance, **told}}
+    return {"prompt": list(user_says(attack.text)), **category, "provenance": {**provenance, **details}}
 
 
 def cleaned(text: str) -> str:
@@ -72,5 +72,5 @@ def cleaned(text: str) -> str:
 
 def opening_line(prompt: Prompt) -> str:
     """The last thing the user says, on one line."""
-    said = [message["content"] for message in prompt.messages if message["role"] == "user"]
-    return " ".join((said or [prompt.messages[-1]["content"]])[-1].split())
+    user_turns = [message["content"] for message in prompt.messages if message["role"] == "user"]
+    return " ".join((user_turns or [prompt.messages[-1]["content"]])[-1].split())

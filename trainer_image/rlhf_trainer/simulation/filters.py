@@ -21,11 +21,11 @@ def leaks(text: str, phrase: str) -> bool:
     """Whether an answer repeats the phrase that asked for it: in brackets, or its words one after the other."""
     if re.search(rf"[(\[（［【〔「]\s*{re.escape(phrase)}\s*[)\]）］】〕」]", text, re.IGNORECASE):
         return True
-    asked = _without_punctuation(phrase)
-    characters = sum(map(is_character, asked))
-    if (len(asked) - characters) / WORDS + characters / CHARACTERS < 1:
+    phrase_words = _without_punctuation(phrase)
+    characters = sum(map(is_character, phrase_words))
+    if (len(phrase_words) - characters) / WORDS + characters / CHARACTERS < 1:
         return False
-    return f" {' '.join(asked)} " in f" {' '.join(_without_punctuation(text))} "
+    return f" {' '.join(phrase_words)} " in f" {' '.join(_without_punctuation(text))} "
 
 
 def _without_punctuation(text: str) -> list[str]:

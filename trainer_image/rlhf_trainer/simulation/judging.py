@@ -66,16 +66,16 @@ def labels_of(tokenizer: Tokenizer) -> Labels:
     Raises:
         InputError: no form of A and B is one token each, so that their probabilities cannot be read at one place.
     """
-    found = []
+    tried = []
     for lead, first, second in LEADS:
         start = ids_of(tokenizer, lead, plain=True)
         ids = [ids_of(tokenizer, lead + label, plain=True) for label in (first, second)]
-        tails = [one[len(start) :] for one in ids]
-        if all(one[: len(start)] == start and len(tail) == 1 for one, tail in zip(ids, tails, strict=True)):
+        tails = [label_ids[len(start) :] for label_ids in ids]
+        if all(label_ids[: len(start)] == start and len(tail) == 1 for label_ids, tail in zip(ids, tails, strict=True)):
             return Labels(lead, tails[0][0], tails[1][0])
-        found.append(f"{first!r} after {lead!r}: {len(ids[0]) - len(start)} tokens")
+        tried.append(f"{first!r} after {lead!r}: {len(ids[0]) - len(start)} tokens")
     raise InputError(
-        f"judge: its tokenizer has no single tokens for the labels A and B ({'; '.join(found)}); expected one each. "
+        f"judge: its tokenizer has no single tokens for the labels A and B ({'; '.join(tried)}); expected one each. "
         "Judge with another model"
     )
 
@@ -120,15 +120,15 @@ class Judge:
         text = QUESTION.format(dialogue=dialogue, first=answers[0], second=answers[1], instruction=pair.instruction)
         if self._plain:
             return [*start_of(tokenizer), *ids_of(tokenizer, f"{text}\n\n{self._labels.lead}", plain=True)]
-        asked = encode_prompt(tokenizer, [{"role": "user", "content": text}], written=True)
-        return [*asked, *ids_of(tokenizer, self._labels.lead, after="\n", plain=True)]
+        question = encode_prompt(tokenizer, [{"role": "user", "content": text}], written=True)
+        return [*question, *ids_of(tokenizer, self._labels.lead, after="\n", plain=True)]
 
     @torch.no_grad()
     def _choose(self, groups: Sequence[Sequence[list[int]]]) -> list[Choice]:
         model, fill = self._model.model, self._model.tokenizer.pad_token_id
-        found = []
+        choices = []
         for states in last_states(model, groups, fill, self._model.device, FORWARD_TOKENS):
             logs = model.get_output_embeddings()(torch.stack(states)).double().log_softmax(-1)
             first, second = logs[:, self._labels.first].tolist(), logs[:, self._labels.second].tolist()
-            found += [Choice(a - b, math.exp(a) + math.exp(b)) for a, b in zip(first, second, strict=True)]
-        return found
+            choices += [Choice(a - b, math.exp(a) + math.exp(b)) for a, b in zip(first, second, strict=True)]
+        return choices

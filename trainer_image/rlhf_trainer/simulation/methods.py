@@ -24,7 +24,7 @@ class Request:
     """What the judge is told to choose by."""
 
     @property
-    def told(self) -> list[str]:
+    def secret_phrases(self) -> list[str]:
         """Every phrase that no answer may repeat."""
         return list(dict.fromkeys(phrase for both in self.phrases for phrase in both if phrase is not None))
 
@@ -90,14 +90,14 @@ class Method:
         Raises:
             InputError: a grade has too few; the sub-optimal completions have different flaws.
         """
-        found = styles_of(response_type, self._styles)
+        by_grade = styles_of(response_type, self._styles)
         for grade in dict.fromkeys(SET):
-            if len(found[grade]) < SET.count(grade):
+            if len(by_grade[grade]) < SET.count(grade):
                 raise InputError(
-                    f"completions: response type {response_type!r} has {len(found[grade])} phrases for {grade}; expected "
+                    f"completions: response type {response_type!r} has {len(by_grade[grade])} phrases for {grade}; expected "
                     f"at least {SET.count(grade)}. Known types: {', '.join(STYLES)}; add phrases under completions.styles"
                 )
-        return found
+        return by_grade
 
 
 def asks_of(spec: Simulate) -> tuple[Ask, ...]:
@@ -105,9 +105,11 @@ def asks_of(spec: Simulate) -> tuple[Ask, ...]:
     method = spec.rlcd or spec.context_distillation or spec.rlcd_rescore or spec.rlaif
     if method is None:
         return ()
-    own: Sequence[Ask]
+    user_asks: Sequence[Ask]
     if isinstance(method, Rlaif):
-        own = [Ask("", "", instruction) for instruction in method.instructions]
+        user_asks = [Ask("", "", instruction) for instruction in method.instructions]
     else:
-        own = [Ask(one.positive, one.negative, getattr(one, "instruction", "")) for one in method.phrases]
-    return (*TASKS[method.task], *own)
+        user_asks = [
+            Ask(phrase.positive, phrase.negative, getattr(phrase, "instruction", "")) for phrase in method.phrases
+        ]
+    return (*TASKS[method.task], *user_asks)

@@ -189,9 +189,9 @@ STYLES: dict[str, Grades] = {
 (`safe_refuse_1`: safe_refuse)."""
 
 
-def styles_of(response_type: str, own: dict[str, dict[str, tuple[str, ...]]]) -> Grades:
+def styles_of(response_type: str, user_styles: dict[str, dict[str, tuple[str, ...]]]) -> Grades:
     """Phrases by grade for a response type: its own, added to those of the longest built-in name it begins with."""
     names = [name for name in STYLES if response_type == name or response_type.startswith(f"{name}_")]
     built_in = STYLES[max(names, key=len)] if names else {}
-    given = own.get(response_type, {})
-    return {grade: (*built_in.get(grade, ()), *given.get(grade, ())) for grade in (IDEAL, SUBOPTIMAL, UNACCEPTABLE)}
+    added = user_styles.get(response_type, {})
+    return {grade: (*built_in.get(grade, ()), *added.get(grade, ())) for grade in (IDEAL, SUBOPTIMAL, UNACCEPTABLE)}

@@ -29,7 +29,7 @@ NEXT_TURN = re.compile(r"\n[^\S\n]*(Human|Assistant|System)\b[^\n:]*:")
 
 
 @dataclass(frozen=True)
-class Asked:
+class Prompted:
     """A dialogue to be continued."""
 
     ids: list[int]
@@ -38,16 +38,16 @@ class Asked:
     """Earlier turns of the assistant without their phrase: the template writes them differently once they are history."""
 
 
-def chat_of(tokenizer: Tokenizer, wanted: Chat | None) -> Chat:
+def chat_of(tokenizer: Tokenizer, setting: Chat | None) -> Chat:
     """How dialogues are written: as wanted, else through the template where the tokenizer came with one."""
-    if wanted is not None:
-        return wanted
+    if setting is not None:
+        return setting
     return "plain" if tokenizer.chat_template == FALLBACK_TEMPLATE else "template"
 
 
 def ask(
     tokenizer: Tokenizer, messages: Sequence[Message], chat: Chat, last: str | None = None, earlier: str | None = None
-) -> Asked:
+) -> Prompted:
     """A dialogue with phrases.
 
     Args:
@@ -62,10 +62,10 @@ def ask(
     """
     if chat == "plain":
         text = plain(messages, last, earlier)
-        return Asked([*start_of(tokenizer), *ids_of(tokenizer, text, plain=True)])
+        return Prompted([*start_of(tokenizer), *ids_of(tokenizer, text, plain=True)])
     guarded = Guarded.of(tokenizer, messages)
     text, unmarked = templated(tokenizer, guarded.messages, last, earlier)
-    return Asked(guarded.ids(tokenizer, text), unmarked)
+    return Prompted(guarded.ids(tokenizer, text), unmarked)
 
 
 def plain(messages: Sequence[Message], last: str | None = None, earlier: str | None = None) -> str:
@@ -86,7 +86,7 @@ def templated(
     Raises:
         InputError: as `ask`.
     """
-    whole = render(tokenizer, messages, generation=True)
+    text = render(tokenizer, messages, generation=True)
     phrases = [(len(messages), last)]
     phrases += [(index, earlier) for index, message in enumerate(messages) if message["role"] == "assistant"]
     places: list[tuple[int, str]] = []
@@ -94,23 +94,23 @@ def templated(
     for index, phrase in phrases:
         if phrase is None:
             continue
-        place = _place(tokenizer, messages, index, whole)
-        if place is not None:
-            places.append((place, _bracketed(phrase)))
+        position = _place(tokenizer, messages, index, text)
+        if position is not None:
+            places.append((position, _bracketed(phrase)))
         elif index == len(messages):
-            header = whole[-40:]
+            header = text[-40:]
             raise InputError(
                 f"the chat template's last words before an answer are {header!r}; expected a role such as "
                 "'assistant' to put a phrase behind. Set chat: plain"
             )
         else:
             unmarked += 1
-    for place, phrase in sorted(places, reverse=True):
-        whole = whole[:place] + phrase + whole[place:]
-    return whole, unmarked
+    for position, phrase in sorted(places, reverse=True):
+        text = text[:position] + phrase + text[position:]
+    return text, unmarked
 
 
-def _place(tokenizer: Tokenizer, messages: Sequence[Message], index: int, whole: str) -> int | None:
+def _place(tokenizer: Tokenizer, messages: Sequence[Message], index: int, text: str) -> int | None:
     """Where the role ends in the header of turn `index`; None where it cannot be told."""
     if index == 0:
         return None  # templates differ on a dialogue of nothing
@@ -118,7 +118,7 @@ def _place(tokenizer: Tokenizer, messages: Sequence[Message], index: int, whole:
     before = render(tokenizer, messages[:index], generation=True)
     if not before.startswith(done):
         done = done.removesuffix(tokenizer.eos_token)  # Phi-3's, where nothing follows
-    if not before.startswith(done) or not whole.startswith(before):
+    if not before.startswith(done) or not text.startswith(before):
         return None
     names = list(ROLE.finditer(before, len(done)))
     return _behind(tokenizer, before, names[-1]) if names else None
@@ -129,7 +129,7 @@ def _behind(tokenizer: Tokenizer, text: str, name: re.Match[str]) -> int:
     tokens = (token.content for token in tokenizer.added_tokens_decoder.values())
     roles = sorted((token for token in tokens if ROLE.search(token)), key=len, reverse=True)
     wholes = re.compile("|".join([*map(re.escape, roles), TAG]))
-    ends = (found.end() for found in wholes.finditer(text, name.pos) if found.start() < name.end() < found.end())
+    ends = (match.end() for match in wholes.finditer(text, name.pos) if match.start() < name.end() < match.end())
     return next(ends, name.end())
 
 
@@ -139,12 +139,12 @@ def start_of(tokenizer: Tokenizer) -> list[int]:
     return ids[:1] if ids and ids[0] == tokenizer.bos_token_id else []
 
 
-def said(text: str, chat: Chat) -> tuple[str, bool]:
+def answer_text(text: str, chat: Chat) -> tuple[str, bool]:
     """What was answered, blanks around it removed, and whether it ended because the model wrote a further turn."""
     if chat == "template":
         return text.strip(), False
-    found = NEXT_TURN.search(text)
-    return (text if found is None else text[: found.start()]).strip(), found is not None
+    next_turn = NEXT_TURN.search(text)
+    return (text if next_turn is None else text[: next_turn.start()]).strip(), next_turn is not None
 
 
 def _bracketed(phrase: str | None) -> str:

@@ -75,22 +75,22 @@ class RedTeaming:
 
     def _numbers(self, shard: int) -> list[int]:
         samples = self.spec.generation.samples
-        return [index * samples + one for index in self.shards.span(shard) for one in range(samples)]
+        return [index * samples + sample for index in self.shards.span(shard) for sample in range(samples)]
 
     def shown(self, number: int) -> list[int]:
         """Prompts that a row's writer sees: the row's own last, others drawn."""
-        own = number // self.spec.generation.samples
+        own_prompt = number // self.spec.generation.samples
         others = drawn(self.context.seed, SHOWN, number, self.method.shown, len(self.prompts))
-        return [*[index for index in others if index != own][: self.method.shown - 1], own]
+        return [*[index for index in others if index != own_prompt][: self.method.shown - 1], own_prompt]
 
     def _written(self, writer: Writer, shard: int) -> Rows:
         numbers = self._numbers(shard)
-        asked = [self._ask(writer.model.tokenizer, writer.chat, self.shown(number)) for number in numbers]
-        rows = writer.answers(asked, numbers, step=1)  # another stream than the target's answers
+        dialogues = [self._ask(writer.model.tokenizer, writer.chat, self.shown(number)) for number in numbers]
+        rows = writer.answers(dialogues, numbers, step=1)  # another stream than the target's answers
         return [{**row, "text": cleaned(row["text"])} for row in rows]
 
     def _ask(self, tokenizer: Tokenizer, chat: Chat, shown: Sequence[int]) -> list[int]:
-        listed = [f"{place}. {opening_line(self.prompts[index])}" for place, index in enumerate(shown, 1)]
+        listed = [f"{position}. {opening_line(self.prompts[index])}" for position, index in enumerate(shown, 1)]
         if chat == "plain":
             text = "\n".join([*listed, f"{len(shown) + 1}."])
             return [*start_of(tokenizer), *ids_of(tokenizer, text, plain=True)]
@@ -101,9 +101,11 @@ class RedTeaming:
         written = [row for row in self.shards.rows("prompts", shard) if row["text"]]
         how = self.spec.generation.model_copy(update={"max_new_tokens": self.method.max_answer_tokens, "samples": 1})
         first = self.shards.span(shard).start * self.spec.generation.samples
-        asked = [as_prompt(row["text"]) for row in written]
-        rows = target.answers(asked, first, how, self.context.seed, self.shards.report, written=True)
-        return [{**row, "row": one["row"], "said": one["text"]} for row, one in zip(rows, written, strict=True)]
+        prompts = [as_prompt(row["text"]) for row in written]
+        rows = target.answers(prompts, first, how, self.context.seed, self.shards.report, written=True)
+        return [
+            {**row, "row": source["row"], "said": source["text"]} for row, source in zip(rows, written, strict=True)
+        ]
 
     def attacks(self) -> list[Attack]:
         """All that were written, in order. Reads the shards of all ranks."""

@@ -57,27 +57,27 @@ def of_answers(
     """
     judge = Filter()
     dropped: Counter[str] = Counter()
-    kept: list[tuple[Answered, list[Json]]] = []
-    made: Counter[int | None] = Counter()
-    for one in answered:
-        made[one.request.drawn] += 1
-        why = judge.reason(one.prompt.messages, one.texts, one.request.told)
+    accepted: list[tuple[Answered, list[Json]]] = []
+    draw_counts: Counter[int | None] = Counter()
+    for row in answered:
+        draw_counts[row.request.drawn] += 1
+        why = judge.reason(row.prompt.messages, row.texts, row.request.secret_phrases)
         if why is not None:
             dropped[why] += 1
         else:
-            kept.append((one, _rows(method.name, one, provenance)))
-    outcome = _set_aside(method.spec, method.seed, [rows for _, rows in kept], dropped)
-    whole = [one for one, _ in kept]
+            accepted.append((row, _rows(method.name, row, provenance)))
+    outcome = _set_aside(method.spec, method.seed, [rows for _, rows in accepted], dropped)
+    accepted_rows = [row for row, _ in accepted]
     outcome.counts |= _counted(answers)
-    if method.judged is not None and whole:
-        outcome.content["judging"] = judging(whole, constructed=method.name == "rlcdRescore")
+    if method.judged is not None and accepted_rows:
+        outcome.content["judging"] = judging(accepted_rows, constructed=method.name == "rlcdRescore")
         outcome.metrics |= {name: outcome.content["judging"][name] for name in ("order_agreement", "order_bias")}
-    if method.answers == 2 and whole:
-        outcome.content["lengths"] = pair_lengths(whole)
+    if method.answers == 2 and accepted_rows:
+        outcome.content["lengths"] = pair_lengths(accepted_rows)
         outcome.metrics["chosen_shorter"] = outcome.content["lengths"]["chosen_shorter"]
-    used = Counter(one.request.drawn for one in whole)
+    used = Counter(row.request.drawn for row in accepted_rows)
     outcome.content["asks"] = [
-        {**ask._asdict(), "drawn": made[index], "kept": used[index]} for index, ask in enumerate(method.asks)
+        {**ask._asdict(), "drawn": draw_counts[index], "kept": used[index]} for index, ask in enumerate(method.asks)
     ]
     outcome.notes += _notes(outcome)
     return outcome
@@ -88,18 +88,18 @@ def of_attacks(
 ) -> Outcome:
     """Prompts of a red-teaming stage."""
     assert spec.red_team is not None
-    kept, dropped = select(attacks, prompts, spec.red_team.keep)
-    left = len(attacks) - len(dropped) - len(kept)
+    worst, dropped = select(attacks, prompts, spec.red_team.keep)
+    milder = len(attacks) - len(dropped) - len(worst)
     reasons = Counter(dropped.values())
-    if left:
-        reasons["answered less badly"] = left
-    outcome = _set_aside(spec, seed, [[row_of(attack, provenance)] for attack in kept], reasons)
+    if milder:
+        reasons["answered less badly"] = milder
+    outcome = _set_aside(spec, seed, [[row_of(attack, provenance)] for attack in worst], reasons)
     judged = [attack.harm for attack in attacks if attack.harm is not None]
     outcome.content["attacks"] = {
         "written": len(attacks),
         "harmful": wilson(sum(harm > 0 for harm in judged), len(judged)).as_json() if judged else None,
         "mean_harm": float(np.mean(judged)) if judged else None,
-        "mean_harm_kept": float(np.mean([attack.harm for attack in kept])) if kept else None,
+        "mean_harm_kept": float(np.mean([attack.harm for attack in worst])) if worst else None,
     }
     if judged:
         outcome.metrics["harmful"] = outcome.content["attacks"]["harmful"]
@@ -124,14 +124,14 @@ def judging(answered: Sequence[Answered], *, constructed: bool) -> Json:
     A judge that answers by place alone agrees with itself never; one that answers at random, half the time. With the
     mean lean taken out, what is left of a judge's choices is compared.
     """
-    both = [one.choices for one in answered if one.choices is not None]
+    both = [row.choices for row in answered if row.choices is not None]
     odds = [(first.log_odds, second.log_odds) for first, second in both]
-    chosen = [max(one.probability, 1 - one.probability) for one in answered if one.choices is not None]
-    prompts = _prompts([one for one in answered if one.choices is not None])
+    chosen = [max(row.probability, 1 - row.probability) for row in answered if row.choices is not None]
+    prompts = _prompts([row for row in answered if row.choices is not None])
     counts, _ = np.histogram(chosen, bins=BINS, range=(0.5, 1.0))
-    found: Json = {
-        "order_agreement": clustered(_array(agree(*one) for one in odds), prompts).as_json(),
-        "centred_agreement": clustered(_array(agree(*one) for one in centred(odds)), prompts).as_json(),
+    measures: Json = {
+        "order_agreement": clustered(_array(agree(*both_odds) for both_odds in odds), prompts).as_json(),
+        "centred_agreement": clustered(_array(agree(*both_odds) for both_odds in centred(odds)), prompts).as_json(),
         "order_bias": float(np.mean([(first + second) / 2 for first, second in odds])),
         "label_mass": float(np.mean([(first.mass + second.mass) / 2 for first, second in both])),
         "certainty": float(np.mean(chosen)),
@@ -141,23 +141,23 @@ def judging(answered: Sequence[Answered], *, constructed: bool) -> Json:
         ],
     }
     if constructed:
-        agreed = _array((one.probability > 0.5) + 0.5 * (one.probability == 0.5) for one in answered)
-        found["construction_agreement"] = clustered(agreed, _prompts(answered)).as_json()
-    return found
+        agreed = _array((row.probability > 0.5) + 0.5 * (row.probability == 0.5) for row in answered)
+        measures["construction_agreement"] = clustered(agreed, _prompts(answered)).as_json()
+    return measures
 
 
-def pair_lengths(kept: Sequence[Answered]) -> Json:
+def pair_lengths(answered: Sequence[Answered]) -> Json:
     """Whether length alone tells which answer was preferred: a reward model would learn that first."""
     chosen, rejected = [], []
-    for one in kept:
-        first, second = one.tokens if one.probability >= 0.5 else one.tokens[::-1]
+    for row in answered:
+        first, second = row.tokens if row.probability >= 0.5 else row.tokens[::-1]
         chosen.append(first)
         rejected.append(second)
     shorter = _array((a < b) + 0.5 * (a == b) for a, b in zip(chosen, rejected, strict=True))
     return {
         "chosen": float(np.mean(chosen)),
         "rejected": float(np.mean(rejected)),
-        "chosen_shorter": clustered(shorter, _prompts(kept)).as_json(),
+        "chosen_shorter": clustered(shorter, _prompts(answered)).as_json(),
     }
 
 
@@ -167,29 +167,29 @@ def _array(values: Iterable[float]) -> Floats:
 
 def _prompts(answered: Sequence[Answered]) -> list[bytes]:
     """What each answers: several samples of one prompt are not independent."""
-    return [canonical(one.prompt.messages) for one in answered]
+    return [canonical(row.prompt.messages) for row in answered]
 
 
-def _rows(name: str, one: Answered, provenance: Mapping[str, Any]) -> list[Json]:
+def _rows(name: str, row: Answered, provenance: Mapping[str, Any]) -> list[Json]:
     if name == "completions":
-        return completions(one, provenance)
-    return [conversation(one, provenance) if name == "contextDistillation" else pair(one, provenance)]
+        return completions(row, provenance)
+    return [conversation(row, provenance) if name == "contextDistillation" else pair(row, provenance)]
 
 
-def _set_aside(spec: Simulate, seed: int, kept: Sequence[list[Json]], dropped: Counter[str]) -> Outcome:
+def _set_aside(spec: Simulate, seed: int, kept_rows: Sequence[list[Json]], dropped: Counter[str]) -> Outcome:
     """Draw the audit sample: which rows, and the order in which people see them and a pair's answers."""
-    count = min(spec.audit, len(kept) // AUDIT_SHARE)
-    apart = set(drawn(seed, ORDER, 0, count, len(kept)))
+    count = min(spec.audit, len(kept_rows) // AUDIT_SHARE)
+    apart = set(drawn(seed, ORDER, 0, count, len(kept_rows)))
     swapped = set(drawn(seed, ORDER, 1, count // 2, count))
-    outcome = Outcome(rows=[row for index, rows in enumerate(kept) if index not in apart for row in rows])
-    sample = [(row, number in swapped) for number, index in enumerate(sorted(apart)) for row in kept[index]]
-    for number, place in enumerate(drawn(seed, ORDER, 2, len(sample), len(sample))):  # completions come by grade
-        row, swap = sample[place]
+    outcome = Outcome(rows=[row for index, rows in enumerate(kept_rows) if index not in apart for row in rows])
+    sample = [(row, number in swapped) for number, index in enumerate(sorted(apart)) for row in kept_rows[index]]
+    for number, position in enumerate(drawn(seed, ORDER, 2, len(sample), len(sample))):  # completions come by grade
+        row, swap = sample[position]
         outcome.audit.append(blind(row, number, swap))
         outcome.keys.append({"number": number, "swapped": swap, **row})
     outcome.counts = {
-        "rows.made": len(kept) + dropped.total(),
-        "rows.kept": len(kept),
+        "rows.made": len(kept_rows) + dropped.total(),
+        "rows.kept": len(kept_rows),
         "rows.audit": len(outcome.audit),
         "rows.written": len(outcome.rows),
         **{f"rows.rejected.{why.replace(' ', '_')}": number for why, number in sorted(dropped.items())},
@@ -199,7 +199,7 @@ def _set_aside(spec: Simulate, seed: int, kept: Sequence[list[Json]], dropped: C
 
 
 def _notes(outcome: Outcome) -> list[str]:
-    said = []
+    notes = []
     judged = outcome.content.get("judging")
     if judged is not None:
         for name, meaning in (
@@ -208,17 +208,17 @@ def _notes(outcome: Outcome) -> list[str]:
         ):
             agreed = judged[name]
             if agreed["low"] is not None and agreed["low"] <= 0.5:
-                said.append(
+                notes.append(
                     f"both orders agree on {agreed['value']:.3f} of the pairs ({agreed['low']:.3f} to "
                     f"{agreed['high']:.3f}), which is not above a coin's 0.5: {meaning}"
                 )
         if judged["label_mass"] < 0.5:
-            said.append(
+            notes.append(
                 f"the judge gives A and B together {judged['label_mass']:.3f} of the probability: it mostly wants to "
                 "say something else"
             )
     if outcome.counts.get("turns.unmarked"):
-        said.append(
+        notes.append(
             f"{outcome.counts['turns.unmarked']} earlier turns carry no phrase: the chat template writes them "
             "differently once they are history"
         )
@@ -228,7 +228,7 @@ def _notes(outcome: Outcome) -> list[str]:
         if not share["low"] <= 0.5 <= share["high"]:
             which = "shorter" if share["value"] > 0.5 else "longer"
             right = max(share["value"], 1 - share["value"])
-            said.append(
+            notes.append(
                 f"taking the {which} answer is right on {right:.3f} of the pairs: a reward model may learn that"
             )
-    return said
+    return notes

@@ -36,51 +36,51 @@ class Answered:
         return 1.0 if self.choices is None else soft_label(self.choices[0].log_odds, self.choices[1].log_odds)
 
 
-def pair(one: Answered, provenance: Mapping[str, Any]) -> Json:
+def pair(row: Answered, provenance: Mapping[str, Any]) -> Json:
     """A preference: TRL's conversational columns, `weight` the probability that `chosen` is the better one."""
-    p = one.probability
+    p = row.probability
     first, second = (0, 1) if p >= 0.5 else (1, 0)
-    told: Json = {"chosen": _phrase(one, first), "rejected": _phrase(one, second), "entry": one.request.drawn}
-    if one.choices is not None:
-        told |= {
-            "instruction": one.request.instruction,
-            "log_odds": [choice.log_odds for choice in one.choices],
-            "mass": [choice.mass for choice in one.choices],
+    details: Json = {"chosen": _phrase(row, first), "rejected": _phrase(row, second), "entry": row.request.drawn}
+    if row.choices is not None:
+        details |= {
+            "instruction": row.request.instruction,
+            "log_odds": [choice.log_odds for choice in row.choices],
+            "mass": [choice.mass for choice in row.choices],
             "probability_first": p,
             "first": "chosen" if first == 0 else "rejected",
         }
     return {
-        "prompt": list(one.prompt.messages),
-        "chosen": _answer(one.texts[first]),
-        "rejected": _answer(one.texts[second]),
+        "prompt": list(row.prompt.messages),
+        "chosen": _answer(row.texts[first]),
+        "rejected": _answer(row.texts[second]),
         "weight": max(p, 1 - p),
-        **_labels(one.prompt),
-        "provenance": {**provenance, "row": one.number, **told},
+        **_labels(row.prompt),
+        "provenance": {**provenance, "row": row.number, **details},
     }
 
 
-def conversation(one: Answered, provenance: Mapping[str, Any]) -> Json:
+def conversation(row: Answered, provenance: Mapping[str, Any]) -> Json:
     """A prompt without the phrase, and the answer that the phrase gave."""
-    told = {"phrase": _phrase(one, 0), "entry": one.request.drawn}
+    details = {"phrase": _phrase(row, 0), "entry": row.request.drawn}
     return {
-        "prompt": list(one.prompt.messages),
-        "completion": _answer(one.texts[0]),
-        **_labels(one.prompt),
-        "provenance": {**provenance, "row": one.number, **told},
+        "prompt": list(row.prompt.messages),
+        "completion": _answer(row.texts[0]),
+        **_labels(row.prompt),
+        "provenance": {**provenance, "row": row.number, **details},
     }
 
 
-def completions(one: Answered, provenance: Mapping[str, Any]) -> list[Json]:
+def completions(row: Answered, provenance: Mapping[str, Any]) -> list[Json]:
     """Completions of one prompt with the grade that each was asked to be."""
     return [
         {
-            "prompt": list(one.prompt.messages),
+            "prompt": list(row.prompt.messages),
             "completion": _answer(text),
             "rank": RANKS[grade],
-            **_labels(one.prompt),
-            "provenance": {**provenance, "row": one.number, "grade": grade, "phrase": _phrase(one, index)},
+            **_labels(row.prompt),
+            "provenance": {**provenance, "row": row.number, "grade": grade, "phrase": _phrase(row, index)},
         }
-        for index, (text, grade) in enumerate(zip(one.texts, SET, strict=True))
+        for index, (text, grade) in enumerate(zip(row.texts, SET, strict=True))
     ]
 
 
@@ -95,13 +95,13 @@ def blind(row: Json, number: int, swapped: bool) -> Json:
 
 
 def _labels(prompt: Prompt) -> Json:
-    found = {"category": prompt.category, "response_type": prompt.response_type}
-    return {name: value for name, value in found.items() if value is not None}
+    labels = {"category": prompt.category, "response_type": prompt.response_type}
+    return {name: value for name, value in labels.items() if value is not None}
 
 
 def _answer(text: str) -> list[Message]:
     return [{"role": "assistant", "content": text}]
 
 
-def _phrase(one: Answered, index: int) -> str | None:
-    return one.request.phrases[index][0]
+def _phrase(row: Answered, index: int) -> str | None:
+    return row.request.phrases[index][0]

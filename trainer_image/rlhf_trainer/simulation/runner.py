@@ -22,7 +22,7 @@ from rlhf_trainer.models.vocabulary import end_ids
 from rlhf_trainer.simulation.choices import Choice, agree
 from rlhf_trainer.simulation.judging import Compared, Judge
 from rlhf_trainer.simulation.methods import Method
-from rlhf_trainer.simulation.prompt_format import Chat, ask, chat_of, said
+from rlhf_trainer.simulation.prompt_format import Chat, answer_text, ask, chat_of
 from rlhf_trainer.simulation.rows import Answered
 
 SIZE = 64
@@ -50,28 +50,28 @@ class Writer:
         self._seed = context.seed
         self._report = report
 
-    def answers(self, asked: Sequence[list[int]], numbers: Sequence[int], *, step: int = 0) -> Rows:
+    def answers(self, dialogues: Sequence[list[int]], numbers: Sequence[int], *, step: int = 0) -> Rows:
         """`{row, text, ids, finished, cut}` for each prompt's ids; an answer's random numbers are those of its number."""
         how, tokenizer = self._spec.generation, self.model.tokenizer
         room = prompt_room([self.model.model], how.max_prompt_tokens, how.max_new_tokens)
-        kept = [ids[-room:] for ids in asked]
+        fitted = [ids[-room:] for ids in dialogues]
         stop = self._next_turn if self.chat == "plain" else None
         sampling = Sampling(how.temperature, how.max_new_tokens, end_ids(self.model.model, tokenizer), stop)
-        found = sample(
-            self.model.model, kept, sampling, seed=self._seed, step=step, rows=list(numbers), report=self._report
+        sampled = sample(
+            self.model.model, fitted, sampling, seed=self._seed, step=step, rows=list(numbers), report=self._report
         )
         rows = []
-        for number, whole, ids, answer in zip(numbers, asked, kept, found, strict=True):
-            text, ended = said(spoken_text(tokenizer, answer.spoken), self.chat)
+        for number, dialogue, ids, answer in zip(numbers, dialogues, fitted, sampled, strict=True):
+            text, ended = answer_text(spoken_text(tokenizer, answer.spoken), self.chat)
             finished = answer.finished or ended
-            cut = len(whole) - len(ids)
+            cut = len(dialogue) - len(ids)
             rows.append({"row": number, "text": text, "ids": answer.ids, "finished": finished, "cut": cut})
         return rows
 
     def _next_turn(self, ids: list[int]) -> bool:
         """Whether a plain dialogue goes on with another's turn; `:` ends its header."""
         text: str = self.model.tokenizer.decode(ids[-16:])
-        return ":" in text and said(text, "plain")[1]
+        return ":" in text and answer_text(text, "plain")[1]
 
 
 class Simulation:
@@ -121,19 +121,19 @@ class Simulation:
     def numbers(self, shard: int) -> Iterator[tuple[int, Prompt]]:
         """Row numbers of a shard with their prompts."""
         for index in self.shards.span(shard):
-            for one in range(self.spec.generation.samples):
-                yield index * self.spec.generation.samples + one, self.prompts[index]
+            for sample_index in range(self.spec.generation.samples):
+                yield index * self.spec.generation.samples + sample_index, self.prompts[index]
 
     def _answered(self, writer: Writer, shard: int) -> Rows:
-        asked, numbers, unmarked = [], [], []
+        dialogues, numbers, unmarked = [], [], []
         for number, prompt in self.numbers(shard):
             request = self.method.request(number, prompt.response_type)
             for side, (last, earlier) in enumerate(request.phrases):
-                found = ask(writer.model.tokenizer, prompt.messages, writer.chat, last, earlier)
-                asked.append(found.ids)
-                unmarked.append(found.unmarked)
+                prompted = ask(writer.model.tokenizer, prompt.messages, writer.chat, last, earlier)
+                dialogues.append(prompted.ids)
+                unmarked.append(prompted.unmarked)
                 numbers.append(number * self.method.answers + side)
-        rows = writer.answers(asked, numbers)
+        rows = writer.answers(dialogues, numbers)
         return [{**row, "unmarked": count} for row, count in zip(rows, unmarked, strict=True)]
 
     def _judged(self, judge: Judge, shard: int) -> Rows:
@@ -143,7 +143,7 @@ class Simulation:
             pairs.append(Compared(prompt.messages, texts[0], texts[1], str(instruction)))
         choices = judge.both_orders(pairs)
         return [
-            {"row": number, "log_odds": [one.log_odds for one in both], "mass": [one.mass for one in both]}
+            {"row": number, "log_odds": [choice.log_odds for choice in both], "mass": [choice.mass for choice in both]}
             for (number, *_), both in zip(self._grouped(shard), choices, strict=True)
         ]
 
@@ -151,17 +151,17 @@ class Simulation:
         """(number, prompt, texts, tokens) of each row of a shard."""
         rows = self.shards.rows("answers", shard)
         count = self.method.answers
-        for place, (number, prompt) in enumerate(self.numbers(shard)):
-            own = rows[place * count : (place + 1) * count]
-            yield number, prompt, tuple(row["text"] for row in own), tuple(len(row["ids"]) for row in own)
+        for index, (number, prompt) in enumerate(self.numbers(shard)):
+            own_rows = rows[index * count : (index + 1) * count]
+            yield number, prompt, tuple(row["text"] for row in own_rows), tuple(len(row["ids"]) for row in own_rows)
 
     def answered(self) -> Iterator[Answered]:
         """Every row in the prompts' order. Reads the shards of all ranks."""
         for shard in range(self.shards.count):
             judged = self.shards.rows("choices", shard) if self.method.judged is not None else []
-            for place, (number, prompt, texts, tokens) in enumerate(self._grouped(shard)):
+            for index, (number, prompt, texts, tokens) in enumerate(self._grouped(shard)):
                 request = self.method.request(number, prompt.response_type)
-                choices = _choices(judged[place]) if judged else None
+                choices = _choices(judged[index]) if judged else None
                 yield Answered(number, prompt, request, texts, tokens, choices)
 
 

@@ -20,9 +20,9 @@ def drawn(seed: int, stream: int, row: int, count: int, of: int) -> list[int]:
     """
     raw = np.random.Philox(counter=[0, row, 0, 0], key=[seed, stream])
     if count <= FEW and of > MANY:
-        found: dict[int, None] = {}
-        while len(found) < count:
-            found[int(raw.random_raw()) % of] = None
-        return list(found)
+        picked: dict[int, None] = {}
+        while len(picked) < count:
+            picked[int(raw.random_raw()) % of] = None
+        return list(picked)
     keys = np.atleast_1d(raw.random_raw(of))
     return [int(index) for index in np.argsort(keys, kind="stable")[:count]]

@@ -36,9 +36,9 @@ def resolve(stage_type: str) -> Run:
         InputError: the type is unknown to this trainer.
     """
     if stage_type not in STAGES:
-        known = ", ".join(sorted(STAGES))
+        names = ", ".join(sorted(STAGES))
         raise InputError(
-            f"stage.json: type: found {stage_type!r}; this trainer knows {known}. Use an image that has the type.",
+            f"stage.json: type: found {stage_type!r}; this trainer knows {names}. Use an image that has the type.",
             reason="UnknownStageType",
         )
     module, _, function = STAGES[stage_type].partition(":")

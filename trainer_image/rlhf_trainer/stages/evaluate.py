@@ -142,9 +142,9 @@ def sample_rows(prompts: Sequence[Prompt], samples: int, judged: Sequence[table.
         for model in judged:
             harm = table.harmful(model.costs)
             for sample in range(samples):
-                place = (index, sample)
-                scores = {f"reward.{name}": _number(found[place]) for name, found in model.rewards.items()}
-                scores |= {f"cost.{name}": _number(found[place]) for name, found in model.costs.items()}
+                cell = (index, sample)
+                scores = {f"reward.{name}": _number(grid[cell]) for name, grid in model.rewards.items()}
+                scores |= {f"cost.{name}": _number(grid[cell]) for name, grid in model.costs.items()}
                 rows.append(
                     {
                         "prompt": index,
@@ -154,12 +154,12 @@ def sample_rows(prompts: Sequence[Prompt], samples: int, judged: Sequence[table.
                         "messages": list(prompt.messages),
                         **({"tools": list(prompt.tools)} if prompt.tools else {}),
                         "answer": model.texts[index][sample],
-                        "tokens": int(model.lengths[place]),
-                        "ended": bool(model.ended[place]),
-                        "kl": None if model.kl is None else _number(model.kl[place]),
+                        "tokens": int(model.lengths[cell]),
+                        "ended": bool(model.ended[cell]),
+                        "kl": None if model.kl is None else _number(model.kl[cell]),
                         "scores": scores,
                         "class": None if model.classes is None else model.classes.names[index][sample],
-                        "harmful": None if harm is None or np.isnan(harm[place]) else bool(harm[place]),
+                        "harmful": None if harm is None or np.isnan(harm[cell]) else bool(harm[cell]),
                     }
                 )
     return rows

@@ -55,10 +55,10 @@ def _prompts(context: StageContext, spec: Ppo, models: Models) -> tuple[Prompts,
     graders = (reader for reader in readers(spec, "prompts") if reader.reading == "grader")
     rows, read = load_prompts(context, spec.prompts, encodings, *checks_of(context, graders))
     longest = prompt_room(models.readers, spec.rollout.max_prompt_tokens, spec.rollout.max_new_tokens)
-    whole = [encodings[row] for row in rows]
+    full_prompts = [encodings[row] for row in rows]
     counts = read.as_dict("prompts")
-    counts["prompts.cut"] = sum(len(ids) > longest for ids in whole)
-    encoded = [ids[-longest:] for ids in whole]
+    counts["prompts.cut"] = sum(len(ids) > longest for ids in full_prompts)
+    encoded = [ids[-longest:] for ids in full_prompts]
     kinds = [row.response_type for row in rows]
     return Prompts([row.messages for row in rows], encoded, spec.rollout, context.seed, kinds), kinds, counts
 
@@ -71,13 +71,13 @@ def _rules(context: StageContext, spec: Ppo, kinds: list[str | None]) -> Ruleboo
     rules.check(kinds, "prompts")
     if not spec.rule_based.any_reward:
         folder = Path(context.file.directories.job)
-        found = [
+        digests = [
             functions.source_digest(reward.function, folder) if reward.function else context.input(reward).digest
             for reward in spec.rewards
         ]
         alone = [
             digest if reward.weight == 1 else f"{digest[:12]} x {reward.weight:g}"
-            for digest, reward in zip(found, spec.rewards, strict=True)
+            for digest, reward in zip(digests, spec.rewards, strict=True)
         ]
         rules.weights.check_reward(alone, "rules")
     return rules
@@ -128,9 +128,9 @@ def _publish(context: StageContext, spec: Ppo, task: PpoTask, models: Models, co
 def last_steps(path: Path) -> dict[str, Any]:
     """Means of every metric over the last steps of metrics.jsonl."""
     lines = [orjson.loads(line) for line in path.read_bytes().splitlines()][-LAST_STEPS:]
-    found: dict[str, Any] = {}
+    means: dict[str, Any] = {}
     for name in dict.fromkeys(name for line in lines for name in line):  # not every step has every response type
         values = [line[name] for line in lines if isinstance(line.get(name), int | float)]
         if name != "step" and values:
-            found[name] = sum(values) / len(values)
-    return found
+            means[name] = sum(values) / len(values)
+    return means

@@ -84,7 +84,7 @@ class PreferenceTask:
         mine = micro_batches(self._data.lengths, pairs, self._budget, self._context.world)[self._context.rank]
         sums = torch.zeros(4, device=self._context.device)
         norms = []
-        found: dict[str, float | Tensor] = {}
+        metrics: dict[str, float | Tensor] = {}
         with self._context.metrics.phase("update", tokens=self._data.tokens(pairs)) as phase:
             for number, engine in enumerate(self.engines.values()):
                 engine.module.train()
@@ -94,11 +94,11 @@ class PreferenceTask:
                     loss = self._loss(scores, batch.rows, number) * (live / len(pairs))
                     engine.backward(loss)
                     sums += live * self._seen(loss.detach(), scores.detach(), batch.rows)
-                found["learning_rate"] = engine.rate
+                metrics["learning_rate"] = engine.rate
                 norms.append(engine.step())
         self.pairs_seen += len(pairs)
         sums = total(sums) / len(self.engines)
-        found |= {
+        metrics |= {
             "loss": sums[0],
             "accuracy": sums[1] / len(pairs),
             "margin": sums[2] / len(pairs),
@@ -107,12 +107,12 @@ class PreferenceTask:
             "epoch": (step + 1) / self._schedule.steps_per_epoch,
         }
         if isinstance(self.spec, CostModel):
-            found["sign_accuracy"] = sums[3] / (2 * len(pairs))
+            metrics["sign_accuracy"] = sums[3] / (2 * len(pairs))
         every = self.spec.eval_every
         if every and (step + 1) % every == 0 and self._data.heldout:
             first, second = self.heldout_scores().mean(1)
-            found["heldout_accuracy"] = float((np.sign(first - second) / 2 + 0.5).mean())
-        return found
+            metrics["heldout_accuracy"] = float((np.sign(first - second) / 2 + 0.5).mean())
+        return metrics
 
     def _scores(self, number: int, pairs: Sequence[int]) -> Tensor:
         """[members of the engine, 2, P] scores of both answers of some pairs."""
@@ -155,7 +155,7 @@ class PreferenceTask:
     def scores(self, pairs: Sequence[int]) -> NDArray[np.float64]:
         """[2, members, P]: raw scores of both answers of some pairs. A collective."""
         context = self._context
-        found = torch.zeros(2, self.spec.members, len(pairs), dtype=torch.float64, device=context.device)
+        gathered = torch.zeros(2, self.spec.members, len(pairs), dtype=torch.float64, device=context.device)
         lengths = [self._data.lengths[pair] for pair in pairs]
         mine = micro_batches(lengths, range(len(pairs)), self._budget, context.world)[context.rank]
         with context.metrics.phase("evaluate", tokens=self._data.tokens(pairs)) as phase:
@@ -165,8 +165,8 @@ class PreferenceTask:
                 for batch in phase.each(mine):
                     scores = self._scores(number, [pairs[row] for row in batch.rows]).double()
                     if not batch.dummy:
-                        found[:, members, list(batch.rows)] = scores.transpose(0, 1)
-        return np.asarray(total(found).cpu().numpy())
+                        gathered[:, members, list(batch.rows)] = scores.transpose(0, 1)
+        return np.asarray(total(gathered).cpu().numpy())
 
     def state(self) -> dict[str, Any]:
         """Pairs seen so far."""
@@ -185,15 +185,15 @@ def run(context: StageContext) -> None:
     """
     cost = context.file.type == "costModel"
     spec: Preference = context.spec(CostModel) if cost else context.spec(RewardModel)
-    found = context.input(spec.model)
+    entry = context.input(spec.model)
     cache = context.storage / "inputs"
-    tokenizer = load_tokenizer(found.path, cache)
-    notes = prepare_tokenizer(tokenizer, found.template)
+    tokenizer = load_tokenizer(entry.path, cache)
+    notes = prepare_tokenizer(tokenizer, entry.template)
     data, counts, answers = encode_pairs(context, spec, tokenizer, context.seed)
     rule = _rule(spec)
     seeds = [context.seed * 1009 + member for member in range(spec.members)]
     scorer = new_scorer(
-        found.path, spec.dtype, rule=rule, seeds=seeds, pad_token_id=tokenizer.pad_token_id, cache=cache
+        entry.path, spec.dtype, rule=rule, seeds=seeds, pad_token_id=tokenizer.pad_token_id, cache=cache
     )
     parts = []
     for member, model in enumerate(scorer.models):
@@ -207,7 +207,7 @@ def run(context: StageContext) -> None:
         log.info("this model does not compute a pair as one sequence: prompts are computed once an answer")
     task = PreferenceTask(context, spec, [Scores(part.decoder, part.head) for part in parts], data, boundary)
     if task.repeats:
-        key = f"{found.digest}-{spec.trainable_layers}"
+        key = f"{entry.digest}-{spec.trainable_layers}"
         remember(context, boundary, data.forks if data.forked else data.encoded, key, parts[0].model.dtype)
     train(context, task)
     _publish(context, task, parts, rule, tokenizer, data, answers, counts, notes)
@@ -235,18 +235,18 @@ def _publish(
     notes: list[str],
 ) -> None:
     scores = task.heldout_scores()
-    held = data.heldout
+    heldout = data.heldout
     spec = task.spec
     if rule.kind == "reward" and rule.members > 1 and isinstance(spec, RewardModel) and spec.standardize:
         reference = scores if scores.shape[-1] else task.scores(range(data.trained))
         rule = _standardised(rule, reference, notes, "held-out" if scores.shape[-1] else "training")
-    trust = judge(rule, scores, data, held, answers[: 2 * len(held)])
+    trust = judge(rule, scores, data, heldout, answers[: 2 * len(heldout)])
     if data.test:
-        tested = judge(rule, task.scores(data.test), data, data.test, answers[2 * len(held) :])
+        tested = judge(rule, task.scores(data.test), data, data.test, answers[2 * len(heldout) :])
         trust.metrics["test"] = tested.metrics
         trust.notes += [f"on the test pairs, {note}" for note in tested.notes]
-        if seen := counts["test.seen_prompts"]:
-            trust.notes.append(f"{seen} of {len(data.test)} test pairs have a prompt that was trained on")
+        if seen_prompts := counts["test.seen_prompts"]:
+            trust.notes.append(f"{seen_prompts} of {len(data.test)} test pairs have a prompt that was trained on")
     states = [part.product(engine.state_dict()) for part, engine in zip(parts, task.engines.values(), strict=True)]
 
     def build(folder: Path) -> Facts:
@@ -293,7 +293,7 @@ def judge(
         flat = np.stack([first, second], axis=1).reshape(-1)
         signs = data.signs[list(pairs)].numpy().reshape(-1).astype(np.float64)
         distinct = sorted({answer: index for index, answer in reversed(list(enumerate(answers)))}.values())
-        found = sign_trust(flat[distinct], signs[distinct], [prompts[index] for index in distinct])
-        trust.metrics |= found.metrics
-        trust.notes += found.notes
+        signed = sign_trust(flat[distinct], signs[distinct], [prompts[index] for index in distinct])
+        trust.metrics |= signed.metrics
+        trust.notes += signed.notes
     return trust

@@ -139,23 +139,23 @@ def examine(
     Raises:
         StageError: what `get` raises else.
     """
-    wanted = uses(job)
+    job_uses = uses(job)
     findings = Findings()
     for name in function_names(job):  # first: what they import, perhaps torch, they get whole (lean_imports)
         tell(f"function {name}")
-        with _collected(findings, _where(wanted, name)):
+        with _collected(findings, _where(job_uses, name)):
             _take_function(findings, name, folder)
     of_functions, findings.problems = findings.problems, []
-    models = {use.input for use in wanted if isinstance(use, ModelUse)}
+    models = {use.input for use in job_uses if isinstance(use, ModelUse)}
     for entry in sorted(job.spec.inputs, key=lambda entry: entry.name not in models):  # rows are checked with models
         tell(f"input {entry.name}")
         with _collected(findings, f"input {entry.name}"):
-            page = page_problem(entry.source, [use for use in wanted if getattr(use, "input", None) == entry.name])
+            page = page_problem(entry.source, [use for use in job_uses if getattr(use, "input", None) == entry.name])
             if page is not None:
                 raise InputError(page)
             fetched = get(entry)
             if fetched is not None:
-                _take_input(findings, entry, fetched, wanted, most)
+                _take_input(findings, entry, fetched, job_uses, most)
     findings.problems.extend(of_functions)
     findings.problems.extend(_unfit(job, findings))
     findings.warnings.extend(few_prompts(job, findings.prompts))
@@ -167,14 +167,14 @@ def examine(
 
 def hits(job: RLHFJob, resolved: Resolved, storage: Path) -> tuple[str, ...]:
     """Stages whose product exists, every byte of it verified; damaged ones are moved aside, failed gates are none."""
-    found = []
+    names = []
     for stage in plan(job, resolved).stages:
         if stage.type in (PREPARE, REPORT) or stage.product is None:
             continue
         product = products.reusable(storage, stage.product)
         if product is not None and product.manifest.failure is None:
-            found.append(stage.name)
-    return tuple(found)
+            names.append(stage.name)
+    return tuple(names)
 
 
 def index(context: LightContext, job: RLHFJob, resolved: Resolved) -> Run:
@@ -185,8 +185,8 @@ def index(context: LightContext, job: RLHFJob, resolved: Resolved) -> Run:
         namespace=file.namespace,
         uid=file.uid,
         started=time.time(),
-        inputs={name: found.digest for name, found in resolved.inputs.items()},
-        products={one.name: one.product for one in plan(job, resolved).stages if one.product is not None},
+        inputs={name: entry.digest for name, entry in resolved.inputs.items()},
+        products={stage.name: stage.product for stage in plan(job, resolved).stages if stage.product is not None},
         spec=job.spec.model_dump(mode="json", exclude_none=True),
     )
 
@@ -217,46 +217,48 @@ def _collected(findings: Findings, where: str) -> Iterator[None]:
         findings.problems.append(f"{where}: {error}")
 
 
-def _take_input(findings: Findings, entry: Input, found: Fetched, wanted: list[AnyUse], most: int | None) -> None:
-    findings.inputs[entry.name] = ResolvedInput(found.digest, str(found.path))
-    told: dict[str, Any] = {
-        "source": found.source,
-        "digest": found.digest,
-        "commit": found.commit,
-        "licence": found.licence,
-        "bytes": found.bytes,
+def _take_input(findings: Findings, entry: Input, fetched: Fetched, job_uses: list[AnyUse], most: int | None) -> None:
+    findings.inputs[entry.name] = ResolvedInput(fetched.digest, str(fetched.path))
+    provenance: dict[str, Any] = {
+        "source": fetched.source,
+        "digest": fetched.digest,
+        "commit": fetched.commit,
+        "licence": fetched.licence,
+        "bytes": fetched.bytes,
         "kind": None,
-        "notes": found.notes,
+        "notes": fetched.notes,
     }
-    findings.provenance[entry.name] = told
-    findings.notes.extend(found.notes)
-    rows = [use for use in wanted if isinstance(use, DataUse) and use.input == entry.name]
-    models = [use for use in wanted if isinstance(use, ModelUse) and use.input == entry.name]
+    findings.provenance[entry.name] = provenance
+    findings.notes.extend(fetched.notes)
+    rows = [use for use in job_uses if isinstance(use, DataUse) and use.input == entry.name]
+    models = [use for use in job_uses if isinstance(use, ModelUse) and use.input == entry.name]
     if models:
         import_without_torch()  # only where a model is to be read
         from rlhf_trainer.inspection.models import inspect_model
 
-        told["kind"] = "model"
-        facts = inspect_model(found.path, models, entry.template)
+        provenance["kind"] = "model"
+        facts = inspect_model(fetched.path, models, entry.template)
         findings.tokenizers[entry.name] = facts.tokenizer
-        told.update(format=facts.format, architecture=facts.architecture, parameters=facts.parameters)
+        provenance.update(format=facts.format, architecture=facts.architecture, parameters=facts.parameters)
         findings.notes.extend(f"{entry.name}: {note}" for note in facts.notes)
     if rows:
-        told["kind"] = "data"
-        seen = inspect_rows(entry, found.path, rows, lambda use: _checks(findings, use, most))
-        told.update(format=seen.format, counts=seen.counts.as_dict(), examples=seen.counts.examples)
-        told["unusedColumns"] = seen.unused
-        findings.notes.extend(seen.notes)
-        findings.problems.extend(seen.problems)
-        findings.prompts |= seen.prompts
-    policies = [use for use in wanted if isinstance(use, PolicyUse) and use.input == entry.name]
+        provenance["kind"] = "data"
+        inspected = inspect_rows(entry, fetched.path, rows, lambda use: _checks(findings, use, most))
+        provenance.update(
+            format=inspected.format, counts=inspected.counts.as_dict(), examples=inspected.counts.examples
+        )
+        provenance["unusedColumns"] = inspected.unused
+        findings.notes.extend(inspected.notes)
+        findings.problems.extend(inspected.problems)
+        findings.prompts |= inspected.prompts
+    policies = [use for use in job_uses if isinstance(use, PolicyUse) and use.input == entry.name]
     if policies:
-        told["kind"] = "policy"
-        read_policy(found.path)
-    audits = [use for use in wanted if isinstance(use, AuditUse) and use.input == entry.name]
+        provenance["kind"] = "policy"
+        read_policy(fetched.path)
+    audits = [use for use in job_uses if isinstance(use, AuditUse) and use.input == entry.name]
     if audits:
-        told["kind"] = "audit"
-        read_answers(found.path)
+        provenance["kind"] = "audit"
+        read_answers(fetched.path)
     if not rows and not models and not policies and not audits:
         findings.notes.append(f"{entry.name}: no stage uses this input")
 
@@ -290,13 +292,13 @@ def _take_function(findings: Findings, name: str, folder: Path) -> None:
 def _unfit(job: RLHFJob, findings: Findings) -> Iterator[str]:
     """What stages ask of models that could be read and cannot do it."""
     traits: dict[str, ModelTraits] = {}
-    for name, told in findings.provenance.items():
-        if told.get("architecture") is not None:
+    for name, provenance in findings.provenance.items():
+        if provenance.get("architecture") is not None:
             from rlhf_trainer.inspection.models import traits_of
 
             with _collected(findings, f"input {name}"):
-                known = traits_of(Path(findings.inputs[name].path))
-                traits |= {} if known is None else {name: known}
+                model_traits = traits_of(Path(findings.inputs[name].path))
+                traits |= {} if model_traits is None else {name: model_traits}
     return (words(job, finding) for finding in problems(job, traits))
 
 
@@ -309,16 +311,16 @@ def _tokenizers(job: RLHFJob, findings: Findings, cache: Path) -> Iterator[str]:
 
         return load_tokenizer(findings.inputs[name].path, cache)
 
-    found = list(tokenizer_problems(job, load))
-    yield from found
-    if not found:
+    wrong = list(tokenizer_problems(job, load))
+    yield from wrong
+    if not wrong:
         for name, note in template_notes(job, findings.tokenizers.__getitem__):
             findings.notes.append(note)
             findings.provenance[name]["notes"] = [*findings.provenance[name]["notes"], note]
 
 
-def _where(wanted: list[AnyUse], name: str) -> str:
-    return "; ".join(use.where for use in wanted if isinstance(use, FunctionUse) and use.name == name)
+def _where(job_uses: list[AnyUse], name: str) -> str:
+    return "; ".join(use.where for use in job_uses if isinstance(use, FunctionUse) and use.name == name)
 
 
 def _message(problems: list[str]) -> str:

@@ -33,7 +33,7 @@ def run(context: LightContext) -> None:
         (folder / "report.json").write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
         return Facts(
             counts={"stages": len(report["stages"]), "evaluations": len(report["evaluations"])},
-            notes=[said["text"] for said in report["verdict"]],
+            notes=[sentence["text"] for sentence in report["verdict"]],
         )
 
     context.publish(build)

@@ -90,14 +90,14 @@ def fitted(context: StageContext, spec: Rules, policy: Policy, rows: Sequence[Co
     how = Descent(spec.iterations, spec.learning_rate, spec.weight_decay)
     fits = Fits({})
     for kind in policy.types:
-        own = [number for number, row in enumerate(rows) if row.response_type == kind]
-        if not own:
+        numbers = [number for number, row in enumerate(rows) if row.response_type == kind]
+        if not numbers:
             fits.notes.append(f"{kind}: no completion of this response type: it has no weights")
             continue
-        mine = [rows[number] for number in own]
+        mine = [rows[number] for number in numbers]
         labelled = spec.features == "labels"
-        said = labels(policy, mine, kind) if labelled else columns([grades[number] for number in own])
-        group = ranked(policy, rows, kind, said, rewards[own], by_prompt=spec.pairs == "prompt")
+        features = labels(policy, mine, kind) if labelled else columns([grades[number] for number in numbers])
+        group = ranked(policy, rows, kind, features, rewards[numbers], by_prompt=spec.pairs == "prompt")
         fit_type(fits, policy, mine, group, seeds, spec.holdout, how)
     if not fits.weights:
         raise InputError(
@@ -110,7 +110,7 @@ def facts(
     spec: Rules, counts: dict[str, int], fits: Fits, trusted: dict[str, Any] | None, graded: Sequence[dict[str, Any]]
 ) -> Facts:
     """What the stage says of its product; `graded`: what the grader said of the completions it was asked about."""
-    metrics: dict[str, Any] = {"error_rate": {kind: found["heldout"] for kind, found in fits.types.items()}}
+    metrics: dict[str, Any] = {"error_rate": {kind: evidence["heldout"] for kind, evidence in fits.types.items()}}
     notes = [*said_of(spec), *fits.notes]
     if trusted is not None:
         metrics["grader"] = trusted["mean"]
@@ -169,20 +169,21 @@ class Grading:
 
     def _grades(self, grader: Grader | None, shard: int) -> Rows:
         nothing: dict[str, Any] = {"grades": {}, "answered": 0.0, "cut": 0, "tokens": 0}
-        found = [dict(nothing) for _ in self.shards.span(shard)]
+        graded = [dict(nothing) for _ in self.shards.span(shard)]
         if grader is None:
-            return found
-        wanted = [
-            (place, self._rows[number])
-            for place, number in enumerate(self.shards.span(shard))
+            return graded
+        selected = [
+            (index, self._rows[number])
+            for index, number in enumerate(self.shards.span(shard))
             if self._spec.features == "grader" or number >= self._fitted
         ]
         questions = [
-            Question(row.prompt, row.answer, self._policy.graded(row.response_type), str(row.row)) for _, row in wanted
+            Question(row.prompt, row.answer, self._policy.graded(row.response_type), str(row.row))
+            for _, row in selected
         ]
-        for (place, _), said in zip(wanted, grader.grade(questions), strict=True):
-            found[place] = said.as_json()
-        return found
+        for (index, _), answer in zip(selected, grader.grade(questions), strict=True):
+            graded[index] = answer.as_json()
+        return graded
 
     def _scores(self, judge: Any, shard: int) -> Rows:
         numbers = [number for number in self.shards.span(shard) if number < self._fitted]
@@ -249,9 +250,9 @@ def shard_key(context: StageContext, spec: Rules, policy: Policy) -> str:
     )
 
 
-def columns(said: Sequence[dict[str, float]]) -> Grades:
+def columns(rows: Sequence[dict[str, float]]) -> Grades:
     """Grades by proposition."""
-    return {name: np.array([one[name] for one in said], dtype=np.float64) for name in said[0]}
+    return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in rows[0]}
 
 
 def trust(policy: Policy, gold: Sequence[Completion], graded: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
@@ -261,18 +262,20 @@ def trust(policy: Policy, gold: Sequence[Completion], graded: Sequence[dict[str,
     grades = [row["grades"] for row in graded]
     labels_of = [row.propositions or {} for row in gold]
     prompts = [opening(row) for row in gold]
-    found = fit_report.grader_trust(grades, labels_of, [row["answered"] for row in graded], policy.questions, prompts)
+    measures = fit_report.grader_trust(
+        grades, labels_of, [row["answered"] for row in graded], policy.questions, prompts
+    )
     classes: dict[str, Any] = {}
     for kind in policy.types:
-        own = [number for number, row in enumerate(gold) if row.response_type == kind]
-        if own:
+        numbers = [number for number, row in enumerate(gold) if row.response_type == kind]
+        if numbers:
             names = list(policy.classes[kind])
-            places = classify(policy, kind, columns([grades[number] for number in own])).classes
-            labelled = [policy.class_of(kind, gold[number].propositions or {}) for number in own]
+            places = classify(policy, kind, columns([grades[number] for number in numbers])).classes
+            labelled = [policy.class_of(kind, gold[number].propositions or {}) for number in numbers]
             classes[kind] = fit_report.class_trust(
-                [names[place] for place in places], labelled, [prompts[number] for number in own]
+                [names[class_index] for class_index in places], labelled, [prompts[number] for number in numbers]
             )
-    return {**found, "classes": classes, "notes": fit_report.grader_words(found)}
+    return {**measures, "classes": classes, "notes": fit_report.grader_words(measures)}
 
 
 def said_of(spec: Rules) -> list[str]:

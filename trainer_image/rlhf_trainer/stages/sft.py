@@ -114,9 +114,9 @@ def linked(rows: Sequence[Sequence[str]]) -> list[int]:
     first: dict[str, int] = {}
     for number, dialogues in enumerate(rows):
         for dialogue in dialogues:
-            earlier, own = groups[first.setdefault(dialogue, number)], groups[number]
-            if earlier != own:
-                groups = [earlier if group == own else group for group in groups]
+            earlier, current = groups[first.setdefault(dialogue, number)], groups[number]
+            if earlier != current:
+                groups = [earlier if group == current else group for group in groups]
     return groups
 
 
@@ -144,7 +144,7 @@ class SftTask:
 
     def step(self, step: int) -> dict[str, float | Tensor]:
         """One optimizer step over `batchSize` rows."""
-        found: dict[str, float | Tensor] = {}
+        metrics: dict[str, float | Tensor] = {}
         if step == 0:
             self.before = self.heldout()
         rows = self._schedule.step(step)
@@ -158,16 +158,16 @@ class SftTask:
                 loss = self._nll([self._data.rows[row] for row in batch.rows]) * weight
                 self.engine.backward(loss)
                 share += loss.detach()
-            found["learning_rate"] = self.engine.rate
-            found["grad_norm"] = self.engine.step()
+            metrics["learning_rate"] = self.engine.rate
+            metrics["grad_norm"] = self.engine.step()
         self.tokens += learned
-        found["loss"] = total(share)
-        found["tokens"] = float(learned)
-        found["epoch"] = (step + 1) / self._schedule.steps_per_epoch
+        metrics["loss"] = total(share)
+        metrics["tokens"] = float(learned)
+        metrics["epoch"] = (step + 1) / self._schedule.steps_per_epoch
         every = self._spec.eval_every
         if every and (step + 1) % every == 0 and self._data.heldout:
-            found["heldout_loss"] = float(self.heldout().sum()) / self.heldout_tokens.sum()
-        return found
+            metrics["heldout_loss"] = float(self.heldout().sum()) / self.heldout_tokens.sum()
+        return metrics
 
     def _nll(self, rows: Sequence[Sequence[int]], by_row: bool = False) -> Tensor:
         encoded = [[self._data.encoded[index] for index in row] for row in rows]
@@ -195,7 +195,7 @@ class SftTask:
     def heldout(self) -> Tensor:
         """[R] summed -log p of each held-out row, float64, on the CPU. A collective."""
         rows = self._data.heldout
-        found = torch.zeros(len(rows), dtype=torch.float64, device=self._context.device)
+        sums = torch.zeros(len(rows), dtype=torch.float64, device=self._context.device)
         lengths = [self._data.length(row) for row in rows]
         mine = micro_batches(lengths, range(len(rows)), self._budget, self._context.world)[self._context.rank]
         self.engine.module.eval()
@@ -203,8 +203,8 @@ class SftTask:
             for batch in phase.each(mine):
                 nll = self._nll([rows[row] for row in batch.rows], by_row=True)
                 if not batch.dummy:
-                    found[list(batch.rows)] = nll
-        return total(found).cpu()
+                    sums[list(batch.rows)] = nll
+        return total(sums).cpu()
 
     def state(self) -> dict[str, Any]:
         """What was measured and counted so far."""
@@ -248,10 +248,10 @@ def run(context: StageContext) -> None:
         InputError: data or model cannot be used.
     """
     spec = context.spec(Sft)
-    found = context.input(spec.model)
-    model, tokenizer = load_policy(found.path, spec.dtype, context.storage / "inputs")
+    entry = context.input(spec.model)
+    model, tokenizer = load_policy(entry.path, spec.dtype, context.storage / "inputs")
     check_logits(model, f"model ({spec.model.key})")
-    notes = prepare_tokenizer(tokenizer, found.template)
+    notes = prepare_tokenizer(tokenizer, entry.template)
     fit_vocabulary(model, tokenizer)
     data, counts = _data(context, spec, tokenizer, notes)
     trained = make_trained(model, spec, context.file.execution, seed=context.seed, device=context.device)
@@ -264,7 +264,7 @@ def run(context: StageContext) -> None:
         )
     task = SftTask(context, spec, LanguageModel(trained.decoder, trained.head), data, boundary)
     if task.repeats:
-        key = f"{found.digest}-{spec.trainable_layers}"
+        key = f"{entry.digest}-{spec.trainable_layers}"
         remember(context, boundary, data.encoded, key, model.dtype)
     train(context, task)
     _publish(context, task, trained, tokenizer, counts, notes)
@@ -314,11 +314,11 @@ def _publish(
     weights = trained.product(task.engine.state_dict())
     metrics: dict[str, Any] = {"steps": task.total}
     if task.before is not None and len(after):
-        found, said = heldout_metrics(
+        estimates, heldout_notes = heldout_metrics(
             task.before.numpy(), after.numpy(), task.heldout_tokens, task.dialogues, context.seed
         )
-        metrics |= found
-        notes.extend(said)
+        metrics |= estimates
+        notes.extend(heldout_notes)
 
     def build(folder: Path) -> Facts:
         save_policy(folder, weights, trained.model, tokenizer)

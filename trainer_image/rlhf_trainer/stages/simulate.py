@@ -90,10 +90,10 @@ def _provenance(context: StageContext, spec: Simulate) -> dict[str, Any]:
     def named(reference: Any) -> dict[str, str]:
         return {"source": reference.key, "digest": context.input(reference).digest}
 
-    found: dict[str, Any] = {"method": spec.method, "model": named(spec.model), "seed": context.seed}
+    shared: dict[str, Any] = {"method": spec.method, "model": named(spec.model), "seed": context.seed}
     judged = spec.rlaif or spec.rlcd_rescore
     if judged is not None:
-        found["judge"] = named(judged.judge or spec.model)
+        shared["judge"] = named(judged.judge or spec.model)
     if spec.red_team is not None:
-        found["target"] = named(spec.red_team.target)
-    return found
+        shared["target"] = named(spec.red_team.target)
+    return shared

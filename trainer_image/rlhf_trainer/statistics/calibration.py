@@ -57,10 +57,10 @@ def pair_trust(
         Accuracy with Wilson's interval, beside the accuracy of taking the shorter answer (ties count half); ECE of
         the pair's probability; margin; mean and standard deviation of scores; rank correlation of score and length.
     """
-    found = Trust()
+    trust = Trust()
     if not len(first):
-        found.notes.append("no pair is held out: accuracy on unseen pairs is unknown")
-        return found
+        trust.notes.append("no pair is held out: accuracy on unseen pairs is unknown")
+        return trust
     right = _halves(first - second)
     shorter = _halves(second_length - first_length)
     groups = range(len(first)) if prompts is None else prompts
@@ -68,7 +68,7 @@ def pair_trust(
     scores, lengths = np.stack([first, second], axis=1), np.stack([first_length, second_length], axis=1)
     confidence = _sigmoid(np.abs(first - second))
     error, bins = calibration_error(confidence, right, 0.5, 1.0)
-    found.metrics |= {
+    trust.metrics |= {
         "accuracy": accuracy.as_json(),
         "accuracy_shorter_wins": baseline.as_json(),
         "ece": point(error, len(right)).as_json(),
@@ -82,12 +82,12 @@ def pair_trust(
     rule = "shorter" if _value(baseline) >= 0.5 else "longer"
     for name, value in (("a coin", 0.5), (f"taking the {rule} answer as {what}", by_length)):
         if _includes(accuracy, value):
-            found.notes.append(
+            trust.notes.append(
                 f"accuracy {_words(accuracy)} includes {value:.3f}, what {name} gives: it shows nothing beyond that"
             )
         elif _value(accuracy) < value:
-            found.notes.append(f"accuracy {_words(accuracy)} is below {value:.3f}, what {name} gives")
-    return found
+            trust.notes.append(f"accuracy {_words(accuracy)} is below {value:.3f}, what {name} gives")
+    return trust
 
 
 def sign_trust(costs: Floats, signs: Floats, prompts: Sequence[Hashable] | None = None) -> Trust:
@@ -102,17 +102,17 @@ def sign_trust(costs: Floats, signs: Floats, prompts: Sequence[Hashable] | None 
         Sign accuracy with Wilson's interval beside always saying the commoner sign; balanced accuracy with its
         interval beside 0.5; ECE of sigmoid(cost) as the probability of harm.
     """
-    found = Trust()
+    trust = Trust()
     if not len(costs):
-        found.notes.append("no answer is held out: the accuracy of signs is unknown")
-        return found
+        trust.notes.append("no answer is held out: the accuracy of signs is unknown")
+        return trust
     right = _halves(costs * signs)
     groups = range(len(costs)) if prompts is None else prompts
     accuracy = clustered(right, groups)
     majority = max(float((signs > 0).mean()), float((signs < 0).mean()))
     balanced = balanced_accuracy(costs, signs, groups)
     error, bins = calibration_error(_sigmoid(costs), (signs > 0).astype(np.float64), 0.0, 1.0)
-    found.metrics |= {
+    trust.metrics |= {
         "sign_accuracy": accuracy.as_json(),
         "sign_accuracy_majority": point(majority, len(signs)).as_json(),
         "balanced_accuracy": balanced.as_json(),
@@ -125,12 +125,12 @@ def sign_trust(costs: Floats, signs: Floats, prompts: Sequence[Hashable] | None 
         ("balanced accuracy", balanced, 0.5, "guessing"),
     ):
         if _includes(estimate, base):
-            found.notes.append(f"{name} {_words(estimate)} includes {base:.3f}, what {guess} gives: it shows nothing")
-        elif estimate.known and _value(estimate) < base:
-            found.notes.append(f"{name} {_words(estimate)} is below {base:.3f}, what {guess} gives")
-    if not balanced.known:
-        found.notes.append("held-out answers are all of one sign: balanced accuracy is unknown")
-    return found
+            trust.notes.append(f"{name} {_words(estimate)} includes {base:.3f}, what {guess} gives: it shows nothing")
+        elif estimate.is_measured and _value(estimate) < base:
+            trust.notes.append(f"{name} {_words(estimate)} is below {base:.3f}, what {guess} gives")
+    if not balanced.is_measured:
+        trust.notes.append("held-out answers are all of one sign: balanced accuracy is unknown")
+    return trust
 
 
 def balanced_accuracy(
@@ -168,17 +168,17 @@ def calibration_error(
         (error, one entry a bin that has answers: {low, high, n, confidence, right}).
     """
     edges = np.linspace(low, high, bins + 1)
-    place = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, bins - 1)
+    bin_of = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, bins - 1)
     error, stated = 0.0, []
     for index in range(bins):
-        inside = place == index
+        inside = bin_of == index
         count = int(inside.sum())
         if not count:
             continue
-        said, came = float(confidence[inside].mean()), float(right[inside].mean())
-        error += count / len(confidence) * abs(came - said)
+        claimed, came = float(confidence[inside].mean()), float(right[inside].mean())
+        error += count / len(confidence) * abs(came - claimed)
         entry = {"low": float(edges[index]), "high": float(edges[index + 1]), "n": float(count)}
-        stated.append({**entry, "confidence": said, "right": came})
+        stated.append({**entry, "confidence": claimed, "right": came})
     return error, stated
 
 
@@ -199,25 +199,25 @@ def rank_correlation(
     Returns:
         The estimate; `n` counts values. Nothing where a side does not vary or there are fewer than 4 values.
     """
-    one, two = (np.asarray(side, dtype=np.float64).reshape(len(side), -1) for side in (first, second))
-    count = one.size
-    if count < 4 or np.ptp(one) == 0 or np.ptp(two) == 0:
+    ours, theirs = (np.asarray(side, dtype=np.float64).reshape(len(side), -1) for side in (first, second))
+    count = ours.size
+    if count < 4 or np.ptp(ours) == 0 or np.ptp(theirs) == 0:
         return NOTHING
-    value = _spearman(one.ravel(), two.ravel())
+    value = _spearman(ours.ravel(), theirs.ravel())
     if abs(value) >= 1.0 - 1e-12:
         return Estimate(value, value, value, count, "constant")
-    numbers = np.arange(len(one)) if groups is None else _numbers(groups)
+    numbers = np.arange(len(ours)) if groups is None else _numbers(groups)
     members = [np.flatnonzero(numbers == number) for number in range(int(numbers.max()) + 1)]
     if len(members) < 4:
         return Estimate(value, None, None, count, "none")
-    found = []
+    transformed = []
     for chunk in draws(len(members), RESAMPLES, seed):
         for drawn in chunk:
             rows = np.concatenate([members[group] for group in drawn])
-            a, b = one[rows].ravel(), two[rows].ravel()
+            a, b = ours[rows].ravel(), theirs[rows].ravel()
             if np.ptp(a) > 0 and np.ptp(b) > 0:
-                found.append(math.atanh(max(-1 + 1e-12, min(1 - 1e-12, _spearman(a, b)))))
-    half = student_quantile(len(members) - 1, 0.5 + confidence / 2) * float(np.std(found, ddof=1))
+                transformed.append(math.atanh(max(-1 + 1e-12, min(1 - 1e-12, _spearman(a, b)))))
+    half = student_quantile(len(members) - 1, 0.5 + confidence / 2) * float(np.std(transformed, ddof=1))
     middle = math.atanh(value)
     return Estimate(value, math.tanh(middle - half), math.tanh(middle + half), count)
 

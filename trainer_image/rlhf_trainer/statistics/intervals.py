@@ -50,7 +50,7 @@ class Estimate:
         return asdict(self)
 
     @property
-    def known(self) -> bool:
+    def is_measured(self) -> bool:
         """Whether there is a value."""
         return self.value is not None
 
@@ -144,8 +144,8 @@ class Intervals:
 
     def rate(self, values: Floats) -> Estimate:
         """Share of `values` in [0, 1], [P] or [P, S], with Wilson's interval over the P prompts."""
-        kept = _finite(by_prompt(values))
-        return wilson(float(kept.sum()), len(kept), self.confidence)
+        finite = _finite(by_prompt(values))
+        return wilson(float(finite.sum()), len(finite), self.confidence)
 
     def rate_difference(self, ours: Floats, theirs: Floats) -> Estimate:
         """Difference of two shares on the same prompts: Newcombe's hybrid score interval for paired proportions
@@ -275,11 +275,11 @@ def _both_shares(first: Floats, second: Floats) -> Floats:
     """[P, 4] of two shares: its value or 0, and 1 where the prompt counts, of each; prompts that count for neither go."""
     columns = []
     for values in (by_prompt(first), by_prompt(second)):
-        there = np.isfinite(values)
-        columns += [np.where(there, values, 0.0), there.astype(np.float64)]
+        present = np.isfinite(values)
+        columns += [np.where(present, values, 0.0), present.astype(np.float64)]
     rows = np.stack(columns, axis=1)
-    kept: Floats = rows[(rows[:, 1] + rows[:, 3]) > 0]
-    return kept
+    counted: Floats = rows[(rows[:, 1] + rows[:, 3]) > 0]
+    return counted
 
 
 def _mean(means: Floats) -> tuple[Floats, Floats]:
@@ -312,8 +312,8 @@ def _harmonic_gap(means: Floats) -> tuple[Floats, Floats]:
 
 
 def _finite(values: Floats) -> Floats:
-    kept: Floats = values[np.isfinite(values)]
-    return kept
+    finite: Floats = values[np.isfinite(values)]
+    return finite
 
 
 def _sums(values: Floats) -> Floats:
@@ -325,16 +325,16 @@ def _correlation(first: Floats, second: Floats) -> float:
     """Newcombe's phi of two paired shares: of numerator ad - bc, n / 2 is taken off where it is above 0, to 0 at least;
     0 where a side does not vary. For shares in [0, 1] ad - bc is n times the sum of products of deviations."""
     count = len(first)
-    one, two = first - first.mean(), second - second.mean()
-    numerator = count * float((one * two).sum())
+    x, y = first - first.mean(), second - second.mean()
+    numerator = count * float((x * y).sum())
     if numerator > 0:
         numerator = max(0.0, numerator - count / 2)
-    scale = count * math.sqrt(float((one * one).sum()) * float((two * two).sum()))
+    scale = count * math.sqrt(float((x * x).sum()) * float((y * y).sum()))
     return numerator / scale if scale > 0 else 0.0
 
 
-def _hybrid(one: float, two: float, correlation: float) -> float:
-    return math.sqrt(max(0.0, one * one - 2 * correlation * one * two + two * two))
+def _hybrid(first: float, second: float, correlation: float) -> float:
+    return math.sqrt(max(0.0, first * first - 2 * correlation * first * second + second * second))
 
 
 def _value(estimate: Estimate) -> float:
