@@ -12,6 +12,7 @@ from rlhf_sdk import jobs
 from rlhf_sdk.exits import CommandError, Exit
 from rlhf_sdk.local.layout import STORAGE, Layout
 from rlhf_sdk.local.locks import is_held
+from rlhf_sdk.local.state import current_word
 from rlhf_sdk.paths import is_job_file
 
 
@@ -38,9 +39,8 @@ class Entry:
     @property
     def phase(self) -> str | None:
         """How it stands; None: its executor does not write that into the index, as on a cluster."""
-        if self.run.phase == "running" and not self.live:
-            return "killed"
-        return self.run.phase
+        phase: str | None = current_word(self.run.phase)
+        return "Killed" if phase == "Running" and not self.live else phase
 
     @property
     def missing(self) -> list[str]:

@@ -42,7 +42,7 @@ def test_an_edited_job_has_two_runs(tmp_path: Path) -> None:
     assert [first["name"], second["name"]] == ["edited@1", "edited@2"]
     assert second["changes"] == {"stages.sft.sft.maxSteps": [1, 2]}
     assert first["missing"] == second["missing"] == []
-    assert first["phase"] == second["phase"] == "done"
+    assert first["phase"] == second["phase"] == "Complete"
     compared = rlhf("compare", f"{path}@1", f"{path}@2", "--output", "json").json
     assert all(None not in values for values in compared["metrics"].values())
     assert Path(rlhf("report", f"{path}@1").out.strip()).read_text().startswith("<!doctype html>")

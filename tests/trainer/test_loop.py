@@ -40,7 +40,7 @@ from rlhf_trainer.telemetry.progress import Progress
 STEPS = 7
 EVERY = 3
 WATCHED = {
-    str(Path(rlhf_trainer.__file__).with_name(name + ".py"))
+    str(Path(rlhf_trainer.__file__).parent / (name + ".py"))
     for name in (
         *("loop", "storage/checkpoints", "telemetry/metrics", "storage/products", "storage/fsync", "context", "rng"),
     )

@@ -38,7 +38,7 @@ def test_both_runs_are_listed_with_what_changed(edited: Path) -> None:
     first, second = listed(edited)
     assert [first["name"], second["name"]] == ["beaver@1", "beaver@2"]
     assert [first["latest"], second["latest"]] == [False, True]
-    assert [first["phase"], second["phase"]] == ["done", "done"]
+    assert [first["phase"], second["phase"]] == ["Complete", "Complete"]
     assert (first["changes"], second["changes"]) == (None, {"stages.reward.rewardModel.epochs": [1.0, 2.0]})
     assert 0 < first["started"] < second["started"]
     assert first["missing"] == second["missing"] == []
@@ -114,10 +114,10 @@ def test_a_run_that_failed_is_one_run_with_the_one_that_goes_on(tmp_path: Path) 
     path = job(tmp_path)
     assert run(path, {"sft": {"exit": 1, "reason": "Broken", "message": "no"}}).code != 0
     (failed,) = listed(path)
-    assert (failed["phase"], failed["missing"]) == ("failed", ["sft"])
+    assert (failed["phase"], failed["missing"]) == ("Failed", ["sft"])
     run(path)
     (done,) = listed(path)
-    assert (done["name"], done["phase"], done["missing"]) == ("beaver@1", "done", [])
+    assert (done["name"], done["phase"], done["missing"]) == ("beaver@1", "Complete", [])
 
 
 def test_fresh_forgets_the_run_of_this_spec_alone(tmp_path: Path) -> None:

@@ -50,14 +50,14 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_status_of_a_run(done: Path) -> None:
     output = rlhf("status", done, "--output", "json").json
-    assert (output["job"], output["phase"], output["exitCode"], output["live"]) == ("beaver", "done", 0, False)
+    assert (output["job"], output["phase"], output["exitCode"], output["live"]) == ("beaver", "Complete", 0, False)
     assert {name: stage["phase"] for name, stage in output["stages"].items()} == dict.fromkeys(
         ("prepare", "sft", "reward", "cost", "report"), "Complete"
     )
     assert output["stages"]["sft"]["step"] == 2
     assert output["stages"]["sft"]["headline"] == {"loss": 0.5}
     text = rlhf("status", done).out
-    assert text.startswith("beaver: done  uid beaver-")
+    assert text.startswith("beaver: Complete  uid beaver-")
     assert [line.split()[0] for line in text.splitlines()[1:]] == [
         "STAGE",
         "prepare",
@@ -99,16 +99,16 @@ def test_status_of_a_run_while_it_runs_and_after_it_was_killed(tmp_path: Path) -
         return bool(polls) and [polls[0]["stages"]["sft"][key] for key in ("step", "total")] == [7, 7]
 
     process.until(served)
-    assert (polls[0]["live"], polls[0]["phase"]) == (True, "running")
+    assert (polls[0]["live"], polls[0]["phase"]) == (True, "Running")
     process.kill()
     until(lambda: not status(path)["live"])  # once the stage has saved
-    assert rlhf("status", path).out.startswith("beaver: killed; run it again to go on")
+    assert rlhf("status", path).out.startswith("beaver: Killed; run it again to go on")
 
 
 def test_watch_shows_until_the_run_ends(done: Path) -> None:
     result = rlhf("status", done, "--watch")
     assert result.code == 0
-    assert "beaver: done" in result.out
+    assert "beaver: Complete" in result.out
 
 
 def test_logs_of_a_rank(done: Path) -> None:

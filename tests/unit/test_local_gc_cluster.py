@@ -240,11 +240,11 @@ def test_an_interrupted_removal_is_gone_on_with(job: Job) -> None:
 
 def test_a_run_whose_folder_this_machine_does_not_have_is_kept_unless_it_is_done(tmp_path: Path) -> None:
     state_file = tmp_path / "work" / "beaver-0a" / "state.json"
-    state = RunState(job="beaver", uid="beaver-0a", jobFile="/home/elsewhere/job.yaml", phase="stopped")
+    state = RunState(job="beaver", uid="beaver-0a", jobFile="/home/elsewhere/job.yaml", phase="Suspended")
     save(state_file, state)
     (item,) = garbage(tmp_path, clock(tmp_path)).uncertain
     assert item.why == "its job file may lie on another machine: /home/elsewhere/job.yaml"
-    save(state_file, state.model_copy(update={"phase": "done"}))
+    save(state_file, state.model_copy(update={"phase": "Complete"}))
     assert [item.why for item in garbage(tmp_path, clock(tmp_path)).free] == [
         "its job file is gone: /home/elsewhere/job.yaml"
     ]
@@ -293,7 +293,7 @@ LAYOUTS = st.builds(
     products=st.fixed_dictionaries(dict.fromkeys(PRODUCTS, MADE)),
     stages=STAGES,
     lease=LEASE,
-    state=st.none() | st.sampled_from(["running", "stopped", "failed", "done"]),
+    state=st.none() | st.sampled_from(["Running", "Suspended", "Failed", "Complete"]),
     lock=st.booleans(),
     age=AGES,
 )
@@ -336,7 +336,7 @@ def needed(layout: Layout) -> Iterator[str]:
         yield "a job that is not done"
     if layout.lease is not None and not layout.lease[1] and layout.lease[2] < SILENT_SECONDS:
         yield "a lease that beats"
-    if layout.state in (None, "running") and layout.age < SILENT_SECONDS:
+    if layout.state in (None, "Running") and layout.age < SILENT_SECONDS:
         yield "written to lately"
     if not layout.recorded and layout.state is None and not layout.lock:
         yield "nobody knows whose it is"

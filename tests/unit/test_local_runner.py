@@ -250,6 +250,18 @@ def test_what_an_earlier_version_wrote_is_read(tmp_path: Path, phase: str, state
     assert (run_state.stages["sft"].state, run_state.stages["sft"].attempt) == (state, 2)
 
 
+@pytest.mark.parametrize(
+    ("earlier", "phase"),
+    [("running", "Running"), ("done", "Complete"), ("failed", "Failed"), ("stopped", "Suspended")],
+)
+def test_how_a_run_of_an_earlier_version_stands_is_read(tmp_path: Path, earlier: str, phase: str) -> None:
+    path = tmp_path / "state.json"
+    path.write_text(json.dumps({"job": "beaver", "uid": "beaver-0a", "jobFile": "job.yaml", "phase": earlier}))
+    run_state = load(path)
+    assert run_state is not None
+    assert run_state.phase == phase
+
+
 def test_an_unreadable_state_is_explained(tmp_path: Path) -> None:
     path = job(tmp_path)
     run(path)

@@ -135,7 +135,7 @@ def _print(run: Located) -> None:
 def title(run: Located) -> str:
     """`safe-rlhf: running (uid ..., storage ...)`."""
     state = run.state
-    phase = state.phase if run.live or state.phase != "running" else "killed; run it again to go on"
+    phase = state.phase if run.live or state.phase != "Running" else "Killed; run it again to go on"
     return f"{state.job}: {phase}  uid {state.uid}  storage {run.layout.storage}"
 
 
@@ -170,7 +170,7 @@ def overview(runs: list[Located]) -> Table:
     for run in runs:
         state = run.state
         done = sum(stage.complete for stage in state.stages.values())
-        phase = state.phase if run.live or state.phase != "running" else "killed"
+        phase = state.phase if run.live or state.phase != "Running" else "Killed"
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(state.started))
         shown.add_row(state.job, phase, f"{done}/{len(state.stages)}", started, state.uid)
     return shown

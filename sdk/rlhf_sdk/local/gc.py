@@ -178,12 +178,12 @@ def _verdict(layout: Layout, records: Sequence[Run], live: Leases, now: float) -
             return False, reason
     if not records and _elsewhere(layout):
         return False, "no record in runs/ says what it makes: a cluster's job may not have come so far"
-    if (state is None or state.phase == "running") and written_lately(layout.root, now):
+    if (state is None or state.phase == "Running") and written_lately(layout.root, now):
         return False, "it was written to in the last minutes"
     if state is None:
         done, nobody = "its job is done, every product in place", "it has no state: no run goes on with it"
         return True, done if clustered else nobody
-    if state.phase != "done" and not Path(state.job_file).parent.is_dir():
+    if state.phase != "Complete" and not Path(state.job_file).parent.is_dir():
         return False, f"its job file may lie on another machine: {state.job_file}"
     return True, f"its job file is gone: {state.job_file}"
 

@@ -385,8 +385,7 @@ class Runner:
             code = exit_code(self._plan, self._state.stages)
         elif end == "Suspended":
             code = Exit.INTERRUPTED if self._signals.interrupted else Exit.STOPPED
-        phase = {"Complete": "done", "Failed": "failed", "Suspended": "stopped"}[end]
-        changes = {"phase": phase, "exit_code": int(code), "ended": time.time(), "pid": None}
+        changes = {"phase": end, "exit_code": int(code), "ended": time.time(), "pid": None}
         self._state = self._state.model_copy(update=changes)
         if self._resolved is not None:  # again: how it ended; and the report of a run that failed is another product
             write_run(self._layout.storage, files.run_index(self._job, self._state, self._plan, self._resolved))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ValidationError, model_validator
+from pydantic import BeforeValidator, ValidationError, model_validator
 
 from rlhf_api.contract import BUSY, COMPLETE, StageState
 from rlhf_api.fields import ApiModel
@@ -23,7 +23,15 @@ OF_0_1: dict[str, StageState] = {
     "stopped": "Suspended",
     "blocked": "Skipped",
 }
-"""What earlier versions called the states of a stage."""
+"""What earlier versions called the states of a stage; four of them are those of a run, too."""
+
+
+def current_word(value: Any) -> Any:
+    """A state as this version calls it, for what an earlier version wrote."""
+    return OF_0_1.get(value, value) if isinstance(value, str) else value
+
+
+Phase = Annotated[Literal["Running", "Complete", "Failed", "Suspended"], BeforeValidator(current_word)]
 
 
 class LocalStage(ApiModel):
@@ -58,7 +66,7 @@ class LocalStage(ApiModel):
         if not isinstance(value, dict) or "phase" not in value:
             return value
         rest = {name: field for name, field in value.items() if name != "phase"}
-        return {**rest, "state": OF_0_1.get(str(value["phase"]), value["phase"])}
+        return {**rest, "state": current_word(value["phase"])}
 
     @property
     def complete(self) -> bool:
@@ -89,8 +97,8 @@ class RunState(ApiModel):
     """Its UID."""
     job_file: str
     """Where the job file lies."""
-    phase: Literal["running", "done", "failed", "stopped"] = "running"
-    """How the run stands."""
+    phase: Phase = "Running"
+    """How the run stands, in the words of a job's status.phase."""
     exit_code: int | None = None
     """What `rlhf run` ended with."""
     reason: str = ""
@@ -158,6 +166,6 @@ def resumed(before: RunState | None, plan: Plan, fresh: RunState) -> RunState:
                 product=old.product,
             )
     fields: dict[str, object] = {"stages": stages}
-    if before is not None and before.phase in ("running", "stopped"):
+    if before is not None and before.phase in ("Running", "Suspended"):
         fields |= {"started": before.started, "active_seconds": before.active_seconds}
     return fresh.model_copy(update=fields)
