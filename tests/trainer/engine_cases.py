@@ -81,7 +81,7 @@ def one(rank: int, world: int, case: dict[str, Any], folder: Path) -> dict[str, 
     resumed.load(folder / "saved")
     again += train(resumed, rank, world, range(HALF, STEPS))
     first, second = undisturbed.state_dict(), resumed.state_dict()
-    with undisturbed.whole() as module, torch.no_grad():
+    with undisturbed.gathered_parameters() as module, torch.no_grad():
         shapes = [list(parameter.shape) for parameter in module.parameters()]
         answers = [
             module(rows(0)[0].to(getattr(torch, case["dtype"]))).float().flatten().tolist() for _ in range(rank + 1)

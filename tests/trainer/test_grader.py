@@ -67,7 +67,7 @@ def test_phi_is_yes_over_yes_and_no_of_the_models_own_softmax(model: Path) -> No
         masses = []
         for name in question.propositions:
             said = {"role": "assistant", "content": question.answer}
-            asked = {"role": "user", "content": policy.asked(name, question.answer)}
+            asked = {"role": "user", "content": policy.question_for(name, question.answer)}
             ids = torch.tensor([encode_prompt(tokenizer, [*question.prompt, said, asked])])
             chances = one.model(input_ids=ids).logits[0, -1].double().softmax(-1)
             expected = chances[yes].sum() / (chances[yes].sum() + chances[no].sum())
@@ -99,7 +99,7 @@ def test_of_a_long_conversation_the_start_is_cut_and_counted(model: Path) -> Non
     policy = parse_policy(dump_yaml(small()))
     rows = {}
     for name in long.propositions:
-        asked = {"role": "user", "content": policy.asked(name, long.answer)}
+        asked = {"role": "user", "content": policy.question_for(name, long.answer)}
         said = {"role": "assistant", "content": long.answer}
         rows[name] = encode_prompt(one.tokenizer, [*long.prompt, said, asked])[found.cut :]
     assert max(map(len, rows.values())) == 80

@@ -126,14 +126,14 @@ def test_pairs_are_all_of_a_better_and_a_worse_one_in_the_completions_order(rows
     every = range(len(rows))
     expected = [(a, b) for a in every for b in every if groups[a] == groups[b] and ranks[a] < ranks[b]]
     found = ranked_pairs(groups, ranks)
-    assert (pairs_of(found), found.there) == (expected, len(expected))
+    assert (pairs_of(found), found.total) == (expected, len(expected))
 
 
 def test_of_a_group_with_more_pairs_than_the_bound_as_many_are_drawn_by_seed() -> None:
     groups, ranks = ["p"] * 6 + ["q"] * 2, [0, 1, 2, 0, 1, 2, 0, 1]
     whole = set(pairs_of(ranked_pairs(groups, ranks)))
     found = ranked_pairs(groups, ranks, seed=1, most=5)
-    assert found.there == len(whole) == 13
+    assert found.total == len(whole) == 13
     assert len(found.better) == 5 + 1 and set(pairs_of(found)) < whole and (6, 7) in pairs_of(found)
     assert pairs_of(found) == pairs_of(ranked_pairs(groups, ranks, seed=1, most=5))
     assert pairs_of(found) != pairs_of(ranked_pairs(groups, ranks, seed=2, most=5))
@@ -141,7 +141,7 @@ def test_of_a_group_with_more_pairs_than_the_bound_as_many_are_drawn_by_seed() -
 
 def test_completions_of_one_response_type_make_no_more_pairs_than_memory_holds() -> None:
     found = ranked_pairs([b""] * 5000, [number % 5 for number in range(5000)])
-    assert found.there == 10_000_000
+    assert found.total == 10_000_000
     assert len(found.better) == MOST_PAIRS == len(set(pairs_of(found)))
     assert all(a % 5 < b % 5 for a, b in pairs_of(found))
 

@@ -184,7 +184,7 @@ def test_a_folder_must_hold_one_policy_file(tmp_path: Path) -> None:
 
 def test_a_template_may_repeat_the_response_and_leaves_other_braces_alone() -> None:
     policy = parse_policy(dump_yaml({**small(), "prompt_template": "{x} {question} <{response}>"}))
-    assert policy.asked("harm", "{question} and {response}") == "{x} Is it harm? <{question} and {response}>"
+    assert policy.question_for("harm", "{question} and {response}") == "{x} Is it harm? <{question} and {response}>"
 
 
 SIMPLE = ("a", "b", "c", "d")

@@ -47,8 +47,8 @@ def learning_rate(optimizer: Optimizer, step: int, total_steps: int) -> float:
     if optimizer.schedule == "constant":
         return optimizer.learning_rate
     progress = (step - warmup) / max(1, total_steps - warmup)
-    left = 1.0 - progress if optimizer.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
-    return optimizer.learning_rate * max(0.0, left)
+    remaining = 1.0 - progress if optimizer.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+    return optimizer.learning_rate * max(0.0, remaining)
 
 
 def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
@@ -100,7 +100,7 @@ class Engine:
 
     Attributes:
         module: The module as given. For training call the engine itself, `engine(...)`, which runs `module(...)` under
-            DeepSpeed's hooks; call `module` inside `whole()`.
+            DeepSpeed's hooks; call `module` inside `gathered_parameters()`.
         steps: Optimizer steps taken.
     """
 
@@ -188,7 +188,7 @@ class Engine:
         self._norm = float(nn.utils.clip_grad_norm_(parameters, self._optimizer.max_grad_norm))
 
     @contextmanager
-    def whole(self) -> Iterator[nn.Module]:
+    def gathered_parameters(self) -> Iterator[nn.Module]:
         """The module with all its weights on this rank: for rollouts and evaluation, without gradients.
 
         Under ZeRO 3 the weights are gathered and DeepSpeed's hooks taken off meanwhile: every rank must enter and

@@ -85,9 +85,9 @@ def load(name: str, folder: Path | None) -> UserFunction:
     module = _import(name, module_name, folder)
     function = getattr(module, attribute, None)
     if not callable(function):
-        found = sorted(key for key, value in vars(module).items() if inspect.isfunction(value))
+        listed = sorted(key for key, value in vars(module).items() if inspect.isfunction(value))
         raise InputError(
-            f"function {name}: {module_name} has no function {attribute!r}; it has {', '.join(found) or 'none'}"
+            f"function {name}: {module_name} has no function {attribute!r}; it has {', '.join(listed) or 'none'}"
         )
     try:
         inspect.signature(function).bind([], [])
@@ -128,7 +128,7 @@ def packages(name: str, folder: Path | None) -> set[str]:
     if _find(name, module_name, folder)[0] != folder:
         return {module_name.partition(".")[0]}
     files = _sources(name, folder)
-    imported = {one.partition(".")[0] for module, file in files.items() for one in _imports(file, module)}
+    imported = {dependency.partition(".")[0] for module, file in files.items() for dependency in _imports(file, module)}
     return imported - {module.partition(".")[0] for module in files} - (sys.stdlib_module_names - {"importlib"})
 
 
@@ -180,19 +180,19 @@ def _find(name: str, module: str, folder: Path | None) -> tuple[Path, Path]:
 
 def _import(name: str, module: str, folder: Path | None) -> Any:
     root, file = _find(name, module, folder)
-    place = str(root)
-    if place not in sys.path:
-        sys.path.append(place)  # last: a file beside the job never hides an installed module
+    entry = str(root)
+    if entry not in sys.path:
+        sys.path.append(entry)  # last: a file beside the job never hides an installed module
     try:
-        found = importlib.import_module(module)
+        imported = importlib.import_module(module)
     except (Exception, SystemExit) as error:  # SystemExit: a script that runs when it is imported
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _users(frame.filename)]
         where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
         raise InputError(f"function {name}: cannot be imported: {type(error).__name__}: {error}{where}") from error
-    origin = Path(getattr(found, "__file__", None) or "")
+    origin = Path(getattr(imported, "__file__", None) or "")
     if origin.resolve() != file.resolve():
         raise InputError(f"function {name}: {file} is hidden by another module of that name ({origin}). Rename yours")
-    return found
+    return imported
 
 
 def _users(filename: str) -> bool:
@@ -220,16 +220,16 @@ def _imports(file: Path, module: str) -> set[str]:
     except (ValueError, RecursionError, MemoryError) as error:  # NUL, or nested too deep for the parser
         raise InputError(f"{file.name}: cannot be parsed ({error or type(error).__name__})") from error
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
-    found: set[str] = set()
+    imported: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+            imported.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 parts = package.split(".")
-                kept = ".".join(parts[: len(parts) - node.level + 1])
-                base = f"{kept}.{base}".strip(".") if base else kept
-            found.add(base)
-            found.update(f"{base}.{alias.name}" for alias in node.names)
-    return {".".join(name.split(".")[: size + 1]) for name in found if name for size in range(name.count(".") + 1)}
+                parent = ".".join(parts[: len(parts) - node.level + 1])
+                base = f"{parent}.{base}".strip(".") if base else parent
+            imported.add(base)
+            imported.update(f"{base}.{alias.name}" for alias in node.names)
+    return {".".join(name.split(".")[: size + 1]) for name in imported if name for size in range(name.count(".") + 1)}

@@ -74,7 +74,7 @@ def train(context: StageContext, task: Task) -> None:
     """
     done = resume(context, task)
     every = context.file.execution.checkpoint_every
-    saved, said = done, time.monotonic()
+    saved, logged_at = done, time.monotonic()
     context.progress.begin(task.total, "steps", done=done, phase="training")
     for step in range(done, task.total):
         before = context.metrics.tokens
@@ -86,8 +86,8 @@ def train(context: StageContext, task: Task) -> None:
             raise GuardTripped(f"a loss is not finite on another rank at step {step + 1}", reason="NaN")
         latest = headline(context.metrics.latest)
         context.progress.advance(step + 1, latest, tokens=context.metrics.tokens - before)
-        if time.monotonic() - said >= SAY_SECONDS or step + 1 == task.total:
-            said = time.monotonic()
+        if time.monotonic() - logged_at >= SAY_SECONDS or step + 1 == task.total:
+            logged_at = time.monotonic()
             log.info("step %d of %d %s", step + 1, task.total, " ".join(f"{k}={v:.4g}" for k, v in latest.items()))
         last = step + 1 == task.total
         if stop or last or (every and (step + 1) % every == 0):
@@ -103,11 +103,11 @@ def save(context: StageContext, task: Task, step: int) -> None:
     context.metrics.flush(sync=True)
 
     def write(folder: Path) -> None:
-        own = folder / f"rank-{context.rank:05d}"
-        own.mkdir()
+        rank_folder = folder / f"rank-{context.rank:05d}"
+        rank_folder.mkdir()
         # Generators first: an engine that draws while saving would otherwise shift what comes after.
-        torch.save(rng.capture(), own / "rng.pt")
-        torch.save(task.state(), own / "task.pt")
+        torch.save(rng.capture(), rank_folder / "rng.pt")
+        torch.save(task.state(), rank_folder / "task.pt")
         for name, engine in task.engines.items():
             engine.save(folder / f"engine-{name}")
 
@@ -123,11 +123,11 @@ def resume(context: StageContext, task: Task) -> int:
         return 0
     log.info("resuming after step %d of %d", checkpoint.step, task.total)
     context.progress.say("loading a checkpoint")
-    own = checkpoint.path / f"rank-{context.rank:05d}"
+    rank_folder = checkpoint.path / f"rank-{context.rank:05d}"
     for name, engine in task.engines.items():
         engine.load(checkpoint.path / f"engine-{name}")
-    task.load_state(torch.load(own / "task.pt", weights_only=True, map_location="cpu"))
-    rng.restore(torch.load(own / "rng.pt", weights_only=True, map_location="cpu"))
+    task.load_state(torch.load(rank_folder / "task.pt", weights_only=True, map_location="cpu"))
+    rng.restore(torch.load(rank_folder / "rng.pt", weights_only=True, map_location="cpu"))
     context.metrics.rewind(checkpoint.step)
     return checkpoint.step
 

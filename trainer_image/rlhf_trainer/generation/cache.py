@@ -44,8 +44,8 @@ class EvictingLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is n
         rows, new = owner.writing, slice(owner.end, owner.end + key_states.shape[2])
         self.keys[rows, :, new] = key_states
         self.values[rows, :, new] = value_states
-        seen = slice(owner.start, new.stop)
-        return self.keys[rows, :, seen], self.values[rows, :, seen]
+        attended = slice(owner.start, new.stop)
+        return self.keys[rows, :, attended], self.values[rows, :, attended]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self._owner.end - self._owner.start + query_length, 0

@@ -40,9 +40,9 @@ class Layout:
 
     def scatter(self, values: Tensor) -> Tensor:
         """[B, T] of [N], 0 beyond the mask; keeps gradients."""
-        found = values.new_zeros(self.mask.shape)
-        found[self.mask > 0] = values
-        return found
+        padded = values.new_zeros(self.mask.shape)
+        padded[self.mask > 0] = values
+        return padded
 
 
 def lay_out(prompts: Sequence[list[int]], answers: Sequence[list[int]], fill: int, device: torch.device) -> Layout:
@@ -90,7 +90,7 @@ def log_probs(hidden: Tensor, head: Head, targets: Tensor, temperature: float) -
         [N] log-probabilities in nats, float32, with gradient; [N] entropies in nats, float32, without.
     """
     size = max(1, CHUNK_LOGITS // _vocabulary(head, hidden))
-    found, entropies = [], []
+    chosen, entropies = [], []
     for start in range(0, len(targets), size):
         part = slice(start, start + size)
         if torch.is_grad_enabled() and (hidden.requires_grad or _trained(head)):
@@ -99,9 +99,9 @@ def log_probs(hidden: Tensor, head: Head, targets: Tensor, temperature: float) -
             )
         else:
             chunk = _chunk(hidden[part], head, targets[part], temperature)
-        found.append(chunk[0])
+        chosen.append(chunk[0])
         entropies.append(chunk[1])
-    return torch.cat(found), torch.cat(entropies)
+    return torch.cat(chosen), torch.cat(entropies)
 
 
 def _chunk(hidden: Tensor, head: Head, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -110,8 +110,8 @@ def sample(
             wave = order[start : start + most]
             noise = np.stack([uniforms(seed, step, numbers[index], sampling.max_new_tokens) for index in wave])
             report_wave = partial(_report_part, report, start / len(order), len(wave) / len(order))
-            found = _Wave(model, [prompts[index] for index in wave], sampling, noise).run(report_wave)
-            for index, answer in zip(wave, found, strict=True):
+            wave_answers = _Wave(model, [prompts[index] for index in wave], sampling, noise).run(report_wave)
+            for index, answer in zip(wave, wave_answers, strict=True):
                 answers[index] = answer
     finally:
         model.train(training)
@@ -149,8 +149,8 @@ def rows_at_once(model: Any, columns: int) -> int:
 
 def free_bytes(device: torch.device) -> int:
     """Of a GPU: what the driver has left, and what torch's allocator keeps but does not use."""
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(torch.cuda.mem_get_info(device)[0]) + kept
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + unused
 
 
 def power_of_two(count: int) -> int:
@@ -214,9 +214,9 @@ class _Wave:
         index = list(range(len(self._prompts)))
         for done in range(1, self._sampling.max_new_tokens + 1):
             chosen = tokens.tolist()
-            for place, token in enumerate(chosen):
-                self._ids[index[place]].append(token)
-            ended = [place for place, token in enumerate(chosen) if self._ends(token, self._ids[index[place]])]
+            for row, token in enumerate(chosen):
+                self._ids[index[row]].append(token)
+            ended = [row for row, token in enumerate(chosen) if self._ends(token, self._ids[index[row]])]
             keep = self._evict(index, ended, self._width + done - 1)
             report(1 - len(index) / len(self._ids) * (1 - done / self._sampling.max_new_tokens))
             if not index or done == self._sampling.max_new_tokens:
@@ -270,11 +270,11 @@ class _Wave:
     def _evict(self, index: list[int], ended: list[int], filled: int) -> list[int]:
         """Take ended rows out; the last ones move into their places. Gives the places to keep of the step's tokens."""
         places = list(range(len(index)))
-        for place in reversed(ended):
+        for row in reversed(ended):
             last = len(index) - 1
-            if place != last:
-                self._cache.move(last, place, filled)
-                index[place], places[place] = index[last], places[last]
+            if row != last:
+                self._cache.move(last, row, filled)
+                index[row], places[row] = index[last], places[last]
             index.pop()
             places.pop()
         return places

@@ -35,28 +35,28 @@ def last_states(
     """
     shares = attends_everywhere(model.config)
     shared = [common(rows) if shares else 0 for rows in groups]
-    found: list[list[Tensor]] = [[torch.empty(0)] * len(rows) for rows in groups]
+    states: list[list[Tensor]] = [[torch.empty(0)] * len(rows) for rows in groups]
     together = [index for index, count in enumerate(shared) if count]
     for part in buckets([shared[index] for index in together], budget):
-        members = [together[place] for place in part]
+        members = [together[position] for position in part]
         cache = PrefixCache(int(model.config.get_text_config().num_hidden_layers))
         ids, mask = right_aligned([list(groups[index][0][: shared[index]]) for index in members], fill, device)
         _states(model, ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)
-        asked = [(place, row) for place, index in enumerate(members) for row in range(len(groups[index]))]
-        rests = [groups[members[place]][row][shared[members[place]] :] for place, row in asked]
+        requests = [(position, row) for position, index in enumerate(members) for row in range(len(groups[index]))]
+        rests = [groups[members[position]][row][shared[members[position]] :] for position, row in requests]
         for chunk in buckets([len(rest) for rest in rests], budget):
-            cache.rows = torch.tensor([asked[one][0] for one in chunk], device=device)
+            cache.rows = torch.tensor([requests[number][0] for number in chunk], device=device)
             before = mask[cache.rows]
-            ends = _ends(model, [rests[one] for one in chunk], fill, device, cache, before)
-            for one, state in zip(chunk, ends, strict=True):
-                place, row = asked[one]
-                found[members[place]][row] = state
+            ends = _ends(model, [rests[number] for number in chunk], fill, device, cache, before)
+            for number, state in zip(chunk, ends, strict=True):
+                position, row = requests[number]
+                states[members[position]][row] = state
     apart = [(index, row) for index, count in enumerate(shared) if not count for row in range(len(groups[index]))]
     for chunk in buckets([len(groups[index][row]) for index, row in apart], budget):
-        ends = _ends(model, [groups[apart[one][0]][apart[one][1]] for one in chunk], fill, device, None, None)
-        for one, state in zip(chunk, ends, strict=True):
-            found[apart[one][0]][apart[one][1]] = state
-    return found
+        ends = _ends(model, [groups[apart[number][0]][apart[number][1]] for number in chunk], fill, device, None, None)
+        for number, state in zip(chunk, ends, strict=True):
+            states[apart[number][0]][apart[number][1]] = state
+    return states
 
 
 def common(rows: Sequence[Row]) -> int:
@@ -71,19 +71,19 @@ def _ends(
     """[B, H] states after the last token of rows that follow what `before` [B, W] marks."""
     width = max(map(len, rows))
     ids = torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], device=device)
-    seen = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
+    row_mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
     positions = torch.arange(width, device=device)[None].expand(len(rows), width)
-    mask = seen
+    mask = row_mask
     if before is not None:
         positions = positions + before.sum(-1, keepdim=True)
-        mask = torch.cat((before, seen), 1)
+        mask = torch.cat((before, row_mask), 1)
     hidden = _states(model, ids, mask, positions, cache)
-    return hidden[torch.arange(len(rows), device=device), seen.sum(-1) - 1]
+    return hidden[torch.arange(len(rows), device=device), row_mask.sum(-1) - 1]
 
 
 def _states(model: Any, ids: Tensor, mask: Tensor, positions: Tensor, cache: PrefixCache | None) -> Tensor:
     """[B, T, H] of the new tokens."""
-    found: Tensor = model.base_model(
+    hidden: Tensor = model.base_model(
         input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=cache is not None
     ).last_hidden_state
-    return found
+    return hidden

@@ -99,8 +99,8 @@ def explained_variance(sums: Tensor) -> float:
     if n < 1:
         return 0.0
     variance = g2 / n - (g / n) ** 2
-    left = e2 / n - (e / n) ** 2
-    return 1 - left / variance if variance > 1e-12 else 0.0
+    unexplained = e2 / n - (e / n) ** 2
+    return 1 - unexplained / variance if variance > 1e-12 else 0.0
 
 
 def _inside(x: Tensor, inside: Tensor) -> Tensor:

@@ -50,11 +50,11 @@ def nll_sum(hidden: Tensor, labels: Tensor, head: Callable[[Tensor], Tensor], ch
         return result
     total = hidden.new_zeros((), dtype=torch.float32)
     for start in range(0, len(labels), chunk):
-        piece, wanted = hidden[start : start + chunk], labels[start : start + chunk]
+        piece, piece_labels = hidden[start : start + chunk], labels[start : start + chunk]
         if torch.is_grad_enabled():
-            total = total + checkpoint(_nll, piece, wanted, head, use_reentrant=False, preserve_rng_state=False)
+            total = total + checkpoint(_nll, piece, piece_labels, head, use_reentrant=False, preserve_rng_state=False)
         else:
-            total = total + _nll(piece, wanted, head)
+            total = total + _nll(piece, piece_labels, head)
     return total
 
 
@@ -72,12 +72,12 @@ def nll_by_row(hidden: Tensor, labels: Tensor, rows: Tensor, count: int, head: C
     Returns:
         [R].
     """
-    found = torch.zeros(count, dtype=torch.float64, device=hidden.device)
+    sums = torch.zeros(count, dtype=torch.float64, device=hidden.device)
     for start in range(0, len(labels), CHUNK):
         piece = slice(start, start + CHUNK)
         nll = nn.functional.cross_entropy(head(hidden[piece]).float(), labels[piece], reduction="none")
-        found.index_add_(0, rows[piece], nll.double())
-    return found
+        sums.index_add_(0, rows[piece], nll.double())
+    return sums
 
 
 def _nll(hidden: Tensor, labels: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
@@ -93,12 +93,12 @@ class _LinearNll(torch.autograd.Function):
         by_state = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         by_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         for start in range(0, len(labels), chunk):
-            piece, wanted = hidden[start : start + chunk], labels[start : start + chunk, None]
+            piece, piece_labels = hidden[start : start + chunk], labels[start : start + chunk, None]
             logits = mask_logits((piece @ weight.T).float(), masked)
             normaliser = logits.logsumexp(1, keepdim=True)
-            total += (normaliser - logits.gather(1, wanted)).sum()
+            total += (normaliser - logits.gather(1, piece_labels)).sum()
             slope = logits.sub_(normaliser).exp_()
-            slope.scatter_add_(1, wanted, slope.new_full(wanted.shape, -1.0))
+            slope.scatter_add_(1, piece_labels, slope.new_full(piece_labels.shape, -1.0))
             slope = slope.to(hidden.dtype)
             if by_state is not None:
                 by_state[start : start + chunk] = slope @ weight

@@ -89,8 +89,8 @@ def start(path: Path, stream: str, weights: Mapping[str, float], dtype: str, cac
         model, tokenizer = load_policy(str(path), dtype, cache)
         return Start(model, tokenizer, {})
     scorer = load_scorer(str(path), dtype, cache=cache)
-    known = {name: _as_value(scorer, weight) for name, weight in weights.items()}
-    return Start(scorer.models[0], load_tokenizer(_first(path), cache), known)
+    heads = {name: _as_value(scorer, weight) for name, weight in weights.items()}
+    return Start(scorer.models[0], load_tokenizer(_first(path), cache), heads)
 
 
 def _first(path: Path) -> str:
@@ -99,12 +99,12 @@ def _first(path: Path) -> str:
 
 
 def _earlier(folder: Path, stream: str, dtype: str, cache: Path) -> Start:
-    own = folder / stream if (folder / stream).is_dir() else folder / "shared"
-    if not own.is_dir():
+    critic = folder / stream if (folder / stream).is_dir() else folder / "shared"
+    if not critic.is_dir():
         raise InputError(f"{folder}: no critic of {stream!r}; found {sorted(p.name for p in folder.iterdir())}")
-    model, tokenizer = load_policy(str(own), dtype, cache)
-    state = load_file(own / HEADS)
-    streams = orjson.loads((own / NAMES).read_bytes())
+    model, tokenizer = load_policy(str(critic), dtype, cache)
+    state = load_file(critic / HEADS)
+    streams = orjson.loads((critic / NAMES).read_bytes())
     heads = {name: (state["weight"][index], state["bias"][index]) for index, name in enumerate(streams)}
     return Start(model, tokenizer, heads)
 
@@ -119,7 +119,7 @@ def _as_value(scorer: ScorerModel, weight: float) -> tuple[Tensor, Tensor]:
     return weight * (rows / std[:, None]).mean(0), -weight * (mean / std).mean()
 
 
-def make_heads(streams: Sequence[str], known: Mapping[str, tuple[Tensor, Tensor]], decoder: Any) -> nn.Linear:
+def make_heads(streams: Sequence[str], initial: Mapping[str, tuple[Tensor, Tensor]], decoder: Any) -> nn.Linear:
     """Linear heads with bias for a decoder's states: known ones as given, others 0."""
     like = next(decoder.parameters())
     heads = nn.Linear(decoder.config.hidden_size, len(streams), dtype=like.dtype, device=like.device)
@@ -127,8 +127,8 @@ def make_heads(streams: Sequence[str], known: Mapping[str, tuple[Tensor, Tensor]
         heads.weight.zero_()
         heads.bias.zero_()
         for index, stream in enumerate(streams):
-            if stream in known:
-                weight, bias = known[stream]
+            if stream in initial:
+                weight, bias = initial[stream]
                 heads.weight[index], heads.bias[index] = weight, bias
     return heads
 
@@ -142,9 +142,9 @@ def save(folder: Path, critics: Sequence[Critic], weights: Sequence[Mapping[str,
         weights: `Engine.state_dict()` of each.
     """
     for critic, state in zip(critics, weights, strict=True):
-        own = folder / FOLDER / critic.name
+        target = folder / FOLDER / critic.name
         decoder = {name: value for name, value in state.items() if name.startswith("decoder.")}
-        save_policy(own, critic.trained.product(decoder), critic.trained.model, critic.tokenizer)
+        save_policy(target, critic.trained.product(decoder), critic.trained.model, critic.tokenizer)
         heads = {name: state[f"heads.{name}"].detach().cpu().float().contiguous() for name in ("weight", "bias")}
-        save_file(heads, own / HEADS)
-        (own / NAMES).write_bytes(orjson.dumps(critic.streams))
+        save_file(heads, target / HEADS)
+        (target / NAMES).write_bytes(orjson.dumps(critic.streams))

@@ -44,11 +44,11 @@ class Watch:
         for name in ("length", "reward", "gold"):
             if name in metrics:
                 self._first.setdefault(name, metrics[name])
-        found = {"length_ratio": metrics["length"] / self._first["length"]}
+        relative = {"length_ratio": metrics["length"] / self._first["length"]}
         if "gold" in metrics:
             rise = metrics["reward"] - self._first["reward"]
-            found["gold_gap"] = rise - (metrics["gold"] - self._first["gold"])
-        return found
+            relative["gold_gap"] = rise - (metrics["gold"] - self._first["gold"])
+        return relative
 
     def check(self, metrics: Mapping[str, float]) -> None:
         """Once a step, after the rollout and before the optimizer moves a weight.
@@ -101,9 +101,9 @@ def check_finite(metrics: Mapping[str, float]) -> None:
     """
     bad = sorted(name for name, value in metrics.items() if not math.isfinite(value))
     if bad:
-        found = ", ".join(f"{name} = {metrics[name]}" for name in bad)
+        listed = ", ".join(f"{name} = {metrics[name]}" for name in bad)
         raise GuardTripped(
-            f"{found}: not a finite number; the last checkpoint is from before it. "
+            f"{listed}: not a finite number; the last checkpoint is from before it. "
             "Lower learningRate or critics.learningRate, or check what the rewards and costs return",
             reason="NaN",
         )

@@ -53,8 +53,8 @@ class Judge:
         if self.rule is None:
             raise ValueError(f"{self.where} is a function")
         names = self.decoders()
-        found = [head(last(hidden[name], mask)).float() for name, head in zip(names, self.heads, strict=True)]
-        return self.rule.combined(torch.cat(found, dim=-1).T)
+        scores = [head(last(hidden[name], mask)).float() for name, head in zip(names, self.heads, strict=True)]
+        return self.rule.combined(torch.cat(scores, dim=-1).T)
 
 
 def load_judge(

@@ -92,24 +92,24 @@ def load(context: StageContext, spec: Ppo) -> Models:
         for index, scorer in enumerate(scorers):
             where = f"guards.{name}" if name == "gold" else f"{name}[{index}]"
             penalty = isinstance(scorer, Reward) and scorer.weight < 0  # reward shaping: a cost model serves too
-            judge, found = load_judge(context, scorer, where, None if penalty else kind, tokenizer, spec.dtype)
+            judge, trunks = load_judge(context, scorer, where, None if penalty else kind, tokenizer, spec.dtype)
             judges[name].append(judge)
-            decoders |= found
-    made = _critics(context, spec, tokenizer)
-    for critic in made:
+            decoders |= trunks
+    critics = _critics(context, spec, tokenizer)
+    for critic in critics:
         if critic.trained.trunk is not None:
             decoders[f"critic.{critic.name}"] = critic.trained.trunk.decoder
     return Models(
         tokenizer=tokenizer,
         policy=policy,
         policy_module=PolicyModule(policy.decoder, policy.head),
-        critics=made,
+        critics=critics,
         frozen=SharedDecoders(decoders),
         reference_head=reference_head,
         rewards=judges["rewards"],
         costs=judges["costs"],
         gold=next(iter(judges["gold"]), None),
-        dropout=has_dropout(policy.decoder) or any(has_dropout(critic.module.decoder) for critic in made),
+        dropout=has_dropout(policy.decoder) or any(has_dropout(critic.module.decoder) for critic in critics),
         notes=notes,
     )
 
@@ -126,11 +126,11 @@ def _reference(
         path = context.input(spec.reference).path
         where = f"reference ({spec.reference.key})"
         check_tokenizer(path, tokenizer, where, context.storage / "inputs")
-        other, _ = load_policy(path, spec.dtype, context.storage / "inputs")
-        fit_vocabulary(other, tokenizer)
-        other.to(context.device).eval()
-        check_logits(other, where)
-        decoders["reference"], head = frozen_copy(other, None)
+        reference, _ = load_policy(path, spec.dtype, context.storage / "inputs")
+        fit_vocabulary(reference, tokenizer)
+        reference.to(context.device).eval()
+        check_logits(reference, where)
+        decoders["reference"], head = frozen_copy(reference, None)
     elif spec.lora is not None:
         return None
     else:
@@ -152,23 +152,23 @@ def _critic(context: StageContext, spec: Ppo, tokenizer: Any, name: str, streams
     path, key = _start(context, spec, stream)
     check_tokenizer(str(path), tokenizer, f"critics.model ({key})", cache)
     weights = {name: weight for name in streams if (weight := _weight(spec, name, key)) is not None}
-    begin = critic_models.start(path, stream, weights, spec.dtype, cache, classifier=_classifies(path))
-    silence(begin.model)
+    initial = critic_models.start(path, stream, weights, spec.dtype, cache, classifier=_classifies(path))
+    silence(initial.model)
     layers = spec.critics.trainable_layers or spec.trainable_layers
     trained = make_trained(
-        begin.model, spec, context.file.execution, seed=context.seed + 1, device=context.device, layers=layers
+        initial.model, spec, context.file.execution, seed=context.seed + 1, device=context.device, layers=layers
     )
-    heads = make_heads(streams, begin.heads, trained.decoder)
-    return Critic(name, streams, trained, begin.tokenizer, CriticModule(trained.decoder, heads))
+    heads = make_heads(streams, initial.heads, trained.decoder)
+    return Critic(name, streams, trained, initial.tokenizer, CriticModule(trained.decoder, heads))
 
 
 def _start(context: StageContext, spec: Ppo, stream: str) -> tuple[Path, str]:
     """What a critic starts from: as told, else the stream's own model, else the first reward model, else the policy."""
     if spec.critics.model is not None:
         return Path(context.input(spec.critics.model).path), spec.critics.model.key
-    own = [cost for cost in spec.costs if f"cost.{cost.label}" == stream and cost.function is None]
+    stream_costs = [cost for cost in spec.costs if f"cost.{cost.label}" == stream and cost.function is None]
     models = [reward for reward in spec.rewards if reward.function is None]
-    reference = next(iter([*own, *models]), spec.policy)
+    reference = next(iter([*stream_costs, *models]), spec.policy)
     return Path(context.input(reference).path), reference.key
 
 

@@ -111,8 +111,8 @@ def response_covariance(
     """
     cost = costs[index]
     against = reward + cost
-    for other, multiplier in zip(costs, multipliers, strict=True):
-        against = against + multiplier.value * (cost - other)
+    for cost_j, multiplier in zip(costs, multipliers, strict=True):
+        against = against + multiplier.value * (cost - cost_j)
     return float(np.mean((cost - cost.mean()) * (against - against.mean())))
 
 

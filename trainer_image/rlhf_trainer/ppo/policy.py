@@ -53,8 +53,8 @@ def frozen_copy(model: Any, trained_layers: int | None) -> tuple[Any, nn.Module]
     """
     decoder, head = getattr(model, model.base_model_prefix), model.get_output_embeddings()
     if trained_layers is None:
-        whole = copy.deepcopy(model)
-        return getattr(whole, whole.base_model_prefix), whole.get_output_embeddings()
+        duplicate = copy.deepcopy(model)
+        return getattr(duplicate, duplicate.base_model_prefix), duplicate.get_output_embeddings()
     layers = len(decoder.layers)
     copied = part(decoder, 0, layers)
     cut = layers - trained_layers

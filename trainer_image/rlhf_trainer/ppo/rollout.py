@@ -63,11 +63,11 @@ class Prompts:
         Every prompt comes once before any comes again, in an order of the pass's own; a step may span two passes.
         """
         count = len(self._ids)
-        found = []
-        for place in range(step * self._spec.prompts, (step + 1) * self._spec.prompts):
-            index = order(count, place // count, self._seed)[place % count]
-            found += [index] * self._spec.samples
-        return found
+        indices = []
+        for position in range(step * self._spec.prompts, (step + 1) * self._spec.prompts):
+            index = order(count, position // count, self._seed)[position % count]
+            indices += [index] * self._spec.samples
+        return indices
 
     def sample(
         self,
@@ -92,7 +92,7 @@ class Prompts:
         by_length = sorted(range(len(chosen)), key=lambda row: (-len(self._ids[chosen[row]]), row))
         mine = by_length[rank::world]
         sampling = Sampling(self._spec.temperature, self._spec.max_new_tokens, end_ids(model, tokenizer))
-        found = (
+        sampled = (
             sample(
                 model,
                 [self._ids[chosen[row]] for row in mine],
@@ -106,14 +106,14 @@ class Prompts:
             else []
         )
         answers: dict[int, Answer] = {}
-        for part in distributed.gather(dict(zip(mine, found, strict=True))):
+        for part in distributed.gather(dict(zip(mine, sampled, strict=True))):
             answers |= part
-        whole = [answers[row] for row in range(len(chosen))]
+        ordered = [answers[row] for row in range(len(chosen))]
         return Rollout(
             messages=[self._messages[index] for index in chosen],
             prompts=[self._ids[index] for index in chosen],
-            answers=[answer.ids for answer in whole],
-            finished=[answer.finished for answer in whole],
-            texts=[spoken_text(tokenizer, answer.spoken) for answer in whole],
+            answers=[answer.ids for answer in ordered],
+            finished=[answer.finished for answer in ordered],
+            texts=[spoken_text(tokenizer, answer.spoken) for answer in ordered],
             kinds=[self._kinds[index] for index in chosen],
         )

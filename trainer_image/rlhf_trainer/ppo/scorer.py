@@ -66,7 +66,7 @@ class Assessor:
         mine: dict[str, dict[int, tuple[float, float]]] = {judge.where: {} for judge in models.judges}
         with ExitStack() as stack:
             if models.reference_head is None:
-                stack.enter_context(self._policy.whole())
+                stack.enter_context(self._policy.gathered_parameters())
             phase = stack.enter_context(context.metrics.phase("score", tokens=sum(rollout.lengths)))
             for batch in phase.each(self.dealt(rollout, range(len(rollout.answers)))):
                 layout = self._lay_out(rollout, batch.rows)
@@ -77,11 +77,11 @@ class Assessor:
                     if not batch.dummy:
                         mine[judge.where] |= _judged(judge, batch, rollout, hidden, layout)
         with context.metrics.phase("sync"):
-            whole: dict[str, dict[int, tuple[float, float]]] = {judge.where: {} for judge in models.judges}
+            by_judge: dict[str, dict[int, tuple[float, float]]] = {judge.where: {} for judge in models.judges}
             for part in distributed.gather(mine):
                 for where, values in part.items():
-                    whole[where] |= values
-        return scored, self._scores(whole, len(rollout.answers))
+                    by_judge[where] |= values
+        return scored, self._scores(by_judge, len(rollout.answers))
 
     def again(self, rollout: Rollout, rows: Sequence[int], reference: Mapping[int, Tensor]) -> list[Scored]:
         """This rank's micro-batches of some answers whose reference is known, by answer."""
@@ -101,11 +101,11 @@ class Assessor:
         critics = [_inputs(batch.layout, batch.states.get(f"critic.{c.name}")) for c in self._models.critics]
         return _inputs(batch.layout, batch.states.get("policy")), critics
 
-    def _scores(self, whole: Mapping[str, Mapping[int, tuple[float, float]]], answers: int) -> Scores:
+    def _scores(self, by_judge: Mapping[str, Mapping[int, tuple[float, float]]], answers: int) -> Scores:
         models = self._models
         columns = {
             where: np.array([values[row] for row in range(answers)], dtype=np.float64)
-            for where, values in whole.items()
+            for where, values in by_judge.items()
         }
         ensembles = [judge for judge in models.judges if judge.rule is not None and judge.rule.members > 1]
         return Scores(
@@ -135,8 +135,8 @@ class Assessor:
 
     @property
     def _frozen_names(self) -> set[str]:
-        found = {"policy"} if self._models.policy.trunk is not None else set()
-        return found | {f"critic.{c.name}" for c in self._models.critics if c.trained.trunk is not None}
+        names = {"policy"} if self._models.policy.trunk is not None else set()
+        return names | {f"critic.{c.name}" for c in self._models.critics if c.trained.trunk is not None}
 
     def _lay_out(self, rollout: Rollout, rows: Sequence[int]) -> Layout:
         fill = int(self._models.tokenizer.eos_token_id)  # PAD may lie beyond the embeddings of a model that lacks it
@@ -153,7 +153,7 @@ def _judged(
     judge: Judge, batch: MicroBatch, rollout: Rollout, hidden: Mapping[str, Tensor], layout: Layout
 ) -> dict[int, tuple[float, float]]:
     if judge.function is not None:
-        found = call(judge, [rollout.messages[row] for row in batch.rows], [rollout.texts[row] for row in batch.rows])
-        return {row: (score, 0.0) for row, score in zip(batch.rows, found, strict=True)}
+        scores = call(judge, [rollout.messages[row] for row in batch.rows], [rollout.texts[row] for row in batch.rows])
+        return {row: (score, 0.0) for row, score in zip(batch.rows, scores, strict=True)}
     score, spread = judge.score(hidden, layout.attention_mask)
     return dict(zip(batch.rows, zip(score.tolist(), spread.tolist(), strict=True), strict=True))

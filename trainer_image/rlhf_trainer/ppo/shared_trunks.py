@@ -91,30 +91,30 @@ class SharedDecoders:
         Returns:
             [B, L, H] by name.
         """
-        wanted = set(self._decoders if names is None else names)
-        found: dict[str, Tensor] = {}
+        requested = set(self._decoders if names is None else names)
+        states: dict[str, Tensor] = {}
         common = {"attention_mask": attention_mask, "position_ids": position_ids, "use_cache": False}
         for tree in self._trees:
-            self._run(tree, {"input_ids": input_ids}, common, wanted, found)
-        return found
+            self._run(tree, {"input_ids": input_ids}, common, requested, states)
+        return states
 
     def _run(
         self,
         branch: _Branch,
         start: dict[str, Tensor],
         common: dict[str, Any],
-        wanted: set[str],
-        found: dict[str, Tensor],
+        requested: set[str],
+        states: dict[str, Tensor],
     ) -> None:
-        if not wanted & _names(branch):
+        if not requested & _names(branch):
             return
         branch.decoder.eval()  # layers held in common with a policy may have been put into training mode
         hidden = branch.decoder(**start, **common).last_hidden_state
         for name in branch.ends:
-            if name in wanted:
-                found[name] = self._norms[name](hidden)
+            if name in requested:
+                states[name] = self._norms[name](hidden)
         for child in branch.branches:
-            self._run(child, {"inputs_embeds": hidden}, common, wanted, found)
+            self._run(child, {"inputs_embeds": hidden}, common, requested, states)
 
     def _grow(self, names: list[str], depth: int) -> _Branch:
         first = self._decoders[names[0]]
@@ -138,25 +138,25 @@ class SharedDecoders:
             self._norms[name] = getattr(self._decoders[name], norm_name(first))
         return _Branch(cut, ends, [self._grow(group, stop) for group in groups])
 
-    def _same_start(self, one: str, other: str) -> bool:
-        a, b = self._decoders[one], self._decoders[other]
-        if type(a) is not type(b) or not (self._cuts[one] and self._cuts[other]) or _relevant(a) != _relevant(b):
+    def _same_start(self, first: str, second: str) -> bool:
+        a, b = self._decoders[first], self._decoders[second]
+        if type(a) is not type(b) or not (self._cuts[first] and self._cuts[second]) or _relevant(a) != _relevant(b):
             return False
         return _share(a.get_input_embeddings(), b.get_input_embeddings())
 
-    def _same_layer(self, one: str, other: str, at: int) -> bool:
-        a, b = self._decoders[one], self._decoders[other]
+    def _same_layer(self, first: str, second: str, at: int) -> bool:
+        a, b = self._decoders[first], self._decoders[second]
         kinds = [(getattr(decoder.config, "layer_types", None) or {at: None})[at] for decoder in (a, b)]
         if kinds[0] != kinds[1]:
             return False
         return _share(a.layers[at], b.layers[at])
 
 
-def _share(one: nn.Module, other: nn.Module) -> bool:
+def _share(original: nn.Module, duplicate: nn.Module) -> bool:
     """Whether two modules hold the same weights; if so, the second's memory becomes the first's."""
-    if one is other:
+    if original is duplicate:
         return True
-    first, second = dict(one.named_parameters()), dict(other.named_parameters())
+    first, second = dict(original.named_parameters()), dict(duplicate.named_parameters())
     if first.keys() != second.keys():
         return False
     for name, weight in first.items():
@@ -167,13 +167,13 @@ def _share(one: nn.Module, other: nn.Module) -> bool:
     return True
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)
+def _equal(first: Tensor, second: Tensor) -> bool:
+    return first.shape == second.shape and first.dtype == second.dtype and torch.equal(first, second)
 
 
 def _relevant(decoder: Any) -> dict[str, Any]:
-    found: dict[str, Any] = decoder.config.to_dict()
-    return {key: value for key, value in found.items() if key not in UNRELATED}
+    config: dict[str, Any] = decoder.config.to_dict()
+    return {key: value for key, value in config.items() if key not in UNRELATED}
 
 
 def _partition(names: Sequence[str], same: Any) -> list[list[str]]:

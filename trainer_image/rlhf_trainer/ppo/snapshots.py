@@ -15,14 +15,14 @@ SNAPSHOTS = "snapshots"
 
 def steps(spec: Ppo) -> list[int]:
     """Steps after which a policy is kept; the last step's is the product itself."""
-    earlier = [spec.steps - place * spec.snapshot_every for place in range(spec.snapshots - 1, 0, -1)]
+    earlier = [spec.steps - back * spec.snapshot_every for back in range(spec.snapshots - 1, 0, -1)]
     return [step for step in earlier if step > 0]
 
 
 def folders(product: Path) -> dict[int, Path]:
     """The snapshots of a policy by their step, in order; empty where it has none."""
-    found = {int(path.name.removeprefix("step-")): path for path in (product / SNAPSHOTS).glob("step-*")}
-    return dict(sorted(found.items()))
+    by_step = {int(path.name.removeprefix("step-")): path for path in (product / SNAPSHOTS).glob("step-*")}
+    return dict(sorted(by_step.items()))
 
 
 @dataclass(frozen=True)

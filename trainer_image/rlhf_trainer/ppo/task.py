@@ -100,8 +100,8 @@ class PpoTask:
         if ruled is not None and self._spec.rule_based is not None:
             reward = reward + self._spec.rule_based.weight * ruled.rewards
         costs = [scores.costs[judge.label] for judge in self._models.costs]
-        found = rollout_metrics(rollout, scores, reward) | (ruled.metrics() if ruled is not None else {})
-        check_finite(found)
+        metrics = rollout_metrics(rollout, scores, reward) | (ruled.metrics() if ruled is not None else {})
+        check_finite(metrics)
         for multiplier, cost in zip(self.multipliers, costs, strict=True):
             multiplier.observe(cost)
             multiplier.optimizer_step()
@@ -113,14 +113,14 @@ class PpoTask:
             multipliers=[multiplier.value for multiplier in self.multipliers],
             beta=self.kl.value,
         )
-        found |= multiplier_metrics(self.multipliers)
-        found |= self._learn(step, rollout, scored, objective, found)
+        metrics |= multiplier_metrics(self.multipliers)
+        metrics |= self._learn(step, rollout, scored, objective, metrics)
         self._snapshot(step + 1)
-        self.kl.update(found["kl"], len(rollout.answers))
+        self.kl.update(metrics["kl"], len(rollout.answers))
         self.counts["answers"] += len(rollout.answers)
         self.counts["tokens.response"] += rollout.tokens
         self.counts["answers.without_eos"] += int(missing.sum())
-        return found
+        return metrics
 
     def _snapshot(self, done: int) -> None:
         """Keep the policy of a step that is to be kept. A collective."""
@@ -163,7 +163,7 @@ class PpoTask:
         metrics, context = self._context.metrics, self._context
         with ExitStack() as stack:
             with metrics.phase("sync"):
-                stack.enter_context(self.policy.whole())
+                stack.enter_context(self.policy.gathered_parameters())
             with metrics.phase("generate") as phase:
                 rollout = self._prompts.sample(
                     self._models.policy.model, self._models.tokenizer, step, context.rank, context.world, phase.report
@@ -179,23 +179,25 @@ class PpoTask:
             before = self._rules.tokens
             ruled = self._rules.ruled(rollout.messages, rollout.kinds, rollout.texts)
             phase.tokens += self._rules.tokens - before
-        self.counts["answers.ruled"] = self.counts.get("answers.ruled", 0) + sum(one is not None for one in ruled.kinds)
+        self.counts["answers.ruled"] = self.counts.get("answers.ruled", 0) + sum(
+            kind is not None for kind in ruled.kinds
+        )
         self.counts["answers.graded"] = self._rules.graded
         return ruled
 
     # -- learning -----------------------------------------------------------------------------------------------------
 
     def _learn(
-        self, step: int, rollout: Rollout, scored: list[Scored], objective: Objective, known: dict[str, float]
+        self, step: int, rollout: Rollout, scored: list[Scored], objective: Objective, rollout_values: dict[str, float]
     ) -> dict[str, float]:
         with self._context.metrics.phase("update", tokens=sum(rollout.lengths)) as phase:
             for engine in self.engines.values():
                 engine.module.train()
             if self.one_pass:
                 share = Share(rollout.tokens, len(rollout.answers))
-                found = self._optimize(step, 0, scored, self._forming(objective), share, known, phase)
-                return self._finish(found)
-            return self._in_two_passes(step, rollout, scored, objective, known, phase)
+                metrics = self._optimize(step, 0, scored, self._forming(objective), share, rollout_values, phase)
+                return self._finish(metrics)
+            return self._in_two_passes(step, rollout, scored, objective, rollout_values, phase)
 
     def _forming(self, objective: Objective) -> Callable[[Scored], Callable[[Tensor, list[Tensor]], Targets]]:
         def forming(batch: Scored) -> Callable[[Tensor, list[Tensor]], Targets]:
@@ -212,7 +214,7 @@ class PpoTask:
         batches: Sequence[Scored],
         forming: Callable[[Scored], Callable[[Tensor, list[Tensor]], Targets]],
         share: Share,
-        known: dict[str, float],
+        rollout_values: dict[str, float],
         phase: Phase,
     ) -> dict[str, float]:
         """One optimizer step over micro-batches; `number` counts the steps of a rollout."""
@@ -225,20 +227,20 @@ class PpoTask:
         ptx = self._ptx.learn(self.policy, step) if self._ptx is not None and number == 0 else None
         with self._context.metrics.phase("sync"):
             weighed = None if ptx is None or self._spec.ptx is None else (self._spec.ptx.coefficient, ptx)
-            found = update_metrics(sums.gathered(), share, self._cost_labels, weighed)
-        if "kl" in known:  # known of the whole rollout, not of a part of it
-            found["kl"] = known["kl"]
+            metrics = update_metrics(sums.gathered(), share, self._cost_labels, weighed)
+        if "kl" in rollout_values:  # known of the whole rollout, not of a part of it
+            metrics["kl"] = rollout_values["kl"]
         if number == 0:
-            found |= self.watch.derived(known)
-            self.watch.check(known | found)
+            metrics |= self.watch.derived(rollout_values)
+            self.watch.check(rollout_values | metrics)
         else:
-            check_finite(found)
-        found["learning_rate"] = self.policy.rate
-        found["grad_norm"] = self.policy.step()
+            check_finite(metrics)
+        metrics["learning_rate"] = self.policy.rate
+        metrics["grad_norm"] = self.policy.step()
         for critic, engine in zip(self._models.critics, self.critics, strict=True):
             suffix = "" if critic.name == "shared" else f".{critic.name}"
-            found[f"critic_grad_norm{suffix}"] = engine.step()
-        return found
+            metrics[f"critic_grad_norm{suffix}"] = engine.step()
+        return metrics
 
     def _in_two_passes(
         self,
@@ -246,21 +248,21 @@ class PpoTask:
         rollout: Rollout,
         scored: list[Scored],
         objective: Objective,
-        known: dict[str, float],
+        rollout_values: dict[str, float],
         phase: Phase,
     ) -> dict[str, float]:
         spec, context = self._spec, self._context
         targets, reference = self._old(scored, objective)
         differences = [(targets[row].old_log_probs - reference[row]).double().sum() for row in sorted(targets)]
-        known = known | {"kl": float(torch.stack(differences).mean())}
+        rollout_values = rollout_values | {"kl": float(torch.stack(differences).mean())}
         learned = whitened(targets) if spec.whiten_advantages else targets
         answers = len(rollout.answers)
         size = answers // spec.mini_batches
-        found: list[dict[str, float]] = []
+        optimizer_steps: list[dict[str, float]] = []
         for epoch in range(spec.epochs):
             shuffled = order(answers, (step * spec.epochs + epoch), context.seed + 1)
             for start in range(0, answers, size):
-                moved = [multiplier.optimizer_step() for multiplier in self.multipliers] if found else []
+                moved = [multiplier.optimizer_step() for multiplier in self.multipliers] if optimizer_steps else []
                 if any(moved):
                     multipliers = [multiplier.value for multiplier in self.multipliers]
                     learned = {row: target.weighed(multipliers) for row, target in targets.items()}
@@ -275,8 +277,10 @@ class PpoTask:
                     stacked = Targets.stack([learned[row] for row in batch.rows], batch.layout.mask)
                     return lambda *_: stacked
 
-                found.append(self._optimize(step, len(found), batches, forming, share, known, phase))
-        return self._finish(mean_metrics(found))
+                optimizer_steps.append(
+                    self._optimize(step, len(optimizer_steps), batches, forming, share, rollout_values, phase)
+                )
+        return self._finish(mean_metrics(optimizer_steps))
 
     @torch.no_grad()
     def _old(self, scored: list[Scored], objective: Objective) -> tuple[dict[int, Targets], dict[int, Tensor]]:
@@ -285,8 +289,8 @@ class PpoTask:
         targets: dict[int, Targets] = {}
         reference: dict[int, Tensor] = {}
         with ExitStack() as stack:
-            policy = stack.enter_context(self.policy.whole())
-            critics = [stack.enter_context(engine.whole()) for engine in self.critics]
+            policy = stack.enter_context(self.policy.gathered_parameters())
+            critics = [stack.enter_context(engine.gathered_parameters()) for engine in self.critics]
             for module in (policy, *critics):
                 module.eval()
             for batch in scored:
@@ -295,8 +299,8 @@ class PpoTask:
                 layout, (inputs, critic_inputs) = batch.layout, self._assessor.inputs(batch)
                 flat, _ = policy(inputs, layout.predictors, layout.targets, spec.rollout.temperature)
                 values: dict[str, Tensor] = {}
-                for critic, module, given in zip(self._models.critics, critics, critic_inputs, strict=True):
-                    heads = module(given, layout.predictors)
+                for critic, module, critic_input in zip(self._models.critics, critics, critic_inputs, strict=True):
+                    heads = module(critic_input, layout.predictors)
                     values |= {name: layout.scatter(heads[:, index]) for index, name in enumerate(critic.streams)}
                 formed = form(batch)(layout.scatter(flat), [values[stream] for stream in self._models.streams])
                 for index, row in enumerate(batch.rows):
@@ -305,14 +309,14 @@ class PpoTask:
                     reference[row] = batch.reference[index, :size].cpu()
             for module in (policy, *critics):
                 module.train()
-        for part, other in distributed.gather((targets, reference)):
+        for part, part_reference in distributed.gather((targets, reference)):
             targets |= part
-            reference |= other
+            reference |= part_reference
         return targets, reference
 
-    def _finish(self, found: dict[str, float]) -> dict[str, float]:
-        found["kl_coefficient"] = self.kl.value
-        return found
+    def _finish(self, metrics: dict[str, float]) -> dict[str, float]:
+        metrics["kl_coefficient"] = self.kl.value
+        return metrics
 
     @property
     def _cost_labels(self) -> list[str]:

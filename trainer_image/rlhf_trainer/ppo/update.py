@@ -73,11 +73,11 @@ class Targets:
         """Rows padded to `like`, [B, T]."""
 
         def lay(pick: Callable[[Targets], Tensor]) -> Tensor:
-            found = torch.zeros_like(like)
+            padded = torch.zeros_like(like)
             for index, row in enumerate(rows):
                 values = pick(row)
-                found[index, : len(values)] = values
-            return found
+                padded[index, : len(values)] = values
+            return padded
 
         streams = range(len(rows[0].returns))
         return Targets(
@@ -127,11 +127,11 @@ def whitened(targets: Mapping[int, Targets]) -> dict[int, Targets]:
     """Targets of a whole rollout, by answer, with advantages of mean 0 and deviation 1 over its tokens."""
     everything = torch.cat([targets[row].advantages for row in sorted(targets)]).double()
     mean, variance = float(everything.mean()), float(everything.var(correction=0))
-    found = {}
-    for row, one in targets.items():
-        advantages = whiten(one.advantages, torch.ones_like(one.advantages), mean=mean, variance=variance)
-        found[row] = replace(one, advantages=advantages)
-    return found
+    scaled = {}
+    for row, target in targets.items():
+        advantages = whiten(target.advantages, torch.ones_like(target.advantages), mean=mean, variance=variance)
+        scaled[row] = replace(target, advantages=advantages)
+    return scaled
 
 
 @dataclass
@@ -216,8 +216,8 @@ class Updater:
         log_probs = layout.scatter(flat)
         values: dict[str, Tensor] = {}
         heads = []
-        for (critic, engine), given in zip(self._critics, critic_inputs, strict=True):
-            flat_values = engine(given, layout.predictors)
+        for (critic, engine), critic_input in zip(self._critics, critic_inputs, strict=True):
+            flat_values = engine(critic_input, layout.predictors)
             heads.append(flat_values)
             for index, stream in enumerate(critic.streams):
                 values[stream] = layout.scatter(flat_values[:, index])

@@ -46,21 +46,21 @@ class _Search:
 
     def run(self, decided: Combination) -> tuple[Combination, tuple[str, ...]] | None:
         look = _Look(self.derived, decided)
-        known = {name: look.all(needs) for name, needs in self.classes.items()}
+        truths = {name: look.all(needs) for name, needs in self.classes.items()}
         self.steps += look.steps
         if self.steps > MOST_STEPS:
             raise Tangled(f"its classes are too tangled to be checked within {MOST_STEPS} steps")
-        holding = tuple(name for name, held in known.items() if held)
+        holding = tuple(name for name, truth in truths.items() if truth)
         if len(holding) > 1:
             return dict(decided), holding[:2]
-        open_ = [name for name, held in known.items() if held is None]
+        open_ = [name for name, truth in truths.items() if truth is None]
         if not open_:
             return None if holding else (dict(decided), ())
         proposition = look.undecided(self.classes[open_[0]])
         for value in (True, False):
-            found = self.run({**decided, proposition: value})
-            if found is not None:
-                return found
+            counterexample = self.run({**decided, proposition: value})
+            if counterexample is not None:
+                return counterexample
         return None
 
 
@@ -84,15 +84,15 @@ class _Look:
 
     def all(self, needs: Needs) -> bool | None:
         """Whether all of them hold; None where that depends on what is not decided."""
-        whole: bool | None = True
-        for name, wanted in needs.items():
+        verdict: bool | None = True
+        for name, expected in needs.items():
             self.steps += 1
             truth = self.truth(name)
             if truth is None:
-                whole = None
-            elif truth is not wanted:
+                verdict = None
+            elif truth is not expected:
                 return False
-        return whole
+        return verdict
 
     def undecided(self, needs: Needs) -> str:
         """The first simple proposition that is not decided below needs that are open."""

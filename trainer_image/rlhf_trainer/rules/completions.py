@@ -23,8 +23,8 @@ def check_completions(policy: Policy, rows: Sequence[Completion], *, labelled: b
     """
     for row in rows:
         if row.response_type not in policy.classes:
-            known = ", ".join(policy.types)
-            raise InputError(f"{row.row}: response_type: found {row.response_type}; the policy has {known}")
+            types = ", ".join(policy.types)
+            raise InputError(f"{row.row}: response_type: found {row.response_type}; the policy has {types}")
         known_of = row.propositions or {}
         unknown = sorted(set(known_of) - set(policy.questions))
         if unknown:

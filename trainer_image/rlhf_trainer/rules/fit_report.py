@@ -35,22 +35,22 @@ def error_rates(scores: Mapping[str, Floats], better: Indices, worse: Indices, u
     """
     if not len(better):
         return dict.fromkeys(METHODS, NOTHING.as_json())
-    _, inverse = np.unique([str(units[place]) for place in better], return_inverse=True)
+    _, inverse = np.unique([str(units[index]) for index in better], return_inverse=True)
     counts = np.bincount(inverse)
-    found = {}
+    rates = {}
     for method in METHODS:
         wrong = np.bincount(inverse, weights=errors(scores[method][better], scores[method][worse])) / counts
-        found[method] = {**Intervals().rate(wrong).as_json(), "pairs": len(better)}
-    return found
+        rates[method] = {**Intervals().rate(wrong).as_json(), "pairs": len(better)}
+    return rates
 
 
 def over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
     """Mean and standard error over the seeds that could be measured."""
-    known = np.array([value for value in values if value is not None], dtype=np.float64)
-    if not len(known):
+    measured = np.array([value for value in values if value is not None], dtype=np.float64)
+    if not len(measured):
         return {"mean": None, "se": None, "n": 0}
-    se = float(known.std(ddof=1) / math.sqrt(len(known))) if len(known) > 1 else None
-    return {"mean": float(known.mean()), "se": se, "n": len(known)}
+    se = float(measured.std(ddof=1) / math.sqrt(len(measured))) if len(measured) > 1 else None
+    return {"mean": float(measured.mean()), "se": se, "n": len(measured)}
 
 
 def histograms(scores: Mapping[str, Floats], names: Sequence[str], groups: Sequence[Any]) -> dict[str, Any]:
@@ -65,18 +65,18 @@ def histograms(scores: Mapping[str, Floats], names: Sequence[str], groups: Seque
         {method: {edges: [BINS + 1], counts: {name: [BINS]}}}; each method has edges of its own.
     """
     _, inverse = np.unique([str(group) for group in groups], return_inverse=True)
-    found = {}
+    by_method = {}
     for method in METHODS:
         means = np.bincount(inverse, weights=scores[method]) / np.bincount(inverse)
         centred = scores[method] - means[inverse]
         reach = float(np.abs(centred).max()) or 1.0
         edges = np.linspace(-reach, reach, BINS + 1)
         counts = {
-            name: np.histogram(centred[[one == name for one in names]], edges)[0].tolist()
+            name: np.histogram(centred[[label == name for label in names]], edges)[0].tolist()
             for name in dict.fromkeys(names)
         }
-        found[method] = {"edges": edges.tolist(), "counts": counts}
-    return found
+        by_method[method] = {"edges": edges.tolist(), "counts": counts}
+    return by_method
 
 
 def grader_trust(
@@ -103,14 +103,14 @@ def grader_trust(
     rows: dict[str, Any] = {}
     for name in names:
         both = [
-            (said[name], known[name], prompt)
-            for said, known, prompt in zip(grades, labelled, prompts, strict=True)
-            if name in said and name in known
+            (grade[name], labels[name], prompt)
+            for grade, labels, prompt in zip(grades, labelled, prompts, strict=True)
+            if name in grade and name in labels
         ]
         if not both:
             continue
         phi = np.array([grade for grade, _, _ in both], dtype=np.float64) - 0.5
-        signs = np.array([1.0 if known else -1.0 for _, known, _ in both])
+        signs = np.array([1.0 if label else -1.0 for _, label, _ in both])
         right = 0.5 + 0.5 * np.sign(phi * signs)
         groups = [prompt for _, _, prompt in both]
         share = float((signs > 0).mean())
@@ -136,19 +136,19 @@ def grader_trust(
     }
 
 
-def class_trust(found: Sequence[str], labelled: Sequence[str], prompts: Sequence[Hashable]) -> dict[str, Any]:
+def class_trust(predicted: Sequence[str], labelled: Sequence[str], prompts: Sequence[Hashable]) -> dict[str, Any]:
     """Share of completions whose most probable class is the labelled one, beside always saying the commonest class;
     completions of one prompt are not independent."""
-    if not found:
+    if not predicted:
         return {"accuracy": NOTHING.as_json(), "majority": None}
-    right = np.array([a == b for a, b in zip(found, labelled, strict=True)], dtype=np.float64)
+    right = np.array([a == b for a, b in zip(predicted, labelled, strict=True)], dtype=np.float64)
     commonest = max(labelled.count(name) for name in set(labelled))
     return {"accuracy": clustered(right, prompts).as_json(), "majority": commonest / len(labelled)}
 
 
 def _mean(values: Sequence[float | None]) -> Estimate:
-    known = [value for value in values if value is not None]
-    return point(sum(known) / len(known), len(known)) if known else NOTHING
+    measured = [value for value in values if value is not None]
+    return point(sum(measured) / len(measured), len(measured)) if measured else NOTHING
 
 
 def words(kind: str, heldout: Mapping[str, Any]) -> list[str]:
@@ -168,17 +168,17 @@ def words(kind: str, heldout: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def grader_words(found: Mapping[str, Any]) -> list[str]:
+def grader_words(trust: Mapping[str, Any]) -> list[str]:
     """What a reader must know of a grader: where it is no better than a guess."""
     guesses, unknown = [], []
-    for name, row in found["propositions"].items():
+    for name, row in trust["propositions"].items():
         balanced = row["balanced_accuracy"]
         if balanced["value"] is None:
             unknown.append(name)
         elif balanced["low"] <= 0.5:
             guesses.append(name)
     notes = []
-    mean = found["mean"]
+    mean = trust["mean"]
     if mean["accuracy"]["value"] is not None and mean["accuracy"]["value"] <= mean["majority"]["value"]:
         notes.append(
             f"The grader is right on {mean['accuracy']['value']:.1%} of labels (mean over propositions), no more than "
@@ -186,7 +186,7 @@ def grader_words(found: Mapping[str, Any]) -> list[str]:
         )
     if guesses:
         notes.append(
-            f"On {len(guesses)} of {len(found['propositions'])} propositions the grader's balanced accuracy is not above "
+            f"On {len(guesses)} of {len(trust['propositions'])} propositions the grader's balanced accuracy is not above "
             f"0.5, a guess: {', '.join(guesses)}."
         )
     if unknown:

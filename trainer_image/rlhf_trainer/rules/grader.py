@@ -131,17 +131,24 @@ class Grader:
             GuardTripped: reason `NaN`: a grade is not a finite number.
         """
         laid = [self._lay(question) for question in questions]
-        groups = [[row] for one in laid for row in one.rows] if apart else [one.rows for one in laid if one.rows]
+        groups = (
+            [[row] for encoded in laid for row in encoded.rows]
+            if apart
+            else [encoded.rows for encoded in laid if encoded.rows]
+        )
         states = last_states(self.model, groups, self._fill, self._device, FORWARD_TOKENS[self._device.type])
         scores = iter([row for group in states for row in self._scores(torch.stack(group))])
-        found = []
-        for question, one in zip(questions, laid, strict=True):
-            said = [next(scores).double() for _ in one.rows]
-            phi = {name: float(torch.sigmoid(s[0] - s[1])) for name, s in zip(question.propositions, said, strict=True)}
+        grades = []
+        for question, encoded in zip(questions, laid, strict=True):
+            log_probs = [next(scores).double() for _ in encoded.rows]
+            phi = {
+                name: float(torch.sigmoid(s[0] - s[1]))
+                for name, s in zip(question.propositions, log_probs, strict=True)
+            }
             _check_finite(question, phi)
-            answered = float(torch.stack(said).exp().sum(1).mean()) if said else 0.0
-            found.append(Grades(phi, answered, one.cut, one.tokens))
-        return found
+            answered = float(torch.stack(log_probs).exp().sum(1).mean()) if log_probs else 0.0
+            grades.append(Grades(phi, answered, encoded.cut, encoded.tokens))
+        return grades
 
     def _lay(self, question: Question) -> _Laid:
         rows = [self._encode(question, name, question.answer) for name in question.propositions]
@@ -159,9 +166,9 @@ class Grader:
     def _encode(self, question: Question, proposition: str, repeated: str) -> list[int]:
         """Ids of a conversation and what is asked of it; `repeated` is the answer where the question has it again."""
         answer: Message = {"role": "assistant", "content": question.answer}
-        asked: Message = {"role": "user", "content": self._policy.asked(proposition, repeated)}
+        request: Message = {"role": "user", "content": self._policy.question_for(proposition, repeated)}
         try:
-            return encode_prompt(self.tokenizer, [*question.prompt, answer, asked], written=not question.where)
+            return encode_prompt(self.tokenizer, [*question.prompt, answer, request], written=not question.where)
         except InputError as error:
             raise InputError(f"{question.name}: {error}") from error
 
@@ -169,7 +176,7 @@ class Grader:
         """Refuse a question that is too long by itself, or for a row's answer. One that is too long because it repeats an
         answer that a policy just wrote loses its start: no answer ends a stage."""
         most = self._most
-        longest = max(range(len(rows)), key=lambda place: len(rows[place]))
+        longest = max(range(len(rows)), key=lambda index: len(rows[index]))
         name = question.propositions[longest]
         count = len(rows[longest]) - shared
         if not question.where:
@@ -210,16 +217,16 @@ def answer_tokens(tokenizer: Any, asking: Asking) -> tuple[list[int], list[int]]
     """
     yes: list[int] = []
     no: list[int] = []
-    told = []
+    tried = []
     for word, opposite in zip(asking.yes_words, asking.no_words, strict=True):
-        first, second = (ids_of(tokenizer, one, after="\n", plain=True) for one in (word, opposite))
-        told.append(f"{word!r} {first}, {opposite!r} {second}")
+        first, second = (ids_of(tokenizer, text, after="\n", plain=True) for text in (word, opposite))
+        tried.append(f"{word!r} {first}, {opposite!r} {second}")
         if len(first) == len(second) == 1 and first[0] not in yes and second[0] not in no:
             yes += first
             no += second
     if not yes or set(yes) & set(no):
         raise InputError(
-            f"the grader's tokenizer has no single token for yes and no: {'; '.join(told)}. Expected at least one pair "
+            f"the grader's tokenizer has no single token for yes and no: {'; '.join(tried)}. Expected at least one pair "
             "of one id each; set yesWords and noWords to words that it has"
         )
     return yes, no

@@ -49,7 +49,7 @@ class Pairs(NamedTuple):
     """[P]."""
     worse: Indices
     """[P]."""
-    there: int
+    total: int
     """Pairs that there are; P unless some were drawn."""
 
 
@@ -71,13 +71,13 @@ def fit(better: Floats, worse: Floats, reward_gap: Floats, how: Descent) -> Fitt
     if not len(better):
         raise ValueError("no pair to fit on")
     gaps = torch.from_numpy(np.ascontiguousarray(better - worse, dtype=np.float64))
-    given = torch.from_numpy(np.asarray(reward_gap, dtype=np.float64))
+    reward_gaps = torch.from_numpy(np.asarray(reward_gap, dtype=np.float64))
     weights = torch.zeros(gaps.shape[1], dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.AdamW([weights], lr=how.learning_rate, weight_decay=how.weight_decay)
     losses = []
     for _ in range(how.iterations):
         optimizer.zero_grad()
-        loss = torch.relu(1 - (given + gaps @ weights)).mean()
+        loss = torch.relu(1 - (reward_gaps + gaps @ weights)).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append(loss.detach())
@@ -106,11 +106,11 @@ def ranked_pairs(groups: Sequence[Hashable], ranks: Sequence[int], *, seed: int 
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
     draw, places = np.random.default_rng(seed), np.asarray(ranks, dtype=np.int64)
-    found = [_pairs_of(np.array(inside), places[inside], draw, most) for inside in members.values()]
-    better = np.concatenate([_NONE, *(one.better for one in found)])
-    worse = np.concatenate([_NONE, *(one.worse for one in found)])
+    by_group = [_pairs_of(np.array(inside), places[inside], draw, most) for inside in members.values()]
+    better = np.concatenate([_NONE, *(pairs.better for pairs in by_group)])
+    worse = np.concatenate([_NONE, *(pairs.worse for pairs in by_group)])
     order = np.lexsort((worse, better))
-    return Pairs(better[order], worse[order], sum(one.there for one in found))
+    return Pairs(better[order], worse[order], sum(pairs.total for pairs in by_group))
 
 
 _NONE: Indices = np.zeros(0, dtype=np.int64)
@@ -122,14 +122,14 @@ def _pairs_of(members: Indices, ranks: Indices, draw: np.random.Generator, most:
     first_worse = np.searchsorted(ranks[order], ranks[order], side="right")
     counts = len(members) - first_worse
     ends = np.cumsum(counts)
-    there = int(ends[-1])
-    numbers = np.arange(there) if there <= most else draw.choice(there, most, replace=False, shuffle=False)
+    total = int(ends[-1])
+    numbers = np.arange(total) if total <= most else draw.choice(total, most, replace=False, shuffle=False)
     better = np.searchsorted(ends, numbers, side="right")
     worse = first_worse[better] + numbers - (ends - counts)[better]
-    return Pairs(members[order[better]], members[order[worse]], there)
+    return Pairs(members[order[better]], members[order[worse]], total)
 
 
 def errors(better: Floats, worse: Floats) -> Floats:
     """[N] 1 where the better completion scores lower, 0.5 where both score alike."""
-    found: Floats = 0.5 - 0.5 * np.sign(better - worse)
-    return found
+    wrong: Floats = 0.5 - 0.5 * np.sign(better - worse)
+    return wrong

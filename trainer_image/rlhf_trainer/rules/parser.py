@@ -49,9 +49,9 @@ def policy_file(path: Path) -> Path:
     """
     if path.is_file():
         return path
-    files = sorted(found for found in path.glob("*") if found.suffix in SUFFIXES)
+    files = sorted(file for file in path.glob("*") if file.suffix in SUFFIXES)
     if len(files) != 1:
-        names = ", ".join(found.name for found in files) or "none"
+        names = ", ".join(file.name for file in files) or "none"
         raise InputError(f"{path.name}: found {names}; expected one policy file ({' or '.join(SUFFIXES)})")
     return files[0]
 
@@ -111,27 +111,27 @@ class _Parser(Problems):
         return str(value)
 
     def _questions(self, value: Any) -> dict[str, str]:
-        found: dict[str, str] = {}
+        questions: dict[str, str] = {}
         for name, entry in self.mapping(value, ("simple_propositions",)).items():
             text = entry.get("prompt") if isinstance(entry, dict) else None
             if not isinstance(text, str) or not text.strip() or set(entry) != {"prompt"}:
                 self.refuse(
                     ("simple_propositions", name), f"found {describe(entry)}; expected prompt: and the question's text"
                 )
-            found[name] = str(text)
-        if not found:
+            questions[name] = str(text)
+        if not questions:
             self.refuse(("simple_propositions",), "has no proposition; expected at least one")
-        return found
+        return questions
 
     def _derived(self, value: Any, questions: Mapping[str, str]) -> dict[str, Needs]:
         at: Loc = ("derived_propositions",)
         raw = self.mapping(value, at)
-        known = {*questions, *raw}
-        found = {name: self._needs(needs, (*at, name), known) for name, needs in raw.items()}
+        propositions = {*questions, *raw}
+        derived = {name: self._needs(needs, (*at, name), propositions) for name, needs in raw.items()}
         for name in raw:
             if name in questions:
                 self.refuse((*at, name), "is a simple proposition too", "rename one")
-        levels, cycle = _levels(found)
+        levels, cycle = _levels(derived)
         if cycle:
             text = " <- ".join([*cycle[:MAX_LEVELS], cycle[0]])
             self.refuse((*at, cycle[0]), f"is made of itself: {text}", "break the cycle")
@@ -141,9 +141,9 @@ class _Parser(Problems):
                 (*at, levels[MAX_LEVELS][0]), f"stands on more than {MAX_LEVELS} levels of derived propositions"
             )
             return {}
-        return {name: found[name] for level in levels for name in level}
+        return {name: derived[name] for level in levels for name in level}
 
-    def _classes(self, value: Any, order: list[str], known: set[str]) -> dict[str, dict[str, Needs]]:
+    def _classes(self, value: Any, order: list[str], propositions: set[str]) -> dict[str, dict[str, Needs]]:
         at: Loc = ("completion_classes",)
         raw = self.mapping(value, at)
         for name in raw:
@@ -152,27 +152,27 @@ class _Parser(Problems):
         for name in order:
             if name not in raw:
                 self.refuse(("completion_class_order",), f"names {name}, which is not in completion_classes")
-        found: dict[str, dict[str, Needs]] = {}
+        classes: dict[str, dict[str, Needs]] = {}
         for name in order:
             for kind, needs in self.mapping(raw.get(name, {}), (*at, name)).items():
                 if kind != canonical_type(kind):
                     self.refuse((*at, name, kind), f"found {kind}; expected a type such as {canonical_type(kind)}")
-                found.setdefault(kind, {})[name] = self._needs(needs, (*at, name, kind), known)
-                if name in known:
+                classes.setdefault(kind, {})[name] = self._needs(needs, (*at, name, kind), propositions)
+                if name in propositions:
                     self.refuse((*at, name), "is the name of a proposition too", "rename one")
-        if not found:
+        if not classes:
             self.refuse(at, "has no response type; expected at least one")
-        return found
+        return classes
 
     def _partition(self, kind: str, classes: Mapping[str, Needs], derived: Mapping[str, Needs]) -> None:
         try:
-            found = contradiction(classes, derived)
+            counterexample = contradiction(classes, derived)
         except Tangled as problem:
             self.refuse(("completion_classes",), f"{kind}: {problem}", "let classes rest on fewer propositions")
             return
-        if found is None:
+        if counterexample is None:
             return
-        combination, holding = found
+        combination, holding = counterexample
         where = _combination(combination)
         if holding:
             message = f"{kind}: {' and '.join(holding)} both hold where {where}; expected exactly one class"
@@ -182,25 +182,25 @@ class _Parser(Problems):
             self.refuse(("completion_classes",), message)
 
     def _features(
-        self, value: Any, known: set[str], classes: Mapping[str, Mapping[str, Needs]]
+        self, value: Any, propositions: set[str], classes: Mapping[str, Mapping[str, Needs]]
     ) -> dict[str, tuple[str, ...]]:
-        found: dict[str, tuple[str, ...]] = {}
+        features: dict[str, tuple[str, ...]] = {}
         for kind, names in self.mapping(value, ("features",)).items():
             at: Loc = ("features", kind)
             if self._is_type(kind, classes, at):
-                found[kind] = tuple(self.names(names, at))
-                for index, name in enumerate(found[kind]):
-                    if name not in known and name not in classes[kind]:
+                features[kind] = tuple(self.names(names, at))
+                for index, name in enumerate(features[kind]):
+                    if name not in propositions and name not in classes[kind]:
                         expected = f"is neither a proposition nor a class of {kind}"
-                        self.refuse((*at, index), f"{name} {expected}", suggest(name, [*known, *classes[kind]]))
-                if not found[kind]:
+                        self.refuse((*at, index), f"{name} {expected}", suggest(name, [*propositions, *classes[kind]]))
+                if not features[kind]:
                     self.refuse(at, "found an empty list; expected at least one feature")
-        return found
+        return features
 
     def _ranking(
-        self, value: Any, known: set[str], classes: Mapping[str, Mapping[str, Needs]]
+        self, value: Any, propositions: set[str], classes: Mapping[str, Mapping[str, Needs]]
     ) -> dict[str, tuple[tuple[str, Needs], ...]]:
-        found: dict[str, tuple[tuple[str, Needs], ...]] = {}
+        rankings: dict[str, tuple[tuple[str, Needs], ...]] = {}
         for kind, entries in self.mapping(value, ("ranking",)).items():
             at: Loc = ("ranking", kind)
             if not self._is_type(kind, classes, at):
@@ -208,27 +208,27 @@ class _Parser(Problems):
             if not isinstance(entries, list) or not 0 < len(entries) <= MAX_ENTRIES:
                 self.refuse(at, f"found {describe(entries)}; expected a list of completion types, the best first")
                 continue
-            tiers = [self._tier(entry, (*at, index), known) for index, entry in enumerate(entries)]
+            tiers = [self._tier(entry, (*at, index), propositions) for index, entry in enumerate(entries)]
             for index, (name, needs) in enumerate(tiers):
                 if bool(needs) == (index == len(tiers) - 1):
-                    wanted = (
+                    expectation = (
                         "{}: the last one holds of everything else" if needs else "what it needs: only the last is {}"
                     )
-                    self.refuse((*at, index), f"{name}: expected {wanted}")
-            found[kind] = tuple(tiers)
-        return found
+                    self.refuse((*at, index), f"{name}: expected {expectation}")
+            rankings[kind] = tuple(tiers)
+        return rankings
 
-    def _tier(self, entry: Any, at: Loc, known: set[str]) -> tuple[str, Needs]:
+    def _tier(self, entry: Any, at: Loc, propositions: set[str]) -> tuple[str, Needs]:
         if not isinstance(entry, dict) or len(entry) != 1:
             self.refuse(at, f"found {describe(entry)}; expected one name: and what the completion type needs")
             return "", {}
         name, needs = next(iter(entry.items()))
-        return str(name), self._needs(needs, (*at, name), known, empty=True)
+        return str(name), self._needs(needs, (*at, name), propositions, empty=True)
 
     def _measures(self, value: Any, order: list[str], classes: Mapping[str, Mapping[str, Needs]]) -> Measures:
         if value is None:
-            there = set(USUAL.unsafe + USUAL.refusal) <= set(order) and set(USUAL.comply) <= set(classes)
-            return USUAL if there else Measures()
+            has_usual = set(USUAL.unsafe + USUAL.refusal) <= set(order) and set(USUAL.comply) <= set(classes)
+            return USUAL if has_usual else Measures()
         raw = self.mapping(value, ("measures",))
         for name in raw:
             if name not in MEASURES:
@@ -237,28 +237,28 @@ class _Parser(Problems):
             if name not in raw:
                 self.refuse(("measures", name), "is missing", "leave measures out altogether for none")
         lists = {name: self.names(raw.get(name, []), ("measures", name)) for name in MEASURES}
-        for name, known, what in (
+        for name, candidates, what in (
             ("unsafe", order, "class"),
             ("comply", [*classes], "response type"),
             ("refusal", order, "class"),
         ):
-            for index, one in enumerate(lists[name]):
-                if one not in known:
-                    self.refuse(("measures", name, index), f"there is no {what} {one}", suggest(one, known))
+            for index, entry in enumerate(lists[name]):
+                if entry not in candidates:
+                    self.refuse(("measures", name, index), f"there is no {what} {entry}", suggest(entry, candidates))
         return Measures(*(tuple(lists[name]) for name in MEASURES))
 
-    def _needs(self, value: Any, at: Loc, known: set[str], *, empty: bool = False) -> Needs:
-        found: dict[str, bool] = {}
-        for name, wanted in self.mapping(value, at).items():
-            if name not in known:
-                self.refuse((*at, name), f"there is no proposition {name}", suggest(name, sorted(known)))
-            elif not isinstance(wanted, bool):
-                self.refuse((*at, name), f"found {describe(wanted)}; expected true or false")
+    def _needs(self, value: Any, at: Loc, propositions: set[str], *, empty: bool = False) -> Needs:
+        needs: dict[str, bool] = {}
+        for name, truth in self.mapping(value, at).items():
+            if name not in propositions:
+                self.refuse((*at, name), f"there is no proposition {name}", suggest(name, sorted(propositions)))
+            elif not isinstance(truth, bool):
+                self.refuse((*at, name), f"found {describe(truth)}; expected true or false")
             else:
-                found[name] = wanted
+                needs[name] = truth
         if not value and not empty:
             self.refuse(at, "needs nothing; expected at least one proposition")
-        return found
+        return needs
 
     def _is_type(self, kind: str, classes: Mapping[str, Any], at: Loc) -> bool:
         if kind not in classes:
@@ -292,5 +292,5 @@ def _cycle(derived: Mapping[str, Needs]) -> list[str]:
 
 
 def _combination(combination: Combination) -> str:
-    told = [f"{name} is {str(value).lower()}" for name, value in combination.items()]
-    return ", ".join(told) + ("" if told else "anything is true")
+    parts = [f"{name} is {str(value).lower()}" for name, value in combination.items()]
+    return ", ".join(parts) + ("" if parts else "anything is true")

@@ -68,8 +68,8 @@ class Policy:
         """The simple propositions that a response type's classes and features rest on, in the file's order."""
         named = [name for name in self.features[kind] if name not in self.classes[kind]]
         needed = [name for needs in self.classes[kind].values() for name in needs]
-        found = {simple for name in (*named, *needed) for simple in self.reached(name)}
-        return tuple(name for name in self.questions if name in found)
+        rests_on = {simple for name in (*named, *needed) for simple in self.reached(name)}
+        return tuple(name for name in self.questions if name in rests_on)
 
     def reached(self, name: str) -> frozenset[str]:
         """The simple propositions that a proposition rests on."""
@@ -79,7 +79,7 @@ class Policy:
     def _reached(self) -> dict[str, frozenset[str]]:
         return reached(self.derived)
 
-    def holds(self, needs: Needs, known: Mapping[str, bool]) -> bool:
+    def holds(self, needs: Needs, propositions: Mapping[str, bool]) -> bool:
         """Whether all of `needs` holds.
 
         Raises:
@@ -88,37 +88,37 @@ class Policy:
         truths: dict[str, bool] = {}
 
         def all_of(needs: Needs) -> bool:
-            return all(truth(name) is wanted for name, wanted in needs.items())
+            return all(truth(name) is expected for name, expected in needs.items())
 
         def truth(name: str) -> bool:
             if name not in self.derived:
-                return known[name]
+                return propositions[name]
             if name not in truths:  # once each: propositions may share what they are made of, at every level
                 truths[name] = all_of(self.derived[name])
             return truths[name]
 
         return all_of(needs)
 
-    def class_of(self, kind: str, known: Mapping[str, bool]) -> str:
+    def class_of(self, kind: str, propositions: Mapping[str, bool]) -> str:
         """The one class that holds.
 
         Raises:
             KeyError: a simple proposition that the classes rest on is not known.
         """
-        return next(name for name, needs in self.classes[kind].items() if self.holds(needs, known))
+        return next(name for name, needs in self.classes[kind].items() if self.holds(needs, propositions))
 
-    def rank_of(self, kind: str, known: Mapping[str, bool]) -> int:
+    def rank_of(self, kind: str, propositions: Mapping[str, bool]) -> int:
         """Place of a completion among those of its response type, 0 the best.
 
         Raises:
             KeyError: a simple proposition that the ranking rests on is not known.
         """
         if kind not in self.ranking:
-            return self.order.index(self.class_of(kind, known))
-        places = (place for place, (_, needs) in enumerate(self.ranking[kind]) if self.holds(needs, known))
+            return self.order.index(self.class_of(kind, propositions))
+        places = (index for index, (_, needs) in enumerate(self.ranking[kind]) if self.holds(needs, propositions))
         return next(places)  # the last completion type holds of everything
 
-    def asked(self, name: str, response: str) -> str:
+    def question_for(self, name: str, response: str) -> str:
         """The template with a proposition's question, and the response where the template repeats it."""
         texts = {"question": self.questions[name], "response": response}
         return BLANK.sub(lambda blank: texts[blank[1]], self.template)
@@ -126,17 +126,17 @@ class Policy:
 
 def reached(derived: Mapping[str, Needs]) -> dict[str, frozenset[str]]:
     """The simple propositions below each derived one, which stand after those that they are made of."""
-    found: dict[str, frozenset[str]] = {}
+    below: dict[str, frozenset[str]] = {}
     for name, needs in derived.items():
-        found[name] = frozenset().union(*(found.get(part, (part,)) for part in needs))
-    return found
+        below[name] = frozenset().union(*(below.get(part, (part,)) for part in needs))
+    return below
 
 
 def default_features(questions: Sequence[str], classes: Mapping[str, Needs], derived: Mapping[str, Needs]) -> list[str]:
     """The simple propositions that a response type's classes rest on, then the classes."""
     below = reached(derived)
-    found = {simple for needs in classes.values() for name in needs for simple in below.get(name, (name,))}
-    return [*(name for name in questions if name in found), *classes]
+    rests_on = {simple for needs in classes.values() for name in needs for simple in below.get(name, (name,))}
+    return [*(name for name in questions if name in rests_on), *classes]
 
 
 def as_json(policy: Policy) -> dict[str, Any]:

@@ -29,8 +29,8 @@ class Classified:
     @property
     def classes(self) -> NDArray[np.int64]:
         """[N] the most probable class; the better one of two alike."""
-        found: NDArray[np.int64] = self.probabilities.argmax(axis=1)
-        return found
+        likeliest: NDArray[np.int64] = self.probabilities.argmax(axis=1)
+        return likeliest
 
 
 def classify(policy: Policy, kind: str, grades: Grades) -> Classified:
@@ -47,22 +47,22 @@ def classify(policy: Policy, kind: str, grades: Grades) -> Classified:
     Raises:
         KeyError: a proposition is not graded.
     """
-    known: dict[str, Floats] = {name: np.asarray(grades[name], dtype=np.float64) for name in policy.graded(kind)}
+    phi: dict[str, Floats] = {name: np.asarray(grades[name], dtype=np.float64) for name in policy.graded(kind)}
     for name, needs in policy.derived.items():
-        if all(part in known for part in needs):
-            known[name] = _product(needs, known)
-    raw = np.stack([_product(needs, known) for needs in policy.classes[kind].values()], axis=1)
+        if all(part in phi for part in needs):
+            phi[name] = _product(needs, phi)
+    raw = np.stack([_product(needs, phi) for needs in policy.classes[kind].values()], axis=1)
     total = raw.sum(axis=1, keepdims=True)
     nothing = total[:, 0] <= 0
     even = np.full_like(raw, 1 / raw.shape[1])
     probabilities = np.where(nothing[:, None], even, raw / np.where(nothing[:, None], 1.0, total))
     columns = dict(zip(policy.classes[kind], probabilities.T, strict=True))
-    features = np.stack([columns[name] if name in columns else known[name] for name in policy.features[kind]], axis=1)
+    features = np.stack([columns[name] if name in columns else phi[name] for name in policy.features[kind]], axis=1)
     return Classified(probabilities, features, int(nothing.sum()))
 
 
-def _product(needs: Needs, known: Mapping[str, Floats]) -> Floats:
-    found = np.ones_like(next(iter(known.values())))
-    for name, wanted in needs.items():
-        found = found * (known[name] if wanted else 1 - known[name])
-    return found
+def _product(needs: Needs, phi: Mapping[str, Floats]) -> Floats:
+    product = np.ones_like(next(iter(phi.values())))
+    for name, expected in needs.items():
+        product = product * (phi[name] if expected else 1 - phi[name])
+    return product

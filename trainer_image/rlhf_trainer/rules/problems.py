@@ -68,10 +68,10 @@ class Problems:
             raise SpecError(self._problems, self.document.source)
 
 
-def suggest(name: str, known: Any) -> str | None:
+def suggest(name: str, candidates: Any) -> str | None:
     """The nearest known name, or what names there are."""
-    close = nearest(str(name), list(known))
-    return f"did you mean {close}?" if close is not None else f"there are {shorten(known)}"
+    close = nearest(str(name), list(candidates))
+    return f"did you mean {close}?" if close is not None else f"there are {shorten(candidates)}"
 
 
 def describe(value: Any) -> str:

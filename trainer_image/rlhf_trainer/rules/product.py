@@ -53,9 +53,9 @@ class Weights:
         """
         return np.array([self.weights[kind][name] for name in self.policy.features[kind]], dtype=np.float64)
 
-    def rewards(self, kind: str, found: Classified) -> Floats:
+    def rewards(self, kind: str, classified: Classified) -> Floats:
         """[N] w . phi."""
-        rewards: Floats = (found.features * self.of(kind)).sum(axis=1)
+        rewards: Floats = (classified.features * self.of(kind)).sum(axis=1)
         return rewards
 
     def check_reward(self, digests: list[str], where: str) -> None:
@@ -65,10 +65,10 @@ class Weights:
             InputError: says what was found and how to mend it.
         """
         if digests != [self.reward.digest]:
-            found = ", ".join(digest if " x " in digest else digest[:12] for digest in digests)
+            listed = ", ".join(digest if " x " in digest else digest[:12] for digest in digests)
             raise InputError(
                 f"{where}: the rules were fitted beside the reward {self.reward.source} ({self.reward.digest[:12]}), "
-                f"with weight 1 and alone; found rewards {found}. Fit them beside these, or set anyReward: true"
+                f"with weight 1 and alone; found rewards {listed}. Fit them beside these, or set anyReward: true"
             )
 
     def check_grader(self, digest: str, where: str) -> None:
@@ -109,21 +109,21 @@ class Weights:
         """
         file = folder / RULES
         try:
-            found = read_object(file)
-            if found["version"] != VERSION:
-                raise InputError(f"{file}: found version {found['version']!r}; this trainer reads {VERSION!r}")
-            policy = policy_of(Document(found["policy"]))
-            asking = {**found["asking"], **{key: tuple(found["asking"][key]) for key in ("yes_words", "no_words")}}
+            content = read_object(file)
+            if content["version"] != VERSION:
+                raise InputError(f"{file}: found version {content['version']!r}; this trainer reads {VERSION!r}")
+            policy = policy_of(Document(content["policy"]))
+            asking = {**content["asking"], **{key: tuple(content["asking"][key]) for key in ("yes_words", "no_words")}}
             rules = cls(
                 policy,
-                Model(**found["reward"]),
-                None if found["grader"] is None else Model(**found["grader"]),
+                Model(**content["reward"]),
+                None if content["grader"] is None else Model(**content["grader"]),
                 Asking(**asking),
-                {kind: {name: float(w) for name, w in named.items()} for kind, named in found["weights"].items()},
+                {kind: {name: float(w) for name, w in named.items()} for kind, named in content["weights"].items()},
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SpecError) as error:
             raise InputError(f"{file}: not rules of this version: {error}") from error
-        if policy.digest != found["policy_digest"]:
+        if policy.digest != content["policy_digest"]:
             raise InputError(f"{file}: its policy is not the one that the weights were fitted for; fit them again")
         for kind, named in rules.weights.items():
             if set(named) != set(policy.features.get(kind, ())):

@@ -28,7 +28,7 @@ class Ranked:
     """What they are ranked within: their prompt, or all of them."""
     openings: list[str]
     """What they are split by."""
-    found: Classified
+    classified: Classified
     reward: Floats
     """[N] R_rm."""
 
@@ -47,28 +47,30 @@ class Ranked:
             openings: of the dialogues.
             seed: of what is drawn where there are more than MOST_PAIRS.
         """
-        inside = [place for place, start in enumerate(self.openings) if start in openings]
-        found = ranked_pairs([self.groups[one] for one in inside], [self.ranks[one] for one in inside], seed=seed)
+        inside = [index for index, start in enumerate(self.openings) if start in openings]
+        pairs = ranked_pairs(
+            [self.groups[index] for index in inside], [self.ranks[index] for index in inside], seed=seed
+        )
         places = np.array(inside, dtype=np.int64)
-        return Pairs(places[found.better], places[found.worse], found.there)
+        return Pairs(places[pairs.better], places[pairs.worse], pairs.total)
 
 
 def name_of(policy: Policy, row: Completion) -> str:
     """What a completion is: its rank where the data gives one, else its completion type or class."""
     if row.rank is not None:
         return f"rank {row.rank}"
-    kind, known = row.response_type, row.propositions or {}
+    kind, propositions = row.response_type, row.propositions or {}
     if kind in policy.ranking:
-        return policy.ranking[kind][policy.rank_of(kind, known)][0]
-    return policy.class_of(kind, known)
+        return policy.ranking[kind][policy.rank_of(kind, propositions)][0]
+    return policy.class_of(kind, propositions)
 
 
 def labels(policy: Policy, rows: Sequence[Completion], kind: str) -> Grades:
     """What people said as probabilities, 0 or 1."""
-    found = {}
+    columns = {}
     for name in policy.graded(kind):
-        found[name] = np.array([float((row.propositions or {})[name]) for row in rows], dtype=np.float64)
-    return found
+        columns[name] = np.array([float((row.propositions or {})[name]) for row in rows], dtype=np.float64)
+    return columns
 
 
 def ranked(
@@ -85,13 +87,13 @@ def ranked(
         by_prompt: ranked within their prompt; else all of them.
     """
     numbers = [number for number, row in enumerate(rows) if row.response_type == kind]
-    own = [rows[number] for number in numbers]
+    members = [rows[number] for number in numbers]
     return Ranked(
         kind,
         numbers,
-        [rank_of(policy, row) for row in own],
-        [group_of(row, by_prompt=by_prompt) for row in own],
-        [opening(row) for row in own],
+        [rank_of(policy, row) for row in members],
+        [group_of(row, by_prompt=by_prompt) for row in members],
+        [opening(row) for row in members],
         classify(policy, kind, grades),
         reward,
     )

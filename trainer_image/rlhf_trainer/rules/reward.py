@@ -42,14 +42,14 @@ class Ruled:
 
     def metrics(self) -> dict[str, float]:
         """`rbr.KIND`: mean reward; `class_share.KIND.CLASS`. Response types without an answer here have no entry."""
-        found: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         for kind, classes in self.policy.classes.items():
-            own = [row for row, one in enumerate(self.kinds) if one == kind]
-            if own:
-                found[f"rbr.{kind}"] = float(self.rewards[own].mean())
-                named = [self.classes[row] for row in own]
-                found |= {f"class_share.{kind}.{name}": named.count(name) / len(own) for name in classes}
-        return found
+            rows = [row for row, row_kind in enumerate(self.kinds) if row_kind == kind]
+            if rows:
+                metrics[f"rbr.{kind}"] = float(self.rewards[rows].mean())
+                named = [self.classes[row] for row in rows]
+                metrics |= {f"class_share.{kind}.{name}": named.count(name) / len(rows) for name in classes}
+        return metrics
 
 
 class Rulebook:
@@ -80,9 +80,9 @@ class Rulebook:
         check_types(self.policy, kinds, where)
         types = {kind for kind in kinds if kind is not None}
         for kind in sorted(types - set(self.weights.weights)) if weighed else ():
-            there = ", ".join(self.weights.weights)
+            available = ", ".join(self.weights.weights)
             raise InputError(
-                f"{where}: the rules have no weights for prompts of response type {kind}; they have {there}. Leave "
+                f"{where}: the rules have no weights for prompts of response type {kind}; they have {available}. Leave "
                 "those prompts out, or fit the rules on ranked completions of that type"
             )
 
@@ -94,18 +94,18 @@ class Rulebook:
             kinds: their response types.
             texts: answers.
         """
-        keys = [key_of(*one) for one in zip(messages, kinds, texts, strict=True)]
+        keys = [key_of(*answer) for answer in zip(messages, kinds, texts, strict=True)]
         self._learn(messages, kinds, texts, keys)
         rewards = np.zeros(len(keys), dtype=np.float64)
         classes: list[str | None] = [None] * len(keys)
         for kind in self.policy.types:
-            rows = [row for row, one in enumerate(kinds) if one == kind]
+            rows = [row for row, row_kind in enumerate(kinds) if row_kind == kind]
             if rows:
-                found = self._classified(kind, [keys[row] for row in rows])
+                classified = self._classified(kind, [keys[row] for row in rows])
                 names = list(self.policy.classes[kind])
-                rewards[rows] = self.weights.rewards(kind, found)
-                for row, place in zip(rows, found.classes, strict=True):
-                    classes[row] = names[place]
+                rewards[rows] = self.weights.rewards(kind, classified)
+                for row, index in zip(rows, classified.classes, strict=True):
+                    classes[row] = names[index]
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
         return Ruled(rewards, classes, list(kinds), self.policy)
@@ -122,14 +122,14 @@ class Rulebook:
         rows = sorted(new.values(), key=lambda row: (-len(texts[row]), row))
         mine = rows[self._rank :: self._world]
         questions = [Question(messages[row], texts[row], self.policy.graded(str(kinds[row]))) for row in mine]
-        said = self.grader.grade(questions)
-        found = {keys[row]: list(one.probabilities.values()) for row, one in zip(mine, said, strict=True)}
-        whole: dict[str, list[float]] = {}
-        for part, tokens in distributed.gather((found, sum(one.tokens for one in said))):
-            whole |= part
+        grades = self.grader.grade(questions)
+        new_grades = {keys[row]: list(grade.probabilities.values()) for row, grade in zip(mine, grades, strict=True)}
+        gathered: dict[str, list[float]] = {}
+        for part, tokens in distributed.gather((new_grades, sum(grade.tokens for grade in grades))):
+            gathered |= part
             self.tokens += tokens
         for row in sorted(new.values()):
-            self._known[keys[row]] = whole[keys[row]]
+            self._known[keys[row]] = gathered[keys[row]]
         self.graded += len(new)
 
     def state(self) -> dict[str, Any]:
@@ -145,15 +145,15 @@ class Rulebook:
 
 def class_names(policy: Policy, kinds: Sequence[str | None], grades: Sequence[Mapping[str, float]]) -> list[str | None]:
     """The most probable class of each answer; None without a response type."""
-    found: list[str | None] = [None] * len(kinds)
+    classes: list[str | None] = [None] * len(kinds)
     for kind in policy.types:
-        rows = [row for row, one in enumerate(kinds) if one == kind]
+        rows = [row for row, row_kind in enumerate(kinds) if row_kind == kind]
         if rows:
             table = {name: np.array([grades[row][name] for row in rows]) for name in policy.graded(kind)}
             names = list(policy.classes[kind])
-            for row, place in zip(rows, classify(policy, kind, table).classes, strict=True):
-                found[row] = names[place]
-    return found
+            for row, index in zip(rows, classify(policy, kind, table).classes, strict=True):
+                classes[row] = names[index]
+    return classes
 
 
 def key_of(messages: Messages, kind: str | None, text: str) -> str:
@@ -175,7 +175,7 @@ def load_rules(context: StageContext, ref: RulesRef, where: str, dtype: str) -> 
     grader = context.input(ref.grader)
     weights.check_grader(grader.digest, where)
     cache = context.storage / "inputs"
-    made = Grader(
+    model = Grader(
         grader.path,
         weights.policy,
         weights.asking,
@@ -184,4 +184,4 @@ def load_rules(context: StageContext, ref: RulesRef, where: str, dtype: str) -> 
         cache=cache,
         template=grader.template,
     )
-    return Rulebook(weights, made, rank=context.rank, world=context.world)
+    return Rulebook(weights, model, rank=context.rank, world=context.world)

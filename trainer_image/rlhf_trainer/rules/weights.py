@@ -55,31 +55,31 @@ def fit_type(
         how: of the fit.
     """
     kind, features = group.kind, policy.features[group.kind]
-    fits.uniform += group.found.uniform
+    fits.uniform += group.classified.uniform
     paired = group.paired
     split = [row for row in rows if opening(row) in paired]
     try:
-        made = [_once(split, group, seed, holdout, how) for seed in seeds] if split else []
+        split_fits = [_once(split, group, seed, holdout, how) for seed in seeds] if split else []
     except GuardTripped as error:
         raise GuardTripped(f"{kind}: {error}", reason=error.reason) from error
-    known = [one for one in made if one is not None]
-    if not known:
+    fitted = [result for result in split_fits if result is not None]
+    if not fitted:
         why = NO_PAIR_LEFT if split else ALL_ALIKE
         seen_names = ", ".join(dict.fromkeys(name_of(policy, row) for row in rows))
         fits.notes.append(f"{kind}: {why} ({len(rows)} completions, {seen_names}): not measurable, no weights")
         nothing = fit_report.error_rates({}, _NONE, _NONE, [])
         fits.types[kind] = {"completions": len(rows), "pairs": None, "unfitted": why, "heldout": nothing}
         return
-    first = known[0]
-    if len(known) < len(made):
+    first = fitted[0]
+    if len(fitted) < len(split_fits):
         fits.notes.append(
-            f"{kind}: {len(made) - len(known)} of {len(made)} splits leave no pair to fit on; the weights are of the "
+            f"{kind}: {len(split_fits) - len(fitted)} of {len(split_fits)} splits leave no pair to fit on; the weights are of the "
             "first that does"
         )
-    weights = np.stack([one["weights"] for one in known])
+    weights = np.stack([result["weights"] for result in fitted])
     fits.weights[kind] = dict(zip(features, map(float, first["weights"]), strict=True))
-    seen = sorted(first["seen"]) or list(range(len(rows)))
-    names = [name_of(policy, rows[place]) for place in seen]
+    shown = sorted(first["seen"]) or list(range(len(rows)))
+    names = [name_of(policy, rows[index]) for index in shown]
     fits.types[kind] = {
         "completions": len(rows),
         "pairs": first["pairs"],
@@ -88,21 +88,21 @@ def fit_type(
         "heldout": first["heldout"],
         "seeds": {
             part: {
-                method: fit_report.over_seeds([one[part][method]["value"] for one in known])
+                method: fit_report.over_seeds([result[part][method]["value"] for result in fitted])
                 for method in fit_report.METHODS
             }
             for part in ("train", "heldout")
         },
         "loss": first["loss"],
-        "uniform": group.found.uniform,
+        "uniform": group.classified.uniform,
         "weights": [
-            {"feature": name, "weight": float(weights[0, place]), **fit_report.over_seeds(weights[:, place].tolist())}
-            for place, name in enumerate(features)
+            {"feature": name, "weight": float(weights[0, index]), **fit_report.over_seeds(weights[:, index].tolist())}
+            for index, name in enumerate(features)
         ],
         "histograms": fit_report.histograms(
-            {method: values[seen] for method, values in first["scores"].items()},
+            {method: values[shown] for method, values in first["scores"].items()},
             names,
-            [group.groups[place] for place in seen],
+            [group.groups[index] for index in shown],
         ),
         "shown": "held-out completions" if first["seen"] else "all completions",
     }
@@ -118,22 +118,22 @@ _NONE = np.zeros(0, dtype=np.int64)
 def _once(rows: Sequence[Completion], group: Ranked, seed: int, holdout: float, how: Descent) -> dict[str, Any] | None:
     """One split and its fit; None where no pair is left to fit on."""
     train, heldout = split_by_prompt(list(rows), holdout, seed)
-    fitted, held = ({opening(row) for row in side} for side in (train, heldout))
-    better, worse, there = group.pairs(fitted, seed)
-    if not there:
+    fitted, held_out = ({opening(row) for row in side} for side in (train, heldout))
+    better, worse, total = group.pairs(fitted, seed)
+    if not total:
         return None
-    features, reward = group.found.features, group.reward
-    made = fit(features[better], features[worse], reward[better] - reward[worse], how)
-    rules = (features * made.weights).sum(axis=1)
+    features, reward = group.classified.features, group.reward
+    result = fit(features[better], features[worse], reward[better] - reward[worse], how)
+    rules = (features * result.weights).sum(axis=1)
     scores = {"rm": reward, "rbr": rules, "total": reward + rules}
-    outside = group.pairs(held, seed)
+    outside = group.pairs(held_out, seed)
     return {
-        "weights": made.weights,
+        "weights": result.weights,
         "scores": scores,
         "pairs": {"train": len(better), "heldout": len(outside.better)},
-        "there": {"train": there, "heldout": outside.there},
+        "there": {"train": total, "heldout": outside.total},
         "train": fit_report.error_rates(scores, better, worse, group.openings),
         "heldout": fit_report.error_rates(scores, outside.better, outside.worse, group.openings),
-        "loss": {"first": float(made.losses[0]), "last": float(made.losses[-1])},
-        "seen": [place for place, start in enumerate(group.openings) if start in held],
+        "loss": {"first": float(result.losses[0]), "last": float(result.losses[-1])},
+        "seen": [index for index, start in enumerate(group.openings) if start in held_out],
     }
