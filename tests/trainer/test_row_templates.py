@@ -201,7 +201,7 @@ def test_first_rows_alone_are_checked():
         rows = FirstRows([seen.append], most)
         for row in range(4):
             rows(row)
-        assert (seen, rows.left) == (checked, left)
+        assert (seen, rows.unchecked) == (checked, left)
 
 
 def test_judges_read_text_only_where_they_cannot_take_a_models_ids(tokenizer):

@@ -259,8 +259,8 @@ def test_answers_within_a_prompt_are_given_and_not_learned():
     dialogue = [user("a"), assistant("b"), user("c")]
     completed = make("prompt-completion", "conversations", {"prompt": dialogue, "completion": [assistant("d")]})
     chosen = {"prompt": dialogue, "chosen": [assistant("d")], "rejected": [assistant("e")]}
-    assert completed.given == make("preference", "conversations", chosen).given == 3
-    assert make("messages", "conversations", {"messages": [*dialogue, assistant("d")]}).given == 0
+    assert completed.prompt_turns == make("preference", "conversations", chosen).prompt_turns == 3
+    assert make("messages", "conversations", {"messages": [*dialogue, assistant("d")]}).prompt_turns == 0
 
 
 def test_a_completion_without_an_answer_leaves_nothing_to_learn():

@@ -186,7 +186,7 @@ def test_sinks_get_numbers_and_phases_and_are_closed(tmp_path):
 
 def test_progress_is_shown_the_phase_its_share_and_then_what_was_done_before(tmp_path):
     progress = Progress()
-    progress.begin(3, phase="training")
+    progress.start(3, phase="training")
     metrics = Metrics(tmp_path, say=progress.say)
 
     def shown():

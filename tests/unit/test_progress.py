@@ -34,7 +34,7 @@ def test_before_anything_runs_nothing_is_claimed():
 def test_eta_and_rate_follow_the_steps_seen():
     clock = Clock()
     progress = Progress(clock=clock)
-    progress.begin(10, done=4)
+    progress.start(10, done=4)
     clock.now += 2.0
     progress.advance(5, {"loss": 0.5}, tokens=50)
     clock.now += 2.0
@@ -48,7 +48,7 @@ def test_eta_and_rate_follow_the_steps_seen():
 def test_steps_made_before_a_resume_do_not_count_as_speed():
     clock = Clock()
     progress = Progress(clock=clock)
-    progress.begin(1000, done=900)
+    progress.start(1000, done=900)
     assert progress.snapshot()["etaSeconds"] is None
     clock.now += 10.0
     progress.advance(901)
@@ -58,7 +58,7 @@ def test_steps_made_before_a_resume_do_not_count_as_speed():
 def test_the_rate_forgets_what_is_long_past():
     clock = Clock()
     progress = Progress(clock=clock)
-    progress.begin(1000)
+    progress.start(1000)
     for step in range(1, 11):
         clock.now += 60.0
         progress.advance(step)
@@ -70,6 +70,6 @@ def test_the_rate_forgets_what_is_long_past():
 
 def test_at_the_end_nothing_is_left():
     progress = Progress()
-    progress.begin(2)
+    progress.start(2)
     progress.advance(2)
     assert progress.snapshot()["etaSeconds"] == 0.0

@@ -78,7 +78,7 @@ def test_every_types_metrics_have_distinct_names(stage_type):
 
 def test_progress_is_json(serve):
     progress = Progress({"stage": "sft"})
-    progress.begin(5)
+    progress.start(5)
     progress.advance(2, {"loss": 0.5})
     answer = json.loads(get(serve(Prometheus(stage="sft", type="sft"), progress), "/progress"))
     assert (answer["stage"], answer["step"], answer["total"], answer["headline"]) == ("sft", 2, 5, {"loss": 0.5})

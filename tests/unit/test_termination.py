@@ -21,7 +21,7 @@ def end(rank: int, code: int, reason: str = "", message: str = "", time: float =
 
 
 def verdict(*ends: RankEnd, asked: bool = False, grace_over: bool = False) -> Outcome:
-    return judge(list(ends), asked=asked, grace_over=grace_over, grace=60)
+    return judge(list(ends), stop_requested=asked, grace_over=grace_over, grace=60)
 
 
 DONE = {"code": 0, "reason": "Done", "message": "done"}

@@ -101,21 +101,21 @@ class LightContext:
         Raises:
             InputError: stage.json does not have it, or nothing is there.
         """
-        found = self.file.inputs.get(reference.key)
-        if found is None:
-            known = ", ".join(sorted(self.file.inputs)) or "none"
+        stage_input = self.file.inputs.get(reference.key)
+        if stage_input is None:
+            keys = ", ".join(sorted(self.file.inputs)) or "none"
             raise InputError(
-                f"stage.json: inputs: no entry {reference.key!r}; found {known}. The executor must give every "
+                f"stage.json: inputs: no entry {reference.key!r}; found {keys}. The executor must give every "
                 "reference of the spec a path.",
                 reason="MissingInput",
             )
-        if not Path(found.path).exists():
+        if not Path(stage_input.path).exists():
             raise InputError(
-                f"{reference.key}: nothing lies at {found.path}. Run the job again: prepare fetches inputs, and stages "
+                f"{reference.key}: nothing lies at {stage_input.path}. Run the job again: prepare fetches inputs, and stages "
                 "whose product is gone are computed again.",
                 reason="MissingInput",
             )
-        return found
+        return stage_input
 
     def stop_requested(self) -> bool:
         """Whether any rank was asked to stop. A collective: every rank calls it, once a step."""
@@ -197,10 +197,10 @@ class StageContext(LightContext):
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that compute, where installed."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed

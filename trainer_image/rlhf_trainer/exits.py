@@ -106,8 +106,8 @@ def no_space(error: Exception) -> bool:
 
 def full_disk_message(folder: Path, doing: str) -> str:
     """What to tell a person about a full disk: where, how much is free, what to do."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(there).free
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
     return (
         f"no space left while {doing} in {folder}: {free / 2**20:.1f} MiB free. "
         "Nothing half-written is used. Free space (`rlhf gc` lists products no run uses) or enlarge the volume; "

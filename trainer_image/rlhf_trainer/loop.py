@@ -75,7 +75,7 @@ def train(context: StageContext, task: Task) -> None:
     done = resume(context, task)
     every = context.file.execution.checkpoint_every
     saved, logged_at = done, time.monotonic()
-    context.progress.begin(task.total, "steps", done=done, phase="training")
+    context.progress.start(task.total, "steps", done=done, phase="training")
     for step in range(done, task.total):
         before = context.metrics.tokens
         values = task.step(step)

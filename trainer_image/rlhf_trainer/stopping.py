@@ -25,6 +25,6 @@ class StopRequest:
     def wait(self, seconds: float) -> bool:
         """Wait so long, or until it is asked; gives whether it was."""
         end = time.monotonic() + seconds
-        while not self._made and (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, LOOK_SECONDS))
+        while not self._made and (remaining := end - time.monotonic()) > 0:
+            time.sleep(min(remaining, LOOK_SECONDS))
         return self._made

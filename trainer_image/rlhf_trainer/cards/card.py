@@ -80,18 +80,18 @@ def write_card(manifest: Manifest, sources: Mapping[str, Source], *, members: bo
     """
     from huggingface_hub import ModelCard  # only by who writes a card
 
-    made = STAGE_TYPES[manifest.type].product
+    product = STAGE_TYPES[manifest.type].product
     name = f"{manifest.job}-{manifest.stage}"
-    title = [f"# {escape(name)}", f"{WHAT[made]}. Made by the stage `{manifest.type}` of rlhf-operator."]
+    title = [f"# {escape(name)}", f"{WHAT[product]}. Made by the stage `{manifest.type}` of rlhf-operator."]
     body = [
         *title,
-        *_usage(made, members),
+        *_usage(product, members),
         *_origin(manifest, sources),
         *_metrics(manifest),
-        *_limits(manifest, made),
+        *_limits(manifest, product),
         *_recipe(manifest),
     ]
-    return str(ModelCard(f"---\n{_front_matter(manifest, made, name, sources)}\n---\n\n" + "\n\n".join(body) + "\n"))
+    return str(ModelCard(f"---\n{_front_matter(manifest, product, name, sources)}\n---\n\n" + "\n\n".join(body) + "\n"))
 
 
 def escape(text: object) -> str:
@@ -118,13 +118,13 @@ def estimates(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
             yield from estimates(value, f"{prefix}{name}.")
 
 
-def _front_matter(manifest: Manifest, made: str, name: str, sources: Mapping[str, Source]) -> str:
+def _front_matter(manifest: Manifest, product: str, name: str, sources: Mapping[str, Source]) -> str:
     """YAML that the Hub reads; huggingface_hub quotes what has to be."""
     from huggingface_hub import EvalResult, ModelCardData
 
     results = [
         EvalResult(
-            task_type=TASKS.get(made, "other"),
+            task_type=TASKS.get(product, "other"),
             dataset_type="held-out",
             dataset_name=f"held-out rows of {name}",
             metric_type=metric,
@@ -137,10 +137,10 @@ def _front_matter(manifest: Manifest, made: str, name: str, sources: Mapping[str
     base = sources.get(_base_key(manifest) or "")
     data = ModelCardData(
         model_name=name,
-        base_model=base.repository if base is not None and made in TASKS else None,
+        base_model=base.repository if base is not None and product in TASKS else None,
         **_licence(manifest, base, sources),
-        library_name="transformers" if made in TASKS else None,
-        pipeline_tag=TASKS.get(made),
+        library_name="transformers" if product in TASKS else None,
+        pipeline_tag=TASKS.get(product),
         tags=["rlhf-operator", manifest.type],
         eval_results=results or None,
         ignore_metadata_errors=False,
@@ -158,17 +158,17 @@ def _base_key(manifest: Manifest) -> str | None:
 
 def _licence(manifest: Manifest, base: Source | None, sources: Mapping[str, Source]) -> dict[str, Any]:
     """The base's licence, where that of nothing else that went in is known to be another."""
-    known = {sources[key].licence for key in manifest.inputs if key in sources} - {None}
+    licences = {sources[key].licence for key in manifest.inputs if key in sources} - {None}
     if base is None or base.licence is None:
         return {}
-    if len(known) == 1 and LICENCE.fullmatch(base.licence):
+    if len(licences) == 1 and LICENCE.fullmatch(base.licence):
         return {"license": base.licence}
     several = "of base and data, see below"
-    return {"license": "other", "license_name": several if len(known) > 1 else escape(base.licence)}
+    return {"license": "other", "license_name": several if len(licences) > 1 else escape(base.licence)}
 
 
-def _usage(made: str, members: bool) -> list[str]:
-    if made == "policy":
+def _usage(product: str, members: bool) -> list[str]:
+    if product == "policy":
         code = """\
 from transformers import pipeline
 
@@ -177,7 +177,7 @@ messages = [{"role": "user", "content": "How do I put out a small fire?"}]
 answer = generate(messages, max_new_tokens=256, return_full_text=False)
 print(answer[0]["generated_text"])"""
         return ["## Use", f"```python\n{code}\n```"]
-    if made in ("reward", "cost"):
+    if product in ("reward", "cost"):
         folder = "FOLDER/members/0" if members else "FOLDER"
         code = f"""\
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -194,9 +194,9 @@ print(model.eval()(**ids).logits)"""
 def _origin(manifest: Manifest, sources: Mapping[str, Source]) -> list[str]:
     lines = ["| input | source | licence | digest |", "|---|---|---|---|"]
     for key, digest in sorted(manifest.inputs.items()):
-        known = sources.get(key, Source(None, None))
-        source = known.source or ("a stage of the job" if key.startswith("stage:") else NO_LICENCE)
-        licence = known.licence or NO_LICENCE
+        origin = sources.get(key, Source(None, None))
+        source = origin.source or ("a stage of the job" if key.startswith("stage:") else NO_LICENCE)
+        licence = origin.licence or NO_LICENCE
         lines.append(f"| {escape(key)} | {escape(source)} | {escape(licence)} | {escape(digest[:12])} |")
     return ["## Base and data", "\n".join(lines), "The licences of all of them apply. " + _counts(manifest)]
 
@@ -214,13 +214,13 @@ def _metrics(manifest: Manifest) -> list[str]:
     return ["## Metrics", "\n".join(["| metric | value | 95 % interval |", "|---|---|---|", *rows])]
 
 
-def _limits(manifest: Manifest, made: str) -> list[str]:
+def _limits(manifest: Manifest, product: str) -> list[str]:
     notes = [f"- {escape(note)}" for note in manifest.notes]
     if manifest.failure is not None:
         notes.insert(0, f"- The stage failed: {escape(manifest.failure)}")
-    text = [LIMITS[made]] if made in LIMITS else []
+    text = [LIMITS[product]] if product in LIMITS else []
     versions = f"Written with transformers {escape(manifest.versions.get('transformers', 'of an unknown version'))}."
-    if made in TASKS:
+    if product in TASKS:
         versions += (
             " Load the model with transformers 5 or later: earlier versions do not read `rope_parameters` and would compute "
             "something else. The tokenizer loads from 4.57 on."

@@ -133,11 +133,11 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     packs: list[list[int]] = []
     free: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        place = next((number for number, room in enumerate(free) if room >= lengths[index]), None)
-        if place is None:
+        target = next((number for number, room in enumerate(free) if room >= lengths[index]), None)
+        if target is None:
             packs.append([index])
             free.append(capacity - lengths[index])
         else:
-            packs[place].append(index)
-            free[place] -= lengths[index]
+            packs[target].append(index)
+            free[target] -= lengths[index]
     return packs

@@ -124,9 +124,9 @@ def ensure_pad(tokenizer: Tokenizer) -> bool:
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
         return False
     vocabulary = tokenizer.get_vocab()
-    taken = {tokenizer.eos_token, tokenizer.bos_token}
+    eos_and_bos = {tokenizer.eos_token, tokenizer.bos_token}
     for token in PAD_CANDIDATES:
-        if token in vocabulary and token not in taken:
+        if token in vocabulary and token not in eos_and_bos:
             tokenizer.pad_token = token
             return False
     return bool(tokenizer.add_special_tokens({"pad_token": ADDED_PAD}))
@@ -177,7 +177,7 @@ def write_prompt(
 
 
 def write_turns(
-    tokenizer: Tokenizer, messages: Sequence[Message], given: int = 0, tools: Sequence[Tool] = ()
+    tokenizer: Tokenizer, messages: Sequence[Message], prompt_turns: int = 0, tools: Sequence[Tool] = ()
 ) -> tuple[Guarded, Turns]:
     """What the chat template makes of a dialogue: all of `encode_row` and `encode_conversation` that can be refused.
 
@@ -185,7 +185,7 @@ def write_turns(
         TemplateProblem: as `turns_of`; or the ids of prompt and answer are not those of the whole rendering.
     """
     guarded = Guarded.of(tokenizer, messages, tools)
-    turns = turns_of(tokenizer, guarded, given)
+    turns = turns_of(tokenizer, guarded, prompt_turns)
     check_seam(tokenizer, turns)
     return guarded, turns
 
@@ -222,19 +222,19 @@ def fit(prompt: list[int], answer: list[int], max_length: int) -> Encoded:
     cut_answer = max(0, len(answer) - room)
     if cut_answer:
         answer = [*answer[: room - 1], answer[-1]]
-    left = max(0, len(prompt) + len(answer) - max_length)
-    prompt = prompt[left:]
-    return Encoded([*prompt, *answer], [0] * len(prompt) + [1] * len(answer), left, cut_answer)
+    cut_prompt = max(0, len(prompt) + len(answer) - max_length)
+    prompt = prompt[cut_prompt:]
+    return Encoded([*prompt, *answer], [0] * len(prompt) + [1] * len(answer), cut_prompt, cut_answer)
 
 
 def encode_conversation(
     tokenizer: Tokenizer,
     messages: Sequence[Message],
     max_length: int,
-    given: int = 0,
+    prompt_turns: int = 0,
     tools: Sequence[Tool] = (),
 ) -> Encoded:
-    """A dialogue with mask 1 on the assistant's tokens and their ends, but for the first `given` messages.
+    """A dialogue with mask 1 on the assistant's tokens and their ends, but for the first `prompt_turns` messages.
 
     The ids are the template's own: of the prompt that a rollout would be given, then of what the template writes as
     the last answer. Earlier answers are found among the prompt's (`turns_of` says which carry loss).
@@ -246,7 +246,7 @@ def encode_conversation(
     """
     if not messages or messages[-1]["role"] != "assistant":
         raise ValueError("a conversation must end with an assistant's message")
-    guarded, turns = write_turns(tokenizer, messages, given, tools)
+    guarded, turns = write_turns(tokenizer, messages, prompt_turns, tools)
     answer = guarded.ids(tokenizer, turns.answer, after="\n")
     history = guarded.ids(tokenizer, turns.prompt)
     fitted = fit(history, answer, max_length)

@@ -33,7 +33,9 @@ def readers_of_text(readers: Sequence[LoadedReader]) -> list[LoadedReader]:
         reader
         for reader in readers
         if reader.reading != "judge"
-        or any(other is not reader.tokenizer and same_tokenizer(other, reader.tokenizer) for other in answering)
+        or any(
+            tokenizer is not reader.tokenizer and same_tokenizer(tokenizer, reader.tokenizer) for tokenizer in answering
+        )
     ]
 
 
@@ -44,7 +46,7 @@ def check_of(tokenizer: Tokenizer, reading: Reading = "row") -> Check:
         if reading == "grader":
             _check_graded(tokenizer, row)
         elif isinstance(row, Conversation):
-            write_turns(tokenizer, row.messages, row.given, row.tools)
+            write_turns(tokenizer, row.messages, row.prompt_turns, row.tools)
         elif isinstance(row, Prompt):
             write_prompt(tokenizer, row.messages, row.tools)
         elif reading == "prompt":
@@ -65,7 +67,7 @@ class FirstRows:
         self._rows = 0
 
     @property
-    def left(self) -> int:
+    def unchecked(self) -> int:
         """Rows that passed without a check."""
         return 0 if self._most is None else max(0, self._rows - self._most)
 

@@ -71,10 +71,10 @@ def pad(
     attention = torch.zeros((len(rows), width), dtype=torch.long)
     mask = torch.zeros((len(rows), width), dtype=torch.float32)
     for index, row in enumerate(rows):
-        place = slice(width - len(row), width) if side == "left" else slice(0, len(row))
-        input_ids[index, place] = torch.tensor(row.ids, dtype=torch.long)
-        attention[index, place] = 1
-        mask[index, place] = torch.tensor(row.mask, dtype=torch.float32)
+        span = slice(width - len(row), width) if side == "left" else slice(0, len(row))
+        input_ids[index, span] = torch.tensor(row.ids, dtype=torch.long)
+        attention[index, span] = 1
+        mask[index, span] = torch.tensor(row.mask, dtype=torch.float32)
     return Padded(input_ids, attention, positions(attention), mask)
 
 

@@ -37,8 +37,8 @@ class Watched(Mapping[str, Any]):
 class Malformed(Exception):
     """A row that is not what its format says: column, what was found, what was expected."""
 
-    def __init__(self, column: str, found: str, expected: str) -> None:
-        super().__init__(f"{column}: found {found}, expected {expected}")
+    def __init__(self, column: str, actual: str, expected: str) -> None:
+        super().__init__(f"{column}: found {actual}, expected {expected}")
 
 
 class Rejected(Exception):
@@ -175,7 +175,7 @@ def propositions_of(row: Columns) -> dict[str, bool] | None:
     value = typed(row.get("propositions"))
     if value is None:
         return None
-    if not isinstance(value, dict) or not value or not all(isinstance(one, bool) for one in value.values()):
+    if not isinstance(value, dict) or not value or not all(isinstance(flag, bool) for flag in value.values()):
         raise Malformed("propositions", describe(value), "an object of true or false by proposition")
     return dict(value)
 

@@ -158,7 +158,7 @@ def _completed(row: Columns, where: Where) -> Conversation:
     if typed(row.get("is_safe")) is False:  # BeaverTails
         raise Rejected("unsafe answer")
     prompt = _read_prompt(row)
-    return _conversation((*prompt, *answer), column, where, given=len(prompt))
+    return _conversation((*prompt, *answer), column, where, prompt_turns=len(prompt))
 
 
 def _answer_text(row: Columns, column: str) -> str:
@@ -171,19 +171,21 @@ def _ruled_completion(row: Columns, where: Where) -> Completion:
     """A completion with what rules know of it; an empty one counts, as a policy gives it sooner or later."""
     value = text_or_list(value_of(row, "completion", "a string or a list of messages"))
     answer = _one_answer(messages_of(value, "completion"), "completion") if isinstance(value, list) else None
-    kind, known, rank = response_type_of(row), propositions_of(row), rank_of(row)
+    kind, propositions, rank = response_type_of(row), propositions_of(row), rank_of(row)
     if kind is None:
         raise Malformed("response_type", "no response type", "a string such as comply or hard_refuse")
-    if known is None and rank is None:
+    if propositions is None and rank is None:
         raise Malformed("propositions", "neither propositions nor rank", "one of them: what ranks the completion")
     return Completion(
-        _read_prompt(row), text_of(row, "completion") if answer is None else answer, kind, where, known, rank
+        _read_prompt(row), text_of(row, "completion") if answer is None else answer, kind, where, propositions, rank
     )
 
 
-def _conversation(messages: Messages, column: str, where: Where, given: int = 0) -> Conversation:
+def _conversation(messages: Messages, column: str, where: Where, prompt_turns: int = 0) -> Conversation:
     """The dialogue up to its last learned answer; turns after it have none to learn from."""
-    answers = [index for index, message in enumerate(messages) if index >= given and message["role"] == "assistant"]
+    answers = [
+        index for index, message in enumerate(messages) if index >= prompt_turns and message["role"] == "assistant"
+    ]
     if not answers:
         raise Malformed(column, "no assistant's message", "one to learn from")
     learned = [index for index in answers if messages[index].get("learned", True)]
@@ -194,7 +196,7 @@ def _conversation(messages: Messages, column: str, where: Where, given: int = 0)
         raise Rejected("empty answer")
     if len(messages) == 1:
         raise Rejected("empty prompt")
-    return Conversation(messages, where, given)
+    return Conversation(messages, where, prompt_turns)
 
 
 def _dialogue_of(row: Columns) -> tuple[Messages, str]:
@@ -252,7 +254,7 @@ def _alpaca_prompt(row: Columns, where: Where) -> Prompt:
 def _alpaca_conversation(row: Columns, where: Where) -> Conversation:
     prompt, column = _alpaca_turns(row), _first(row, OUTPUTS)
     answer: Message = {"role": "assistant", "content": text_of(row, column)}
-    return _conversation((*prompt, answer), column, where, given=len(prompt))
+    return _conversation((*prompt, answer), column, where, prompt_turns=len(prompt))
 
 
 # Preference
@@ -407,7 +409,7 @@ def _preference_prompt(row: Columns, where: Where) -> Prompt:
 def _preference_conversation(row: Columns, where: Where) -> Conversation:
     pair = _preference(row, where)
     answer: Message = {"role": "assistant", "content": pair.better}
-    return _conversation((*pair.prompt, answer), "chosen", where, given=len(pair.prompt))
+    return _conversation((*pair.prompt, answer), "chosen", where, prompt_turns=len(pair.prompt))
 
 
 # Safe RLHF

@@ -66,24 +66,24 @@ def suggest(row: Columns, use: Use, *, by_order: bool) -> str | None:
     if dialogue is not None and use in ("prompts", "conversations"):
         return _line([("messages", dialogue)])
     free = [name for name in row if name not in WANTED[use]]
-    missing = [wanted for wanted in WANTED[use] if wanted not in row]
+    missing = [ours for ours in WANTED[use] if ours not in row]
     chosen: dict[str, str] = {}
-    for wanted in missing:
-        column = _named(wanted, [name for name in free if name not in chosen.values()])
+    for ours in missing:
+        column = _named(ours, [name for name in free if name not in chosen.values()])
         if column is not None:
-            chosen[wanted] = column
+            chosen[ours] = column
     texts = [name for name in free if isinstance(row[name], str) and not _LABELS.search(name)]
-    for wanted in missing if by_order else []:
+    for ours in missing if by_order else []:
         unnamed = [name for name in texts if name not in chosen.values()]
-        if wanted in SPOKEN and wanted not in chosen and unnamed:
-            chosen[wanted] = unnamed[0]
+        if ours in SPOKEN and ours not in chosen and unnamed:
+            chosen[ours] = unnamed[0]
     complete = set(chosen) == set(missing)
-    return _line([(wanted, chosen[wanted]) for wanted in missing]) if complete and missing else None
+    return _line([(ours, chosen[ours]) for ours in missing]) if complete and missing else None
 
 
-def _named(wanted: str, columns: Collection[str]) -> str | None:
+def _named(ours: str, columns: Collection[str]) -> str | None:
     lower = {column.lower(): column for column in reversed(list(columns))}
-    return next((lower[name] for name in NAMES.get(wanted, ()) if name in lower), None)
+    return next((lower[name] for name in NAMES.get(ours, ()) if name in lower), None)
 
 
 def _is_dialogue(value: Any) -> bool:

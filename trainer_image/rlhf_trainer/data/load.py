@@ -108,11 +108,11 @@ def split_by_prompt(rows: Sequence[Row], fraction: float, seed: int) -> tuple[li
     """
     hashes = {start: _hash(start, seed) for start in {opening(row) for row in rows}}
     size = min(math.ceil(fraction * len(hashes)), len(hashes) - 1) if fraction > 0 else 0
-    held = set(sorted(hashes, key=lambda start: hashes[start])[: max(size, 0)])
+    heldout_openings = set(sorted(hashes, key=lambda start: hashes[start])[: max(size, 0)])
     train: list[Row] = []
     heldout: list[Row] = []
     for row in rows:
-        (heldout if opening(row) in held else train).append(row)
+        (heldout if opening(row) in heldout_openings else train).append(row)
     return train, heldout
 
 
@@ -185,7 +185,7 @@ class Conversion:
                 self._bad(f"{raw.where}: {raw.problem}")
                 continue
             if maker is None:
-                maker = self._maker([one for one in first if isinstance(one, RawRow)] or [raw], columns)
+                maker = self._maker([row for row in first if isinstance(row, RawRow)] or [raw], columns)
             self._names.update(dict.fromkeys(raw.value))
             row = Watched(renamed(raw.value, columns))
             try:
@@ -227,7 +227,7 @@ class Conversion:
         self._keep_input(name, sample, columns)
         maker = kind.maker(self.use)
         if maker is None:
-            able = ", ".join(format for format, other in FORMATS.items() if other.maker(self.use) is not None)
+            able = ", ".join(format for format, candidate in FORMATS.items() if candidate.maker(self.use) is not None)
             raise InputError(
                 f"{self.name} ({example.where}): rows of format {name} give no {self.use}; expected one of: {able}. "
                 f"Columns found: {_names(example.value)}. {self._hint(example.value)}"
@@ -319,23 +319,25 @@ def _load(context: Inputs, refs: Sequence[DataRef], use: Use, checks: Sequence[C
     rows: list[Any] = []
     counts = Counts()
     for ref in refs:
-        found = context.input(ref)
-        _unchanged(found, ref.key)
-        conversion = Conversion(ref.key.partition(":")[2], found.input, use, ref.limit, checks)
-        taken = list(conversion.rows(Path(found.path)))
+        stage_input = context.input(ref)
+        _unchanged(stage_input, ref.key)
+        conversion = Conversion(ref.key.partition(":")[2], stage_input.input, use, ref.limit, checks)
+        converted = list(conversion.rows(Path(stage_input.path)))
         counts.add(conversion.counts)
-        kept = select(taken, ref, found.input)
-        if not kept:
-            share = found.input.heldout if found.input is not None else 0.0
-            raise InputError(f"{ref.key}: split {ref.split!r} is empty: 0 of {len(taken)} rows (heldout is {share:g})")
-        rows.extend(kept)
+        selected = select(converted, ref, stage_input.input)
+        if not selected:
+            share = stage_input.input.heldout if stage_input.input is not None else 0.0
+            raise InputError(
+                f"{ref.key}: split {ref.split!r} is empty: 0 of {len(converted)} rows (heldout is {share:g})"
+            )
+        rows.extend(selected)
         _tell(conversion)
     return rows, counts
 
 
-def _unchanged(found: StageInput, key: str) -> None:
+def _unchanged(stage_input: StageInput, key: str) -> None:
     """Refuse an input whose files were changed since `prepare` took their digest."""
-    folder = Path(found.path)
+    folder = Path(stage_input.path)
     problem = verify(folder) if is_kept(folder) else None
     if problem is not None:
         raise InputError(f"{key}: {problem} since prepare looked at it. Run the job again: it is fetched anew")

@@ -63,54 +63,54 @@ def unknown_fields(row: Columns) -> set[str]:
     }
 
 
-def _message(entry: Any, place: str) -> Message:
+def _message(entry: Any, path: str) -> Message:
     if not isinstance(entry, dict):
-        raise Malformed(place, describe(entry), "an object with role and content")
-    entry = _from_sharegpt(entry, place)
+        raise Malformed(path, describe(entry), "an object with role and content")
+    entry = _from_sharegpt(entry, path)
     role = entry.get("role")
     if not isinstance(role, str) or not role:
-        raise Malformed(f"{place}.role", describe(role), "system, user or assistant")
+        raise Malformed(f"{path}.role", describe(role), "system, user or assistant")
     fields: dict[str, Any] = {}
     for key in TEXTS:
         if entry.get(key) is not None:
-            fields[key] = _text(entry[key], f"{place}.{key}")
+            fields[key] = _text(entry[key], f"{path}.{key}")
     if entry.get("tool_calls"):
-        fields["tool_calls"] = _objects(entry["tool_calls"], f"{place}.tool_calls")
+        fields["tool_calls"] = _objects(entry["tool_calls"], f"{path}.tool_calls")
     if entry.get("function_call"):
-        (fields["function_call"],) = _objects([entry["function_call"]], f"{place}.function_call")
+        (fields["function_call"],) = _objects([entry["function_call"]], f"{path}.function_call")
     for key in (*THOUGHTS, *CALLS):
         if role != "assistant" and fields.get(key):
-            raise Malformed(f"{place}.{key}", f"one of the {role}'s", "an assistant's")
-    if not _is_learned(entry, role, place):
+            raise Malformed(f"{path}.{key}", f"one of the {role}'s", "an assistant's")
+    if not _is_learned(entry, role, path):
         fields["learned"] = False
     calls = any(key in fields for key in CALLS)
-    content = "" if calls and entry.get("content") is None else _content(entry.get("content"), f"{place}.content")
+    content = "" if calls and entry.get("content") is None else _content(entry.get("content"), f"{path}.content")
     return {"role": role, "content": content, **fields}  # type: ignore[typeddict-item]
 
 
-def _is_learned(entry: dict[str, Any], role: str, place: str) -> bool:
+def _is_learned(entry: dict[str, Any], role: str, path: str) -> bool:
     """Whether a message's `weight` and `train` let it be learned; only an assistant's can be."""
     flags = {key: entry[key] for key in LEARNED if entry.get(key) is not None}
     for key, value in flags.items():
         if not isinstance(value, bool | int | float) or value not in (0, 1):
-            raise Malformed(f"{place}.{key}", describe(value), LEARNED[key])
+            raise Malformed(f"{path}.{key}", describe(value), LEARNED[key])
         if value and role != "assistant":
-            raise Malformed(f"{place}.{key}", describe(value), "an assistant's message: no other is learned")
+            raise Malformed(f"{path}.{key}", describe(value), "an assistant's message: no other is learned")
     return role != "assistant" or all(flags.values())
 
 
-def _objects(value: Any, place: str) -> list[dict[str, Any]]:
+def _objects(value: Any, path: str) -> list[dict[str, Any]]:
     """A list of objects, or its JSON text; fields without a value are left out, as Parquet gives every object all."""
     expected = f"a list of objects, or its JSON text, nested at most {MAX_DEPTH} deep"
     if isinstance(value, str):
         try:
             parsed = parse_json(str(value))
         except ValueError as error:
-            raise Malformed(place, describe(value), expected) from error
+            raise Malformed(path, describe(value), expected) from error
     else:
         parsed = value
     if not isinstance(parsed, list) or not all(isinstance(entry, dict) for entry in parsed):
-        raise Malformed(place, describe(value), expected)
+        raise Malformed(path, describe(value), expected)
     return [_without_nulls(entry) for entry in parsed]
 
 
@@ -120,7 +120,7 @@ def _without_nulls(value: Any) -> Any:
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
-def _from_sharegpt(entry: dict[str, Any], place: str) -> dict[str, Any]:
+def _from_sharegpt(entry: dict[str, Any], path: str) -> dict[str, Any]:
     """A turn of ShareGPT (`from`, `value`) under the names of a message."""
     if "from" not in entry or "role" in entry:
         return entry
@@ -130,22 +130,22 @@ def _from_sharegpt(entry: dict[str, Any], place: str) -> dict[str, Any]:
     if role != "function_call":
         return {**rest, "role": role, "content": value}
     text = value.strip() if isinstance(value, str) else ""
-    calls = _objects(text if text.startswith("[") else f"[{text}]", f"{place}.value")
+    calls = _objects(text if text.startswith("[") else f"[{text}]", f"{path}.value")
     calls = [{"type": "function", "function": call} for call in calls]
     return {**rest, "role": "assistant", "content": None, "tool_calls": calls}
 
 
-def _text(value: Any, place: str) -> str:
+def _text(value: Any, path: str) -> str:
     if not isinstance(value, str):
-        raise Malformed(place, describe(value), "a string")
+        raise Malformed(path, describe(value), "a string")
     return value
 
 
-def _content(value: Any, place: str) -> str:
+def _content(value: Any, path: str) -> str:
     """A message's text: a string, or a list of text parts."""
     if isinstance(value, list) and value:
         parts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in value]
         texts = [part for part in parts if isinstance(part, str)]
         if len(texts) == len(value):
             return "".join(texts)
-    return _text(value, place)
+    return _text(value, path)

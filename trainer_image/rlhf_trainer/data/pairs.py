@@ -100,15 +100,15 @@ def encode_pairs(
         torch.tensor(signs, dtype=torch.float32).reshape(-1, 2),
         len(test),
     )
-    told = {}
+    test_counts = {}
     if test:
         openings = {opening(row) for row in train}
-        told = {**tested.as_dict("test"), "test.seen_prompts": sum(opening(row) in openings for row in test)}
+        test_counts = {**tested.as_dict("test"), "test.seen_prompts": sum(opening(row) in openings for row in test)}
     counts = {
         **read.as_dict(),
         "rows.train": trained,
         "rows.heldout": len(heldout),
-        **told,
+        **test_counts,
         "answers.cut_prompt": sum(row.cut_prompt > 0 for row in encoded),
         "answers.cut_answer": sum(row.cut_answer > 0 for row in encoded),
         "tokens.cut": sum(row.cut_prompt + row.cut_answer for row in encoded),

@@ -61,7 +61,7 @@ class Conversation:
 
     messages: Messages
     row: Where
-    given: int = 0
+    prompt_turns: int = 0
     """Messages at its start that are not learned, whoever speaks: the prompt, where a row tells it from the answer."""
     tools: tuple[Tool, ...] = ()
     """What the assistant may call."""
@@ -144,13 +144,13 @@ class Counts:
     examples: list[str] = field(default_factory=list)
     """The first few bad and rejected rows, in words."""
 
-    def add(self, other: Counts) -> None:
+    def add(self, counts: Counts) -> None:
         """Take another input's counts in."""
-        self.read += other.read
-        self.used += other.used
-        self.bad += other.bad
-        self.rejected.update(other.rejected)
-        self.examples.extend(other.examples)
+        self.read += counts.read
+        self.used += counts.used
+        self.bad += counts.bad
+        self.rejected.update(counts.rejected)
+        self.examples.extend(counts.examples)
 
     def as_dict(self, prefix: str = "rows") -> dict[str, int]:
         """Flat integers for a manifest: `rows.read`, `rows.used`, `rows.bad`, `rows.rejected.<reason>`."""

@@ -57,10 +57,10 @@ def try_templates(templates: Iterable[str], variables: Mapping[str, Any]) -> Non
 
 def _child(templates: list[str], variables: Mapping[str, Any]) -> list[str | None]:
     """What became of the first templates, up to one that ended the child."""
-    asked = json.dumps([templates, dict(variables), DIALOGUES, SECONDS, MEMORY, LONGEST])
+    request = json.dumps([templates, dict(variables), DIALOGUES, SECONDS, MEMORY, LONGEST])
     command = [sys.executable, "-S", "-E", "-P", str(Path(__file__).with_name("trial_child.py")), *sys.path]
     # no limit by the clock, which tells of a crowded machine: the child's own ends it, as templates cannot sleep
-    ended = subprocess.run(command, input=asked, capture_output=True, text=True, check=False)
+    ended = subprocess.run(command, input=request, capture_output=True, text=True, check=False)
     *lines, _ = ended.stdout.split("\n")
     done: list[str | None] = [json.loads(line) for line in lines]
     if len(done) < len(templates):

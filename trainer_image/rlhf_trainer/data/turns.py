@@ -47,8 +47,8 @@ class Turns:
     """Earlier answers that are not learned, as they say nothing."""
 
 
-def turns_of(tokenizer: Tokenizer, guarded: Guarded, given: int = 0) -> Turns:
-    """The turns of a dialogue whose last message is the assistant's; the first `given` messages are not learned.
+def turns_of(tokenizer: Tokenizer, guarded: Guarded, prompt_turns: int = 0) -> Turns:
+    """The turns of a dialogue whose last message is the assistant's; the first `prompt_turns` messages are not learned.
 
     Raises:
         TemplateProblem: the template refuses the dialogue, drops some of it, or does not render the answer behind
@@ -61,7 +61,7 @@ def turns_of(tokenizer: Tokenizer, guarded: Guarded, given: int = 0) -> Turns:
     check_fields(tokenizer, guarded, last)
     earlier: list[tuple[int, int]] = []
     rewritten = silent = 0
-    for index in range(given, last):
+    for index in range(prompt_turns, last):
         message = messages[index]
         if message["role"] != "assistant" or not message.get("learned", True):
             continue
@@ -154,13 +154,13 @@ def check_seam(tokenizer: Tokenizer, turns: Turns) -> None:
         )
 
 
-def check_fields(tokenizer: Tokenizer, guarded: Guarded, asked: int) -> None:
+def check_fields(tokenizer: Tokenizer, guarded: Guarded, answer_index: int) -> None:
     """Refuse a dialogue of which the template drops thoughts, calls, what a tool answers, or the tools.
 
     Args:
         tokenizer: with its template.
         guarded: the dialogue.
-        asked: messages before the answer that is asked for.
+        answer_index: messages before the answer that is asked for.
 
     Raises:
         TemplateProblem: names the message and its field.
@@ -170,7 +170,7 @@ def check_fields(tokenizer: Tokenizer, guarded: Guarded, asked: int) -> None:
         for key in (*THOUGHTS, *CALLS, *(["content"] if message["role"] in TOOL_ROLES else [])):
             if message.get(key) and _same_without(tokenizer, messages[: index + 1], key, tools):
                 raise _dropped(tokenizer, index, key)
-    before = messages[:asked]
+    before = messages[:answer_index]
     if tools and render(tokenizer, before, generation=True) == render(tokenizer, before, True, tools):
         raise TemplateProblem(f"tools: the chat template{template_file(tokenizer)} does not write them")
 

@@ -51,7 +51,7 @@ class Shards:
 
     def __post_init__(self) -> None:
         self.context.metrics.rewind(0)
-        self.context.progress.begin(self.steps * self.rounds, "shards", phase=self.phase)
+        self.context.progress.start(self.steps * self.rounds, "shards", phase=self.phase)
 
     @property
     def count(self) -> int:

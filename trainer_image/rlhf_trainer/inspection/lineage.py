@@ -36,9 +36,9 @@ def meetings(job: RLHFJob) -> Iterator[Meeting]:
             continue
         policy = root(stage.spec.policy, stages)
         for where, reference in of_stage(stage):
-            other = root(reference, stages) if _exchanges(where, reference) else None
-            if policy is not None and other is not None and other != policy:
-                yield Meeting(where, policy, other)
+            model = root(reference, stages) if _exchanges(where, reference) else None
+            if policy is not None and model is not None and model != policy:
+                yield Meeting(where, policy, model)
 
 
 def tokenizer_problems(job: RLHFJob, load: Callable[[str], Any]) -> Iterator[str]:
@@ -66,8 +66,8 @@ def template_notes(job: RLHFJob, load: Callable[[str], Any]) -> Iterator[tuple[s
     for meeting in meetings(job):
         if not JUDGES.search(meeting.where):
             continue
-        asked: list[Message] = [{"role": "user", "content": "How are you?"}]
-        if encode_prompt(load(meeting.first), asked) != encode_prompt(load(meeting.second), asked):
+        greeting: list[Message] = [{"role": "user", "content": "How are you?"}]
+        if encode_prompt(load(meeting.first), greeting) != encode_prompt(load(meeting.second), greeting):
             yield (
                 meeting.second,
                 f"{meeting.where}: its chat template ({meeting.second}) is not the policy's ({meeting.first}); answers "

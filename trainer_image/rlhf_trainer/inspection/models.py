@@ -108,8 +108,8 @@ def _architecture(config: dict[str, Any]) -> str:
 
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
-        own = " and brings code of its own (auto_map), which is never run" if "auto_map" in config else ""
-        raise InputError(f"config.json: model_type {model_type!r} is unknown to this transformers{own}")
+        own_code = " and brings code of its own (auto_map), which is never run" if "auto_map" in config else ""
+        raise InputError(f"config.json: model_type {model_type!r} is unknown to this transformers{own_code}")
     names = config.get("architectures")
     if not isinstance(names, list) or not names:
         raise InputError("config.json: names no architecture; expected such as LlamaForCausalLM")
@@ -218,9 +218,9 @@ def _gguf(files: list[Path], uses: Sequence[ModelUse], template: Template | None
     fields = header.fields
     architecture = str(fields.get("general.architecture"))
     if architecture not in GGUF_CONFIG_MAPPING:
-        known = ", ".join(sorted(GGUF_CONFIG_MAPPING)[:12])
+        supported = ", ".join(sorted(GGUF_CONFIG_MAPPING)[:12])
         raise InputError(
-            f"{files[0].name}: architecture {architecture!r} cannot be loaded from GGUF; known: {known}, ..."
+            f"{files[0].name}: architecture {architecture!r} cannot be loaded from GGUF; known: {supported}, ..."
         )
     if "tokenizer.ggml.eos_token_id" not in fields:
         raise InputError(f"{files[0].name}: its tokenizer has no EOS token, which must end every answer")

@@ -54,9 +54,9 @@ def _grader(spec: Any, field: str) -> Reference | None:
 def root(reference: Reference, stages: dict[str, Any]) -> str | None:
     """The input whose tokenizer a model has, through the stages that trained it; None for functions."""
     while reference.input is None:
-        made = stages.get(reference.stage or "")
+        spec = stages.get(reference.stage or "")
         before = (
-            made.grader if isinstance(made, Rules) else getattr(made, "model", None) or getattr(made, "policy", None)
+            spec.grader if isinstance(spec, Rules) else getattr(spec, "model", None) or getattr(spec, "policy", None)
         )
         if before is None:
             return None

@@ -36,7 +36,7 @@ class RowFacts:
 
 
 @dataclass
-class _Taken:
+class _Tally:
     """Rows that one reference gets, counted as they pass."""
 
     use: DataUse
@@ -68,7 +68,7 @@ def inspect_rows(
         conversion = Conversion(entry.name, entry, kind)
         try:
             with checks(same[0]) as conversion.checks:
-                taken = _pass(conversion, path, entry, same)
+                tallies = _pass(conversion, path, entry, same)
         except InputError as error:
             facts.problems.append(f"{'; '.join(use.where for use in same)}: {error}")
             facts.format = facts.format or conversion.format
@@ -77,15 +77,15 @@ def inspect_rows(
         unused.append(conversion.unused)
         if facts.counts.read == 0 or conversion.counts.used < facts.counts.used:
             facts.counts = conversion.counts
-        facts.prompts |= {one.use.where: len(one.prompts) for one in taken if kind == "prompts"}
-        facts.problems.extend(problem for one in taken if (problem := _problem(one, entry)))
+        facts.prompts |= {tally.use.where: len(tally.prompts) for tally in tallies if kind == "prompts"}
+        facts.problems.extend(problem for tally in tallies if (problem := _problem(tally, entry)))
     left_out = facts.counts.bad + facts.counts.rejected.total()
     if left_out:
         facts.notes.append(
             f"{entry.name}: {left_out} of {facts.counts.read} rows are left out ({_reasons(facts.counts)})"
         )
     if unused:
-        facts.unused = {name: count for name, count in unused[0].items() if all(name in other for other in unused)}
+        facts.unused = {name: count for name, count in unused[0].items() if all(name in counts for counts in unused)}
     if facts.unused:
         columns = ", ".join(f"{name} ({count} rows)" for name, count in list(facts.unused.items())[:COLUMNS])
         further = len(facts.unused) - COLUMNS
@@ -96,31 +96,31 @@ def inspect_rows(
     return facts
 
 
-def _pass(conversion: Conversion, path: Path, entry: Input, uses: Sequence[DataUse]) -> list[_Taken]:
-    taken = [_Taken(use) for use in uses]
+def _pass(conversion: Conversion, path: Path, entry: Input, uses: Sequence[DataUse]) -> list[_Tally]:
+    tallies = [_Tally(use) for use in uses]
     for number, row in enumerate(conversion.rows(path)):
-        for one in taken:
-            ref = one.use.ref
+        for tally in tallies:
+            ref = tally.use.ref
             if ref.limit is not None and number >= ref.limit:
                 continue
             if ref.split != "all" and in_heldout(row, entry.heldout) != (ref.split == "heldout"):
                 continue
-            one.rows += 1
-            if len(one.openings) < 2:
-                one.openings.add(opening(row))
-            if isinstance(row, Prompt) and len(one.prompts) < PROMPTS:
-                one.prompts.add(canonical(row.messages, row.tools))
-    return taken
+            tally.rows += 1
+            if len(tally.openings) < 2:
+                tally.openings.add(opening(row))
+            if isinstance(row, Prompt) and len(tally.prompts) < PROMPTS:
+                tally.prompts.add(canonical(row.messages, row.tools))
+    return tallies
 
 
-def _problem(one: _Taken, entry: Input) -> str | None:
-    use = one.use
-    if one.rows == 0:
+def _problem(tally: _Tally, entry: Input) -> str | None:
+    use = tally.use
+    if tally.rows == 0:
         return (
             f"{use.where}: split {use.ref.split!r} of {entry.name} is empty (heldout is {entry.heldout:g}); "
             "set inputs[].heldout, or take split: all"
         )
-    if use.holdout > 0 and len(one.openings) < 2:
+    if use.holdout > 0 and len(tally.openings) < 2:
         return f"{use.where}: holdout {use.holdout:g} needs two different prompts; {entry.name} has one. Set holdout: 0"
     return None
 

@@ -61,16 +61,16 @@ def few_prompts(job: RLHFJob, prompts: Mapping[str, int]) -> Iterator[str]:
     for stage in job.spec.stages:
         if not isinstance(stage.spec, Ppo | Evaluate):
             continue
-        places = [f"stage {stage.name}, {stage.type}.prompts[{index}]" for index in range(len(stage.spec.prompts))]
-        if not all(place in prompts for place in places):
+        uses = [f"stage {stage.name}, {stage.type}.prompts[{index}]" for index in range(len(stage.spec.prompts))]
+        if not all(use in prompts for use in uses):
             continue
-        count = sum(prompts[place] for place in places)
+        count = sum(prompts[use] for use in uses)
         if isinstance(stage.spec, Evaluate):
             if count < FEWEST:
-                yield f"{places[0]}: found {count} different prompts; of fewer than {FEWEST} no difference can be shown"
+                yield f"{uses[0]}: found {count} different prompts; of fewer than {FEWEST} no difference can be shown"
         elif count < min(stage.spec.rollout.prompts, PROMPTS):
             yield (
-                f"{places[0]}: found {count} different prompts, fewer than the {stage.spec.rollout.prompts} of a rollout "
+                f"{uses[0]}: found {count} different prompts, fewer than the {stage.spec.rollout.prompts} of a rollout "
                 "(rollout.prompts): each comes several times a step"
             )
 

@@ -76,13 +76,15 @@ AnyUse = DataUse | ModelUse | FunctionUse | PolicyUse | AuditUse
 def uses(job: RLHFJob) -> list[AnyUse]:
     """Every use of an input or function, in the order of stages and fields."""
     stages = {stage.name: stage.spec for stage in job.spec.stages}
-    found = (_use(stage, where, reference, stages) for stage in job.spec.stages for where, reference in of_stage(stage))
+    of_fields = (
+        _use(stage, where, reference, stages) for stage in job.spec.stages for where, reference in of_stage(stage)
+    )
     audits = (
         AuditUse(audit.input, f"stage {stage.name}, report.audits[{index}]")
         for stage in job.spec.stages
         for index, audit in enumerate(stage.report.audits if stage.report is not None else [])
     )
-    return [*(use for use in found if use is not None), *audits]
+    return [*(use for use in of_fields if use is not None), *audits]
 
 
 def of_stage(stage: Stage) -> Iterator[tuple[str, Reference]]:

@@ -36,16 +36,16 @@ def add_lora(decoder: Any, lora: Lora, *, seed: int, top: int | None = None, whe
     layers = _layers(decoder)
     linear = {id(module) for module in layers[-top if top else 0 :].modules() if isinstance(module, nn.Linear)}
     names = [name for name, module in layers.named_modules() if id(module) in linear]
-    found = sorted({name.rpartition(".")[2] for name in names})
-    if not found:
+    layer_kinds = sorted({name.rpartition(".")[2] for name in names})
+    if not layer_kinds:
         raise InputError(
             f"{where}: models of type {decoder.config.model_type!r} have no linear layers that adapters could be put "
             "into; leave the field out"
         )
-    unknown = sorted(set(lora.targets) - set(found))
+    unknown = sorted(set(lora.targets) - set(layer_kinds))
     if unknown:
-        raise InputError(f"{where}.targets: {', '.join(unknown)} is no linear layer; found {', '.join(found)}")
-    targets = set(lora.targets or found)
+        raise InputError(f"{where}.targets: {', '.join(unknown)} is no linear layer; found {', '.join(layer_kinds)}")
+    targets = set(lora.targets or layer_kinds)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -108,17 +108,17 @@ def merged(state: Mapping[str, Tensor], lora: Lora) -> dict[str, Tensor]:
         The same names and shapes as the module had before `add_lora`.
     """
     scale = lora.alpha / lora.rank
-    found: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for name, value in state.items():
         if ".lora_" in name:
             continue
         stem, base, rest = name.partition(".base_layer.")
         if not base:
-            found[name] = value
+            weights[name] = value
             continue
         if rest == "weight":
             a = state[f"{stem}.lora_A.{ADAPTER}.weight"].float()
             b = state[f"{stem}.lora_B.{ADAPTER}.weight"].float()
             value = (value.float() + scale * (b @ a)).to(value.dtype)
-        found[f"{stem}.{rest}"] = value
-    return found
+        weights[f"{stem}.{rest}"] = value
+    return weights

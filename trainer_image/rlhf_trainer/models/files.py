@@ -29,8 +29,8 @@ def load_tokenizer(path: str | Path, cache: Path | None = None) -> Any:
     from transformers import AutoTokenizer
 
     quiet()
-    with folder(path, cache) as found, explained(path, "tokenizer"):
-        return AutoTokenizer.from_pretrained(str(found), trust_remote_code=False)
+    with folder(path, cache) as model_folder, explained(path, "tokenizer"):
+        return AutoTokenizer.from_pretrained(str(model_folder), trust_remote_code=False)
 
 
 def architecture(path: Path) -> str:
@@ -39,17 +39,19 @@ def architecture(path: Path) -> str:
     return str(names[0]) if isinstance(names, list) and names else ""
 
 
-def check_folder(found: Path, source: str | Path) -> None:
+def check_folder(model_folder: Path, source: str | Path) -> None:
     """Refuse what is not a folder of config.json and safetensors.
 
     Raises:
         InputError: says what is there instead.
     """
-    if not (found / "config.json").is_file():
+    if not (model_folder / "config.json").is_file():
         raise InputError(f"{source}: no config.json; a model is a Hugging Face folder or a {GGUF} file")
-    if any(found.glob("*.safetensors")):
+    if any(model_folder.glob("*.safetensors")):
         return
-    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.pkl") for path in found.glob(pattern))
+    pickles = sorted(
+        path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.pkl") for path in model_folder.glob(pattern)
+    )
     if pickles:
         raise InputError(
             f"{source}: weights are pickles ({', '.join(pickles[:3])}), which can run code when loaded; "

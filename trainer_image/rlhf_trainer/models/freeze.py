@@ -42,10 +42,10 @@ class FrozenTrunk(nn.Module):
         Returns:
             [B, T, H], to be given to the upper part as `inputs_embeds`. No gradients.
         """
-        found: Tensor = self.decoder(
+        states: Tensor = self.decoder(
             input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
         ).last_hidden_state
-        return found
+        return states
 
 
 def split(decoder: Any, trainable_layers: int, where: str = "trainableLayers") -> tuple[FrozenTrunk, Any]:
@@ -130,16 +130,16 @@ def _exact(decoder: Any, lower: Any, upper: Any) -> bool:
     for module in parts:
         module.eval()
     try:
-        whole = decoder(input_ids=ids, **common).last_hidden_state
+        expected = decoder(input_ids=ids, **common).last_hidden_state
         states = lower(input_ids=ids, **common).last_hidden_state
-        found = upper(inputs_embeds=states, **common).last_hidden_state
+        actual = upper(inputs_embeds=states, **common).last_hidden_state
     except TypeError:  # a decoder that counts positions itself takes none
         return False
     finally:
         for module, before in zip(parts, training, strict=True):
             module.train(before)
-    limit = TOLERANCE.get(whole.dtype, 0.0)
-    return bool(((found - whole).norm(dim=-1) <= limit * whole.norm(dim=-1)).all())
+    limit = TOLERANCE.get(expected.dtype, 0.0)
+    return bool(((actual - expected).norm(dim=-1) <= limit * expected.norm(dim=-1)).all())
 
 
 def part(decoder: Any, start: int, stop: int) -> Any:

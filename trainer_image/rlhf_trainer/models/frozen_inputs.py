@@ -93,8 +93,8 @@ class Boundary:
         if self._states is None or indices is None:
             hidden = self._trunk(ids.to(self._device), visible, places)
         else:
-            kept = [[self._kept[index] for index in pack] for pack in indices]
-            hidden = self._states.read(kept, ids.shape[1]).to(self._device)
+            numbers = [[self._kept[index] for index in pack] for pack in indices]
+            hidden = self._states.read(numbers, ids.shape[1]).to(self._device)
         return {"inputs_embeds": hidden, **common}
 
     def remember(
@@ -126,8 +126,8 @@ class Boundary:
         keys = [_key(row) for row in rows]
         numbers: dict[tuple[int, ...], int] = {}
         self._kept = [numbers.setdefault(key_of_row, len(numbers)) for key_of_row in keys]
-        found: dict[tuple[int, ...], Encoded | Fork] = dict(zip(keys, rows, strict=True))
-        distinct = [found[key_of_row] for key_of_row in numbers]
+        row_of_key: dict[tuple[int, ...], Encoded | Fork] = dict(zip(keys, rows, strict=True))
+        distinct = [row_of_key[key_of_row] for key_of_row in numbers]
         lengths = [len(row) for row in distinct]
         width = int(trunk.decoder.config.hidden_size)  # type: ignore[union-attr,arg-type]  # a transformers config
         states = StateFile(file, lengths, width, dtype, _digest(list(numbers), key, dtype))
@@ -148,9 +148,9 @@ class Boundary:
         """[B, T, H] computed now."""
         forks = [row for row in rows if isinstance(row, Fork)]
         inputs = self.forks(forks)[0] if forks else self.batch([row for row in rows if isinstance(row, Encoded)])[0]
-        found = inputs["inputs_embeds"]
-        assert found is not None
-        return found
+        hidden = inputs["inputs_embeds"]
+        assert hidden is not None
+        return hidden
 
 
 def _key(row: Encoded | Fork) -> tuple[int, ...]:
@@ -159,7 +159,7 @@ def _key(row: Encoded | Fork) -> tuple[int, ...]:
 
 
 def _digest(rows: Sequence[tuple[int, ...]], key: str, dtype: torch.dtype) -> str:
-    found = hashlib.sha256(f"{key}\0{dtype}\0{GROUP_TOKENS}\0{len(rows)}".encode())
+    digest = hashlib.sha256(f"{key}\0{dtype}\0{GROUP_TOKENS}\0{len(rows)}".encode())
     for row in rows:
-        found.update(np.asarray(row, dtype="<i8").tobytes() + b"\0")
-    return found.hexdigest()
+        digest.update(np.asarray(row, dtype="<i8").tobytes() + b"\0")
+    return digest.hexdigest()

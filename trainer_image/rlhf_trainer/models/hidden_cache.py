@@ -73,14 +73,14 @@ class StateFile:
             distributed.barrier()
             out = np.memmap(self._path, dtype=RAW[self._dtype], mode="r+", shape=self._shape)
             journal = self._path.with_suffix(f".{rank}.jsonl")
-            there = self._there(journal, groups, out)
-            if not there:
+            done = self._there(journal, groups, out)
+            if not done:
                 journal.write_bytes(orjson.dumps({"for": self._for}) + b"\n")
             rounds = math.ceil(len(groups) / distributed.size())
             with journal.open("ab") as lines:
                 for number in range(rounds):
                     index = number * distributed.size() + rank
-                    if index < len(groups) and index not in there:
+                    if index < len(groups) and index not in done:
                         for row, states in zip(groups[index], compute(groups[index]), strict=True):
                             out[self._place(row)] = _raw(states.to(self._dtype))
                         lines.write(orjson.dumps({"group": index, "sha256": self._digest(groups[index], out)}) + b"\n")
@@ -99,23 +99,23 @@ class StateFile:
         """
         if self._states is None:
             raise ValueError("no states were computed")
-        found = torch.zeros(len(packs), length, self._shape[1], dtype=self._dtype)
-        for target, rows in zip(found, packs, strict=True):
+        packed = torch.zeros(len(packs), length, self._shape[1], dtype=self._dtype)
+        for target, rows in zip(packed, packs, strict=True):
             at = 0
             for row in rows:
                 states = self._states[self._place(row)]
                 target[at : at + len(states)] = states
                 at += len(states)
-        return found
+        return packed
 
     def _place(self, row: int) -> slice:
         return slice(self._starts[row], self._starts[row + 1])
 
     def _digest(self, rows: Sequence[int], states: NDArray[Any]) -> str:
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         for row in rows:
-            found.update(np.ascontiguousarray(states[self._place(row)]).tobytes())
-        return found.hexdigest()
+            digest.update(np.ascontiguousarray(states[self._place(row)]).tobytes())
+        return digest.hexdigest()
 
     def _there(self, journal: Path, groups: Sequence[Sequence[int]], states: NDArray[Any]) -> set[int]:
         """Groups of the journal whose states are whole; none where it is of something else."""
@@ -126,18 +126,18 @@ class StateFile:
             entries = [orjson.loads(line) for line in lines if line.endswith(b"\n")]
             if not entries or entries[0].get("for") != self._for:
                 return set()
-            told = {int(entry["group"]): str(entry["sha256"]) for entry in entries[1:]}
+            digests = {int(entry["group"]): str(entry["sha256"]) for entry in entries[1:]}
         except (ValueError, KeyError, AttributeError):
             return set()
         if len(entries) < len(lines):
             journal.write_bytes(b"".join(lines[: len(entries)]))  # a torn last line
-        return {group for group, sha256 in told.items() if sha256 == self._digest(groups[group], states)}
+        return {group for group, sha256 in digests.items() if sha256 == self._digest(groups[group], states)}
 
 
 def _raw(states: Tensor) -> NDArray[Any]:
     bits = states.view(torch.int16) if states.dtype == torch.bfloat16 else states
-    found: NDArray[Any] = bits.contiguous().numpy()
-    return found
+    numbers: NDArray[Any] = bits.contiguous().numpy()
+    return numbers
 
 
 def _tensor(array: NDArray[Any], dtype: torch.dtype) -> Tensor:

@@ -25,8 +25,8 @@ def folder_row_length(path: str, longest: int, cache: Path) -> int:
     """
     from transformers import AutoConfig
 
-    with folder(path, cache) as found, explained(path, "configuration"):
-        return _shortest(AutoConfig.from_pretrained(str(found), trust_remote_code=False), longest)
+    with folder(path, cache) as model_folder, explained(path, "configuration"):
+        return _shortest(AutoConfig.from_pretrained(str(model_folder), trust_remote_code=False), longest)
 
 
 def _shortest(config: Any, longest: int) -> int:

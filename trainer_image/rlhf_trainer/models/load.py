@@ -35,13 +35,13 @@ def load_policy(path: str | Path, dtype: torch.dtype | str, cache: Path | None =
         InputError: the folder lacks what it must have, or holds pickles instead of safetensors.
     """
     quiet()
-    with folder(path, cache) as found:
-        check_folder(found, path)
+    with folder(path, cache) as model_folder:
+        check_folder(model_folder, path)
         with explained(path, "causal language model"):
             model = AutoModelForCausalLM.from_pretrained(
-                str(found), dtype=torch_dtype(dtype), use_safetensors=True, trust_remote_code=False
+                str(model_folder), dtype=torch_dtype(dtype), use_safetensors=True, trust_remote_code=False
             )
-        tokenizer = load_tokenizer(found)
+        tokenizer = load_tokenizer(model_folder)
     model.generation_config.eos_token_id = list(end_ids(model, tokenizer))
     forget_padding(model)
     return model, tokenizer
@@ -73,9 +73,9 @@ def check_logits(model: Any, where: str) -> None:
     if decoder is None:
         raise InputError(f"{where}: {type(model).__name__} keeps its layers where no other language model does")
     hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state
-    expected, found = model(input_ids=ids, use_cache=False).logits, model.get_output_embeddings()(hidden)
+    expected, projected = model(input_ids=ids, use_cache=False).logits, model.get_output_embeddings()(hidden)
     model.train(training)
-    if not torch.allclose(expected.float(), found.float(), atol=1e-3, rtol=1e-3):
+    if not torch.allclose(expected.float(), projected.float(), atol=1e-3, rtol=1e-3):
         raise InputError(
             f"{where}: {type(model).__name__} changes its logits after the output head (a cap or a scale); "
             "expected a model whose logits are the head's product, such as Llama, Mistral or Qwen"

@@ -39,12 +39,12 @@ def forks_as_rows(decoder: nn.Module, boundary: Boundary, sample: Fork, longest:
     if not {"attention_mask", "position_ids"} <= set(inspect.signature(decoder.forward).parameters):
         return False
     fork = _short(sample)
-    other = replace(fork, first=replace(fork.first, ids=[*fork.first.ids[: fork.shared], *_changed(fork)]))
+    changed = replace(fork, first=replace(fork.first, ids=[*fork.first.ids[: fork.shared], *_changed(fork)]))
     training = decoder.training
     decoder.eval()
     rows, forked, beside = _rows(decoder, boundary, fork), _fork(decoder, boundary, fork), None
-    if other.shared == fork.shared:
-        beside = _fork(decoder, boundary, other)[1]
+    if changed.shared == fork.shared:
+        beside = _fork(decoder, boundary, changed)[1]
     decoder.train(training)
     limit = TOLERANCE.get(rows.dtype, 0.0)
     near = bool(((forked - rows).norm(dim=-1) <= limit * rows.norm(dim=-1)).all())
@@ -81,28 +81,28 @@ def _short(fork: Fork) -> Fork:
 
 def _changed(fork: Fork) -> list[int]:
     """Other ids of the first answer alone: the second's states may not depend on them."""
-    own = fork.first.ids[fork.shared :]
-    return [fork.first.ids[0] if token != fork.first.ids[0] else fork.second.ids[-1] for token in own]
+    answer = fork.first.ids[fork.shared :]
+    return [fork.first.ids[0] if token != fork.first.ids[0] else fork.second.ids[-1] for token in answer]
 
 
 @torch.no_grad()
 def _fork(decoder: nn.Module, boundary: Boundary, fork: Fork) -> Tensor:
     """[2, H] last states of both answers, computed as a fork."""
     inputs, laid = boundary.forks([fork])
-    found: Tensor = _states(decoder, inputs)[0, laid.ends[:, 0]]
-    return found
+    last: Tensor = _states(decoder, inputs)[0, laid.ends[:, 0]]
+    return last
 
 
 @torch.no_grad()
 def _rows(decoder: nn.Module, boundary: Boundary, fork: Fork) -> Tensor:
     """[2, H] last states of both answers, computed as rows."""
     inputs, padded = boundary.batch([fork.first, fork.second])
-    found: Tensor = _states(decoder, inputs)[torch.arange(2), padded.attention_mask.sum(1) - 1]
-    return found
+    last: Tensor = _states(decoder, inputs)[torch.arange(2), padded.attention_mask.sum(1) - 1]
+    return last
 
 
 def _states(decoder: nn.Module, inputs: dict[str, Tensor | None]) -> Tensor:
     device = next(decoder.parameters()).device  # not yet the engine's
     moved = {name: None if value is None else value.to(device) for name, value in inputs.items()}
-    found: Tensor = decoder(**moved, use_cache=False).last_hidden_state
-    return found
+    hidden: Tensor = decoder(**moved, use_cache=False).last_hidden_state
+    return hidden

@@ -84,8 +84,8 @@ class Rule:
         """
         file = source / ENSEMBLE
         try:
-            found = read_object(file)
-            rule = cls(**{**found, "mean": tuple(found["mean"]), "std": tuple(found["std"])})
+            fields = read_object(file)
+            rule = cls(**{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{file}: not an ensemble description of this version: {error}") from error
         if rule.version != "1" or len(rule.mean) not in (0, rule.members) or len(rule.std) != len(rule.mean):
@@ -132,14 +132,14 @@ class ScorerModel(nn.Module):
         Returns:
             [members, B] float32, neither shifted nor combined.
         """
-        place = positions(attention_mask)
-        found = []
+        position_ids = positions(attention_mask)
+        member_scores = []
         for model in self.models:
             hidden = trunk_of(model)(
-                input_ids=input_ids, attention_mask=attention_mask, position_ids=place, use_cache=False
+                input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
             ).last_hidden_state
-            found.append(head_of(model)(last(hidden, attention_mask)).float())
-        return torch.cat(found, dim=-1).T
+            member_scores.append(head_of(model)(last(hidden, attention_mask)).float())
+        return torch.cat(member_scores, dim=-1).T
 
     def combined(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """([B] combined score, [B] standard deviation over the members): `Rule.combined` of `scores`."""
@@ -183,13 +183,13 @@ def load_scorer(
     Raises:
         InputError: not a sequence classifier, or its files do not fit each other.
     """
-    with folder(path, cache) as found:
-        if (found / MEMBERS).is_dir():
-            rule = Rule.read(found)
-            folders = [found / MEMBERS / str(index) for index in range(rule.members)]
+    with folder(path, cache) as model_folder:
+        if (model_folder / MEMBERS).is_dir():
+            rule = Rule.read(model_folder)
+            folders = [model_folder / MEMBERS / str(index) for index in range(rule.members)]
         else:
-            folders = [found]
-            rule = Rule.read(found) if (found / ENSEMBLE).is_file() else Rule()
+            folders = [model_folder]
+            rule = Rule.read(model_folder) if (model_folder / ENSEMBLE).is_file() else Rule()
         models = [_classifier(member, path, dtype) for member in folders]
     labels = sum(model.config.num_labels for model in models)
     if not (Path(path) / ENSEMBLE).is_file():
@@ -207,31 +207,31 @@ def load_scorer(
     return ScorerModel(models, rule).eval()
 
 
-def _classifier(found: Path, source: str | Path, dtype: torch.dtype | str) -> Any:
+def _classifier(model_folder: Path, source: str | Path, dtype: torch.dtype | str) -> Any:
     from transformers import AutoModelForSequenceClassification
 
     quiet()
-    check_folder(found, source)
-    if not architecture(found).endswith(CLASSIFIER):
+    check_folder(model_folder, source)
+    if not architecture(model_folder).endswith(CLASSIFIER):
         raise InputError(
-            f"{source}: {architecture(found) or 'no architecture'} in config.json; a reward or cost model is a "
+            f"{source}: {architecture(model_folder) or 'no architecture'} in config.json; a reward or cost model is a "
             f"sequence classifier (*{CLASSIFIER}), such as a rewardModel or costModel stage makes"
         )
     with explained(source, "sequence classifier"):
         model = AutoModelForSequenceClassification.from_pretrained(
-            str(found),
+            str(model_folder),
             dtype=torch_dtype(dtype),
             use_safetensors=True,
             trust_remote_code=False,
-            **_labels_by_head(found),
+            **_labels_by_head(model_folder),
         )
     forget_padding(model)
     return model
 
 
-def _labels_by_head(found: Path) -> dict[str, int]:
+def _labels_by_head(model_folder: Path) -> dict[str, int]:
     """`num_labels` as the head's shape tells it: not every framework writes it into config.json."""
-    traits = read_traits(found)
+    traits = read_traits(model_folder)
     return {} if traits is None or traits.labels is None else {"num_labels": traits.labels}
 
 
@@ -262,26 +262,26 @@ def new_scorer(
     quiet()
     separate = rule.trunk == "separate"
     models = []
-    with folder(path, cache) as found:
-        check_folder(found, path)
-        if (found / MEMBERS).is_dir():
+    with folder(path, cache) as model_folder:
+        check_folder(model_folder, path)
+        if (model_folder / MEMBERS).is_dir():
             raise InputError(
                 f"{path}: an ensemble of separate trunks cannot be trained further; give one of its members"
             )
         labels = 1 if separate else rule.members
         for index in range(rule.members if separate else 1):
-            own = architecture(found).endswith(CLASSIFIER)
+            is_scorer = architecture(model_folder).endswith(CLASSIFIER)
             with explained(path, "model for a scorer"):
                 model = AutoModelForSequenceClassification.from_pretrained(
-                    str(found),
+                    str(model_folder),
                     num_labels=labels,
                     dtype=torch_dtype(dtype),
                     use_safetensors=True,
                     trust_remote_code=False,
                     ignore_mismatched_sizes=True,
                 )
-                kept = own and _labels_by_head(found).get("num_labels") == labels
-            if not kept:
+                keeps_head = is_scorer and _labels_by_head(model_folder).get("num_labels") == labels
+            if not keeps_head:
                 _draw_head(head_of(model), seeds[index : index + 1] if separate else seeds)
             model.config.pad_token_id = pad_token_id
             forget_padding(model)

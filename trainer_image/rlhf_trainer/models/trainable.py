@@ -44,8 +44,8 @@ class Trained:
         """
         if not state:
             return {}
-        whole = whole_state(self.model, state, self.prefixes)
-        return merged(whole, self.lora) if self.lora is not None else whole
+        weights = whole_state(self.model, state, self.prefixes)
+        return merged(weights, self.lora) if self.lora is not None else weights
 
 
 def make_trained(

@@ -55,9 +55,9 @@ def own_gpu(local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def begin_group(device: torch.device, place: Place) -> None:
+def begin_group(device: torch.device, rank_env: Place) -> None:
     """Begin the process group."""
-    if place.world == 1:
+    if rank_env.world == 1:
         # Alone there is nobody to meet: a store inside the process needs no port.
         store = dist.HashStore()  # type: ignore[attr-defined]  # torch does not mark it as exported
         dist.init_process_group(backend(device), store=store, rank=0, world_size=1)
@@ -85,5 +85,5 @@ def made_with(device: torch.device) -> dict[str, str]:
     """What the last bit of a result depends on beside the spec: versions, threads, and the processor's instructions."""
     capability = torch.backends.cpu.get_cpu_capability()
     chip = torch.cuda.get_device_name(device) if device.type == "cuda" else capability
-    found = {name: version for name, version in versions().items() if name in EXACT}
-    return {**found, "threads": str(torch.get_num_threads()), "processor": chip}
+    exact = {name: version for name, version in versions().items() if name in EXACT}
+    return {**exact, "threads": str(torch.get_num_threads()), "processor": chip}

@@ -60,19 +60,19 @@ WAITING = "waiting: stage %s of job %s on %s is making %s now; it will be reused
 class Signals:
     """SIGTERM or SIGINT, noticed once."""
 
-    asked: StopRequest
+    stop: StopRequest
 
     @classmethod
     def install(cls) -> Signals:
         """From now on both ask the stage to stop."""
-        asked = StopRequest()
+        stop = StopRequest()
 
         def handler(_number: int, _frame: FrameType | None) -> None:
-            asked.set()
+            stop.set()
 
         signal.signal(signal.SIGTERM, handler)
         signal.signal(signal.SIGINT, handler)
-        return cls(asked)
+        return cls(stop)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -150,12 +150,12 @@ def keep_log(file: StageFile) -> None:
         return
     node = node_rank()
     first = log_path(Path(file.directories.work), file.attempt, 0)
-    place = first.with_name(f"launcher{node or ''}.log")
-    with explain_full_disk(place.parent, "opening the log"):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        kept = logging.handlers.RotatingFileHandler(place, maxBytes=LOG_BYTES, backupCount=1)
-    kept.setFormatter(logging.Formatter(LOG_FORMAT))
-    logging.getLogger().addHandler(kept)
+    path = first.with_name(f"launcher{node or ''}.log")
+    with explain_full_disk(path.parent, "opening the log"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1)
+    handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    logging.getLogger().addHandler(handler)
 
 
 def run(file: StageFile, path: Path, signals: Signals) -> Outcome:
@@ -182,12 +182,12 @@ def run(file: StageFile, path: Path, signals: Signals) -> Outcome:
             Holder.me(file),
             done=partial(products.put_since, storage, name, damaged),
             waiting=lambda holder: log.info(WAITING, holder.stage, holder.job, holder.host, name),
-            pause=signals.asked.wait,
+            pause=signals.stop.wait,
         )
         if lease is not None:
             with lease:
                 return make(file, path, signals)
-        if signals.asked.is_set():
+        if signals.stop.is_set():
             raise Stopped(f"stopped on request while waiting for the run that makes {name}")
 
 
@@ -224,11 +224,11 @@ def reused(product: Product) -> Outcome:
 
 def gang(file: StageFile, path: Path, signals: Signals) -> Outcome:
     """Start the ranks and wait for them."""
-    if signals.asked.is_set():
+    if signals.stop.is_set():
         raise Stopped("stopped on request before it started")
     if file.type not in LIGHT and not has_gpu():
         deepspeed_ops.build_once()
-    return Ranks(file, path, node_rank()).run(signals.asked, grace_seconds())
+    return Ranks(file, path, node_rank()).run(signals.stop, grace_seconds())
 
 
 def grace_seconds() -> float:

@@ -48,7 +48,7 @@ class OwnLogs(LogsSpecs):
 
 @contextmanager
 def started(
-    file: StageFile, path: Path, node: int, environments: dict[int, dict[str, str]], asked: StopRequest
+    file: StageFile, path: Path, node: int, environments: dict[int, dict[str, str]], stop: StopRequest
 ) -> Iterator[dict[int, Popen[Any]]]:
     """The pod's ranks as processes, by local rank; on leaving, whatever still runs is killed.
 
@@ -56,7 +56,7 @@ def started(
         InputError: stage.json does not say where node 0 is.
         Stopped: asked to stop while waiting for node 0.
     """
-    host, port, store = rendezvous(file, node, asked)
+    host, port, store = rendezvous(file, node, stop)
     address = {"MASTER_ADDR": host, "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     with own_signals():
         context = start_processes(
@@ -90,7 +90,7 @@ def own_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def rendezvous(file: StageFile, node: int, asked: StopRequest) -> tuple[str, int, TCPStore | None]:
+def rendezvous(file: StageFile, node: int, stop: StopRequest) -> tuple[str, int, TCPStore | None]:
     """Host and port where ranks meet; the launcher of node 0 serves it, so that no rank has to guess a free port."""
     if file.nodes == 1:
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -103,24 +103,24 @@ def rendezvous(file: StageFile, node: int, asked: StopRequest) -> tuple[str, int
         )
     if node == 0:
         return host, int(port), TCPStore(host, int(port), is_master=True, wait_for_workers=False)
-    await_node_0(host, int(port), asked)
+    await_node_0(host, int(port), stop)
     return host, int(port), None
 
 
-def await_node_0(host: str, port: int, asked: StopRequest) -> None:
+def await_node_0(host: str, port: int, stop: StopRequest) -> None:
     """Wait until node 0 serves the rendezvous: it may first wait for another run's product.
 
     Raises:
         Stopped: asked to stop meanwhile.
     """
-    said = False
+    logged = False
     while True:
         try:
             socket.create_connection((host, port), timeout=5).close()
             return
         except OSError as error:
-            if not said:
+            if not logged:
                 log.info("waiting for node 0 at %s:%d (%s)", host, port, error)
-                said = True
-        if asked.wait(1.0):
+                logged = True
+        if stop.wait(1.0):
             raise Stopped("stopped on request while waiting for node 0")

@@ -21,35 +21,36 @@ from rlhf_trainer.telemetry.server import Prometheus, Server
 class Session:
     """The context manager a stage's function runs in. A light stage gets a LightContext, and torch is not imported."""
 
-    def __init__(self, file: StageFile, place: Place, work: Path, stop: StopRequest, *, light: bool) -> None:
+    def __init__(self, file: StageFile, rank_env: Place, work: Path, stop: StopRequest, *, light: bool) -> None:
         self._file = file
-        self._place = place
+        self._rank_env = rank_env
         self._work = work
         self._stop = stop
         self._light = light
         self._server: Server | None = None
 
     def __enter__(self) -> LightContext:
-        file, place = self._file, self._place
+        file, rank_env = self._file, self._rank_env
         if self._light:
             progress, sinks = self._serve()
             rng.seed_all(file.seed)
             return LightContext(**self._fields(progress, sinks))
         from rlhf_trainer.runtime import devices
 
-        device = devices.take_device(place.local_rank)
+        device = devices.take_device(rank_env.local_rank)
         progress, sinks = self._serve()
-        devices.begin_group(device, place)  # after the server's start: a gang which never meets is seen to stand still
-        rng.seed_all(rng.rank_seed(file.seed, place.rank))
+        # After the server's start: a gang which never meets is seen to stand still.
+        devices.begin_group(device, rank_env)
+        rng.seed_all(rng.rank_seed(file.seed, rank_env.rank))
         return StageContext(
             **self._fields(progress, sinks, devices.device_peak(device)),
-            local_rank=place.local_rank,
+            local_rank=rank_env.local_rank,
             device=device,
             checkpoints=Checkpoints(
                 self._work / "checkpoints",
                 digest=file.digest,
-                rank=place.rank,
-                world=place.world,
+                rank=rank_env.rank,
+                world=rank_env.world,
                 keep=file.execution.keep_checkpoints,
                 sharding=sharding_of(file.execution),
                 made_with=devices.made_with(device),
@@ -68,14 +69,14 @@ class Session:
 
     def _serve(self) -> tuple[Progress, tuple[Sink, ...]]:
         """Start the node's server, on its first rank; gives what metrics go to."""
-        file, place = self._file, self._place
+        file, rank_env = self._file, self._rank_env
         progress = Progress({"stage": file.stage, "type": file.type, "attempt": file.attempt})
-        if place.local_rank != 0:
+        if rank_env.local_rank != 0:
             return progress, ()
         prometheus = Prometheus(stage=file.stage, type=file.type)
         self._server = Server(file.metrics_port, prometheus, progress)
-        self._server.start(self._work / "endpoint.json" if place.rank == 0 else None)
-        if self._light or place.rank != 0:
+        self._server.start(self._work / "endpoint.json" if rank_env.rank == 0 else None)
+        if self._light or rank_env.rank != 0:
             return progress, (prometheus,)
         with lean_imports.absent(*lean_imports.CLOUDS):
             from rlhf_trainer.telemetry.events import Events  # TensorBoard
@@ -86,14 +87,14 @@ class Session:
         self, progress: Progress, sinks: tuple[Sink, ...], device_peak: Callable[[], int] | None = None
     ) -> dict[str, Any]:
         """What a LightContext is made of."""
-        file, place = self._file, self._place
+        file, rank_env = self._file, self._rank_env
         metrics = Metrics(
-            self._work, rank=place.rank, attempt=file.attempt, sinks=sinks, say=progress.say, device_peak=device_peak
+            self._work, rank=rank_env.rank, attempt=file.attempt, sinks=sinks, say=progress.say, device_peak=device_peak
         )
         return {
             "file": file,
-            "rank": place.rank,
-            "world": place.world,
+            "rank": rank_env.rank,
+            "world": rank_env.world,
             "work": self._work,
             "metrics": metrics,
             "progress": progress,

@@ -58,24 +58,24 @@ class Ranks:
         self._world = 1 if file.type in LIGHT else file.nodes * file.ranks_per_node
         self._first = node * self._local
 
-    def run(self, asked: StopRequest, grace: float) -> Outcome:
+    def run(self, stop: StopRequest, grace: float) -> Outcome:
         """Run the ranks to their end; gives what came of them."""
         for local in range(self._local):
             result_path(self._work, self._file.attempt, self._first + local).unlink(missing_ok=True)
         tail = Tail(log_path(self._work, self._file.attempt, self._first))
-        with self._started(asked) as processes, tail:
-            ends, grace_over = self._watch(processes, asked, grace)
-        return judge(ends, asked=asked.is_set(), grace_over=grace_over, grace=grace)
+        with self._started(stop) as processes, tail:
+            ends, grace_over = self._watch(processes, stop, grace)
+        return judge(ends, stop_requested=stop.is_set(), grace_over=grace_over, grace=grace)
 
-    def _started(self, asked: StopRequest) -> AbstractContextManager[dict[int, Popen[Any]]]:
+    def _started(self, stop: StopRequest) -> AbstractContextManager[dict[int, Popen[Any]]]:
         environments = {local: self._environment(local) for local in range(self._local)}
         if self._world == 1:
             return alone(self._path, environments[0])
         from rlhf_trainer.runtime import rendezvous
 
-        return rendezvous.started(self._file, self._path, self._node, environments, asked)
+        return rendezvous.started(self._file, self._path, self._node, environments, stop)
 
-    def _watch(self, processes: dict[int, Popen[Any]], asked: StopRequest, grace: float) -> tuple[list[RankEnd], bool]:
+    def _watch(self, processes: dict[int, Popen[Any]], stop: StopRequest, grace: float) -> tuple[list[RankEnd], bool]:
         """Wait for every rank; gives their ends in order, and whether they had to be killed after the grace period."""
         running = dict(processes)
         ends: list[RankEnd] = []
@@ -86,7 +86,7 @@ class Ranks:
                 ends.append(self._end(local, running.pop(local), killing))
                 follow = FOLLOW_SECONDS.get(ends[-1].exit, FOLLOW_FAILURE_SECONDS)
                 kill_at = min(kill_at, time.monotonic() + follow)
-            if asked.is_set() and stop_by == float("inf"):
+            if stop.is_set() and stop_by == float("inf"):
                 log.info("asked to stop: the ranks finish their step and save; at most %g s", grace)
                 stop_by = time.monotonic() + grace
                 send(running, signal.SIGTERM)
@@ -94,18 +94,18 @@ class Ranks:
                 killing, grace_over = True, stop_by <= kill_at
                 send(running, signal.SIGKILL)
             if running:
-                pause(asked)
+                pause(stop)
         return ends, grace_over
 
     def _end(self, local: int, process: Popen[Any], killing: bool) -> RankEnd:
         rank = self._first + local
-        said = self._said(rank)
+        report = self._report(rank)
         ours = killing and process.returncode == -signal.SIGKILL
         if process.returncode != DONE and not ours:
             log.log(severity(process.returncode), "rank %d ended with %d", rank, process.returncode)
-        return RankEnd(rank, process.returncode, said, ours)
+        return RankEnd(rank, process.returncode, report, ours)
 
-    def _said(self, rank: int) -> dict[str, Any] | None:
+    def _report(self, rank: int) -> dict[str, Any] | None:
         """The rank's result file; None: it has not written it."""
         path = result_path(self._work, self._file.attempt, rank)
         content = path.read_bytes().strip() if path.exists() else b""
@@ -190,9 +190,9 @@ def send(processes: dict[int, Popen[Any]], number: signal.Signals) -> None:
         process.send_signal(number)
 
 
-def pause(asked: StopRequest) -> None:
+def pause(stop: StopRequest) -> None:
     """Wait a moment, less when asked to stop meanwhile."""
-    if asked.is_set():
+    if stop.is_set():
         time.sleep(POLL_SECONDS)
     else:
-        asked.wait(POLL_SECONDS)
+        stop.wait(POLL_SECONDS)

@@ -47,13 +47,13 @@ class RankEnd:
 
     Attributes:
         exit: exit code; negative: the signal that killed it.
-        said: its result file; None: it left none.
+        report: its result file; None: it left none.
         killed_by_us: the launcher ended it because another rank had ended.
     """
 
     rank: int
     exit: int
-    said: dict[str, Any] | None = None
+    report: dict[str, Any] | None = None
     killed_by_us: bool = False
 
 
@@ -62,7 +62,7 @@ def of_error(error: StageError) -> Outcome:
     return Outcome(error.code, error.reason, str(error))
 
 
-def judge(ends: list[RankEnd], *, asked: bool, grace_over: bool, grace: float) -> Outcome:
+def judge(ends: list[RankEnd], *, stop_requested: bool, grace_over: bool, grace: float) -> Outcome:
     """One outcome of all ranks' ends.
 
     The first match wins: wrong input or a guard on any rank; out of grace; a rank that was killed or failed on its own
@@ -70,20 +70,20 @@ def judge(ends: list[RankEnd], *, asked: bool, grace_over: bool, grace: float) -
 
     Args:
         ends: of every rank of the pod, in the order in which they ended.
-        asked: the stage was asked to stop: a rank that SIGTERM ended had not begun, and is stopped as well.
+        stop_requested: the stage was asked to stop: a rank that SIGTERM ended had not begun, and is stopped as well.
         grace_over: ranks were killed because they did not stop in time.
         grace: seconds they had.
     """
     lead = min(ends, key=lambda end: end.rank)
-    step, headline, result = _told(lead, ends)
+    step, headline, result = _reported(lead, ends)
 
     def outcome(code: int, reason: str, message: str) -> Outcome:
         return Outcome(code, reason, message, step, headline, result)
 
     for code in (WRONG_INPUT, GUARD):
         for end in ends:
-            if end.exit == code and end.said is not None:
-                return outcome(code, str(end.said["reason"]), str(end.said["message"]))
+            if end.exit == code and end.report is not None:
+                return outcome(code, str(end.report["reason"]), str(end.report["message"]))
     if grace_over:
         return outcome(
             FAILURE,
@@ -91,14 +91,14 @@ def judge(ends: list[RankEnd], *, asked: bool, grace_over: bool, grace: float) -
             f"asked to stop, no checkpoint within {grace:g} s: killed. The last checkpoint is used. Raise "
             "RLHF_GRACE_SECONDS (and the pod's terminationGracePeriodSeconds).",
         )
-    stopped = {STOPPED, -signal.SIGTERM} if asked else {STOPPED}
-    own = [end for end in ends if not end.killed_by_us and end.exit != DONE and end.exit not in stopped]
-    if own:
-        first = min(own, key=_blame)
-        return replace(outcome(FAILURE, *_why(first)), raised=_blame(first)[1] or None)
+    stopped = {STOPPED, -signal.SIGTERM} if stop_requested else {STOPPED}
+    failures = [end for end in ends if not end.killed_by_us and end.exit != DONE and end.exit not in stopped]
+    if failures:
+        root_cause = min(failures, key=_blame)
+        return replace(outcome(FAILURE, *_why(root_cause)), raised=_blame(root_cause)[1] or None)
     if any(end.exit in stopped for end in ends):
-        said = next((end.said for end in ends if end.exit == STOPPED and end.said is not None), None)
-        message = str(said["message"]) if said is not None else "stopped on request before its first step"
+        report = next((end.report for end in ends if end.exit == STOPPED and end.report is not None), None)
+        message = str(report["message"]) if report is not None else "stopped on request before its first step"
         return outcome(STOPPED, "Stopped", message)
     unfinished = [end for end in ends if end.exit != DONE]
     return outcome(FAILURE, *_why(unfinished[0])) if unfinished else outcome(DONE, "Done", "done")
@@ -106,9 +106,9 @@ def judge(ends: list[RankEnd], *, asked: bool, grace_over: bool, grace: float) -
 
 def _blame(end: RankEnd) -> tuple[int, float]:
     """Who failed first: a rank that was killed, then the earliest exception."""
-    if end.exit < 0 or end.said is None:
+    if end.exit < 0 or end.report is None:
         return 0, 0.0
-    return 1, float(end.said.get("time", 0.0))
+    return 1, float(end.report.get("time", 0.0))
 
 
 def _why(end: RankEnd) -> tuple[str, str]:
@@ -119,17 +119,17 @@ def _why(end: RankEnd) -> tuple[str, str]:
                 f"rank {end.rank} was killed by SIGKILL, most often because memory ran out (OOMKilled). {LESS_MEMORY}"
             )
         return "Crashed", f"rank {end.rank} was killed by {name}; its log has the last lines"
-    if end.said is None:
+    if end.report is None:
         return (
             "Crashed",
             f"rank {end.rank} ended with exit code {end.exit} and left no message; its log has the last lines",
         )
-    return str(end.said["reason"]), f"rank {end.rank}: {end.said['message']}"
+    return str(end.report["reason"]), f"rank {end.rank}: {end.report['message']}"
 
 
-def _told(lead: RankEnd, ends: list[RankEnd]) -> tuple[int, dict[str, float], dict[str, Any]]:
-    said = lead.said or next((end.said for end in ends if end.said is not None), None) or {}
-    return int(said.get("step") or 0), dict(said.get("headline") or {}), dict(said.get("result") or {})
+def _reported(lead: RankEnd, ends: list[RankEnd]) -> tuple[int, dict[str, float], dict[str, Any]]:
+    report = lead.report or next((end.report for end in ends if end.report is not None), None) or {}
+    return int(report.get("step") or 0), dict(report.get("headline") or {}), dict(report.get("result") or {})
 
 
 def summary(file: StageFile, outcome: Outcome) -> bytes:
@@ -147,10 +147,10 @@ def summary(file: StageFile, outcome: Outcome) -> bytes:
         **({"result": outcome.result} if outcome.result else {}),
     }
     for drop in ((), ("headline",), ("headline", "result")):
-        kept = {name: value for name, value in full.items() if name not in drop}
-        spare = MAX_BYTES - len(orjson.dumps({**kept, "message": ""}))
+        fields = {name: value for name, value in full.items() if name not in drop}
+        spare = MAX_BYTES - len(orjson.dumps({**fields, "message": ""}))
         if spare >= min(len(orjson.dumps(outcome.message)), 200):
-            return orjson.dumps({**kept, "message": _cut(outcome.message, spare)})
+            return orjson.dumps({**fields, "message": _cut(outcome.message, spare)})
     raise AssertionError("the summary's fixed fields alone are longer than a termination message")
 
 

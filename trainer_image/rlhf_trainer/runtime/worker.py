@@ -40,17 +40,17 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one rank; gives its exit code."""
     (path,) = sys.argv[1:] if arguments is None else arguments
     file = StageFile.model_validate_json(Path(path).read_bytes())
-    place = Place.of(os.environ)
+    rank_env = Place.of(os.environ)
     work = Path(file.directories.work)
     die_with_parent()
-    redirect_output(log_path(work, file.attempt, place.rank))
+    redirect_output(log_path(work, file.attempt, rank_env.rank))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    result = result_path(work, file.attempt, place.rank)
-    told: dict[str, Any] = {}
+    result = result_path(work, file.attempt, rank_env.rank)
+    report: dict[str, Any] = {}
     try:
         with explain_full_disk(work, "starting a rank"):
             reserve(result)
-        run(file, place, work, told)
+        run(file, rank_env, work, report)
         ended: dict[str, Any] = {"code": DONE, "reason": "Done", "message": "done"}
     except StageError as error:
         log.log(severity(error.code), "%s: %s", error.reason, error)
@@ -58,15 +58,15 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - the last resort: logged whole, told in short, never swallowed
         log.error("failed\n%s", traceback.format_exc())
         ended = {"code": FAILURE, "reason": crash_reason(error), "message": crash_message(error)}
-    fill(result, {**told, **ended, "rank": place.rank, "time": time.time()})
+    fill(result, {**report, **ended, "rank": rank_env.rank, "time": time.time()})
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(ended["code"])  # libraries' exit handlers wait for ranks that are gone
 
 
-def run(file: StageFile, place: Place, work: Path, told: dict[str, Any]) -> None:
-    """Set the process up and run the stage's function; `told` takes step, headline and result, also of a failure."""
+def run(file: StageFile, rank_env: Place, work: Path, report: dict[str, Any]) -> None:
+    """Set the process up and run the stage's function; `report` takes step, headline and result, also of a failure."""
     light = file.type in LIGHT
     stop = StopRequest()
     catch_signals(stop, at_once=light)
@@ -75,14 +75,14 @@ def run(file: StageFile, place: Place, work: Path, told: dict[str, Any]) -> None
         function = resolve(file.type)
         from rlhf_trainer.runtime.session import Session
 
-    with Session(file, place, work, stop, light=light) as context:
+    with Session(file, rank_env, work, stop, light=light) as context:
         try:
             function(context)
         finally:
-            told["step"] = context.progress.snapshot()["step"]
-            told["result"] = context.result
+            report["step"] = context.progress.snapshot()["step"]
+            report["result"] = context.result
             context.metrics.close()
-            told["headline"] = headline(context.metrics.latest)
+            report["headline"] = headline(context.metrics.latest)
 
 
 def unused(file: StageFile) -> tuple[str, ...]:

@@ -82,17 +82,17 @@ class Keeper:
             StorageFull: no space.
             InputError: a file may not be read, or changed while it was copied.
         """
-        known = self._known()
+        known_hashes = self._known()
         identities: dict[str, Identity] = {}
         hashes: dict[str, str] = {}
         for name, path in files.items():
             with open_real(path) as file:
                 identities[name] = _identity(os.fstat(file.fileno()))
-                hashes[name] = known.get(identities[name]) or hashlib.file_digest(file, "sha256").hexdigest()
+                hashes[name] = known_hashes.get(identities[name]) or hashlib.file_digest(file, "sha256").hexdigest()
         digest = content_digest(hashes)
-        kept = self.find(digest)
-        if kept is not None:
-            return kept
+        cached = self.find(digest)
+        if cached is not None:
+            return cached
         with self.staging() as staging:
             for name, path in files.items():
                 target = staging / name
@@ -184,12 +184,12 @@ class Keeper:
 
     def _known(self) -> dict[Identity, str]:
         """SHA-256 by identity, of files linked before: a large model is hashed once. Damaged records say nothing."""
-        known: dict[Identity, str] = {}
+        hashes: dict[Identity, str] = {}
         for path in self._records.glob("[0-9a-f]*.json"):
             record = _read_record(path)
             if record is not None:
-                known.update({entry[1:]: entry[0] for entry in record.files.values()})
-        return known
+                hashes.update({entry[1:]: entry[0] for entry in record.files.values()})
+        return hashes
 
 
 def content_digest(hashes: dict[str, str]) -> str:

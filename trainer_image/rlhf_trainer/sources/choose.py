@@ -51,7 +51,7 @@ def select_files(path: Path, subset: str | None = None, split: str | None = None
     return [path / name for name in choose(str(path), names, card(path), subset, split)]
 
 
-def choose(place: str, names: list[str], front: dict[str, Any], subset: str | None, split: str | None) -> list[str]:
+def choose(where: str, names: list[str], front: dict[str, Any], subset: str | None, split: str | None) -> list[str]:
     """Of a folder's or repository's data files those of `subset` and `split`, sorted.
 
     A data set card that lists its configurations (`front`) is followed. Otherwise `subset` is a glob or the name of a
@@ -62,8 +62,8 @@ def choose(place: str, names: list[str], front: dict[str, Any], subset: str | No
         InputError: nothing fits.
     """
     if not names:
-        raise InputError(f"{place}: holds no data file; expected one of {', '.join(SUFFIXES)}")
-    carded = _from_card(place, names, front, subset, split)
+        raise InputError(f"{where}: holds no data file; expected one of {', '.join(SUFFIXES)}")
+    carded = _from_card(where, names, front, subset, split)
     if carded is not None:
         return carded
     chosen = sorted(names)
@@ -71,9 +71,9 @@ def choose(place: str, names: list[str], front: dict[str, Any], subset: str | No
         chosen = [name for name in chosen if fnmatch(name, subset) or subset in name.split("/")[:-1]]
         if not chosen:
             raise InputError(
-                f"{place}: input.subset {subset!r} matches no file; found {', '.join(sorted(names)[:SHOWN])}"
+                f"{where}: input.subset {subset!r} matches no file; found {', '.join(sorted(names)[:SHOWN])}"
             )
-    return _of_split(place, chosen, split)
+    return _of_split(where, chosen, split)
 
 
 def is_data(path: Path) -> bool:
@@ -110,7 +110,7 @@ def _front_matter(content: bytes) -> bytes | None:
 
 
 def _from_card(
-    place: str, names: list[str], front: dict[str, Any], subset: str | None, split: str | None
+    where: str, names: list[str], front: dict[str, Any], subset: str | None, split: str | None
 ) -> list[str] | None:
     """Files as the card's `configs` say; None where it says nothing of them."""
     listed = front.get("configs")
@@ -118,41 +118,41 @@ def _from_card(
     named = {str(entry.get("config_name", "default")): entry for entry in entries if "data_files" in entry}
     default = next((name for name, entry in named.items() if entry.get("default")), "default")
     if subset is None and default not in named and len(named) > 1:
-        raise InputError(f"{place}: has several configurations ({', '.join(named)}); set input.subset to one")
-    wanted = subset if subset is not None else (default if default in named else next(iter(named), None))
-    if wanted is None or wanted not in named:
+        raise InputError(f"{where}: has several configurations ({', '.join(named)}); set input.subset to one")
+    configuration = subset if subset is not None else (default if default in named else next(iter(named), None))
+    if configuration is None or configuration not in named:
         return None
-    patterns = _patterns(named[wanted]["data_files"], split or "train")
+    patterns = _patterns(named[configuration]["data_files"], split or "train")
     files = sorted(name for name in names if any(fnmatch(name, pattern) for pattern in patterns))
     if not files:
-        raise InputError(f"{place}: configuration {wanted!r} has no file of split {split or 'train'!r}")
+        raise InputError(f"{where}: configuration {configuration!r} has no file of split {split or 'train'!r}")
     return files
 
 
 def _patterns(data_files: Any, split: str) -> list[str]:
     """Globs of a split; `data_files` is a glob, a list of globs, or a list of {split, path}."""
     entries = data_files if isinstance(data_files, list) else [data_files]
-    found: list[str] = []
+    globs: list[str] = []
     for entry in entries:
         if isinstance(entry, dict):
             if entry.get("split") == split:
                 paths = entry.get("path")
-                found.extend(map(str, paths if isinstance(paths, list) else [paths]))
+                globs.extend(map(str, paths if isinstance(paths, list) else [paths]))
         elif split == "train":
-            found.append(str(entry))
-    return found
+            globs.append(str(entry))
+    return globs
 
 
-def _of_split(place: str, names: list[str], split: str | None) -> list[str]:
+def _of_split(where: str, names: list[str], split: str | None) -> list[str]:
     splits = {name: _split_of(name) for name in names}
-    known = sorted({found for found in splits.values() if found is not None})
-    if split is None and (not known or len(names) == 1):
+    present = sorted({label for label in splits.values() if label is not None})
+    if split is None and (not present or len(names) == 1):
         return names
-    wanted = split or "train"
-    chosen = [name for name in names if splits[name] == wanted or wanted in re.split(r"[-_./]", name)]
+    target = split or "train"
+    chosen = [name for name in names if splits[name] == target or target in re.split(r"[-_./]", name)]
     if not chosen:
-        listed = ", ".join(known) or "none, as no path names one"
-        raise InputError(f"{place}: no file of split {wanted!r}; splits found: {listed}. Set input.split")
+        listed = ", ".join(present) or "none, as no path names one"
+        raise InputError(f"{where}: no file of split {target!r}; splits found: {listed}. Set input.split")
     return chosen
 
 

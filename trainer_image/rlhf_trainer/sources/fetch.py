@@ -66,17 +66,17 @@ def fetch(entry: Input, storage: Path, job_folder: Path, environment: Mapping[st
     notes = []
     if source.kind in ("hub-model", "hub-data"):
         files = fetch_hub(source, keeper, entry.subset, entry.split)
-        kept, commit = files.kept, files.commit
+        cached, commit = files.cached, files.commit
         if not COMMIT.fullmatch(source.revision):
             notes.append(f"{text}: the revision is commit {commit} now; write that commit to get the same again")
     elif source.kind == "url":
-        kept = fetch_url(source.location, keeper)
+        cached = fetch_url(source.location, keeper)
     else:
-        kept = keeper.take(_local_files(_local_path(source, text, job_folder, environment), text))
-    told = told_licence(kept.path)
-    if told is not None and entry.licence is not None and told.lower() != entry.licence.lower():
-        notes.append(f"{text}: says its licence is {told}, the job says {entry.licence}")
-    return Fetched(kept.path, kept.digest, kept.bytes, text, commit, told or entry.licence, notes)
+        cached = keeper.take(_local_files(_local_path(source, text, job_folder, environment), text))
+    stated_licence = told_licence(cached.path)
+    if stated_licence is not None and entry.licence is not None and stated_licence.lower() != entry.licence.lower():
+        notes.append(f"{text}: says its licence is {stated_licence}, the job says {entry.licence}")
+    return Fetched(cached.path, cached.digest, cached.bytes, text, commit, stated_licence or entry.licence, notes)
 
 
 def in_place(entry: Input, job_folder: Path, work: Path) -> tuple[Path, int] | None:

@@ -33,7 +33,7 @@ class Unreachable(StageError):
 class HubFiles:
     """Files of a commit."""
 
-    kept: Kept
+    cached: Kept
     commit: str
 
 
@@ -51,17 +51,17 @@ def fetch_hub(source: Source, keeper: Keeper, subset: str | None, split: str | N
     kind = "dataset" if source.kind == "hub-data" else "model"
     key = {"kind": kind, "repository": source.location, "subset": subset, "split": split}
     commit = source.revision if COMMIT.fullmatch(source.revision) else None
-    kept = keeper.recall({**key, "commit": commit}) if commit is not None else None
-    if commit is not None and kept is not None:
-        return HubFiles(kept, commit)
+    cached = keeper.recall({**key, "commit": commit}) if commit is not None else None
+    if commit is not None and cached is not None:
+        return HubFiles(cached, commit)
     with _explained(source):
         info: Any = HfApi(endpoint=endpoint).repo_info(
             source.location, revision=source.revision or None, repo_type=kind
         )
     commit = str(info.sha)
-    kept = keeper.recall({**key, "commit": commit})
-    if kept is not None:
-        return HubFiles(kept, commit)
+    cached = keeper.recall({**key, "commit": commit})
+    if cached is not None:
+        return HubFiles(cached, commit)
     names = [str(sibling.rfilename) for sibling in info.siblings or []]
     with keeper.staging() as staging, _explained(source):
 
@@ -88,9 +88,9 @@ def fetch_hub(source: Source, keeper: Keeper, subset: str | None, split: str | N
         missing = [name for name in chosen if not (staging / name).is_file()]
         if missing:
             raise Unreachable(f"{text}: {missing[0]} was listed but not fetched")
-        kept = keeper.adopt(staging)
-    keeper.remember({**key, "commit": commit}, kept.digest)
-    return HubFiles(kept, commit)
+        cached = keeper.adopt(staging)
+    keeper.remember({**key, "commit": commit}, cached.digest)
+    return HubFiles(cached, commit)
 
 
 def written(source: Source) -> str:

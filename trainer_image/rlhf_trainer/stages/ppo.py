@@ -87,7 +87,9 @@ def _ptx(context: StageContext, spec: Ppo, models: Models, counts: dict[str, int
     if spec.ptx is None:
         return None
     most = spec.ptx.max_length
-    encodings = Encodings(lambda row: encode_conversation(models.tokenizer, row.messages, most, row.given, row.tools))
+    encodings = Encodings(
+        lambda row: encode_conversation(models.tokenizer, row.messages, most, row.prompt_turns, row.tools)
+    )
     conversations, read = load_conversations(context, spec.ptx.data, encodings)
     encoded = [encodings[row] for row in conversations]
     rows: list[Encoded] = [row for row in encoded if any(row.mask[1:])]

@@ -94,7 +94,7 @@ def _resolve(context: LightContext) -> None:
     job = context.spec(RLHFJob)
     folder = Path(context.file.directories.job)
     total = len(job.spec.inputs) + len(function_names(job)) + 1
-    context.progress.begin(total, "checks")
+    context.progress.start(total, "checks")
     steps = itertools.count()
 
     def tell(what: str) -> None:
@@ -278,9 +278,9 @@ def _checks(findings: Findings, use: DataUse, most: int | None) -> Iterator[list
         ]
         rows = FirstRows(checks, most)
         yield [rows]
-    if checks and most is not None and rows.left:
+    if checks and most is not None and rows.unchecked:
         findings.partial.append(
-            f"{use.input}: chat templates wrote {most} of {most + rows.left} rows ({use.where}); prepare has them write all"
+            f"{use.input}: chat templates wrote {most} of {most + rows.unchecked} rows ({use.where}); prepare has them write all"
         )
 
 

@@ -233,7 +233,7 @@ def remember(
 
     def tick(done: int, rounds: int) -> None:
         if done == 1:
-            context.progress.begin(rounds, "batches", phase="frozen layers")
+            context.progress.start(rounds, "batches", phase="frozen layers")
         context.progress.advance(done)
         if context.stop_requested() and done < rounds:
             raise Stopped("stopped on request before the first step; the frozen layers' states so far are kept")
@@ -275,7 +275,7 @@ def run(context: StageContext) -> None:
 
 def _data(context: StageContext, spec: Sft, tokenizer: Any, notes: list[str]) -> tuple[SftData, dict[str, int]]:
     encodings = Encodings(
-        lambda row: encode_conversation(tokenizer, row.messages, spec.max_length, row.given, row.tools)
+        lambda row: encode_conversation(tokenizer, row.messages, spec.max_length, row.prompt_turns, row.tools)
     )
     conversations, read = load_conversations(context, spec.data, encodings)
     train_rows, held_rows = split_by_prompt(conversations, spec.holdout, context.seed)

@@ -67,12 +67,12 @@ def _step(manifests: Manifests) -> int:
 
 
 def _other_runs(file: StageFile, work: Path) -> Iterator[tuple[Path, Manifests]]:
-    for other in (Path(file.directories.storage) / "work").glob("*/*"):
-        if other.is_symlink() or other.parent.is_symlink() or other == work:
+    for run in (Path(file.directories.storage) / "work").glob("*/*"):
+        if run.is_symlink() or run.parent.is_symlink() or run == work:
             continue
-        manifests = _manifests(other, file.digest)
+        manifests = _manifests(run, file.digest)
         if manifests:
-            yield other, manifests
+            yield run, manifests
 
 
 def _manifests(work: Path, digest: str) -> Manifests:

@@ -131,17 +131,17 @@ class Checkpoints:
         """
         if self._rank == 0:
             self._recover()
-            found: Checkpoint | Exception | None
+            newest: Checkpoint | Exception | None
             try:
-                found = self._newest()
+                newest = self._newest()
             except InputError as error:
-                found = error
+                newest = error
         else:
-            found = None
-        found = distributed.broadcast(found)
-        if isinstance(found, Exception):
-            raise found
-        return found
+            newest = None
+        newest = distributed.broadcast(newest)
+        if isinstance(newest, Exception):
+            raise newest
+        return newest
 
     def _finish(self, step: int, beside: Path, final: Path) -> None:
         manifest = CheckpointManifest(
@@ -219,13 +219,13 @@ class Checkpoints:
         return None
 
     def _compare(self, path: Path, manifest: CheckpointManifest) -> None:
-        other = [
+        differences = [
             f"{name} {manifest.made_with.get(name, 'unknown')} then, {now} now"
             for name, now in self._made_with.items()
             if manifest.made_with.get(name) != now
         ]
-        if other:
-            log.warning("checkpoint %s: resuming is not exact to the last bit: %s", path.name, "; ".join(other))
+        if differences:
+            log.warning("checkpoint %s: resuming is not exact to the last bit: %s", path.name, "; ".join(differences))
 
 
 class Damaged(Exception):
@@ -242,11 +242,11 @@ def verify(path: Path) -> CheckpointManifest:
         manifest = CheckpointManifest.model_validate_json((path / MANIFEST).read_bytes())
     except (OSError, ValidationError) as error:
         raise Damaged(f"its {MANIFEST} cannot be read ({str(error).splitlines()[0]})") from error
-    found = digest_tree(path)
-    found.pop(MANIFEST, None)
-    for name in sorted(manifest.files.keys() | found.keys()):
-        expected, there = manifest.files.get(name), found.get(name)
-        if expected != there:
-            what = "missing" if there is None else "not in its manifest" if expected is None else "changed"
-            raise Damaged(f"{name} is {what} (SHA-256 found {str(there)[:12]}, expected {str(expected)[:12]})")
+    digests = digest_tree(path)
+    digests.pop(MANIFEST, None)
+    for name in sorted(manifest.files.keys() | digests.keys()):
+        expected, actual = manifest.files.get(name), digests.get(name)
+        if expected != actual:
+            what = "missing" if actual is None else "not in its manifest" if expected is None else "changed"
+            raise Damaged(f"{name} is {what} (SHA-256 found {str(actual)[:12]}, expected {str(expected)[:12]})")
     return manifest

@@ -58,13 +58,13 @@ class Holder:
             file.uid, file.stage, file.job, file.attempt, socket.gethostname(), boot_id(), pid, started_at(pid) or ""
         )
 
-    def gone(self, other: Holder) -> bool:
+    def gone(self, holder: Holder) -> bool:
         """Whether `other` provably holds nothing any more: released, dead on this machine, or an earlier attempt."""
-        if other.released:
+        if holder.released:
             return True
-        if (other.host, other.boot) == (self.host, self.boot):
-            return started_at(other.pid) != other.started
-        return (other.uid, other.stage) == (self.uid, self.stage) and other.attempt <= self.attempt
+        if (holder.host, holder.boot) == (self.host, self.boot):
+            return started_at(holder.pid) != holder.started
+        return (holder.uid, holder.stage) == (self.uid, self.stage) and holder.attempt <= self.attempt
 
 
 class Lease:
@@ -129,23 +129,23 @@ def acquire(
         The lease, not yet entered; None: `done`, or asked to stop.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    seen: tuple[int, Holder | None] | None = None
+    observed: tuple[int, Holder | None] | None = None
     since = clock()
-    told: int | None = None
+    announced: int | None = None
     while True:
         if done():
             return None
         current = newest(folder)
-        if current != seen:
-            seen, since = current, clock()
+        if current != observed:
+            observed, since = current, clock()
         if current is None or _free(me, current[1]) or clock() - since >= LEASE_SECONDS:
             generation = 1 if current is None else current[0] + 1
             if _take(folder, generation, me):
                 return Lease(folder, generation, me)
             continue
-        if current[1] is not None and told != current[0]:
+        if current[1] is not None and announced != current[0]:
             waiting(current[1])
-            told = current[0]
+            announced = current[0]
         if pause(POLL_SECONDS):
             return None
 

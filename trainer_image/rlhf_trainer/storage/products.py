@@ -59,12 +59,12 @@ def put_since(storage: Path, name: str, before: int | None) -> bool:
 
 def look(storage: Path, name: str) -> tuple[Product | None, int | None]:
     """The product if every byte of it is what was made, and the inode of what was found."""
-    found = inode(storage, name)
+    inode_number = inode(storage, name)
     try:
-        return find_verified(storage, name), found
+        return find_verified(storage, name), inode_number
     except DamagedProduct as damage:
         log.warning("product is not reused: %s", damage)
-        return None, found
+        return None, inode_number
 
 
 def reusable(storage: Path, name: str) -> Product | None:

@@ -140,7 +140,7 @@ def finite_required(name: str) -> bool:
 
 def headline(values: dict[str, float]) -> dict[str, float]:
     """The few of a step's values that are shown beside the progress bar."""
-    return {name: value for name, value in values.items() if (found := find(name)) is not None and found.headline}
+    return {name: value for name, value in values.items() if (metric := find(name)) is not None and metric.headline}
 
 
 _EXACT = {metric.name: metric for metric in METRICS if metric.label is None}

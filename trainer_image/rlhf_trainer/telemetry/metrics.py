@@ -165,7 +165,7 @@ class Metrics:
             ready.append((step, numbers))
             self.latest = numbers
         if self._rank == 0:
-            self._append(self.path, [line(*one) for one in ready], sync)
+            self._append(self.path, [line(*entry) for entry in ready], sync)
             self._append(self._work / "timings.jsonl", [orjson.dumps(timing) + b"\n" for timing in timings], False)
             with explain_full_disk(self._work, "writing events"):
                 for sink in self._sinks:

@@ -34,7 +34,7 @@ class Progress:
         self._tokens = 0
         self._marks: deque[tuple[float, int, int]] = deque(maxlen=WINDOW + 1)
 
-    def begin(self, total: int, unit: str = "steps", *, done: int = 0, phase: str = "running") -> None:
+    def start(self, total: int, unit: str = "steps", *, done: int = 0, phase: str = "running") -> None:
         """Begin to count towards `total`; `done` of them were made before (a resumed run)."""
         with self._lock:
             self._total, self._unit, self._step, self._phase, self._share = total, unit, done, phase, None
@@ -74,7 +74,7 @@ class Progress:
         """
         with self._lock:
             rate, tokens = self._rates()
-            left = self._total - self._step
+            remaining = self._total - self._step
             return {
                 **self._about,
                 "phase": self._phase,
@@ -84,7 +84,7 @@ class Progress:
                 "total": self._total,
                 "unit": self._unit,
                 "tokensPerSecond": tokens,
-                "etaSeconds": 0.0 if left <= 0 < self._total else (left / rate if rate else None),
+                "etaSeconds": 0.0 if remaining <= 0 < self._total else (remaining / rate if rate else None),
                 "headline": dict(self._headline),
             }
 

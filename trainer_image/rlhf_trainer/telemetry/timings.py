@@ -58,9 +58,9 @@ def summarise(path: Path, problems: list[str] | None = None) -> dict[str, Any] |
         problems.append(f"{path.parent.name}/{path.name}: {damaged} lines are no timings: left out")
     if not steps:
         return None
-    other = seconds - sum(phases.values())
-    if other > 0.005 * seconds:
-        phases["other"] = other
+    unclaimed = seconds - sum(phases.values())
+    if unclaimed > 0.005 * seconds:
+        phases["other"] = unclaimed
     return {
         "steps": steps,
         "seconds": seconds,
