@@ -13,7 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from rlhf_api.fields import MAX_ITEMS, Cel, Reference, bare
+from rlhf_api.base import Cel, bare
+from rlhf_api.fields import MAX_ITEMS, Reference
 from rlhf_api.stages import PREPARE, REPORT, STAGE_TYPES
 from rlhf_api.stages.rows import MADE, needed
 

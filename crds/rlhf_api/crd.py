@@ -171,7 +171,7 @@ class _Schema:
 
 def _models(model: type[BaseModel]) -> set[type[BaseModel]]:
     """A model and all models below it."""
-    from rlhf_api.fields import models_in
+    from rlhf_api.base import models_in
 
     return set(models_in(model))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from rlhf_api.fields import ApiModel, CostJudge, RewardJudge, RulesRef, Scorer
+from rlhf_api.base import ApiModel
+from rlhf_api.fields import CostJudge, RewardJudge, RulesRef, Scorer
 from rlhf_api.job import Stage
 from rlhf_api.stages import STAGE_TYPES, Evaluate, Ppo, Rules
 

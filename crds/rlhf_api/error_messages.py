@@ -11,8 +11,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from rlhf_api.base import bare
 from rlhf_api.errors import FINDINGS, Finding, Loc, format_path
-from rlhf_api.fields import MEANING, bare
+from rlhf_api.fields import MEANING
 from rlhf_api.scalars import resolve
 
 _KINDS = {

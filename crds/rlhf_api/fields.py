@@ -1,85 +1,19 @@
-"""Building blocks of the job's schema: the base model, names, references to inputs and stages."""
+"""Building blocks of the job's schema: types of fields, names, references to inputs and stages."""
 
 from __future__ import annotations
 
-import types
-import typing
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
-    model_validator,
-)
-from pydantic.alias_generators import to_camel
+from pydantic import AfterValidator, BaseModel, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import core_schema
 
 from rlhf_api import quantities
+from rlhf_api.base import ApiModel, Cel, T, exactly_one, one_of
 from rlhf_api.errors import Finding, Loc, refuse
-
-T = TypeVar("T")
 
 MAX_ITEMS = 32
 """The most entries of any list in a job; the plan that `prepare` reports must fit 2 KiB at this size."""
-
-
-@dataclass(frozen=True)
-class Cel:
-    """A rule as the API server checks it; says the same as a model's `rules()`."""
-
-    rule: str
-    """CEL; `{field}` stands for the field's value or its default."""
-    message: str
-    """What was expected."""
-    field: str | None = None
-    """`.field` the message is about, if one."""
-    tells: str | None = None
-    """CEL of a message that says more than `message`."""
-
-
-def one_of(*fields: str) -> Cel:
-    """Exactly one of the fields is set."""
-    conditions = [f"has(self.{field})" for field in fields]
-    rule = " != ".join(conditions) if len(fields) == 2 else f"[{', '.join(conditions)}].exists_one(g, g)"
-    return Cel(rule, f"expected exactly one of {', '.join(fields)}")
-
-
-class ApiModel(BaseModel):
-    """Strict as the API server is: camelCase names only, no unknown fields, no coercion, no NaN."""
-
-    model_config = ConfigDict(
-        alias_generator=to_camel,
-        validate_by_alias=True,
-        validate_by_name=False,
-        serialize_by_alias=True,
-        extra="forbid",
-        strict=True,
-        frozen=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
-
-    cel: ClassVar[tuple[Cel, ...]] = ()
-    """What the API server checks of this model beyond its schema."""
-
-    def rules(self) -> Iterator[Finding]:
-        """What is wrong with this model that no single field shows; all of it is reported at once."""
-        yield from ()
-
-    @model_validator(mode="after")
-    def _keep_rules(self) -> Self:
-        findings = tuple(self.rules())
-        if findings:
-            refuse(findings)
-        return self
-
-
 MEANING: dict[str, str] = {}
 """What each pattern of the schema asks for, in words."""
 
@@ -156,23 +90,6 @@ class _Some:
 
 
 SOME = _Some()
-
-
-def exactly_one(model: BaseModel, names: tuple[str, ...]) -> Iterator[Finding]:
-    """A finding unless exactly one of the fields is set."""
-    aliases = {name: type(model).model_fields[name].alias or name for name in names}
-    present = [alias for name, alias in aliases.items() if getattr(model, name) is not None]
-    if len(present) != 1:
-        yield Finding(
-            (), f"found {' and '.join(present) or 'none'}; expected exactly one of {', '.join(aliases.values())}"
-        )
-
-
-def ordered(model: BaseModel, low: str, high: str) -> Iterator[Finding]:
-    """A finding where a lower bound lies above its upper one; a bound that is not set fits any."""
-    least, most = getattr(model, low), getattr(model, high)
-    if least is not None and most is not None and least > most:
-        yield Finding((low,), f"found {low} {least} above {high} {most}", f"exchange them, or leave {low} out")
 
 
 class Reference(ApiModel):
@@ -324,43 +241,6 @@ def located_references(model: Any, loc: Loc = ()) -> list[tuple[Loc, Reference]]
     if isinstance(model, list):
         return [located for index, item in enumerate(model) for located in located_references(item, (*loc, index))]
     return []
-
-
-def bare(annotation: Any) -> Any:
-    """An annotation without Annotated and Optional."""
-    while True:
-        origin = typing.get_origin(annotation)
-        if origin is Annotated:
-            annotation = typing.get_args(annotation)[0]
-        elif origin in (typing.Union, types.UnionType):
-            annotation = next(arg for arg in typing.get_args(annotation) if arg is not type(None))
-        else:
-            return annotation
-
-
-def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The model an annotation holds and all models below it, each once."""
-    visited: set[type[BaseModel]] = set()
-    waiting = [annotation]
-    while waiting:
-        inner = bare(waiting.pop())
-        waiting.extend(typing.get_args(inner))
-        if isinstance(inner, type) and issubclass(inner, BaseModel) and inner not in visited:
-            visited.add(inner)
-            yield inner
-            waiting.extend(field.annotation for field in inner.model_fields.values())
-
-
-def distinct(values: list[T]) -> list[T]:
-    """No entry twice."""
-    twice = [
-        Finding((index,), f"found {value} twice", "leave one out")
-        for index, value in enumerate(values)
-        if value in values[:index]
-    ]
-    if twice:
-        refuse(twice)
-    return values
 
 
 def same_labels(scorers: list[Any], field: str) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from rlhf_api.fields import ApiModel
+from rlhf_api.base import ApiModel
 
 Key = Annotated[str, Field(min_length=1, max_length=317)]
 """Of a label or a taint: a DNS subdomain, a slash, a name."""

@@ -12,7 +12,8 @@ from rlhf_api.error_messages import describe, findings_of, hint_for_nothing
 from rlhf_api.errors import Finding, Loc, SpecError, SpecProblem, format_path
 from rlhf_api.job import RLHFJob
 from rlhf_api.references import check, check_partial
-from rlhf_api.yaml import MAX_BYTES, MAX_DEPTH, MAX_VALUES, Document, dump_yaml, load_yaml
+from rlhf_api.yaml import MAX_BYTES, Document, dump_yaml, load_yaml
+from rlhf_api.yaml_nodes import MAX_DEPTH, MAX_VALUES
 
 SHOWN = 6
 """Steps of a path into something too deep that are shown."""

@@ -13,9 +13,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from rlhf_api.base import ApiModel
 from rlhf_api.digest import digest_of
 from rlhf_api.effective import effective
-from rlhf_api.fields import ApiModel, Reference, references
+from rlhf_api.fields import Reference, references
 from rlhf_api.job import Execution, Input, RLHFJob, Stage
 from rlhf_api.stages import PREPARE, REPORT, STAGE_TYPES, Report
 

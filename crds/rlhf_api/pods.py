@@ -9,10 +9,11 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from rlhf_api import devices, quantities
+from rlhf_api.base import ApiModel, Cel, distinct
 from rlhf_api.contract import OFFLINE
 from rlhf_api.error_messages import describe
 from rlhf_api.errors import Finding, Loc
-from rlhf_api.fields import MAX_ITEMS, ApiModel, Cel, ObjectName, Quantity, ShortString, StringMap, distinct, shaped
+from rlhf_api.fields import MAX_ITEMS, ObjectName, Quantity, ShortString, StringMap, shaped
 from rlhf_api.kubernetes import Affinity, Toleration
 from rlhf_api.quantities import above, amount
 from rlhf_api.volumes import Volume, VolumeMount

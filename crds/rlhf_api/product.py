@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlhf_api.fields import ApiModel
+from rlhf_api.base import ApiModel
 
 
 class Manifest(ApiModel):

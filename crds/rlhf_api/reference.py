@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from rlhf_api.fields import MEANING, bare
+from rlhf_api.base import bare
+from rlhf_api.fields import MEANING
 from rlhf_api.job import API_VERSION, KIND, Input, JobSpec, Metadata, Stage
 from rlhf_api.kubernetes import KubernetesModel
 from rlhf_api.stages import STAGE_TYPES

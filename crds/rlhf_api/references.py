@@ -7,16 +7,14 @@ one mistake does not hide another.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
-
-from pydantic import ValidationError
 
 from rlhf_api.effective import effective
 from rlhf_api.error_messages import nearest
 from rlhf_api.errors import Finding, Loc
 from rlhf_api.fields import MAX_ITEMS, DataRef, ModelRef, Reference, Scorer, located_references
-from rlhf_api.job import Input, JobSpec, RunPolicy, Stage
+from rlhf_api.job import JobSpec, Stage
+from rlhf_api.job_view import JobView, StageView, partial_view_of, view_of
 from rlhf_api.pods import Pod
 from rlhf_api.sources import parse_source
 from rlhf_api.stages import PREPARE, REPORT, STAGE_TYPES, Evaluate, Ppo, Simulate
@@ -37,74 +35,17 @@ _WORDS = {
 }
 
 
-@dataclass(frozen=True)
-class _Stage:
-    """A stage as far as it is known: its type and model are None where they are wrong."""
-
-    index: int
-    name: str | None
-    type: str | None
-    model: Stage | None
-
-
-@dataclass(frozen=True)
-class _Input:
-    index: int
-    name: str | None
-    model: Input | None
-
-
-@dataclass(frozen=True)
-class _View:
-    inputs: tuple[_Input, ...]
-    stages: tuple[_Stage, ...]
-    policy: RunPolicy | None
-    pod: Pod | None
-
-
 def check(spec: JobSpec) -> list[Finding]:
     """Everything wrong with a job that its parts alone do not show."""
-    inputs = tuple(_Input(index, entry.name, entry) for index, entry in enumerate(spec.inputs))
-    stages = tuple(_Stage(index, stage.name, stage.type, stage) for index, stage in enumerate(spec.stages))
-    return list(_check(_View(inputs, stages, spec.run_policy, spec.pod)))
+    return list(_check(view_of(spec)))
 
 
 def check_partial(spec: dict[str, Any]) -> list[Finding]:
     """The same of a job that is not valid, from those of its parts that are."""
-
-    def valid(model: Any, value: Any) -> Any:
-        try:
-            return model.model_validate(value)
-        except ValidationError:
-            return None
-
-    inputs = tuple(
-        _Input(index, _text(entry, "name"), valid(Input, entry)) for index, entry in enumerate(_list(spec, "inputs"))
-    )
-    stages = tuple(
-        _Stage(index, _text(entry, "name"), _type(entry), valid(Stage, entry))
-        for index, entry in enumerate(_list(spec, "stages"))
-    )
-    policy, pod = valid(RunPolicy, spec.get("runPolicy", {})), valid(Pod, spec.get("pod", {}))
-    return list(_check(_View(inputs, stages, policy, pod)))
+    return list(_check(partial_view_of(spec)))
 
 
-def _list(value: dict[str, Any], name: str) -> list[Any]:
-    entries = value.get(name)
-    return entries if isinstance(entries, list) else []
-
-
-def _text(value: Any, name: str) -> str | None:
-    text = value.get(name) if isinstance(value, dict) else None
-    return text if isinstance(text, str) else None
-
-
-def _type(value: Any) -> str | None:
-    types = [name for name in STAGE_TYPES if isinstance(value, dict) and name in value]
-    return types[0] if len(types) == 1 else None
-
-
-def _check(view: _View) -> Iterator[Finding]:
+def _check(view: JobView) -> Iterator[Finding]:
     yield from _unique("inputs", [entry.name for entry in view.inputs])
     yield from _unique("stages", [stage.name for stage in view.stages])
     yield from _reserved(view)
@@ -132,7 +73,7 @@ def _unique(field: str, names: list[str | None]) -> Iterator[Finding]:
             yield Finding((field, index, "name"), f"{name} is the name of {field}[{first}] already", "rename one")
 
 
-def _reserved(view: _View) -> Iterator[Finding]:
+def _reserved(view: JobView) -> Iterator[Finding]:
     reports = [stage.index for stage in view.stages if stage.type == REPORT]
     for stage in view.stages:
         at: Loc = ("stages", stage.index)
@@ -145,7 +86,7 @@ def _reserved(view: _View) -> Iterator[Finding]:
             yield Finding((*at, REPORT), f"a job has one report; stages[{reports[0]}] is it", "leave one out")
 
 
-def _reference(view: _View, stage: _Stage, at: Loc, reference: Reference) -> Iterator[Finding]:
+def _reference(view: JobView, stage: StageView, at: Loc, reference: Reference) -> Iterator[Finding]:
     loc: Loc = ("stages", stage.index, *at)
     if reference.input is not None:
         yield from _input(view, loc, reference)
@@ -153,7 +94,7 @@ def _reference(view: _View, stage: _Stage, at: Loc, reference: Reference) -> Ite
         yield from _stage(view, stage, loc, reference)
 
 
-def _input(view: _View, loc: Loc, reference: Reference) -> Iterator[Finding]:
+def _input(view: JobView, loc: Loc, reference: Reference) -> Iterator[Finding]:
     names = [candidate.name for candidate in view.inputs if candidate.name is not None]
     if reference.input not in names:
         yield Finding((*loc, "input"), f"there is no input {reference.input}", _known(str(reference.input), names))
@@ -177,7 +118,7 @@ def _input(view: _View, loc: Loc, reference: Reference) -> Iterator[Finding]:
             )
 
 
-def _stage(view: _View, stage: _Stage, loc: Loc, reference: Reference) -> Iterator[Finding]:
+def _stage(view: JobView, stage: StageView, loc: Loc, reference: Reference) -> Iterator[Finding]:
     at = (*loc, "stage")
     target = next((candidate for candidate in view.stages if candidate.name == reference.stage), None)
     if target is None:
@@ -217,7 +158,7 @@ def _known(name: str, names: list[str]) -> str:
     return f"there are {', '.join(names)}" if names else "there are none before it"
 
 
-def _instead(view: _View, stage: _Stage, reference: Reference) -> str | None:
+def _instead(view: JobView, stage: StageView, reference: Reference) -> str | None:
     fitting = [
         earlier.name
         for earlier in view.stages[: stage.index]
@@ -228,7 +169,7 @@ def _instead(view: _View, stage: _Stage, reference: Reference) -> str | None:
     return f"stages that fit: {', '.join(fitting)}" if fitting else None
 
 
-def _gates(view: _View, stage: Stage, loc: Loc) -> Iterator[Finding]:
+def _gates(view: JobView, stage: Stage, loc: Loc) -> Iterator[Finding]:
     """Metrics of gates that name a judge (`cost.harm`) name one that judges."""
     spec = stage.evaluate
     if spec is None or any(entry.model is None for entry in view.stages):
@@ -247,7 +188,7 @@ def _gates(view: _View, stage: Stage, loc: Loc) -> Iterator[Finding]:
             yield Finding(at, message, _known(label, labels[family]))
 
 
-def _audits(view: _View, stage: Stage, loc: Loc) -> Iterator[Finding]:
+def _audits(view: JobView, stage: Stage, loc: Loc) -> Iterator[Finding]:
     """Filled-in audits are inputs, and belong to stages that simulate."""
     inputs = [entry.name for entry in view.inputs if entry.name is not None]
     simulations = [entry.name for entry in view.stages if entry.name is not None and entry.type in (SIMULATE, None)]
@@ -286,7 +227,7 @@ def _mounts(job: Pod | None, pod: Pod | None, loc: Loc) -> Iterator[Finding]:
             yield Finding((*loc, "volumeMounts", index, "name"), message, _known(mount.name, volumes))
 
 
-def _functions(view: _View) -> Iterator[Finding]:
+def _functions(view: JobView) -> Iterator[Finding]:
     """No more functions than what `prepare` tells of them may hold (`rlhf_api.termination_codec`)."""
     functions: set[str] = set()
     for stage in view.stages:
@@ -298,7 +239,7 @@ def _functions(view: _View) -> Iterator[Finding]:
                     yield Finding(("stages", stage.index, *at, "function"), message, "let one function call others")
 
 
-def _overrides(view: _View) -> Iterator[Finding]:
+def _overrides(view: JobView) -> Iterator[Finding]:
     if view.policy is None:
         return
     names = [PREPARE, *(stage.name for stage in view.stages if stage.name is not None), REPORT]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
+from rlhf_api.base import Cel
 from rlhf_api.error_messages import nearest
 from rlhf_api.errors import Finding
-from rlhf_api.fields import Cel
 from rlhf_api.scalars import RENDER, UNRENDERED
 
 Kind = Literal["hub-model", "hub-data", "claim", "package", "url", "path"]

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Final, Literal
 import orjson
 from pydantic import Field
 
+from rlhf_api.base import ApiModel
 from rlhf_api.contract import GATE_FAILED
 from rlhf_api.digest import digest_of
-from rlhf_api.fields import ApiModel
 from rlhf_api.job import Execution, Input, RLHFJob
 from rlhf_api.lifecycle import Records, StageRecord
 from rlhf_api.plan import Plan, PlannedStage, Resolved

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
+from rlhf_api.base import ApiModel
 from rlhf_api.contract import StageState
-from rlhf_api.fields import MAX_ITEMS, ApiModel, Name
+from rlhf_api.fields import MAX_ITEMS, Name
 
 MAX_STAGES = MAX_ITEMS + 2
 """Those of the spec, `prepare` and the report."""

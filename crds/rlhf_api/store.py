@@ -23,9 +23,9 @@ from typing import Any
 import orjson
 from pydantic import TypeAdapter
 
+from rlhf_api.base import ApiModel
 from rlhf_api.bounded import read_bytes
 from rlhf_api.digest import digest_file
-from rlhf_api.fields import ApiModel
 from rlhf_api.plan import Resolved
 from rlhf_api.product import Manifest
 from rlhf_api.stage_file import StageFile

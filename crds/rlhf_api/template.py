@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from rlhf_api.base import ApiModel
 from rlhf_api.errors import Finding
-from rlhf_api.fields import ApiModel, shaped
+from rlhf_api.fields import shaped
 
 DATE = "2026-01-01"
 """What templates that read the clock are given where the job names no date: the same tomorrow."""

@@ -7,9 +7,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from rlhf_api.base import exactly_one, one_of
 from rlhf_api.error_messages import describe
 from rlhf_api.errors import Finding
-from rlhf_api.fields import ObjectName, Quantity, exactly_one, one_of, shaped
+from rlhf_api.fields import ObjectName, Quantity, shaped
 from rlhf_api.kubernetes import Key, KubernetesModel
 
 Mode = Annotated[int, Field(ge=0, le=0o777)]

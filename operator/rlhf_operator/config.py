@@ -8,7 +8,8 @@ from typing import Annotated, Literal, Self
 import orjson
 from pydantic import Field, ValidationError, model_validator
 
-from rlhf_api.fields import ApiModel, ObjectName
+from rlhf_api.base import ApiModel
+from rlhf_api.fields import ObjectName
 from rlhf_api.yaml import load_yaml
 from rlhf_operator.reconcile.settings import Settings
 from rlhf_operator.runtime.election import Timing

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from rlhf_api.fields import models_in
+from rlhf_api.base import models_in
 from rlhf_api.job import JobSpec
 from rlhf_api.kubernetes import KubernetesModel
 from rlhf_api.reference import render

@@ -21,7 +21,8 @@ from rlhf_api.gguf import MAX_ENTRIES, MAX_STRINGS, read_header
 from rlhf_api.job import Input
 from rlhf_api.memory.local_facts import _longest
 from rlhf_api.packages import package_folder
-from rlhf_api.yaml import MAX_VALUES, load_yaml
+from rlhf_api.yaml import load_yaml
+from rlhf_api.yaml_nodes import MAX_VALUES
 from rlhf_trainer.data import readers
 from rlhf_trainer.data.load import Conversion
 from rlhf_trainer.data.readers import BadRow, RawRow, read_rows

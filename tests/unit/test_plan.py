@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from corpus.cases import BASE
+from rlhf_api.base import bare
 from rlhf_api.digest import short_digest
-from rlhf_api.fields import MAX_ITEMS, Reference, bare
+from rlhf_api.fields import MAX_ITEMS, Reference
 from rlhf_api.job import RLHFJob
 from rlhf_api.load import parse_job
 from rlhf_api.plan import Plan, Resolved, ResolvedInput, plan

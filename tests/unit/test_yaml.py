@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from rlhf_api.errors import SpecError
 from rlhf_api.scalars import Ambiguous, resolve
-from rlhf_api.yaml import MAX_BYTES, MAX_DEPTH, dump_yaml, load_yaml
+from rlhf_api.yaml import MAX_BYTES, dump_yaml, load_yaml
+from rlhf_api.yaml_nodes import MAX_DEPTH
 
 
 @pytest.mark.parametrize(

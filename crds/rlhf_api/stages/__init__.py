@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from rlhf_api.fields import ApiModel
+from rlhf_api.base import ApiModel
 from rlhf_api.stages.evaluate import Evaluate
 from rlhf_api.stages.ppo import Ppo
 from rlhf_api.stages.preference import CostModel, RewardModel

@@ -7,8 +7,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
+from rlhf_api.base import ApiModel, Cel, distinct
 from rlhf_api.errors import Finding
-from rlhf_api.fields import MAX_ITEMS, ApiModel, Cel, Count, Fraction, NonNegative, Positive, Seed, Whole, distinct
+from rlhf_api.fields import MAX_ITEMS, Count, Fraction, NonNegative, Positive, Seed, Whole
 
 Dtype = Literal["float32", "bfloat16"]
 

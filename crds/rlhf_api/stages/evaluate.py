@@ -7,11 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from rlhf_api.base import ApiModel, Cel, ordered
 from rlhf_api.errors import Finding
 from rlhf_api.fields import (
     MAX_ITEMS,
-    ApiModel,
-    Cel,
     Contender,
     Contenders,
     CostJudge,
@@ -21,7 +20,6 @@ from rlhf_api.fields import (
     RewardJudge,
     RulesRef,
     Seed,
-    ordered,
     same_labels,
 )
 from rlhf_api.stages.common import Dtype

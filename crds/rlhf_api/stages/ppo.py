@@ -7,12 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from rlhf_api.base import ApiModel, Cel, ordered
 from rlhf_api.errors import Finding
 from rlhf_api.fields import (
     MAX_ITEMS,
     SOME,
-    ApiModel,
-    Cel,
     Count,
     DataRefs,
     Fraction,
@@ -23,7 +22,6 @@ from rlhf_api.fields import (
     RulesRef,
     Scorer,
     TrunkRef,
-    ordered,
     same_labels,
 )
 from rlhf_api.stages.common import Optimizer

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from rlhf_api.base import ApiModel, Cel
 from rlhf_api.errors import Finding
-from rlhf_api.fields import MAX_ITEMS, ApiModel, Cel, DataRef, DataRefs, NonNegative, TrunkRef
+from rlhf_api.fields import MAX_ITEMS, DataRef, DataRefs, NonNegative, TrunkRef
 from rlhf_api.stages.common import Batches, Optimizer
 
 

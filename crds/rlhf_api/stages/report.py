@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from rlhf_api.fields import MAX_ITEMS, ApiModel, Name
+from rlhf_api.base import ApiModel
+from rlhf_api.fields import MAX_ITEMS, Name
 
 
 class FilledAudit(ApiModel):

@@ -7,12 +7,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
+from rlhf_api.base import ApiModel, Cel, distinct
 from rlhf_api.errors import Finding
 from rlhf_api.fields import (
     MAX_ITEMS,
     SOME,
-    ApiModel,
-    Cel,
     Count,
     DataRef,
     DataRefs,
@@ -22,7 +21,6 @@ from rlhf_api.fields import (
     Positive,
     RewardJudge,
     Seed,
-    distinct,
 )
 from rlhf_api.stages.common import Dtype
 

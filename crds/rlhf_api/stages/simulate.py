@@ -11,23 +11,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from rlhf_api.base import ApiModel, Cel, exactly_one, one_of
 from rlhf_api.errors import Finding
-from rlhf_api.fields import (
-    MAX_ITEMS,
-    SOME,
-    ApiModel,
-    Cel,
-    CostJudge,
-    Count,
-    DataRefs,
-    ModelRef,
-    Seed,
-    Whole,
-    exactly_one,
-    one_of,
-    same_labels,
-    shaped,
-)
+from rlhf_api.fields import MAX_ITEMS, SOME, CostJudge, Count, DataRefs, ModelRef, Seed, Whole, same_labels, shaped
 from rlhf_api.stages.common import Dtype
 from rlhf_api.stages.evaluate import Generation
 

@@ -12,10 +12,11 @@ from typing import Any
 from rlhf_api import devices
 from rlhf_api.error_messages import nearest
 from rlhf_api.errors import Finding, Loc
-from rlhf_api.job import Override, RLHFJob
+from rlhf_api.job import RLHFJob
 from rlhf_api.plan import Plan, PlannedStage
 from rlhf_api.pods import Pod, Resources
 from rlhf_api.quantities import amount
+from rlhf_api.run_policy import Override
 from rlhf_api.stages import REPORT
 from rlhf_operator.reconcile.identity import ById
 from rlhf_operator.reconcile.memo import JOBS

@@ -7,8 +7,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from rlhf_api.base import ApiModel
 from rlhf_api.errors import Finding
-from rlhf_api.fields import ApiModel, Name, Quantity
+from rlhf_api.fields import Name, Quantity
 from rlhf_api.pods import Pod, Resources
 
 CPU = "cpu"

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
 from urllib.parse import urlencode
 
-import orjson
 from kubernetes.aio.client.configuration import Configuration
 
 from rlhf_operator.runtime import errors
-from rlhf_operator.runtime.decoding import decode
+from rlhf_operator.runtime.answers import Page, WatchEvent, decoded_object, watch_event
 from rlhf_operator.runtime.errors import ApiError, Fenced, NotFound, TooLong
 from rlhf_operator.runtime.kinds import Kind, Object, version_of
 from rlhf_operator.runtime.metrics import Metrics
@@ -26,24 +24,6 @@ PAGE = 50
 """Objects of a page, at most."""
 PAGE_BYTES = 2**21
 """Of a page of more than one object: it is decoded whole, to as much as 25 times its bytes."""
-
-
-@dataclass(frozen=True)
-class Page:
-    """A part of a list."""
-
-    items: list[Object]
-    version: str
-    """The list's resourceVersion: a watch from it misses nothing."""
-
-
-@dataclass(frozen=True)
-class WatchEvent:
-    """What a watch tells."""
-
-    type: str
-    """ADDED, MODIFIED, DELETED or BOOKMARK (of which only the resourceVersion says anything)."""
-    object: Object
 
 
 def always() -> bool:
@@ -212,7 +192,7 @@ class Client:
         }
         await self._bucket.wait()
         async with self._stream(_with_query(kind.path(namespace), query)) as stream:
-            yield (_event(line) async for line in stream.lines())
+            yield (watch_event(line) async for line in stream.lines())
 
     async def serves(self, kind: Kind) -> bool:
         """Whether the API server knows a kind."""
@@ -242,7 +222,7 @@ class Client:
                 raise Fenced(f"{method} {path} was not sent: this process does not lead")
             response = await self._send(method, _with_query(path, query or {}), body, content_type, most_bytes)
             if response.status < 400:
-                return _decoded(response)
+                return decoded_object(response)
             error = errors.of_response(response.status, response.headers, response.content)
             if error.retry_after is None or attempt == RETRIES:
                 raise error
@@ -277,27 +257,3 @@ class Client:
 def _with_query(path: str, query: Mapping[str, str]) -> str:
     parameters = {key: value for key, value in query.items() if value}
     return f"{path}?{urlencode(parameters)}" if parameters else path
-
-
-def _decoded(response: Response) -> Object:
-    try:
-        decoded = decode(response.content)
-    except orjson.JSONDecodeError as error:
-        text = response.content[:200].decode(errors="replace")
-        raise ApiError(response.status, "NoJSON", f"found {text!r}; expected JSON") from error
-    if not isinstance(decoded, dict):
-        raise ApiError(response.status, "NoObject", f"found a {type(decoded).__name__}; expected an object")
-    return decoded
-
-
-def _event(line: bytes) -> WatchEvent:
-    try:
-        raw = decode(line)
-        event = WatchEvent(raw["type"], raw["object"])
-        if event.type != "ERROR":
-            version_of(event.object)
-    except (orjson.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
-        raise ApiError(200, "NoEvent", f"found {line[:200]!r}; expected an event of a watch") from error
-    if event.type == "ERROR":
-        raise errors.of_status(event.object)
-    return event

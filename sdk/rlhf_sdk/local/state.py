@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ValidationError, model_validator
 
+from rlhf_api.base import ApiModel
 from rlhf_api.contract import BUSY, COMPLETE, StageState
-from rlhf_api.fields import ApiModel
 from rlhf_api.lifecycle import StageRecord
 from rlhf_api.plan import Plan
 from rlhf_api.store import write_atomically

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cluster.chart.helm import CASES, CHART, find, helm, objects, parse, refusal, template, values
-from rlhf_api.fields import ApiModel
+from rlhf_api.base import ApiModel
 from rlhf_api.pods import Pod
 from rlhf_operator.config import Config, load
 from rlhf_operator.reconcile import naming

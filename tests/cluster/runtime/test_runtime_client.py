@@ -10,7 +10,8 @@ import pytest
 from cluster.conftest import NewPlane
 from cluster.control_plane import ControlPlane
 from cluster.runtime.ground import PATIENCE, client, namespace, put, set_to
-from rlhf_operator.runtime.client import Client, WatchEvent
+from rlhf_operator.runtime.answers import WatchEvent
+from rlhf_operator.runtime.client import Client
 from rlhf_operator.runtime.errors import (
     AlreadyExists,
     Conflict,

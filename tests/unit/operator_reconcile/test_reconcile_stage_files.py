@@ -9,7 +9,7 @@ from cluster_model import Cluster, Raw, job, stage_file
 from pydantic import ValidationError, create_model
 
 from corpus.cases import BASE
-from rlhf_api.fields import ApiModel
+from rlhf_api.base import ApiModel
 from rlhf_api.job import RLHFJob
 from rlhf_api.stage_file import StageFile
 from rlhf_api.stages import PREPARE, REPORT, STAGE_TYPES

@@ -12,7 +12,8 @@ from virtual_time import run
 
 from rlhf_operator.informers import ClusterState
 from rlhf_operator.kinds import RLHFJOBS
-from rlhf_operator.runtime.client import Client, Page, WatchEvent
+from rlhf_operator.runtime.answers import Page, WatchEvent
+from rlhf_operator.runtime.client import Client
 from rlhf_operator.runtime.errors import Forbidden, Gone
 from rlhf_operator.runtime.kinds import Key, Kind
 from rlhf_operator.runtime.metrics import Metrics

@@ -14,7 +14,8 @@ from cluster_model import Cluster, job
 
 from rlhf_api.errors import SpecError
 from rlhf_api.load import parse_job
-from rlhf_api.yaml import MAX_BYTES, MAX_VALUES
+from rlhf_api.yaml import MAX_BYTES
+from rlhf_api.yaml_nodes import MAX_VALUES
 from rlhf_operator import projections
 from rlhf_operator.informers import ClusterState
 from rlhf_operator.reconcile.memo import Memo

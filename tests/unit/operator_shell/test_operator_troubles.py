@@ -17,7 +17,8 @@ from cluster_model import SETTINGS, Cluster, job
 from rlhf_operator import controller as shell
 from rlhf_operator.controller import Controller
 from rlhf_operator.kinds import RLHFJOBS
-from rlhf_operator.runtime.client import Client, Page
+from rlhf_operator.runtime.answers import Page
+from rlhf_operator.runtime.client import Client
 from rlhf_operator.runtime.decoding import decode
 from rlhf_operator.runtime.errors import AlreadyExists, ApiError, NotFound
 from rlhf_operator.runtime.kinds import Key, Kind, Object
