@@ -183,7 +183,7 @@ class RetryBudget:
     """Disruptions in a row in which no step was made, this one among them."""
     max_disruptions: int | None = None
     """After so many the stage fails; None: no limit."""
-    wanted: bool = True
+    needed: bool = True
     """Whether the job still needs the stage: not once another has failed."""
 
 
@@ -226,7 +226,7 @@ def decide(result: AttemptResult, budget: RetryBudget) -> Verdict:
     holds: dict[Condition, bool] = {
         "always": True,
         "final": result.final,
-        "unwanted": not budget.wanted,
+        "unwanted": not budget.needed,
         "restarts used up": budget.restarts >= budget.max_restarts,
         "disrupted too often": budget.max_disruptions is not None and budget.disruptions >= budget.max_disruptions,
     }

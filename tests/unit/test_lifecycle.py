@@ -136,7 +136,7 @@ def test_every_job_comes_to_its_end_whatever_happens(plan: Plan, data: st.DataOb
         }
         result = AttemptResult(data.draw(st.sampled_from(results.get(stop, ["Stopped", "Complete"]))))
         wanted = name == "report" or not any(one.state == "Failed" for key, one in now.items() if key != "report")
-        budget = RetryBudget(now[name].restarts, 1, disruptions=now[name].attempts, max_disruptions=4, wanted=wanted)
+        budget = RetryBudget(now[name].restarts, 1, disruptions=now[name].attempts, max_disruptions=4, needed=wanted)
         if stop == "DeadlineExceeded":
             result = AttemptResult("Failed", final=True)
         states: Any = {"complete": "Complete", "suspend": "Suspended", "skip": "Skipped"}
@@ -162,16 +162,16 @@ FRESH = RetryBudget(restarts=0, max_restarts=3, disruptions=1, max_disruptions=8
     [
         (AttemptResult("Complete"), FRESH, "complete"),
         (AttemptResult("Stopped"), FRESH, "suspend"),
-        (AttemptResult("Stopped"), RetryBudget(0, 3, wanted=False), "skip"),
+        (AttemptResult("Stopped"), RetryBudget(0, 3, needed=False), "skip"),
         (AttemptResult("Disrupted"), FRESH, "retry uncounted"),
         (AttemptResult("Disrupted"), RetryBudget(3, 3, 7, 8), "retry uncounted"),
         (AttemptResult("Disrupted"), RetryBudget(0, 3, 8, 8), "fail: disrupted too often"),
-        (AttemptResult("Disrupted"), RetryBudget(0, 3, 8, 8, wanted=False), "skip"),
+        (AttemptResult("Disrupted"), RetryBudget(0, 3, 8, 8, needed=False), "skip"),
         (AttemptResult("Failed"), FRESH, "retry"),
         (AttemptResult("Failed"), RetryBudget(3, 3), "fail"),
         (AttemptResult("Failed"), RetryBudget(0, 0), "fail"),
         (AttemptResult("Failed", final=True), FRESH, "fail"),
-        (AttemptResult("Failed"), RetryBudget(0, 3, wanted=False), "fail"),
+        (AttemptResult("Failed"), RetryBudget(0, 3, needed=False), "fail"),
     ],
 )
 def test_what_follows_the_end_of_an_attempt(result: AttemptResult, budget: RetryBudget, verdict: str) -> None:

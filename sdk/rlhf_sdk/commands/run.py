@@ -86,7 +86,8 @@ def execute(
     from rlhf_sdk.local.layout import ignore_in_git
     from rlhf_sdk.local.locks import FileLock
     from rlhf_sdk.local.process import TRAINER, cores_here
-    from rlhf_sdk.local.runner import Options, Runner
+    from rlhf_sdk.local.run import Options
+    from rlhf_sdk.local.runner import Runner
     from rlhf_sdk.local.scheduler import backoff
 
     job = jobs.read_to_run(job_file, inputs)

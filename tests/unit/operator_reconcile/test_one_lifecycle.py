@@ -20,12 +20,15 @@ from rlhf_api.plan import Resolved, ResolvedInput, plan
 from rlhf_api.product import Manifest
 from rlhf_api.store import write_atomically, write_resolved
 from rlhf_sdk.local import runner as of_runner
+from rlhf_sdk.local.finish import take_resolved
 from rlhf_sdk.local.layout import Layout
 from rlhf_sdk.local.locks import FileLock
-from rlhf_sdk.local.runner import Options, Runner
+from rlhf_sdk.local.run import Options
+from rlhf_sdk.local.runner import Runner
 from rlhf_sdk.local.scheduler import Budget
 from rlhf_sdk.local.signals import Signals
 from rlhf_sdk.local.view import View
+from rlhf_sdk.local.watch import RunningStages
 
 WORDS = {
     0: ("Done", ""),
@@ -147,39 +150,40 @@ class OnLaptop:
         file, lock = self._folder / "job.yaml", FileLock(self._layout.lock)
         self._runner = Runner(self._job, file, self._layout, options, Silent(), lock)
         if hasattr(self, "_states"):
-            self._runner._state = self._runner._state.model_copy(update={"stages": self._states})
+            self._runner._run.state = self._runner._run.state.model_copy(update={"stages": self._states})
         if self._deadline:
             self._limit()
         self._runner._signals = Signals(lambda _: None)
         self._runner._alive = 0
+        self._runner._running = RunningStages(self._runner._signals, Silent())
         self._runner._lock.acquire()
-        self._runner._resolving = FileLock(self._folder / "gc")
-        self._runner._resolving.acquire(wait=True)
-        if self._runner._state.stages["prepare"].complete:
-            self._runner._take_resolved()
+        self._runner._run.resolving = FileLock(self._folder / "gc")
+        self._runner._run.resolving.acquire(wait=True)
+        if self._runner._run.state.stages["prepare"].complete:
+            take_resolved(self._runner._run)
         self._turn()
 
     def _limit(self) -> None:
-        job = self._runner._job
+        job = self._runner._run.job
         limited = job.spec.model_copy(update={"active_deadline_seconds": DEADLINE})
-        self._runner._job = job.model_copy(update={"spec": limited})
-        self._runner._plan = plan(self._runner._job, self._runner._resolved)
-        self._runner._state = self._runner._state.model_copy(update={"active_seconds": 2.0 * DEADLINE})
+        self._runner._run.job = job.model_copy(update={"spec": limited})
+        self._runner._run.plan = plan(self._runner._run.job, self._runner._run.resolved)
+        self._runner._run.state = self._runner._run.state.model_copy(update={"active_seconds": 2.0 * DEADLINE})
 
     def _turn(self) -> None:
         """As `Runner.run` does, until nothing changes."""
         for _ in range(50):
-            before = self._runner._state.stages
+            before = self._runner._run.state.stages
             self._runner._collect()
             decision = self._runner._decide()
             self._runner._act(decision)
             self._runner._collect()
-            if self._runner._state.stages == before:
+            if self._runner._run.state.stages == before:
                 return
         raise AssertionError("it did not settle")
 
     def running(self) -> list[str]:
-        return [name for name, stage in self._runner._state.stages.items() if stage.running]
+        return [name for name, stage in self._runner._run.state.stages.items() if stage.running]
 
     def happens(self, event: Happens, stage: str) -> None:
         if event.what == "end":
@@ -190,9 +194,9 @@ class OnLaptop:
         elif event.what == "suspend":
             self._runner._signals.received.append(15)
             self._turn()
-            self._states = self._runner._state.stages
+            self._states = self._runner._run.state.stages
             self._runner._lock.release()
-            self._runner._resolving.release()
+            self._runner._run.resolving.release()
             self._resume()
             return
         else:
@@ -217,11 +221,11 @@ class OnLaptop:
 
     @property
     def states(self) -> dict[str, str]:
-        return {name: stage.state for name, stage in self._runner._state.stages.items()}
+        return {name: stage.state for name, stage in self._runner._run.state.stages.items()}
 
     @property
     def report(self) -> str | None:
-        return self._runner._state.stages["report"].product
+        return self._runner._run.state.stages["report"].product
 
 
 def portable(file: Raw) -> Raw:

@@ -85,7 +85,7 @@ def _budget(run: ReconcileContext, planned: PlannedStage, gang: AttemptPods) -> 
         max_restarts=run.job.spec.run_policy.max_restarts,
         disruptions=restart.without_progress(stage),
         max_disruptions=run.settings.max_disruptions,
-        wanted=planned.type == REPORT or not run.winding_up,
+        needed=planned.type == REPORT or not run.winding_up,
     )
 
 
