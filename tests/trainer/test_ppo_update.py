@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,9 @@ from rlhf_api.stages.ppo import Ppo
 from rlhf_trainer.generation.logprobs import lay_out
 from rlhf_trainer.ppo.critics import Critic, CriticModule, make_heads
 from rlhf_trainer.ppo.policy import PolicyModule
-from rlhf_trainer.ppo.update import Objective, Share, Sums, Targets, Updater, form_targets, whitened
+from rlhf_trainer.ppo.scorer import Scored
+from rlhf_trainer.ppo.targets import FreshTargets, Objective, StoredTargets, Targets, whitened
+from rlhf_trainer.ppo.update import LossScale, Sums, Updater
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12]]
 ANSWERS = [[13, 14, 2], [15, 16, 17, 18, 2], [2]]
@@ -110,11 +111,8 @@ def learn(
             "attention_mask": layout.attention_mask,
             "position_ids": layout.position_ids,
         }
-
-        def form(log_probs: Any, values: Any, rows: Any = rows, layout: Any = layout, other: Any = other) -> Targets:
-            return form_targets(given, objective, rows, layout.mask, log_probs, other, values)
-
-        updater.learn(layout, inputs, [inputs], form, other, Share(9, 3), sums)
+        batch = Scored(tuple(rows), False, layout, other, inputs, [inputs])
+        updater.learn(batch, FreshTargets(given, objective), LossScale(9, 3), sums)
     return sums.gathered(), [float(objective.beta)]
 
 
@@ -146,11 +144,9 @@ def test_a_dummy_moves_nothing_and_counts_nothing() -> None:
     layout = lay_out(PROMPTS, ANSWERS, 0, torch.device("cpu"))
     inputs = {name: getattr(layout, name) for name in ("input_ids", "attention_mask", "position_ids")}
     objective, other = Objective(REWARD, [COST], [LAMBDA], BETA), torch.zeros_like(layout.mask)
-    form: Callable[..., Targets] = lambda log_probs, values: form_targets(  # noqa: E731
-        given, objective, [0, 1, 2], layout.mask, log_probs, other, values
-    )
     sums = Sums(2)
-    updater.learn(layout, inputs, [inputs], form, other, Share(9, 3, dummy=True), sums)
+    batch = Scored((0, 1, 2), True, layout, other, inputs, [inputs])
+    updater.learn(batch, FreshTargets(given, objective), LossScale(9, 3), sums)
     assert all(not w.grad.any() for module in (policy, critic) for w in module.parameters() if w.grad is not None)
     assert any(w.grad is not None for w in policy.parameters())
     gathered = sums.gathered()
@@ -169,7 +165,10 @@ def test_rows_of_targets_come_back_padded_in_any_order() -> None:
     whole = Targets(values, values + 10, [values + 20, values + 25], [values + 30, values + 40])
     rows = [whole.row(1, 1), whole.row(0, 3)]
     assert [len(row.advantages) for row in rows] == [1, 3]
-    back = Targets.stack(rows, mask[[1, 0]])
+    layout = lay_out([[5], [5]], [[6], [6, 7, 8]], 0, torch.device("cpu"))
+    assert torch.equal(layout.mask, mask[[1, 0]])
+    batch = Scored((4, 2), False, layout, mask, {}, [])
+    back = StoredTargets({2: rows[1], 4: rows[0]}).targets(batch)
     assert back.old_log_probs.tolist() == [[4, 0, 0], [1, 2, 3]]
     assert back.returns[1].tolist() == [[44, 0, 0], [41, 42, 43]]
 

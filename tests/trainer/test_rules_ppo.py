@@ -29,7 +29,7 @@ from rlhf_trainer.rules.grader import Asking, Grader
 from rlhf_trainer.rules.parser import parse_policy
 from rlhf_trainer.rules.probabilities import classify
 from rlhf_trainer.rules.product import Model, Weights
-from rlhf_trainer.rules.reward import Rulebook
+from rlhf_trainer.rules.reward import RuleReward
 
 WEIGHTS = {
     "comply": {"helps": 1.0, "harm": -2.0, "ideal": 3.0, "poor": 0.5, "disallowed": -1.0},
@@ -73,10 +73,10 @@ def ruled(home: Path, name: str = "ruled", rules: dict[str, Any] | None = None, 
     return made
 
 
-def book(home: Path) -> Rulebook:
+def book(home: Path) -> RuleReward:
     rules = product()
     model = Grader(home / "other", rules.policy, ASKING, dtype="float32", device=torch.device("cpu"), cache=None)
-    return Rulebook(rules, model)
+    return RuleReward(rules, model)
 
 
 def asks(*texts: str) -> list[Messages]:
@@ -89,7 +89,7 @@ def asks(*texts: str) -> list[Messages]:
 def test_a_reward_is_w_times_phi_and_prompts_without_a_response_type_have_none(home: Path) -> None:
     one = book(home)
     messages, kinds = asks("how are you", "a fire", "call"), ["comply", None, "refuse"]
-    found = one.ruled(messages, kinds, ["I am well", "please", "no"])
+    found = one.score(messages, kinds, ["I am well", "please", "no"])
     assert found.rewards[1] == 0 and found.classes[1] is None
     for row in (0, 2):
         kind, policy = str(kinds[row]), one.policy
@@ -104,28 +104,28 @@ def test_a_reward_is_w_times_phi_and_prompts_without_a_response_type_have_none(h
 
 def test_a_text_is_graded_once_and_the_same_text_to_another_prompt_is_another(home: Path) -> None:
     one = book(home)
-    first = one.ruled(asks("call", "call", "run"), ["comply"] * 3, ["no", "no", "no"])
+    first = one.score(asks("call", "call", "run"), ["comply"] * 3, ["no", "no", "no"])
     assert one.graded == 2
-    again = one.ruled(asks("run", "call"), ["comply"] * 2, ["no", "no"])
+    again = one.score(asks("run", "call"), ["comply"] * 2, ["no", "no"])
     assert one.graded == 2
     assert again.rewards.tolist() == [first.rewards[2], first.rewards[0]]
-    one.ruled(asks("call"), ["refuse"], ["no"])
+    one.score(asks("call"), ["refuse"], ["no"])
     assert one.graded == 3
 
 
 def test_what_is_remembered_survives_a_checkpoint_and_is_bounded(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = book(home), book(home)
-    before = one.ruled(asks("call", "run"), ["comply"] * 2, ["no", "yes"])
+    before = one.score(asks("call", "run"), ["comply"] * 2, ["no", "yes"])
     other.load_state(one.state())
     monkeypatch.setattr(Grader, "grade", lambda self, questions: [] if not questions else pytest.fail("graded again"))
-    assert other.ruled(asks("call", "run"), ["comply"] * 2, ["no", "yes"]).rewards.tolist() == before.rewards.tolist()
+    assert other.score(asks("call", "run"), ["comply"] * 2, ["no", "yes"]).rewards.tolist() == before.rewards.tolist()
     monkeypatch.setattr(reward, "REMEMBERED", 1)
-    other.ruled(asks("call"), ["comply"], ["no"])
+    other.score(asks("call"), ["comply"], ["no"])
     assert len(other.state()["known"]) == 1
 
 
 def test_metrics_are_means_and_shares_of_classes_by_response_type(home: Path) -> None:
-    found = book(home).ruled(asks("a", "b", "c", "d"), ["comply", "comply", None, "comply"], ["x", "y", "z", "w"])
+    found = book(home).score(asks("a", "b", "c", "d"), ["comply", "comply", None, "comply"], ["x", "y", "z", "w"])
     told = found.metrics()
     assert told["rbr.comply"] == pytest.approx(found.rewards[[0, 1, 3]].mean())
     shares = {name: told[f"class_share.comply.{name}"] for name in ("ideal", "poor", "disallowed")}
@@ -141,13 +141,13 @@ def test_metrics_are_means_and_shares_of_classes_by_response_type(home: Path) ->
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What rules said of the answers, step by step."""
     found: list[Any] = []
-    whole = Rulebook.ruled
+    whole = RuleReward.score
 
-    def watched(self: Rulebook, *args: Any) -> Any:
+    def watched(self: RuleReward, *args: Any) -> Any:
         found.append(whole(self, *args))
         return found[-1]
 
-    monkeypatch.setattr(Rulebook, "ruled", watched)
+    monkeypatch.setattr(RuleReward, "score", watched)
     return found
 
 

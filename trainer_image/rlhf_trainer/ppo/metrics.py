@@ -9,17 +9,17 @@ import numpy as np
 from rlhf_trainer.ppo.judges import Scores, Values
 from rlhf_trainer.ppo.multiplier import Multiplier
 from rlhf_trainer.ppo.rollout import Rollout
-from rlhf_trainer.ppo.update import Share, Sums, shares
+from rlhf_trainer.ppo.update import LossScale, Sums
 
 
 def rollout_metrics(rollout: Rollout, scores: Scores, reward: Values) -> dict[str, float]:
     """Answers and their raw scores; `reward` is [N], weighed and added up."""
     answers = len(rollout.answers)
     metrics: dict[str, float] = {}
-    metrics["reward"], metrics["reward_std"] = shares(reward)
+    metrics["reward"], metrics["reward_std"] = mean_and_deviation(reward)
     for name, columns in (("reward", scores.rewards), ("cost", scores.costs)):
         for label, values in columns.items():
-            metrics[f"{name}.{label}"], metrics[f"{name}_std.{label}"] = shares(values)
+            metrics[f"{name}.{label}"], metrics[f"{name}_std.{label}"] = mean_and_deviation(values)
     for label, values in scores.disagreement.items():
         metrics[f"disagreement.{label}"] = float(values.mean())
     if scores.gold is not None:
@@ -40,12 +40,14 @@ def multiplier_metrics(multipliers: Sequence[Multiplier]) -> dict[str, float]:
     return metrics
 
 
-def update_metrics(sums: Sums, share: Share, costs: Sequence[str], ptx: tuple[float, float] | None) -> dict[str, float]:
+def update_metrics(
+    sums: Sums, scale: LossScale, costs: Sequence[str], ptx: tuple[float, float] | None
+) -> dict[str, float]:
     """One optimizer step.
 
     Args:
         sums: of all ranks; the first stream of values is the reward's.
-        share: what the sums are of.
+        scale: what the sums are of.
         costs: labels of the other streams.
         ptx: its coefficient and its loss.
     """
@@ -54,10 +56,10 @@ def update_metrics(sums: Sums, share: Share, costs: Sequence[str], ptx: tuple[fl
         "policy_loss": sums.policy_loss,
         "value_loss": sums.value_losses[0],
         "explained_variance": explained[0],
-        "kl": sums.kl / share.answers,
-        "entropy": sums.entropy / share.tokens,
-        "clip_fraction": sums.clipped / share.tokens,
-        "advantage": sums.advantage / share.tokens,
+        "kl": sums.kl / scale.answers,
+        "entropy": sums.entropy / scale.tokens,
+        "clip_fraction": sums.clipped / scale.tokens,
+        "advantage": sums.advantage / scale.tokens,
     }
     for label, loss, part in zip(costs, sums.value_losses[1:], explained[1:], strict=True):
         metrics[f"cost_value_loss.{label}"] = loss
@@ -72,3 +74,8 @@ def update_metrics(sums: Sums, share: Share, costs: Sequence[str], ptx: tuple[fl
 def mean_metrics(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Means over the optimizer steps of a rollout; what only the first has belongs to the rollout."""
     return {name: float(np.mean([step[name] for step in steps if name in step])) for name in steps[0]}
+
+
+def mean_and_deviation(numbers: Values) -> tuple[float, float]:
+    """(mean, standard deviation) of a rollout's scores."""
+    return float(np.mean(numbers)), float(np.std(numbers))

@@ -40,11 +40,13 @@ class Scored:
     layout: Layout
     reference: Tensor
     """[B, T] log-probabilities."""
-    states: dict[str, Tensor]
-    """[B, L, H] of the frozen lower layers of policy and critics."""
+    inputs: Inputs
+    """Of the policy's decoder: token ids, or the states [B, L, H] of its frozen lower layers."""
+    critic_inputs: list[Inputs]
+    """Of each critic's decoder."""
 
 
-class Assessor:
+class RolloutScorer:
     """Lays this rank's answers out and runs the frozen models over them."""
 
     def __init__(self, context: StageContext, spec: Ppo, models: Models, policy: Engine) -> None:
@@ -72,7 +74,7 @@ class Assessor:
                 layout = self._lay_out(rollout, batch.rows)
                 hidden = models.frozen(layout.input_ids, None, layout.position_ids)
                 states = {name: hidden[name] for name in self._state_names if name in hidden}
-                scored.append(Scored(batch.rows, batch.dummy, layout, self._reference(layout, hidden, states), states))
+                scored.append(self._scored(batch, layout, self._reference(layout, hidden, states), states))
                 for judge in models.judges:
                     if not batch.dummy:
                         mine[judge.where] |= _judged(judge, batch, rollout, hidden, layout)
@@ -94,12 +96,11 @@ class Assessor:
         padded = torch.zeros_like(layout.mask)
         for index, row in enumerate(batch.rows):
             padded[index, : len(reference[row])] = reference[row]
-        return Scored(batch.rows, batch.dummy, layout, padded, states)
+        return self._scored(batch, layout, padded, states)
 
-    def inputs(self, batch: Scored) -> tuple[Inputs, list[Inputs]]:
-        """What policy and critics are given of a micro-batch."""
-        critics = [_inputs(batch.layout, batch.states.get(f"critic.{c.name}")) for c in self._models.critics]
-        return _inputs(batch.layout, batch.states.get("policy")), critics
+    def _scored(self, batch: MicroBatch, layout: Layout, reference: Tensor, states: Mapping[str, Tensor]) -> Scored:
+        critics = [_inputs(layout, states.get(f"critic.{c.name}")) for c in self._models.critics]
+        return Scored(batch.rows, batch.dummy, layout, reference, _inputs(layout, states.get("policy")), critics)
 
     def _scores(self, by_judge: Mapping[str, Mapping[int, tuple[float, float]]], answers: int) -> Scores:
         models = self._models

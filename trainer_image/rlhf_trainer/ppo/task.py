@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -23,19 +23,12 @@ from rlhf_trainer.ppo.models import Models, stream_of
 from rlhf_trainer.ppo.multiplier import Multiplier, check_feasible
 from rlhf_trainer.ppo.ptx import Ptx
 from rlhf_trainer.ppo.rollout import Prompts, Rollout
-from rlhf_trainer.ppo.scorer import Assessor, Scored
+from rlhf_trainer.ppo.scorer import RolloutScorer, Scored
 from rlhf_trainer.ppo.snapshots import Keeper
 from rlhf_trainer.ppo.snapshots import steps as snapshot_steps
-from rlhf_trainer.ppo.update import (
-    Objective,
-    Share,
-    Sums,
-    Targets,
-    Updater,
-    form_targets,
-    whitened,
-)
-from rlhf_trainer.rules.reward import Rulebook, Ruled
+from rlhf_trainer.ppo.targets import FreshTargets, Objective, StoredTargets, Targets, TargetSource, whitened
+from rlhf_trainer.ppo.update import LossScale, Sums, Updater
+from rlhf_trainer.rules.reward import RuleReward, RuleScores
 from rlhf_trainer.telemetry.metrics import Phase
 
 
@@ -49,7 +42,7 @@ class PpoTask:
         models: Models,
         prompts: Prompts,
         ptx: Ptx | None,
-        rules: Rulebook | None = None,
+        rules: RuleReward | None = None,
     ) -> None:
         self.total = spec.steps
         self._context = context
@@ -75,7 +68,7 @@ class PpoTask:
         self.watch = Watch(spec.guards)
         critics = list(zip(models.critics, self.critics, strict=True))
         self._updater = Updater(spec, self.policy, critics, models.streams)
-        self._assessor = Assessor(context, spec, models, self.policy)
+        self._scorer = RolloutScorer(context, spec, models, self.policy)
         self.counts = {"answers": 0, "tokens.response": 0, "answers.without_eos": 0}
 
     @property
@@ -94,13 +87,14 @@ class PpoTask:
     def step(self, step: int) -> dict[str, float]:
         """One rollout and its optimizer steps."""
         rollout = self._sample(step)
-        scored, scores = self._assessor.score(rollout)
+        scored, scores = self._scorer.score(rollout)
         reward = scores.reward(self._weights)
-        ruled = self._grade(rollout)
-        if ruled is not None and self._spec.rule_based is not None:
-            reward = reward + self._spec.rule_based.weight * ruled.rewards
+        rule_scores = self._grade(rollout)
+        if rule_scores is not None and self._spec.rule_based is not None:
+            reward = reward + self._spec.rule_based.weight * rule_scores.rewards
         costs = [scores.costs[judge.label] for judge in self._models.costs]
-        metrics = rollout_metrics(rollout, scores, reward) | (ruled.metrics() if ruled is not None else {})
+        metrics = rollout_metrics(rollout, scores, reward)
+        metrics |= rule_scores.metrics() if rule_scores is not None else {}
         check_finite(metrics)
         for multiplier, cost in zip(self.multipliers, costs, strict=True):
             multiplier.observe(cost)
@@ -171,19 +165,18 @@ class PpoTask:
                 phase.tokens += rollout.tokens
         return rollout
 
-    def _grade(self, rollout: Rollout) -> Ruled | None:
+    def _grade(self, rollout: Rollout) -> RuleScores | None:
         """What rules say of the answers; each text is graded once."""
         if self._rules is None:
             return None
         with self._context.metrics.phase("grade") as phase:
             before = self._rules.tokens
-            ruled = self._rules.ruled(rollout.messages, rollout.kinds, rollout.texts)
+            scores = self._rules.score(rollout.messages, rollout.kinds, rollout.texts)
             phase.tokens += self._rules.tokens - before
-        self.counts["answers.ruled"] = self.counts.get("answers.ruled", 0) + sum(
-            kind is not None for kind in ruled.kinds
-        )
+        typed = sum(kind is not None for kind in scores.kinds)
+        self.counts["answers.ruled"] = self.counts.get("answers.ruled", 0) + typed
         self.counts["answers.graded"] = self._rules.graded
-        return ruled
+        return scores
 
     # -- learning -----------------------------------------------------------------------------------------------------
 
@@ -194,40 +187,31 @@ class PpoTask:
             for engine in self.engines.values():
                 engine.module.train()
             if self.one_pass:
-                share = Share(rollout.tokens, len(rollout.answers))
-                metrics = self._optimize(step, 0, scored, self._forming(objective), share, rollout_values, phase)
-                return self._finish(metrics)
-            return self._in_two_passes(step, rollout, scored, objective, rollout_values, phase)
-
-    def _forming(self, objective: Objective) -> Callable[[Scored], Callable[[Tensor, list[Tensor]], Targets]]:
-        def forming(batch: Scored) -> Callable[[Tensor, list[Tensor]], Targets]:
-            return lambda log_probs, values: form_targets(
-                self._spec, objective, batch.rows, batch.layout.mask, log_probs, batch.reference, values
-            )
-
-        return forming
+                source, scale = FreshTargets(self._spec, objective), LossScale(rollout.tokens, len(rollout.answers))
+                metrics = self._optimize(step, 0, scored, source, scale, rollout_values, phase)
+            else:
+                metrics = self._in_two_passes(step, rollout, scored, objective, rollout_values, phase)
+        metrics["kl_coefficient"] = self.kl.value
+        return metrics
 
     def _optimize(
         self,
         step: int,
         number: int,
         batches: Sequence[Scored],
-        forming: Callable[[Scored], Callable[[Tensor, list[Tensor]], Targets]],
-        share: Share,
+        source: TargetSource,
+        scale: LossScale,
         rollout_values: dict[str, float],
         phase: Phase,
     ) -> dict[str, float]:
         """One optimizer step over micro-batches; `number` counts the steps of a rollout."""
         sums = Sums(len(self._models.streams))
         for batch in phase.each(batches):
-            part = Share(share.tokens, share.answers, batch.dummy)
-            inputs, critic_inputs = self._assessor.inputs(batch)
-            form = forming(batch)
-            self._updater.learn(batch.layout, inputs, critic_inputs, form, batch.reference, part, sums)
+            self._updater.learn(batch, source, scale, sums)
         ptx = self._ptx.learn(self.policy, step) if self._ptx is not None and number == 0 else None
         with self._context.metrics.phase("sync"):
             weighed = None if ptx is None or self._spec.ptx is None else (self._spec.ptx.coefficient, ptx)
-            metrics = update_metrics(sums.gathered(), share, self._cost_labels, weighed)
+            metrics = update_metrics(sums.gathered(), scale, self._cost_labels, weighed)
         if "kl" in rollout_values:  # known of the whole rollout, not of a part of it
             metrics["kl"] = rollout_values["kl"]
         if number == 0:
@@ -268,24 +252,16 @@ class PpoTask:
                     learned = {row: target.weighed(multipliers) for row, target in targets.items()}
                     learned = whitened(learned) if spec.whiten_advantages else learned
                 rows = sorted(shuffled[start : start + size])
-                share = Share(sum(len(rollout.answers[row]) for row in rows), len(rows))
-                batches = scored if size == answers else self._assessor.again(rollout, rows, reference)
-
-                def forming(
-                    batch: Scored, learned: dict[int, Targets] = learned
-                ) -> Callable[[Tensor, list[Tensor]], Targets]:
-                    stacked = Targets.stack([learned[row] for row in batch.rows], batch.layout.mask)
-                    return lambda *_: stacked
-
-                optimizer_steps.append(
-                    self._optimize(step, len(optimizer_steps), batches, forming, share, rollout_values, phase)
-                )
-        return self._finish(mean_metrics(optimizer_steps))
+                scale = LossScale(sum(len(rollout.answers[row]) for row in rows), len(rows))
+                batches = scored if size == answers else self._scorer.again(rollout, rows, reference)
+                number, source = len(optimizer_steps), StoredTargets(learned)
+                optimizer_steps.append(self._optimize(step, number, batches, source, scale, rollout_values, phase))
+        return mean_metrics(optimizer_steps)
 
     @torch.no_grad()
     def _old(self, scored: list[Scored], objective: Objective) -> tuple[dict[int, Targets], dict[int, Tensor]]:
         """Old log-probabilities and values, hence targets, of all answers, by answer; on every rank."""
-        spec, form = self._spec, self._forming(objective)
+        spec, source = self._spec, FreshTargets(self._spec, objective)
         targets: dict[int, Targets] = {}
         reference: dict[int, Tensor] = {}
         with ExitStack() as stack:
@@ -296,16 +272,17 @@ class PpoTask:
             for batch in scored:
                 if batch.dummy:
                     continue
-                layout, (inputs, critic_inputs) = batch.layout, self._assessor.inputs(batch)
-                flat, _ = policy(inputs, layout.predictors, layout.targets, spec.rollout.temperature)
+                layout = batch.layout
+                flat, _ = policy(batch.inputs, layout.predictors, layout.targets, spec.rollout.temperature)
                 values: dict[str, Tensor] = {}
-                for critic, module, critic_input in zip(self._models.critics, critics, critic_inputs, strict=True):
-                    heads = module(critic_input, layout.predictors)
+                for critic, module, inputs in zip(self._models.critics, critics, batch.critic_inputs, strict=True):
+                    heads = module(inputs, layout.predictors)
                     values |= {name: layout.scatter(heads[:, index]) for index, name in enumerate(critic.streams)}
-                formed = form(batch)(layout.scatter(flat), [values[stream] for stream in self._models.streams])
+                ordered = [values[stream] for stream in self._models.streams]
+                batch_targets = source.targets(batch, layout.scatter(flat), ordered)
                 for index, row in enumerate(batch.rows):
                     size = int(layout.mask[index].sum())
-                    targets[row] = formed.row(index, size)
+                    targets[row] = batch_targets.row(index, size)
                     reference[row] = batch.reference[index, :size].cpu()
             for module in (policy, *critics):
                 module.train()
@@ -313,10 +290,6 @@ class PpoTask:
             targets |= part
             reference |= part_reference
         return targets, reference
-
-    def _finish(self, metrics: dict[str, float]) -> dict[str, float]:
-        metrics["kl_coefficient"] = self.kl.value
-        return metrics
 
     @property
     def _cost_labels(self) -> list[str]:

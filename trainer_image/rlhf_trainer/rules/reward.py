@@ -29,7 +29,7 @@ REMEMBERED = 1 << 16
 
 
 @dataclass(frozen=True)
-class Ruled:
+class RuleScores:
     """What rules say of answers, in their order."""
 
     rewards: Floats
@@ -52,7 +52,7 @@ class Ruled:
         return metrics
 
 
-class Rulebook:
+class RuleReward:
     """A grader and fitted weights. Every rank has one; texts that were graded before are not graded again."""
 
     def __init__(self, weights: Weights, grader: Grader, *, rank: int = 0, world: int = 1) -> None:
@@ -86,7 +86,7 @@ class Rulebook:
                 "those prompts out, or fit the rules on ranked completions of that type"
             )
 
-    def ruled(self, messages: Sequence[Messages], kinds: Sequence[str | None], texts: Sequence[str]) -> Ruled:
+    def score(self, messages: Sequence[Messages], kinds: Sequence[str | None], texts: Sequence[str]) -> RuleScores:
         """Grade and weigh answers. A collective: each rank grades its share, all get the whole.
 
         Args:
@@ -108,7 +108,7 @@ class Rulebook:
                     classes[row] = names[index]
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
-        return Ruled(rewards, classes, list(kinds), self.policy)
+        return RuleScores(rewards, classes, list(kinds), self.policy)
 
     def _classified(self, kind: str, keys: Sequence[str]) -> Classified:
         grades = np.array([self._known[key] for key in keys], dtype=np.float64)
@@ -161,7 +161,7 @@ def key_of(messages: Messages, kind: str | None, text: str) -> str:
     return hashlib.sha256(orjson.dumps([canonical(messages).decode(), kind, text])).hexdigest()
 
 
-def load_rules(context: StageContext, ref: RulesRef, where: str, dtype: str) -> Rulebook:
+def load_rules(context: StageContext, ref: RulesRef, where: str, dtype: str) -> RuleReward:
     """Rules with their grader.
 
     Raises:
@@ -184,4 +184,4 @@ def load_rules(context: StageContext, ref: RulesRef, where: str, dtype: str) -> 
         cache=cache,
         template=grader.template,
     )
-    return Rulebook(weights, model, rank=context.rank, world=context.world)
+    return RuleReward(weights, model, rank=context.rank, world=context.world)

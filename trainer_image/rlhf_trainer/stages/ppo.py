@@ -26,7 +26,7 @@ from rlhf_trainer.ppo.ptx import Ptx
 from rlhf_trainer.ppo.rollout import Prompts
 from rlhf_trainer.ppo.scorer import micro_batch_tokens
 from rlhf_trainer.ppo.task import PpoTask
-from rlhf_trainer.rules.reward import Rulebook, load_rules
+from rlhf_trainer.rules.reward import RuleReward, load_rules
 
 STATES = "ptx-states"
 LAST_STEPS = 10
@@ -63,7 +63,7 @@ def _prompts(context: StageContext, spec: Ppo, models: Models) -> tuple[Prompts,
     return Prompts([row.messages for row in rows], encoded, spec.rollout, context.seed, kinds), kinds, counts
 
 
-def _rules(context: StageContext, spec: Ppo, kinds: list[str | None]) -> Rulebook | None:
+def _rules(context: StageContext, spec: Ppo, kinds: list[str | None]) -> RuleReward | None:
     """The rule-based rewards, fit for these prompts and beside these rewards."""
     if spec.rule_based is None:
         return None
