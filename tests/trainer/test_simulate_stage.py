@@ -536,6 +536,6 @@ def test_prompts_with_tools_are_refused(folder, tmp_path, row, field):
 def test_nothing_left_is_an_input_error_that_says_why(folder, tmp_path, monkeypatch):
     from rlhf_trainer.simulation import runner
 
-    monkeypatch.setattr(runner, "said", lambda text, chat: ("", False))
+    monkeypatch.setattr(runner, "answer_text", lambda text, chat: ("", False))
     with pytest.raises(InputError, match=r"dropped \{'empty answer': 70\}"):
         alone(case(folder, tmp_path / "empty", "rlcd"))
