@@ -18,13 +18,8 @@ EMPTY = frozenset(
 """As names; within a longer name (`own_writes`) they say something."""
 MOST_SHARE = 0.01
 """Of the names bound in a package that is done. `other` in `__eq__` is as it should be."""
-DONE = ("operator/rlhf_operator", "sdk/rlhf_sdk")
-MOST = {
-    "crds/rlhf_api": 155,
-    "trainer_image/rlhf_trainer": 659,
-    "tests": 1296,
-    "benchmarks": 111,
-}
+DONE = ("crds/rlhf_api", "trainer_image/rlhf_trainer", "operator/rlhf_operator", "sdk/rlhf_sdk", "benchmarks")
+MOST = {"tests": 1295}
 """Empty names that a package may have until it is done. Lower a number when you rename some; never raise one."""
 LISTED = 20
 
