@@ -31,7 +31,7 @@ from rlhf_trainer.functions import source_digest
 from rlhf_trainer.rules import parser, problems
 from rlhf_trainer.rules.parser import parse_policy
 from rlhf_trainer.rules.policy import Policy
-from rlhf_trainer.simulation.prompt_format import NEXT_TURN, said
+from rlhf_trainer.simulation.prompt_format import NEXT_TURN, answer_text
 from rlhf_trainer.sources.choose import card
 from rlhf_trainer.sources.fetch import fetch
 from rlhf_trainer.sources.folder import MAX_FOLDERS, files_below
@@ -258,7 +258,7 @@ class TestNextTurn:
 
     @pytest.mark.parametrize("between", ["\n", "\n\n", "\n \n\t\n  ", "\r\n\r\n", "\n\x0b"])
     def test_it_is_found_behind_any_blanks(self, between: str) -> None:
-        assert said(f"An answer.{between}Human: more", "plain") == ("An answer.", True)
+        assert answer_text(f"An answer.{between}Human: more", "plain") == ("An answer.", True)
 
 
 class TestPolicies:
