@@ -17,7 +17,6 @@ TO_SPLIT = frozenset(
     {
         "trainer_image/rlhf_trainer/data/formats.py",
         "trainer_image/rlhf_trainer/data/load.py",
-        "trainer_image/rlhf_trainer/ppo/task.py",
         "trainer_image/rlhf_trainer/reporting/collect.py",
         "trainer_image/rlhf_trainer/stages/prepare.py",
         "trainer_image/rlhf_trainer/stages/sft.py",
