@@ -1,7 +1,7 @@
 """The stage types: one file a family, one entry a type in `STAGE_TYPES`.
 
 A further type is a spec class in a file of its own, an entry here, a field of `rlhf_api.job.Stage`, and its
-computation in `rlhf_trainer.stages`; nothing else knows the types by name.
+computation in `rlhf_trainer.stages`. docs/stage-types.md lists the other places that know types by name.
 """
 
 from __future__ import annotations
