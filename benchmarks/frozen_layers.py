@@ -22,9 +22,9 @@ from rlhf_api.job import Execution
 from rlhf_api.stages.common import Optimizer
 from rlhf_trainer.data.chat import Encoded
 from rlhf_trainer.losses.sft import targets
-from rlhf_trainer.models.frozen_inputs import Boundary
+from rlhf_trainer.models.frozen_inputs import FrozenTrunkInputs
 from rlhf_trainer.models.load import load_policy
-from rlhf_trainer.models.trainable import make_trained
+from rlhf_trainer.models.trainable import make_trainable
 from rlhf_trainer.stages.sft import LanguageModel
 
 
@@ -69,15 +69,15 @@ def main() -> None:
         for name in ("all layers", "frozen", "frozen, kept"):
             fields = {} if name == "all layers" else {"trainableLayers": options.layers}
             model, _ = load_policy(source, "float32", Path(folder) / "inputs")
-            trained = make_trained(
+            trained = make_trainable(
                 model, Optimizer.model_validate(fields), Execution(), seed=0, device=torch.device("cpu")
             )
-            boundary = Boundary(trained.trunk, torch.device("cpu"), 0)
+            boundary = FrozenTrunkInputs(trained.trunk, torch.device("cpu"), 0)
             if name == "frozen, kept":
-                boundary.remember(rows, Path(folder) / "states.bin", "bench", dtype=torch.float32)
+                boundary.cache_hidden_states(rows, Path(folder) / "states.bin", "bench", dtype=torch.float32)
             module = LanguageModel(trained.decoder, trained.head)
 
-            def step(boundary: Boundary = boundary, module: LanguageModel = module) -> None:
+            def step(boundary: FrozenTrunkInputs = boundary, module: LanguageModel = module) -> None:
                 inputs, padded = boundary.batch(rows, range(len(rows)))
                 module(inputs, *targets(padded.input_ids, padded.mask)).backward()
 

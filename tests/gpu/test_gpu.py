@@ -24,8 +24,8 @@ from rlhf_trainer.engine import Engine
 from rlhf_trainer.generation.logprobs import lay_out, log_probs
 from rlhf_trainer.generation.sample import Sampling, sample
 from rlhf_trainer.models.load import load_policy
-from rlhf_trainer.runtime.rank_env import Place
-from rlhf_trainer.runtime.session import Session
+from rlhf_trainer.runtime.rank_env import RankEnv
+from rlhf_trainer.runtime.session import WorkerRuntime
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12], [13]]
 ANSWERS = [[20, 21], [22], [23, 24, 25, 26]]
@@ -52,8 +52,8 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StageContext]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in LAUNCHER.items():
             patch.setenv(name, value)
-        with Session(
-            StageFile.model_validate(raw), Place(0, 1, 0), Path(folder), threading.Event(), light=False
+        with WorkerRuntime(
+            StageFile.model_validate(raw), RankEnv(0, 1, 0), Path(folder), threading.Event(), light=False
         ) as made:  # type: ignore[arg-type]
             yield made
 

@@ -22,11 +22,11 @@ from rlhf_trainer.generation.logprobs import lay_out
 from rlhf_trainer.generation.sample import Sampling, sample
 from rlhf_trainer.losses.sft import targets
 from rlhf_trainer.models.dropout import silence
-from rlhf_trainer.models.frozen_inputs import Boundary
+from rlhf_trainer.models.frozen_inputs import FrozenTrunkInputs
 from rlhf_trainer.models.load import check_logits
 from rlhf_trainer.models.prefix_check import packs_as_rows
 from rlhf_trainer.models.scorer import Rule, ScorerModel
-from rlhf_trainer.models.trainable import Trained, make_trained
+from rlhf_trainer.models.trainable import TrainableModel, make_trainable
 from rlhf_trainer.ppo.policy import PolicyModule, frozen_copy
 from rlhf_trainer.ppo.shared_trunks import SharedDecoders
 from rlhf_trainer.stages.sft import LanguageModel
@@ -39,13 +39,13 @@ NO_EOS = 60
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
-def made(model: Any, **fields: Any) -> tuple[Trained, Boundary]:
-    trained = make_trained(model, Optimizer.model_validate(fields), Execution(), seed=1, device=CPU)
+def made(model: Any, **fields: Any) -> tuple[TrainableModel, FrozenTrunkInputs]:
+    trained = make_trainable(model, Optimizer.model_validate(fields), Execution(), seed=1, device=CPU)
     trained.decoder.eval()  # dropout is each family's own
-    return trained, Boundary(trained.trunk, CPU, 0)
+    return trained, FrozenTrunkInputs(trained.trunk, CPU, 0)
 
 
-def our_loss(trained: Trained, boundary: Boundary) -> Tensor:
+def our_loss(trained: TrainableModel, boundary: FrozenTrunkInputs) -> Tensor:
     """Mean cross-entropy as `sft` computes it."""
     inputs, padded = boundary.batch(ROWS)
     chosen, labels = targets(padded.input_ids, padded.mask)
@@ -65,7 +65,7 @@ def their_loss(model: Any) -> Tensor:
     return total / sum(sum(row.mask[1:]) for row in ROWS)
 
 
-def state_of(trained: Trained) -> dict[str, Tensor]:
+def state_of(trained: TrainableModel) -> dict[str, Tensor]:
     module = torch.nn.Module()
     module.decoder, module.head = trained.decoder, trained.head
     return dict(module.state_dict())
@@ -144,7 +144,12 @@ def adapters(name: str) -> str:
 
 
 def learns(
-    model: Any, trained: Trained, boundary: Boundary, loss: Tensor, names: set[str], may_move: Callable[[str], bool]
+    model: Any,
+    trained: TrainableModel,
+    boundary: FrozenTrunkInputs,
+    loss: Tensor,
+    names: set[str],
+    may_move: Callable[[str], bool],
 ) -> str:
     """A step lowers the loss; the product is a whole model of that loss in which only what may has moved."""
     before = {key: value.clone() for key, value in model.state_dict().items() if key in names}

@@ -23,13 +23,13 @@ from rlhf_trainer.data.chat import Encoded
 from rlhf_trainer.data.collate import pad, positions
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.models import frozen_inputs as boundary_module
-from rlhf_trainer.models.adapters import add_lora, merged, off
+from rlhf_trainer.models.adapters import add_lora, disable_adapters, merged
 from rlhf_trainer.models.files import load_tokenizer
 from rlhf_trainer.models.freeze import split, whole_state
-from rlhf_trainer.models.frozen_inputs import Boundary
+from rlhf_trainer.models.frozen_inputs import FrozenTrunkInputs
 from rlhf_trainer.models.load import load_policy
 from rlhf_trainer.models.save import save_policy, save_tokenizer
-from rlhf_trainer.models.trainable import Trained, make_trained
+from rlhf_trainer.models.trainable import TrainableModel, make_trainable
 
 
 def rows(side: str = "right") -> tuple[Tensor, Tensor]:
@@ -73,7 +73,7 @@ def test_packed_rows_cross_the_cut_each_attending_to_itself_only(name: str) -> N
 
 def test_only_the_upper_layers_and_the_final_norm_learn_and_tied_embeddings_do_not() -> None:
     model = family("llama")
-    trained = make_trained(model, spec(trainableLayers=1), Execution(), seed=0, device=torch.device("cpu"))
+    trained = make_trainable(model, spec(trainableLayers=1), Execution(), seed=0, device=torch.device("cpu"))
     assert trained.trunk is not None
     assert not any(parameter.requires_grad for parameter in trained.trunk.parameters())
     learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -84,7 +84,7 @@ def test_only_the_upper_layers_and_the_final_norm_learn_and_tied_embeddings_do_n
 
 def test_an_output_head_of_its_own_learns_too() -> None:
     model = family("qwen2", tie_word_embeddings=False)
-    make_trained(model, spec(trainableLayers=1), Execution(), seed=0, device=torch.device("cpu"))
+    make_trainable(model, spec(trainableLayers=1), Execution(), seed=0, device=torch.device("cpu"))
     learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert "lm_head.weight" in learning
     assert "model.embed_tokens.weight" not in learning
@@ -111,7 +111,7 @@ def spec(**fields: Any) -> Optimizer:
     return Optimizer.model_validate({"learningRate": 1e-3, **fields})
 
 
-def state_of(trained: Trained) -> dict[str, Tensor]:
+def state_of(trained: TrainableModel) -> dict[str, Tensor]:
     """What an engine's state_dict gives of the stages' modules."""
     module = torch.nn.Module()
     module.decoder, module.head = trained.decoder, trained.head
@@ -123,7 +123,7 @@ def state_of(trained: Trained) -> dict[str, Tensor]:
 def test_a_trained_model_goes_back_whole_under_its_own_names(fields: dict[str, Any], tied: bool) -> None:
     model = family("llama", tie_word_embeddings=tied)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    trained = make_trained(model, spec(**fields), Execution(), seed=0, device=torch.device("cpu"))
+    trained = make_trainable(model, spec(**fields), Execution(), seed=0, device=torch.device("cpu"))
     product = trained.product(state_of(trained))
     assert product.keys() == before.keys()
     for name, value in before.items():
@@ -132,7 +132,7 @@ def test_a_trained_model_goes_back_whole_under_its_own_names(fields: dict[str, A
 
 def test_every_layer_above_the_cut_returns_to_its_own_place() -> None:
     model = family("llama")
-    trained = make_trained(model, spec(trainableLayers=2), Execution(), seed=0, device=torch.device("cpu"))
+    trained = make_trainable(model, spec(trainableLayers=2), Execution(), seed=0, device=torch.device("cpu"))
     state = {name: value.clone() for name, value in state_of(trained).items()}
     state["decoder.layers.0.mlp.up_proj.weight"] += 1
     state["decoder.norm.weight"] += 2
@@ -182,7 +182,7 @@ class TestLora:
                 if "lora_B" in name:
                     parameter.copy_(torch.randn(parameter.shape, generator=generator) / 5)
             adapted = model(input_ids=ids, attention_mask=mask).logits
-            with off(model):
+            with disable_adapters(model):
                 reference = model(input_ids=ids, attention_mask=mask).logits
             back = model(input_ids=ids, attention_mask=mask).logits
         plain = family("llama")
@@ -202,13 +202,15 @@ class TestLora:
 class TestBoundary:
     ROWS = tuple(Encoded(list(range(3, 3 + length)), [1] * length) for length in (5, 2, 9, 1, 7))
 
-    def made(self, tmp_path: Path, dtype: torch.dtype = torch.float32) -> tuple[Boundary, Boundary, Path]:
+    def made(
+        self, tmp_path: Path, dtype: torch.dtype = torch.float32
+    ) -> tuple[FrozenTrunkInputs, FrozenTrunkInputs, Path]:
         """One that remembers and one that computes each time."""
         model = family("llama").to(dtype)
         trunk, _ = split(model.model, 1)
-        remembering, computing = (Boundary(trunk, torch.device("cpu"), 0) for _ in range(2))
+        remembering, computing = (FrozenTrunkInputs(trunk, torch.device("cpu"), 0) for _ in range(2))
         file = tmp_path / "states.bin"
-        assert remembering.remember(self.ROWS, file, "key", dtype=dtype)
+        assert remembering.cache_hidden_states(self.ROWS, file, "key", dtype=dtype)
         return remembering, computing, file
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -249,15 +251,15 @@ class TestBoundary:
                 raise Killed
 
         with pytest.raises(Killed):
-            remembering.remember(self.ROWS, file, "key", dtype=torch.float32, tick=kill)
+            remembering.cache_hidden_states(self.ROWS, file, "key", dtype=torch.float32, tick=kill)
         computed: list[int] = []
         trunk = remembering._trunk
         assert trunk is not None
         trunk.register_forward_hook(lambda _module, given, _found: computed.append(given[0].shape[0]))
-        remembering.remember(self.ROWS, file, "key", dtype=torch.float32)
+        remembering.cache_hidden_states(self.ROWS, file, "key", dtype=torch.float32)
         assert file.read_bytes() == content
         assert len(computed) == 2
-        remembering.remember(self.ROWS, file, "key", dtype=torch.float32)
+        remembering.cache_hidden_states(self.ROWS, file, "key", dtype=torch.float32)
         assert len(computed) == 2
 
     @pytest.mark.parametrize("harm", ["byte", "torn", "other model", "other rows"])
@@ -274,7 +276,7 @@ class TestBoundary:
             key = "another"
         else:
             given = (Encoded([9, 9, 9], [1] * 3), *self.ROWS[1:])
-        remembering.remember(given, file, key, dtype=torch.float32)
+        remembering.cache_hidden_states(given, file, key, dtype=torch.float32)
         found, _ = remembering.batch(given[:1], [0])
         expected, _ = computing.batch(given[:1])
         torch.testing.assert_close(found["inputs_embeds"], expected["inputs_embeds"], rtol=1e-4, atol=1e-5)
@@ -283,14 +285,14 @@ class TestBoundary:
         remembering, computing, file = self.made(tmp_path)
         size = file.stat().st_size
         twice = (*self.ROWS, *self.ROWS[::-1])
-        remembering.remember(twice, file, "key", dtype=torch.float32)
+        remembering.cache_hidden_states(twice, file, "key", dtype=torch.float32)
         assert file.stat().st_size == size
         found, _ = remembering.batch([self.ROWS[1]], [len(twice) - 2])
         expected, _ = computing.batch([self.ROWS[1]])
         torch.testing.assert_close(found["inputs_embeds"], expected["inputs_embeds"], rtol=1e-4, atol=1e-5)
 
     def test_without_frozen_layers_ids_go_through(self) -> None:
-        boundary = Boundary(None, torch.device("cpu"), 0)
+        boundary = FrozenTrunkInputs(None, torch.device("cpu"), 0)
         inputs, padded = boundary.batch(self.ROWS[:2])
         assert torch.equal(inputs["input_ids"], pad(self.ROWS[:2], 0).input_ids)  # type: ignore[arg-type]
         assert "inputs_embeds" not in inputs
@@ -384,7 +386,7 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
     for checkpointing in (False, True):
         model = family("llama")
         execution = Execution.model_validate({"gradientCheckpointing": checkpointing})
-        trained = make_trained(model, spec(), execution, seed=0, device=torch.device("cpu"))
+        trained = make_trainable(model, spec(), execution, seed=0, device=torch.device("cpu"))
         ids, mask = rows()
         hidden = trained.decoder(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False)
         trained.head(hidden.last_hidden_state).square().mean().backward()

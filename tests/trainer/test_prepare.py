@@ -33,8 +33,8 @@ from rlhf_trainer.exits import InputError, StageError
 from rlhf_trainer.inspection.models import inspect_model
 from rlhf_trainer.inspection.uses import ModelUse
 from rlhf_trainer.models.files import load_tokenizer
-from rlhf_trainer.runtime.session import Session
-from rlhf_trainer.runtime.worker import Place
+from rlhf_trainer.runtime.session import WorkerRuntime
+from rlhf_trainer.runtime.worker import RankEnv
 from rlhf_trainer.sources.licence import told_licence
 from rlhf_trainer.stages import prepare
 
@@ -144,7 +144,7 @@ def run(parsed, folder):
     file = stage_file(parsed, folder)
     work = Path(file.directories.work)
     work.mkdir(parents=True, exist_ok=True)
-    with Session(file, Place(0, 1, 0), work, threading.Event(), light=True) as context:
+    with WorkerRuntime(file, RankEnv(0, 1, 0), work, threading.Event(), light=True) as context:
         prepare.run(context)
         snapshot = context.progress.snapshot()
     assert (snapshot["step"], snapshot["unit"]) == (snapshot["total"], "checks")
@@ -245,7 +245,7 @@ def test_it_waits_for_a_garbage_collection_and_says_so(folder, model):
     Path(file.directories.work).mkdir(parents=True)
     path = storage / "locks/gc"
     path.parent.mkdir(parents=True)
-    with Session(file, Place(0, 1, 0), Path(file.directories.work), threading.Event(), light=True) as context:
+    with WorkerRuntime(file, RankEnv(0, 1, 0), Path(file.directories.work), threading.Event(), light=True) as context:
         thread = threading.Thread(target=prepare.run, args=(context,))
         with path.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf_trainer.data.chat import Encoded
-from rlhf_trainer.data.shared_prefix import Fork, lay_forks
+from rlhf_trainer.data.shared_prefix import SharedPrefixPair, collate_shared_prefix
 from rlhf_trainer.models.freeze import split
-from rlhf_trainer.models.frozen_inputs import Boundary
-from rlhf_trainer.models.prefix_check import forks_as_rows
+from rlhf_trainer.models.frozen_inputs import FrozenTrunkInputs
+from rlhf_trainer.models.prefix_check import pairs_as_rows
 
 CPU = torch.device("cpu")
 PAD = 0
@@ -26,14 +26,14 @@ def row(ids: list[int]) -> Encoded:
     return Encoded(ids, [1] * len(ids))
 
 
-def fork(first: list[int], second: list[int]) -> Fork:
-    return Fork(row(first), row(second))
+def fork(first: list[int], second: list[int]) -> SharedPrefixPair:
+    return SharedPrefixPair(row(first), row(second))
 
 
 @given(st.lists(pairs, min_size=1, max_size=4))
 def test_every_token_is_laid_once_where_it_stands_and_sees_its_own_row_alone(given_pairs):
     forks = [fork(*pair) for pair in given_pairs]
-    laid = lay_forks(forks, PAD)
+    laid = collate_shared_prefix(forks, PAD)
     for number, (first, second) in enumerate(given_pairs):
         ends = laid.ends[:, number]
         for ids, end in zip((first, second), ends, strict=True):
@@ -60,12 +60,12 @@ def test_states_and_gradients_are_those_of_two_rows(kind, frozen):
     torch.manual_seed(0)
     decoder = family(kind).model
     trunk, decoder = split(decoder, 1) if frozen else (None, decoder)
-    boundary = Boundary(trunk, CPU, PAD)
+    boundary = FrozenTrunkInputs(trunk, CPU, PAD)
     given_pairs = [([5, 6, 7, 8], [5, 6, 9]), ([4, 4], [7, 7, 7]), ([3, 8, 9], [3, 8, 9])]
     forks = [fork(*pair) for pair in given_pairs]
-    assert forks_as_rows(decoder, boundary, forks[0], 64)
+    assert pairs_as_rows(decoder, boundary, forks[0], 64)
 
-    inputs, laid = boundary.forks(forks)
+    inputs, laid = boundary.pairs(forks)
     found = decoder(**inputs, use_cache=False).last_hidden_state[torch.arange(3).expand(2, 3), laid.ends]
     (found * torch.arange(6.0).view(2, 3, 1)).sum().backward()
     grads = [weight.grad.clone() for weight in decoder.parameters() if weight.grad is not None]
@@ -97,30 +97,32 @@ class Deaf(torch.nn.Module):
 def test_a_model_that_does_not_obey_is_found_out(drops):
     sample = fork([5, 6, 7, 8, 11, 12, 13], [5, 6, 7, 9, 14, 15])
     whole = family("llama").model
-    boundary = Boundary(None, CPU, PAD)
-    assert forks_as_rows(whole, boundary, sample, 64)
-    assert not forks_as_rows(Deaf(whole, drops), boundary, sample, 64)
+    boundary = FrozenTrunkInputs(None, CPU, PAD)
+    assert pairs_as_rows(whole, boundary, sample, 64)
+    assert not pairs_as_rows(Deaf(whole, drops), boundary, sample, 64)
 
 
 @pytest.mark.parametrize("kind", ["mistral", "qwen2"])
 def test_a_window_below_the_longest_row_is_refused(kind):
     decoder = family(kind).model  # windows of 4
     sample = fork([5, 6, 7], [5, 6, 8])
-    boundary = Boundary(None, CPU, PAD)
-    assert forks_as_rows(decoder, boundary, sample, 4)
-    assert not forks_as_rows(decoder, boundary, sample, 5)
+    boundary = FrozenTrunkInputs(None, CPU, PAD)
+    assert pairs_as_rows(decoder, boundary, sample, 4)
+    assert not pairs_as_rows(decoder, boundary, sample, 5)
 
 
 @settings(max_examples=20)
 @given(st.lists(pairs, min_size=1, max_size=4))
 def test_remembered_states_of_forks_are_those_computed_now(tmp_path_factory, given_pairs):
     trunk, _ = split(family("llama").model, 1)
-    remembering, computing = (Boundary(trunk, CPU, PAD) for _ in range(2))
+    remembering, computing = (FrozenTrunkInputs(trunk, CPU, PAD) for _ in range(2))
     forks = [fork(*pair) for pair in given_pairs]
-    forks.append(Fork(forks[0].second, forks[0].first))  # the same ids, laid out otherwise
-    assert remembering.remember(forks, tmp_path_factory.mktemp("states") / "s.bin", "key", dtype=torch.float32)
-    found, laid = remembering.forks(forks, range(len(forks)))
-    expected, _ = computing.forks(forks)
+    forks.append(SharedPrefixPair(forks[0].second, forks[0].first))  # the same ids, laid out otherwise
+    assert remembering.cache_hidden_states(
+        forks, tmp_path_factory.mktemp("states") / "s.bin", "key", dtype=torch.float32
+    )
+    found, laid = remembering.pairs(forks, range(len(forks)))
+    expected, _ = computing.pairs(forks)
     for number, pair in enumerate(forks):
         there = slice(0, len(pair))
         torch.testing.assert_close(

@@ -23,7 +23,7 @@ from rlhf_trainer.data.load import (
 )
 from rlhf_trainer.data.rows import Conversation, Counts, Pair, Prompt, Where
 from rlhf_trainer.exits import InputError
-from rlhf_trainer.sources.cache import Keeper
+from rlhf_trainer.sources.cache import InputCache
 
 
 class Files:
@@ -183,7 +183,7 @@ def test_limit_takes_the_first_rows_before_the_split(files):
 def test_an_input_changed_since_prepare_is_refused(files, tmp_path):
     (tmp_path / "source").mkdir()
     (tmp_path / "source/rows.jsonl").write_text('{"prompt": "a"}\n')
-    kept = Keeper(tmp_path / "storage").take({"rows.jsonl": tmp_path / "source/rows.jsonl"})
+    kept = InputCache(tmp_path / "storage").take({"rows.jsonl": tmp_path / "source/rows.jsonl"})
     files.entries["input:rows"] = StageInput(path=str(kept.path), digest=kept.digest)
     assert len(load_prompts(files, ref())[0]) == 1
     (kept.path / "rows.jsonl").write_text('{"prompt": "another"}\n')

@@ -23,7 +23,7 @@ from rlhf_sdk.local.gc import garbage
 from rlhf_sdk.local.liveness import SILENT_SECONDS, clock
 from rlhf_sdk.local.locks import FileLock
 from rlhf_sdk.local.state import RunState, save
-from rlhf_trainer.runtime.termination import Outcome, write_summary
+from rlhf_trainer.runtime.termination import StageResult, write_summary
 from rlhf_trainer.storage import products
 from rlhf_trainer.storage.lock import Holder, acquire
 
@@ -60,7 +60,7 @@ class Job:
         return file
 
     def end(self, stage: str, code: int = 0, reason: str = "Done", attempt: int = 0) -> None:
-        write_summary(self.begin(stage, attempt), Outcome(code, reason, ""))
+        write_summary(self.begin(stage, attempt), StageResult(code, reason, ""))
 
     def record(self) -> None:
         write_run(
@@ -311,7 +311,7 @@ def built(storage: Path, layout: Layout) -> Job:
         job.begin(stage, attempt)
         if end is not None:
             code, ended, age = end
-            write_summary(job.file(stage, ended), Outcome(code, "Reason", ""))
+            write_summary(job.file(stage, ended), StageResult(code, "Reason", ""))
             aged(job.work / stage / "termination.json", age)
     if layout.state is not None:
         gone = str(storage / "job.yaml")

@@ -11,7 +11,7 @@ from moto.server import ThreadedMotoServer
 
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.sources import cache
-from rlhf_trainer.sources.cache import Keeper
+from rlhf_trainer.sources.cache import InputCache
 from rlhf_trainer.sources.fetch import fetch_url
 
 ROWS = b'{"prompt": "a"}\n'
@@ -36,21 +36,21 @@ def s3() -> Iterator[fsspec.AbstractFileSystem]:
 
 def test_a_file_of_s3(s3, tmp_path):
     s3.pipe_file("bucket/eval/prompts.jsonl", ROWS)
-    kept = fetch_url("s3://bucket/eval/prompts.jsonl", Keeper(tmp_path))
+    kept = fetch_url("s3://bucket/eval/prompts.jsonl", InputCache(tmp_path))
     assert (kept.path / "prompts.jsonl").read_bytes() == ROWS
 
 
 def test_a_folder_of_s3(s3, tmp_path):
     s3.pipe_file("bucket/model/config.json", b"{}")
     s3.pipe_file("bucket/model/parts/one.safetensors", b"1" * 100)
-    kept = fetch_url("s3://bucket/model", Keeper(tmp_path))
+    kept = fetch_url("s3://bucket/model", InputCache(tmp_path))
     assert sorted(cache.files_below(kept.path)) == ["config.json", "parts/one.safetensors"]
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/nothing.jsonl", "s3://no-such-bucket/rows.jsonl"])
 def test_what_is_not_in_s3_is_named(s3, tmp_path, url):
     with pytest.raises(InputError, match=f"{url}: .*nothing there"):
-        fetch_url(url, Keeper(tmp_path))
+        fetch_url(url, InputCache(tmp_path))
 
 
 @pytest.mark.parametrize(("scheme", "module"), [("gs", "gcsfs"), ("gcs", "gcsfs"), ("az", "adlfs"), ("abfs", "adlfs")])

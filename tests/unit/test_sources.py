@@ -20,7 +20,7 @@ from rlhf_api.gguf import read_header
 from rlhf_api.job import Input
 from rlhf_trainer.exits import InputError, StageError
 from rlhf_trainer.sources import cache, folder
-from rlhf_trainer.sources.cache import Keeper, content_digest, verify
+from rlhf_trainer.sources.cache import InputCache, content_digest, verify
 from rlhf_trainer.sources.fetch import fetch, fetch_url, redact
 
 ROWS = b'{"prompt": "a"}\n'
@@ -201,7 +201,7 @@ class TestKeeping:
         assert hidden == {".lock", ".records"}
 
     def test_nothing_half_fetched_stays(self, storage):
-        with pytest.raises(RuntimeError), Keeper(storage).staging() as staging:
+        with pytest.raises(RuntimeError), InputCache(storage).staging() as staging:
             write(staging / "half")
             raise RuntimeError
         assert list((storage / "inputs").iterdir()) == []
@@ -404,31 +404,31 @@ class TestPackages:
 class TestUrls:
     def test_a_file_of_any_fsspec_store(self, storage):
         fsspec.filesystem("memory").pipe_file("/bucket/rows.jsonl", ROWS)
-        kept = fetch_url("memory://bucket/rows.jsonl", Keeper(storage))
+        kept = fetch_url("memory://bucket/rows.jsonl", InputCache(storage))
         assert (kept.path / "rows.jsonl").read_bytes() == ROWS
 
     def test_a_folder_of_any_fsspec_store(self, storage):
         memory = fsspec.filesystem("memory")
         memory.pipe_file("/folder/a/rows.jsonl", ROWS)
         memory.pipe_file("/folder/config.json", b"{}")
-        kept = fetch_url("memory://folder", Keeper(storage))
+        kept = fetch_url("memory://folder", InputCache(storage))
         assert sorted(cache.files_below(kept.path)) == ["a/rows.jsonl", "config.json"]
 
     def test_a_file_over_http(self, storage, tmp_path):
         write(tmp_path / "www/rows.jsonl")
         with Serving(tmp_path / "www") as url:
-            kept = fetch_url(f"{url}/rows.jsonl", Keeper(storage))
+            kept = fetch_url(f"{url}/rows.jsonl", InputCache(storage))
         assert digest_file(kept.path / "rows.jsonl") == digest_file(tmp_path / "www/rows.jsonl")
 
     def test_nothing_there_is_named_without_the_query(self, storage, tmp_path):
         (tmp_path / "www").mkdir()
         with Serving(tmp_path / "www") as url, pytest.raises(InputError, match="nothing there") as caught:
-            fetch_url(f"{url}/rows.jsonl?token=secret", Keeper(storage))
+            fetch_url(f"{url}/rows.jsonl?token=secret", InputCache(storage))
         assert "secret" not in str(caught.value)
 
     def test_a_store_that_does_not_answer_may_answer_later(self, storage):
         with pytest.raises(StageError, match="could not be fetched") as caught:
-            fetch_url("http://127.0.0.1:9/rows.jsonl", Keeper(storage))
+            fetch_url("http://127.0.0.1:9/rows.jsonl", InputCache(storage))
         assert caught.value.code == 1
 
     def test_a_store_without_its_package_names_it(self, storage, job):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rlhf_api.stage_file import StageFile
 from rlhf_trainer.exits import GuardTripped, InputError, StageError, Stopped, StorageFull
-from rlhf_trainer.runtime.termination import MAX_BYTES, Outcome, RankEnd, judge, of_error, summary, write_summary
+from rlhf_trainer.runtime.termination import MAX_BYTES, RankEnd, StageResult, judge, of_error, summary, write_summary
 
 
 def end(rank: int, code: int, reason: str = "", message: str = "", time: float = 1.0, **more) -> RankEnd:
@@ -20,7 +20,7 @@ def end(rank: int, code: int, reason: str = "", message: str = "", time: float =
     return RankEnd(rank, code, said)
 
 
-def verdict(*ends: RankEnd, asked: bool = False, grace_over: bool = False) -> Outcome:
+def verdict(*ends: RankEnd, asked: bool = False, grace_over: bool = False) -> StageResult:
     return judge(list(ends), stop_requested=asked, grace_over=grace_over, grace=60)
 
 
@@ -124,7 +124,7 @@ def file(tmp_path) -> StageFile:
 def test_the_summary_fits_a_termination_message(labels, message):
     file = StageFile.model_construct(stage="s" * 40, type="rewardModel", attempt=3)
     headline = {f"cost.{'x' * 30}{number}": 1 / 3 for number in range(labels)}
-    content = summary(file, Outcome(1, "Crashed", message, 12, headline))
+    content = summary(file, StageResult(1, "Crashed", message, 12, headline))
     assert len(content) <= MAX_BYTES
     told = json.loads(content)
     assert (told["code"], told["step"]) == (1, 12)
@@ -134,7 +134,7 @@ def test_the_summary_fits_a_termination_message(labels, message):
 
 
 def test_what_prepare_resolved_is_kept_before_a_long_message(file):
-    told = json.loads(summary(file, Outcome(0, "Done", "m" * 5000, result={"inputs": "i" * 1200})))
+    told = json.loads(summary(file, StageResult(0, "Done", "m" * 5000, result={"inputs": "i" * 1200})))
     assert told["result"] == {"inputs": "i" * 1200}
 
 
@@ -142,7 +142,7 @@ def test_the_summary_is_written_where_the_executor_reads_it(file, tmp_path):
     message = tmp_path / "termination-log"
     message.touch()
     directories = file.directories.model_copy(update={"termination_message": str(message)})
-    write_summary(file.model_copy(update={"directories": directories}), Outcome(3, "KL", "too far"))
+    write_summary(file.model_copy(update={"directories": directories}), StageResult(3, "KL", "too far"))
     assert json.loads(message.read_bytes())["reason"] == "KL"
     assert (tmp_path / "work" / "termination.json").read_bytes() == message.read_bytes()
 
@@ -151,7 +151,9 @@ def test_every_pod_tells_how_it_ended_and_the_first_writes_what_they_share(file,
     """A gang's other pods fail for what one of them knows, and that may be any."""
     message = tmp_path / "termination-log"
     directories = file.directories.model_copy(update={"termination_message": str(message)})
-    write_summary(file.model_copy(update={"directories": directories}), Outcome(1, "Killed", "by SIGKILL"), lead=False)
+    write_summary(
+        file.model_copy(update={"directories": directories}), StageResult(1, "Killed", "by SIGKILL"), lead=False
+    )
     assert json.loads(message.read_bytes())["reason"] == "Killed"
     assert not (tmp_path / "work" / "termination.json").exists()
 
@@ -159,5 +161,5 @@ def test_every_pod_tells_how_it_ended_and_the_first_writes_what_they_share(file,
 def test_a_summary_that_cannot_be_written_is_in_the_log(file, caplog):
     gone = file.directories.model_copy(update={"work": str(Path(file.directories.work) / "stage.json")})
     Path(gone.work).write_text("a file where a folder should be")
-    write_summary(file.model_copy(update={"directories": gone}), Outcome(1, "Crashed", "the reason"))
+    write_summary(file.model_copy(update={"directories": gone}), StageResult(1, "Crashed", "the reason"))
     assert "the reason" in caplog.text

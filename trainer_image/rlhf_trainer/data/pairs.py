@@ -18,7 +18,7 @@ from rlhf_trainer.data.chat import Encoded, encode_row
 from rlhf_trainer.data.checks import Encodings
 from rlhf_trainer.data.load import Check, Inputs, load_pairs, load_safety_pairs, opening, split_by_prompt
 from rlhf_trainer.data.rows import Counts, Pair, SafetyPair
-from rlhf_trainer.data.shared_prefix import Fork
+from rlhf_trainer.data.shared_prefix import SharedPrefixPair
 
 
 @dataclass
@@ -35,8 +35,8 @@ class Pairs:
     """[P, 2] +1 harmful, -1 safe (costs)."""
     tested: int = 0
     """Pairs of `test`."""
-    forked: bool = False
-    """Whether a pair is computed as a fork, its prompt once."""
+    shares_prefix: bool = False
+    """Whether a pair is computed as one sequence, its prompt once."""
 
     @property
     def heldout(self) -> range:
@@ -49,18 +49,18 @@ class Pairs:
         return range(len(self) - self.tested, len(self))
 
     @cached_property
-    def forks(self) -> list[Fork]:
+    def sequences(self) -> list[SharedPrefixPair]:
         """Each pair as one sequence."""
-        return [Fork(*self.encoded[2 * index : 2 * index + 2]) for index in range(len(self))]
+        return [SharedPrefixPair(*self.encoded[2 * index : 2 * index + 2]) for index in range(len(self))]
 
     def __len__(self) -> int:
         return len(self.encoded) // 2
 
     @cached_property
     def lengths(self) -> list[int]:
-        """Tokens a pair takes in a forward: as a fork, or twice its longer row."""
-        if self.forked:
-            return [len(fork) for fork in self.forks]
+        """Tokens a pair takes in a forward: as one sequence, or twice its longer row."""
+        if self.shares_prefix:
+            return [len(sequence) for sequence in self.sequences]
         return [2 * max(len(self.encoded[2 * i]), len(self.encoded[2 * i + 1])) for i in range(len(self))]
 
     def tokens(self, pairs: Sequence[int]) -> int:

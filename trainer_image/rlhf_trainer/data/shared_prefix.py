@@ -18,7 +18,7 @@ from rlhf_trainer.data.chat import Encoded
 
 
 @dataclass(frozen=True)
-class Fork:
+class SharedPrefixPair:
     """A pair of rows, laid out as [what both begin with | rest of the first | rest of the second]."""
 
     first: Encoded
@@ -40,8 +40,8 @@ class Fork:
 
 
 @dataclass(frozen=True)
-class Forked:
-    """Forks side by side, padded on the right."""
+class SharedPrefixBatch:
+    """Pairs side by side, padded on the right."""
 
     input_ids: Tensor
     """[B, T] int64, PAD at the end."""
@@ -53,27 +53,27 @@ class Forked:
     """[2, B] int64: the last token of the first rows, and of the second."""
 
 
-def lay_forks(forks: Sequence[Fork], pad_id: int) -> Forked:
-    """Pad forks to the longest.
+def collate_shared_prefix(pairs: Sequence[SharedPrefixPair], pad_id: int) -> SharedPrefixBatch:
+    """Pad pairs to the longest.
 
     Raises:
         ValueError: there is none.
     """
-    if not forks:
+    if not pairs:
         raise ValueError("no pair to lay out")
-    width = max(len(fork) for fork in forks)
-    input_ids = torch.full((len(forks), width), pad_id, dtype=torch.long)
-    position_ids = torch.zeros((len(forks), width), dtype=torch.long)
-    branch = torch.zeros((len(forks), width), dtype=torch.long)
-    for index, fork in enumerate(forks):
-        middle, end = len(fork.first), len(fork)
-        input_ids[index, :end] = torch.tensor(fork.ids)
+    width = max(len(pair) for pair in pairs)
+    input_ids = torch.full((len(pairs), width), pad_id, dtype=torch.long)
+    position_ids = torch.zeros((len(pairs), width), dtype=torch.long)
+    branch = torch.zeros((len(pairs), width), dtype=torch.long)
+    for index, pair in enumerate(pairs):
+        middle, end = len(pair.first), len(pair)
+        input_ids[index, :end] = torch.tensor(pair.ids)
         position_ids[index, :middle] = torch.arange(middle)
-        position_ids[index, middle:end] = torch.arange(fork.shared, len(fork.second))
-        branch[index, fork.shared : middle] = 1
+        position_ids[index, middle:end] = torch.arange(pair.shared, len(pair.second))
+        branch[index, pair.shared : middle] = 1
         branch[index, middle:] = 2  # padding too: nothing that counts sees it, and it sees something
     places = torch.arange(width)
     earlier = places[:, None] >= places[None, :]
     apart = (branch[:, :, None] == 2) & (branch[:, None, :] == 1)
-    ends = torch.tensor([[len(fork.first) - 1 for fork in forks], [len(fork) - 1 for fork in forks]])
-    return Forked(input_ids, position_ids, (earlier & ~apart)[:, None], ends)
+    ends = torch.tensor([[len(pair.first) - 1 for pair in pairs], [len(pair) - 1 for pair in pairs]])
+    return SharedPrefixBatch(input_ids, position_ids, (earlier & ~apart)[:, None], ends)

@@ -81,7 +81,7 @@ def _experts(layers: nn.Module, where: str) -> list[str]:
 
 
 @contextmanager
-def off(module: nn.Module) -> Iterator[None]:
+def disable_adapters(module: nn.Module) -> Iterator[None]:
     """Run the module without its adapters meanwhile: a policy's reference needs no second model."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 

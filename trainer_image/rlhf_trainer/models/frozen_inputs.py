@@ -14,9 +14,9 @@ from torch import Tensor
 from rlhf_trainer.data.batches import buckets
 from rlhf_trainer.data.chat import Encoded
 from rlhf_trainer.data.collate import Packed, Padded, pack_rows, pad
-from rlhf_trainer.data.shared_prefix import Fork, Forked, lay_forks
+from rlhf_trainer.data.shared_prefix import SharedPrefixBatch, SharedPrefixPair, collate_shared_prefix
 from rlhf_trainer.models.freeze import FrozenTrunk
-from rlhf_trainer.models.hidden_cache import StateFile
+from rlhf_trainer.models.hidden_cache import HiddenStateCache
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ GROUP_TOKENS = 2048
 """Tokens of a forward when states are kept. Fixed: the bits of a state must not depend on how a stage is executed."""
 
 
-class Boundary:
+class FrozenTrunkInputs:
     """Gives batches of rows to the trained part of a model.
 
     Args:
@@ -39,7 +39,7 @@ class Boundary:
         self._trunk = trunk
         self._device = device
         self._pad = pad_id
-        self._states: StateFile | None = None
+        self._states: HiddenStateCache | None = None
         self._kept: list[int] = []
 
     @property
@@ -57,7 +57,7 @@ class Boundary:
 
         Args:
             rows: The rows.
-            indices: Their numbers among the rows that `remember` was given, to read their states.
+            indices: Their numbers among the rows that `cache_hidden_states` was given, to read their states.
 
         Returns:
             ({`input_ids` or `inputs_embeds`, `position_ids`} on the device, the rows on the CPU).
@@ -74,11 +74,11 @@ class Boundary:
         packed = pack_rows(packs, self._pad)
         return self._inputs(packed.input_ids, packed.position_ids, indices), packed
 
-    def forks(
-        self, forks: Sequence[Fork], indices: Sequence[int] | None = None
-    ) -> tuple[dict[str, Tensor | None], Forked]:
+    def pairs(
+        self, pairs: Sequence[SharedPrefixPair], indices: Sequence[int] | None = None
+    ) -> tuple[dict[str, Tensor | None], SharedPrefixBatch]:
         """Pairs that share their prompt: what a decoder takes, with a mask of four axes, and the layout itself."""
-        laid = lay_forks(forks, self._pad)
+        laid = collate_shared_prefix(pairs, self._pad)
         alone = None if indices is None else [[index] for index in indices]
         return self._inputs(laid.input_ids, laid.position_ids, alone, laid.visible), laid
 
@@ -97,9 +97,9 @@ class Boundary:
             hidden = self._states.read(numbers, ids.shape[1]).to(self._device)
         return {"inputs_embeds": hidden, **common}
 
-    def remember(
+    def cache_hidden_states(
         self,
-        rows: Sequence[Encoded] | Sequence[Fork],
+        rows: Sequence[Encoded] | Sequence[SharedPrefixPair],
         file: Path,
         key: str,
         *,
@@ -126,11 +126,11 @@ class Boundary:
         keys = [_key(row) for row in rows]
         numbers: dict[tuple[int, ...], int] = {}
         self._kept = [numbers.setdefault(key_of_row, len(numbers)) for key_of_row in keys]
-        row_of_key: dict[tuple[int, ...], Encoded | Fork] = dict(zip(keys, rows, strict=True))
+        row_of_key: dict[tuple[int, ...], Encoded | SharedPrefixPair] = dict(zip(keys, rows, strict=True))
         distinct = [row_of_key[key_of_row] for key_of_row in numbers]
         lengths = [len(row) for row in distinct]
         width = int(trunk.decoder.config.hidden_size)  # type: ignore[union-attr,arg-type]  # a transformers config
-        states = StateFile(file, lengths, width, dtype, _digest(list(numbers), key, dtype))
+        states = HiddenStateCache(file, lengths, width, dtype, _digest(list(numbers), key, dtype))
         if states.size > LIMIT_BYTES:
             log.info("states of the frozen layers would take %.1f GiB: computed every time", states.size / 2**30)
             return False
@@ -144,18 +144,18 @@ class Boundary:
         self._states = states
         return True
 
-    def _states_of(self, rows: Sequence[Encoded | Fork]) -> Tensor:
+    def _states_of(self, rows: Sequence[Encoded | SharedPrefixPair]) -> Tensor:
         """[B, T, H] computed now."""
-        forks = [row for row in rows if isinstance(row, Fork)]
-        inputs = self.forks(forks)[0] if forks else self.batch([row for row in rows if isinstance(row, Encoded)])[0]
+        pairs = [row for row in rows if isinstance(row, SharedPrefixPair)]
+        inputs = self.pairs(pairs)[0] if pairs else self.batch([row for row in rows if isinstance(row, Encoded)])[0]
         hidden = inputs["inputs_embeds"]
         assert hidden is not None
         return hidden
 
 
-def _key(row: Encoded | Fork) -> tuple[int, ...]:
+def _key(row: Encoded | SharedPrefixPair) -> tuple[int, ...]:
     """What a row's states depend on beside the model."""
-    return (row.shared, len(row.first), *row.ids) if isinstance(row, Fork) else tuple(row.ids)
+    return (row.shared, len(row.first), *row.ids) if isinstance(row, SharedPrefixPair) else tuple(row.ids)
 
 
 def _digest(rows: Sequence[tuple[int, ...]], key: str, dtype: torch.dtype) -> str:

@@ -26,7 +26,7 @@ RAW: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype("<f4"), torch.b
 """How a state's numbers are stored; bfloat16, which numpy lacks, as its 16 bits."""
 
 
-class StateFile:
+class HiddenStateCache:
     """The states of some rows.
 
     Args:
@@ -73,7 +73,7 @@ class StateFile:
             distributed.barrier()
             out = np.memmap(self._path, dtype=RAW[self._dtype], mode="r+", shape=self._shape)
             journal = self._path.with_suffix(f".{rank}.jsonl")
-            done = self._there(journal, groups, out)
+            done = self._finished(journal, groups, out)
             if not done:
                 journal.write_bytes(orjson.dumps({"for": self._for}) + b"\n")
             rounds = math.ceil(len(groups) / distributed.size())
@@ -117,7 +117,7 @@ class StateFile:
             digest.update(np.ascontiguousarray(states[self._place(row)]).tobytes())
         return digest.hexdigest()
 
-    def _there(self, journal: Path, groups: Sequence[Sequence[int]], states: NDArray[Any]) -> set[int]:
+    def _finished(self, journal: Path, groups: Sequence[Sequence[int]], states: NDArray[Any]) -> set[int]:
         """Groups of the journal whose states are whole; none where it is of something else."""
         if not journal.exists():
             return set()

@@ -17,7 +17,7 @@ from rlhf_trainer.models.freeze import FrozenTrunk, split, whole_state
 
 
 @dataclass
-class Trained:
+class TrainableModel:
     """What of a model is trained."""
 
     model: Any
@@ -48,9 +48,9 @@ class Trained:
         return merged(weights, self.lora) if self.lora is not None else weights
 
 
-def make_trained(
+def make_trainable(
     model: Any, spec: Optimizer, execution: Execution, *, seed: int, device: torch.device, layers: int | None = None
-) -> Trained:
+) -> TrainableModel:
     """Freeze, cut and adapt a model, in place.
 
     Args:
@@ -86,7 +86,7 @@ def make_trained(
     if execution.gradient_checkpointing:
         decoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     prefixes = {"decoder.": f"{base}.", "decoder.layers.": f"{base}.layers.{offset}", "head.": f"{name}."}
-    return Trained(model, decoder, head, trunk, spec.lora, prefixes, notes)
+    return TrainableModel(model, decoder, head, trunk, spec.lora, prefixes, notes)
 
 
 def _frozen_copy(head: nn.Module) -> nn.Module:

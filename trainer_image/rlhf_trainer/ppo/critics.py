@@ -17,7 +17,7 @@ from rlhf_trainer.models.files import load_tokenizer
 from rlhf_trainer.models.load import load_policy
 from rlhf_trainer.models.save import save_policy
 from rlhf_trainer.models.scorer import ScorerModel, head_of, load_scorer
-from rlhf_trainer.models.trainable import Trained
+from rlhf_trainer.models.trainable import TrainableModel
 from rlhf_trainer.ppo.policy import Inputs
 
 FOLDER = "critics"
@@ -66,7 +66,7 @@ class Critic:
     name: str
     streams: list[str]
     """What its heads predict, in order: `reward`, or a cost's label."""
-    trained: Trained
+    trained: TrainableModel
     tokenizer: Any
     module: CriticModule
 

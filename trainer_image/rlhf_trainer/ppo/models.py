@@ -16,7 +16,7 @@ from rlhf_trainer.models.dropout import silence
 from rlhf_trainer.models.files import architecture
 from rlhf_trainer.models.load import check_logits, load_policy
 from rlhf_trainer.models.scorer import CLASSIFIER, Kind
-from rlhf_trainer.models.trainable import Trained, make_trained
+from rlhf_trainer.models.trainable import TrainableModel, make_trainable
 from rlhf_trainer.models.vocabulary import fit_vocabulary
 from rlhf_trainer.ppo import critics as critic_models
 from rlhf_trainer.ppo.critics import Critic, CriticModule, make_heads
@@ -33,7 +33,7 @@ class Models:
     """What a PPO stage works with."""
 
     tokenizer: Any
-    policy: Trained
+    policy: TrainableModel
     policy_module: PolicyModule
     critics: list[Critic]
     frozen: SharedDecoders
@@ -82,7 +82,7 @@ def load(context: StageContext, spec: Ppo) -> Models:
     check_logits(model, f"policy ({spec.policy.key})")
     decoders: dict[str, Any] = {}
     reference_head = _reference(context, spec, model, tokenizer, decoders)
-    policy = make_trained(model, spec, context.file.execution, seed=context.seed, device=context.device)
+    policy = make_trainable(model, spec, context.file.execution, seed=context.seed, device=context.device)
     notes.extend(policy.notes)
     if policy.trunk is not None:
         decoders["policy"] = policy.trunk.decoder
@@ -155,7 +155,7 @@ def _critic(context: StageContext, spec: Ppo, tokenizer: Any, name: str, streams
     initial = critic_models.start(path, stream, weights, spec.dtype, cache, classifier=_classifies(path))
     silence(initial.model)
     layers = spec.critics.trainable_layers or spec.trainable_layers
-    trained = make_trained(
+    trained = make_trainable(
         initial.model, spec, context.file.execution, seed=context.seed + 1, device=context.device, layers=layers
     )
     heads = make_heads(streams, initial.heads, trained.decoder)

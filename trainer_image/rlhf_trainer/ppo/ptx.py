@@ -12,7 +12,7 @@ from rlhf_trainer.data.batches import Schedule, micro_batches
 from rlhf_trainer.data.chat import Encoded
 from rlhf_trainer.engine import Engine
 from rlhf_trainer.losses.sft import targets
-from rlhf_trainer.models.frozen_inputs import Boundary
+from rlhf_trainer.models.frozen_inputs import FrozenTrunkInputs
 
 ENDLESS = 1e6
 
@@ -35,7 +35,7 @@ class Ptx:
         rows: Sequence[Encoded],
         batch_size: int,
         coefficient: float,
-        boundary: Boundary,
+        boundary: FrozenTrunkInputs,
         budget: int,
     ) -> None:
         self._context = context

@@ -16,7 +16,7 @@ from rlhf_trainer.context import StageContext
 from rlhf_trainer.data.batches import MicroBatch, micro_batches
 from rlhf_trainer.engine import Engine
 from rlhf_trainer.generation.logprobs import Layout, lay_out, log_probs
-from rlhf_trainer.models.adapters import off
+from rlhf_trainer.models.adapters import disable_adapters
 from rlhf_trainer.ppo.judges import Judge, Scores, call
 from rlhf_trainer.ppo.models import Models
 from rlhf_trainer.ppo.policy import Inputs
@@ -124,7 +124,7 @@ class RolloutScorer:
             return layout.scatter(flat)
         module = self._policy.module  # whole: `score` sees to it
         module.eval()
-        with off(module):
+        with disable_adapters(module):
             flat, _ = module(
                 _inputs(layout, states.get("policy")), layout.predictors, layout.targets, self._temperature
             )

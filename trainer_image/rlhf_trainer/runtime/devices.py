@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from rlhf_trainer.context import versions
 from rlhf_trainer.exits import InputError
-from rlhf_trainer.runtime.rank_env import Place
+from rlhf_trainer.runtime.rank_env import RankEnv
 
 COLLECTIVE_TIMEOUT = timedelta(days=1)
 """Ranks wait for each other this long (rank 0 may write a large product meanwhile). A rank that dies is noticed by the
@@ -55,7 +55,7 @@ def own_gpu(local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def begin_group(device: torch.device, rank_env: Place) -> None:
+def begin_group(device: torch.device, rank_env: RankEnv) -> None:
     """Begin the process group."""
     if rank_env.world == 1:
         # Alone there is nobody to meet: a store inside the process needs no port.

@@ -38,7 +38,7 @@ from rlhf_trainer.exits import (
 )
 from rlhf_trainer.runtime.rank_env import log_path
 from rlhf_trainer.runtime.supervisor import Ranks
-from rlhf_trainer.runtime.termination import Outcome, of_error, write_summary
+from rlhf_trainer.runtime.termination import StageResult, of_error, write_summary
 from rlhf_trainer.stages import LIGHT, STAGES
 from rlhf_trainer.stopping import StopRequest
 from rlhf_trainer.storage import products
@@ -89,20 +89,20 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         file = read_stage_file(Path(arguments[0]))
         keep_log(file)
-        outcome = run(file, Path(arguments[0]), signals)
+        stage_result = run(file, Path(arguments[0]), signals)
     except StageError as error:
-        outcome = of_error(error)
+        stage_result = of_error(error)
     except Exception as error:  # noqa: BLE001 - the last resort: logged whole, told in short, never swallowed
         log.error("the launcher failed\n%s", traceback.format_exc())
-        outcome = Outcome(FAILURE, type(error).__name__, str(error) or type(error).__name__)
-    if outcome.code != DONE:
-        log.log(severity(outcome.code), "%s: %s", outcome.reason, outcome.message)
+        stage_result = StageResult(FAILURE, type(error).__name__, str(error) or type(error).__name__)
+    if stage_result.code != DONE:
+        log.log(severity(stage_result.code), "%s: %s", stage_result.reason, stage_result.message)
     if file is not None:
         lead = node_rank() == 0
-        if lead and outcome.code == DONE and os.environ.get(contract.FREE_WORK):
+        if lead and stage_result.code == DONE and os.environ.get(contract.FREE_WORK):
             free_work(Path(file.directories.work))
-        write_summary(file, outcome, lead=lead)
-    return outcome.code
+        write_summary(file, stage_result, lead=lead)
+    return stage_result.code
 
 
 def read_stage_file(path: Path) -> StageFile:
@@ -158,7 +158,7 @@ def keep_log(file: StageFile) -> None:
     logging.getLogger().addHandler(handler)
 
 
-def run(file: StageFile, path: Path, signals: Signals) -> Outcome:
+def run(file: StageFile, path: Path, signals: Signals) -> StageResult:
     """Reuse the product, or wait for the run that makes it, or make it."""
     storage = Path(file.directories.storage)
     work = Path(file.directories.work)
@@ -167,11 +167,11 @@ def run(file: StageFile, path: Path, signals: Signals) -> Outcome:
         if node_rank() == 0:
             products.raise_fence(file)
     if file.type == "prepare":  # makes no product, and looks for everyone else's itself
-        return gang(file, path, signals)
+        return run_ranks(file, path, signals)
     name = products.product_name(file)
     if node_rank() != 0:
         product, _ = products.look(storage, name)
-        return gang(file, path, signals) if product is None else reused(product)
+        return run_ranks(file, path, signals) if product is None else reused(product)
     name_product(file, name)  # before it is made: what no run names can be freed
     while True:
         product, damaged = products.look(storage, name)
@@ -191,7 +191,7 @@ def run(file: StageFile, path: Path, signals: Signals) -> Outcome:
             raise Stopped(f"stopped on request while waiting for the run that makes {name}")
 
 
-def make(file: StageFile, path: Path, signals: Signals) -> Outcome:
+def make(file: StageFile, path: Path, signals: Signals) -> StageResult:
     """Make the product, as the holder of its lock."""
     storage, name = Path(file.directories.storage), products.product_name(file)
     product = products.reusable(storage, name)  # put in place, or damaged, before the lock was ours
@@ -199,17 +199,17 @@ def make(file: StageFile, path: Path, signals: Signals) -> Outcome:
         return reused(product)
     if file.type not in LIGHT:
         adopt(file)
-    outcome = gang(file, path, signals)
-    if outcome.code == DONE and products.inode(storage, name) is None:
+    stage_result = run_ranks(file, path, signals)
+    if stage_result.code == DONE and products.inode(storage, name) is None:
         raise StageError(
             f"every rank ended well but {storage / 'products' / name} is not there: the stage's code never called "
             "context.publish",
             reason=contract.NO_PRODUCT,
         )
-    return outcome
+    return stage_result
 
 
-def reused(product: Product) -> Outcome:
+def reused(product: Product) -> StageResult:
     """The product was there, verified.
 
     Raises:
@@ -219,10 +219,10 @@ def reused(product: Product) -> Outcome:
     if product.manifest.failure is not None:
         raise GuardTripped(product.manifest.failure, reason=contract.GATE_FAILED)
     log.info("product %s exists and is what was made: reused", name)
-    return Outcome(DONE, contract.REUSED, f"product {name} exists and was verified")
+    return StageResult(DONE, contract.REUSED, f"product {name} exists and was verified")
 
 
-def gang(file: StageFile, path: Path, signals: Signals) -> Outcome:
+def run_ranks(file: StageFile, path: Path, signals: Signals) -> StageResult:
     """Start the ranks and wait for them."""
     if signals.stop.is_set():
         raise Stopped("stopped on request before it started")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Place:
+class RankEnv:
     """Which rank this process is."""
 
     rank: int
@@ -16,7 +16,7 @@ class Place:
     local_rank: int
 
     @classmethod
-    def of(cls, environment: Mapping[str, str]) -> Place:
+    def of(cls, environment: Mapping[str, str]) -> RankEnv:
         """Read RANK, WORLD_SIZE and LOCAL_RANK."""
         return cls(*(int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
 

@@ -10,7 +10,7 @@ from typing import Any
 from rlhf_api.stage_file import StageFile
 from rlhf_trainer import lean_imports, rng
 from rlhf_trainer.context import LightContext, StageContext
-from rlhf_trainer.runtime.rank_env import Place
+from rlhf_trainer.runtime.rank_env import RankEnv
 from rlhf_trainer.stopping import StopRequest
 from rlhf_trainer.storage.checkpoints import Checkpoints, sharding_of
 from rlhf_trainer.telemetry.metrics import Metrics, Sink
@@ -18,10 +18,10 @@ from rlhf_trainer.telemetry.progress import Progress
 from rlhf_trainer.telemetry.server import Prometheus, Server
 
 
-class Session:
+class WorkerRuntime:
     """The context manager a stage's function runs in. A light stage gets a LightContext, and torch is not imported."""
 
-    def __init__(self, file: StageFile, rank_env: Place, work: Path, stop: StopRequest, *, light: bool) -> None:
+    def __init__(self, file: StageFile, rank_env: RankEnv, work: Path, stop: StopRequest, *, light: bool) -> None:
         self._file = file
         self._rank_env = rank_env
         self._work = work

@@ -21,7 +21,7 @@ from rlhf_api.gpus import has_gpu
 from rlhf_api.stage_file import StageFile
 from rlhf_trainer.exits import DONE, STOPPED, severity
 from rlhf_trainer.runtime.rank_env import log_path, result_path
-from rlhf_trainer.runtime.termination import Outcome, RankEnd, judge
+from rlhf_trainer.runtime.termination import RankEnd, StageResult, judge
 from rlhf_trainer.stages import LIGHT
 from rlhf_trainer.stopping import StopRequest
 
@@ -58,7 +58,7 @@ class Ranks:
         self._world = 1 if file.type in LIGHT else file.nodes * file.ranks_per_node
         self._first = node * self._local
 
-    def run(self, stop: StopRequest, grace: float) -> Outcome:
+    def run(self, stop: StopRequest, grace: float) -> StageResult:
         """Run the ranks to their end; gives what came of them."""
         for local in range(self._local):
             result_path(self._work, self._file.attempt, self._first + local).unlink(missing_ok=True)

@@ -27,7 +27,7 @@ MAX_BYTES = 2048
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StageResult:
     """How a stage ended."""
 
     code: int
@@ -57,12 +57,12 @@ class RankEnd:
     killed_by_us: bool = False
 
 
-def of_error(error: StageError) -> Outcome:
+def of_error(error: StageError) -> StageResult:
     """The outcome of an error in the launcher itself."""
-    return Outcome(error.code, error.reason, str(error))
+    return StageResult(error.code, error.reason, str(error))
 
 
-def judge(ends: list[RankEnd], *, stop_requested: bool, grace_over: bool, grace: float) -> Outcome:
+def judge(ends: list[RankEnd], *, stop_requested: bool, grace_over: bool, grace: float) -> StageResult:
     """One outcome of all ranks' ends.
 
     The first match wins: wrong input or a guard on any rank; out of grace; a rank that was killed or failed on its own
@@ -77,15 +77,15 @@ def judge(ends: list[RankEnd], *, stop_requested: bool, grace_over: bool, grace:
     lead = min(ends, key=lambda end: end.rank)
     step, headline, result = _reported(lead, ends)
 
-    def outcome(code: int, reason: str, message: str) -> Outcome:
-        return Outcome(code, reason, message, step, headline, result)
+    def stage_result(code: int, reason: str, message: str) -> StageResult:
+        return StageResult(code, reason, message, step, headline, result)
 
     for code in (WRONG_INPUT, GUARD):
         for end in ends:
             if end.exit == code and end.report is not None:
-                return outcome(code, str(end.report["reason"]), str(end.report["message"]))
+                return stage_result(code, str(end.report["reason"]), str(end.report["message"]))
     if grace_over:
-        return outcome(
+        return stage_result(
             FAILURE,
             GRACE_EXCEEDED,
             f"asked to stop, no checkpoint within {grace:g} s: killed. The last checkpoint is used. Raise "
@@ -95,13 +95,13 @@ def judge(ends: list[RankEnd], *, stop_requested: bool, grace_over: bool, grace:
     failures = [end for end in ends if not end.killed_by_us and end.exit != DONE and end.exit not in stopped]
     if failures:
         root_cause = min(failures, key=_blame)
-        return replace(outcome(FAILURE, *_why(root_cause)), raised=_blame(root_cause)[1] or None)
+        return replace(stage_result(FAILURE, *_why(root_cause)), raised=_blame(root_cause)[1] or None)
     if any(end.exit in stopped for end in ends):
         report = next((end.report for end in ends if end.exit == STOPPED and end.report is not None), None)
         message = str(report["message"]) if report is not None else "stopped on request before its first step"
-        return outcome(STOPPED, "Stopped", message)
+        return stage_result(STOPPED, "Stopped", message)
     unfinished = [end for end in ends if end.exit != DONE]
-    return outcome(FAILURE, *_why(unfinished[0])) if unfinished else outcome(DONE, "Done", "done")
+    return stage_result(FAILURE, *_why(unfinished[0])) if unfinished else stage_result(DONE, "Done", "done")
 
 
 def _blame(end: RankEnd) -> tuple[int, float]:
@@ -132,25 +132,25 @@ def _reported(lead: RankEnd, ends: list[RankEnd]) -> tuple[int, dict[str, float]
     return int(report.get("step") or 0), dict(report.get("headline") or {}), dict(report.get("result") or {})
 
 
-def summary(file: StageFile, outcome: Outcome) -> bytes:
+def summary(file: StageFile, stage_result: StageResult) -> bytes:
     """The termination summary: JSON of at most MAX_BYTES, the message cut first, then the headline left out."""
     full: dict[str, Any] = {
-        "code": outcome.code,
-        "reason": outcome.reason,
+        "code": stage_result.code,
+        "reason": stage_result.reason,
         "stage": file.stage,
         "type": file.type,
         "attempt": file.attempt,
-        "step": outcome.step,
-        "message": outcome.message,
-        "headline": {name: float(f"{value:.6g}") for name, value in outcome.headline.items()},
-        **({"raised": outcome.raised} if outcome.raised else {}),
-        **({"result": outcome.result} if outcome.result else {}),
+        "step": stage_result.step,
+        "message": stage_result.message,
+        "headline": {name: float(f"{value:.6g}") for name, value in stage_result.headline.items()},
+        **({"raised": stage_result.raised} if stage_result.raised else {}),
+        **({"result": stage_result.result} if stage_result.result else {}),
     }
     for drop in ((), ("headline",), ("headline", "result")):
         fields = {name: value for name, value in full.items() if name not in drop}
         spare = MAX_BYTES - len(orjson.dumps({**fields, "message": ""}))
-        if spare >= min(len(orjson.dumps(outcome.message)), 200):
-            return orjson.dumps({**fields, "message": _cut(outcome.message, spare)})
+        if spare >= min(len(orjson.dumps(stage_result.message)), 200):
+            return orjson.dumps({**fields, "message": _cut(stage_result.message, spare)})
     raise AssertionError("the summary's fixed fields alone are longer than a termination message")
 
 
@@ -168,12 +168,12 @@ def _cut(message: str, spare: int) -> str:
     return message[:low] + " ..."
 
 
-def write_summary(file: StageFile, outcome: Outcome, *, lead: bool = True) -> None:
+def write_summary(file: StageFile, stage_result: StageResult, *, lead: bool = True) -> None:
     """Write the summary where the executor reads it; the gang's first pod, also to work/termination.json, which all share.
 
     Every pod tells: the one whose rank was killed may be any.
     """
-    content = summary(file, outcome)
+    content = summary(file, stage_result)
     try:
         if file.directories.termination_message is not None:
             # A pod's termination message is a mounted file: it is written in place, it cannot be renamed over.

@@ -23,7 +23,7 @@ from rlhf_api.gpus import has_gpu
 from rlhf_api.stage_file import StageFile
 from rlhf_trainer import functions, lean_imports
 from rlhf_trainer.exits import DONE, FAILURE, StageError, Stopped, explain_full_disk, severity
-from rlhf_trainer.runtime.rank_env import Place, log_path, result_path
+from rlhf_trainer.runtime.rank_env import RankEnv, log_path, result_path
 from rlhf_trainer.runtime.termination import LESS_MEMORY
 from rlhf_trainer.stages import LIGHT, resolve
 from rlhf_trainer.stopping import StopRequest
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one rank; gives its exit code."""
     (path,) = sys.argv[1:] if arguments is None else arguments
     file = StageFile.model_validate_json(Path(path).read_bytes())
-    rank_env = Place.of(os.environ)
+    rank_env = RankEnv.of(os.environ)
     work = Path(file.directories.work)
     die_with_parent()
     redirect_output(log_path(work, file.attempt, rank_env.rank))
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     os._exit(ended["code"])  # libraries' exit handlers wait for ranks that are gone
 
 
-def run(file: StageFile, rank_env: Place, work: Path, report: dict[str, Any]) -> None:
+def run(file: StageFile, rank_env: RankEnv, work: Path, report: dict[str, Any]) -> None:
     """Set the process up and run the stage's function; `report` takes step, headline and result, also of a failure."""
     light = file.type in LIGHT
     stop = StopRequest()
@@ -73,9 +73,9 @@ def run(file: StageFile, rank_env: Place, work: Path, report: dict[str, Any]) ->
     # Libraries are imported only now: signals and the log are in place while they load.
     with lean_imports.absent(*unused(file)), lean_imports.uncollected():
         function = resolve(file.type)
-        from rlhf_trainer.runtime.session import Session
+        from rlhf_trainer.runtime.session import WorkerRuntime
 
-    with Session(file, rank_env, work, stop, light=light) as context:
+    with WorkerRuntime(file, rank_env, work, stop, light=light) as context:
         try:
             function(context)
         finally:

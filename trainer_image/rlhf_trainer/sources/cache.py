@@ -39,7 +39,7 @@ NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, 
 
 
 @dataclass(frozen=True)
-class Kept:
+class CachedInput:
     """Content in place."""
 
     path: Path
@@ -68,14 +68,14 @@ class _Commit(BaseModel):
     digest: Annotated[str, StringConstraints(pattern="^[0-9a-f]{40}$")]
 
 
-class Keeper:
+class InputCache:
     """The `inputs/` folder of a storage."""
 
     def __init__(self, storage: Path) -> None:
         self.root = storage / "inputs"
         self._records = self.root / ".records"
 
-    def take(self, files: dict[str, Path]) -> Kept:
+    def take(self, files: dict[str, Path]) -> CachedInput:
         """Keep local files under their relative names: linked where large and on the same file system, else copied.
 
         Raises:
@@ -103,7 +103,7 @@ class Keeper:
                     raise InputError(f"{path}: changed while it was copied. Run again when nothing writes to it")
             return self._place(staging, hashes, digest)
 
-    def adopt(self, staging: Path) -> Kept:
+    def adopt(self, staging: Path) -> CachedInput:
         """Keep what was fetched into a staging folder.
 
         Raises:
@@ -115,7 +115,7 @@ class Keeper:
         digest = content_digest(hashes)
         return self.find(digest) or self._place(staging, hashes, digest)
 
-    def find(self, digest: str) -> Kept | None:
+    def find(self, digest: str) -> CachedInput | None:
         """Content of that digest, unchanged since it was kept; changed content is removed."""
         folder = self.root / digest
         if not folder.exists():
@@ -147,7 +147,7 @@ class Keeper:
         """Note which digest a commit's files have."""
         write_atomically(self._hub(key), orjson.dumps({**key, "digest": digest}))
 
-    def recall(self, key: dict[str, Any]) -> Kept | None:
+    def recall(self, key: dict[str, Any]) -> CachedInput | None:
         """The content of a commit fetched before; None: not there any more."""
         try:
             noted = _Commit.model_validate_json(read_bytes(self._hub(key)))
@@ -158,7 +158,7 @@ class Keeper:
     def _hub(self, key: dict[str, Any]) -> Path:
         return self._records / f"hub-{digest_of(key)[:32]}.json"
 
-    def _place(self, staging: Path, hashes: dict[str, str], digest: str) -> Kept:
+    def _place(self, staging: Path, hashes: dict[str, str], digest: str) -> CachedInput:
         """Rename into place, the record first: content without one counts as damaged."""
         target = self.root / digest
         with self._locked():
@@ -170,9 +170,9 @@ class Keeper:
                 staging.rename(target)
         return self._kept(digest)
 
-    def _kept(self, digest: str) -> Kept:
+    def _kept(self, digest: str) -> CachedInput:
         folder = self.root / digest
-        return Kept(folder, digest, sum(path.stat().st_size for path in files_below(folder).values()))
+        return CachedInput(folder, digest, sum(path.stat().st_size for path in files_below(folder).values()))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -205,7 +205,7 @@ def _record(folder: Path) -> Path:
 
 
 def is_kept(folder: Path) -> bool:
-    """Whether a folder is one that a Keeper put in place, and so can be verified."""
+    """Whether a folder is one that an InputCache put in place, and so can be verified."""
     return _record(folder).is_file()
 
 

@@ -17,7 +17,7 @@ from rlhf_api.memory.local_facts import local_path
 from rlhf_api.packages import package_folder
 from rlhf_api.sources import Source, parse_source
 from rlhf_trainer.exits import InputError, StageError
-from rlhf_trainer.sources.cache import Keeper, Kept
+from rlhf_trainer.sources.cache import CachedInput, InputCache
 from rlhf_trainer.sources.folder import files_below
 from rlhf_trainer.sources.hub import COMMIT, fetch_hub
 from rlhf_trainer.sources.licence import told_licence
@@ -61,18 +61,18 @@ def fetch(entry: Input, storage: Path, job_folder: Path, environment: Mapping[st
     except ValueError as error:
         raise InputError(f"inputs[{entry.name}].source: {error}") from error
     text = redact(entry.source)
-    keeper = Keeper(storage)
+    cache = InputCache(storage)
     commit = None
     notes = []
     if source.kind in ("hub-model", "hub-data"):
-        files = fetch_hub(source, keeper, entry.subset, entry.split)
+        files = fetch_hub(source, cache, entry.subset, entry.split)
         cached, commit = files.cached, files.commit
         if not COMMIT.fullmatch(source.revision):
             notes.append(f"{text}: the revision is commit {commit} now; write that commit to get the same again")
     elif source.kind == "url":
-        cached = fetch_url(source.location, keeper)
+        cached = fetch_url(source.location, cache)
     else:
-        cached = keeper.take(_local_files(_local_path(source, text, job_folder, environment), text))
+        cached = cache.take(_local_files(_local_path(source, text, job_folder, environment), text))
     stated_licence = told_licence(cached.path)
     if stated_licence is not None and entry.licence is not None and stated_licence.lower() != entry.licence.lower():
         notes.append(f"{text}: says its licence is {stated_licence}, the job says {entry.licence}")
@@ -162,7 +162,7 @@ def _local_files(path: Path, text: str) -> dict[str, Path]:
     return files
 
 
-def fetch_url(url: str, keeper: Keeper) -> Kept:
+def fetch_url(url: str, cache: InputCache) -> CachedInput:
     """Fetch a file or folder by fsspec.
 
     Raises:
@@ -179,7 +179,7 @@ def fetch_url(url: str, keeper: Keeper) -> Kept:
         system, root = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:
         raise InputError(f"{text}: {error}") from error
-    with keeper.staging() as staging:
+    with cache.staging() as staging:
         try:
             # Over HTTP there are no folders, and asking what is there hides why nothing is.
             if isinstance(system, HTTPFileSystem) or system.info(root)["type"] == "file":
@@ -195,7 +195,7 @@ def fetch_url(url: str, keeper: Keeper) -> Kept:
                 raise InputError(f"{text}: refused ({type(error).__name__}): no right to read it") from error
             reason = str(error).replace(url, text)
             raise FetchFailed(f"{text}: could not be fetched ({type(error).__name__}: {reason})") from error
-        return keeper.adopt(staging)
+        return cache.adopt(staging)
 
 
 def _fetch_folder(system: object, root: str, staging: Path, text: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from rlhf_api.sources import Source
 from rlhf_trainer.exits import InputError, StageError
-from rlhf_trainer.sources.cache import Keeper, Kept
+from rlhf_trainer.sources.cache import CachedInput, InputCache
 from rlhf_trainer.sources.choose import card, choose, is_data
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -33,11 +33,11 @@ class Unreachable(StageError):
 class HubFiles:
     """Files of a commit."""
 
-    cached: Kept
+    cached: CachedInput
     commit: str
 
 
-def fetch_hub(source: Source, keeper: Keeper, subset: str | None, split: str | None) -> HubFiles:
+def fetch_hub(source: Source, cache: InputCache, subset: str | None, split: str | None) -> HubFiles:
     """Fetch a repository's files (of a data set: those of its subset and split), or find them fetched before.
 
     Raises:
@@ -51,7 +51,7 @@ def fetch_hub(source: Source, keeper: Keeper, subset: str | None, split: str | N
     kind = "dataset" if source.kind == "hub-data" else "model"
     key = {"kind": kind, "repository": source.location, "subset": subset, "split": split}
     commit = source.revision if COMMIT.fullmatch(source.revision) else None
-    cached = keeper.recall({**key, "commit": commit}) if commit is not None else None
+    cached = cache.recall({**key, "commit": commit}) if commit is not None else None
     if commit is not None and cached is not None:
         return HubFiles(cached, commit)
     with _explained(source):
@@ -59,11 +59,11 @@ def fetch_hub(source: Source, keeper: Keeper, subset: str | None, split: str | N
             source.location, revision=source.revision or None, repo_type=kind
         )
     commit = str(info.sha)
-    cached = keeper.recall({**key, "commit": commit})
+    cached = cache.recall({**key, "commit": commit})
     if cached is not None:
         return HubFiles(cached, commit)
     names = [str(sibling.rfilename) for sibling in info.siblings or []]
-    with keeper.staging() as staging, _explained(source):
+    with cache.staging() as staging, _explained(source):
 
         def download(chosen: list[str]) -> None:
             patterns = [_exact(name) for name in chosen]
@@ -88,8 +88,8 @@ def fetch_hub(source: Source, keeper: Keeper, subset: str | None, split: str | N
         missing = [name for name in chosen if not (staging / name).is_file()]
         if missing:
             raise Unreachable(f"{text}: {missing[0]} was listed but not fetched")
-        cached = keeper.adopt(staging)
-    keeper.remember({**key, "commit": commit}, cached.digest)
+        cached = cache.adopt(staging)
+    cache.remember({**key, "commit": commit}, cached.digest)
     return HubFiles(cached, commit)
 
 

@@ -17,7 +17,7 @@ from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.readers import readers
 from rlhf_trainer.inspection.templates import checks_of
 from rlhf_trainer.loop import train
-from rlhf_trainer.models.frozen_inputs import Boundary
+from rlhf_trainer.models.frozen_inputs import FrozenTrunkInputs
 from rlhf_trainer.models.lengths import prompt_room
 from rlhf_trainer.models.save import save_policy
 from rlhf_trainer.ppo import critics as critic_models
@@ -96,12 +96,12 @@ def _ptx(context: StageContext, spec: Ppo, models: Models, counts: dict[str, int
     if not rows:
         raise InputError("ptx.data: no conversation has a token to learn within ptx.maxLength; raise it")
     counts |= read.as_dict("ptx") | {"ptx.without_answer": len(encoded) - len(rows)}
-    boundary = Boundary(models.policy.trunk, context.device, models.tokenizer.pad_token_id)
+    boundary = FrozenTrunkInputs(models.policy.trunk, context.device, models.tokenizer.pad_token_id)
     budget = micro_batch_tokens(context)
     size = spec.ptx.batch_size or spec.rollout.prompts * spec.rollout.samples
     if spec.steps * size > len(rows):
         key = f"{context.input(spec.policy).digest}-{spec.trainable_layers}"
-        boundary.remember(rows, context.work / f"{STATES}.bin", key, dtype=models.policy.model.dtype)
+        boundary.cache_hidden_states(rows, context.work / f"{STATES}.bin", key, dtype=models.policy.model.dtype)
     return Ptx(context, rows, size, spec.ptx.coefficient, boundary, budget)
 
 

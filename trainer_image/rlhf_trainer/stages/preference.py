@@ -22,11 +22,11 @@ from rlhf_trainer.engine import Engine
 from rlhf_trainer.loop import train
 from rlhf_trainer.losses.preference import cost_loss, poisson_weights, reward_loss, weighted_sum
 from rlhf_trainer.models.files import load_tokenizer
-from rlhf_trainer.models.frozen_inputs import Boundary
-from rlhf_trainer.models.prefix_check import forks_as_rows
+from rlhf_trainer.models.frozen_inputs import FrozenTrunkInputs
+from rlhf_trainer.models.prefix_check import pairs_as_rows
 from rlhf_trainer.models.save import save_scorer
 from rlhf_trainer.models.scorer import Kind, Rule, new_scorer
-from rlhf_trainer.models.trainable import Trained, make_trained
+from rlhf_trainer.models.trainable import TrainableModel, make_trainable
 from rlhf_trainer.models.vocabulary import fit_vocabulary
 from rlhf_trainer.stages.sft import micro_batch_tokens, remember, total
 from rlhf_trainer.statistics.calibration import Trust, pair_trust, sign_trust
@@ -43,7 +43,7 @@ class Scores(nn.Module):
         self.head = head
 
     def forward(self, inputs: Mapping[str, Tensor | None], ends: Tensor) -> Tensor:
-        """[members, 2, P] float32 scores of P pairs, as rows [2 P, T] or as forks [P, T], at their `ends` [2, P]."""
+        """[members, 2, P] float32 scores of P pairs, as rows [2 P, T] or as sequences [P, T], at their `ends` [2, P]."""
         hidden = self.decoder(**inputs, use_cache=False).last_hidden_state
         rows = torch.arange(len(hidden), device=hidden.device).view(-1, ends.shape[1])
         scores: Tensor = self.head(hidden[rows, ends]).float().movedim(-1, 0)
@@ -59,7 +59,7 @@ class PreferenceTask:
         spec: Preference,
         modules: Sequence[Scores],
         data: Pairs,
-        boundary: Boundary,
+        boundary: FrozenTrunkInputs,
     ) -> None:
         self._context = context
         self.spec = spec
@@ -117,8 +117,8 @@ class PreferenceTask:
     def _scores(self, number: int, pairs: Sequence[int]) -> Tensor:
         """[members of the engine, 2, P] scores of both answers of some pairs."""
         data, boundary = self._data, self._boundary
-        if data.forked:
-            inputs, laid = boundary.forks([data.forks[pair] for pair in pairs], pairs)
+        if data.shares_prefix:
+            inputs, laid = boundary.pairs([data.sequences[pair] for pair in pairs], pairs)
             ends = laid.ends
         else:
             rows = [2 * pair + side for side in (0, 1) for pair in pairs]
@@ -198,17 +198,17 @@ def run(context: StageContext) -> None:
     parts = []
     for member, model in enumerate(scorer.models):
         fit_vocabulary(model, tokenizer)
-        parts.append(make_trained(model, spec, context.file.execution, seed=seeds[member], device=context.device))
+        parts.append(make_trainable(model, spec, context.file.execution, seed=seeds[member], device=context.device))
     notes.extend(parts[0].notes)
     # Frozen layers are the same for every member: one of them, and one file of states, serves all.
-    boundary = Boundary(parts[0].trunk, context.device, tokenizer.pad_token_id)
-    data.forked = forks_as_rows(parts[0].decoder, boundary, data.forks[0], max(map(len, data.encoded)))
-    if not data.forked:
+    boundary = FrozenTrunkInputs(parts[0].trunk, context.device, tokenizer.pad_token_id)
+    data.shares_prefix = pairs_as_rows(parts[0].decoder, boundary, data.sequences[0], max(map(len, data.encoded)))
+    if not data.shares_prefix:
         log.info("this model does not compute a pair as one sequence: prompts are computed once an answer")
     task = PreferenceTask(context, spec, [Scores(part.decoder, part.head) for part in parts], data, boundary)
     if task.repeats:
         key = f"{entry.digest}-{spec.trainable_layers}"
-        remember(context, boundary, data.forks if data.forked else data.encoded, key, parts[0].model.dtype)
+        remember(context, boundary, data.sequences if data.shares_prefix else data.encoded, key, parts[0].model.dtype)
     train(context, task)
     _publish(context, task, parts, rule, tokenizer, data, answers, counts, notes)
     if context.rank == 0:
@@ -226,7 +226,7 @@ def _rule(spec: Preference) -> Rule:
 def _publish(
     context: StageContext,
     task: PreferenceTask,
-    parts: Sequence[Trained],
+    parts: Sequence[TrainableModel],
     rule: Rule,
     tokenizer: Any,
     data: Pairs,

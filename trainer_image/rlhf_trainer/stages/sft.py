@@ -19,16 +19,16 @@ from rlhf_trainer.data.batches import Schedule, micro_batches, pack
 from rlhf_trainer.data.chat import Encoded, encode_conversation, prepare_tokenizer
 from rlhf_trainer.data.checks import Encodings
 from rlhf_trainer.data.load import load_conversations, opening, split_by_prompt
-from rlhf_trainer.data.shared_prefix import Fork
+from rlhf_trainer.data.shared_prefix import SharedPrefixPair
 from rlhf_trainer.engine import Engine
 from rlhf_trainer.exits import InputError, Stopped
 from rlhf_trainer.loop import train
 from rlhf_trainer.losses.sft import nll_by_row, nll_sum, targets
-from rlhf_trainer.models.frozen_inputs import Boundary
+from rlhf_trainer.models.frozen_inputs import FrozenTrunkInputs
 from rlhf_trainer.models.load import check_logits, load_policy
 from rlhf_trainer.models.prefix_check import packs_as_rows
 from rlhf_trainer.models.save import save_policy
-from rlhf_trainer.models.trainable import Trained, make_trained
+from rlhf_trainer.models.trainable import TrainableModel, make_trainable
 from rlhf_trainer.models.vocabulary import fit_vocabulary
 from rlhf_trainer.statistics.intervals import Intervals, decide
 
@@ -124,7 +124,7 @@ class SftTask:
     """The steps of supervised fine-tuning."""
 
     def __init__(
-        self, context: StageContext, spec: Sft, model: LanguageModel, data: SftData, boundary: Boundary
+        self, context: StageContext, spec: Sft, model: LanguageModel, data: SftData, boundary: FrozenTrunkInputs
     ) -> None:
         self._context = context
         self._spec = spec
@@ -223,7 +223,11 @@ def total(share: Tensor) -> Tensor:
 
 
 def remember(
-    context: StageContext, boundary: Boundary, rows: Sequence[Encoded] | Sequence[Fork], key: str, dtype: torch.dtype
+    context: StageContext,
+    boundary: FrozenTrunkInputs,
+    rows: Sequence[Encoded] | Sequence[SharedPrefixPair],
+    key: str,
+    dtype: torch.dtype,
 ) -> None:
     """Keep the frozen layers' states of rows that come back. A collective.
 
@@ -238,7 +242,7 @@ def remember(
         if context.stop_requested() and done < rounds:
             raise Stopped("stopped on request before the first step; the frozen layers' states so far are kept")
 
-    boundary.remember(rows, context.work / "states.bin", key, dtype=dtype, tick=tick)
+    boundary.cache_hidden_states(rows, context.work / "states.bin", key, dtype=dtype, tick=tick)
 
 
 def run(context: StageContext) -> None:
@@ -254,9 +258,9 @@ def run(context: StageContext) -> None:
     notes = prepare_tokenizer(tokenizer, entry.template)
     fit_vocabulary(model, tokenizer)
     data, counts = _data(context, spec, tokenizer, notes)
-    trained = make_trained(model, spec, context.file.execution, seed=context.seed, device=context.device)
+    trained = make_trainable(model, spec, context.file.execution, seed=context.seed, device=context.device)
     notes.extend(trained.notes)
-    boundary = Boundary(trained.trunk, context.device, tokenizer.pad_token_id)
+    boundary = FrozenTrunkInputs(trained.trunk, context.device, tokenizer.pad_token_id)
     if data.packed and not packs_as_rows(trained.decoder, boundary, data.encoded[:TRIED_ROWS]):
         raise InputError(
             f"packing: in models of type {model.config.model_type!r} packed conversations see each other (their states "
@@ -308,7 +312,12 @@ def _data(context: StageContext, spec: Sft, tokenizer: Any, notes: list[str]) ->
 
 
 def _publish(
-    context: StageContext, task: SftTask, trained: Trained, tokenizer: Any, counts: dict[str, int], notes: list[str]
+    context: StageContext,
+    task: SftTask,
+    trained: TrainableModel,
+    tokenizer: Any,
+    counts: dict[str, int],
+    notes: list[str],
 ) -> None:
     after = task.heldout()
     weights = trained.product(task.engine.state_dict())
