@@ -20,7 +20,7 @@ from rlhf_trainer.evaluation.judges import ModelJudge
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.rules.grader import Asking, Grader, Question
 from rlhf_trainer.rules.parser import parse_policy
-from rlhf_trainer.simulation.judging import Compared, Judge
+from rlhf_trainer.simulation.judging import Compared, PairwiseJudge
 
 CPU = torch.device("cpu")
 POSITIONS = 40
@@ -88,7 +88,7 @@ def test_a_judge_of_an_evaluation_scores_within_its_positions(folder: Path, as_t
 
 
 def test_a_model_that_chooses_reads_the_end_of_what_is_longer(folder: Path) -> None:
-    judge = Judge(Answering(str(folder / "policy"), "float32", CPU, None), 512)
+    judge = PairwiseJudge(Answering(str(folder / "policy"), "float32", CPU, None), 512)
     (choices,) = judge.both_orders([Compared(says(LONG), "yes", "no", "Choose the better one.")])
     assert all(0 < choice.mass <= 1 for choice in choices)
 

@@ -15,7 +15,7 @@ from rlhf_trainer.evaluation.answers import Answering
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.generation.sample import Sampling, sample
 from rlhf_trainer.generation.shared import common, last_states
-from rlhf_trainer.simulation.judging import QUESTION, Compared, Judge, labels_of
+from rlhf_trainer.simulation.judging import QUESTION, Compared, PairwiseJudge, labels_of
 from rlhf_trainer.simulation.prompt_format import answer_text, ask, chat_of, plain, templated
 
 DIALOGUE = (
@@ -190,12 +190,12 @@ def test_an_answer_may_end_without_eos(tmp_path):
 def judge(tmp_path_factory):
     path = tiny_policy(tmp_path_factory.mktemp("judge") / "model", seed=11)
     answering = Answering(str(path), "float32", torch.device("cpu"), path.parent)
-    return path, Judge(answering, 64), answering
+    return path, PairwiseJudge(answering, 64), answering
 
 
 def test_log_odds_are_those_of_the_model_s_own_forward_in_both_orders(judge):
     path, _, answering = judge
-    judging = Judge(answering, 512)
+    judging = PairwiseJudge(answering, 512)
     pairs = [
         Compared(DIALOGUE[1:2], "Call for help.", "Run away now please.", "Choose the kinder one."),
         Compared(DIALOGUE, "No.", "Yes, see a doctor and wait.", "Choose the safer one."),
@@ -238,7 +238,7 @@ def test_a_model_that_scales_its_logits_answers_but_is_not_read(tmp_path):
     rows = answering.answers([Prompt(DIALOGUE[:2], None, Where("rows.jsonl", 1))], 0, how, seed=1)
     assert rows[0]["ids"]
     with pytest.raises(InputError, match=rf"judge \({tmp_path}\): GraniteForCausalLM changes its logits"):
-        Judge(answering, 512)
+        PairwiseJudge(answering, 512)
     with pytest.raises(InputError, match=rf"KL \({tmp_path}\): GraniteForCausalLM changes its logits"):
         answering.log_probs(rows, 1.0)
 

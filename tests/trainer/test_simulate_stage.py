@@ -17,7 +17,7 @@ from rlhf_api.fields import DataRef
 from rlhf_trainer.data.load import load_completions
 from rlhf_trainer.evaluation.answers import Answering
 from rlhf_trainer.exits import InputError, Stopped
-from rlhf_trainer.simulation.judging import Compared, Judge
+from rlhf_trainer.simulation.judging import Compared, PairwiseJudge
 from rlhf_trainer.simulation.prompt_format import plain
 
 PROMPTS = 70  # two shards
@@ -240,7 +240,7 @@ def test_a_judge_reads_the_dialogue_without_phrases_both_answers_and_the_instruc
 def test_another_model_judges_than_the_one_that_answered(folder, tmp_path):
     one = few(folder, tmp_path / "one", "rlaif", rlaif={"judge": {"stage": "judge"}})
     alone(one)
-    judge = Judge(Answering(str(folder / "judge"), "float32", torch.device("cpu"), tmp_path), 512)
+    judge = PairwiseJudge(Answering(str(folder / "judge"), "float32", torch.device("cpu"), tmp_path), 512)
     for row in rows_of(one):
         told = row["provenance"]
         assert told["judge"]["source"] == "stage:judge" and told["model"]["source"] == "input:base"

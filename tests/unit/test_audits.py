@@ -23,13 +23,13 @@ from rlhf_trainer.reporting.content import content
 from rlhf_trainer.reporting.render import render
 from rlhf_trainer.simulation.audits import agreement, kappa, read_answers
 from rlhf_trainer.simulation.methods import Method
-from rlhf_trainer.simulation.report import Outcome, of_answers
+from rlhf_trainer.simulation.report import SimulationReport, of_answers
 from rlhf_trainer.simulation.rows import Answered
 
 Json = dict[str, Any]
 
 
-def simulated(method: str, count: int = 2) -> Outcome:
+def simulated(method: str, count: int = 2) -> SimulationReport:
     """200 rows of a method, 16 of them (sets of them) set aside."""
     spec = {"model": {"input": "base"}, "prompts": [{"input": "prefs"}], method: {}}
     made = Method(Simulate.model_validate(spec), 3)
@@ -47,13 +47,13 @@ def simulated(method: str, count: int = 2) -> Outcome:
     return of_answers(made, rows, {"method": method}, answers=[])
 
 
-def labels(outcome: Outcome) -> list[Any]:
+def labels(outcome: SimulationReport) -> list[Any]:
     """What somebody who agrees with every label fills in."""
     pairs = "chosen" in outcome.keys[0]
     return [("b" if key["swapped"] else "a") if pairs else key.get("rank") == 0 for key in outcome.keys]
 
 
-def fill(path: Path, outcome: Outcome, values: list[Any], **changes: Any) -> Path:
+def fill(path: Path, outcome: SimulationReport, values: list[Any], **changes: Any) -> Path:
     field = "better" if "better" in outcome.audit[0] else "good"
     rows = [{**row, field: value} for row, value in zip(outcome.audit, values, strict=True)]
     rows[3] |= changes

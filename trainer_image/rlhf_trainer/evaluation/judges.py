@@ -56,7 +56,7 @@ class Named:
         return f"{self.kind}.{self.name}"
 
 
-class Judge(Protocol):
+class AnswerJudge(Protocol):
     """Scores answers; NaN and infinities are no score."""
 
     def differs(self, answering: Any) -> str | None:
@@ -134,7 +134,7 @@ class ModelJudge:
         return fit([*prompt], [*answer], self._most)
 
 
-def load(judge: Named, context: StageContext, dtype: str) -> Judge:
+def load(judge: Named, context: StageContext, dtype: str) -> AnswerJudge:
     """Load a judge.
 
     Raises:

@@ -80,7 +80,7 @@ def labels_of(tokenizer: Tokenizer) -> Labels:
     )
 
 
-class Judge:
+class PairwiseJudge:
     """A causal language model that chooses.
 
     Args:

@@ -28,7 +28,7 @@ AUDIT_SHARE = 10
 
 
 @dataclass
-class Outcome:
+class SimulationReport:
     """A simulation's product before it is written."""
 
     rows: list[Json] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Outcome:
 
 def of_answers(
     method: Method, answered: Iterable[Answered], provenance: Mapping[str, Any], *, answers: Iterable[Json]
-) -> Outcome:
+) -> SimulationReport:
     """Rows of a method that answers prompts.
 
     Args:
@@ -85,7 +85,7 @@ def of_answers(
 
 def of_attacks(
     spec: Simulate, seed: int, attacks: Sequence[Attack], prompts: Sequence[Prompt], provenance: dict[str, Any]
-) -> Outcome:
+) -> SimulationReport:
     """Prompts of a red-teaming stage."""
     assert spec.red_team is not None
     worst, dropped = select(attacks, prompts, spec.red_team.keep)
@@ -176,12 +176,12 @@ def _rows(name: str, row: Answered, provenance: Mapping[str, Any]) -> list[Json]
     return [conversation(row, provenance) if name == "contextDistillation" else pair(row, provenance)]
 
 
-def _set_aside(spec: Simulate, seed: int, kept_rows: Sequence[list[Json]], dropped: Counter[str]) -> Outcome:
+def _set_aside(spec: Simulate, seed: int, kept_rows: Sequence[list[Json]], dropped: Counter[str]) -> SimulationReport:
     """Draw the audit sample: which rows, and the order in which people see them and a pair's answers."""
     count = min(spec.audit, len(kept_rows) // AUDIT_SHARE)
     apart = set(drawn(seed, ORDER, 0, count, len(kept_rows)))
     swapped = set(drawn(seed, ORDER, 1, count // 2, count))
-    outcome = Outcome(rows=[row for index, rows in enumerate(kept_rows) if index not in apart for row in rows])
+    outcome = SimulationReport(rows=[row for index, rows in enumerate(kept_rows) if index not in apart for row in rows])
     sample = [(row, number in swapped) for number, index in enumerate(sorted(apart)) for row in kept_rows[index]]
     for number, position in enumerate(drawn(seed, ORDER, 2, len(sample), len(sample))):  # completions come by grade
         row, swap = sample[position]
@@ -198,7 +198,7 @@ def _set_aside(spec: Simulate, seed: int, kept_rows: Sequence[list[Json]], dropp
     return outcome
 
 
-def _notes(outcome: Outcome) -> list[str]:
+def _notes(outcome: SimulationReport) -> list[str]:
     notes = []
     judged = outcome.content.get("judging")
     if judged is not None:

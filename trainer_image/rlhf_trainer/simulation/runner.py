@@ -20,7 +20,7 @@ from rlhf_trainer.generation.sample import Sampling, sample
 from rlhf_trainer.models.lengths import prompt_room
 from rlhf_trainer.models.vocabulary import end_ids
 from rlhf_trainer.simulation.choices import Choice, agree
-from rlhf_trainer.simulation.judging import Compared, Judge
+from rlhf_trainer.simulation.judging import Compared, PairwiseJudge
 from rlhf_trainer.simulation.methods import Method
 from rlhf_trainer.simulation.prompt_format import Chat, answer_text, ask, chat_of
 from rlhf_trainer.simulation.rows import Answered
@@ -103,7 +103,7 @@ class Simulation:
         if reference is not None:
             self._choose(judge or self._judge(Writer(self.context, self.spec, reference, self.shards.report)))
 
-    def _answer(self) -> Judge | None:
+    def _answer(self) -> PairwiseJudge | None:
         """Let the model answer. Gives it as the judge where it is that too: if it cannot be, nothing is sampled."""
         writer = Writer(self.context, self.spec, self.spec.model, self.shards.report)
         self.chat = writer.chat
@@ -112,10 +112,10 @@ class Simulation:
         self.shards.run("answers", "generate", lambda shard: self._answered(writer, shard), measure=lengths)
         return judge
 
-    def _judge(self, writer: Writer) -> Judge:
-        return Judge(writer.model, self.spec.generation.max_prompt_tokens)
+    def _judge(self, writer: Writer) -> PairwiseJudge:
+        return PairwiseJudge(writer.model, self.spec.generation.max_prompt_tokens)
 
-    def _choose(self, judge: Judge) -> None:
+    def _choose(self, judge: PairwiseJudge) -> None:
         self.shards.run("choices", "score", lambda shard: self._judged(judge, shard), measure=agreement)
 
     def numbers(self, shard: int) -> Iterator[tuple[int, Prompt]]:
@@ -136,7 +136,7 @@ class Simulation:
         rows = writer.answers(dialogues, numbers)
         return [{**row, "unmarked": count} for row, count in zip(rows, unmarked, strict=True)]
 
-    def _judged(self, judge: Judge, shard: int) -> Rows:
+    def _judged(self, judge: PairwiseJudge, shard: int) -> Rows:
         pairs = []
         for number, prompt, texts, _ in self._grouped(shard):
             instruction = self.method.request(number).instruction

@@ -18,7 +18,7 @@ from rlhf_trainer.inspection.readers import readers
 from rlhf_trainer.inspection.templates import checks_of
 from rlhf_trainer.simulation.prompts import check_plain, with_types
 from rlhf_trainer.simulation.red_team import RedTeaming
-from rlhf_trainer.simulation.report import Outcome, of_answers, of_attacks
+from rlhf_trainer.simulation.report import SimulationReport, of_answers, of_attacks
 from rlhf_trainer.simulation.runner import Simulation
 
 ROWS, AUDIT, KEYS, CONTENT = "rows.jsonl", "audit.jsonl", "audit-key.jsonl", "simulation.json"
@@ -48,7 +48,7 @@ def run(context: StageContext) -> None:
                 simulation.method.styles(kind)
     simulation.run()
     distributed.barrier()  # every rank's shards are in place
-    outcome = _outcome(context, spec, simulation, prompts) if context.rank == 0 else Outcome()
+    outcome = _outcome(context, spec, simulation, prompts) if context.rank == 0 else SimulationReport()
     empty = distributed.broadcast(None if context.rank or outcome.rows else f"{outcome.content['dropped']}")
     if empty is not None:
         raise InputError(
@@ -67,7 +67,7 @@ def run(context: StageContext) -> None:
 
 def _outcome(
     context: StageContext, spec: Simulate, simulation: Simulation | RedTeaming, prompts: Sequence[Prompt]
-) -> Outcome:
+) -> SimulationReport:
     shared = _provenance(context, spec)
     if isinstance(simulation, RedTeaming):
         outcome = of_attacks(spec, context.seed, simulation.attacks(), prompts, shared)
