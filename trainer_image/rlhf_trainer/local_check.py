@@ -18,7 +18,7 @@ from rlhf_api.job import Input, RLHFJob
 from rlhf_api.load import parse_job
 from rlhf_trainer.inspection.uses import DataUse, uses
 from rlhf_trainer.sources.fetch import Fetched, in_place
-from rlhf_trainer.stages.prepare import Findings, examine
+from rlhf_trainer.stages.examine import Findings, examine
 
 MAX_DATA = 64 << 20
 """Bytes of an input's rows up to which they are read: a few seconds."""

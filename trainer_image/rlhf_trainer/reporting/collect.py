@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import orjson
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from rlhf_api.bounded import Unreadable, read_object
-from rlhf_api.digest import digest_file
 from rlhf_api.job import RLHFJob
 from rlhf_api.load import parse_job
 from rlhf_api.plan import PlannedStage, plan
@@ -21,18 +16,16 @@ from rlhf_api.stage_file import Outcome, StageFile
 from rlhf_api.stages import PREPARE, REPORT
 from rlhf_api.store import MANIFEST, read_resolved
 from rlhf_trainer.exits import InputError, validation_message
+from rlhf_trainer.reporting.files import Folder, Json, read_json, short_name
 from rlhf_trainer.simulation.audits import agreement, read_answers
 from rlhf_trainer.telemetry.timings import summarise
 
-Json = dict[str, Any]
 PROVENANCE = "provenance.json"
 EVALUATION = "evaluation.json"
 SAMPLES = "samples.jsonl"
 SIMULATION = "simulation.json"
 AUDIT = "audit-key.jsonl"
 FIT = "fit.json"
-MAX_BYTES = 256 << 20
-"""Of a JSON file."""
 
 
 class _Provenance(BaseModel):
@@ -151,11 +144,11 @@ def _audits(job: RLHFJob, file: StageFile, stages: list[StageFolder], problems: 
 
 
 def _provenance(path: Path, problems: list[str]) -> dict[str, Json]:
-    written = _json(path, problems) or {}
+    written = read_json(path, problems) or {}
     try:
         _PROVENANCE.validate_python(written)
     except ValidationError as error:
-        problems.append(f"{_named(path)} is damaged and left out: {validation_message(error)}")
+        problems.append(f"{short_name(path)} is damaged and left out: {validation_message(error)}")
         return {}
     return written
 
@@ -166,7 +159,7 @@ def _digests(path: Path, problems: list[str]) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:  # ValidationError is one
-        problems.append(f"{_named(path)} is damaged and left out: {str(error).splitlines()[0]}")
+        problems.append(f"{short_name(path)} is damaged and left out: {str(error).splitlines()[0]}")
         return {}
 
 
@@ -178,7 +171,7 @@ def _stage(planned: PlannedStage, file: StageFile, work: Path, problems: list[st
         stage.manifest = _manifest(stage.product, problems)
     if stage.manifest is not None and stage.product is not None:
         stage.reused = not (work / "stage.json").exists()
-        product = _Folder(stage.product, problems, stage.manifest.files)
+        product = Folder(stage.product, problems, stage.manifest.files)
         stage.model = _model(product)
         stage.evaluation = product.json(EVALUATION)
         stage.simulation = product.json(SIMULATION)
@@ -187,43 +180,18 @@ def _stage(planned: PlannedStage, file: StageFile, work: Path, problems: list[st
         stage.samples = _samples(product, stage.evaluation)
         stage.rows = _metrics(product)
         stage.timings = product.json("timings.json")
-    stage.rows = stage.rows or _metrics(_Folder(work, problems))
+    stage.rows = stage.rows or _metrics(Folder(work, problems))
     stage.timings = stage.timings or summarise(work / "timings.jsonl", problems)
     return stage
 
 
-@dataclass(frozen=True)
-class _Folder:
-    """A product's side files, or a stage's work: what is damaged is named in `problems` and left out."""
-
-    path: Path
-    problems: list[str]
-    digests: Mapping[str, str] = field(default_factory=dict)
-    """SHA-256 of files, where a manifest says it: whatever was changed in one of them, nothing of it is shown."""
-
-    def json(self, name: str) -> Json | None:
-        return _json(self.path / name, self.problems) if self._is_whole(name) else None
-
-    def lines(self, name: str) -> list[Json]:
-        return _lines(self.path / name, self.problems) if self._is_whole(name) else []
-
-    def _is_whole(self, name: str) -> bool:
-        path = self.path / name
-        if not path.is_file():
-            return False
-        if name in self.digests and digest_file(path) != self.digests[name]:
-            self.problems.append(f"{_named(path)} was changed after it was made: left out")
-            return False
-        return True
-
-
-def _metrics(folder: _Folder) -> list[Json]:
+def _metrics(folder: Folder) -> list[Json]:
     """Rows of metrics.jsonl: a step and numbers."""
     rows = folder.lines("metrics.jsonl")
     usable = [row for row in rows if isinstance(row.get("step"), int) and all(map(_is_number, row.values()))]
     if len(usable) < len(rows):
         folder.problems.append(
-            f"{_named(folder.path / 'metrics.jsonl')}: {len(rows) - len(usable)} lines are no metrics: left out"
+            f"{short_name(folder.path / 'metrics.jsonl')}: {len(rows) - len(usable)} lines are no metrics: left out"
         )
     return usable
 
@@ -234,7 +202,7 @@ def _is_number(value: object) -> bool:
 
 def _own_product(file: StageFile, work: Path, problems: list[str]) -> Path | None:
     """The product of a stage that failed after it was published (a gate), found by its stage file."""
-    written = _json(work / "stage.json", problems)
+    written = read_json(work / "stage.json", problems)
     if written is None:
         return None
     product = Path(file.directories.storage) / "products" / f"{written.get('type')}-{written.get('digest')}"
@@ -249,14 +217,14 @@ def _manifest(product: Path, problems: list[str]) -> Manifest | None:
         return None
 
 
-def _samples(product: _Folder, evaluation: Json | None) -> list[Json]:
+def _samples(product: Folder, evaluation: Json | None) -> list[Json]:
     if evaluation is None:
         return []
     shown = set(evaluation.get("shown", []))
     return [row for row in product.lines(SAMPLES) if row.get("prompt") in shown and row.get("sample") == 0]
 
 
-def _model(product: _Folder) -> Json | None:
+def _model(product: Folder) -> Json | None:
     """Facts of a Hugging Face folder, its parameters counted from the headers of its safetensors."""
     first = "members/0/" if (product.path / "members" / "0").is_dir() else ""
     config = product.json(f"{first}config.json")
@@ -272,7 +240,7 @@ def _model(product: _Folder) -> Json | None:
     }
 
 
-def _parameters(product: _Folder) -> int | None:
+def _parameters(product: Folder) -> int | None:
     """Of the model's own files, or those of an ensemble's members; not critics, which lie in a folder of their own."""
     files = sorted(product.path.glob("*.safetensors")) or sorted(product.path.glob("members/*/*.safetensors"))
     try:
@@ -280,37 +248,3 @@ def _parameters(product: _Folder) -> int | None:
     except ValueError as error:
         product.problems.append(f"{product.path.name}: {error}")
         return None
-
-
-def _json(path: Path, problems: list[str]) -> Json | None:
-    if not path.is_file():
-        return None
-    try:
-        return read_object(path, MAX_BYTES)
-    except Unreadable as error:
-        problems.append(f"{path.parent.name}/{error}: left out")
-        return None
-
-
-def _lines(path: Path, problems: list[str]) -> list[Json]:
-    """Lines of a JSONL file; a torn last line (a kill while writing) is left out, a broken one named."""
-    if not path.is_file():
-        return []
-    rows, damaged = [], []
-    for number, raw in enumerate(path.read_bytes().splitlines(keepends=True), 1):
-        try:
-            row = orjson.loads(raw)
-        except orjson.JSONDecodeError:
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        elif raw.endswith(b"\n"):
-            damaged.append(number)
-    if damaged:
-        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-        problems.append(f"{_named(path)}:{damaged[0]}{more} is not JSON: left out")
-    return rows
-
-
-def _named(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}"

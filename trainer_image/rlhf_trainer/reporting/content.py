@@ -12,8 +12,9 @@ from rlhf_api.stages import REPORT
 from rlhf_api.stages.ppo import Ppo
 from rlhf_api.stages.report import Report
 from rlhf_trainer.reporting import verdict
-from rlhf_trainer.reporting.collect import Collected, Json, StageFolder
+from rlhf_trainer.reporting.collect import Collected, StageFolder
 from rlhf_trainer.reporting.disclosure import disclosure, limits
+from rlhf_trainer.reporting.files import Json
 from rlhf_trainer.reporting.fits import fits
 from rlhf_trainer.reporting.simulated import simulations, tests
 

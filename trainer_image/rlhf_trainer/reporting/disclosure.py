@@ -10,7 +10,8 @@ from rlhf_api.fields import DataRef, references
 from rlhf_api.plan import PlannedStage
 from rlhf_api.stages import STAGE_TYPES
 from rlhf_api.stages.report import Report
-from rlhf_trainer.reporting.collect import Collected, Json
+from rlhf_trainer.reporting.collect import Collected
+from rlhf_trainer.reporting.files import Json
 
 UNDISCLOSED = "not disclosed"
 

@@ -8,7 +8,8 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from rlhf_trainer.reporting.axes import Scale, number, percent, ticks
-from rlhf_trainer.reporting.collect import Json, StageFolder
+from rlhf_trainer.reporting.collect import StageFolder
+from rlhf_trainer.reporting.files import Json
 from rlhf_trainer.reporting.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, svg, tag, text
 
 METHODS = {"rm": "Reward model", "rbr": "Rules", "total": "Both"}

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from rlhf_trainer.reporting import axes, fits, graph, panels, plots, tables, verdict
-from rlhf_trainer.reporting.collect import Json
+from rlhf_trainer.reporting.files import Json
 
 TEMPLATES = Path(__file__).parent / "templates"
 KINDS = {

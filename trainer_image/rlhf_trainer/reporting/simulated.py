@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlhf_trainer.reporting.collect import Json, StageFolder
+from rlhf_trainer.reporting.collect import StageFolder
+from rlhf_trainer.reporting.files import Json
 
 LONGEST = 1500
 """Characters of one text of the audit sample that are shown."""

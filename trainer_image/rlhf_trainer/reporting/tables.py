@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from rlhf_trainer.reporting.axes import number, percent, points, seconds
-from rlhf_trainer.reporting.collect import Json
+from rlhf_trainer.reporting.files import Json
 from rlhf_trainer.statistics.intervals import Estimate, decide, inconclusive
 
 SHARES = (

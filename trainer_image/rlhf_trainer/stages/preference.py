@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,13 +28,13 @@ from rlhf_trainer.models.save import save_scorer
 from rlhf_trainer.models.scorer import Kind, Rule, new_scorer
 from rlhf_trainer.models.trainable import TrainableModel, make_trainable
 from rlhf_trainer.models.vocabulary import fit_vocabulary
-from rlhf_trainer.stages.sft import micro_batch_tokens, remember, total
-from rlhf_trainer.statistics.calibration import Trust, pair_trust, sign_trust
+from rlhf_trainer.stages.pair_trust import judge
+from rlhf_trainer.stages.stored_rows import micro_batch_tokens, remember, total
 
 log = logging.getLogger(__name__)
 
 
-class Scores(nn.Module):
+class PairScorer(nn.Module):
     """What an engine trains: decoder and heads."""
 
     def __init__(self, decoder: nn.Module, head: nn.Module) -> None:
@@ -50,6 +50,17 @@ class Scores(nn.Module):
         return scores
 
 
+class PairSums(NamedTuple):
+    """Sums over the pairs of a micro-batch, or of a step."""
+
+    loss: Tensor
+    in_order: Tensor
+    """Pairs whose first answer scores higher; a tie is a half."""
+    margin: Tensor
+    right_sign: Tensor
+    """Answers whose score has the sign of their label."""
+
+
 class PreferenceTask:
     """The steps of a reward or cost model; one engine, or one a member where trunks are separate."""
 
@@ -57,7 +68,7 @@ class PreferenceTask:
         self,
         context: StageContext,
         spec: Preference,
-        modules: Sequence[Scores],
+        modules: Sequence[PairScorer],
         data: Pairs,
         boundary: FrozenTrunkInputs,
     ) -> None:
@@ -82,7 +93,7 @@ class PreferenceTask:
         """One optimizer step over `batchSize` pairs."""
         pairs = self._schedule.step(step)
         mine = micro_batches(self._data.lengths, pairs, self._budget, self._context.world)[self._context.rank]
-        sums = torch.zeros(4, device=self._context.device)
+        sums = torch.zeros(len(PairSums._fields), device=self._context.device)
         norms = []
         metrics: dict[str, float | Tensor] = {}
         with self._context.metrics.phase("update", tokens=self._data.tokens(pairs)) as phase:
@@ -93,21 +104,21 @@ class PreferenceTask:
                     live = 0.0 if batch.dummy else 1.0
                     loss = self._loss(scores, batch.rows, number) * (live / len(pairs))
                     engine.backward(loss)
-                    sums += live * self._seen(loss.detach(), scores.detach(), batch.rows)
+                    sums += live * torch.stack(self._sums(loss.detach(), scores.detach(), batch.rows))
                 metrics["learning_rate"] = engine.rate
                 norms.append(engine.step())
         self.pairs_seen += len(pairs)
-        sums = total(sums) / len(self.engines)
+        totals = PairSums(*(total(sums) / len(self.engines)).unbind())
         metrics |= {
-            "loss": sums[0],
-            "accuracy": sums[1] / len(pairs),
-            "margin": sums[2] / len(pairs),
+            "loss": totals.loss,
+            "accuracy": totals.in_order / len(pairs),
+            "margin": totals.margin / len(pairs),
             "grad_norm": max(norms),
             "tokens": float(self._data.tokens(pairs)),
             "epoch": (step + 1) / self._schedule.steps_per_epoch,
         }
         if isinstance(self.spec, CostModel):
-            metrics["sign_accuracy"] = sums[3] / (2 * len(pairs))
+            metrics["sign_accuracy"] = totals.right_sign / (2 * len(pairs))
         every = self.spec.eval_every
         if every and (step + 1) % every == 0 and self._data.heldout:
             first, second = self.heldout_scores().mean(1)
@@ -139,13 +150,12 @@ class PreferenceTask:
             losses = reward_loss(first, second, self.spec.regularization, self._data.certainty[rows].to(device))
         return weighted_sum(losses, weights)
 
-    def _seen(self, loss: Tensor, scores: Tensor, pairs: Sequence[int]) -> Tensor:
-        """[4]: loss, pairs in the right order, sum of margins, answers with the right sign."""
+    def _sums(self, loss: Tensor, scores: Tensor, pairs: Sequence[int]) -> PairSums:
         first, second = scores.mean(0)
         signs = self._data.signs[list(pairs)].to(scores.device).T
         right = (torch.stack([first, second]) * signs > 0).sum()
         order = (torch.sign(first - second) / 2 + 0.5).sum()
-        return torch.stack([loss, order, (first - second).sum(), right.float()])
+        return PairSums(loss, order, (first - second).sum(), right.float())
 
     def heldout_scores(self) -> NDArray[np.float64]:
         """[2, members, P] of the held-out pairs; see `scores`. A collective."""
@@ -205,7 +215,7 @@ def run(context: StageContext) -> None:
     data.shares_prefix = pairs_as_rows(parts[0].decoder, boundary, data.sequences[0], max(map(len, data.encoded)))
     if not data.shares_prefix:
         log.info("this model does not compute a pair as one sequence: prompts are computed once an answer")
-    task = PreferenceTask(context, spec, [Scores(part.decoder, part.head) for part in parts], data, boundary)
+    task = PreferenceTask(context, spec, [PairScorer(part.decoder, part.head) for part in parts], data, boundary)
     if task.repeats:
         key = f"{entry.digest}-{spec.trainable_layers}"
         remember(context, boundary, data.sequences if data.shares_prefix else data.encoded, key, parts[0].model.dtype)
@@ -265,35 +275,3 @@ def _standardised(rule: Rule, scores: NDArray[np.float64], notes: list[str], whi
         return rule
     notes.append(f"members are standardised on the {which} answers")
     return replace(rule, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
-
-
-def judge(
-    rule: Rule, scores: NDArray[np.float64], data: Pairs, pairs: Sequence[int], answers: Sequence[tuple[str, str]]
-) -> Trust:
-    """What held-out pairs say of a scorer: of its order, for costs of its signs, and of its members' disagreement.
-
-    Args:
-        rule: How members are combined.
-        scores: [2, members, P] raw scores.
-        data: The pairs.
-        pairs: [P] which of them.
-        answers: [2 P] (prompt, answer) of each pair's answers in turn: an answer in several pairs counts once.
-    """
-    both, spread = rule.combined(torch.from_numpy(scores.transpose(1, 0, 2).reshape(rule.members, -1)))
-    first, second = both.numpy().reshape(2, -1)
-    lengths = data.answer_lengths(pairs)
-    what = "more harmful" if rule.kind == "cost" else "better"
-    prompts = [prompt for prompt, _ in answers]
-    trust = pair_trust(first, second, lengths[0], lengths[1], what=what, prompts=prompts[::2])
-    if rule.members > 1 and len(pairs):
-        right = (np.sign(scores[0] - scores[1]) / 2 + 0.5).mean(1)
-        trust.metrics["disagreement"] = float(spread.mean())
-        trust.metrics["accuracy_members"] = [float(value) for value in right]
-    if rule.kind == "cost":
-        flat = np.stack([first, second], axis=1).reshape(-1)
-        signs = data.signs[list(pairs)].numpy().reshape(-1).astype(np.float64)
-        distinct = sorted({answer: index for index, answer in reversed(list(enumerate(answers)))}.values())
-        signed = sign_trust(flat[distinct], signs[distinct], [prompts[index] for index in distinct])
-        trust.metrics |= signed.metrics
-        trust.notes += signed.notes
-    return trust

@@ -13,15 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rlhf_api.stages.sft import Sft
-from rlhf_trainer import distributed
 from rlhf_trainer.context import Facts, StageContext
-from rlhf_trainer.data.batches import Schedule, micro_batches, pack
-from rlhf_trainer.data.chat import Encoded, encode_conversation, prepare_tokenizer
+from rlhf_trainer.data.batches import Schedule, micro_batches
+from rlhf_trainer.data.chat import encode_conversation, prepare_tokenizer
 from rlhf_trainer.data.checks import Encodings
 from rlhf_trainer.data.load import load_conversations, opening, split_by_prompt
-from rlhf_trainer.data.shared_prefix import SharedPrefixPair
 from rlhf_trainer.engine import Engine
-from rlhf_trainer.exits import InputError, Stopped
+from rlhf_trainer.exits import InputError
 from rlhf_trainer.loop import train
 from rlhf_trainer.losses.sft import nll_by_row, nll_sum, targets
 from rlhf_trainer.models.frozen_inputs import FrozenTrunkInputs
@@ -30,18 +28,12 @@ from rlhf_trainer.models.prefix_check import packs_as_rows
 from rlhf_trainer.models.save import save_policy
 from rlhf_trainer.models.trainable import TrainableModel, make_trainable
 from rlhf_trainer.models.vocabulary import fit_vocabulary
+from rlhf_trainer.stages.sft_rows import SftData
+from rlhf_trainer.stages.stored_rows import micro_batch_tokens, remember, total
 from rlhf_trainer.statistics.intervals import Intervals, decide
-
-MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
-"""Most tokens of a forward where the execution says nothing: small ones pad less, and a CPU gains nothing from large."""
 
 TRIED_ROWS = 3
 """Conversations that are packed to see whether the model keeps them apart."""
-
-
-def micro_batch_tokens(context: StageContext) -> int:
-    """Most tokens (padding included) of one forward."""
-    return context.file.execution.micro_batch_tokens or MICRO_BATCH_TOKENS[context.device.type]
 
 
 class LanguageModel(nn.Module):
@@ -70,54 +62,6 @@ class LanguageModel(nn.Module):
         if by_row:
             return nll_by_row(hidden[chosen], labels, chosen.nonzero()[:, 0], len(chosen), self.head)
         return nll_sum(hidden[chosen], labels, self.head)
-
-
-class SftData:
-    """Conversations as rows of tokens, packed or one a row.
-
-    Attributes:
-        encoded: Every conversation, training ones first.
-        rows: Indices of the conversations of each training row.
-        heldout: The same for held-out rows.
-        dialogues: Of each held-out row, the number of the dialogue it is from: such rows are not independent.
-    """
-
-    def __init__(
-        self, train: Sequence[Encoded], heldout: Sequence[Encoded], pack_to: int | None, dialogues: Sequence[str]
-    ) -> None:
-        self.encoded = [*train, *heldout]
-        first = len(train)
-        self.rows = _rows(range(first), self.encoded, pack_to)
-        self.heldout = _rows(range(first, len(self.encoded)), self.encoded, pack_to)
-        self.dialogues = linked([[dialogues[index - first] for index in row] for row in self.heldout])
-        self.packed = pack_to is not None
-
-    def length(self, row: Sequence[int]) -> int:
-        """Tokens of a row."""
-        return sum(len(self.encoded[index]) for index in row)
-
-    def learned(self, row: Sequence[int]) -> int:
-        """Tokens of a row that the loss is about (a sequence's first token is predicted by nothing)."""
-        return sum(sum(self.encoded[index].mask[1:]) for index in row)
-
-
-def _rows(indices: range, encoded: Sequence[Encoded], pack_to: int | None) -> list[tuple[int, ...]]:
-    if pack_to is None:
-        return [(index,) for index in indices]
-    packs = pack([len(encoded[index]) for index in indices], pack_to)
-    return [tuple(indices[number] for number in members) for members in packs]
-
-
-def linked(rows: Sequence[Sequence[str]]) -> list[int]:
-    """Of each row the number of its group: rows that have a dialogue in common, also by way of others, are one group."""
-    groups = list(range(len(rows)))
-    first: dict[str, int] = {}
-    for number, dialogues in enumerate(rows):
-        for dialogue in dialogues:
-            earlier, current = groups[first.setdefault(dialogue, number)], groups[number]
-            if earlier != current:
-                groups = [earlier if group == current else group for group in groups]
-    return groups
 
 
 class SftTask:
@@ -213,36 +157,6 @@ class SftTask:
     def load_state(self, state: dict[str, Any]) -> None:
         """Take it back."""
         self.before, self.tokens = state["before"], state["tokens"]
-
-
-def total(share: Tensor) -> Tensor:
-    """A scalar summed over all ranks."""
-    if distributed.size() > 1:
-        torch.distributed.all_reduce(share)
-    return share
-
-
-def remember(
-    context: StageContext,
-    boundary: FrozenTrunkInputs,
-    rows: Sequence[Encoded] | Sequence[SharedPrefixPair],
-    key: str,
-    dtype: torch.dtype,
-) -> None:
-    """Keep the frozen layers' states of rows that come back. A collective.
-
-    Raises:
-        Stopped: asked to stop; what was computed so far is kept.
-    """
-
-    def tick(done: int, rounds: int) -> None:
-        if done == 1:
-            context.progress.start(rounds, "batches", phase="frozen layers")
-        context.progress.advance(done)
-        if context.stop_requested() and done < rounds:
-            raise Stopped("stopped on request before the first step; the frozen layers' states so far are kept")
-
-    boundary.cache_hidden_states(rows, context.work / "states.bin", key, dtype=dtype, tick=tick)
 
 
 def run(context: StageContext) -> None:
