@@ -1,10 +1,15 @@
-"""`manifest.json`: what a product says of itself."""
+"""Inside a product: `manifest.json`, which says what it is, and the folders of an ensemble's members."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from rlhf_api.base import ApiModel
+from rlhf_api.bounded import exists
+
+MEMBERS = "members"
+"""Folder of a scorer whose members are models of their own: `members/<i>/`."""
 
 
 class Manifest(ApiModel):
@@ -45,3 +50,9 @@ class Manifest(ApiModel):
     a product fails again with this message (exit code 3, reason GateFailed), at no cost."""
     notes: list[str] = []
     """What a reader must know, in sentences."""
+
+
+def first_model(path: Path) -> Path:
+    """The folder of a model, of an ensemble its first member's; the path itself where it is another thing."""
+    member = path / MEMBERS / "0"
+    return member if exists(member) else path

@@ -97,8 +97,8 @@ def test_the_report_tells_of_the_grader_of_drawn_pairs_and_of_types_without_weig
 
 def test_the_errors_are_those_of_the_weights_and_scores(home: Path, done: Case) -> None:
     """The whole computation once more, by hand, for the fitted pairs of the first split."""
-    from rlhf_trainer.data.load import split_by_prompt
     from rlhf_trainer.data.rows import Completion, Where
+    from rlhf_trainer.data.splits import split_by_prompt
 
     rules, fit = Weights.read(done.product), published(done)[0]
     rows = [json.loads(line) for line in (home / "completions.jsonl").read_text().splitlines()]

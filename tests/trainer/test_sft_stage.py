@@ -17,8 +17,8 @@ from tiny import tiny_granite, tiny_policy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf_trainer.data.chat import encode_conversation
-from rlhf_trainer.data.load import split_by_prompt
 from rlhf_trainer.data.rows import Conversation, Where
+from rlhf_trainer.data.splits import split_by_prompt
 from rlhf_trainer.exits import GuardTripped, InputError
 from rlhf_trainer.stages.sft import heldout_metrics
 from rlhf_trainer.stages.sft_rows import linked

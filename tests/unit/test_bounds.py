@@ -24,7 +24,7 @@ from rlhf_api.packages import package_folder
 from rlhf_api.yaml import load_yaml
 from rlhf_api.yaml_nodes import MAX_VALUES
 from rlhf_trainer.data import readers
-from rlhf_trainer.data.load import Conversion
+from rlhf_trainer.data.conversion import Conversion
 from rlhf_trainer.data.readers import BadRow, RawRow, read_rows
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.functions import source_digest

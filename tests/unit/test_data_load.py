@@ -13,15 +13,9 @@ from hypothesis import strategies as st
 from rlhf_api.fields import DataRef
 from rlhf_api.job import Input
 from rlhf_api.stage_file import StageInput
-from rlhf_trainer.data.load import (
-    load_conversations,
-    load_pairs,
-    load_prompts,
-    load_safety_pairs,
-    opening,
-    split_by_prompt,
-)
+from rlhf_trainer.data.load import load_conversations, load_pairs, load_prompts, load_safety_pairs
 from rlhf_trainer.data.rows import Conversation, Counts, Pair, Prompt, Where
+from rlhf_trainer.data.splits import opening, split_by_prompt
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.sources.cache import InputCache
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_trainer.data.columns import Malformed, Rejected
-from rlhf_trainer.data.formats import FORMATS, detect, parse_dialogue, renamed
+from rlhf_trainer.data.dialogues import parse_dialogue
+from rlhf_trainer.data.formats import FORMATS, detect, renamed
 from rlhf_trainer.data.rows import Where
 
 HERE = Where("rows.jsonl", 1)

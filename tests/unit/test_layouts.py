@@ -14,8 +14,8 @@ import pytest
 
 from rlhf_api.job import Input, RLHFJob
 from rlhf_api.yaml import load_yaml
+from rlhf_trainer.data.conversion import Conversion
 from rlhf_trainer.data.formats import Use
-from rlhf_trainer.data.load import Conversion
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.rows import inspect_rows
 from rlhf_trainer.inspection.uses import DataUse, uses

@@ -8,9 +8,10 @@ import pytest
 
 from rlhf_api.job import Input
 from rlhf_trainer.data.columns import Malformed, Rejected
+from rlhf_trainer.data.conversion import Conversion
 from rlhf_trainer.data.formats import FORMATS
-from rlhf_trainer.data.load import Conversion, canonical
 from rlhf_trainer.data.rows import Where
+from rlhf_trainer.data.splits import canonical
 
 HERE = Where("rows.jsonl", 1)
 CALL = {"type": "function", "function": {"name": "look", "arguments": {"q": "rain"}}}

@@ -26,7 +26,7 @@ import sys
 from pathlib import Path
 from rlhf_api.job import Input
 from rlhf_api.utf8 import use_utf8
-from rlhf_trainer.data.load import Conversion
+from rlhf_trainer.data.conversion import Conversion
 from rlhf_trainer.sources.fetch import fetch
 
 use_utf8()

@@ -36,6 +36,8 @@ Spec = TypeVar("Spec", bound=BaseModel)
 
 LIBRARIES = ("torch", "transformers", "deepspeed", "peft", "safetensors", "datasets", "numpy")
 """Whose versions a product records."""
+MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
+"""Most tokens of a forward where the execution says nothing: small ones pad less, and a CPU gains nothing from large."""
 
 
 @dataclass
@@ -193,6 +195,11 @@ class StageContext(LightContext):
     local_rank: int
     device: torch.device
     checkpoints: Checkpoints
+
+    @property
+    def micro_batch_tokens(self) -> int:
+        """Most tokens (padding included) of one forward."""
+        return self.file.execution.micro_batch_tokens or MICRO_BATCH_TOKENS[self.device.type]
 
 
 def versions() -> dict[str, str]:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_api.bounded import Unreadable, exists, read_object
+from rlhf_api.bounded import Unreadable, read_object
 from rlhf_api.capability.model_types import CAUSAL, CHANGED_LOGITS, SCORERS, STATEFUL
 from rlhf_api.job import RLHFJob
 from rlhf_api.memory.local_facts import local_path
+from rlhf_api.product import first_model
 from rlhf_api.safetensors import read_header
 
 AFTER_HEAD: dict[str, float | None] = {
@@ -108,8 +109,7 @@ def local_traits(job: RLHFJob, folder: Path) -> dict[str, ModelTraits]:
 
 def read_traits(folder: Path) -> ModelTraits | None:
     """Traits of a model's folder; None where it has no config.json that names its type (a GGUF file, data)."""
-    member = folder / "members" / "0"
-    model = member if exists(member) else folder
+    model = first_model(folder)
     try:
         config = read_object(model / "config.json")
     except Unreadable:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from rlhf_trainer.data.chat import same_tokenizer, write_prompt, write_turns
-from rlhf_trainer.data.load import Check
+from rlhf_trainer.data.conversion import Check
 from rlhf_trainer.data.rows import Completion, Conversation, Message, Pair, Prompt, SafetyPair
 from rlhf_trainer.data.template import Tokenizer
 

@@ -8,7 +8,8 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from rlhf_trainer.data.columns import Columns
-from rlhf_trainer.data.formats import SAFETY_COLUMNS, Use
+from rlhf_trainer.data.formats import Use
+from rlhf_trainer.data.preferences import SAFETY_COLUMNS
 
 WANTED: dict[Use, tuple[str, ...]] = {
     "prompts": ("prompt",),

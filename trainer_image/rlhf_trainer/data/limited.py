@@ -18,7 +18,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from rlhf_trainer.data.load import Check
+from rlhf_trainer.data.conversion import Check
 from rlhf_trainer.data.template import TemplateProblem, reason_of
 from rlhf_trainer.exits import InputError
 

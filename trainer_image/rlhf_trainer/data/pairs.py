@@ -16,9 +16,11 @@ from rlhf_api.fields import DataRef
 from rlhf_api.stages.preference import CostModel, Preference
 from rlhf_trainer.data.chat import Encoded, encode_row
 from rlhf_trainer.data.checks import Encodings
-from rlhf_trainer.data.load import Check, Inputs, load_pairs, load_safety_pairs, opening, split_by_prompt
+from rlhf_trainer.data.conversion import Check
+from rlhf_trainer.data.load import Inputs, load_pairs, load_safety_pairs
 from rlhf_trainer.data.rows import Counts, Pair, SafetyPair
 from rlhf_trainer.data.shared_prefix import SharedPrefixPair
+from rlhf_trainer.data.splits import opening, split_by_prompt
 
 
 @dataclass

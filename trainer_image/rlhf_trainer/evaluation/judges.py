@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from rlhf_api.fields import Scorer
+from rlhf_api.product import first_model
 from rlhf_api.template import Template
 from rlhf_trainer import functions
 from rlhf_trainer.context import StageContext
@@ -29,7 +30,7 @@ from rlhf_trainer.data.collate import pad
 from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.data.template import TemplateProblem
 from rlhf_trainer.evaluation.shards import Rows
-from rlhf_trainer.models.files import MEMBERS, load_tokenizer
+from rlhf_trainer.models.files import load_tokenizer
 from rlhf_trainer.models.lengths import row_length
 from rlhf_trainer.models.scorer import load_scorer
 
@@ -90,8 +91,7 @@ class ModelJudge:
         self, path: str, kind: Kind, dtype: str, device: torch.device, cache: Path, template: Template | None = None
     ) -> None:
         self._model = load_scorer(path, dtype, kind=kind, cache=cache).to(device).eval()
-        member = Path(path) / MEMBERS / "0"
-        self._tokenizer = load_tokenizer(member if member.is_dir() else path, cache)
+        self._tokenizer = load_tokenizer(first_model(Path(path)), cache)
         prepare_tokenizer(self._tokenizer, template)
         self._most = min(row_length(member, sys.maxsize) for member in self._model.models)
         self._device = device

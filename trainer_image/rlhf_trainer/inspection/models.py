@@ -10,6 +10,7 @@ from typing import Any
 from rlhf_api.bounded import Unreadable, mistaken, read_object
 from rlhf_api.capability import ModelTraits, read_traits, size_problems, tensor_shapes
 from rlhf_api.gguf import read_header
+from rlhf_api.product import first_model
 from rlhf_api.safetensors import count_weights
 from rlhf_api.template import Template
 from rlhf_trainer.data.chat import encode_prompt, prepare_tokenizer
@@ -18,7 +19,7 @@ from rlhf_trainer.data.rows import Message
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.uses import ModelUse
 from rlhf_trainer.models.explained import explained
-from rlhf_trainer.models.files import MEMBERS, check_folder, load_tokenizer
+from rlhf_trainer.models.files import check_folder, load_tokenizer
 from rlhf_trainer.models.gguf import GGUF, gguf_tokenizer
 from rlhf_trainer.models.lengths import attends_everywhere
 
@@ -127,9 +128,8 @@ def traits_of(path: Path) -> ModelTraits | None:
     traits = read_traits(path)
     if traits is None or traits.composite:
         return traits
-    member = path / MEMBERS / "0"
     with explained(path.name, "configuration"):
-        config = AutoConfig.from_pretrained(str(member if member.is_dir() else path), trust_remote_code=False)
+        config = AutoConfig.from_pretrained(str(first_model(path)), trust_remote_code=False)
         return replace(traits, stateful=traits.stateful or not attends_everywhere(config))
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlhf_api.job import Input
-from rlhf_trainer.data.load import Check, Conversion, canonical, in_heldout, opening
+from rlhf_trainer.data.conversion import Check, Conversion
 from rlhf_trainer.data.rows import Counts, Prompt
+from rlhf_trainer.data.splits import canonical, in_heldout, opening
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.uses import DataUse
 

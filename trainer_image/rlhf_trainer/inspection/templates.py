@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rlhf_api.fields import RulesRef
+from rlhf_api.product import first_model
 from rlhf_trainer.context import StageContext
 from rlhf_trainer.data.chat import prepare_tokenizer
 from rlhf_trainer.data.checks import LoadedReader, check_of, readers_of_text
-from rlhf_trainer.data.load import Check
+from rlhf_trainer.data.conversion import Check
 from rlhf_trainer.inspection.readers import Reader
-from rlhf_trainer.models.files import MEMBERS, load_tokenizer
+from rlhf_trainer.models.files import load_tokenizer
 
 
 def checks_of(context: StageContext, readers: Iterable[Reader]) -> list[Check]:
@@ -25,8 +26,7 @@ def checks_of(context: StageContext, readers: Iterable[Reader]) -> list[Check]:
         if isinstance(reader.reference, RulesRef):  # rules without a grader: refused where they are loaded
             continue
         entry = context.input(reader.reference)
-        member = Path(entry.path) / MEMBERS / "0"
-        tokenizer = load_tokenizer(member if member.is_dir() else entry.path, context.storage / "inputs")
+        tokenizer = load_tokenizer(first_model(Path(entry.path)), context.storage / "inputs")
         prepare_tokenizer(tokenizer, entry.template)
         loaded.append(LoadedReader(reader.reference.label, tokenizer, reader.reading))
     return [check_of(reader.tokenizer, reader.reading) for reader in readers_of_text(loaded)]

@@ -16,9 +16,6 @@ from rlhf_trainer.exits import InputError, explain_full_disk
 from rlhf_trainer.models.explained import explained, quiet
 from rlhf_trainer.models.gguf import GGUF, convert_gguf
 
-MEMBERS = "members"
-"""Folder of a scorer whose members are models of their own: `members/<i>/`."""
-
 
 def load_tokenizer(path: str | Path, cache: Path | None = None) -> Any:
     """The tokenizer of a model folder or GGUF file.

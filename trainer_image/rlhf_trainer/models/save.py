@@ -14,8 +14,8 @@ from transformers import GenerationConfig
 from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 from transformers.utils import GENERATION_CONFIG_NAME
 
+from rlhf_api.product import MEMBERS
 from rlhf_trainer.data.scored import scored_template
-from rlhf_trainer.models.files import MEMBERS
 from rlhf_trainer.models.scorer import Rule
 from rlhf_trainer.models.vocabulary import MaskedHead, end_ids
 

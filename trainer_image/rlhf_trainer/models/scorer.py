@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from rlhf_api.bounded import read_object
 from rlhf_api.capability import read_traits
+from rlhf_api.product import MEMBERS
 from rlhf_trainer.data.collate import positions
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.models.explained import explained, quiet
-from rlhf_trainer.models.files import MEMBERS, architecture, check_folder, folder
+from rlhf_trainer.models.files import architecture, check_folder, folder
 from rlhf_trainer.models.load import forget_padding, torch_dtype
 
 ENSEMBLE = "ensemble.json"
@@ -184,12 +185,9 @@ def load_scorer(
         InputError: not a sequence classifier, or its files do not fit each other.
     """
     with folder(path, cache) as model_folder:
-        if (model_folder / MEMBERS).is_dir():
-            rule = Rule.read(model_folder)
-            folders = [model_folder / MEMBERS / str(index) for index in range(rule.members)]
-        else:
-            folders = [model_folder]
-            rule = Rule.read(model_folder) if (model_folder / ENSEMBLE).is_file() else Rule()
+        members = model_folder / MEMBERS
+        rule = Rule.read(model_folder) if members.is_dir() or (model_folder / ENSEMBLE).is_file() else Rule()
+        folders = [members / str(index) for index in range(rule.members)] if members.is_dir() else [model_folder]
         models = [_classifier(member, path, dtype) for member in folders]
     labels = sum(model.config.num_labels for model in models)
     if not (Path(path) / ENSEMBLE).is_file():

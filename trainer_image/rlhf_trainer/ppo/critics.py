@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rlhf_api.product import first_model
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.models.files import load_tokenizer
 from rlhf_trainer.models.load import load_policy
@@ -90,12 +91,7 @@ def start(path: Path, stream: str, weights: Mapping[str, float], dtype: str, cac
         return Start(model, tokenizer, {})
     scorer = load_scorer(str(path), dtype, cache=cache)
     heads = {name: _as_value(scorer, weight) for name, weight in weights.items()}
-    return Start(scorer.models[0], load_tokenizer(_first(path), cache), heads)
-
-
-def _first(path: Path) -> str:
-    members = path / "members" / "0"
-    return str(members if members.is_dir() else path)
+    return Start(scorer.models[0], load_tokenizer(first_model(path), cache), heads)
 
 
 def _earlier(folder: Path, stream: str, dtype: str, cache: Path) -> Start:

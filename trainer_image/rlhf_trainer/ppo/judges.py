@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_api.fields import Scorer
+from rlhf_api.product import first_model
 from rlhf_trainer import functions
 from rlhf_trainer.context import StageContext
 from rlhf_trainer.data.chat import same_tokenizer
@@ -25,7 +26,7 @@ Values = npt.NDArray[np.float64]
 
 
 @dataclass
-class Judge:
+class ScoreSource:
     """One reward, cost or gold score: a model's, or a function's."""
 
     where: str
@@ -59,7 +60,7 @@ class Judge:
 
 def load_judge(
     context: StageContext, scorer: Scorer, where: str, kind: Kind | None, tokenizer: Any, dtype: str
-) -> tuple[Judge, dict[str, Any]]:
+) -> tuple[ScoreSource, dict[str, Any]]:
     """A judge and its decoders, to be run with the other frozen ones.
 
     Raises:
@@ -67,11 +68,11 @@ def load_judge(
     """
     if scorer.function is not None:
         function = functions.load(scorer.function, Path(context.file.directories.job))
-        return Judge(where, scorer.label, function=function), {}
+        return ScoreSource(where, scorer.label, function=function), {}
     path = context.input(scorer).path
     check_tokenizer(path, tokenizer, f"{where} ({scorer.key})", context.storage / "inputs")
     model = load_scorer(path, dtype, kind=kind, cache=context.storage / "inputs").to(context.device)
-    judge = Judge(where, scorer.label, rule=model.rule, heads=[head_of(member) for member in model.models])
+    judge = ScoreSource(where, scorer.label, rule=model.rule, heads=[head_of(member) for member in model.models])
     decoders = {name: trunk_of(member) for name, member in zip(judge.decoders(), model.models, strict=True)}
     return judge, decoders
 
@@ -82,8 +83,7 @@ def check_tokenizer(path: str, tokenizer: Any, where: str, cache: Path) -> None:
     Raises:
         InputError: says in what the tokenizers differ.
     """
-    member = Path(path) / "members" / "0"
-    problem = same_tokenizer(tokenizer, load_tokenizer(str(member if member.is_dir() else path), cache))
+    problem = same_tokenizer(tokenizer, load_tokenizer(first_model(Path(path)), cache))
     if problem is not None:
         raise InputError(
             f"{where}: its tokenizer is not the policy's: {problem}. Answers are scored as the ids they were sampled "
@@ -92,7 +92,7 @@ def check_tokenizer(path: str, tokenizer: Any, where: str, cache: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Scores:
+class RolloutScores:
     """Raw scores of a rollout, in the order of its answers, equal on all ranks."""
 
     rewards: Mapping[str, Values]
@@ -109,7 +109,7 @@ class Scores:
         return total
 
 
-def call(judge: Judge, messages: Sequence[Messages], texts: Sequence[str]) -> list[float]:
+def call(judge: ScoreSource, messages: Sequence[Messages], texts: Sequence[str]) -> list[float]:
     """A function's scores of some answers."""
     if judge.function is None:
         raise ValueError(f"{judge.where} is a model")

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from rlhf_trainer.ppo.judges import Scores, Values
+from rlhf_trainer.ppo.judges import RolloutScores, Values
 from rlhf_trainer.ppo.multiplier import Multiplier
 from rlhf_trainer.ppo.rollout import Rollout
 from rlhf_trainer.ppo.update import LossScale, Sums
 
 
-def rollout_metrics(rollout: Rollout, scores: Scores, reward: Values) -> dict[str, float]:
+def rollout_metrics(rollout: Rollout, scores: RolloutScores, reward: Values) -> dict[str, float]:
     """Answers and their raw scores; `reward` is [N], weighed and added up."""
     answers = len(rollout.answers)
     metrics: dict[str, float] = {}

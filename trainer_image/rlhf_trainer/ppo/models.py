@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from rlhf_api.product import first_model
 from rlhf_api.stages.ppo import Ppo, Reward
 from rlhf_trainer.context import StageContext
 from rlhf_trainer.data.chat import prepare_tokenizer
@@ -20,7 +21,7 @@ from rlhf_trainer.models.trainable import TrainableModel, make_trainable
 from rlhf_trainer.models.vocabulary import fit_vocabulary
 from rlhf_trainer.ppo import critics as critic_models
 from rlhf_trainer.ppo.critics import Critic, CriticModule, make_heads
-from rlhf_trainer.ppo.judges import Judge, check_tokenizer, load_judge
+from rlhf_trainer.ppo.judges import ScoreSource, check_tokenizer, load_judge
 from rlhf_trainer.ppo.policy import PolicyModule, frozen_copy, has_dropout
 from rlhf_trainer.ppo.shared_trunks import SharedDecoders
 
@@ -40,9 +41,9 @@ class Models:
     """Runs `policy` and `critic.<name>` (frozen lower layers), `reference`, and the judges' decoders."""
     reference_head: nn.Module | None
     """None: the reference is the policy with its adapters off."""
-    rewards: list[Judge]
-    costs: list[Judge]
-    gold: Judge | None
+    rewards: list[ScoreSource]
+    costs: list[ScoreSource]
+    gold: ScoreSource | None
     dropout: bool
     notes: list[str]
 
@@ -57,12 +58,12 @@ class Models:
         return [self.policy.model, *(critic.module.decoder for critic in self.critics), *self.frozen.decoders]
 
     @property
-    def judges(self) -> list[Judge]:
+    def judges(self) -> list[ScoreSource]:
         """All that score answers."""
         return [*self.rewards, *self.costs, *([self.gold] if self.gold is not None else [])]
 
 
-def stream_of(judge: Judge) -> str:
+def stream_of(judge: ScoreSource) -> str:
     """A cost's stream."""
     return f"cost.{judge.label}"
 
@@ -86,7 +87,7 @@ def load(context: StageContext, spec: Ppo) -> Models:
     notes.extend(policy.notes)
     if policy.trunk is not None:
         decoders["policy"] = policy.trunk.decoder
-    judges: dict[str, list[Judge]] = {}
+    judges: dict[str, list[ScoreSource]] = {}
     for name, kind, scorers in _scorers(spec):
         judges[name] = []
         for index, scorer in enumerate(scorers):
@@ -180,6 +181,5 @@ def _weight(spec: Ppo, stream: str, key: str) -> float | None:
 
 
 def _classifies(path: Path) -> bool:
-    members = path / "members" / "0"
-    folder = members if members.is_dir() else path
+    folder = first_model(path)
     return (folder / "config.json").is_file() and architecture(folder).endswith(CLASSIFIER)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from rlhf_api.stages.ppo import Lagrange
 from rlhf_trainer.exits import GuardTripped
 
-Scores = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float64]
 
 
 class Multiplier:
@@ -41,7 +41,7 @@ class Multiplier:
         count = sum(n for _, n in self._window)
         return sum(total for total, _ in self._window) / count if count else self.limit
 
-    def observe(self, costs: Scores) -> None:
+    def observe(self, costs: Floats) -> None:
         """After scoring, before advantages: takes a rollout's raw costs in and moves lambda (rule `window`).
 
         Args:
@@ -86,7 +86,7 @@ class Multiplier:
         self._out_of_reach = int(state["outOfReach"])
 
 
-def check_feasible(multipliers: Sequence[Multiplier], reward: Scores, costs: Sequence[Scores]) -> None:
+def check_feasible(multipliers: Sequence[Multiplier], reward: Floats, costs: Sequence[Floats]) -> None:
     """Ends a run whose constraint cannot be met.
 
     Args:
@@ -103,7 +103,7 @@ def check_feasible(multipliers: Sequence[Multiplier], reward: Scores, costs: Seq
 
 
 def response_covariance(
-    index: int, multipliers: Sequence[Multiplier], reward: Scores, costs: Sequence[Scores]
+    index: int, multipliers: Sequence[Multiplier], reward: Floats, costs: Sequence[Floats]
 ) -> float:
     """Cov(c, r + c) over a rollout, because dE[c]/dlambda = -Cov(c, r + c) / (beta (1 + lambda)^2) at the optimum.
 
@@ -116,7 +116,7 @@ def response_covariance(
     return float(np.mean((cost - cost.mean()) * (against - against.mean())))
 
 
-def _infeasible(index: int, multipliers: Sequence[Multiplier], reward: Scores, costs: Sequence[Scores]) -> str:
+def _infeasible(index: int, multipliers: Sequence[Multiplier], reward: Floats, costs: Sequence[Floats]) -> str:
     multiplier = multipliers[index]
     covariance = response_covariance(index, multipliers, reward, costs)
     if covariance > 1e-6:

@@ -17,18 +17,10 @@ from rlhf_trainer.data.batches import MicroBatch, micro_batches
 from rlhf_trainer.engine import Engine
 from rlhf_trainer.generation.logprobs import Layout, lay_out, log_probs
 from rlhf_trainer.models.adapters import disable_adapters
-from rlhf_trainer.ppo.judges import Judge, Scores, call
+from rlhf_trainer.ppo.judges import RolloutScores, ScoreSource, call
 from rlhf_trainer.ppo.models import Models
 from rlhf_trainer.ppo.policy import Inputs
 from rlhf_trainer.ppo.rollout import Rollout
-
-MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
-"""Most tokens of a forward where the execution says nothing: small ones pad less, and a CPU gains nothing from large."""
-
-
-def micro_batch_tokens(context: StageContext) -> int:
-    """Most tokens (padding included) of one forward."""
-    return context.file.execution.micro_batch_tokens or MICRO_BATCH_TOKENS[context.device.type]
 
 
 @dataclass
@@ -54,14 +46,14 @@ class RolloutScorer:
         self._temperature = spec.rollout.temperature
         self._models = models
         self._policy = policy
-        self._budget = micro_batch_tokens(context)
+        self._budget = context.micro_batch_tokens
 
     def dealt(self, rollout: Rollout, rows: Sequence[int]) -> list[MicroBatch]:
         """This rank's micro-batches of some answers."""
         context = self._context
         return micro_batches(rollout.lengths, rows, self._budget, context.world)[context.rank]
 
-    def score(self, rollout: Rollout) -> tuple[list[Scored], Scores]:
+    def score(self, rollout: Rollout) -> tuple[list[Scored], RolloutScores]:
         """This rank's micro-batches, and the scores of all ranks' answers. A collective."""
         context, models = self._context, self._models
         scored: list[Scored] = []
@@ -102,14 +94,14 @@ class RolloutScorer:
         critics = [_inputs(layout, states.get(f"critic.{c.name}")) for c in self._models.critics]
         return Scored(batch.rows, batch.dummy, layout, reference, _inputs(layout, states.get("policy")), critics)
 
-    def _scores(self, by_judge: Mapping[str, Mapping[int, tuple[float, float]]], answers: int) -> Scores:
+    def _scores(self, by_judge: Mapping[str, Mapping[int, tuple[float, float]]], answers: int) -> RolloutScores:
         models = self._models
         columns = {
             where: np.array([values[row] for row in range(answers)], dtype=np.float64)
             for where, values in by_judge.items()
         }
         ensembles = [judge for judge in models.judges if judge.rule is not None and judge.rule.members > 1]
-        return Scores(
+        return RolloutScores(
             rewards={judge.label: columns[judge.where][:, 0] for judge in models.rewards},
             costs={judge.label: columns[judge.where][:, 0] for judge in models.costs},
             disagreement={judge.label: columns[judge.where][:, 1] for judge in ensembles},
@@ -151,7 +143,7 @@ def _inputs(layout: Layout, states: Tensor | None) -> Inputs:
 
 
 def _judged(
-    judge: Judge, batch: MicroBatch, rollout: Rollout, hidden: Mapping[str, Tensor], layout: Layout
+    judge: ScoreSource, batch: MicroBatch, rollout: Rollout, hidden: Mapping[str, Tensor], layout: Layout
 ) -> dict[int, tuple[float, float]]:
     if judge.function is not None:
         scores = call(judge, [rollout.messages[row] for row in batch.rows], [rollout.texts[row] for row in batch.rows])

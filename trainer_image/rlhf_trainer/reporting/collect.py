@@ -10,7 +10,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from rlhf_api.job import RLHFJob
 from rlhf_api.load import parse_job
 from rlhf_api.plan import PlannedStage, plan
-from rlhf_api.product import Manifest
+from rlhf_api.product import Manifest, first_model
 from rlhf_api.safetensors import count_weights
 from rlhf_api.stage_file import Outcome, StageFile
 from rlhf_api.stages import PREPARE, REPORT
@@ -226,8 +226,7 @@ def _samples(product: Folder, evaluation: Json | None) -> list[Json]:
 
 def _model(product: Folder) -> Json | None:
     """Facts of a Hugging Face folder, its parameters counted from the headers of its safetensors."""
-    first = "members/0/" if (product.path / "members" / "0").is_dir() else ""
-    config = product.json(f"{first}config.json")
+    config = product.json(str(first_model(product.path).relative_to(product.path) / "config.json"))
     if config is None:
         return None
     architectures = config.get("architectures")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlhf_trainer.data.load import canonical
 from rlhf_trainer.data.rows import Completion
+from rlhf_trainer.data.splits import canonical
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.rules.policy import Policy
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlhf_trainer.data.load import opening
 from rlhf_trainer.data.rows import Completion
+from rlhf_trainer.data.splits import opening
 from rlhf_trainer.rules.completions import group_of, rank_of
 from rlhf_trainer.rules.hinge_fit import Pairs, ranked_pairs
 from rlhf_trainer.rules.policy import Policy

@@ -15,8 +15,8 @@ import orjson
 from rlhf_api.fields import RulesRef
 from rlhf_trainer import distributed
 from rlhf_trainer.context import StageContext
-from rlhf_trainer.data.load import canonical
 from rlhf_trainer.data.rows import Messages
+from rlhf_trainer.data.splits import canonical
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.rules.completions import check_types
 from rlhf_trainer.rules.grader import Grader, Question

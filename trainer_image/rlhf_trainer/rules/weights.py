@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_trainer.data.load import opening, split_by_prompt
 from rlhf_trainer.data.rows import Completion
+from rlhf_trainer.data.splits import opening, split_by_prompt
 from rlhf_trainer.exits import GuardTripped
 from rlhf_trainer.rules import fit_report
 from rlhf_trainer.rules.hinge_fit import Descent, fit

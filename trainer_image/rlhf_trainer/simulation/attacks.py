@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf_trainer.data.columns import user_says
-from rlhf_trainer.data.load import canonical
 from rlhf_trainer.data.rows import Prompt
+from rlhf_trainer.data.splits import canonical
 from rlhf_trainer.simulation.filters import EMPTY, REPEATED
 
 UNJUDGED = "answer without a score"

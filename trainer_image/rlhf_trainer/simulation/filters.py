@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from rlhf_trainer.data.load import canonical
 from rlhf_trainer.data.rows import Messages
+from rlhf_trainer.data.splits import canonical
 from rlhf_trainer.evaluation.text import is_character, words
 
 EMPTY, IDENTICAL, REPEATED, LEAKED = "empty answer", "identical answers", "repeated row", "leaked phrase"

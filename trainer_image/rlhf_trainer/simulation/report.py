@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from rlhf_api.stages.simulate import Simulate
-from rlhf_trainer.data.load import canonical
 from rlhf_trainer.data.rows import Prompt
+from rlhf_trainer.data.splits import canonical
 from rlhf_trainer.simulation.attacks import Attack, row_of, select
 from rlhf_trainer.simulation.choices import agree, centred
 from rlhf_trainer.simulation.filters import Filter

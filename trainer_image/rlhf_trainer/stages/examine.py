@@ -16,8 +16,8 @@ from rlhf_api.plan import ResolvedInput
 from rlhf_api.termination_codec import function_names
 from rlhf_trainer import functions
 from rlhf_trainer.data.checks import FirstRows, LoadedReader, check_of, readers_of_text
+from rlhf_trainer.data.conversion import Check
 from rlhf_trainer.data.limited import Limited
-from rlhf_trainer.data.load import Check
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.pages import page_problem
 from rlhf_trainer.inspection.rows import inspect_rows

@@ -24,7 +24,6 @@ from rlhf_trainer.ppo import critics as critic_models
 from rlhf_trainer.ppo.models import Models, load
 from rlhf_trainer.ppo.ptx import Ptx
 from rlhf_trainer.ppo.rollout import Prompts
-from rlhf_trainer.ppo.scorer import micro_batch_tokens
 from rlhf_trainer.ppo.task import PpoTask
 from rlhf_trainer.rules.reward import RuleReward, load_rules
 
@@ -97,7 +96,7 @@ def _ptx(context: StageContext, spec: Ppo, models: Models, counts: dict[str, int
         raise InputError("ptx.data: no conversation has a token to learn within ptx.maxLength; raise it")
     counts |= read.as_dict("ptx") | {"ptx.without_answer": len(encoded) - len(rows)}
     boundary = FrozenTrunkInputs(models.policy.trunk, context.device, models.tokenizer.pad_token_id)
-    budget = micro_batch_tokens(context)
+    budget = context.micro_batch_tokens
     size = spec.ptx.batch_size or spec.rollout.prompts * spec.rollout.samples
     if spec.steps * size > len(rows):
         key = f"{context.input(spec.policy).digest}-{spec.trainable_layers}"

@@ -29,7 +29,7 @@ from rlhf_trainer.models.scorer import Kind, Rule, new_scorer
 from rlhf_trainer.models.trainable import TrainableModel, make_trainable
 from rlhf_trainer.models.vocabulary import fit_vocabulary
 from rlhf_trainer.stages.pair_trust import judge
-from rlhf_trainer.stages.stored_rows import micro_batch_tokens, remember, total
+from rlhf_trainer.stages.stored_rows import remember, total
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class PreferenceTask:
         self.spec = spec
         self._data = data
         self._boundary = boundary
-        self._budget = micro_batch_tokens(context)
+        self._budget = context.micro_batch_tokens
         self._schedule = Schedule(data.trained, spec.batch_size, spec.epochs, spec.max_steps, context.seed)
         self._weights = torch.from_numpy(poisson_weights(data.trained, spec.members, context.seed))
         self.total = self._schedule.total

@@ -14,8 +14,9 @@ from rlhf_api.stages import STAGE_TYPES
 from rlhf_api.stages.rules import Rules
 from rlhf_trainer import distributed, functions
 from rlhf_trainer.context import Facts, StageContext
-from rlhf_trainer.data.load import load_completions, opening
+from rlhf_trainer.data.load import load_completions
 from rlhf_trainer.data.rows import Completion, Counts, Prompt
+from rlhf_trainer.data.splits import opening
 from rlhf_trainer.evaluation.judges import Named, load
 from rlhf_trainer.evaluation.shards import SIZE, Rows, Shards
 from rlhf_trainer.exits import InputError

@@ -17,7 +17,8 @@ from rlhf_trainer.context import Facts, StageContext
 from rlhf_trainer.data.batches import Schedule, micro_batches
 from rlhf_trainer.data.chat import encode_conversation, prepare_tokenizer
 from rlhf_trainer.data.checks import Encodings
-from rlhf_trainer.data.load import load_conversations, opening, split_by_prompt
+from rlhf_trainer.data.load import load_conversations
+from rlhf_trainer.data.splits import opening, split_by_prompt
 from rlhf_trainer.engine import Engine
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.loop import train
@@ -29,7 +30,7 @@ from rlhf_trainer.models.save import save_policy
 from rlhf_trainer.models.trainable import TrainableModel, make_trainable
 from rlhf_trainer.models.vocabulary import fit_vocabulary
 from rlhf_trainer.stages.sft_rows import SftData
-from rlhf_trainer.stages.stored_rows import micro_batch_tokens, remember, total
+from rlhf_trainer.stages.stored_rows import remember, total
 from rlhf_trainer.statistics.intervals import Intervals, decide
 
 TRIED_ROWS = 3
@@ -74,7 +75,7 @@ class SftTask:
         self._spec = spec
         self._data = data
         self._boundary = boundary
-        self._budget = micro_batch_tokens(context)
+        self._budget = context.micro_batch_tokens
         self._schedule = Schedule(len(data.rows), spec.batch_size, spec.epochs, spec.max_steps, context.seed)
         self._lengths = [data.length(row) for row in data.rows]
         self.total = self._schedule.total

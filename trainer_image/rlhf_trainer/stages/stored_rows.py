@@ -1,4 +1,4 @@
-"""What stages that learn from stored rows share: micro-batches, sums over ranks, the frozen layers' states."""
+"""What stages that learn from stored rows share: sums over ranks, the frozen layers' states."""
 
 from __future__ import annotations
 
@@ -13,14 +13,6 @@ from rlhf_trainer.data.chat import Encoded
 from rlhf_trainer.data.shared_prefix import SharedPrefixPair
 from rlhf_trainer.exits import Stopped
 from rlhf_trainer.models.frozen_inputs import FrozenTrunkInputs
-
-MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
-"""Most tokens of a forward where the execution says nothing: small ones pad less, and a CPU gains nothing from large."""
-
-
-def micro_batch_tokens(context: StageContext) -> int:
-    """Most tokens (padding included) of one forward."""
-    return context.file.execution.micro_batch_tokens or MICRO_BATCH_TOKENS[context.device.type]
 
 
 def total(share: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 Pure numpy and scipy; every function is deterministic given the seed in `Intervals`. NaN means "no score": such entries
 are left out, and `n` counts what is left. How often the intervals cover the truth: benchmarks/results/coverage.md.
-One file, for one reason to change: every estimate rests on the same resamples, the same `n` and the same rule for when
-a direction is claimed.
+
+One file because every estimate rests on the same resamples, the same `n` and the same rule for when a direction is
+claimed.
 """
 
 from __future__ import annotations
