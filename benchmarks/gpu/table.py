@@ -1,4 +1,4 @@
-"""What the GPU script found, as one table: pure functions, held by tests/unit/test_gpu_table.py."""
+"""What the GPU script found, as one table: pure functions, held by tests/unit/project/test_gpu_table.py."""
 
 from __future__ import annotations
 

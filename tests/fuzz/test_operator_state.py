@@ -7,21 +7,16 @@ from __future__ import annotations
 
 import copy
 import random
-import sys
 from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
+from fakes.cluster_model import SETTINGS, START, Cluster, job
 from fuzz.damage import bounded
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "operator_reconcile"))
-from cluster_model import SETTINGS, START, Cluster, job
-
 from rlhf_api.crd import schema
 from rlhf_operator import projections
 from rlhf_operator.informers import KEEP
