@@ -22,8 +22,6 @@ from rlhf_api.stages.common import Batches
 from rlhf_api.stages.ppo import Reward
 from rlhf_api.stages.rows import instead, misfit
 
-SIMULATE = "simulate"
-
 _WORDS = {
     "policy": "a policy",
     "reward": "a reward model",
@@ -191,7 +189,11 @@ def _gates(view: JobView, stage: Stage, loc: Loc) -> Iterator[Finding]:
 def _audits(view: JobView, stage: Stage, loc: Loc) -> Iterator[Finding]:
     """Filled-in audits are inputs, and belong to stages that simulate."""
     inputs = [entry.name for entry in view.inputs if entry.name is not None]
-    simulations = [entry.name for entry in view.stages if entry.name is not None and entry.type in (SIMULATE, None)]
+    simulations = [
+        entry.name
+        for entry in view.stages
+        if entry.name is not None and (entry.type is None or STAGE_TYPES[entry.type].product == "data")
+    ]
     for index, audit in enumerate(stage.report.audits if stage.report is not None else []):
         at = (*loc, "report", "audits", index)
         if audit.stage not in simulations:

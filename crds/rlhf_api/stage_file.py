@@ -15,7 +15,7 @@ from rlhf_api.digest import digest_of
 from rlhf_api.job import Execution, Input, RLHFJob
 from rlhf_api.lifecycle import Records, StageRecord
 from rlhf_api.plan import Plan, PlannedStage, Resolved
-from rlhf_api.stages import PREPARE, REPORT, STAGE_TYPES
+from rlhf_api.stages import PREPARE, REPORT, SINGLE_PROCESS_STAGES, STAGE_TYPES
 from rlhf_api.template import Template
 
 STAGE_FILE_VERSION: Final = "1"
@@ -205,7 +205,7 @@ def outcomes(plan: Plan, records: Records) -> dict[str, Outcome]:
     missing: dict[str, Outcome] = {}
     for stage in plan.stages:
         record = records[stage.name]
-        if stage.type in (PREPARE, REPORT) or record.complete:
+        if stage.type in SINGLE_PROCESS_STAGES or record.complete:
             continue
         if record.state == "Failed":
             missing[stage.name] = Outcome(
@@ -232,7 +232,7 @@ def planned_product(plan: Plan, stage: PlannedStage, records: Records) -> str | 
 def _spec(stage: PlannedStage) -> dict[str, Any]:
     """A stage's spec without what is the default: the trainer that the job began with may not know a younger field. Of
     the whole job also without runPolicy, which no trainer reads and which may grow while the job runs."""
-    of_job = stage.type in (PREPARE, REPORT)
+    of_job = stage.type in SINGLE_PROCESS_STAGES
     kind: type[ApiModel] = RLHFJob if of_job else STAGE_TYPES[stage.type].spec
     spec = kind.model_validate_json(orjson.dumps(stage.spec)).model_dump(mode="json", exclude_defaults=True)
     if of_job:

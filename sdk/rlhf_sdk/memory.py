@@ -10,6 +10,7 @@ from pathlib import Path
 from rlhf_api.job import RLHFJob
 from rlhf_api.memory import InputFacts, Missing, estimate, read_local_facts
 from rlhf_api.plan import plan
+from rlhf_api.stages import SINGLE_PROCESS_STAGES
 from rlhf_sdk.local.scheduler import ranks
 from rlhf_sdk.text import plural, size
 
@@ -52,7 +53,7 @@ def needs(job: RLHFJob, folder: Path) -> Needs:
     stages: list[Need] = []
     unknown: dict[str, None] = {}
     for stage in plan(job).stages:
-        if stage.type in ("prepare", "report"):
+        if stage.type in SINGLE_PROCESS_STAGES:
             continue
         try:
             usage = estimate(job, stage.name, facts.models, ranks=ranks(stage), lengths=facts.lengths)

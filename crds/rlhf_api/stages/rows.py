@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from rlhf_api.errors import Loc
-from rlhf_api.stages.simulate import Simulate
+from rlhf_api.stages import STAGE_TYPES, Simulate
+from rlhf_api.stages.common import Rows
 
-Rows = Literal["prompts", "conversations", "pairs", "safety pairs", "completions"]
-
-ROWS: dict[tuple[str, str], Rows] = {
-    ("sft", "data"): "conversations",
-    ("rewardModel", "data"): "pairs",
-    ("rewardModel", "test"): "pairs",
-    ("costModel", "data"): "safety pairs",
-    ("costModel", "test"): "safety pairs",
-    ("ppo", "ptx.data"): "conversations",
-    ("rules", "completions"): "completions",
-    ("rules", "gold"): "completions",
-}
-"""What a field's rows must give, by stage type and field; prompts elsewhere. A further type adds its own."""
 MADE: dict[str, frozenset[Rows]] = {
     "rlcd": frozenset({"pairs", "conversations", "prompts"}),
     "rlaif": frozenset({"pairs", "conversations", "prompts"}),
@@ -34,7 +20,7 @@ all grades, the unacceptable ones among them, are nothing to imitate."""
 
 def needed(kind: str, field: str) -> Rows:
     """What the rows of a field must give."""
-    return ROWS.get((kind, field), "prompts")
+    return STAGE_TYPES[kind].rows.get(field, "prompts")
 
 
 def misfit(kind: str, at: Loc, maker: Simulate) -> str | None:

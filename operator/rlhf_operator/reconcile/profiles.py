@@ -105,7 +105,7 @@ def _shape(job: RLHFJob, stage: PlannedStage, pinned: str | None, settings: Sett
     name = name_of(stage, settings)
     profile = _configured(name, settings) if pinned is None else profile_of(name, pinned)[0]
     written = next((entry for entry in job.spec.stages if entry.name == stage.name), None)
-    light = stage.profile == CPU and (written is None or written.type == stage.type == "report")
+    light = stage.profile == CPU and (written is None or written.type == stage.type == REPORT)
     stage_resources = None if written is None else written.resources
     resources = stage_resources or (None if light else job.spec.resources) or profile.resources
     pod = merged(profile.pod, _unplaced(job) if light else job.spec.pod, written.pod if written else None)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from rlhf_api.stages import SINGLE_PROCESS_STAGES
 from rlhf_sdk.commands.options import JobFile, Output, Storage
 from rlhf_sdk.output import Format, emit, show
 
@@ -98,7 +99,7 @@ def tree(planned: Plan, present: dict[str, bool], resolved: bool) -> Tree:
         if ranks(stage) > 1:
             line.append(f"  {ranks(stage)} ranks", style="not bold")
         rest = [key for key in stage.takes if key != f"stage:{parent}"]
-        if rest and stage.type not in ("prepare", "report"):
+        if rest and stage.type not in SINGLE_PROCESS_STAGES:
             line.append("  takes " + ", ".join(key.partition(":")[2] for key in rest), style="not bold")
         if stage.name in present:
             line.append(f"  {short(stage.product)}", style="not bold dim")

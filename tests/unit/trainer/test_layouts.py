@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlhf_api.job import Input, RLHFJob
+from rlhf_api.stages.common import Rows
 from rlhf_api.yaml import load_yaml
 from rlhf_trainer.data.conversion import Conversion
-from rlhf_trainer.data.formats import Use
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.rows import inspect_rows
 from rlhf_trainer.inspection.uses import DataUse, uses
@@ -30,7 +30,7 @@ def hh(*turns: str, newline: str = "\n") -> str:
     return "".join(f"{newline}{newline}{names[n % 2]}: {turn}" for n, turn in enumerate(turns))
 
 
-def convert(folder: Path, rows: list[dict[str, Any]], use: Use, **fields: Any) -> tuple[list[Any], Conversion]:
+def convert(folder: Path, rows: list[dict[str, Any]], use: Rows, **fields: Any) -> tuple[list[Any], Conversion]:
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     conversion = Conversion("rows", Input(name="rows", source="rows.jsonl", **fields), use)
@@ -324,7 +324,7 @@ class TestWhatIsSaid:
             ({"dialog": [USER, ANSWER]}, "conversations", "columns: {messages: dialog}"),
         ],
     )  # fmt: skip
-    def test_an_unknown_layout_gets_a_line_that_reads_it(self, tmp_path: Path, row: Any, use: Use, line: str) -> None:
+    def test_an_unknown_layout_gets_a_line_that_reads_it(self, tmp_path: Path, row: Any, use: Rows, line: str) -> None:
         with pytest.raises(InputError) as refused:
             convert(tmp_path, [row], use)
         assert str(refused.value).endswith(f"\n  {line}")

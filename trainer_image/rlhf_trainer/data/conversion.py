@@ -11,8 +11,9 @@ from typing import Any
 
 from rlhf_api.error_messages import nearest
 from rlhf_api.job import Input
+from rlhf_api.stages.common import Rows
 from rlhf_trainer.data.columns import Columns, Malformed, Rejected, Watched
-from rlhf_trainer.data.formats import FORMATS, Format, Use, detect, renamed
+from rlhf_trainer.data.formats import FORMATS, Format, detect, renamed
 from rlhf_trainer.data.guess import suggest
 from rlhf_trainer.data.messages import unknown_fields
 from rlhf_trainer.data.preferences import SAFETY_COLUMNS
@@ -43,7 +44,7 @@ class Conversion:
     name: str
     """The input's or stage's name, for messages."""
     entry: Input | None
-    use: Use
+    use: Rows
     limit: int | None = None
     checks: Sequence[Check] = ()
     """Of each example; by raising TemplateProblem they refuse it."""

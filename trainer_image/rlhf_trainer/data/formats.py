@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
+from rlhf_api.stages.common import Rows
 from rlhf_trainer.data.columns import (
     Columns,
     Malformed,
@@ -49,7 +49,6 @@ from rlhf_trainer.data.rows import (
     Where,
 )
 
-Use = Literal["prompts", "conversations", "pairs", "safety pairs", "completions"]
 Example = Prompt | Conversation | Pair | SafetyPair | Completion
 
 
@@ -65,9 +64,9 @@ class Format:
     safety_pair: Callable[[Columns, Where], SafetyPair] | None = None
     completion: Callable[[Columns, Where], Completion] | None = None
 
-    def maker(self, use: Use) -> Callable[[Columns, Where], Example] | None:
+    def maker(self, use: Rows) -> Callable[[Columns, Where], Example] | None:
         """What turns a row into an example of that use."""
-        makers: dict[Use, Callable[[Columns, Where], Example] | None] = {
+        makers: dict[Rows, Callable[[Columns, Where], Example] | None] = {
             "prompts": self.prompt,
             "conversations": self.conversation,
             "pairs": self.pair,

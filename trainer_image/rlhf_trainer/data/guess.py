@@ -7,11 +7,11 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from rlhf_api.stages.common import Rows
 from rlhf_trainer.data.columns import Columns
-from rlhf_trainer.data.formats import Use
 from rlhf_trainer.data.preferences import SAFETY_COLUMNS
 
-WANTED: dict[Use, tuple[str, ...]] = {
+WANTED: dict[Rows, tuple[str, ...]] = {
     "prompts": ("prompt",),
     "conversations": ("prompt", "completion"),
     "pairs": ("prompt", "chosen", "rejected"),
@@ -58,7 +58,7 @@ _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _YAML_WORDS = frozenset(["true", "false", "yes", "no", "on", "off", "null", "y", "n"])
 
 
-def suggest(row: Columns, use: Use, *, by_order: bool) -> str | None:
+def suggest(row: Columns, use: Rows, *, by_order: bool) -> str | None:
     """The line, `columns: {prompt: question, ...}`, from a row's columns; None where too few could be meant.
 
     A column of the format's own name stays. Others are told by their names; `by_order`: else texts in their order.

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 from rlhf_api.fields import DataRef, Reference
 from rlhf_api.job import Input
 from rlhf_api.stage_file import StageInput
+from rlhf_api.stages.common import Rows
 from rlhf_trainer.data.conversion import Check, Conversion
-from rlhf_trainer.data.formats import Use
 from rlhf_trainer.data.rows import Completion, Conversation, Counts, Pair, Prompt, SafetyPair
 from rlhf_trainer.data.splits import Row, canonical, in_heldout
 from rlhf_trainer.exits import InputError
@@ -81,7 +81,7 @@ def load_completions(context: Inputs, refs: Sequence[DataRef], *checks: Check) -
     return _load(context, refs, "completions", checks)
 
 
-def _load(context: Inputs, refs: Sequence[DataRef], use: Use, checks: Sequence[Check]) -> tuple[list[Any], Counts]:
+def _load(context: Inputs, refs: Sequence[DataRef], use: Rows, checks: Sequence[Check]) -> tuple[list[Any], Counts]:
     rows: list[Any] = []
     counts = Counts()
     for ref in refs:

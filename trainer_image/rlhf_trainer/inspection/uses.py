@@ -9,17 +9,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from rlhf_api.fields import DataRef, FileRef, Reference, RulesRef, Scorer
+from rlhf_api.fields import DataRef, FileRef, Reference, RulesRef, Scorer, TrunkRef
 from rlhf_api.job import RLHFJob, Stage
-from rlhf_api.stages.common import Batches
-from rlhf_api.stages.rows import Rows, needed
+from rlhf_api.stages.common import Batches, Rows
+from rlhf_api.stages.rows import needed
 from rlhf_trainer.data.checks import Reading
 from rlhf_trainer.inspection.readers import readers, root
 
 Model = Literal["causal", "trunk", "scorer"]
-
-TRUNKS = {("rewardModel", "model"), ("costModel", "model"), ("ppo", "critics.model")}
-"""Where a model with another head than a language model's will do."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ def _use(stage: Stage, where: str, reference: Reference, stages: dict[str, Any])
         reading = ((root(reader.reference, stages), reader.reading) for reader in readers(stage.spec, field))
         names = tuple(dict.fromkeys((name, what) for name, what in reading if name is not None))
         return DataUse(reference.input, where, needed(stage.type, field), reference, holdout, names)
-    return ModelUse(reference.input, where, "trunk" if (stage.type, field) in TRUNKS else "causal")
+    return ModelUse(reference.input, where, "trunk" if isinstance(reference, TrunkRef) else "causal")
 
 
 def _references(value: Any, path: str) -> Iterator[tuple[str, Reference]]:

@@ -13,7 +13,7 @@ from rlhf_api.plan import PlannedStage, plan
 from rlhf_api.product import Manifest, first_model
 from rlhf_api.safetensors import count_weights
 from rlhf_api.stage_file import Outcome, StageFile
-from rlhf_api.stages import PREPARE, REPORT
+from rlhf_api.stages import PREPARE, SINGLE_PROCESS_STAGES
 from rlhf_api.store import MANIFEST, read_resolved
 from rlhf_trainer.exits import InputError, validation_message
 from rlhf_trainer.reporting.files import Folder, Json, read_json, short_name
@@ -108,7 +108,7 @@ def collect(file: StageFile) -> Collected:
     stages = [
         _stage(planned, file, work / planned.name, problems)
         for planned in plan(job).stages
-        if planned.type not in (PREPARE, REPORT)
+        if planned.type not in SINGLE_PROCESS_STAGES
     ]
     return Collected(
         job=job,

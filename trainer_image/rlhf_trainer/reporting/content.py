@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from rlhf_api.fields import RulesRef
-from rlhf_api.stages import REPORT
+from rlhf_api.stages import PREPARE, REPORT, STAGE_TYPES
 from rlhf_api.stages.ppo import Ppo
 from rlhf_api.stages.report import Report
 from rlhf_trainer.reporting import verdict
@@ -94,7 +94,7 @@ def _stage(stage: StageFolder) -> Json:
         "state": stage.state,
         "failure": failure,
         "reused": stage.reused,
-        "needs": [name for name in planned.needs if name != "prepare"],
+        "needs": [name for name in planned.needs if name != PREPARE],
         "inputs": [key.partition(":")[2] for key in planned.takes if key.startswith("input:")],
         "digest": manifest.digest if manifest else None,
         "product": f"products/{stage.product.name}" if stage.product else None,
@@ -104,7 +104,7 @@ def _stage(stage: StageFolder) -> Json:
         "recipe": manifest.recipe if manifest else None,
         "spec": _flat(planned.spec),
         "counts": dict(manifest.counts) if manifest else {},
-        "metrics": dict(manifest.metrics) if manifest and planned.type != "evaluate" else {},
+        "metrics": dict(manifest.metrics) if manifest and STAGE_TYPES[planned.type].product != "evaluation" else {},
         "notes": list(manifest.notes) if manifest else [],
         "model": stage.model,
         "timings": stage.timings,

@@ -84,13 +84,13 @@ def _leaks(collected: Collected) -> list[str]:
     """A sentence for each evaluation whose prompts training may have seen: the same input, not split apart."""
     sentences = []
     for stage in collected.stages:
-        if stage.planned.type != "evaluate":
+        if STAGE_TYPES[stage.planned.type].product != "evaluation":
             continue
         for prompts in _data(stage.planned):
             readers = [
                 training.planned.name
                 for training in collected.stages
-                if training.planned.type != "evaluate"
+                if STAGE_TYPES[training.planned.type].product != "evaluation"
                 and any(prompts.key == data.key and not _apart(prompts, data) for data in _data(training.planned))
             ]
             if readers:

@@ -11,20 +11,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from rlhf_api.stages import STAGE_TYPES
 from rlhf_trainer.reporting import axes, fits, graph, panels, plots, tables, verdict
 from rlhf_trainer.reporting.files import Json
 
 TEMPLATES = Path(__file__).parent / "templates"
-KINDS = {
-    "sft": "supervised fine-tuning",
-    "rewardModel": "reward model",
-    "costModel": "cost model",
-    "simulate": "simulated data",
-    "rules": "rule-based rewards",
-    "ppo": "PPO",
-    "evaluate": "evaluation",
-}
-"""Stage types in words; others go by their own name."""
 
 
 def render(report: Json) -> str:
@@ -140,7 +131,7 @@ def _interval(name: str, estimate: Json, names: Sequence[str]) -> plots.Interval
 
 
 def _kind(stage_type: str) -> str:
-    return KINDS.get(stage_type, stage_type)
+    return STAGE_TYPES[stage_type].label if stage_type in STAGE_TYPES else stage_type
 
 
 def _setting(value: Any) -> str:

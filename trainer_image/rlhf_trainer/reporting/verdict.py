@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rlhf_api.stages import STAGE_TYPES
 from rlhf_trainer.reporting.axes import number, percent, points
 
 Json = Mapping[str, Any]
@@ -142,11 +143,11 @@ def scorers(stages: Sequence[Json]) -> list[dict[str, str]]:
     sentences = []
     for stage in stages:
         right, shorter = (stage["metrics"].get(name) for name in ("accuracy", "accuracy_shorter_wins"))
-        if stage["type"] not in ("rewardModel", "costModel") or right is None or right["value"] is None:
+        kind = STAGE_TYPES.get(stage["type"])
+        if kind is None or not kind.scores or right is None or right["value"] is None:
             continue
-        kind = "reward" if stage["type"] == "rewardModel" else "cost"
         text = (
-            f"The {kind} model of stage {stage['name']} judges {_estimate(right)} of {right['n']} held-out pairs right"
+            f"The {kind.label} of stage {stage['name']} judges {_estimate(right)} of {right['n']} held-out pairs right"
         )
         if shorter is not None and shorter["value"] is not None:
             text += f"; always taking the shorter answer gives {percent(shorter['value'])}, the longer {percent(1 - shorter['value'])}"

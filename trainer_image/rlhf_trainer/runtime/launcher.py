@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from rlhf_api import contract
 from rlhf_api.gpus import has_gpu
 from rlhf_api.stage_file import STAGE_FILE_VERSION, StageFile
+from rlhf_api.stages import PREPARE, SINGLE_PROCESS_STAGES
 from rlhf_api.store import Product, free_work, name_product
 from rlhf_api.utf8 import use_utf8
 from rlhf_trainer import deepspeed_ops
@@ -39,7 +40,7 @@ from rlhf_trainer.exits import (
 from rlhf_trainer.runtime.rank_env import log_path
 from rlhf_trainer.runtime.supervisor import Ranks
 from rlhf_trainer.runtime.termination import StageResult, of_error, write_summary
-from rlhf_trainer.stages import LIGHT, STAGES
+from rlhf_trainer.stages import STAGES
 from rlhf_trainer.stopping import StopRequest
 from rlhf_trainer.storage import products
 from rlhf_trainer.storage.adoption import adopt
@@ -166,7 +167,7 @@ def run(file: StageFile, path: Path, signals: Signals) -> StageResult:
         work.mkdir(parents=True, exist_ok=True)
         if node_rank() == 0:
             products.raise_fence(file)
-    if file.type == "prepare":  # makes no product, and looks for everyone else's itself
+    if file.type == PREPARE:  # makes no product, and looks for everyone else's itself
         return run_ranks(file, path, signals)
     name = products.product_name(file)
     if node_rank() != 0:
@@ -197,7 +198,7 @@ def make(file: StageFile, path: Path, signals: Signals) -> StageResult:
     product = products.reusable(storage, name)  # put in place, or damaged, before the lock was ours
     if product is not None:
         return reused(product)
-    if file.type not in LIGHT:
+    if file.type not in SINGLE_PROCESS_STAGES:
         adopt(file)
     stage_result = run_ranks(file, path, signals)
     if stage_result.code == DONE and products.inode(storage, name) is None:
@@ -226,7 +227,7 @@ def run_ranks(file: StageFile, path: Path, signals: Signals) -> StageResult:
     """Start the ranks and wait for them."""
     if signals.stop.is_set():
         raise Stopped("stopped on request before it started")
-    if file.type not in LIGHT and not has_gpu():
+    if file.type not in SINGLE_PROCESS_STAGES and not has_gpu():
         deepspeed_ops.build_once()
     return Ranks(file, path, node_rank()).run(signals.stop, grace_seconds())
 

@@ -19,10 +19,10 @@ import orjson
 from rlhf_api.contract import OFFLINE
 from rlhf_api.gpus import has_gpu
 from rlhf_api.stage_file import StageFile
+from rlhf_api.stages import PREPARE, SINGLE_PROCESS_STAGES
 from rlhf_trainer.exits import DONE, STOPPED, severity
 from rlhf_trainer.runtime.rank_env import log_path, result_path
 from rlhf_trainer.runtime.termination import RankEnd, StageResult, judge
-from rlhf_trainer.stages import LIGHT
 from rlhf_trainer.stopping import StopRequest
 
 log = logging.getLogger(__name__)
@@ -54,8 +54,8 @@ class Ranks:
         self._path = path
         self._node = node
         self._work = Path(file.directories.work)
-        self._local = 1 if file.type in LIGHT else file.ranks_per_node
-        self._world = 1 if file.type in LIGHT else file.nodes * file.ranks_per_node
+        self._local = 1 if file.type in SINGLE_PROCESS_STAGES else file.ranks_per_node
+        self._world = 1 if file.type in SINGLE_PROCESS_STAGES else file.nodes * file.ranks_per_node
         self._first = node * self._local
 
     def run(self, stop: StopRequest, grace: float) -> StageResult:
@@ -126,7 +126,7 @@ class Ranks:
             environment["GOMP_SPINCOUNT"] = SPIN_COUNT
         if file.threads:
             environment |= {"OMP_NUM_THREADS": str(file.threads), "MKL_NUM_THREADS": str(file.threads)}
-        if file.type != "prepare":
+        if file.type != PREPARE:
             environment |= OFFLINE
         if has_gpu():
             environment["CUBLAS_WORKSPACE_CONFIG"] = os.environ.get("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)

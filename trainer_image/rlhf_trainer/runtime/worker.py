@@ -21,11 +21,12 @@ import orjson
 
 from rlhf_api.gpus import has_gpu
 from rlhf_api.stage_file import StageFile
+from rlhf_api.stages import SINGLE_PROCESS_STAGES
 from rlhf_trainer import functions, lean_imports
 from rlhf_trainer.exits import DONE, FAILURE, StageError, Stopped, explain_full_disk, severity
 from rlhf_trainer.runtime.rank_env import RankEnv, log_path, result_path
 from rlhf_trainer.runtime.termination import LESS_MEMORY
-from rlhf_trainer.stages import LIGHT, resolve
+from rlhf_trainer.stages import resolve
 from rlhf_trainer.stopping import StopRequest
 from rlhf_trainer.telemetry.catalog import headline
 
@@ -67,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(file: StageFile, rank_env: RankEnv, work: Path, report: dict[str, Any]) -> None:
     """Set the process up and run the stage's function; `report` takes step, headline and result, also of a failure."""
-    light = file.type in LIGHT
+    light = file.type in SINGLE_PROCESS_STAGES
     stop = StopRequest()
     catch_signals(stop, at_once=light)
     # Libraries are imported only now: signals and the log are in place while they load.
@@ -91,7 +92,7 @@ def unused(file: StageFile) -> tuple[str, ...]:
     Raises:
         InputError: a user's function that the stage calls has no source.
     """
-    if file.type in LIGHT:
+    if file.type in SINGLE_PROCESS_STAGES:
         return ()
     folder = Path(file.directories.job)
     if any(functions.packages(name, folder) for name in functions.names(file.spec)):

@@ -12,7 +12,7 @@ from typing import Any
 from rlhf_trainer.exits import InputError
 
 Run = Callable[[Any], None]
-"""Takes a StageContext; of a type in LIGHT, a LightContext."""
+"""Takes a StageContext; of SINGLE_PROCESS_STAGES, a LightContext."""
 
 STAGES: dict[str, str] = {
     "prepare": "rlhf_trainer.stages.prepare:run",
@@ -25,8 +25,6 @@ STAGES: dict[str, str] = {
     "evaluate": "rlhf_trainer.stages.evaluate:run",
     "report": "rlhf_trainer.stages.report:run",
 }
-LIGHT = frozenset({"prepare", "report"})
-"""Types that run as one process, and without torch."""
 
 
 def resolve(stage_type: str) -> Run:

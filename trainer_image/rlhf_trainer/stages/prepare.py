@@ -29,7 +29,7 @@ import orjson
 
 from rlhf_api.job import RLHFJob
 from rlhf_api.plan import Resolved, plan
-from rlhf_api.stages import PREPARE, REPORT
+from rlhf_api.stages import SINGLE_PROCESS_STAGES
 from rlhf_api.store import Run, gc_lock, write_atomically, write_resolved, write_run
 from rlhf_api.termination_codec import compact, function_names
 from rlhf_trainer.exits import InputError
@@ -89,7 +89,7 @@ def hits(job: RLHFJob, resolved: Resolved, storage: Path) -> tuple[str, ...]:
     """Stages whose product exists, every byte of it verified; damaged ones are moved aside, failed gates are none."""
     names = []
     for stage in plan(job, resolved).stages:
-        if stage.type in (PREPARE, REPORT) or stage.product is None:
+        if stage.type in SINGLE_PROCESS_STAGES or stage.product is None:
             continue
         product = products.reusable(storage, stage.product)
         if product is not None and product.manifest.failure is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from rlhf_api.plan import PlannedStage
-from rlhf_api.stages import PREPARE, REPORT
+from rlhf_api.stages import SINGLE_PROCESS_STAGES
 from rlhf_operator.reconcile import claims, profiles, reasons
 from rlhf_operator.reconcile.admission import overrides
 from rlhf_operator.reconcile.lifecycle import finish, pending, stop
@@ -106,7 +106,7 @@ def _storage_free(run: ReconcileContext, planned: PlannedStage) -> bool:
     """ReadWriteOnce means one stage at a time; a claim that only one pod may mount serves no gang."""
     others = [running.name for running, _ in run.open() if running.name != planned.name]
     shape = profiles.shape(run.job, planned, run.status.profiles, run.settings)
-    gang = shape.nodes > 1 and planned.type not in (PREPARE, REPORT)
+    gang = shape.nodes > 1 and planned.type not in SINGLE_PROCESS_STAGES
     if not (others or gang):
         return True
     modes = assembly.access(run)

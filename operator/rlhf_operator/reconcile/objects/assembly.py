@@ -7,7 +7,7 @@ from itertools import takewhile
 from rlhf_api.faults import AVOID
 from rlhf_api.plan import PlannedStage
 from rlhf_api.stage_file import planned_product
-from rlhf_api.stages import PREPARE, REPORT
+from rlhf_api.stages import PREPARE, SINGLE_PROCESS_STAGES
 from rlhf_api.status import Attempt
 from rlhf_operator.reconcile import claims, naming, profiles, reasons, times
 from rlhf_operator.reconcile.objects import job, stage_file
@@ -111,4 +111,4 @@ def access(run: ReconcileContext) -> tuple[str, ...]:
 
 
 def _ranks(planned: PlannedStage, world: int) -> int:
-    return 1 if planned.type in (PREPARE, REPORT) else world
+    return 1 if planned.type in SINGLE_PROCESS_STAGES else world

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from rlhf_api.contract import COMPLETE
+from rlhf_api.stages import REPORT
 from rlhf_api.status import MAX_RETRIES
 from rlhf_operator.reconcile import naming, reasons
 from rlhf_operator.reconcile.outcome import Raw
@@ -46,7 +47,7 @@ def start_again(run: ReconcileContext) -> None:
     """Start a failed job again, from its failed stages."""
     names = [name for name, stage in run.stages.items() if stage.state == "Failed"]
     for name, stage in run.stages.items():
-        if stage.state in COMPLETE and stage.type != "report":
+        if stage.state in COMPLETE and stage.type != REPORT:
             continue
         run.change(name, state="Waiting", reason=None, message=None, end_time=None, restarts=0, progress=None)
         if stage.attempts:

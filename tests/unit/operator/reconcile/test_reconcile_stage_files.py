@@ -12,7 +12,7 @@ from fakes.cluster_model import Cluster, Raw, job, stage_file
 from rlhf_api.base import ApiModel
 from rlhf_api.job import RLHFJob
 from rlhf_api.stage_file import StageFile
-from rlhf_api.stages import PREPARE, REPORT, STAGE_TYPES
+from rlhf_api.stages import SINGLE_PROCESS_STAGES, STAGE_TYPES
 from rlhf_api.stages.sft import Sft
 from rlhf_api.yaml import load_yaml
 from rlhf_operator.reconcile import Settings
@@ -25,7 +25,7 @@ def of_the_corpus() -> Raw:
 
 
 def kind_of(file: Raw) -> type[ApiModel]:
-    return RLHFJob if file["type"] in (PREPARE, REPORT) else STAGE_TYPES[file["type"]].spec
+    return RLHFJob if file["type"] in SINGLE_PROCESS_STAGES else STAGE_TYPES[file["type"]].spec
 
 
 def written(value: Raw) -> tuple[Cluster, list[Raw]]:
