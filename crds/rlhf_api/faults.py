@@ -90,7 +90,8 @@ first row that holds decides. `status.stages[].attempts[]` has the reason, the p
 - Order and durations are the control plane's: conditions of the Job, and deletion timestamps. A node whose clock is wrong
   changes nothing.
 - **Containers beside the trainer.** The end of the container `trainer` is the end of its pod. A sidecar that runs on is
-  ended with the Job; one that fails does not fail a stage that is complete. The right way to put one there is a native
+  ended with the Job; one that fails does not fail a stage that is complete. Who failed first is decided when all trainers
+  of a gang have ended, or had a grace period to. The right way to put a container there is a native
   sidecar (an init container with `restartPolicy: Always`): Kubernetes ends it by itself.
 - **Time.** `activeDeadlineSeconds` counts what attempts ran: not the queue, not the wait before a restart, not the time
   that the operator was away.

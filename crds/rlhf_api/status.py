@@ -80,7 +80,7 @@ class Attempt(StatusModel):
     start_time: Time | None = None
     """When its Job was made."""
     end_time: Time | None = None
-    """When its last pod ended."""
+    """When its last pod ended; while others are waited for, when the first was seen to have failed."""
     pod: Short | None = None
     """The pod that decided how it ended."""
     node: Short | None = None

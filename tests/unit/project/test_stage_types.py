@@ -21,9 +21,9 @@ def names_a_type(text: str) -> bool:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Constant) and node.value in NAMES:
             return True
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rlhf_api.stages"):
-            if any(alias.name in CLASSES for alias in node.names):
-                return True
+        of_types = isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rlhf_api.stages")
+        if of_types and any(alias.name in CLASSES for alias in node.names):
+            return True
     return False
 
 

@@ -10,7 +10,7 @@ from rlhf_api.plan import PlannedStage
 from rlhf_api.stages import PREPARE
 from rlhf_api.status import Attempt
 from rlhf_api.termination_codec import Told, expand
-from rlhf_operator.reconcile import naming, plans, reasons
+from rlhf_operator.reconcile import naming, plans, reasons, times
 from rlhf_operator.reconcile.admission import overrides
 from rlhf_operator.reconcile.lifecycle import finish, pending, progress, stop
 from rlhf_operator.reconcile.objects import assembly
@@ -44,8 +44,9 @@ def follow_attempt(run: ReconcileContext, planned: PlannedStage, attempt: Attemp
         return
     elif gang.broken:
         _record_disruption(run, planned, attempt, gang)
-        finish.finish_attempt(run, planned, diagnosis.diagnose(run.attempt(planned.name) or attempt, gang), gang)
-        stop.stop_attempt(run, gang)  # what someone put beside the trainer would run on
+        if _trainers_ended(run, planned, attempt, gang):
+            finish.finish_attempt(run, planned, diagnosis.diagnose(run.attempt(planned.name) or attempt, gang), gang)
+            stop.stop_attempt(run, gang)  # what someone put beside the trainer would run on
     else:
         _record_disruption(run, planned, attempt, gang)
         assembly.mend_service(run, planned, attempt.number, gang)
@@ -150,6 +151,20 @@ def _failing(run: ReconcileContext, planned: PlannedStage, attempt: Attempt, gan
     now = run.attempt(planned.name) or attempt
     finish.finish_attempt(run, planned, diagnosis.diagnose(now, gang), gang)
     stop.stop_attempt(run, gang)
+
+
+def _trainers_ended(run: ReconcileContext, planned: PlannedStage, attempt: Attempt, gang: AttemptPods) -> bool:
+    """Whether every trainer of a broken gang has ended, or had the time to: only then does it show who failed first, and
+    what the platform did. Elsewhere the Job controller waits so; it sees no end of a pod whose sidecar runs on."""
+    if len(gang.pods) >= gang.nodes and all(pod.terminated is not None for pod in gang.pods):
+        return True
+    if attempt.end_time is None:
+        attempt = run.change_attempt(planned.name, end_time=times.write(run.now))
+    timings = run.settings.timings
+    last = times.after(str(attempt.end_time), timings.grace + timings.grace_margin)
+    if last > run.now:
+        run.wake(last)
+    return last <= run.now
 
 
 def _lost(run: ReconcileContext, planned: PlannedStage, attempt: Attempt, gang: AttemptPods) -> bool:

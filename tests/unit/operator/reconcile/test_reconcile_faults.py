@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from test_reconcile_attempts import attempts, hold, is_, pair, pod_of
 
-from fakes.cluster_model import Cluster, Raw, job
+from fakes.cluster_model import SETTINGS, Cluster, Raw, job
 from rlhf_api.faults import FAULTS, Fault
 from rlhf_operator.reconcile import Sample
 from rlhf_operator.reconcile.times import write
@@ -167,6 +167,61 @@ def test_a_sidecar_that_fails_one_pod_of_two_counts_not() -> None:
     cluster.settle()
     assert first(cluster) in {("Disrupted", "SidecarFailed", False), ("Disrupted", "PodDeleted", False)}
     assert cluster.status["phase"] == "Complete"
+
+
+def ends_beside(cluster: Cluster, index: int, code: int, **summary: Any) -> None:
+    """The trainer of one of sft's pods ends; its sidecar runs on."""
+    pod = cluster.objects["Pod", pod_of(cluster, "sft", index)]
+    words = json.loads(cluster.summary(pod, code)) | summary
+    pod["status"]["containerStatuses"] = [
+        {"name": "trainer", "state": terminated(code, message=json.dumps(words))},
+        {"name": "istio-proxy", "state": RUNS},
+    ]
+    cluster._touch(pod)
+    cluster.sync()
+    cluster.reconcile()
+
+
+def test_of_trainers_beside_sidecars_the_one_that_failed_first_is_blamed() -> None:
+    cluster = pair()
+    cluster.settle(hold("sft"))
+    ends_beside(cluster, 1, 1, reason="PeerLost", raised=20.0)
+    assert cluster.stage("sft")["attempts"][0]["state"] == "Running", "the other has not ended"
+    ends_beside(cluster, 0, 1, reason="CudaError", raised=10.0)
+    assert first(cluster) == ("Failed", "CudaError", True)
+    cluster.settle()
+    assert cluster.status["phase"] == "Complete"
+
+
+def test_a_trainer_that_fails_beside_a_sidecar_does_not_hide_what_the_platform_did_to_its_peer() -> None:
+    cluster = pair()
+    cluster.settle(hold("sft"))
+    ends_beside(cluster, 1, 1, reason="PeerLost")
+    pod = cluster.objects["Pod", pod_of(cluster, "sft", 0)]
+    pod["status"] |= {
+        "phase": "Failed",
+        "conditions": [
+            {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "drained"}
+        ],
+    }
+    cluster._touch(pod)
+    cluster.settle()
+    assert first(cluster)[0::2] == ("Disrupted", False)
+
+
+def test_a_peer_that_does_not_end_is_waited_for_as_long_as_its_grace_period() -> None:
+    cluster = pair()
+    cluster.settle(hold("sft"))
+    ends_beside(cluster, 1, 1)
+    timings = SETTINGS.timings
+    cluster.now += timedelta(seconds=timings.grace + timings.grace_margin - 1)
+    cluster.sync()
+    cluster.reconcile()
+    assert cluster.stage("sft")["attempts"][0]["state"] == "Running"
+    cluster.now += timedelta(seconds=1)
+    cluster.sync()
+    cluster.reconcile()
+    assert first(cluster) == ("Failed", "Crashed", True)
 
 
 def test_a_node_lost_with_a_sidecar_holds_up_the_next_attempt_for_a_while_alone() -> None:
