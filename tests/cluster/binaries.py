@@ -70,14 +70,14 @@ def program(name: str) -> Path:
         return Path(assets) / name
     recipe = RECIPES[name]
     folder = home() / "programs" / f"{recipe.module}-{pins(recipe)}"
-    found = folder / name
-    if not found.exists():
+    path = folder / name
+    if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "lock").open("w") as lock:  # test processes side by side build once
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not found.exists():
+            if not path.exists():
                 build(recipe, folder)
-    return found
+    return path
 
 
 def pins(recipe: Recipe) -> str:
@@ -96,15 +96,15 @@ def build(recipe: Recipe, folder: Path) -> None:
     if shutil.which("go") is None:
         raise Missing(f"{recipe.module} is built with Go 1.26 or newer; or set KUBEBUILDER_ASSETS and KUBECONFIG")
     print(f"building {recipe.module} from its Go module (minutes, the first time)", file=sys.stderr, flush=True)
-    made = folder / f"{recipe.module}.new"
+    path = folder / f"{recipe.module}.new"
     flags = " ".join(("-s", "-w", *recipe.flags))
-    command = ["nice", "-n", "10", "go", "build", "-v", "-trimpath", "-ldflags", flags, "-o", str(made), recipe.package]
+    command = ["nice", "-n", "10", "go", "build", "-v", "-trimpath", "-ldflags", flags, "-o", str(path), recipe.package]
     compile_packages(command, recipe)
-    for name, other in RECIPES.items():
-        if other == recipe and name != recipe.module:
+    for name, candidate in RECIPES.items():
+        if candidate == recipe and name != recipe.module:
             (folder / name).unlink(missing_ok=True)
             (folder / name).symlink_to(recipe.module)
-    made.rename(folder / recipe.module)  # the links lead somewhere only now
+    path.rename(folder / recipe.module)  # the links lead somewhere only now
 
 
 def compile_packages(command: list[str], recipe: Recipe) -> None:

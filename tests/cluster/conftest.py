@@ -31,7 +31,7 @@ LONGEST = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest files."""
-    first = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    first = {f"test_{name}": position for position, name in enumerate(LONGEST)}
     items.sort(key=lambda item: first.get(item.path.stem, len(first)))
 
 
@@ -46,15 +46,15 @@ class NewPlane(Protocol):
 @pytest.fixture
 def new_plane() -> Iterator[NewPlane]:
     """For tests that stop, pause or overload it, or that need it empty: a few seconds each."""
-    made: list[ControlPlane] = []
+    planes: list[ControlPlane] = []
 
     def new(*, controllers: bool = False, audit: bool = False, arguments: tuple[str, ...] = ()) -> ControlPlane:
         plane = ControlPlane(new_folder(), controllers=controllers, audit=audit, arguments=arguments)
-        made.append(plane)
+        planes.append(plane)
         return plane.start()
 
     yield new
-    for plane in made:
+    for plane in planes:
         plane.remove()
 
 
@@ -77,9 +77,9 @@ def controlled_plane() -> Iterator[ControlPlane]:
 @pytest.fixture(scope="session")
 def kubeconfig() -> Iterator[Path]:
     """A cluster whose pods run: KUBECONFIG's, else the one that `cluster up` started, else one for this session."""
-    given = os.environ.get("KUBECONFIG")
-    if given:
-        yield Path(given)
+    existing = os.environ.get("KUBECONFIG")
+    if existing:
+        yield Path(existing)
         return
     folder = plane_folder()
     if "kubelet" in running(folder):
@@ -95,25 +95,25 @@ def kubeconfig() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def site(kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """The chart, installed with this project's images; one a session, because they are gigabytes."""
-    given = images_given()
-    if given is None:
+    images = images_given()
+    if images is None:
         assert "KUBECONFIG" not in os.environ, (
             "found KUBECONFIG alone; expected RLHF_OPERATOR_IMAGE and RLHF_TRAINER_IMAGE too: "
             "name@sha256:... of images that your cluster can pull"
         )
         socket = Node(ControlPlane(plane_folder(), controllers=True)).socket
-        given = (project_images.load(socket, "operator"), project_images.load(socket, "trainer"))
+        images = (project_images.load(socket, "operator"), project_images.load(socket, "trainer"))
     folder = tmp_path_factory.mktemp("volumes")
     for parent in (folder, *folder.parents[:2]):  # pytest's folders are their owner's alone; pods have another user
         parent.chmod(0o755)
-    made = Site(kubeconfig, folder, *given)
-    made.install()
-    return made
+    installed = Site(kubeconfig, folder, *images)
+    installed.install()
+    return installed
 
 
 @pytest.fixture
 def team(site: Site) -> Iterator[Namespace]:
     """A namespace with storage, gone after the test."""
-    made = site.namespace()
-    yield made
-    site.forget(made.name)
+    namespace = site.namespace()
+    yield namespace
+    site.forget(namespace.name)

@@ -105,9 +105,12 @@ class ControlPlane:
         """Return when every CRD is served; kubectl wait gives up on one that has no conditions yet."""
 
         def established() -> bool:
-            found = json.loads(self.kubectl("get", "crds", "-o", "json"))["items"]
-            told = [(one.get("status") or {}).get("conditions") or () for one in found]
-            return all(any((one["type"], one["status"]) == ("Established", "True") for one in these) for these in told)
+            crds = json.loads(self.kubectl("get", "crds", "-o", "json"))["items"]
+            conditions = [(entry.get("status") or {}).get("conditions") or () for entry in crds]
+            return all(
+                any((entry["type"], entry["status"]) == ("Established", "True") for entry in these)
+                for these in conditions
+            )
 
         self.apiserver.until(established, seconds)
 
@@ -159,14 +162,14 @@ class ControlPlane:
 
     def _apiserver(self) -> list[str | Path]:
         if self.address:
-            there = ["--bind-address=0.0.0.0", f"--advertise-address={self.address}"]
+            flags = ["--bind-address=0.0.0.0", f"--advertise-address={self.address}"]
         else:
-            there = [f"--bind-address={LOOPBACK}", f"--advertise-address={LOOPBACK}"]
-            there.append("--endpoint-reconciler-type=none")  # a loopback address is no endpoint
+            flags = [f"--bind-address={LOOPBACK}", f"--advertise-address={LOOPBACK}"]
+            flags.append("--endpoint-reconciler-type=none")  # a loopback address is no endpoint
         if not self.with_controllers:
-            there.append("--disable-admission-plugins=ServiceAccount")  # nobody makes the default account
+            flags.append("--disable-admission-plugins=ServiceAccount")  # nobody makes the default account
         return [
-            *(str(program("kube-apiserver")), f"--etcd-servers={self.etcd_url}", *there),
+            *(str(program("kube-apiserver")), f"--etcd-servers={self.etcd_url}", *flags),
             *(f"--secure-port={self._ports['apiserver']}", f"--tls-cert-file={self.pki / 'server.crt'}"),
             *(f"--tls-private-key-file={self.pki / 'server.key'}", "--authorization-mode=Node,RBAC"),
             f"--token-auth-file={self.pki / 'tokens.csv'}",

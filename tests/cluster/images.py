@@ -29,10 +29,10 @@ def digest(socket: Path, image: str) -> str | None:
 
 def pinned(socket: Path, image: str) -> str:
     """`name@sha256:...` of an image that containerd has, under which a pod may name it from now on."""
-    found = digest(socket, image)
-    name = f"{image.rpartition(':')[0]}@{found}"
+    image_digest = digest(socket, image)
+    name = f"{image.rpartition(':')[0]}@{image_digest}"
     ended = ctr(socket, "images", "tag", "--force", image, name)
-    if found is None or ended.returncode != 0:
+    if image_digest is None or ended.returncode != 0:
         raise RuntimeError(f"containerd has no image {image} to name: {ended.stderr}")
     return name
 
@@ -77,9 +77,9 @@ def write_archive(archive: Path, name: str, files: dict[str, bytes], entrypoint:
     text = json.dumps(config).encode()
     described = hashlib.sha256(text).hexdigest() + ".json"
     manifest = json.dumps([{"Config": described, "RepoTags": [name], "Layers": ["layer.tar"]}]).encode()
-    whole = tar({described: (text, 0o644), "layer.tar": (layer, 0o644), "manifest.json": (manifest, 0o644)})
+    image = tar({described: (text, 0o644), "layer.tar": (layer, 0o644), "manifest.json": (manifest, 0o644)})
     partial = archive.with_suffix(".new")
-    partial.write_bytes(whole)
+    partial.write_bytes(image)
     partial.rename(archive)
 
 

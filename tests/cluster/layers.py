@@ -71,9 +71,9 @@ def _link_layer(socket: Path, folder: Path, parent: str, chain: str) -> bool:
         _ctr(socket, "snapshots", "rm", key)
     _ctr(socket, "snapshots", "prepare", key, *([parent] if parent else []))
     mounts = _ctr(socket, "snapshots", "mounts", "/", key)
-    place = re.search(r"upperdir=([^,\s]+)", mounts) or re.search(r"^mount -t bind (\S+)", mounts)
-    assert place is not None, mounts
-    target = Path(place[1]).resolve()
+    mounted = re.search(r"upperdir=([^,\s]+)", mounts) or re.search(r"^mount -t bind (\S+)", mounts)
+    assert mounted is not None, mounts
+    target = Path(mounted[1]).resolve()
     linked = _start("unshare", "--mount", "sh", "-euc", LINK, "sh", str(folder), str(target))
     if linked.returncode == 3:
         _ctr(socket, "snapshots", "rm", key)

@@ -196,8 +196,8 @@ def _remove_cgroups() -> None:
 
 
 def _mounts(folder: Path) -> list[str]:
-    found = re.findall(rf"^\S+ ({re.escape(str(folder))}/\S*)", Path("/proc/mounts").read_text(), re.MULTILINE)
-    return sorted(found, reverse=True)
+    mounts = re.findall(rf"^\S+ ({re.escape(str(folder))}/\S*)", Path("/proc/mounts").read_text(), re.MULTILINE)
+    return sorted(mounts, reverse=True)
 
 
 def _unmount(folder: Path) -> None:

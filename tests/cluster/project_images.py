@@ -59,13 +59,13 @@ def _build(name: str, tag: str) -> None:
     _checked(_run(str(ROOT / "tools" / "images"), name, environment=environment))
 
 
-def _forget_others(name: str, kept: str) -> None:
+def _forget_others(name: str, current: str) -> None:
     """Of the images of other states, gigabytes each; what buildah keeps of their steps is still there to build on. One
     in use stays."""
-    made = _run("buildah", "images", "--format", "{{.Name}}:{{.Tag}}")
-    _checked(made)
-    for image in made.stdout.split():
-        if image.startswith(f"localhost/rlhf-{name}:") and image != kept:
+    listed = _run("buildah", "images", "--format", "{{.Name}}:{{.Tag}}")
+    _checked(listed)
+    for image in listed.stdout.split():
+        if image.startswith(f"localhost/rlhf-{name}:") and image != current:
             _run("buildah", "rmi", image)
 
 
@@ -83,10 +83,10 @@ def _checked(ended: subprocess.CompletedProcess[str]) -> None:
 
 
 def _digest(name: str) -> str:
-    found = hashlib.sha256((ROOT / "tools" / "images").read_bytes())
+    digest = hashlib.sha256((ROOT / "tools" / "images").read_bytes())
     for source in MADE_OF[name]:
         path = ROOT / source
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file() and "__pycache__" not in file.parts:
-                found.update(f"{file.relative_to(ROOT)}\0".encode() + file.read_bytes())
-    return found.hexdigest()[:12]
+                digest.update(f"{file.relative_to(ROOT)}\0".encode() + file.read_bytes())
+    return digest.hexdigest()[:12]

@@ -37,9 +37,9 @@ def test_it_answers_and_keeps_what_it_is_given(shared_plane: ControlPlane) -> No
 
 
 def test_planes_stand_side_by_side(shared_plane: ControlPlane, new_plane: NewPlane) -> None:
-    other = new_plane()
-    other.kubectl("create", "configmap", "only-here")
-    assert "configmap/only-here" in names(other, "configmaps")
+    second_plane = new_plane()
+    second_plane.kubectl("create", "configmap", "only-here")
+    assert "configmap/only-here" in names(second_plane, "configmaps")
     assert "configmap/only-here" not in names(shared_plane, "configmaps")
 
 
@@ -70,8 +70,8 @@ def test_every_request_is_in_the_audit_log(new_plane: NewPlane) -> None:
 
     def who() -> list[str]:
         lines = [json.loads(line) for line in plane.audit_log.read_text().splitlines(keepends=True) if line[-1] == "\n"]
-        seen = [line for line in lines if line["verb"] == "create" and line["objectRef"].get("name") == "seen"]
-        return [line["user"]["username"] for line in seen]
+        creations = [line for line in lines if line["verb"] == "create" and line["objectRef"].get("name") == "seen"]
+        return [line["user"]["username"] for line in creations]
 
     assert wait(lambda: bool(who()), 60)  # a request is told of after its answer
     assert who() == ["admin"]

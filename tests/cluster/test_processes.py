@@ -110,11 +110,11 @@ def test_what_a_killed_test_process_left_is_swept_up(tmp_path: Path, monkeypatch
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
-    left = Path(ended.stdout.strip())
-    assert living(left / "sleeper.pid") is not None
-    pid = int((left / "sleeper.pid").read_text())
+    folder = Path(ended.stdout.strip())
+    assert living(folder / "sleeper.pid") is not None
+    pid = int((folder / "sleeper.pid").read_text())
     mine = sessions.new_folder()
-    assert not left.exists()
+    assert not folder.exists()
     assert wait(lambda: state(pid) in ("", "Z"), 60)
     assert mine.parent.name == sessions.name(os.getpid())
 

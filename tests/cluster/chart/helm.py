@@ -59,13 +59,15 @@ def values(case: str) -> Path:
 def objects(text: str) -> list[Object]:
     """The objects of a rendered text."""
     yaml = YAML(typ="safe", pure=True)
-    return [dict(found) for found in yaml.load_all(text) if found]
+    return [dict(document) for document in yaml.load_all(text) if document]
 
 
 def find(rendered: list[Object], kind: str, name: str = "rlhf-operator") -> Object:
     """The one object of a kind and name."""
-    (found,) = [thing for thing in rendered if thing["kind"] == kind and thing["metadata"]["name"] == name]
-    return found
+    (match,) = [
+        candidate for candidate in rendered if candidate["kind"] == kind and candidate["metadata"]["name"] == name
+    ]
+    return match
 
 
 def parse(text: str) -> Any:

@@ -71,10 +71,10 @@ def release(plane: ControlPlane) -> Iterator[ControlPlane]:
 def test_the_api_server_takes_every_object(plane: ControlPlane, tmp_path: Path, case: str) -> None:
     file = tmp_path / "rendered.yaml"
     file.write_text(template(case))
-    said = plane.kubectl(
+    applied = plane.kubectl(
         *("apply", "--server-side", "--dry-run=server", "--validate=strict", "-o", "name", "-f", str(file))
     )
-    assert len(said.splitlines()) == len(objects(file.read_text()))
+    assert len(applied.splitlines()) == len(objects(file.read_text()))
 
 
 def can(plane: ControlPlane, *what: str, account: str = ACCOUNT) -> bool:
@@ -140,12 +140,12 @@ def test_with_namespaces_it_sees_no_other(release: ControlPlane) -> None:
 
 def test_a_deleted_namespace_fails_no_upgrade(controlled: ControlPlane) -> None:
     plane = controlled
-    given = ("--namespace", "team-b", "--values", str(values("default")), "--set", "namespaces={team-b,soon-gone}")
+    options = ("--namespace", "team-b", "--values", str(values("default")), "--set", "namespaces={team-b,soon-gone}")
     more = ("--set", "crds.enabled=false", "--set", "networkPolicy.jobs.enabled=true")
     plane.kubectl("create", "namespace", "soon-gone")
-    answered(helm("install", "rlhf-operator", str(CHART), *given, *more, kubeconfig=plane.kubeconfig))
+    answered(helm("install", "rlhf-operator", str(CHART), *options, *more, kubeconfig=plane.kubeconfig))
     plane.kubectl("delete", "namespace", "soon-gone")
-    answered(helm("upgrade", "rlhf-operator", str(CHART), *given, *more, kubeconfig=plane.kubeconfig))
+    answered(helm("upgrade", "rlhf-operator", str(CHART), *options, *more, kubeconfig=plane.kubeconfig))
     roles = plane.kubectl("get", "roles", "-n", "team-b", "-o", "name").split()
     assert "role.rbac.authorization.k8s.io/rlhf-operator" in roles  # where it is left, it may do what it did
 
@@ -209,8 +209,8 @@ def test_the_notes_tell_the_health_checks_to_whoever_has_argo_cd_and_flux(releas
     release.kubectl("delete", "crd", *names)
     assert textwrap.indent((CHART / "files" / "health" / "argocd.lua").read_text().strip(), " " * 6) in notes
     checks = parse((CHART / "files" / "health" / "flux.yaml").read_text())["spec"]["healthCheckExprs"]
-    told = notes[notes.index("  spec:\n    healthCheckExprs:") :]
-    assert parse(textwrap.dedent(told))["spec"]["healthCheckExprs"] == checks
+    excerpt = notes[notes.index("  spec:\n    healthCheckExprs:") :]
+    assert parse(textwrap.dedent(excerpt))["spec"]["healthCheckExprs"] == checks
 
 
 CRD_OF_OTHERS = """\

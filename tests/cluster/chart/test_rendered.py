@@ -71,7 +71,7 @@ def test_limits_of_a_namespace_reach_the_operator(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "default"), [("fsGroup", 10001), ("pendingTimeout", 21600)])
 def test_what_can_be_left_out_reaches_the_operator_as_none(name: str, default: int, tmp_path: Path) -> None:
-    field = next(key for key, one in Settings.model_fields.items() if one.alias == name)
+    field = next(key for key, info in Settings.model_fields.items() if info.alias == name)
     assert getattr(configuration("default", tmp_path).settings, field) == default
     assert getattr(configuration("default", tmp_path, "--set", f"jobs.{name}=null").settings, field) is None
 
@@ -99,13 +99,13 @@ def test_the_schema_of_values_knows_the_fields_that_the_operator_reads(
     for part in path:
         schema = schema[part]
     read = {field.alias or name for name, field in model.model_fields.items()}
-    known = set(schema["properties"])
-    assert known <= read
-    assert read - known <= {"explainAfter"}
+    properties = set(schema["properties"])
+    assert properties <= read
+    assert read - properties <= {"explainAfter"}
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("setting", "message"),
     [
         ("replicas=3", "replicas"),
         ("profiles.cpu.gpus=1", "gpus"),
@@ -117,8 +117,8 @@ def test_the_schema_of_values_knows_the_fields_that_the_operator_reads(
         ("jobs.fsGroup=0", "fsGroup"),
     ],
 )
-def test_wrong_values_are_refused_by_name(given: str, said: str) -> None:
-    assert said in refusal("default", "--set", given)
+def test_wrong_values_are_refused_by_name(setting: str, message: str) -> None:
+    assert message in refusal("default", "--set", setting)
 
 
 def test_policies_of_trainers_need_their_namespaces() -> None:
@@ -175,9 +175,9 @@ def test_another_configuration_makes_other_pods() -> None:
 
 def matches(selector: dict[str, object], labels: dict[str, str]) -> bool:
     """Whether a label selector means an object with these labels."""
-    wanted = selector.get("matchLabels") or {}
-    assert isinstance(wanted, dict)
-    if any(labels.get(key) != value for key, value in wanted.items()):
+    match_labels = selector.get("matchLabels") or {}
+    assert isinstance(match_labels, dict)
+    if any(labels.get(key) != value for key, value in match_labels.items()):
         return False
     expressions = selector.get("matchExpressions") or []
     assert isinstance(expressions, list)

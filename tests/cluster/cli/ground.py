@@ -48,7 +48,7 @@ class Command:
 
     def start(self, *arguments: str | Path, **more: Any) -> subprocess.Popen[str]:
         """Begin."""
-        words = [*(str(one) for one in arguments), "-n", self._namespace]
+        words = [*(str(argument) for argument in arguments), "-n", self._namespace]
         return subprocess.Popen(
             [sys.executable, "-m", "rlhf_sdk.cli", *words],
             stdout=subprocess.PIPE,

@@ -16,44 +16,44 @@ from rlhf_operator.runtime.kinds import Kind
 QUOTAS = Kind("", "v1", "resourcequotas", "ResourceQuota")
 
 
-def command(plane: ControlPlane, here: Ground, folder: Path) -> Command:
-    return Command(plane.kubeconfig, here.namespace, folder)
+def command(plane: ControlPlane, cluster: Ground, folder: Path) -> Command:
+    return Command(plane.kubeconfig, cluster.namespace, folder)
 
 
 def test_a_job_is_submitted_once_and_changed_only_where_it_may_be(
     controlled_plane: ControlPlane, tmp_path: Path
 ) -> None:
     async def main() -> None:
-        async with ground(controlled_plane) as here:
-            rlhf = command(controlled_plane, here, tmp_path)
+        async with ground(controlled_plane) as cluster:
+            rlhf = command(controlled_plane, cluster, tmp_path)
             file = written(tmp_path, job())
-            said = await rlhf("submit", file, "--dry-run")
-            assert (said.code, "the API server takes it; it would be created" in said.out) == (0, True), said
+            result = await rlhf("submit", file, "--dry-run")
+            assert (result.code, "the API server takes it; it would be created" in result.out) == (0, True), result
             assert (await rlhf("status", "--output", "json")).json == {"jobs": []}
-            said = await rlhf("submit", file)
-            assert (said.code, said.err) == (0, "")
-            first, *next_commands = said.out.splitlines()
-            assert first == f"beaver: created in namespace {here.namespace}"
-            assert next_commands[0].endswith(f"rlhf status beaver --watch -n {here.namespace}")
-            said = await rlhf("submit", file, "--output", "json")
-            assert (said.code, said.json["result"], said.json["phase"]) == (0, "unchanged", "Pending")
+            result = await rlhf("submit", file)
+            assert (result.code, result.err) == (0, "")
+            first, *next_commands = result.out.splitlines()
+            assert first == f"beaver: created in namespace {cluster.namespace}"
+            assert next_commands[0].endswith(f"rlhf status beaver --watch -n {cluster.namespace}")
+            result = await rlhf("submit", file, "--output", "json")
+            assert (result.code, result.json["result"], result.json["phase"]) == (0, "unchanged", "Pending")
             written(tmp_path, job(runPolicy={"maxRestarts": 7}))
             assert (await rlhf("submit", file, "--output", "json")).json["result"] == "changed"
             written(tmp_path, job(runPolicy={"maxRestarts": 7}, seed=7))
-            said = await rlhf("submit", file)
-            assert said.code == 2
-            assert "spec.seed" in said.err and "may not change" in said.err
-            assert "delete that job first, or give this one another metadata.name" in said.err
+            result = await rlhf("submit", file)
+            assert result.code == 2
+            assert "spec.seed" in result.err and "may not change" in result.err
+            assert "delete that job first, or give this one another metadata.name" in result.err
 
     asyncio.run(main())
 
 
 def test_what_kubectl_applied_is_the_same_job(controlled_plane: ControlPlane, tmp_path: Path) -> None:
     async def main() -> None:
-        async with ground(controlled_plane) as here:
-            rlhf = command(controlled_plane, here, tmp_path)
+        async with ground(controlled_plane) as cluster:
+            rlhf = command(controlled_plane, cluster, tmp_path)
             file = written(tmp_path, job(seed=0, suspend=False))
-            controlled_plane.kubectl("apply", "-n", here.namespace, "-f", str(file))
+            controlled_plane.kubectl("apply", "-n", cluster.namespace, "-f", str(file))
             assert (await rlhf("submit", file, "--output", "json")).json["result"] == "unchanged"
 
     asyncio.run(main())
@@ -61,110 +61,110 @@ def test_what_kubectl_applied_is_the_same_job(controlled_plane: ControlPlane, tm
 
 def test_a_field_that_another_manager_owns_is_left_to_it(controlled_plane: ControlPlane, tmp_path: Path) -> None:
     async def main() -> None:
-        async with ground(controlled_plane) as here:
-            rlhf = command(controlled_plane, here, tmp_path)
+        async with ground(controlled_plane) as cluster:
+            rlhf = command(controlled_plane, cluster, tmp_path)
             file = written(tmp_path, job(suspend=False))
             manager = ("--server-side", "--field-manager=gitops")
-            controlled_plane.kubectl("apply", "-n", here.namespace, *manager, "-f", str(file))
+            controlled_plane.kubectl("apply", "-n", cluster.namespace, *manager, "-f", str(file))
             assert (await rlhf("submit", file, "--output", "json")).json["result"] == "unchanged"
             written(tmp_path, job(suspend=True))
-            said = await rlhf("submit", file)
-            assert said.code == 1
-            assert 'conflict with "gitops"' in said.err and ".spec.suspend" in said.err
-            assert "someone else has set that field" in said.err
+            result = await rlhf("submit", file)
+            assert result.code == 1
+            assert 'conflict with "gitops"' in result.err and ".spec.suspend" in result.err
+            assert "someone else has set that field" in result.err
 
     asyncio.run(main())
 
 
 def test_a_submitted_job_is_followed_to_its_end(controlled_plane: ControlPlane, tmp_path: Path) -> None:
     async def main() -> None:
-        async with ground(controlled_plane) as here, here.operator():
-            rlhf = command(controlled_plane, here, tmp_path)
-            said = await rlhf("submit", written(tmp_path, job()), "--wait")
-            assert said.code == 0, said
-            told = [line.partition(" ")[2] for line in said.err.splitlines()]
-            assert "beaver: Complete" in told
-            assert any(line.startswith("sft: Complete") for line in told)
-            assert f"rlhf pull beaver -n {here.namespace}" in said.err
-            found = (await rlhf("status", "beaver", "--output", "json")).json
-            assert (found["phase"], found["exitCode"], found["live"]) == ("Complete", 0, False)
-            assert {name: stage["phase"] for name, stage in found["stages"].items()} == dict.fromkeys(
+        async with ground(controlled_plane) as cluster, cluster.operator():
+            rlhf = command(controlled_plane, cluster, tmp_path)
+            result = await rlhf("submit", written(tmp_path, job()), "--wait")
+            assert result.code == 0, result
+            messages = [line.partition(" ")[2] for line in result.err.splitlines()]
+            assert "beaver: Complete" in messages
+            assert any(line.startswith("sft: Complete") for line in messages)
+            assert f"rlhf pull beaver -n {cluster.namespace}" in result.err
+            status = (await rlhf("status", "beaver", "--output", "json")).json
+            assert (status["phase"], status["exitCode"], status["live"]) == ("Complete", 0, False)
+            assert {name: stage["phase"] for name, stage in status["stages"].items()} == dict.fromkeys(
                 ("prepare", "sft", "reward", "cost", "report"), "Complete"
             )
             text = (await rlhf("status", "beaver")).out
             assert text.startswith("beaver: Complete  5/5 stages")
             assert text.count("└─ a0") == 5
-            said = await rlhf("status", "beaver", "--watch")
-            assert (said.code, "beaver: Complete  5/5 stages" in said.out) == (0, True)
+            result = await rlhf("status", "beaver", "--watch")
+            assert (result.code, "beaver: Complete  5/5 stages" in result.out) == (0, True)
             assert "beaver" in (await rlhf("status")).out
-            said = await rlhf("suspend", "beaver")
-            assert (said.code, said.out) == (0, "beaver: has ended (Complete); nothing to suspend\n")
-            said = await rlhf("retry", "beaver")
-            assert (said.code, said.out) == (0, "beaver: has not failed (Complete); nothing to retry\n")
+            result = await rlhf("suspend", "beaver")
+            assert (result.code, result.out) == (0, "beaver: has ended (Complete); nothing to suspend\n")
+            result = await rlhf("retry", "beaver")
+            assert (result.code, result.out) == (0, "beaver: has not failed (Complete); nothing to retry\n")
 
     asyncio.run(main())
 
 
 def test_a_failed_job_gives_its_exit_code_and_is_retried(controlled_plane: ControlPlane, tmp_path: Path) -> None:
     async def main() -> None:
-        async with ground(controlled_plane) as here, here.operator():
-            here.node.ends = lambda one: 3 if stage_of(one) == "cost" and attempt_of(one) == 0 else 0
-            rlhf = command(controlled_plane, here, tmp_path)
-            said = await rlhf("submit", written(tmp_path, job()), "--wait")
-            assert said.code == 3, said
-            assert f"its log: rlhf logs beaver cost -n {here.namespace}" in said.err
+        async with ground(controlled_plane) as cluster, cluster.operator():
+            cluster.node.ends = lambda pod: 3 if stage_of(pod) == "cost" and attempt_of(pod) == 0 else 0
+            rlhf = command(controlled_plane, cluster, tmp_path)
+            result = await rlhf("submit", written(tmp_path, job()), "--wait")
+            assert result.code == 3, result
+            assert f"its log: rlhf logs beaver cost -n {cluster.namespace}" in result.err
             text = (await rlhf("status", "beaver")).out
             assert "exit 3" in text and "cost: Crashed: code 3" in text
-            said = await rlhf("retry", "beaver", "--wait")
-            assert said.code == 0, said
-            assert said.out == "beaver: starts again from cost; what is finished is reused\n"
-            assert "cost failed by what it was given (Crashed), not by chance" in said.err
-            found = (await rlhf("status", "beaver", "--output", "json")).json["stages"]["cost"]
-            assert [one["state"] for one in found["attempts"]] == ["Failed", "Complete"]
+            result = await rlhf("retry", "beaver", "--wait")
+            assert result.code == 0, result
+            assert result.out == "beaver: starts again from cost; what is finished is reused\n"
+            assert "cost failed by what it was given (Crashed), not by chance" in result.err
+            cost = (await rlhf("status", "beaver", "--output", "json")).json["stages"]["cost"]
+            assert [attempt["state"] for attempt in cost["attempts"]] == ["Failed", "Complete"]
 
     asyncio.run(main())
 
 
 def test_a_job_is_suspended_and_resumed_and_twice_is_once(controlled_plane: ControlPlane, tmp_path: Path) -> None:
     async def main() -> None:
-        async with ground(controlled_plane) as here, here.operator():
-            here.node.ends = lambda one: None if stage_of(one) == "sft" and attempt_of(one) == 0 else 0
-            rlhf = command(controlled_plane, here, tmp_path)
+        async with ground(controlled_plane) as cluster, cluster.operator():
+            cluster.node.ends = lambda pod: None if stage_of(pod) == "sft" and attempt_of(pod) == 0 else 0
+            rlhf = command(controlled_plane, cluster, tmp_path)
             file = written(tmp_path, job())
             await rlhf("submit", file)
-            await here.until(lambda status: "sft" in str(status.get("stage")) and phase("Running")(status))
-            said = await rlhf("suspend", file, "--wait")
-            assert said.code == 0, said
-            assert "beaver: suspended; sft saves a checkpoint and ends" in said.out
-            assert f"rlhf resume beaver -n {here.namespace}" in said.out
-            assert (await here.status())["phase"] == "Suspended"
-            said = await rlhf("suspend", "beaver", "--output", "json")
-            assert (said.code, said.json["changed"], said.json["suspend"]) == (0, False, True)
-            said = await rlhf("submit", file, "--output", "json")
-            assert (said.code, said.json["result"], said.json["phase"]) == (0, "unchanged", "Suspended")
-            said = await rlhf("resume", "beaver", "--wait")
-            assert (said.code, said.out) == (0, "beaver: resumed; sft goes on from the last checkpoint\n"), said
-            said = await rlhf("resume", "beaver")
-            assert (said.code, said.out) == (0, "beaver: is not suspended (Complete)\n")
-            found = (await rlhf("status", "beaver", "--output", "json")).json["stages"]["sft"]
-            assert [one["state"] for one in found["attempts"]] == ["Stopped", "Complete"]
+            await cluster.until(lambda status: "sft" in str(status.get("stage")) and phase("Running")(status))
+            result = await rlhf("suspend", file, "--wait")
+            assert result.code == 0, result
+            assert "beaver: suspended; sft saves a checkpoint and ends" in result.out
+            assert f"rlhf resume beaver -n {cluster.namespace}" in result.out
+            assert (await cluster.status())["phase"] == "Suspended"
+            result = await rlhf("suspend", "beaver", "--output", "json")
+            assert (result.code, result.json["changed"], result.json["suspend"]) == (0, False, True)
+            result = await rlhf("submit", file, "--output", "json")
+            assert (result.code, result.json["result"], result.json["phase"]) == (0, "unchanged", "Suspended")
+            result = await rlhf("resume", "beaver", "--wait")
+            assert (result.code, result.out) == (0, "beaver: resumed; sft goes on from the last checkpoint\n"), result
+            result = await rlhf("resume", "beaver")
+            assert (result.code, result.out) == (0, "beaver: is not suspended (Complete)\n")
+            sft = (await rlhf("status", "beaver", "--output", "json")).json["stages"]["sft"]
+            assert [attempt["state"] for attempt in sft["attempts"]] == ["Stopped", "Complete"]
 
     asyncio.run(main())
 
 
 def test_an_invalid_job_ends_waiting_with_its_field(controlled_plane: ControlPlane, tmp_path: Path) -> None:
     async def main() -> None:
-        async with ground(controlled_plane) as here, here.operator():
-            rlhf = command(controlled_plane, here, tmp_path)
-            said = await rlhf("submit", written(tmp_path, job(profile="h100x8")), "--wait")
-            assert said.code == 2
-            assert "InvalidSpec: spec.profile: there is no profile h100x8" in said.err
-            said = await rlhf("retry", "beaver")
-            assert (said.code, "its spec is refused, which no retry changes" in said.err) == (2, True)
-            said = await rlhf("pull", "beaver")
-            assert (said.code, "the operator has not begun it (Invalid)" in said.err) == (1, True)
-            said = await rlhf("pull", "beaver", "--all")
-            assert (said.code, said.err) == (
+        async with ground(controlled_plane) as cluster, cluster.operator():
+            rlhf = command(controlled_plane, cluster, tmp_path)
+            result = await rlhf("submit", written(tmp_path, job(profile="h100x8")), "--wait")
+            assert result.code == 2
+            assert "InvalidSpec: spec.profile: there is no profile h100x8" in result.err
+            result = await rlhf("retry", "beaver")
+            assert (result.code, "its spec is refused, which no retry changes" in result.err) == (2, True)
+            result = await rlhf("pull", "beaver")
+            assert (result.code, "the operator has not begun it (Invalid)" in result.err) == (1, True)
+            result = await rlhf("pull", "beaver", "--all")
+            assert (result.code, result.err) == (
                 1,
                 "beaver: nothing of it has begun (Invalid), so there is nothing to read\n",
             )
@@ -174,20 +174,20 @@ def test_an_invalid_job_ends_waiting_with_its_field(controlled_plane: ControlPla
 
 def test_why_a_stage_has_no_log_yet_is_said(controlled_plane: ControlPlane, tmp_path: Path) -> None:
     async def main() -> None:
-        async with ground(controlled_plane) as here, here.operator():
-            await here.api.create(
-                QUOTAS, here.namespace, {"metadata": {"name": "team"}, "spec": {"hard": {"pods": "0"}}}
+        async with ground(controlled_plane) as cluster, cluster.operator():
+            await cluster.api.create(
+                QUOTAS, cluster.namespace, {"metadata": {"name": "team"}, "spec": {"hard": {"pods": "0"}}}
             )
-            while "hard" not in (await here.api.get(QUOTAS, here.namespace, "team")).get("status", {}):
+            while "hard" not in (await cluster.api.get(QUOTAS, cluster.namespace, "team")).get("status", {}):
                 await asyncio.sleep(0.1)
-            rlhf = command(controlled_plane, here, tmp_path)
+            rlhf = command(controlled_plane, cluster, tmp_path)
             await rlhf("submit", written(tmp_path, job()))
-            await here.until(lambda status: "exceeded quota" in str(status.get("stages")))
-            said = await rlhf("logs", "beaver", "prepare")
-            assert said.code == 2
-            assert "prepare: attempt 0 has not started: NoPods: " in said.err and "exceeded quota: team" in said.err
-            said = await rlhf("logs", "beaver", "sft")
-            assert (said.code, said.err) == (2, "sft: no logs: it has not begun (Waiting)\n")
+            await cluster.until(lambda status: "exceeded quota" in str(status.get("stages")))
+            result = await rlhf("logs", "beaver", "prepare")
+            assert result.code == 2
+            assert "prepare: attempt 0 has not started: NoPods: " in result.err and "exceeded quota: team" in result.err
+            result = await rlhf("logs", "beaver", "sft")
+            assert (result.code, result.err) == (2, "sft: no logs: it has not begun (Waiting)\n")
             assert "exceeded quota: team" in (await rlhf("status", "beaver")).out
 
     asyncio.run(main())
@@ -197,30 +197,30 @@ def test_a_name_that_is_not_there_is_answered_with_those_that_are(
     controlled_plane: ControlPlane, tmp_path: Path
 ) -> None:
     async def main() -> None:
-        async with ground(controlled_plane) as here:
-            rlhf = command(controlled_plane, here, tmp_path)
-            await here.make(job())
+        async with ground(controlled_plane) as cluster:
+            rlhf = command(controlled_plane, cluster, tmp_path)
+            await cluster.make(job())
             for verb in ("status", "suspend", "resume", "retry", "pull"):
-                said = await rlhf(verb, "bever")
-                assert said.code == 2
-                assert f"bever: no such RLHFJob in namespace {here.namespace}; there are beaver." in said.err
-            said = await rlhf("logs", "beaver", "sft")
-            assert (said.code, "sft: no such stage; the operator has not begun the job" in said.err) == (2, True)
+                result = await rlhf(verb, "bever")
+                assert result.code == 2
+                assert f"bever: no such RLHFJob in namespace {cluster.namespace}; there are beaver." in result.err
+            result = await rlhf("logs", "beaver", "sft")
+            assert (result.code, "sft: no such stage; the operator has not begun the job" in result.err) == (2, True)
 
     asyncio.run(main())
 
 
 def test_ctrl_c_while_waiting_leaves_the_job_alone(controlled_plane: ControlPlane, tmp_path: Path) -> None:
     async def main() -> None:
-        async with ground(controlled_plane) as here:
-            process = command(controlled_plane, here, tmp_path).start("submit", written(tmp_path, job()), "--wait")
+        async with ground(controlled_plane) as cluster:
+            process = command(controlled_plane, cluster, tmp_path).start("submit", written(tmp_path, job()), "--wait")
             assert process.stderr is not None
             line = await asyncio.to_thread(process.stderr.readline)
             assert line.endswith("beaver: Pending\n")
             process.send_signal(2)
             _, err = await asyncio.to_thread(process.communicate, timeout=60)
             assert process.returncode == 130
-            assert f"beaver goes on; watch it again: rlhf status beaver --watch -n {here.namespace}" in err
+            assert f"beaver goes on; watch it again: rlhf status beaver --watch -n {cluster.namespace}" in err
 
     asyncio.run(main())
 
@@ -229,8 +229,8 @@ def test_a_cluster_that_goes_away_is_waited_for(new_plane: NewPlane, tmp_path: P
     plane = new_plane()
     rlhf = Command(plane.kubeconfig, "default", tmp_path)
     file = written(tmp_path, job())
-    said = rlhf.run("submit", file)
-    assert (said.code, "this cluster has no RLHFJobs: the operator is not installed there" in said.err) == (1, True)
+    result = rlhf.run("submit", file)
+    assert (result.code, "this cluster has no RLHFJobs: the operator is not installed there" in result.err) == (1, True)
     plane.kubectl("apply", "--server-side", "-f", str(CRD))
     until(lambda: rlhf.run("submit", file).code == 0, "the CRD is served")
     process = rlhf.start("submit", file, "--wait")

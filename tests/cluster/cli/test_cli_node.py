@@ -54,30 +54,34 @@ def test_a_job_is_looked_after_from_submit_to_pull(team: Namespace, rlhf: Comman
     live = rlhf.start("logs", "beaver", "sft", "--follow")
     out, err = live.communicate(timeout=900)
     assert live.returncode == 0, err
-    _, told = following.communicate(timeout=900)
-    assert following.returncode == 0, told + team.said()
+    _, progress = following.communicate(timeout=900)
+    assert following.returncode == 0, progress + team.diagnosis()
 
-    found = rlhf.run("logs", "beaver", "sft", "--output", "json").json
-    assert (found["attempt"], found["file"].startswith("pod/beaver-sft-")) == (0, True)
-    assert out.splitlines()[-1] == found["lines"][-1], "followed to its end"
+    from_pod = rlhf.run("logs", "beaver", "sft", "--output", "json").json
+    assert (from_pod["attempt"], from_pod["file"].startswith("pod/beaver-sft-")) == (0, True)
+    assert out.splitlines()[-1] == from_pod["lines"][-1], "followed to its end"
     forget_pods(team)
     stored = rlhf.run("logs", "beaver", "sft", "--output", "json").json
     assert stored["file"].endswith("/sft/logs/a0/rank0.log")
-    assert stored["lines"] and set(stored["lines"]) <= set(found["lines"]), "the pod showed the same, and its launcher"
+    assert stored["lines"] and set(stored["lines"]) <= set(from_pod["lines"]), (
+        "the pod showed the same, and its launcher"
+    )
     assert rlhf.run("logs", "beaver", "sft", "--rank", "1").code == 0
     launcher = rlhf.run("logs", "beaver", "sft", "--rank", "launcher1")
     assert launcher.code == 0, launcher
-    said = rlhf.run("logs", "beaver", "sft", "--rank", "7")
-    assert (said.code, "there are: a0 launcher, a0 launcher1, a0 rank 0, a0 rank 1" in said.err) == (2, True), said
+    result = rlhf.run("logs", "beaver", "sft", "--rank", "7")
+    assert (result.code, "there are: a0 launcher, a0 launcher1, a0 rank 0, a0 rank 1" in result.err) == (2, True), (
+        result
+    )
 
-    said = rlhf.run("pull", "beaver")
-    assert said.code == 0, said
+    result = rlhf.run("pull", "beaver")
+    assert result.code == 0, result
     (report,) = (tmp_path / "beaver").glob("report/report.html")
-    assert str(report) in said.out
+    assert str(report) in result.out
     pulled = rlhf.run("pull", file, "--all", "--output", "json").json
-    assert {stage: one["copied"] for stage, one in pulled["products"].items()} == {"sft": True, "report": False}
-    for stage, one in pulled["products"].items():
-        assert digests(tmp_path / "beaver" / stage) == digests(team.models / "all" / "products" / one["product"])
+    assert {stage: product["copied"] for stage, product in pulled["products"].items()} == {"sft": True, "report": False}
+    for stage, product in pulled["products"].items():
+        assert digests(tmp_path / "beaver" / stage) == digests(team.models / "all" / "products" / product["product"])
     assert (tmp_path / "beaver" / "_logs" / "sft" / "logs" / "a0" / "rank1.log").is_file()
     assert (tmp_path / "beaver" / "_logs" / "sft" / "metrics.jsonl").is_file()
     until(lambda: not team.kubectl(*READERS), "no reader is left")
@@ -86,9 +90,9 @@ def test_a_job_is_looked_after_from_submit_to_pull(team: Namespace, rlhf: Comman
 
 def frees_space_as_documented(team: Namespace, folder: Path) -> None:
     """docs/clusters.md, "Space on the claim": of a job that is done its work goes, its products stay."""
-    found = SPACE.search((ROOT / "docs" / "clusters.md").read_text())
-    assert found is not None
-    pod = found["pod"].replace("IMAGE  ", f"{team.site.images['trainerImage']}  ")
+    section = SPACE.search((ROOT / "docs" / "clusters.md").read_text())
+    assert section is not None
+    pod = section["pod"].replace("IMAGE  ", f"{team.site.images['trainerImage']}  ")
     (folder / "rlhf-gc.yaml").write_text(pod)
     for name in ("crds", "sdk"):
         (folder / name).symlink_to(ROOT / name)
@@ -101,7 +105,7 @@ def frees_space_as_documented(team: Namespace, folder: Path) -> None:
     for path in storage.rglob("*"):
         os.utime(path, (0, 0), follow_symlinks=False)  # its last minutes are long ago
     ended = subprocess.run(
-        ["bash", "-euxo", "pipefail", "-c", found["commands"].replace("/rlhf/storage ", "/rlhf/storage/all ")],
+        ["bash", "-euxo", "pipefail", "-c", section["commands"].replace("/rlhf/storage ", "/rlhf/storage/all ")],
         cwd=folder,
         env={
             **os.environ,
@@ -152,14 +156,14 @@ def test_a_claim_is_filled_as_documented(team: Namespace, tmp_path: Path) -> Non
 def test_the_claim_is_read_while_the_job_holds_it_for_its_node(team: Namespace, rlhf: Command, tmp_path: Path) -> None:
     rlhf.run("submit", written(tmp_path, sft_only("long", steps=100_000)))
     team.until("long", lambda status: _step(status) > 0, "SFT is under way")
-    said = rlhf.run("logs", "long", "sft", "--stored", "--tail", "1")
-    assert (said.code, len(said.out.splitlines())) == (0, 1), said
-    said = rlhf.run("pull", "long", "sft")
-    assert (said.code, "sft: has no product yet (Running)" in said.err) == (1, True)
+    result = rlhf.run("logs", "long", "sft", "--stored", "--tail", "1")
+    assert (result.code, len(result.out.splitlines())) == (0, 1), result
+    result = rlhf.run("pull", "long", "sft")
+    assert (result.code, "sft: has no product yet (Running)" in result.err) == (1, True)
     following = rlhf.start("logs", "long", "sft", "--stored", "--follow")
     assert following.stdout is not None and following.stdout.readline()
-    said = rlhf.run("suspend", "long", "--wait")
-    assert (said.code, "sft saves a checkpoint and ends" in said.out) == (0, True), said
+    result = rlhf.run("suspend", "long", "--wait")
+    assert (result.code, "sft saves a checkpoint and ends" in result.out) == (0, True), result
     rest, err = following.communicate(timeout=PATIENCE)
     assert following.returncode == 0, err
     assert "Stopped" in rest, "it is followed to its last line"
@@ -178,9 +182,9 @@ def test_broken_off_it_leaves_no_pod_and_nothing_half(
     process.send_signal(number)
     process.communicate(timeout=PATIENCE)
     until(lambda: not team.kubectl(*READERS), "no reader is left")
-    left = [entry.name for entry in (tmp_path / "beaver").iterdir()]
-    assert left in ([], ["sft"]), "whole, where the signal came too late, or not at all"
-    assert not left or (tmp_path / "beaver" / "sft" / MANIFEST).read_bytes() == (product / MANIFEST).read_bytes()
+    remaining = [entry.name for entry in (tmp_path / "beaver").iterdir()]
+    assert remaining in ([], ["sft"]), "whole, where the signal came too late, or not at all"
+    assert not remaining or (tmp_path / "beaver" / "sft" / MANIFEST).read_bytes() == (product / MANIFEST).read_bytes()
 
 
 def test_a_damaged_product_is_not_taken(team: Namespace, rlhf: Command, tmp_path: Path) -> None:
@@ -189,8 +193,8 @@ def test_a_damaged_product_is_not_taken(team: Namespace, rlhf: Command, tmp_path
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    said = rlhf.run("pull", "beaver", "sft")
-    assert (said.code, "model.safetensors was changed" in said.err) == (1, True)
+    result = rlhf.run("pull", "beaver", "sft")
+    assert (result.code, "model.safetensors was changed" in result.err) == (1, True)
     assert list((tmp_path / "beaver").iterdir()) == []
 
 
@@ -206,8 +210,10 @@ def test_a_reader_that_nobody_reads_ends_by_itself(team: Namespace, rlhf: Comman
     team.kubectl("wait", "--for=condition=Ready", "pod/idle", "--timeout=300s")
     team.kubectl("exec", "idle", "--", "python", "-c", "import time; time.sleep(20)")  # read, it goes on
     until(lambda: _phase(team) == "Succeeded", "it ends")
-    (told,) = team.site.get("pod", "idle", team.name)["status"]["containerStatuses"]
-    began, ended = (datetime.fromisoformat(told["state"]["terminated"][when]) for when in ("startedAt", "finishedAt"))
+    (container_status,) = team.site.get("pod", "idle", team.name)["status"]["containerStatuses"]
+    began, ended = (
+        datetime.fromisoformat(container_status["state"]["terminated"][when]) for when in ("startedAt", "finishedAt")
+    )
     assert 20 <= (ended - began).total_seconds() < 600, "ten seconds after it was read"
 
 
@@ -216,5 +222,5 @@ def _phase(team: Namespace) -> str:
 
 
 def _step(status: Object) -> int:
-    found = next((one for one in status.get("stages", []) if one["name"] == "sft"), {})
-    return int((found.get("progress") or {}).get("step") or 0)
+    sft = next((stage for stage in status.get("stages", []) if stage["name"] == "sft"), {})
+    return int((sft.get("progress") or {}).get("step") or 0)

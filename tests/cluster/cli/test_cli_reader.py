@@ -19,7 +19,7 @@ _numbers = itertools.count()
 READERS = "--selector=app.kubernetes.io/name=rlhf-reader"
 
 
-class Place:
+class JobNamespace:
     """A namespace with a finished job in it, and its claim."""
 
     def __init__(self, plane: ControlPlane, folder: Path) -> None:
@@ -45,8 +45,8 @@ class Place:
         return self.plane.kubectl("-n", self.name, *arguments, stdin=stdin)
 
     def readers(self) -> list[dict[str, object]]:
-        found: list[dict[str, object]] = json.loads(self.kubectl("get", "pods", READERS, "-o", "json"))["items"]
-        return found
+        pods: list[dict[str, object]] = json.loads(self.kubectl("get", "pods", READERS, "-o", "json"))["items"]
+        return pods
 
 
 @pytest.mark.parametrize(
@@ -56,23 +56,23 @@ class Place:
 def test_it_is_deleted_when_the_command_is_broken_off(
     controlled_plane: ControlPlane, tmp_path: Path, number: int, code: int
 ) -> None:
-    place = Place(controlled_plane, tmp_path)
-    process = place.command.start("pull", "beaver")
-    until(lambda: bool(place.readers()), "the reader is made")
-    (pod,) = place.readers()
+    namespace = JobNamespace(controlled_plane, tmp_path)
+    process = namespace.command.start("pull", "beaver")
+    until(lambda: bool(namespace.readers()), "the reader is made")
+    (pod,) = namespace.readers()
     assert pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] == "models"  # type: ignore[index]
     process.send_signal(number)
     _, err = process.communicate(timeout=120)
     assert process.returncode == code, err
-    until(lambda: not place.readers(), "the reader is deleted")
+    until(lambda: not namespace.readers(), "the reader is deleted")
     assert not (tmp_path / "beaver").exists()
 
 
 def test_one_that_cannot_start_is_deleted_and_its_reason_told(controlled_plane: ControlPlane, tmp_path: Path) -> None:
-    place = Place(controlled_plane, tmp_path)
-    process = place.command.start("logs", "beaver", "sft")
-    until(lambda: bool(place.readers()), "the reader is made")
-    name = place.readers()[0]["metadata"]["name"]  # type: ignore[index]
+    namespace = JobNamespace(controlled_plane, tmp_path)
+    process = namespace.command.start("logs", "beaver", "sft")
+    until(lambda: bool(namespace.readers()), "the reader is made")
+    name = namespace.readers()[0]["metadata"]["name"]  # type: ignore[index]
     waiting = {"reason": "ErrImageNeverPull", "message": "it is not there"}
     container = {
         "name": "reader",
@@ -83,27 +83,27 @@ def test_one_that_cannot_start_is_deleted_and_its_reason_told(controlled_plane: 
         "state": {"waiting": waiting},
     }
     patch = json.dumps({"status": {"phase": "Pending", "containerStatuses": [container]}})
-    place.kubectl("patch", "pod", str(name), "--subresource=status", f"--patch={patch}")
+    namespace.kubectl("patch", "pod", str(name), "--subresource=status", f"--patch={patch}")
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "the pod that reads the storage does not start: ErrImageNeverPull: it is not there" in err
-    until(lambda: not place.readers(), "the reader is deleted")
+    until(lambda: not namespace.readers(), "the reader is deleted")
 
 
 def test_who_may_not_make_pods_is_told_so(controlled_plane: ControlPlane, tmp_path: Path) -> None:
-    place = Place(controlled_plane, tmp_path)
+    namespace = JobNamespace(controlled_plane, tmp_path)
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
-    place.kubectl("create", "-f", "-", stdin=json.dumps(quota))
-    until(lambda: "hard" in json.loads(place.kubectl("get", "quota", "none", "-o", "json"))["status"], "it counts")
-    said = place.command.run("pull", "beaver")
-    assert said.code == 1
-    assert "exceeded quota: none" in said.err
-    assert len(said.err.splitlines()) == 1, said.err
+    namespace.kubectl("create", "-f", "-", stdin=json.dumps(quota))
+    until(lambda: "hard" in json.loads(namespace.kubectl("get", "quota", "none", "-o", "json"))["status"], "it counts")
+    result = namespace.command.run("pull", "beaver")
+    assert result.code == 1
+    assert "exceeded quota: none" in result.err
+    assert len(result.err.splitlines()) == 1, result.err
 
 
 def test_a_claim_that_is_gone_is_said(controlled_plane: ControlPlane, tmp_path: Path) -> None:
-    place = Place(controlled_plane, tmp_path)
-    place.kubectl("delete", "persistentvolumeclaim", "models", "--wait=false")
-    until(lambda: "models" not in place.kubectl("get", "persistentvolumeclaim", "-o", "name"), "it is gone")
-    said = place.command.run("pull", "beaver")
-    assert (said.code, said.err) == (2, "beaver: its claim models is gone, and what was on it\n")
+    namespace = JobNamespace(controlled_plane, tmp_path)
+    namespace.kubectl("delete", "persistentvolumeclaim", "models", "--wait=false")
+    until(lambda: "models" not in namespace.kubectl("get", "persistentvolumeclaim", "-o", "name"), "it is gone")
+    result = namespace.command.run("pull", "beaver")
+    assert (result.code, result.err) == (2, "beaver: its claim models is gone, and what was on it\n")

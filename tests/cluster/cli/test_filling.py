@@ -12,10 +12,10 @@ POD = re.compile(r"^kubectl apply -n \"\$NAMESPACE\" -f - <<END\n(.*?)^END$", re
 
 
 def test_the_pod_that_fills_a_claim_is_restricted(controlled_plane: ControlPlane, tmp_path: Path) -> None:
-    found = POD.search(PAGE.read_text())
-    assert found is not None
+    manifest = POD.search(PAGE.read_text())
+    assert manifest is not None
     pod = tmp_path / "fill.yaml"
-    pod.write_text(found[1].replace("$TRAINER@$TRAINER_DIGEST", f"trainer@sha256:{'0' * 64}"))
+    pod.write_text(manifest[1].replace("$TRAINER@$TRAINER_DIGEST", f"trainer@sha256:{'0' * 64}"))
     controlled_plane.kubectl("create", "namespace", "filling")
     controlled_plane.kubectl("label", "namespace", "filling", "pod-security.kubernetes.io/enforce=restricted")
     controlled_plane.kubectl("wait", "-n", "filling", "--for=create", "serviceaccount/default", "--timeout=5m")

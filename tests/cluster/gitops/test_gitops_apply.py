@@ -26,8 +26,8 @@ def corpus() -> str:
     for name, text in good_specs().items():
         if name not in NOT_FROM_GIT:
             value: Any = load_yaml(text.encode()).value
-            kept = {key: value["metadata"][key] for key in ("labels", "annotations") if key in value["metadata"]}
-            items.append({**value, "metadata": {**kept, "name": name}})
+            metadata = {key: value["metadata"][key] for key in ("labels", "annotations") if key in value["metadata"]}
+            items.append({**value, "metadata": {**metadata, "name": name}})
     return json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
 
 
@@ -51,13 +51,13 @@ class Manifests:
     def stored(self, *path: str) -> dict[str, Any]:
         """A field of every stored job, by name."""
         listed = json.loads(self._plane.kubectl("get", "rlhfjobs", "-n", self._namespace, "-o", "json"))
-        found = {}
-        for one in listed["items"]:
-            value: Any = one
+        fields = {}
+        for item in listed["items"]:
+            value: Any = item
             for part in path:
                 value = value[part]
-            found[one["metadata"]["name"]] = value
-        return found
+            fields[item["metadata"]["name"]] = value
+        return fields
 
 
 @pytest.fixture(params=["examples", "corpus"])
@@ -71,11 +71,11 @@ def manifests(request: pytest.FixtureRequest, shared_plane: ControlPlane, tmp_pa
 
 
 def test_applying_twice_changes_nothing_and_nothing_differs(manifests: Manifests) -> None:
-    made = manifests.apply()
-    assert made
-    assert all(line.endswith(" created") for line in made)
+    created = manifests.apply()
+    assert created
+    assert all(line.endswith(" created") for line in created)
     before = manifests.stored("metadata", "resourceVersion")
-    assert len(before) == len(made)
+    assert len(before) == len(created)
     assert all(line.endswith(" unchanged") for line in manifests.apply())
     assert manifests.diff() == ""
     assert manifests.stored("metadata", "resourceVersion") == before
@@ -103,24 +103,24 @@ def test_what_was_applied_from_git_is_what_is_stored(manifests: Manifests) -> No
         jobs: list[Any] = json.loads(manifests.where.read_text())["items"]
     else:
         jobs = [load_yaml(file.read_bytes()).value for file in sorted(manifests.where.glob("*.yaml"))]
-    given = {job["metadata"]["name"]: job["spec"] for job in jobs}
-    assert manifests.stored("spec") == given
+    specs = {job["metadata"]["name"]: job["spec"] for job in jobs}
+    assert manifests.stored("spec") == specs
 
 
 def test_a_job_that_ran_is_as_git_says(controlled_plane: ControlPlane, tmp_path: Path) -> None:
     async def main() -> None:
-        async with ground(controlled_plane) as here, here.operator():
+        async with ground(controlled_plane) as cluster, cluster.operator():
             file = tmp_path / "job.json"
             file.write_text(json.dumps(job()))
-            manifests = Manifests(controlled_plane, file, here.namespace)
+            manifests = Manifests(controlled_plane, file, cluster.namespace)
             manifests.apply()
-            await here.until(phase("Complete", "Failed"))
+            await cluster.until(phase("Complete", "Failed"))
             before = manifests.stored("metadata", "resourceVersion")
             assert manifests.diff() == ""
             assert manifests.apply() == ["rlhfjob.rlhf.dev/beaver unchanged"]
             assert manifests.stored("metadata", "resourceVersion") == before
-            made = [one async for page in here.api.pages(JOBS, here.namespace) for one in page.items]
-            assert len(made) == 5
-            assert not [one for one in made if "app.kubernetes.io/instance" in one["metadata"]["labels"]]
+            jobs = [item async for page in cluster.api.pages(JOBS, cluster.namespace) for item in page.items]
+            assert len(jobs) == 5
+            assert not [item for item in jobs if "app.kubernetes.io/instance" in item["metadata"]["labels"]]
 
     asyncio.run(main())

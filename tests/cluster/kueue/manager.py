@@ -49,18 +49,18 @@ class Kueue:
     def make(self, *objects: dict[str, object]) -> None:
         """Make objects of its kinds; the first ones may come before the API server has found its webhooks."""
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
-        told: list[str] = []
+        errors: list[str] = []
 
-        def made() -> bool:
+        def applied() -> bool:
             try:
                 self._plane.kubectl("apply", "--server-side", "-f", "-", stdin=text)
             except subprocess.CalledProcessError as error:
-                told.append(error.stderr)
+                errors.append(error.stderr)
                 return False
             return True
 
-        if not wait(made, _PATIENCE):
-            raise RuntimeError(f"not taken in {_PATIENCE} s: {told[-1]}")
+        if not wait(applied, _PATIENCE):
+            raise RuntimeError(f"not taken in {_PATIENCE} s: {errors[-1]}")
 
     def _command(self) -> list[str]:
         config = self._certificates / "config.json"
@@ -88,7 +88,9 @@ class Kueue:
             raise RuntimeError(ended.stderr)
         kinds = "|".join(_NEEDED)
         documents = re.split(r"^---$", ended.stdout, flags=re.MULTILINE)
-        needed = "---".join(one for one in documents if re.search(rf"^kind: ({kinds})$", one, re.MULTILINE))
+        needed = "---".join(
+            document for document in documents if re.search(rf"^kind: ({kinds})$", document, re.MULTILINE)
+        )
         return re.sub(rf"^( +)name: '{_SERVICE}'$", rf"\g<0>\n\1port: {self._port}", needed, flags=re.MULTILINE)
 
     def _mounted(self) -> bool:
@@ -122,8 +124,10 @@ def queues(namespace: str, *, memory: str) -> list[dict[str, object]]:
     """A quota of memory for one namespace, the priorities low and high, and the queue `team`."""
     version = "kueue.x-k8s.io/v1beta2"
 
-    def thing(kind: str, name: str, rest: dict[str, object], *, there: str | None = None) -> dict[str, object]:
-        metadata = {"name": name, **({"namespace": there} if there else {})}
+    def manifest(
+        kind: str, name: str, rest: dict[str, object], *, in_namespace: str | None = None
+    ) -> dict[str, object]:
+        metadata = {"name": name, **({"namespace": in_namespace} if in_namespace else {})}
         return {"apiVersion": version, "kind": kind, "metadata": metadata, **rest}
 
     flavor = {"name": namespace, "resources": [{"name": "memory", "nominalQuota": memory}]}
@@ -133,9 +137,9 @@ def queues(namespace: str, *, memory: str) -> list[dict[str, object]]:
         "preemption": {"withinClusterQueue": "LowerPriority"},
     }
     return [
-        thing("ResourceFlavor", namespace, {}),
-        thing("ClusterQueue", namespace, {"spec": spec}),
-        thing("LocalQueue", "team", {"spec": {"clusterQueue": namespace}}, there=namespace),
-        thing("WorkloadPriorityClass", "low", {"value": 10}),
-        thing("WorkloadPriorityClass", "high", {"value": 1000}),
+        manifest("ResourceFlavor", namespace, {}),
+        manifest("ClusterQueue", namespace, {"spec": spec}),
+        manifest("LocalQueue", "team", {"spec": {"clusterQueue": namespace}}, in_namespace=namespace),
+        manifest("WorkloadPriorityClass", "low", {"value": 10}),
+        manifest("WorkloadPriorityClass", "high", {"value": 1000}),
     ]

@@ -55,64 +55,70 @@ def in_state(name: str, *states: str):  # type: ignore[no-untyped-def]
     return true
 
 
-async def the_job(here: Ground, name: str, of_stage: str) -> Object:
+async def the_job(cluster: Ground, name: str, of_stage: str) -> Object:
     """The one Job of a stage."""
     selector = f"{naming.JOB}={name},{naming.STAGE}={of_stage}"
-    found = [one async for page in here.api.pages(JOBS, here.namespace, label_selector=selector) for one in page.items]
-    assert len(found) == 1
-    return found[0]
+    jobs = [
+        item
+        async for page in cluster.api.pages(JOBS, cluster.namespace, label_selector=selector)
+        for item in page.items
+    ]
+    assert len(jobs) == 1
+    return jobs[0]
 
 
 def writes_of_jobs(plane: ControlPlane, namespace: str) -> Counter[str]:
     """What the operator asked of the Jobs of a namespace, by verb and answer; but for creations that the API
     server was too busy for, or that it had done already."""
-    found: Counter[str] = Counter()
+    writes: Counter[str] = Counter()
     for line in plane.audit_log.read_text().splitlines(keepends=True):
         if line.endswith("\n") and '"userAgent":"rlhf-operator"' in line:
-            told = json.loads(line)
-            about = told.get("objectRef") or {}
+            event = json.loads(line)
+            about = event.get("objectRef") or {}
             if about.get("resource") == "jobs" and about.get("namespace") == namespace:
-                verb, code = told["verb"], told["responseStatus"]["code"]
+                verb, code = event["verb"], event["responseStatus"]["code"]
                 if verb != "create" or not (code in (409, 429) or code >= 500):
-                    found[f"{verb} {code}"] += 1
-    return Counter({what: count for what, count in found.items() if what.split()[0] not in ("get", "list", "watch")})
+                    writes[f"{verb} {code}"] += 1
+    return Counter({what: count for what, count in writes.items() if what.split()[0] not in ("get", "list", "watch")})
 
 
 def test_preempted_and_readmitted_the_same_attempt_goes_on(kueue: tuple[ControlPlane, Kueue]) -> None:
     plane, manager = kueue
 
     async def main() -> None:
-        async with ground(plane) as here, here.operator(QUEUED):
-            await asyncio.to_thread(manager.make, *queues(here.namespace, memory=GANG))
-            held = {("low", "sft"), ("high", "prepare")}
-            here.node.ends = lambda pod: None if of(pod) in held else 0
-            await here.make(queued("low", "low"))
-            await here.until(in_state("sft", "Running"), "low")
-            before = await the_job(here, "low", "sft")
+        async with ground(plane) as cluster, cluster.operator(QUEUED):
+            await asyncio.to_thread(manager.make, *queues(cluster.namespace, memory=GANG))
+            endless = {("low", "sft"), ("high", "prepare")}
+            cluster.node.ends = lambda pod: None if of(pod) in endless else 0
+            await cluster.make(queued("low", "low"))
+            await cluster.until(in_state("sft", "Running"), "low")
+            before = await the_job(cluster, "low", "sft")
 
-            await here.make(queued("high", "high"))
-            await here.until(in_state("prepare", "Running"), "high")
-            status = await here.until(in_state("sft", "Queued"), "low")
+            await cluster.make(queued("high", "high"))
+            await cluster.until(in_state("prepare", "Running"), "high")
+            status = await cluster.until(in_state("sft", "Queued"), "low")
             assert stage(status, "sft")["reason"] == "Preempted"
-            assert [one["reason"] for one in stage(status, "sft")["attempts"]] == ["Preempted"]
-            assert (await the_job(here, "low", "sft"))["spec"]["suspend"] is True
+            assert [entry["reason"] for entry in stage(status, "sft")["attempts"]] == ["Preempted"]
+            assert (await the_job(cluster, "low", "sft"))["spec"]["suspend"] is True
 
-            held.remove(("high", "prepare"))
-            await here.until(phase("Complete", "Failed"), "high")
-            await here.until(in_state("sft", "Running"), "low")
-            after = await the_job(here, "low", "sft")
+            endless.remove(("high", "prepare"))
+            await cluster.until(phase("Complete", "Failed"), "high")
+            await cluster.until(in_state("sft", "Running"), "low")
+            after = await the_job(cluster, "low", "sft")
             assert after["metadata"]["uid"] == before["metadata"]["uid"]
-            held.clear()
-            low = await here.until(phase("Complete", "Failed"), "low")
-            high = await here.status("high")
+            endless.clear()
+            low = await cluster.until(phase("Complete", "Failed"), "low")
+            high = await cluster.status("high")
             for status in (low, high):
                 assert status["phase"] == "Complete", status
-                tried = {one["name"]: [attempt["number"] for attempt in one["attempts"]] for one in status["stages"]}
+                tried = {
+                    entry["name"]: [attempt["number"] for attempt in entry["attempts"]] for entry in status["stages"]
+                }
                 assert set(map(tuple, tried.values())) == {(0,)}, tried
-            events = [one async for page in here.api.pages(EVENTS, here.namespace) for one in page.items]
-            assert "Preempted" in {one["reason"] for one in events if one["regarding"]["name"] == "low"}
+            events = [entry async for page in cluster.api.pages(EVENTS, cluster.namespace) for entry in page.items]
+            assert "Preempted" in {entry["reason"] for entry in events if entry["regarding"]["name"] == "low"}
             # ten Jobs are made, and from then on they are Kueue's
-            assert writes_of_jobs(plane, here.namespace) == {"create 201": 10}
+            assert writes_of_jobs(plane, cluster.namespace) == {"create 201": 10}
 
     asyncio.run(main())
 
@@ -121,24 +127,24 @@ def test_a_job_without_room_waits_and_tells_why_in_kueues_words(kueue: tuple[Con
     plane, manager = kueue
 
     async def main() -> None:
-        async with ground(plane) as here, here.operator(QUEUED):
-            await asyncio.to_thread(manager.make, *queues(here.namespace, memory=GANG))
-            held = {("first", "sft")}
-            here.node.ends = lambda pod: None if of(pod) in held else 0
-            await here.make(queued("first", "low"))
-            await here.until(in_state("sft", "Running"), "first")
-            await here.make(queued("second", "low"))
-            status = await here.until(
-                lambda found: (
-                    in_state("prepare", "Queued")(found) and "quota" in str(stage(found, "prepare").get("message"))
+        async with ground(plane) as cluster, cluster.operator(QUEUED):
+            await asyncio.to_thread(manager.make, *queues(cluster.namespace, memory=GANG))
+            endless = {("first", "sft")}
+            cluster.node.ends = lambda pod: None if of(pod) in endless else 0
+            await cluster.make(queued("first", "low"))
+            await cluster.until(in_state("sft", "Running"), "first")
+            await cluster.make(queued("second", "low"))
+            status = await cluster.until(
+                lambda current: (
+                    in_state("prepare", "Queued")(current) and "quota" in str(stage(current, "prepare").get("message"))
                 ),
                 "second",
             )
             assert stage(status, "prepare")["reason"] == "Queued"
             assert "activeSeconds" not in status or status["activeSeconds"] == 0  # its queue is not active time
-            held.clear()
+            endless.clear()
             for name in ("first", "second"):
-                assert (await here.until(phase("Complete", "Failed"), name))["phase"] == "Complete"
-            assert writes_of_jobs(plane, here.namespace) == {"create 201": 10}
+                assert (await cluster.until(phase("Complete", "Failed"), name))["phase"] == "Complete"
+            assert writes_of_jobs(plane, cluster.namespace) == {"create 201": 10}
 
     asyncio.run(main())

@@ -18,10 +18,10 @@ def test_what_was_asked_for_before_is_not_counted_though_the_log_tells_of_it_lat
     log = tmp_path / "audit.log"
     log.write_text("")
     audit = Audit(log, "operator")
-    for asked in (timedelta(seconds=-1), timedelta(seconds=1)):
-        received = (datetime.now(UTC) + asked).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        told = {"userAgent": "operator/1", "verb": "create", "objectRef": {"resource": "jobs"}}
-        line = json.dumps(told | {"requestReceivedTimestamp": received}, separators=(",", ":"))
+    for offset in (timedelta(seconds=-1), timedelta(seconds=1)):
+        received = (datetime.now(UTC) + offset).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        entry = {"userAgent": "operator/1", "verb": "create", "objectRef": {"resource": "jobs"}}
+        line = json.dumps(entry | {"requestReceivedTimestamp": received}, separators=(",", ":"))
         with log.open("a") as end:
             end.write(line + "\n")
     assert audit.counted() == {"create jobs": 1}
@@ -33,12 +33,12 @@ def test_a_small_load_is_measured_and_a_quiet_operator_writes_nothing(tmp_path: 
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    found = json.loads((tmp_path / "operator.json").read_text())
-    assert [(row["who"], row["jobs"]) for row in found["churn"]] == [("plain", 8), ("operator", 8)]
-    for row in found["churn"]:  # four stages of a Job, by whoever makes them; refused ones apart
+    report = json.loads((tmp_path / "operator.json").read_text())
+    assert [(row["who"], row["jobs"]) for row in report["churn"]] == [("plain", 8), ("operator", 8)]
+    for row in report["churn"]:  # four stages of a Job, by whoever makes them; refused ones apart
         assert row["requests"]["create jobs"] == 4 * 8, json.dumps(row)
         assert "create configmaps" not in row["requests"], json.dumps(row)
-    alone = found["loaded"]
+    alone = report["loaded"]
     assert alone["start"]["writes"] == {}  # stored jobs are looked at, and left as they are
     assert alone["quiet"]["writes"] == {}
     assert alone["hour"]["writes"] == {}

@@ -15,7 +15,7 @@ from kubernetes.aio.client.configuration import Configuration
 
 from cluster.control_plane import ControlPlane
 from cluster.operator.standin import Node
-from cluster.runtime.ground import PATIENT, client, configuration, meanwhile, namespace, passing
+from cluster.runtime.ground import PATIENT, client, configuration, meanwhile, new_namespace, passing
 from rlhf_operator.controller import Controller
 from rlhf_operator.kinds import RLHFJOBS
 from rlhf_operator.reconcile import Settings
@@ -82,8 +82,8 @@ class Ground:
 
     async def status(self, name: str = "beaver") -> Object:
         """Its status."""
-        found: Object = (await self.api.get(RLHFJOBS, self.namespace, name)).get("status") or {}
-        return found
+        status: Object = (await self.api.get(RLHFJOBS, self.namespace, name)).get("status") or {}
+        return status
 
     async def until(self, true: Callable[[Object], bool], name: str = "beaver", seconds: float = PATIENCE) -> Object:
         """Wait until it is true of the job's status."""
@@ -101,14 +101,14 @@ class Ground:
             assert clock() < end, f"not so after {seconds} s: {status}"
             await asyncio.sleep(0.1)
 
-    async def told(self, *reasons: str) -> list[str]:
+    async def event_reasons(self, *reasons: str) -> list[str]:
         """Reasons of all events, once these are among them: events are sent in the background."""
         async with asyncio.timeout(PATIENCE):
             while True:
                 pages = self.api.pages(EVENTS, self.namespace)
-                found = [str(one["reason"]) async for page in pages for one in page.items]
-                if set(reasons) <= set(found):
-                    return found
+                recorded = [str(event["reason"]) async for page in pages for event in page.items]
+                if set(reasons) <= set(recorded):
+                    return recorded
                 await asyncio.sleep(0.1)
 
     async def edit(self, name: str = "beaver", **spec: Any) -> None:
@@ -126,13 +126,13 @@ async def operating(
 ) -> AsyncIterator[Controller]:
     """An operator of a namespace, until the end of the block; what it raises is raised there."""
     usual = {"field_manager": "rlhf-operator", "rate": 500, "burst": 500, "timeouts": PATIENT}
-    given = {**usual, "may_write": may_write, **more}
-    async with Client(reached, **given) as made:
+    options = {**usual, "may_write": may_write, **more}
+    async with Client(reached, **options) as api:
         controller = Controller(
-            made,
+            api,
             settings,
             namespaces=[namespace],
-            recorder=Recorder(made, "rlhf-operator", "test", Metrics()),
+            recorder=Recorder(api, "rlhf-operator", "test", Metrics()),
             workers=4,
             progress_per_second=5,
             metrics=Metrics(),
@@ -156,10 +156,10 @@ def serve_jobs(plane: ControlPlane, crd: Path = CRD) -> None:
 
 def _definition(plane: ControlPlane) -> Object:
     """The CRD as it is served; empty: it is not."""
-    found: Object = json.loads(
+    definition: Object = json.loads(
         plane.get("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/rlhfjobs.rlhf.dev") or "{}"
     )
-    return found
+    return definition
 
 
 def _version(plane: ControlPlane) -> tuple[str, int]:
@@ -169,14 +169,14 @@ def _version(plane: ControlPlane) -> tuple[str, int]:
 
 def _established(plane: ControlPlane) -> bool:
     conditions = (_definition(plane).get("status") or {}).get("conditions") or ()
-    return any((one["type"], one["status"]) == ("Established", "True") for one in conditions)
+    return any((condition["type"], condition["status"]) == ("Established", "True") for condition in conditions)
 
 
 async def fresh(plane: ControlPlane, crd: Path = CRD) -> str:
     """A namespace of an API server that serves RLHFJobs."""
     serve_jobs(plane, crd)
     async with client(plane) as api:
-        return await namespace(api)
+        return await new_namespace(api)
 
 
 @contextlib.asynccontextmanager
@@ -184,7 +184,7 @@ async def ground(plane: ControlPlane) -> AsyncIterator[Ground]:
     """A namespace in which Pod Security is enforced, with a stand-in node."""
     serve_jobs(plane)
     async with client(plane) as api:
-        name = await namespace(api)
+        name = await new_namespace(api)
         enforce = {"pod-security.kubernetes.io/enforce": "restricted"}
         await api.patch(NAMESPACES, None, name, {"metadata": {"labels": enforce}})
         node = Node(api, name)
@@ -199,4 +199,4 @@ def phase(*phases: str) -> Callable[[Object], bool]:
 
 def stage(status: Object, name: str) -> Object:
     """A stage's entry."""
-    return next(one for one in status["stages"] if one["name"] == name)
+    return next(entry for entry in status["stages"] if entry["name"] == name)

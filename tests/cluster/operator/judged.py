@@ -14,20 +14,20 @@ def end(status: Object) -> End:
     """How a job ended."""
     return [
         (
-            one["name"],
-            one["state"],
-            one.get("product"),
-            [(attempt["state"], attempt.get("reason", "")) for attempt in one["attempts"]],
+            stage["name"],
+            stage["state"],
+            stage.get("product"),
+            [(attempt["state"], attempt.get("reason", "")) for attempt in stage["attempts"]],
         )
-        for one in status["stages"]
+        for stage in status["stages"]
     ]
 
 
-def active(one: Object | None) -> bool:
+def active(job: Object | None) -> bool:
     """Whether a Job may still start pods."""
-    if one is None or "deletionTimestamp" in one["metadata"]:
+    if job is None or "deletionTimestamp" in job["metadata"]:
         return False
-    conditions = {found["type"] for found in (one.get("status") or {}).get("conditions") or ()}
+    conditions = {condition["type"] for condition in (job.get("status") or {}).get("conditions") or ()}
     return not conditions & {"Complete", "Failed", "FailureTarget"}
 
 
@@ -36,9 +36,9 @@ def most_active(changes: list[Change]) -> int:
     now: dict[str, set[str]] = {}
     most = 0
     for change in changes:
-        known = change.new or change.old
-        assert known is not None
-        names = now.setdefault(stage_of(known), set())
+        job = change.new or change.old
+        assert job is not None
+        names = now.setdefault(stage_of(job), set())
         (names.add if active(change.new) else names.discard)(change.key.name)
         most = max(most, len(names))
     return most

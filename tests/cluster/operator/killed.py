@@ -14,10 +14,10 @@ from rlhf_operator.runtime.transport import from_kubeconfig
 
 async def main(kubeconfig: str, namespace: str, writes: str) -> None:
     """Work until killed."""
-    asked = itertools.count(1)
+    counter = itertools.count(1)
 
     def may_write() -> bool:
-        if next(asked) > int(writes):
+        if next(counter) > int(writes):
             os.kill(os.getpid(), signal.SIGKILL)
         return True
 

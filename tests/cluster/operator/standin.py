@@ -47,7 +47,7 @@ class Node:
         self.ends = ends
         self.odd: Callable[[Object], Object | None] = lambda _: None
         """The status of a pod that is bound and of which the kubelet says something else; None: as usual."""
-        self.seen: dict[str, set[tuple[int, int]]] = {}
+        self.ran: dict[str, set[tuple[int, int]]] = {}
         """(attempt, index) of every pod that ran, by stage."""
         self.lost: set[str] = set()
         """Pods that it says nothing of any more, as a node that has lost power."""
@@ -80,9 +80,11 @@ class Node:
             elif (status := self.odd(pod)) is not None:
                 await self._say(name, status)
             elif phase == "Pending":
-                self.seen.setdefault(stage_of(pod), set()).add((attempt_of(pod), index_of(pod)))
+                self.ran.setdefault(stage_of(pod), set()).add((attempt_of(pod), index_of(pod)))
                 running = {"running": {"startedAt": _now()}}
-                await self._say(name, {"phase": "Running", "podIP": "127.0.0.1", "containerStatuses": [told(running)]})
+                await self._say(
+                    name, {"phase": "Running", "podIP": "127.0.0.1", "containerStatuses": [container_status(running)]}
+                )
             else:
                 code = self.ends(pod)
                 if code is not None:
@@ -104,12 +106,15 @@ class Node:
             "finishedAt": _now(),
             "message": await self._summary(pod, code),
         }
-        status = {"phase": "Failed" if code else "Succeeded", "containerStatuses": [told({"terminated": ended})]}
+        status = {
+            "phase": "Failed" if code else "Succeeded",
+            "containerStatuses": [container_status({"terminated": ended})],
+        }
         await self._say(pod["metadata"]["name"], status)
 
     async def _summary(self, pod: Object, code: int) -> str:
         """What the launcher would leave."""
-        told: Object = {
+        summary: Object = {
             "code": code,
             "reason": "Done" if code == 0 else "Crashed",
             "step": 7,
@@ -121,15 +126,15 @@ class Node:
             plain = {**job, "metadata": {"name": name}, "status": None}
             plain.pop("status")
             parsed = parse_job(plain)
-            inputs = {one.name: ResolvedInput("ab" * 20, "") for one in parsed.spec.inputs}
-            told["result"] = dict(compact(parsed, Resolved(inputs)))
-        return json.dumps(told)
+            inputs = {declared.name: ResolvedInput("ab" * 20, "") for declared in parsed.spec.inputs}
+            summary["result"] = dict(compact(parsed, Resolved(inputs)))
+        return json.dumps(summary)
 
     async def _say(self, name: str, status: Object) -> None:
         await self._client.patch_status(PODS, self._namespace, name, {"status": status})
 
 
-def told(state: Object, name: str = "trainer") -> Object:
+def container_status(state: Object, name: str = "trainer") -> Object:
     """A container's status."""
     return {
         "name": name,

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from cluster.control_plane import ControlPlane
-from cluster.runtime.ground import PATIENCE, client, namespace
+from cluster.runtime.ground import PATIENCE, client, new_namespace
 from rlhf_operator.pending_reasons import PendingReasonFetcher
 from rlhf_operator.reconcile import LiveRead
 from rlhf_operator.runtime.client import Client
@@ -41,10 +41,10 @@ def workload_crd(*versions: str) -> Object:
 async def explainer(api: Client) -> AsyncIterator[tuple[PendingReasonFetcher, asyncio.Queue[Key]]]:
     """One that runs, and the keys it woke."""
     woken: asyncio.Queue[Key] = asyncio.Queue()
-    made = PendingReasonFetcher(api, woken.put_nowait)
-    task = asyncio.create_task(made.run())
+    fetcher = PendingReasonFetcher(api, woken.put_nowait)
+    task = asyncio.create_task(fetcher.run())
     try:
-        yield made, woken
+        yield fetcher, woken
     finally:
         if task.done():
             task.result()
@@ -58,7 +58,7 @@ def test_kueues_words_are_told_in_any_version_that_is_served(
 ) -> None:
     async def main() -> None:
         async with client(shared_plane) as api:
-            here = await namespace(api)
+            namespace = await new_namespace(api)
             await api.create(CRDS, None, workload_crd(*versions))
             try:
                 kind = Kind("kueue.x-k8s.io", versions[-1], "workloads", "Workload")
@@ -70,16 +70,18 @@ def test_kueues_words_are_told_in_any_version_that_is_served(
                 labels = {"kueue.x-k8s.io/job-uid": "uid-1"}
                 body = {"apiVersion": kind.api_version, "kind": "Workload"}
                 body |= {"metadata": {"name": "w", "labels": labels}, "status": {"conditions": [condition]}}
-                await api.create(kind, here, body)
-                async with explainer(api) as (made, woken):
-                    key, look = Key(here, "beaver"), LiveRead("Workload", "beaver-sft-a0", "uid-1")
-                    made.follow(key, [look])
+                await api.create(kind, namespace, body)
+                async with explainer(api) as (fetcher, woken):
+                    key, look = Key(namespace, "beaver"), LiveRead("Workload", "beaver-sft-a0", "uid-1")
+                    fetcher.follow(key, [look])
                     assert await asyncio.wait_for(woken.get(), PATIENCE) == key
-                    assert made.explanations(key) == {look: WAITS}
+                    assert fetcher.explanations(key) == {look: WAITS}
             finally:
                 await api.delete(CRDS, None, NAME)
                 async with asyncio.timeout(PATIENCE):
-                    while any([await api.serves(Kind("kueue.x-k8s.io", one, "workloads", "W")) for one in versions]):
+                    while any(
+                        [await api.serves(Kind("kueue.x-k8s.io", version, "workloads", "W")) for version in versions]
+                    ):
                         await asyncio.sleep(0.1)
 
     asyncio.run(main())
@@ -102,8 +104,8 @@ def event(name: str, uid: str, type_: str, note: str, second: int) -> Object:
 
 def test_the_last_warning_about_a_job_is_told_and_no_other(shared_plane: ControlPlane) -> None:
     async def main() -> None:
-        async with client(shared_plane) as api, explainer(api) as (made, woken):
-            here = await namespace(api)
+        async with client(shared_plane) as api, explainer(api) as (fetcher, woken):
+            namespace = await new_namespace(api)
             for number, (uid, type_, note) in enumerate(
                 [
                     ("uid-1", "Warning", "exceeded quota: first"),
@@ -112,13 +114,13 @@ def test_the_last_warning_about_a_job_is_told_and_no_other(shared_plane: Control
                     ("uid-2", "Warning", "another's"),
                 ]
             ):
-                one = event(f"e{number}", uid, type_, note, number)
-                one["regarding"]["namespace"] = here
-                await api.create(EVENTS, here, one)
-            key, look = Key(here, "beaver"), LiveRead("Events", "beaver-sft-a0", "uid-1")
-            made.follow(key, [look])
+                recorded = event(f"e{number}", uid, type_, note, number)
+                recorded["regarding"]["namespace"] = namespace
+                await api.create(EVENTS, namespace, recorded)
+            key, look = Key(namespace, "beaver"), LiveRead("Events", "beaver-sft-a0", "uid-1")
+            fetcher.follow(key, [look])
             assert await asyncio.wait_for(woken.get(), PATIENCE) == key
-            assert made.explanations(key) == {look: "exceeded quota: last"}
+            assert fetcher.explanations(key) == {look: "exceeded quota: last"}
 
     asyncio.run(main())
 
@@ -127,40 +129,44 @@ def test_what_is_told_later_is_asked_for_again(shared_plane: ControlPlane) -> No
     """The Job controller may write why only after the question: nothing else would make anyone look."""
 
     async def main() -> None:
-        async with client(shared_plane) as api, explainer(api) as (made, woken):
-            here = await namespace(api)
-            key, look, other = Key(here, "beaver"), LiveRead("Events", "a", "uid-1"), LiveRead("Events", "b", "uid-2")
-            one = event("e1", "uid-2", "Warning", "the other's", 1)
-            one["regarding"]["namespace"] = here
-            await api.create(EVENTS, here, one)
-            made.follow(key, [look, other])
+        async with client(shared_plane) as api, explainer(api) as (fetcher, woken):
+            namespace = await new_namespace(api)
+            key, look, other_look = (
+                Key(namespace, "beaver"),
+                LiveRead("Events", "a", "uid-1"),
+                LiveRead("Events", "b", "uid-2"),
+            )
+            early = event("e1", "uid-2", "Warning", "the other's", 1)
+            early["regarding"]["namespace"] = namespace
+            await api.create(EVENTS, namespace, early)
+            fetcher.follow(key, [look, other_look])
             assert await asyncio.wait_for(woken.get(), PATIENCE) == key
-            assert made.explanations(key) == {other: "the other's"}  # so that the first was asked, in vain
+            assert fetcher.explanations(key) == {other_look: "the other's"}  # so that the first was asked, in vain
             late = event("e2", "uid-1", "Warning", "exceeded quota", 2)
-            late["regarding"]["namespace"] = here
-            await api.create(EVENTS, here, late)
+            late["regarding"]["namespace"] = namespace
+            await api.create(EVENTS, namespace, late)
             assert await asyncio.wait_for(woken.get(), PATIENCE) == key
-            assert made.explanations(key) == {look: "exceeded quota", other: "the other's"}
-            made.follow(key, [other])
-            assert made.explanations(key) == {other: "the other's"}
-            made.forget(key)
-            assert made.explanations(key) == {}
+            assert fetcher.explanations(key) == {look: "exceeded quota", other_look: "the other's"}
+            fetcher.follow(key, [other_look])
+            assert fetcher.explanations(key) == {other_look: "the other's"}
+            fetcher.forget(key)
+            assert fetcher.explanations(key) == {}
 
     asyncio.run(main())
 
 
 def test_without_kueue_nothing_is_explained_and_nothing_fails(shared_plane: ControlPlane) -> None:
     async def main() -> None:
-        async with client(shared_plane) as api, explainer(api) as (made, woken):
-            here = await namespace(api)
-            key, look = Key(here, "beaver"), LiveRead("Workload", "beaver-sft-a0", "uid-1")
-            made.follow(key, [look])
+        async with client(shared_plane) as api, explainer(api) as (fetcher, woken):
+            namespace = await new_namespace(api)
+            key, look = Key(namespace, "beaver"), LiveRead("Workload", "beaver-sft-a0", "uid-1")
+            fetcher.follow(key, [look])
             note = event("e", "uid-3", "Warning", "told", 1)
-            note["regarding"]["namespace"] = here
-            await api.create(EVENTS, here, note)
+            note["regarding"]["namespace"] = namespace
+            await api.create(EVENTS, namespace, note)
             after = LiveRead("Events", "beaver-sft-a0", "uid-3")
-            made.follow(key, [look, after])
+            fetcher.follow(key, [look, after])
             assert await asyncio.wait_for(woken.get(), PATIENCE) == key  # asked after the other, answered all the same
-            assert made.explanations(key) == {after: "told"}
+            assert fetcher.explanations(key) == {after: "told"}
 
     asyncio.run(main())

@@ -28,9 +28,9 @@ A_MINUTE = 100
 @pytest.fixture
 def plane() -> Iterator[ControlPlane]:
     """One to be harmed."""
-    made = ControlPlane(new_folder(), controllers=True, controller_arguments=KEEP_PODS)
-    yield made.start()
-    made.remove()
+    fresh_plane = ControlPlane(new_folder(), controllers=True, controller_arguments=KEEP_PODS)
+    yield fresh_plane.start()
+    fresh_plane.remove()
 
 
 async def harm(plane: ControlPlane, relay: Relay, fault: str) -> None:
@@ -57,9 +57,9 @@ async def harm(plane: ControlPlane, relay: Relay, fault: str) -> None:
 
 async def undisturbed(plane: ControlPlane) -> End:
     """How the job ends when nothing happens to it."""
-    async with ground(plane) as here, here.operator():
-        await here.make(job())
-        return end(await here.until(phase("Complete", "Failed")))
+    async with ground(plane) as cluster, cluster.operator():
+        await cluster.make(job())
+        return end(await cluster.until(phase("Complete", "Failed")))
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -67,15 +67,15 @@ def test_whatever_fails_on_the_way_the_job_comes_to_the_same_end(plane: ControlP
     async def main() -> None:
         calm = await undisturbed(plane)
         async with (
-            ground(plane) as here,
+            ground(plane) as cluster,
             relayed(port_of(plane)) as relay,
             client(plane, timeouts=HASTY) as api,
-            Watched(api, here.namespace, JOBS).running() as jobs,
+            Watched(api, cluster.namespace, JOBS).running() as jobs,
         ):
             dice = random.Random(seed)
-            async with operating(await configuration(plane, relay.port), here.namespace, timeouts=HASTY):
-                await here.make(job())
-                done = asyncio.create_task(here.until(phase("Complete", "Failed"), seconds=300))
+            async with operating(await configuration(plane, relay.port), cluster.namespace, timeouts=HASTY):
+                await cluster.make(job())
+                done = asyncio.create_task(cluster.until(phase("Complete", "Failed"), seconds=300))
                 for fault in dice.sample(FAULTS, len(FAULTS)):
                     await asyncio.sleep(dice.uniform(0.2, 2.0))
                     await harm(plane, relay, fault)
@@ -90,30 +90,30 @@ def test_minutes_without_an_api_server_cost_few_requests_and_nothing_else(contro
     async def main() -> None:
         calm, metrics = await undisturbed(controlled_plane), Metrics()
         async with (
-            ground(controlled_plane) as here,
+            ground(controlled_plane) as cluster,
             relayed(port_of(controlled_plane)) as relay,
             client(controlled_plane) as api,
-            Watched(api, here.namespace, JOBS).running() as jobs,
+            Watched(api, cluster.namespace, JOBS).running() as jobs,
         ):
             reached = await configuration(controlled_plane, relay.port)
-            async with operating(reached, here.namespace, timeouts=HASTY, metrics=metrics):
-                here.node.ends = lambda _: None
-                await here.make(job())
-                await here.until(lambda status: "prepare" in here.node.seen)
+            async with operating(reached, cluster.namespace, timeouts=HASTY, metrics=metrics):
+                cluster.node.ends = lambda _: None
+                await cluster.make(job())
+                await cluster.until(lambda status: "prepare" in cluster.node.ran)
                 await relay.refuse()
-                here.node.ends = lambda _: 0  # it ends while nobody looks
-                before = asked(metrics)
+                cluster.node.ends = lambda _: 0  # it ends while nobody looks
+                before = requests_sent(metrics)
                 await asyncio.sleep(MINUTES)
-                assert asked(metrics) - before < A_MINUTE * MINUTES / 60
+                assert requests_sent(metrics) - before < A_MINUTE * MINUTES / 60
                 await relay.start()
-                status = await here.until(phase("Complete", "Failed"))
+                status = await cluster.until(phase("Complete", "Failed"))
             assert end(status) == calm
             assert most_active(jobs.changes) == 1
 
     asyncio.run(main())
 
 
-def asked(metrics: Metrics) -> float:
+def requests_sent(metrics: Metrics) -> float:
     """All requests so far."""
     samples = [sample for family in metrics.registry.collect() for sample in family.samples]
-    return sum(one.value for one in samples if one.name == "rest_client_requests_total")
+    return sum(counter.value for counter in samples if counter.name == "rest_client_requests_total")

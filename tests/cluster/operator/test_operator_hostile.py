@@ -26,7 +26,7 @@ def child(name: str, owner: Object, **labels: str) -> Object:
     return {"name": name, "labels": LABELS | labels, "ownerReferences": [owner]}
 
 
-async def store_strangers(here: Ground, uid: str) -> None:
+async def store_strangers(cluster: Ground, uid: str) -> None:
     """Objects with the labels of children: owners that are wrong, numbers that are none."""
     owner: Object = {"apiVersion": "rlhf.dev/v1alpha1", "kind": "RLHFJob", "name": "beaver", "uid": uid}
     container = {"name": "trainer", "image": "a", "securityContext": restricted()}
@@ -43,9 +43,9 @@ async def store_strangers(here: Ground, uid: str) -> None:
         if attempt == "-1":
             metadata["labels"]["rlhf.dev/attempt"] = "x1"
         spec = {"template": {"spec": pod}, "suspend": True}
-        await here.api.create(JOBS, here.namespace, {"metadata": copy.deepcopy(metadata), "spec": spec})
+        await cluster.api.create(JOBS, cluster.namespace, {"metadata": copy.deepcopy(metadata), "spec": spec})
         service = {"clusterIP": "None", "ports": [{"port": 1}]}
-        await here.api.create(SERVICES, here.namespace, {"metadata": metadata, "spec": service})
+        await cluster.api.create(SERVICES, cluster.namespace, {"metadata": metadata, "spec": service})
 
 
 POD_SECURITY = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
@@ -76,23 +76,23 @@ NONSENSE: dict[str, Object] = {
 
 def test_nothing_that_others_store_holds_a_job_up(controlled_plane: ControlPlane) -> None:
     async def main() -> None:
-        async with ground(controlled_plane) as here:
+        async with ground(controlled_plane) as cluster:
             report = {"name": "report", "report": {"title": ODD, "intendedUse": "é" * 2000}}
             odd = named("odd-text", stages=[*job()["spec"]["stages"], report])
             odd["metadata"]["annotations"] = {"a": "x" * 250_000, "rlhf.dev/retry": ODD}
             odd["metadata"]["labels"] = {f"k{number}": "" for number in range(2000)}
-            await here.make(odd)
+            await cluster.make(odd)
             for name, status in NONSENSE.items():
-                await here.make(named(name))
-                await here.api.patch_status(RLHFJOBS, here.namespace, name, {"status": status})
-            made = await here.make(job())
-            await store_strangers(here, made["metadata"]["uid"])
-            async with here.operator():
+                await cluster.make(named(name))
+                await cluster.api.patch_status(RLHFJOBS, cluster.namespace, name, {"status": status})
+            created = await cluster.make(job())
+            await store_strangers(cluster, created["metadata"]["uid"])
+            async with cluster.operator():
                 for name in ("beaver", "odd-text"):
-                    assert (await here.until(phase("Complete", "Failed"), name))["phase"] == "Complete"
+                    assert (await cluster.until(phase("Complete", "Failed"), name))["phase"] == "Complete"
                 for name in NONSENSE:
-                    status = await here.until(lambda found: "Ready" in str(found.get("conditions")), name)
-                    (ready,) = [one for one in status["conditions"] if one["type"] == "Ready"]
+                    status = await cluster.until(lambda current: "Ready" in str(current.get("conditions")), name)
+                    (ready,) = [condition for condition in status["conditions"] if condition["type"] == "Ready"]
                     assert ready["reason"], name
                     if ready["reason"] in ("UnknownStatus", "InternalError", "ReconcileError"):
                         assert "status." in ready["message"], (name, ready)

@@ -22,10 +22,10 @@ AT_ONCE = 4
 
 
 @contextlib.asynccontextmanager
-async def killed(plane: ControlPlane, here: Ground, writes: int) -> AsyncIterator[asyncio.subprocess.Process]:
+async def killed(plane: ControlPlane, cluster: Ground, writes: int) -> AsyncIterator[asyncio.subprocess.Process]:
     """An operator that dies when it wants to write once more than so often."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "cluster.operator.killed", str(plane.kubeconfig), here.namespace, str(writes)),
+        *(sys.executable, "-m", "cluster.operator.killed", str(plane.kubeconfig), cluster.namespace, str(writes)),
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     try:
@@ -38,17 +38,17 @@ async def killed(plane: ControlPlane, here: Ground, writes: int) -> AsyncIterato
 
 async def run(plane: ControlPlane, writes: int) -> tuple[End, bool]:
     """A job whose first operator may write so often; how it ended, and whether that one was killed."""
-    async with ground(plane) as here, client(plane) as api, Watched(api, here.namespace, JOBS).running() as jobs:
-        async with killed(plane, here, writes) as process:
-            await here.make(job())
-            while process.returncode is None and (await here.status()).get("phase") not in ("Complete", "Failed"):
+    async with ground(plane) as cluster, client(plane) as api, Watched(api, cluster.namespace, JOBS).running() as jobs:
+        async with killed(plane, cluster, writes) as process:
+            await cluster.make(job())
+            while process.returncode is None and (await cluster.status()).get("phase") not in ("Complete", "Failed"):
                 await asyncio.sleep(0.1)
             was = process.returncode
         assert was in (None, -signal.SIGKILL), f"ended with {was}"
-        async with here.operator():
-            status = await here.until(phase("Complete", "Failed"))
+        async with cluster.operator():
+            status = await cluster.until(phase("Complete", "Failed"))
         assert most_active(jobs.changes) == 1
-        await here.api.delete(RLHFJOBS, here.namespace, "beaver")
+        await cluster.api.delete(RLHFJOBS, cluster.namespace, "beaver")
         return end(status), was is not None
 
 
@@ -61,11 +61,11 @@ def test_killed_after_each_single_write_it_comes_to_the_same_end(controlled_plan
         assert all(len(attempts) == 1 for *_, attempts in undisturbed), undisturbed
         for first in itertools.count(0, AT_ONCE):
             numbers = range(first, first + AT_ONCE)
-            found = await asyncio.gather(*(run(controlled_plane, writes) for writes in numbers))
-            for number, (ended, _) in zip(numbers, found, strict=True):
+            outcomes = await asyncio.gather(*(run(controlled_plane, writes) for writes in numbers))
+            for number, (ended, _) in zip(numbers, outcomes, strict=True):
                 assert ended == undisturbed, f"killed after write {number}"
-            deaths.extend(died for _, died in found)
-            if not any(died for _, died in found):
+            deaths.extend(died for _, died in outcomes)
+            if not any(died for _, died in outcomes):
                 return
 
     asyncio.run(main())

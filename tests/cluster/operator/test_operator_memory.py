@@ -152,9 +152,9 @@ async def looked_at(process: Process, port: int, count: int) -> None:
     async with asyncio.timeout(PATIENCE):
         while True:
             assert process.pid() is not None, process.log.read_text()[-2000:]
-            seen = await asyncio.to_thread(samples, port)
-            busy = seen.get("workqueue_depth", 1) + seen.get("controller_runtime_active_workers", 1)
-            if seen.get("controller_runtime_reconcile_total", 0) >= count and not busy:
+            metrics = await asyncio.to_thread(samples, port)
+            busy = metrics.get("workqueue_depth", 1) + metrics.get("controller_runtime_active_workers", 1)
+            if metrics.get("controller_runtime_reconcile_total", 0) >= count and not busy:
                 return
             await asyncio.sleep(0.5)
 

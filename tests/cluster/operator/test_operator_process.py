@@ -17,11 +17,11 @@ from rlhf_operator.runtime.kinds import LEASES
 
 def test_it_runs_a_job_and_gives_the_lease_up(controlled_plane: ControlPlane, tmp_path: Path) -> None:
     async def main() -> None:
-        async with ground(controlled_plane) as here:
+        async with ground(controlled_plane) as cluster:
             config = {
-                "watch": [here.namespace],
+                "watch": [cluster.namespace],
                 "operator": {"metricsPort": 0, "healthPort": 0},
-                "leaderElection": {"namespace": here.namespace, "name": "operator", "retryPeriodSeconds": 5},
+                "leaderElection": {"namespace": cluster.namespace, "name": "operator", "retryPeriodSeconds": 5},
                 "settings": SETTINGS.model_dump(mode="json", exclude_defaults=True),
             }
             (tmp_path / "config.yaml").write_bytes(orjson.dumps(config))
@@ -30,12 +30,12 @@ def test_it_runs_a_job_and_gives_the_lease_up(controlled_plane: ControlPlane, tm
                 *("--config", str(tmp_path / "config.yaml"), "--kubeconfig", str(controlled_plane.kubeconfig)),
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             )
-            await here.make(job())
-            status = await here.until(phase("Complete", "Failed"))
+            await cluster.make(job())
+            status = await cluster.until(phase("Complete", "Failed"))
             assert status["phase"] == "Complete"
             process.send_signal(signal.SIGTERM)
             assert await asyncio.wait_for(process.wait(), 60) == 0
-            lease = await here.api.get(LEASES, here.namespace, "operator")
+            lease = await cluster.api.get(LEASES, cluster.namespace, "operator")
             assert lease["spec"]["holderIdentity"] == ""
 
     asyncio.run(main())

@@ -29,7 +29,7 @@ def installed(plane: ControlPlane, name: str, folder: Path, *values: str) -> tup
     """Give a release's account its rights; its configuration and its kubeconfig."""
     rendered = objects(template("default", "--set", f"fullnameOverride={name}", *values))
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
-    items = [namespace, *(one for one in rendered if one["kind"] in RIGHTS)]
+    items = [namespace, *(resource for resource in rendered if resource["kind"] in RIGHTS)]
     plane.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
     config = parse(find(rendered, "ConfigMap", name)["data"]["config.yaml"])
     config["operator"] |= {"metricsPort": free_port(), "healthPort": 0}
@@ -39,14 +39,14 @@ def installed(plane: ControlPlane, name: str, folder: Path, *values: str) -> tup
     return folder / "config.yaml", folder / "account.kubeconfig"
 
 
-async def children(here: Ground) -> list[Object]:
+async def children(cluster: Ground) -> list[Object]:
     """What the operator made, and there still is."""
     selector = "app.kubernetes.io/managed-by=rlhf-operator"
     return [
-        one
+        item
         for kind in (JOBS, SERVICES)
-        async for page in here.api.pages(kind, here.namespace, label_selector=selector)
-        for one in page.items
+        async for page in cluster.api.pages(kind, cluster.namespace, label_selector=selector)
+        for item in page.items
     ]
 
 
@@ -76,32 +76,34 @@ def test_the_chart_gives_the_operator_every_right_it_needs_and_jobs_of_its_names
         return job(storage={"claimTemplate": template}, ttlSecondsAfterFinished=1, **spec)
 
     async def main() -> None:
-        async with ground(controlled_plane) as here, ground(controlled_plane) as other:
-            name = f"operator-{here.namespace}"
-            values = () if everywhere else ("--set", f"namespaces={{{here.namespace}}}")
+        async with ground(controlled_plane) as team_a, ground(controlled_plane) as team_b:
+            name = f"operator-{team_a.namespace}"
+            values = () if everywhere else ("--set", f"namespaces={{{team_a.namespace}}}")
             config, account = installed(controlled_plane, name, tmp_path, *values)
             async with process(config, account, tmp_path / "log"):
-                await other.make(mine())
-                await here.make(mine())
-                await here.until(phase("Complete", "Failed"))
+                await team_b.make(mine())
+                await team_a.make(mine())
+                await team_a.until(phase("Complete", "Failed"))
                 async with asyncio.timeout(PATIENCE):  # the children go by the TTL
-                    while await children(here):
+                    while await children(team_a):
                         await asyncio.sleep(0.1)
-                assert (await here.status())["phase"] == "Complete"
-                await here.api.get(PERSISTENT_VOLUME_CLAIMS, here.namespace, "beaver-storage")
-                await here.told("StageComplete", "Complete")
-                await here.edit(runPolicy={"deleteAfterFinished": True})
+                assert (await team_a.status())["phase"] == "Complete"
+                await team_a.api.get(PERSISTENT_VOLUME_CLAIMS, team_a.namespace, "beaver-storage")
+                await team_a.event_reasons("StageComplete", "Complete")
+                await team_a.edit(runPolicy={"deleteAfterFinished": True})
                 with pytest.raises(NotFound):
                     async with asyncio.timeout(PATIENCE):
                         while True:
-                            await here.api.get(RLHFJOBS, here.namespace, "beaver")
+                            await team_a.api.get(RLHFJOBS, team_a.namespace, "beaver")
                             await asyncio.sleep(0.1)
                 if everywhere:
-                    assert (await other.until(phase("Complete", "Failed")))["phase"] == "Complete"
+                    assert (await team_b.until(phase("Complete", "Failed")))["phase"] == "Complete"
                 else:
-                    assert await other.status() == {}
-                    assert [one async for page in other.api.pages(JOBS, other.namespace) for one in page.items] == []
-            lease = await here.api.get(LEASES, NAMESPACE, name)
+                    assert await team_b.status() == {}
+                    assert [
+                        item async for page in team_b.api.pages(JOBS, team_b.namespace) for item in page.items
+                    ] == []
+            lease = await team_a.api.get(LEASES, NAMESPACE, name)
             assert lease["spec"]["holderIdentity"] == ""
             log = (tmp_path / "log").read_text()
             assert "403 Forbidden" not in log, log
@@ -116,32 +118,32 @@ def test_a_namespace_that_is_gone_or_forbidden_holds_up_no_other_and_is_taken_up
     kubectl = controlled_plane.kubectl
 
     async def main() -> None:
-        async with ground(controlled_plane) as here, ground(controlled_plane) as other:
-            name, log = f"operator-{here.namespace}", tmp_path / "log"
-            watched = "--set", f"namespaces={{{here.namespace},{other.namespace}}}"
+        async with ground(controlled_plane) as team_a, ground(controlled_plane) as team_b:
+            name, log = f"operator-{team_a.namespace}", tmp_path / "log"
+            watched = "--set", f"namespaces={{{team_a.namespace},{team_b.namespace}}}"
             config, account = installed(controlled_plane, name, tmp_path, *watched)
             port = json.loads(config.read_text())["operator"]["metricsPort"]
             ready, metrics = (f"http://{LOOPBACK}:{port}/{path}" for path in ("readyz", "metrics"))
-            kubectl("delete", "namespace", other.namespace)  # its Role goes with it
-            kubectl("delete", "rolebinding", name, "-n", here.namespace)
-            await here.make(job())
+            kubectl("delete", "namespace", team_b.namespace)  # its Role goes with it
+            kubectl("delete", "rolebinding", name, "-n", team_a.namespace)
+            await team_a.make(job())
             async with process(config, account, log):
-                for one in (here, other):
-                    await answered(ready, 503, f"{one.namespace}/pods: 403 Forbidden: pods is forbidden")
-                given = f"--role={name}", f"--serviceaccount={NAMESPACE}:{name}"
-                kubectl("create", "rolebinding", name, *given, "-n", here.namespace)
-                assert (await here.until(phase("Complete", "Failed")))["phase"] == "Complete"
+                for team in (team_a, team_b):
+                    await answered(ready, 503, f"{team.namespace}/pods: 403 Forbidden: pods is forbidden")
+                grant = f"--role={name}", f"--serviceaccount={NAMESPACE}:{name}"
+                kubectl("create", "rolebinding", name, *grant, "-n", team_a.namespace)
+                assert (await team_a.until(phase("Complete", "Failed")))["phase"] == "Complete"
                 await answered(ready, 200, "watches: ok")
-                await answered(metrics, 200, f'reflector_up{{name="{other.namespace}/pods"}} 0.0')
-                kubectl("create", "namespace", other.namespace)
+                await answered(metrics, 200, f'reflector_up{{name="{team_b.namespace}/pods"}} 0.0')
+                kubectl("create", "namespace", team_b.namespace)
                 installed(controlled_plane, name, tmp_path, *watched)
-                await other.make(job())
-                assert (await other.until(phase("Complete", "Failed")))["phase"] == "Complete"
-                await answered(metrics, 200, f'reflector_up{{name="{other.namespace}/pods"}} 1.0')
+                await team_b.make(job())
+                assert (await team_b.until(phase("Complete", "Failed")))["phase"] == "Complete"
+                await answered(metrics, 200, f'reflector_up{{name="{team_b.namespace}/pods"}} 1.0')
             # Told anew where it was another in between: a connection that a busy machine did not get up in time.
-            told = [line for line in log.read_text().splitlines() if f"{other.namespace}/pods: " in line]
-            forbidden = ["403 Forbidden" in line for line in told]
-            assert any(forbidden) and (True, True) not in itertools.pairwise(forbidden), told
+            lines = [line for line in log.read_text().splitlines() if f"{team_b.namespace}/pods: " in line]
+            forbidden = ["403 Forbidden" in line for line in lines]
+            assert any(forbidden) and (True, True) not in itertools.pairwise(forbidden), lines
 
     asyncio.run(main())
 

@@ -37,11 +37,11 @@ def value(text: str) -> Any:
 
 def sent(text: str, name: str) -> Object | None:
     """The job under a name of its own, in no namespace yet; None: it is not sent, or its metadata is what is wrong."""
-    found = value(text)
-    if not isinstance(found, dict) or not isinstance(found.get("spec"), dict):
+    loaded = value(text)
+    if not isinstance(loaded, dict) or not isinstance(loaded.get("spec"), dict):
         return None
-    return {"apiVersion": found.get("apiVersion"), "kind": found.get("kind"), "metadata": {"name": name}} | {
-        "spec": found["spec"]
+    return {"apiVersion": loaded.get("apiVersion"), "kind": loaded.get("kind"), "metadata": {"name": name}} | {
+        "spec": loaded["spec"]
     }
 
 
@@ -66,12 +66,12 @@ def refusal(plane: ControlPlane, namespace: str, job: Object) -> str:
 
 def test_the_api_server_refuses_what_its_schema_and_rules_reach(shared_plane: ControlPlane) -> None:
     namespace = asyncio.run(fresh(shared_plane))
-    found = {
+    refusals = {
         case: refusal(shared_plane, namespace, body) for case in bad_specs() if (body := of_the_spec(case)) is not None
     }
-    assert len(found) > 200
-    unseen = {case.id for case in found if case.unseen}
-    assert {case.id for case, said in found.items() if not said} == unseen | DROPPED
+    assert len(refusals) > 200
+    unseen = {case.id for case in refusals if case.unseen}
+    assert {case.id for case, message in refusals.items() if not message} == unseen | DROPPED
 
 
 def test_the_api_server_names_the_reference_that_does_not_fit(shared_plane: ControlPlane) -> None:
@@ -132,12 +132,12 @@ def faults(name: str) -> list[tuple[Object, str]]:
 
 def largest_job() -> Object:
     """As many stages and references as there may be, each as dear to look up as any."""
-    most, given = 32, [{"input": "model"}]
+    most, inputs = 32, [{"input": "model"}]
     makers: list[Object] = [
-        {"name": f"policy-{'p' * 30}", "sft": {"model": given[0], "data": given}},
-        {"name": f"reward-{'r' * 30}", "rewardModel": {"model": given[0], "data": given}},
-        {"name": f"cost-{'c' * 30}", "costModel": {"model": given[0], "data": given}},
-        {"name": f"rows-{'d' * 30}", "simulate": {"model": given[0], "prompts": given, "rlaif": {}}},
+        {"name": f"policy-{'p' * 30}", "sft": {"model": inputs[0], "data": inputs}},
+        {"name": f"reward-{'r' * 30}", "rewardModel": {"model": inputs[0], "data": inputs}},
+        {"name": f"cost-{'c' * 30}", "costModel": {"model": inputs[0], "data": inputs}},
+        {"name": f"rows-{'d' * 30}", "simulate": {"model": inputs[0], "prompts": inputs, "rlaif": {}}},
     ]
     policy, reward, cost, rows = ({"stage": maker["name"]} for maker in makers)
     ppo = {
@@ -173,18 +173,18 @@ def test_what_passes_the_api_server_is_refused_by_the_operator_with_the_same_pat
     controlled_plane: ControlPlane,
 ) -> None:
     async def main() -> None:
-        async with ground(controlled_plane) as here, here.operator():
+        async with ground(controlled_plane) as cluster, cluster.operator():
             unseen = {case.id: case for case in bad_specs() if case.unseen and of_the_spec(case) is not None}
             assert len(unseen) > 5
             for case in unseen.values():
                 body = of_the_spec(case)
                 assert body is not None
-                await here.make(body)
+                await cluster.make(body)
             for case in unseen.values():
-                status = await here.until(lambda found: "Stalled" in str(found.get("conditions")), case.id)
+                status = await cluster.until(lambda current: "Stalled" in str(current.get("conditions")), case.id)
                 assert status["phase"] == "Invalid", case.id
-                (message,) = [one["message"] for one in status["conditions"] if one["type"] == "Stalled"]
+                (message,) = [item["message"] for item in status["conditions"] if item["type"] == "Stalled"]
                 assert case.path in message, case.id
-            assert [one async for page in here.api.pages(JOBS, here.namespace) for one in page.items] == []
+            assert [item async for page in cluster.api.pages(JOBS, cluster.namespace) for item in page.items] == []
 
     asyncio.run(main())

@@ -28,48 +28,48 @@ UPGRADED = Settings.model_validate(
 )
 
 
-async def trainers(here: Ground, name: str) -> dict[str, tuple[str, str]]:
+async def trainers(cluster: Ground, name: str) -> dict[str, tuple[str, str]]:
     """Image and memory of a job's stages."""
-    found = {}
-    async for page in here.api.pages(JOBS, here.namespace, label_selector=f"rlhf.dev/job={name}"):
-        for one in page.items:
-            container = one["spec"]["template"]["spec"]["containers"][0]
+    containers = {}
+    async for page in cluster.api.pages(JOBS, cluster.namespace, label_selector=f"rlhf.dev/job={name}"):
+        for item in page.items:
+            container = item["spec"]["template"]["spec"]["containers"][0]
             memory = container["resources"].get("limits", {}).get("memory", "")
-            found[stage_of(one)] = container["image"], memory
-    return found
+            containers[stage_of(item)] = container["image"], memory
+    return containers
 
 
 def test_a_job_that_runs_while_the_operator_is_upgraded_ends_with_what_it_began_with(
     controlled_plane: ControlPlane,
 ) -> None:
     async def main() -> None:
-        async with ground(controlled_plane) as here:
-            here.node.ends = lambda pod: None if stage_of(pod) == "sft" else 0
-            await here.make(job())
-            async with here.operator():
-                await here.until(lambda found: any(one["state"] == "Running" for one in _sft(found)))
-            here.node.ends = lambda pod: 0
-            async with here.operator(UPGRADED):
-                status = await here.until(phase("Complete", "Failed"))
+        async with ground(controlled_plane) as cluster:
+            cluster.node.ends = lambda pod: None if stage_of(pod) == "sft" else 0
+            await cluster.make(job())
+            async with cluster.operator():
+                await cluster.until(lambda current: any(entry["state"] == "Running" for entry in _sft(current)))
+            cluster.node.ends = lambda pod: 0
+            async with cluster.operator(UPGRADED):
+                status = await cluster.until(phase("Complete", "Failed"))
                 assert status["phase"] == "Complete"
                 assert (status["image"], status["planVersion"]) == ("trainer:1", "1")
                 assert len(stage(status, "sft")["attempts"]) == 1
-                found = await trainers(here, "beaver")
-                assert {image for image, _ in found.values()} == {"trainer:1"}
-                assert {found[name][1] for name in ("sft", "reward", "cost")} == {"1Gi"}
+                containers = await trainers(cluster, "beaver")
+                assert {image for image, _ in containers.values()} == {"trainer:1"}
+                assert {containers[name][1] for name in ("sft", "reward", "cost")} == {"1Gi"}
                 later = job()
                 later["metadata"]["name"] = "otter"
-                await here.make(later)
-                assert (await here.until(phase("Complete", "Failed"), "otter"))["phase"] == "Complete"
-                found = await trainers(here, "otter")
-                assert {image for image, _ in found.values()} == {"trainer:2"}
-                assert {found[name][1] for name in ("sft", "reward", "cost")} == {"2Gi"}
+                await cluster.make(later)
+                assert (await cluster.until(phase("Complete", "Failed"), "otter"))["phase"] == "Complete"
+                containers = await trainers(cluster, "otter")
+                assert {image for image, _ in containers.values()} == {"trainer:2"}
+                assert {containers[name][1] for name in ("sft", "reward", "cost")} == {"2Gi"}
 
     asyncio.run(main())
 
 
 def _sft(status: Object) -> list[Object]:
-    return [one for one in status.get("stages", ()) if one["name"] == "sft"]
+    return [entry for entry in status.get("stages", ()) if entry["name"] == "sft"]
 
 
 def former_crd() -> str:
@@ -96,37 +96,37 @@ def test_what_the_former_crd_stored_is_whole_and_taken_under_the_present_one(
     (tmp_path / "former.yaml").write_text(former_crd())
     texts = good_specs() | {path.stem: path.read_text() for path in STORED.glob("*.yaml")}
 
-    async def stored(here: str) -> list[Object]:
+    async def stored(namespace: str) -> list[Object]:
         async with client(plane) as api:
-            return [one async for page in api.pages(RLHFJOBS, here) for one in page.items]
+            return [item async for page in api.pages(RLHFJOBS, namespace) for item in page.items]
 
-    async def fill(here: str) -> None:
+    async def fill(namespace: str) -> None:
         async with client(plane) as api:
             for name, text in texts.items():
                 value = load_yaml(text.encode()).value
                 try:
-                    await api.create(RLHFJOBS, here, {**value, "metadata": {"name": f"job-{name}"}})
+                    await api.create(RLHFJOBS, namespace, {**value, "metadata": {"name": f"job-{name}"}})
                 except Invalid:
                     continue  # of a rule that is younger
-                await api.patch_status(RLHFJOBS, here, f"job-{name}", {"status": value.get("status", {})})
+                await api.patch_status(RLHFJOBS, namespace, f"job-{name}", {"status": value.get("status", {})})
 
-    async def touch(here: str, name: str) -> None:
+    async def touch(namespace: str, name: str) -> None:
         async with client(plane) as api:
-            await api.patch(RLHFJOBS, here, name, {"metadata": {"labels": {"seen": "yes"}}})
-            await api.patch_status(RLHFJOBS, here, name, {"status": {"phase": "Pending"}})
+            await api.patch(RLHFJOBS, namespace, name, {"metadata": {"labels": {"seen": "yes"}}})
+            await api.patch_status(RLHFJOBS, namespace, name, {"status": {"phase": "Pending"}})
 
-    here = asyncio.run(fresh(plane, tmp_path / "former.yaml"))
-    asyncio.run(fill(here))
-    before = asyncio.run(stored(here))
+    namespace = asyncio.run(fresh(plane, tmp_path / "former.yaml"))
+    asyncio.run(fill(namespace))
+    before = asyncio.run(stored(namespace))
     assert len(before) > len(texts) / 2
     serve_jobs(plane)
     plane.apiserver.stop()  # so that what it serves then is the present one for certain
     plane.apiserver.start()
     plane.apiserver.until(plane.ready, 120)
-    after = asyncio.run(stored(here))
-    assert [one["spec"] for one in after] == [one["spec"] for one in before]
-    assert [one.get("status") for one in after] == [one.get("status") for one in before]
-    for one in after:
-        assert plan(parse_job(one)).stages
-        JobStatus.model_validate(one.get("status") or {})
-        asyncio.run(touch(here, one["metadata"]["name"]))
+    after = asyncio.run(stored(namespace))
+    assert [stored_job["spec"] for stored_job in after] == [stored_job["spec"] for stored_job in before]
+    assert [stored_job.get("status") for stored_job in after] == [stored_job.get("status") for stored_job in before]
+    for stored_job in after:
+        assert plan(parse_job(stored_job)).stages
+        JobStatus.model_validate(stored_job.get("status") or {})
+        asyncio.run(touch(namespace, stored_job["metadata"]["name"]))

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from cluster.control_plane import ControlPlane
 from cluster.operator.ground import ground, job, phase
-from cluster.operator.standin import attempt_of, index_of, stage_of, told
+from cluster.operator.standin import attempt_of, container_status, index_of, stage_of
 from rlhf_operator.runtime.kinds import Object
 
 
@@ -21,27 +21,30 @@ def ended(code: int, message: str = "", after: timedelta = timedelta()) -> Objec
 
 
 def crashed(hours: int) -> Object:
-    return {"phase": "Failed", "containerStatuses": [told(ended(1, after=timedelta(hours=hours)))]}
+    return {"phase": "Failed", "containerStatuses": [container_status(ended(1, after=timedelta(hours=hours)))]}
 
 
-SIDECAR = told({"running": {"startedAt": "2026-01-01T00:00:00Z"}}, "istio-proxy")
+SIDECAR = container_status({"running": {"startedAt": "2026-01-01T00:00:00Z"}}, "istio-proxy")
 DONE = json.dumps({"reason": "Done", "step": 7})
 FULL = 'Usage of EmptyDir volume "rlhf-tmp" exceeds the limit "10Gi". '
 CASES: dict[str, tuple[Callable[[], Object], tuple[str, str, bool], int]] = {
     "clock-ahead": (lambda: crashed(2), ("Failed", "Crashed", True), 1),
     "clock-behind": (lambda: crashed(-2), ("Failed", "Crashed", True), 1),
     "sidecar-runs-on": (
-        lambda: {"phase": "Running", "containerStatuses": [told(ended(0, DONE)), SIDECAR]},
+        lambda: {"phase": "Running", "containerStatuses": [container_status(ended(0, DONE)), SIDECAR]},
         ("Complete", "Complete", False),
         0,
     ),
     "sidecar-fails": (
-        lambda: {"phase": "Failed", "containerStatuses": [told(ended(0, DONE)), told(ended(1), "istio-proxy")]},
+        lambda: {
+            "phase": "Failed",
+            "containerStatuses": [container_status(ended(0, DONE)), container_status(ended(1), "istio-proxy")],
+        },
         ("Complete", "Complete", False),
         0,
     ),
     "crash-beside-sidecar": (
-        lambda: {"phase": "Running", "containerStatuses": [told(ended(1)), SIDECAR]},
+        lambda: {"phase": "Running", "containerStatuses": [container_status(ended(1)), SIDECAR]},
         ("Failed", "Crashed", True),
         1,
     ),
@@ -66,23 +69,25 @@ def test_each_fault_is_seen_as_what_it_is(controlled_plane: ControlPlane) -> Non
         crash = case not in ("sidecar-runs-on", "sidecar-fails")
         if not first or (crash and index_of(pod) == 1):  # of two pods one crashes, and its peer is ended
             return None
-        terminated = any("terminated" in one["state"] for one in pod["status"].get("containerStatuses") or ())
+        terminated = any(
+            "terminated" in container["state"] for container in pod["status"].get("containerStatuses") or ()
+        )
         return None if terminated else CASES[case][0]()
 
     def ends(pod: Object) -> int | None:
         return None if stage_of(pod) == "sft" and attempt_of(pod) == 0 else 0
 
     async def main() -> None:
-        async with ground(controlled_plane) as here, here.operator():
-            here.node.odd, here.node.ends = odd, ends
+        async with ground(controlled_plane) as cluster, cluster.operator():
+            cluster.node.odd, cluster.node.ends = odd, ends
             for case in CASES:
                 value = {**job(), "metadata": {"name": case}}
                 value["spec"]["stages"][0]["nodes"] = 1 if case == "sidecar-fails" else 2
-                await here.make(value)
+                await cluster.make(value)
             for case, (_, record, restarts) in CASES.items():
-                status = await here.until(phase("Complete", "Failed"), case)
+                status = await cluster.until(phase("Complete", "Failed"), case)
                 assert phase("Complete")(status), (case, status)
-                stage = next(one for one in status["stages"] if one["name"] == "sft")
+                stage = next(entry for entry in status["stages"] if entry["name"] == "sft")
                 attempt = stage["attempts"][0]
                 assert (attempt["state"], attempt["reason"], attempt["counted"]) == record, (case, attempt)
                 assert stage["restarts"] == restarts, case

@@ -28,25 +28,25 @@ Plan = Callable[[str, str], Answer | None]
 
 
 class Faults:
-    """Plain HTTP to whoever asks, TLS to the API server. `seen` has (method, path, status) of every request."""
+    """Plain HTTP to whoever asks, TLS to the API server. `requests` has (method, path, status) of every request."""
 
     def __init__(self, upstream: Configuration) -> None:
         self._upstream = upstream
         self.plan: Plan = lambda _method, _path: None
-        self.seen: list[tuple[str, str, int]] = []
+        self.requests: list[tuple[str, str, int]] = []
         self.port = 0
 
     def configuration(self) -> Configuration:
         """How to reach the API server through the proxy."""
-        made = Configuration(host=f"http://127.0.0.1:{self.port}")
-        made.api_key = dict(self._upstream.api_key)
-        return made
+        configuration = Configuration(host=f"http://127.0.0.1:{self.port}")
+        configuration.api_key = dict(self._upstream.api_key)
+        return configuration
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         method = "WATCH" if request.query.get("watch") else request.method
         answer = self.plan(method, request.path)
         if answer is not None:
-            self.seen.append((method, request.path, answer.status))
+            self.requests.append((method, request.path, answer.status))
             return web.Response(status=answer.status, headers=answer.headers, text=answer.body)
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP}
         url = self._upstream.host + request.path_qs
@@ -54,7 +54,7 @@ class Faults:
         async with self.session.request(
             request.method, url, headers=headers, data=await request.read(), timeout=limit
         ) as upstream:
-            self.seen.append((method, request.path, upstream.status))
+            self.requests.append((method, request.path, upstream.status))
             response = web.StreamResponse(
                 status=upstream.status,
                 headers={name: value for name, value in upstream.headers.items() if name.lower() not in _HOP},

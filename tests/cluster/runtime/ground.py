@@ -52,21 +52,21 @@ def port_of(plane: ControlPlane) -> int:
 
 async def configuration(plane: ControlPlane, port: int | None = None) -> Configuration:
     """The administrator's, optionally through a relay's port."""
-    made = await from_kubeconfig(str(plane.kubeconfig))
+    loaded = await from_kubeconfig(str(plane.kubeconfig))
     if port is not None:
-        made.host = f"https://127.0.0.1:{port}"
-    return made
+        loaded.host = f"https://127.0.0.1:{port}"
+    return loaded
 
 
 @contextlib.asynccontextmanager
 async def client(plane: ControlPlane, port: int | None = None, **more: Any) -> AsyncIterator[Client]:
     """A client of a control plane."""
     more = {"field_manager": "test", "rate": 1000.0, "burst": 1000, "timeouts": PATIENT, **more}
-    async with Client(await configuration(plane, port), **more) as made:
-        yield made
+    async with Client(await configuration(plane, port), **more) as api:
+        yield api
 
 
-async def namespace(client: Client) -> str:
+async def new_namespace(client: Client) -> str:
     """A namespace of the test's own."""
     name = f"t{os.getpid()}-{next(_numbers)}"
     await client.create(NAMESPACES, None, {"metadata": {"name": name}})
@@ -113,8 +113,8 @@ class Watched:
     def __init__(self, client: Client, namespace: str | None, kind: Kind = CONFIG_MAPS, **more: Any) -> None:
         self.changes: list[Change] = []
         self.metrics: Metrics = more.pop("metrics", None) or Metrics()
-        given = {"pauses": (0.1, 1.0), "metrics": self.metrics, **more}
-        self.reflector = Reflector(client, kind, namespace, on_change=self.changes.append, **given)
+        options = {"pauses": (0.1, 1.0), "metrics": self.metrics, **more}
+        self.reflector = Reflector(client, kind, namespace, on_change=self.changes.append, **options)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Watched]:
@@ -130,14 +130,14 @@ class Watched:
 
     def values(self) -> dict[str, str]:
         """`value` of each ConfigMap, by name."""
-        return {thing["metadata"]["name"]: thing["data"]["value"] for thing in self.reflector.values()}
+        return {item["metadata"]["name"]: item["data"]["value"] for item in self.reflector.values()}
 
-    def told(self) -> dict[str, str]:
+    def values_from_changes(self) -> dict[str, str]:
         """The same, from the changes alone."""
-        found: dict[str, str] = {}
+        values: dict[str, str] = {}
         for change in self.changes:
             if change.new is None:
-                found.pop(change.key.name)
+                values.pop(change.key.name)
             else:
-                found[change.key.name] = change.new["data"]["value"]
-        return found
+                values[change.key.name] = change.new["data"]["value"]
+        return values

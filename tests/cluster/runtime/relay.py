@@ -53,12 +53,12 @@ class Relay:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         try:
-            there, back = await asyncio.open_connection("127.0.0.1", self._target)
+            target_reader, back = await asyncio.open_connection("127.0.0.1", self._target)
         except OSError:  # as the target refused
             writer.transport.abort()
             return
         self._writers |= {writer, back}
-        for source, sink in ((reader, back), (there, writer)):
+        for source, sink in ((reader, back), (target_reader, writer)):
             task = asyncio.create_task(self._pump(source, sink))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.conftest import NewPlane
 from cluster.control_plane import ControlPlane
-from cluster.runtime.ground import PATIENCE, client, namespace, put, set_to
+from cluster.runtime.ground import PATIENCE, client, new_namespace, put, set_to
 from rlhf_operator.runtime.answers import WatchEvent
 from rlhf_operator.runtime.client import Client
 from rlhf_operator.runtime.errors import (
@@ -37,17 +37,17 @@ JOB: Object = {
 def test_an_object_is_made_read_changed_and_deleted(shared_plane: ControlPlane) -> None:
     async def main() -> None:
         async with client(shared_plane) as api:
-            here = await namespace(api)
-            made = await put(api, here, "a", "1")
-            changed = await set_to(api, here, "a", "2")
-            assert await api.get(CONFIG_MAPS, here, "a") == changed
+            namespace = await new_namespace(api)
+            created = await put(api, namespace, "a", "1")
+            changed = await set_to(api, namespace, "a", "2")
+            assert await api.get(CONFIG_MAPS, namespace, "a") == changed
             assert changed["data"] == {"value": "2"}
-            assert changed["metadata"]["uid"] == made["metadata"]["uid"]
-            await api.delete(CONFIG_MAPS, here, "a")
+            assert changed["metadata"]["uid"] == created["metadata"]["uid"]
+            await api.delete(CONFIG_MAPS, namespace, "a")
             with pytest.raises(NotFound):
-                await api.get(CONFIG_MAPS, here, "a")
+                await api.get(CONFIG_MAPS, namespace, "a")
             with pytest.raises(NotFound):
-                await api.delete(CONFIG_MAPS, here, "a")
+                await api.delete(CONFIG_MAPS, namespace, "a")
 
     asyncio.run(main())
 
@@ -55,9 +55,9 @@ def test_an_object_is_made_read_changed_and_deleted(shared_plane: ControlPlane) 
 def test_all_writes_have_one_field_manager(shared_plane: ControlPlane) -> None:
     async def main() -> None:
         async with client(shared_plane, field_manager="the-operator") as api:
-            here = await namespace(api)
-            await put(api, here, "a")
-            changed = await set_to(api, here, "a", "2")
+            namespace = await new_namespace(api)
+            await put(api, namespace, "a")
+            changed = await set_to(api, namespace, "a", "2")
             assert {entry["manager"] for entry in changed["metadata"]["managedFields"]} == {"the-operator"}
 
     asyncio.run(main())
@@ -66,15 +66,15 @@ def test_all_writes_have_one_field_manager(shared_plane: ControlPlane) -> None:
 def test_a_second_object_of_a_name_is_told_from_one_that_changed(shared_plane: ControlPlane) -> None:
     async def main() -> None:
         async with client(shared_plane) as api:
-            here = await namespace(api)
-            first = await put(api, here, "a", "1")
+            namespace = await new_namespace(api)
+            first = await put(api, namespace, "a", "1")
             with pytest.raises(AlreadyExists):
-                await put(api, here, "a", "2")
-            await set_to(api, here, "a", "3")
+                await put(api, namespace, "a", "2")
+            await set_to(api, namespace, "a", "3")
             stale = {"metadata": {"resourceVersion": first["metadata"]["resourceVersion"]}, "data": {"value": "4"}}
             with pytest.raises(Conflict):
-                await api.patch(CONFIG_MAPS, here, "a", stale)
-            assert (await api.get(CONFIG_MAPS, here, "a"))["data"] == {"value": "3"}
+                await api.patch(CONFIG_MAPS, namespace, "a", stale)
+            assert (await api.get(CONFIG_MAPS, namespace, "a"))["data"] == {"value": "3"}
 
     asyncio.run(main())
 
@@ -82,18 +82,20 @@ def test_a_second_object_of_a_name_is_told_from_one_that_changed(shared_plane: C
 def test_a_stranger_of_the_same_name_is_neither_changed_nor_deleted(shared_plane: ControlPlane) -> None:
     async def main() -> None:
         async with client(shared_plane) as api:
-            here = await namespace(api)
-            first = await put(api, here, "a", "1")
-            await api.delete(CONFIG_MAPS, here, "a")
-            second = await put(api, here, "a", "2")
+            namespace = await new_namespace(api)
+            first = await put(api, namespace, "a", "1")
+            await api.delete(CONFIG_MAPS, namespace, "a")
+            second = await put(api, namespace, "a", "2")
             with pytest.raises(Conflict):
-                await api.delete(CONFIG_MAPS, here, "a", uid=first["metadata"]["uid"])
+                await api.delete(CONFIG_MAPS, namespace, "a", uid=first["metadata"]["uid"])
             with pytest.raises(Conflict):
-                await api.patch(CONFIG_MAPS, here, "a", {"metadata": {"uid": first["metadata"]["uid"]}, "data": {}})
+                await api.patch(
+                    CONFIG_MAPS, namespace, "a", {"metadata": {"uid": first["metadata"]["uid"]}, "data": {}}
+                )
             with pytest.raises(Conflict):
-                await api.delete(CONFIG_MAPS, here, "a", resource_version=first["metadata"]["resourceVersion"])
-            assert await api.get(CONFIG_MAPS, here, "a") == second
-            await api.delete(CONFIG_MAPS, here, "a", uid=second["metadata"]["uid"])
+                await api.delete(CONFIG_MAPS, namespace, "a", resource_version=first["metadata"]["resourceVersion"])
+            assert await api.get(CONFIG_MAPS, namespace, "a") == second
+            await api.delete(CONFIG_MAPS, namespace, "a", uid=second["metadata"]["uid"])
 
     asyncio.run(main())
 
@@ -101,18 +103,21 @@ def test_a_stranger_of_the_same_name_is_neither_changed_nor_deleted(shared_plane
 def test_a_status_patch_leaves_the_spec_alone(shared_plane: ControlPlane) -> None:
     async def main() -> None:
         async with client(shared_plane) as api:
-            here = await namespace(api)
-            made = await api.create(JOBS, here, JOB)
+            namespace = await new_namespace(api)
+            created = await api.create(JOBS, namespace, JOB)
             patch = {
-                "metadata": {"uid": made["metadata"]["uid"], "resourceVersion": made["metadata"]["resourceVersion"]},
+                "metadata": {
+                    "uid": created["metadata"]["uid"],
+                    "resourceVersion": created["metadata"]["resourceVersion"],
+                },
                 "spec": {"suspend": False},
                 "status": {"conditions": [{"type": "Suspended", "status": "True", "lastTransitionTime": None}]},
             }
-            patched = await api.patch_status(JOBS, here, "a", patch)
+            patched = await api.patch_status(JOBS, namespace, "a", patch)
             assert patched["spec"]["suspend"] is True
             assert patched["status"]["conditions"][0]["type"] == "Suspended"
             with pytest.raises(Conflict):
-                await api.patch_status(JOBS, here, "a", patch)
+                await api.patch_status(JOBS, namespace, "a", patch)
 
     asyncio.run(main())
 
@@ -120,18 +125,18 @@ def test_a_status_patch_leaves_the_spec_alone(shared_plane: ControlPlane) -> Non
 def test_a_refusal_says_why(shared_plane: ControlPlane) -> None:
     async def main() -> None:
         async with client(shared_plane) as api:
-            here = await namespace(api)
+            namespace = await new_namespace(api)
             with pytest.raises(Invalid, match=r"spec\.template\.spec\.containers: Required value"):
-                await api.create(JOBS, here, {"metadata": {"name": "a"}, "spec": {"template": {"spec": {}}}})
+                await api.create(JOBS, namespace, {"metadata": {"name": "a"}, "spec": {"template": {"spec": {}}}})
             limit = Kind("", "v1", "resourcequotas", "ResourceQuota")
             hard = {"hard": {"count/jobs.batch": "0"}}
-            await api.create(limit, here, {"metadata": {"name": "q"}, "spec": hard})
+            await api.create(limit, namespace, {"metadata": {"name": "q"}, "spec": hard})
             counted = {"status": {**hard, "used": {"count/jobs.batch": "0"}}}  # what the quota controller would say
-            await api.patch_status(limit, here, "q", counted)
+            await api.patch_status(limit, namespace, "q", counted)
             with pytest.raises(Forbidden, match="exceeded quota: q"):
                 async with asyncio.timeout(PATIENCE):
                     for number in itertools.count():  # the API server learns of it by a watch of its own
-                        await api.create(JOBS, here, {**JOB, "metadata": {"name": f"refused-{number}"}})
+                        await api.create(JOBS, namespace, {**JOB, "metadata": {"name": f"refused-{number}"}})
 
     asyncio.run(main())
 
@@ -139,16 +144,16 @@ def test_a_refusal_says_why(shared_plane: ControlPlane) -> None:
 def test_a_list_comes_in_pages_as_of_one_moment(shared_plane: ControlPlane) -> None:
     async def main() -> None:
         async with client(shared_plane) as api:
-            here = await namespace(api)
+            namespace = await new_namespace(api)
             for number in range(25):
-                await put(api, here, f"c{number:02}", labels={"even": str(number % 2 == 0)})
-            pages = [page async for page in api.pages(CONFIG_MAPS, here, limit=10)]
+                await put(api, namespace, f"c{number:02}", labels={"even": str(number % 2 == 0)})
+            pages = [page async for page in api.pages(CONFIG_MAPS, namespace, limit=10)]
             assert [len(page.items) for page in pages] == [10, 10, 5]
             assert len({page.version for page in pages}) == 1
             assert {(item["apiVersion"], item["kind"]) for page in pages for item in page.items} == {
                 ("v1", "ConfigMap")
             }
-            some = [page async for page in api.pages(CONFIG_MAPS, here, label_selector="even=True", limit=0)]
+            some = [page async for page in api.pages(CONFIG_MAPS, namespace, label_selector="even=True", limit=0)]
             assert [len(page.items) for page in some] == [13]
 
     asyncio.run(main())
@@ -157,22 +162,22 @@ def test_a_list_comes_in_pages_as_of_one_moment(shared_plane: ControlPlane) -> N
 def test_a_watch_tells_what_happens_and_a_bookmark_before_its_end(shared_plane: ControlPlane) -> None:
     async def main() -> None:
         async with client(shared_plane) as api:
-            here = await namespace(api)
-            first = await put(api, here, "a")
+            namespace = await new_namespace(api)
+            first = await put(api, namespace, "a")
             since = first["metadata"]["resourceVersion"]
-            await set_to(api, here, "a", "2")
-            await api.delete(CONFIG_MAPS, here, "a")
-            elsewhere = await namespace(api)
+            await set_to(api, namespace, "a", "2")
+            await api.delete(CONFIG_MAPS, namespace, "a")
+            elsewhere = await new_namespace(api)
             last = await put(api, elsewhere, "b")
-            told: list[WatchEvent] = []
+            received: list[WatchEvent] = []
             for seconds in (4, 8, 90):  # a busy server misses the moment for it; one comes every minute too
-                async with api.watch(CONFIG_MAPS, here, resource_version=since, seconds=seconds) as events:
-                    told = [event async for event in events]
-                assert [event.type for event in told][:2] == ["MODIFIED", "DELETED"]
-                if told[2:]:
+                async with api.watch(CONFIG_MAPS, namespace, resource_version=since, seconds=seconds) as events:
+                    received = [event async for event in events]
+                assert [event.type for event in received][:2] == ["MODIFIED", "DELETED"]
+                if received[2:]:
                     break
-            assert {event.type for event in told[2:]} == {"BOOKMARK"}
-            assert int(told[-1].object["metadata"]["resourceVersion"]) >= int(last["metadata"]["resourceVersion"])
+            assert {event.type for event in received[2:]} == {"BOOKMARK"}
+            assert int(received[-1].object["metadata"]["resourceVersion"]) >= int(last["metadata"]["resourceVersion"])
 
     asyncio.run(main())
 
@@ -180,11 +185,11 @@ def test_a_watch_tells_what_happens_and_a_bookmark_before_its_end(shared_plane: 
 def test_an_object_of_a_megabyte_comes_whole_through_a_watch(shared_plane: ControlPlane) -> None:
     async def main() -> None:
         async with client(shared_plane) as api:
-            here = await namespace(api)
-            since = (await put(api, here, "a"))["metadata"]["resourceVersion"]
+            namespace = await new_namespace(api)
+            since = (await put(api, namespace, "a"))["metadata"]["resourceVersion"]
             big = "x" * 1_000_000
-            await put(api, here, "big", big)
-            async with api.watch(CONFIG_MAPS, here, resource_version=since, seconds=30) as events:
+            await put(api, namespace, "big", big)
+            async with api.watch(CONFIG_MAPS, namespace, resource_version=since, seconds=30) as events:
                 assert (await anext(events)).object["data"]["value"] == big
 
     asyncio.run(main())
@@ -209,17 +214,17 @@ def test_a_version_that_the_server_does_not_remember_is_gone(new_plane: NewPlane
 def test_a_write_of_one_who_does_not_lead_is_not_sent(shared_plane: ControlPlane) -> None:
     async def main() -> None:
         async with client(shared_plane) as api, client(shared_plane, may_write=lambda: False) as fenced:
-            here = await namespace(api)
-            made = await put(api, here, "a", "1")
+            namespace = await new_namespace(api)
+            created = await put(api, namespace, "a", "1")
             for write in (
-                put(fenced, here, "b"),
-                set_to(fenced, here, "a", "2"),
-                fenced.delete(CONFIG_MAPS, here, "a"),
+                put(fenced, namespace, "b"),
+                set_to(fenced, namespace, "a", "2"),
+                fenced.delete(CONFIG_MAPS, namespace, "a"),
             ):
                 with pytest.raises(Fenced):
                     await write
-            assert await fenced.get(CONFIG_MAPS, here, "a") == made
-            assert [len(page.items) async for page in api.pages(CONFIG_MAPS, here)] == [1]
+            assert await fenced.get(CONFIG_MAPS, namespace, "a") == created
+            assert [len(page.items) async for page in api.pages(CONFIG_MAPS, namespace)] == [1]
 
     asyncio.run(main())
 

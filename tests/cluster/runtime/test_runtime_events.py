@@ -13,7 +13,7 @@ import pytest
 from cluster.conftest import NewPlane
 from cluster.control_plane import ControlPlane
 from cluster.runtime.faults import Answer, Faults
-from cluster.runtime.ground import PATIENCE, Watched, client, configuration, namespace, put, until
+from cluster.runtime.ground import PATIENCE, Watched, client, configuration, new_namespace, put, until
 from rlhf_operator.runtime import events as recording
 from rlhf_operator.runtime.client import Client
 from rlhf_operator.runtime.election import Timing
@@ -28,7 +28,7 @@ async def events(api: Client, namespace: str) -> list[Object]:
     return [item async for page in api.pages(EVENTS, namespace) for item in page.items]
 
 
-async def told(recorder: Recorder, *what: tuple[Object, str, str]) -> None:
+async def record(recorder: Recorder, *what: tuple[Object, str, str]) -> None:
     task = asyncio.create_task(recorder.run())
     for about, reason, note in what:
         recorder.tell(about, "Warning", reason, note)
@@ -40,16 +40,16 @@ def test_an_event_is_told_once_also_by_a_process_that_was_restarted(shared_plane
     async def main() -> None:
         metrics = Metrics()
         async with client(shared_plane) as api:
-            here = await namespace(api)
-            about = {"apiVersion": "v1", "kind": "ConfigMap", **await put(api, here, "a")}
-            await told(
+            namespace = await new_namespace(api)
+            about = {"apiVersion": "v1", "kind": "ConfigMap", **await put(api, namespace, "a")}
+            await record(
                 Recorder(api, "rlhf.dev/operator", "pod-1", metrics), *[(about, "StageFailed", "sft: exit 2")] * 3
             )
-            await told(Recorder(api, "rlhf.dev/operator", "pod-2", metrics), (about, "StageFailed", "sft: exit 2"))
-            await told(Recorder(api, "rlhf.dev/operator", "pod-2", metrics), (about, "StageFailed", "ppo: exit 2"))
-            found = await events(api, here)
-            assert sorted(event["note"] for event in found) == ["ppo: exit 2", "sft: exit 2"]
-            assert found[0]["regarding"]["uid"] == about["metadata"]["uid"]
+            await record(Recorder(api, "rlhf.dev/operator", "pod-2", metrics), (about, "StageFailed", "sft: exit 2"))
+            await record(Recorder(api, "rlhf.dev/operator", "pod-2", metrics), (about, "StageFailed", "ppo: exit 2"))
+            recorded = await events(api, namespace)
+            assert sorted(event["note"] for event in recorded) == ["ppo: exit 2", "sft: exit 2"]
+            assert recorded[0]["regarding"]["uid"] == about["metadata"]["uid"]
             assert metrics.registry.get_sample_value("event_recorder_events_total", {"result": "known"}) == 1
 
     asyncio.run(main())
@@ -58,12 +58,12 @@ def test_an_event_is_told_once_also_by_a_process_that_was_restarted(shared_plane
 def test_a_note_and_a_name_of_any_length_are_taken(shared_plane: ControlPlane) -> None:
     async def main() -> None:
         async with client(shared_plane) as api:
-            here = await namespace(api)
-            about = {"apiVersion": "v1", "kind": "ConfigMap", **await put(api, here, "a" * 200 + "." + "b" * 50)}
-            await told(Recorder(api, "rlhf.dev/operator", "p" * 300), (about, "Pending", "ä" * 2000))
-            (found,) = await events(api, here)
-            assert len(found["note"].encode()) <= 1024
-            assert found["note"].endswith("ä...")
+            namespace = await new_namespace(api)
+            about = {"apiVersion": "v1", "kind": "ConfigMap", **await put(api, namespace, "a" * 200 + "." + "b" * 50)}
+            await record(Recorder(api, "rlhf.dev/operator", "p" * 300), (about, "Pending", "ä" * 2000))
+            (recorded,) = await events(api, namespace)
+            assert len(recorded["note"].encode()) <= 1024
+            assert recorded["note"].endswith("ä...")
 
     asyncio.run(main())
 
@@ -73,15 +73,15 @@ def test_an_event_that_could_not_be_told_is_told_when_it_comes_again(shared_plan
         leads = False
         metrics = Metrics()
         async with client(shared_plane, may_write=lambda: leads) as fenced, client(shared_plane) as api:
-            here = await namespace(api)
-            about = {"apiVersion": "v1", "kind": "ConfigMap", **await put(api, here, "a")}
+            namespace = await new_namespace(api)
+            about = {"apiVersion": "v1", "kind": "ConfigMap", **await put(api, namespace, "a")}
             recorder = Recorder(fenced, "rlhf.dev/operator", "pod", metrics)
-            await told(recorder, (about, "Started", "now"))
-            assert await events(api, here) == []
+            await record(recorder, (about, "Started", "now"))
+            assert await events(api, namespace) == []
             assert metrics.registry.get_sample_value("event_recorder_events_total", {"result": "failed"}) == 1
             leads = True
-            await told(recorder, (about, "Started", "now"))
-            assert len(await events(api, here)) == 1
+            await record(recorder, (about, "Started", "now"))
+            assert len(await events(api, namespace)) == 1
 
     asyncio.run(main())
 
@@ -94,22 +94,23 @@ def test_an_event_is_told_when_the_api_server_is_in_order_again(
 
     async def main() -> None:
         async with Faults(await configuration(shared_plane)).serving() as faults, client(shared_plane) as api:
-            here, there = await namespace(api), await namespace(api)
+            failing, healthy = await new_namespace(api), await new_namespace(api)
             first, second = [
-                {"apiVersion": "v1", "kind": "ConfigMap", **await put(api, one, "a")} for one in (here, there)
+                {"apiVersion": "v1", "kind": "ConfigMap", **await put(api, namespace, "a")}
+                for namespace in (failing, healthy)
             ]
             broken = True
-            faults.plan = lambda _method, path: Answer(503) if broken and f"/namespaces/{here}/" in path else None
+            faults.plan = lambda _method, path: Answer(503) if broken and f"/namespaces/{failing}/" in path else None
             async with Client(faults.configuration(), field_manager="test") as through:
                 recorder = Recorder(through, "rlhf.dev/operator", "pod", metrics)
-                telling = asyncio.create_task(told(recorder, (first, "A", "here"), (second, "B", "there")))
+                telling = asyncio.create_task(record(recorder, (first, "A", "here"), (second, "B", "there")))
                 async with asyncio.timeout(PATIENCE):
-                    while [event["note"] for event in await events(api, there)] != ["there"]:
+                    while [event["note"] for event in await events(api, healthy)] != ["there"]:
                         await asyncio.sleep(0.1)  # it holds up no other
-                assert await events(api, here) == []
+                assert await events(api, failing) == []
                 broken = False
                 await telling
-            assert [event["note"] for event in await events(api, here)] == ["here"]
+            assert [event["note"] for event in await events(api, failing)] == ["here"]
 
     asyncio.run(main())
     assert metrics.registry.get_sample_value("event_recorder_events_total", {"result": "created"}) == 2
@@ -163,9 +164,9 @@ def test_a_quiet_system_writes_its_lease_and_reads_nothing(new_plane: NewPlane) 
             elector.start()
             await until(elector.leads)
             await asyncio.sleep(1)
-            before, began = len(asked(plane)), time.monotonic()
+            before, began = len(requests_made(plane)), time.monotonic()
             await asyncio.sleep(10)
-            new, seconds = asked(plane)[before:], time.monotonic() - began
+            new, seconds = requests_made(plane)[before:], time.monotonic() - began
         await asyncio.to_thread(elector.stop)
         counted = Counter(new)
         assert set(counted) == {("patch", "leases")}
@@ -174,7 +175,7 @@ def test_a_quiet_system_writes_its_lease_and_reads_nothing(new_plane: NewPlane) 
     asyncio.run(main())
 
 
-def asked(plane: ControlPlane) -> list[tuple[str, str]]:
+def requests_made(plane: ControlPlane) -> list[tuple[str, str]]:
     """Verb and resource of each request that this test's clients made and the API server answered."""
     lines = [json.loads(line) for line in plane.audit_log.read_text().splitlines(keepends=True) if line.endswith("\n")]
     return [

@@ -11,7 +11,7 @@ import pytest
 from cluster.conftest import NewPlane
 from cluster.control_plane import ControlPlane
 from cluster.runtime.faults import Answer, Faults
-from cluster.runtime.ground import Watched, client, configuration, namespace, put, set_to, until
+from cluster.runtime.ground import Watched, client, configuration, new_namespace, put, set_to, until
 from rlhf_operator.runtime.client import RETRIES, Client
 from rlhf_operator.runtime.errors import AlreadyExists, ApiError, Conflict, Gone, TooManyRequests
 from rlhf_operator.runtime.kinds import CONFIG_MAPS
@@ -25,7 +25,7 @@ LATER = Answer(429, {"Retry-After": "1"})
 def test_who_sheds_load_is_asked_again_when_it_said_and_left_alone_until_then(shared_plane: ControlPlane) -> None:
     async def main() -> None:
         async with Faults(await configuration(shared_plane)).serving() as faults, client(shared_plane) as api:
-            here = await namespace(api)
+            namespace = await new_namespace(api)
             times: list[float] = []
 
             def plan(_method: str, _path: str) -> Answer | None:
@@ -34,9 +34,9 @@ def test_who_sheds_load_is_asked_again_when_it_said_and_left_alone_until_then(sh
 
             faults.plan = plan
             async with Client(faults.configuration(), field_manager="test") as through:
-                await put(through, here, "a")
-                await asyncio.gather(*(put(through, here, f"b{number}") for number in range(3)))
-            assert [status for _, _, status in faults.seen] == [429, 201, 201, 201, 201]
+                await put(through, namespace, "a")
+                await asyncio.gather(*(put(through, namespace, f"b{number}") for number in range(3)))
+            assert [status for _, _, status in faults.requests] == [429, 201, 201, 201, 201]
             assert times[1] - times[0] >= 1.0
 
     asyncio.run(main())
@@ -49,7 +49,7 @@ def test_who_sheds_load_for_ever_is_not_asked_for_ever(shared_plane: ControlPlan
             async with Client(faults.configuration(), field_manager="test") as through:
                 with pytest.raises(TooManyRequests):
                     await put(through, "default", "a")
-            assert len(faults.seen) == RETRIES + 1
+            assert len(faults.requests) == RETRIES + 1
 
     asyncio.run(main())
 
@@ -64,30 +64,30 @@ def test_an_api_server_under_load_takes_every_write_in_the_end(new_plane: NewPla
 
     async def main() -> None:
         metrics = Metrics()
-        asked = await configuration(plane)
-        asked.api_key = {"BearerToken": f"Bearer {token}"}
+        as_operator = await configuration(plane)
+        as_operator.api_key = {"BearerToken": f"Bearer {token}"}
         labels = {"code": "429", "method": "POST", "host": plane.url.partition("://")[2]}
-        left: set[str] = set()
-        made = 0
-        async with Client(asked, field_manager="test", rate=500, burst=500, metrics=metrics) as api:
+        pending: set[str] = set()
+        total = 0
+        async with Client(as_operator, field_manager="test", rate=500, burst=500, metrics=metrics) as api:
 
             async def make(key: str) -> float | None:
                 with contextlib.suppress(AlreadyExists):
                     await put(api, "default", key)
-                left.discard(key)
+                pending.discard(key)
                 return None
 
             queue = Queue[str]("config-maps")
             task = asyncio.create_task(Workers(queue, make, 20).run())
             while not metrics.registry.get_sample_value("rest_client_requests_total", labels):
-                assert made < 6000, "nothing was ever refused"  # it depends on who is given the processor when
-                left.update(f"c{number}" for number in range(made, made + 60))
-                made += 60
-                for key in sorted(left):
+                assert total < 6000, "nothing was ever refused"  # it depends on who is given the processor when
+                pending.update(f"c{number}" for number in range(total, total + 60))
+                total += 60
+                for key in sorted(pending):
                     queue.add(key)
-                await until(lambda: not left, 600)  # after a 429 all wait a second, and few may get through
+                await until(lambda: not pending, 600)  # after a 429 all wait a second, and few may get through
             task.cancel()
-            assert [len(page.items) async for page in api.pages(CONFIG_MAPS, "default", limit=0)] == [made]
+            assert [len(page.items) async for page in api.pages(CONFIG_MAPS, "default", limit=0)] == [total]
 
     asyncio.run(main())
 
@@ -95,21 +95,21 @@ def test_an_api_server_under_load_takes_every_write_in_the_end(new_plane: NewPla
 def test_a_burst_of_5xx_is_waited_out_with_growing_pauses(shared_plane: ControlPlane) -> None:
     async def main() -> None:
         async with Faults(await configuration(shared_plane)).serving() as faults, client(shared_plane) as api:
-            here = await namespace(api)
-            await put(api, here, "a", "0")
+            namespace = await new_namespace(api)
+            await put(api, namespace, "a", "0")
             broken = False
             faults.plan = lambda _method, _path: Answer(503) if broken else None
             async with (
                 Client(faults.configuration(), field_manager="test") as through,
-                Watched(through, here, pauses=(0.1, 0.8)).running() as watched,
+                Watched(through, namespace, pauses=(0.1, 0.8)).running() as watched,
             ):
                 broken = True
                 with pytest.raises(ApiError, match="503"):
-                    await set_to(through, here, "a", "1")
-                await set_to(api, here, "a", "2")
+                    await set_to(through, namespace, "a", "1")
+                await set_to(api, namespace, "a", "2")
                 await until(lambda: watched.values() == {"a": "2"})  # a watch that is open stays open
                 broken = False
-                await set_to(through, here, "a", "3")
+                await set_to(through, namespace, "a", "3")
                 await until(lambda: watched.values() == {"a": "3"})
 
     asyncio.run(main())
@@ -118,8 +118,8 @@ def test_a_burst_of_5xx_is_waited_out_with_growing_pauses(shared_plane: ControlP
 def test_a_reflector_that_is_refused_at_every_step_gets_there(shared_plane: ControlPlane) -> None:
     async def main() -> None:
         async with Faults(await configuration(shared_plane)).serving() as faults, client(shared_plane) as api:
-            here = await namespace(api)
-            await put(api, here, "a", "0")
+            namespace = await new_namespace(api)
+            await put(api, namespace, "a", "0")
             answers = [
                 Answer(503),
                 Answer(429, {"Retry-After": "0"}),
@@ -138,13 +138,13 @@ def test_a_reflector_that_is_refused_at_every_step_gets_there(shared_plane: Cont
             metrics = Metrics()
             async with (
                 Client(faults.configuration(), field_manager="test") as through,
-                Watched(through, here, pauses=(0.01, 0.1), metrics=metrics).running() as watched,
+                Watched(through, namespace, pauses=(0.01, 0.1), metrics=metrics).running() as watched,
             ):
                 await until(lambda: not answers)
-                await set_to(api, here, "a", "1")
+                await set_to(api, namespace, "a", "1")
                 await until(lambda: watched.values() == {"a": "1"})
-                assert watched.told() == {"a": "1"}
-                lists = metrics.registry.get_sample_value("reflector_lists_total", {"name": f"{here}/configmaps"})
+                assert watched.values_from_changes() == {"a": "1"}
+                lists = metrics.registry.get_sample_value("reflector_lists_total", {"name": f"{namespace}/configmaps"})
                 assert lists == 3
 
     asyncio.run(main())
@@ -153,9 +153,9 @@ def test_a_reflector_that_is_refused_at_every_step_gets_there(shared_plane: Cont
 def test_a_server_that_forgets_between_pages_is_asked_from_the_first_page_again(shared_plane: ControlPlane) -> None:
     async def main() -> None:
         async with Faults(await configuration(shared_plane)).serving() as faults, client(shared_plane) as api:
-            here = await namespace(api)
+            namespace = await new_namespace(api)
             for number in range(5):
-                await put(api, here, f"c{number}", "0")
+                await put(api, namespace, f"c{number}", "0")
             lists = 0
 
             def plan(method: str, _path: str) -> Answer | None:
@@ -167,7 +167,7 @@ def test_a_server_that_forgets_between_pages_is_asked_from_the_first_page_again(
             faults.plan = plan
             async with (
                 Client(faults.configuration(), field_manager="test") as through,
-                Watched(through, here, page=2).running() as watched,
+                Watched(through, namespace, page=2).running() as watched,
             ):
                 assert len(watched.reflector) == 5
                 assert lists == 5  # a page, the refusal, three pages: never all at once, which has no bound
@@ -180,33 +180,33 @@ def test_a_storm_of_conflicts_loses_no_write(shared_plane: ControlPlane) -> None
 
     async def main() -> None:
         async with client(shared_plane) as api:
-            here = await namespace(api)
-            await put(api, here, "counter", "0")
-            left = [10, 10, 10, 10]
+            namespace = await new_namespace(api)
+            await put(api, namespace, "counter", "0")
+            remaining = [10, 10, 10, 10]
             conflicts = 0
 
             async def count(key: int) -> float | None:
                 nonlocal conflicts
-                seen = await api.get(CONFIG_MAPS, here, "counter")
+                current = await api.get(CONFIG_MAPS, namespace, "counter")
                 patch = {
-                    "metadata": {"resourceVersion": seen["metadata"]["resourceVersion"]},
-                    "data": {"value": str(int(seen["data"]["value"]) + 1)},
+                    "metadata": {"resourceVersion": current["metadata"]["resourceVersion"]},
+                    "data": {"value": str(int(current["data"]["value"]) + 1)},
                 }
                 try:
-                    await api.patch(CONFIG_MAPS, here, "counter", patch)
+                    await api.patch(CONFIG_MAPS, namespace, "counter", patch)
                 except Conflict:
                     conflicts += 1
                     raise
-                left[key] -= 1
-                return 0.001 if left[key] else None
+                remaining[key] -= 1
+                return 0.001 if remaining[key] else None
 
             queue = Queue[int]("counters")
             task = asyncio.create_task(Workers(queue, count, 4).run())
             for key in range(4):
                 queue.add(key)
-            await until(lambda: not any(left))
+            await until(lambda: not any(remaining))
             task.cancel()
-            assert (await api.get(CONFIG_MAPS, here, "counter"))["data"]["value"] == "40"
+            assert (await api.get(CONFIG_MAPS, namespace, "counter"))["data"]["value"] == "40"
             assert conflicts > 0
 
     asyncio.run(main())

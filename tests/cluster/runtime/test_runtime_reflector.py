@@ -6,7 +6,7 @@ import asyncio
 
 from cluster.conftest import NewPlane
 from cluster.control_plane import ControlPlane
-from cluster.runtime.ground import HASTY, Watched, client, namespace, port_of, put, set_to, until
+from cluster.runtime.ground import HASTY, Watched, client, new_namespace, port_of, put, set_to, until
 from cluster.runtime.relay import relayed
 from rlhf_operator.runtime.cache import Cache
 from rlhf_operator.runtime.errors import Unreachable
@@ -22,25 +22,29 @@ def count(metrics: Metrics, name: str, of: str) -> float:
 def unanswered(metrics: Metrics) -> float:
     """Requests that no server took."""
     samples = [sample for family in metrics.registry.collect() for sample in family.samples]
-    mine = [one for one in samples if one.name == "rest_client_requests_total" and one.labels["code"] == "<error>"]
-    return sum(one.value for one in mine)
+    mine = [
+        counter
+        for counter in samples
+        if counter.name == "rest_client_requests_total" and counter.labels["code"] == "<error>"
+    ]
+    return sum(counter.value for counter in mine)
 
 
 def test_what_was_there_and_what_comes_after_is_held_and_told(shared_plane: ControlPlane) -> None:
     async def main() -> None:
         async with client(shared_plane) as api:
-            here = await namespace(api)
+            namespace = await new_namespace(api)
             for number in range(7):
-                await put(api, here, f"c{number}", "old")
-            async with Watched(api, here, page=3).running() as watched:
+                await put(api, namespace, f"c{number}", "old")
+            async with Watched(api, namespace, page=3).running() as watched:
                 assert len(watched.reflector) == 7
                 assert all(change.listed for change in watched.changes)
-                await set_to(api, here, "c1", "new")
-                await put(api, here, "d", "made")
-                await api.delete(CONFIG_MAPS, here, "c0")
+                await set_to(api, namespace, "c1", "new")
+                await put(api, namespace, "d", "made")
+                await api.delete(CONFIG_MAPS, namespace, "c0")
                 await until(lambda: "c0" not in watched.values())
                 assert watched.values() == {"c1": "new", "d": "made", **{f"c{n}": "old" for n in range(2, 7)}}
-                assert watched.told() == watched.values()
+                assert watched.values_from_changes() == watched.values()
                 assert not watched.changes[-1].listed
 
     asyncio.run(main())
@@ -49,15 +53,15 @@ def test_what_was_there_and_what_comes_after_is_held_and_told(shared_plane: Cont
 def test_only_what_the_selector_names_is_held(shared_plane: ControlPlane) -> None:
     async def main() -> None:
         async with client(shared_plane) as api:
-            here = await namespace(api)
-            await put(api, here, "a", "1", labels={"mine": "yes"})
-            await put(api, here, "b", "1")
-            async with Watched(api, here, label_selector="mine=yes").running() as watched:
-                await put(api, here, "c", "1")
-                await put(api, here, "d", "1", labels={"mine": "yes"})
+            namespace = await new_namespace(api)
+            await put(api, namespace, "a", "1", labels={"mine": "yes"})
+            await put(api, namespace, "b", "1")
+            async with Watched(api, namespace, label_selector="mine=yes").running() as watched:
+                await put(api, namespace, "c", "1")
+                await put(api, namespace, "d", "1", labels={"mine": "yes"})
                 await until(lambda: "d" in watched.values())
                 assert set(watched.values()) == {"a", "d"}
-                await api.patch(CONFIG_MAPS, here, "a", {"metadata": {"labels": {"mine": None}}})
+                await api.patch(CONFIG_MAPS, namespace, "a", {"metadata": {"labels": {"mine": None}}})
                 await until(lambda: "a" not in watched.values())
 
     asyncio.run(main())
@@ -66,14 +70,14 @@ def test_only_what_the_selector_names_is_held(shared_plane: ControlPlane) -> Non
 def test_children_are_found_by_their_owners_uid(shared_plane: ControlPlane) -> None:
     async def main() -> None:
         async with client(shared_plane) as api:
-            here = await namespace(api)
-            owner = await put(api, here, "owner")
+            namespace = await new_namespace(api)
+            owner = await put(api, namespace, "owner")
             reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "controller": True}
-            await put(api, here, "child", ownerReferences=[{**reference, "uid": owner["metadata"]["uid"]}])
-            await put(api, here, "stranger", ownerReferences=[{**reference, "uid": "another"}])
-            async with Watched(api, here).running() as watched:
-                found = watched.reflector.by(OWNER, owner["metadata"]["uid"])
-                assert [child["metadata"]["name"] for child in found] == ["child"]
+            await put(api, namespace, "child", ownerReferences=[{**reference, "uid": owner["metadata"]["uid"]}])
+            await put(api, namespace, "stranger", ownerReferences=[{**reference, "uid": "another"}])
+            async with Watched(api, namespace).running() as watched:
+                children = watched.reflector.by(OWNER, owner["metadata"]["uid"])
+                assert [child["metadata"]["name"] for child in children] == ["child"]
 
     asyncio.run(main())
 
@@ -82,19 +86,19 @@ def test_a_cut_watch_goes_on_where_it_was_and_lists_nothing_anew(shared_plane: C
     async def main() -> None:
         async with relayed(port_of(shared_plane)) as relay, client(shared_plane) as api:
             metrics = Metrics()
-            here = await namespace(api)
-            await put(api, here, "a", "0")
+            namespace = await new_namespace(api)
+            await put(api, namespace, "a", "0")
             async with (
                 client(shared_plane, relay.port, timeouts=HASTY) as behind,
-                Watched(behind, here, metrics=metrics).running() as watched,
+                Watched(behind, namespace, metrics=metrics).running() as watched,
             ):
                 for number in range(1, 6):
                     relay.cut()
-                    await set_to(api, here, "a", str(number))
+                    await set_to(api, namespace, "a", str(number))
                     await until(lambda value=str(number): watched.values() == {"a": value})  # type: ignore[misc]
                 assert [change.new["data"]["value"] for change in watched.changes if change.new] == list("012345")
-                assert count(metrics, "reflector_lists_total", f"{here}/configmaps") == 1
-                assert count(metrics, "reflector_watches_total", f"{here}/configmaps") >= 6
+                assert count(metrics, "reflector_lists_total", f"{namespace}/configmaps") == 1
+                assert count(metrics, "reflector_watches_total", f"{namespace}/configmaps") >= 6
 
     asyncio.run(main())
 
@@ -103,22 +107,22 @@ def test_a_watch_that_fell_silent_is_given_up_and_begun_again(shared_plane: Cont
     async def main() -> None:
         async with relayed(port_of(shared_plane)) as relay, client(shared_plane) as api:
             metrics = Metrics()
-            here = await namespace(api)
-            await put(api, here, "a", "0")
+            namespace = await new_namespace(api)
+            await put(api, namespace, "a", "0")
             async with (
                 client(shared_plane, relay.port, timeouts=HASTY) as behind,
-                Watched(behind, here, metrics=metrics).running() as watched,
+                Watched(behind, namespace, metrics=metrics).running() as watched,
             ):
                 relay.blackhole()
-                await set_to(api, here, "a", "1")
-                await api.delete(CONFIG_MAPS, here, "a")
-                await put(api, here, "b", "2")
+                await set_to(api, namespace, "a", "1")
+                await api.delete(CONFIG_MAPS, namespace, "a")
+                await put(api, namespace, "b", "2")
                 await until(lambda: watched.reflector.problem is not None)
                 assert watched.values() == {"a": "0"}  # stale, and known to be
                 relay.restore()
                 await until(lambda: watched.values() == {"b": "2"})
-                assert watched.told() == {"b": "2"}
-                assert count(metrics, "reflector_lists_total", f"{here}/configmaps") == 1
+                assert watched.values_from_changes() == {"b": "2"}
+                assert count(metrics, "reflector_lists_total", f"{namespace}/configmaps") == 1
 
     asyncio.run(main())
 
@@ -146,7 +150,7 @@ def test_a_server_that_restarted_and_forgot_is_listed_anew_and_the_difference_to
                 await relay.start()
                 expected = {"stays": "0", "changes": "1", "goes-and-comes": "2", "new": "3"}
                 await until(lambda: watched.values() == expected)
-                assert watched.told() == expected
+                assert watched.values_from_changes() == expected
                 assert "stays" not in {change.key.name for change in watched.changes[before:]}
                 assert count(metrics, "reflector_lists_total", "default/configmaps") == 2
 
@@ -178,12 +182,12 @@ def test_a_server_that_is_away_is_asked_seldom_and_caught_up_with(new_plane: New
 def test_while_etcd_hangs_requests_time_out_and_afterwards_all_is_well(new_plane: NewPlane) -> None:
     async def main(plane: ControlPlane) -> None:
         async with client(plane) as api, client(plane, timeouts=HASTY) as hasty:
-            made = await put(api, "default", "a", "0")
+            created = await put(api, "default", "a", "0")
             async with Watched(hasty, "default").running() as watched:
                 plane.etcd.pause()
                 try:
                     patch = {
-                        "metadata": {"resourceVersion": made["metadata"]["resourceVersion"]},
+                        "metadata": {"resourceVersion": created["metadata"]["resourceVersion"]},
                         "data": {"value": "1"},
                     }
                     try:
@@ -193,8 +197,8 @@ def test_while_etcd_hangs_requests_time_out_and_afterwards_all_is_well(new_plane
                         pass
                 finally:
                     plane.etcd.resume()
-                found = await api.get(CONFIG_MAPS, "default", "a")
-                assert found["data"]["value"] in ("0", "1")  # a write without an answer may have been done
+                stored = await api.get(CONFIG_MAPS, "default", "a")
+                assert stored["data"]["value"] in ("0", "1")  # a write without an answer may have been done
                 await set_to(api, "default", "a", "2")
                 await until(lambda: watched.values() == {"a": "2"})
 
@@ -204,19 +208,19 @@ def test_while_etcd_hangs_requests_time_out_and_afterwards_all_is_well(new_plane
 def test_several_namespaces_are_read_as_one_and_no_other_is_asked_for(shared_plane: ControlPlane) -> None:
     async def main() -> None:
         async with client(shared_plane) as api:
-            first, second, other = [await namespace(api) for _ in range(3)]
-            for here in (first, second, other):
-                await put(api, here, "a", here)
+            first, second, outside = [await new_namespace(api) for _ in range(3)]
+            for namespace in (first, second, outside):
+                await put(api, namespace, "a", namespace)
             changes: list[Change] = []
             cache = Cache(api, CONFIG_MAPS, [first, second], on_change=changes.append)
-            tasks = [asyncio.create_task(cache.of(here).run()) for here in cache.namespaces]
-            for here in cache.namespaces:
-                await cache.of(here).wait_synced()
-            assert {thing["data"]["value"] for thing in cache.values()} == {first, second}
-            found = cache.get(Key(first, "a"))
-            assert found is not None
-            assert found["data"]["value"] == first
-            assert cache.get(Key(other, "a")) is None
+            tasks = [asyncio.create_task(cache.of(namespace).run()) for namespace in cache.namespaces]
+            for namespace in cache.namespaces:
+                await cache.of(namespace).wait_synced()
+            assert {item["data"]["value"] for item in cache.values()} == {first, second}
+            cached = cache.get(Key(first, "a"))
+            assert cached is not None
+            assert cached["data"]["value"] == first
+            assert cache.get(Key(outside, "a")) is None
             assert len(cache) == len(changes) == 2
             for task in tasks:
                 task.cancel()

@@ -37,8 +37,8 @@ class Prometheus:
             "global": {"scrape_interval": "5s", "evaluation_interval": "1s"},
             "rule_files": [str(folder / "rules.json")],
             "scrape_configs": [
-                {**one, "file_sd_configs": [{"files": [str(self._targets)], "refresh_interval": "1s"}]}
-                for one in (_operator(), _trainers(monitor))
+                {**scrape_config, "file_sd_configs": [{"files": [str(self._targets)], "refresh_interval": "1s"}]}
+                for scrape_config in (_operator(), _trainers(monitor))
             ],
         }
         (folder / "prometheus.json").write_text(json.dumps(config))
@@ -70,23 +70,23 @@ class Prometheus:
 
     def _discover(self) -> None:
         pods = json.loads(self._site.kubectl("get", "pods", "-A", "-o", "json"))["items"]
-        found = [
+        targets = [
             _target(pod, port)
             for pod in pods
             if pod["status"]["phase"] == "Running" and pod["status"].get("podIP")
             for container in pod["spec"]["containers"]
             for port in container.get("ports", [])
         ]
-        whole = self._targets.with_suffix(".new")
-        whole.write_text(json.dumps(found))
-        whole.rename(self._targets)
+        partial = self._targets.with_suffix(".new")
+        partial.write_text(json.dumps(targets))
+        partial.rename(self._targets)
 
     def ask(self, query: str) -> list[dict[str, Any]]:
         """Labels of the series that a query gives; pods that came since are found first."""
         self._discover()
         url = f"{self._url}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
         with urllib.request.urlopen(url, timeout=30) as answer:
-            return [one["metric"] for one in json.load(answer)["data"]["result"]]
+            return [series["metric"] for series in json.load(answer)["data"]["result"]]
 
 
 def _target(pod: dict[str, Any], port: dict[str, Any]) -> dict[str, object]:
@@ -112,8 +112,9 @@ def _trainers(monitor: dict[str, Any]) -> dict[str, object]:
     """As the chart's PodMonitor has it, its relabelings to the letter."""
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     relabelings = [
-        {"source_labels": one["sourceLabels"], "target_label": one["targetLabel"]} for one in endpoint["relabelings"]
+        {"source_labels": relabeling["sourceLabels"], "target_label": relabeling["targetLabel"]}
+        for relabeling in endpoint["relabelings"]
     ]
     namespace = {"source_labels": ["__meta_kubernetes_namespace"], "target_label": "namespace"}
-    kept = _keep(**{"__meta_kubernetes_pod_container_port_name": endpoint["port"], f"{LABELS}rlhf_dev_job": ".+"})
-    return {"job_name": "trainers", "relabel_configs": [*kept, namespace, *relabelings]}
+    keep_rules = _keep(**{"__meta_kubernetes_pod_container_port_name": endpoint["port"], f"{LABELS}rlhf_dev_job": ".+"})
+    return {"job_name": "trainers", "relabel_configs": [*keep_rules, namespace, *relabelings]}

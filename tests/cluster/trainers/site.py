@@ -63,13 +63,13 @@ class Site:
 
     def get(self, kind: str, name: str, namespace: str) -> Object:
         """An object."""
-        found: Object = json.loads(self.kubectl("get", kind, name, "-n", namespace, "-o", "json"))
-        return found
+        fetched: Object = json.loads(self.kubectl("get", kind, name, "-n", namespace, "-o", "json"))
+        return fetched
 
     def install(self, *arguments: str) -> None:
         """Install the chart, or upgrade it, and wait until it is up."""
-        images = [f"--set={key}.repository={one.partition('@')[0]}" for key, one in self.images.items()]
-        images += [f"--set={key}.digest={one.partition('@')[2]}" for key, one in self.images.items()]
+        images = [f"--set={key}.repository={image.partition('@')[0]}" for key, image in self.images.items()]
+        images += [f"--set={key}.digest={image.partition('@')[2]}" for key, image in self.images.items()]
         command = ("upgrade", "--install", "rlhf-operator", str(CHART), "--namespace", NAMESPACE, "--create-namespace")
         ended = helm(
             *(*command, "--values", str(VALUES), *images, *arguments, "--wait", "--timeout=10m"),
@@ -112,14 +112,14 @@ class Site:
 
     def until(self, true: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
         """Wait until it is true; what kubectl cannot tell now (the API server is busy) is not so yet."""
-        end, said = time.monotonic() + seconds, ""
+        end, refusal = time.monotonic() + seconds, ""
         while True:
             try:
                 if true():
                     return
             except Refused as refused:
-                said = f"; kubectl last said {refused}"
-            assert time.monotonic() < end, f"not so after {seconds:.0f} s: {what}{said}"
+                refusal = f"; kubectl last said {refused}"
+            assert time.monotonic() < end, f"not so after {seconds:.0f} s: {what}{refusal}"
             time.sleep(0.5)
 
 
@@ -151,33 +151,33 @@ class Namespace:
 
     def status(self, job: str) -> Object:
         """The job's status."""
-        found: Object = self.site.get("rlhfjob", job, self.name).get("status") or {}
-        return found
+        status: Object = self.site.get("rlhfjob", job, self.name).get("status") or {}
+        return status
 
     def stage(self, job: str, name: str) -> Object:
         """A stage's entry in it; empty before there is one."""
-        return next((one for one in self.status(job).get("stages", []) if one["name"] == name), {})
+        return next((entry for entry in self.status(job).get("stages", []) if entry["name"] == name), {})
 
     def until(self, job: str, true: Callable[[Object], bool], what: str) -> Object:
         """Wait until it is true of the job's status; gives that."""
-        found: Object = {}
+        status: Object = {}
 
         def check() -> bool:
-            nonlocal found
-            found = self.status(job)
-            return true(found)
+            nonlocal status
+            status = self.status(job)
+            return true(status)
 
         try:
             self.site.until(check, what)
         except AssertionError as error:
-            raise AssertionError(f"{error}\n{json.dumps(found, indent=1)}\n{self.said()}") from None
-        return found
+            raise AssertionError(f"{error}\n{json.dumps(status, indent=1)}\n{self.diagnosis()}") from None
+        return status
 
     def ended(self, job: str) -> Object:
         """Wait for the job's end; gives its status."""
         return self.until(job, lambda status: status.get("phase") in ("Complete", "Failed", "Invalid"), f"{job} ended")
 
-    def said(self) -> str:
+    def diagnosis(self) -> str:
         """What a person would look at when it goes wrong."""
         parts = [self.kubectl("get", "rlhfjobs,jobs,pods", "-o", "wide")]
         parts.append(self.kubectl("get", "events", "--sort-by=.lastTimestamp"))
@@ -199,13 +199,13 @@ class Namespace:
 @functools.cache
 def _made_data() -> Path:
     """Made once a process: it takes an import of torch."""
-    own = tempfile.mkdtemp(prefix="rlhf-data-")
-    atexit.register(shutil.rmtree, own, ignore_errors=True)
-    folder = Path(own, "data")  # whose rights a copy has, too
+    scratch = tempfile.mkdtemp(prefix="rlhf-data-")
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    folder = Path(scratch, "data")  # whose rights a copy has, too
     folder.mkdir()
     command = [sys.executable, "-c", MAKE_DATA, str(ROOT / "tests" / "trainer"), str(folder)]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert made.returncode == 0, made.stderr
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
     return folder
 
 
@@ -216,5 +216,5 @@ def make_data(folder: Path) -> None:
 
 def images_given() -> tuple[str, str] | None:
     """References of images that the cluster of KUBECONFIG can pull."""
-    given = [os.environ.get(f"RLHF_{name}_IMAGE") for name in ("OPERATOR", "TRAINER")]
-    return (given[0], given[1]) if given[0] and given[1] else None
+    images = [os.environ.get(f"RLHF_{name}_IMAGE") for name in ("OPERATOR", "TRAINER")]
+    return (images[0], images[1]) if images[0] and images[1] else None

@@ -32,11 +32,11 @@ def test_a_stage_waits_for_a_device_and_says_so(team: Namespace, plug_in: Callab
     team.apply(job)
     team.until("waiting", lambda status: f"Insufficient {GPU}" in str(_sft(status).get("message")), "why it waits")
     plug_in()
-    assert team.ended("waiting")["phase"] == "Complete", team.said()
+    assert team.ended("waiting")["phase"] == "Complete", team.diagnosis()
     pods = json.loads(team.kubectl("get", "pods", "-l", "rlhf.dev/stage=prepare", "-o", "json"))["items"]
     assert pods
     assert not any(GPU in str(pod["spec"]) for pod in pods)  # preparing needs none
 
 
 def _sft(status: Object) -> Object:
-    return next((one for one in status.get("stages", []) if one["name"] == "sft"), {})
+    return next((stage for stage in status.get("stages", []) if stage["name"] == "sft"), {})

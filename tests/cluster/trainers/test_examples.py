@@ -17,7 +17,7 @@ def test_an_example_runs_to_its_report_as_pods(team: Namespace, name: str) -> No
     job = on_claims(smaller(YAML(typ="safe").load(ROOT / "examples" / f"{name}.yaml")), team.data)
     team.apply(job)
     status = team.ended(name)
-    assert status["phase"] == "Complete", f"{status}\n{team.said()}"
+    assert status["phase"] == "Complete", f"{status}\n{team.diagnosis()}"
     (report,) = (team.models / "all" / "products").glob("report-*/report.html")
     assert report.read_text().startswith("<!doctype html>")
 

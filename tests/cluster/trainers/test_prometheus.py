@@ -33,5 +33,5 @@ def test_operator_and_trainers_are_scraped_and_a_failed_job_is_told(
         assert team.ended("lost")["phase"] == "Failed"
         firing = f'ALERTS{{alertname="RLHFJobFailed", alertstate="firing", namespace="{team.name}", rlhfjob="lost"}}'
         site.until(lambda: bool(prometheus.ask(firing)), "the alert fires")
-        assert team.status("watched")["phase"] == "Running", team.said()
+        assert team.status("watched")["phase"] == "Running", team.diagnosis()
         assert not prometheus.ask(firing.replace('"lost"', '"watched"'))

@@ -16,8 +16,8 @@ SECTION = re.compile(r"^## On Kubernetes\n.*?^```sh\n(.*?)^```$", re.MULTILINE |
 
 
 def test_its_commands_end_with_a_job_complete_and_its_report(site: Site, tmp_path: Path) -> None:
-    found = SECTION.search((ROOT / "README.md").read_text())
-    assert found is not None
+    section = SECTION.search((ROOT / "README.md").read_text())
+    assert section is not None
     site.volume("default", "models")
     make_data(site.volume("default", "data"))
     gone = helm("uninstall", "rlhf-operator", "--namespace", NAMESPACE, "--wait", kubeconfig=site.kubeconfig)
@@ -36,7 +36,7 @@ def test_its_commands_end_with_a_job_complete_and_its_report(site: Site, tmp_pat
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     (tmp_path / "charts").symlink_to(ROOT / "charts")
     ended = subprocess.run(
-        ["bash", "-euxo", "pipefail", "-c", found[1]],
+        ["bash", "-euxo", "pipefail", "-c", section[1]],
         cwd=tmp_path,
         env=environment,
         capture_output=True,

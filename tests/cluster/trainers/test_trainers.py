@@ -44,8 +44,8 @@ def step(team: Namespace, path: str, stage: str) -> int:
 def running(team: Namespace, stage: str, index: int = 0) -> str:
     """Name of a stage's running pod; empty when there is none."""
     labels = f"rlhf.dev/stage={stage},batch.kubernetes.io/job-completion-index={index}"
-    found = team.kubectl("get", "pods", "-l", labels, "--field-selector=status.phase=Running", "-o", "name").split()
-    return found[0] if found else ""
+    pods = team.kubectl("get", "pods", "-l", labels, "--field-selector=status.phase=Running", "-o", "name").split()
+    return pods[0] if pods else ""
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def calm(site: Site) -> Iterator[Namespace]:
     """Where the job `calm` ended undisturbed."""
     team = site.namespace()
     team.apply(safe_rlhf("calm", path="calm", **LONG))
-    assert team.ended("calm")["phase"] == "Complete", team.said()
+    assert team.ended("calm")["phase"] == "Complete", team.diagnosis()
     yield team
     site.forget(team.name)
 
@@ -64,14 +64,14 @@ def test_a_job_ends_as_people_see_it(calm: Namespace) -> None:
     printed = calm.kubectl("get", "rlhfjobs")
     assert printed.split()[:2] == ["NAME", "STAGE"], printed
     assert "Complete" in printed
-    states = {one["name"]: one["state"] for one in status["stages"]}
+    states = {stage["name"]: stage["state"] for stage in status["stages"]}
     assert states == dict.fromkeys(("prepare", "sft", "reward", "cost", "ppo", "evaluate", "report"), "Complete")
-    ranks = {one["name"]: one["attempts"][-1]["ranks"] for one in status["stages"]}
+    ranks = {stage["name"]: stage["attempts"][-1]["ranks"] for stage in status["stages"]}
     assert (ranks["sft"], ranks["ppo"], ranks["reward"]) == (2, 2, 1)
     (report,) = (calm.models / "calm" / "products").glob("report-*/report.html")
     assert report.read_text().startswith("<!doctype html>")
-    made = {file.partition("/")[2].partition("-")[0] for file in weights(calm.models / "calm")}
-    assert made == set(WEIGHTS)
+    trained = {file.partition("/")[2].partition("-")[0] for file in weights(calm.models / "calm")}
+    assert trained == set(WEIGHTS)
     events = calm.kubectl("get", "events", "--field-selector=involvedObject.name=calm", "-o", "name").split()
     assert events, "the job has no events"
 
@@ -86,7 +86,7 @@ def test_whatever_is_killed_the_weights_are_the_same(site: Site, calm: Namespace
     kill_operators(site)
     team.until("storm", lambda status: restarts(status, "sft") == 1, "the crash is counted, once")
     # The Job controller deletes a pod that has ended after its peer: before an operator leads again, and it is unseen.
-    told = team.kubectl("get", "pods", "-o", "name")
+    pods = team.kubectl("get", "pods", "-o", "name")
 
     def harass(stage: str) -> None:
         for _ in range(3):
@@ -105,10 +105,10 @@ def test_whatever_is_killed_the_weights_are_the_same(site: Site, calm: Namespace
     site.until(lambda: not running(team, "ppo"), "its pods are gone")
     team.kubectl("patch", "rlhfjob", "storm", "--type=merge", "-p", '{"spec": {"suspend": false}}')
     status = team.ended("storm")
-    assert status["phase"] == "Complete", f"{status}\n{team.said()}"
+    assert status["phase"] == "Complete", f"{status}\n{team.diagnosis()}"
     assert restarts(status, "sft") == 1
     first = team.stage("storm", "sft")["attempts"][0]
-    assert first["reason"] == "Killed" or rank not in told, f"not what its peer raised: {first}"
+    assert first["reason"] == "Killed" or rank not in pods, f"not what its peer raised: {first}"
     assert restarts(status, "ppo") == 0
     assert weights(team.models / "storm") == weights(calm.models / "calm")
 
@@ -137,12 +137,12 @@ def kill_operators(site: Site) -> None:
 
 def restarts(status: Object, stage: str) -> int:
     """Counted ones."""
-    return next((int(one.get("restarts") or 0) for one in status.get("stages", []) if one["name"] == stage), 0)
+    return next((int(entry.get("restarts") or 0) for entry in status.get("stages", []) if entry["name"] == stage), 0)
 
 
 def attempts(status: Object, stage: str) -> int:
     """How many there were."""
-    return next((len(one.get("attempts", [])) for one in status.get("stages", []) if one["name"] == stage), 0)
+    return next((len(entry.get("attempts", [])) for entry in status.get("stages", []) if entry["name"] == stage), 0)
 
 
 def test_an_oom_kill_is_named_with_its_limit(team: Namespace) -> None:
@@ -178,5 +178,5 @@ def test_containerd_restarts_and_the_job_goes_on(site: Site, team: Namespace) ->
     time.sleep(5)  # long enough for the kubelet to miss it
     containerd.start()
     status = team.ended("through")
-    assert status["phase"] == "Complete", team.said()
+    assert status["phase"] == "Complete", team.diagnosis()
     assert restarts(status, "sft") == 0
