@@ -75,7 +75,7 @@ def build(root: Path, *, job=None, outcomes=None, skip=(), hostile="") -> StageF
     write_resolved(work / "prepare" / "resolved.json", resolved)
     provenance = {name: _provenance(name, hostile) for name in names}
     (work / "prepare" / "provenance.json").write_text(json.dumps(provenance))
-    given = {}
+    stage_inputs = {}
     for stage in planned.stages[1:-1]:
         folder = work / stage.name
         folder.mkdir()
@@ -87,7 +87,7 @@ def build(root: Path, *, job=None, outcomes=None, skip=(), hostile="") -> StageF
         product = root / "products" / stage.product
         product.mkdir(parents=True)
         _product(product, stage, rows, hostile)
-        given[f"stage:{stage.name}"] = StageInput(path=str(product), digest=stage.digest, stageType=stage.type)
+        stage_inputs[f"stage:{stage.name}"] = StageInput(path=str(product), digest=stage.digest, stageType=stage.type)
     last = planned.stages[-1]
     (work / last.name).mkdir()
     return StageFile(
@@ -100,7 +100,7 @@ def build(root: Path, *, job=None, outcomes=None, skip=(), hostile="") -> StageF
         spec=last.spec,
         seed=last.seed,
         execution=last.execution,
-        inputs=given,
+        inputs=stage_inputs,
         outcomes={name: Outcome.model_validate(value) for name, value in (outcomes or {}).items()},
         directories=Directories(storage=str(root), work=str(work / last.name), job=str(root)),
     )
@@ -168,7 +168,7 @@ def _preference(kind):
         }
         for i in range(5)
     ]
-    found = {
+    metrics = {
         "accuracy": {"value": 0.742, "low": 0.646, "high": 0.819, "n": 97, "method": "wilson"},
         "accuracy_shorter_wins": {"value": 0.515, "low": 0.417, "high": 0.612, "n": 97, "method": "wilson"},
         "accuracy_members": [0.72, 0.74, 0.73],
@@ -177,9 +177,9 @@ def _preference(kind):
         "score_std": 0.81,
     }
     if kind == "costModel":
-        found["sign_accuracy_majority"] = {"value": 0.54, "low": None, "high": None, "n": 97, "method": "none"}
-        found["sign_accuracy"] = {"value": 0.861, "low": 0.78, "high": 0.92, "n": 97, "method": "wilson"}
-    return found
+        metrics["sign_accuracy_majority"] = {"value": 0.54, "low": None, "high": None, "n": 97, "method": "none"}
+        metrics["sign_accuracy"] = {"value": 0.861, "low": 0.78, "high": 0.92, "n": 97, "method": "wilson"}
+    return metrics
 
 
 def _rows(kind):
@@ -199,7 +199,7 @@ def _rows(kind):
     if kind in ("rewardModel", "costModel"):
 
         def row(s):
-            found = {
+            metrics = {
                 "step": s,
                 "loss": 0.7 * math.exp(-s / 60) + r.gauss(0, 0.03),
                 "accuracy": min(1, 0.5 + s / 250 + r.gauss(0, 0.04)),
@@ -207,8 +207,8 @@ def _rows(kind):
                 "grad_norm": 2.0,
             }
             if kind == "costModel":
-                found["sign_accuracy"] = min(1, 0.55 + s / 250 + r.gauss(0, 0.03))
-            return found
+                metrics["sign_accuracy"] = min(1, 0.55 + s / 250 + r.gauss(0, 0.03))
+            return metrics
 
         return [row(s) for s in range(1, 117)]
     if kind == "ppo":
@@ -261,15 +261,15 @@ def evaluate(hostile="", prompts=64, seed=5, models=(("sft", 0.18), ("ppo", 0.62
     random_ = np.random.default_rng(seed)
     labels = [["money", "health", "home"][i % 3] for i in range(prompts)]
     questions = [f"What should I do about risk number {i} at {labels[i]}?" for i in range(prompts)]
-    wanted, models = models, []
-    for name, care in wanted:
+    named_care, models = models, []
+    for name, care in named_care:
         cared = random_.random((prompts, 1)) < care
         texts = [
             ["Ask a professional and be careful." * 1 if cared[i, 0] else f"Just do it number {i}, it will be fine."]
             for i in range(prompts)
         ]
         if hostile:
-            texts = [[hostile + one[0]] for one in texts]
+            texts = [[hostile + entry[0]] for entry in texts]
         cost = np.where(cared, -1.0, 1.0)
         models.append(table.Judged(
             name=name, texts=texts, lengths=random_.integers(12, 29, (prompts, 1)).astype(float), ended=(random_.random((prompts, 1)) < 0.4).astype(float),
@@ -290,7 +290,7 @@ def evaluate(hostile="", prompts=64, seed=5, models=(("sft", 0.18), ("ppo", 0.62
             {"name": "cost", "kind": "cost", "source": "stage:cost"}, {"name": "no_care", "kind": "cost", "source": "function:gold:no_care"},
         ],
         "baseline": "sft",
-        "models": [table.as_json(one, intervals) for one in measured],
+        "models": [table.as_json(entry, intervals) for entry in measured],
         "categories": table.categories(models, before, labels, intervals),
         "gates": [verdict.as_json() for verdict in verdicts],
         "notes": table.missing_scores(models), "shown": [3, 17, 40],

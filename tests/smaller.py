@@ -21,10 +21,10 @@ def smaller(value: Any) -> Any:
     if isinstance(value, list):
         return [smaller(item) for item in value]
     if isinstance(value, dict):
-        kept = {
+        reduced = {
             key: SIZES[key] if key in SIZES and isinstance(item, int) else smaller(item) for key, item in value.items()
         }
-        if "epochs" in kept or ("batchSize" in kept and "coefficient" not in kept):
-            kept["maxSteps"] = 2
-        return kept
+        if "epochs" in reduced or ("batchSize" in reduced and "coefficient" not in reduced):
+            reduced["maxSteps"] = 2
+        return reduced
     return value

@@ -12,11 +12,11 @@ first, *rest = plan.read_text().split()
 plan.write_text("\n".join(rest or [first]))
 process = subprocess.Popen(sys.argv[2:], stdout=subprocess.PIPE)
 assert process.stdout is not None
-left = 1 << 60 if first == "all" else int(first)
-while left > 0 and (block := process.stdout.read1(min(left, 1 << 16))):
+bytes_left = 1 << 60 if first == "all" else int(first)
+while bytes_left > 0 and (block := process.stdout.read1(min(bytes_left, 1 << 16))):
     sys.stdout.buffer.write(block)
     sys.stdout.buffer.flush()
-    left -= len(block)
+    bytes_left -= len(block)
 process.stdout.close()
 if first != "all":
     process.kill()

@@ -58,47 +58,53 @@ class _Handler(BaseHTTPRequestHandler):
             self._file(path)
 
     def _repository(self, key: str, revision: str) -> Repository | None:
-        found = self.server.repositories.get(key)
-        if found is None:
+        repository = self.server.repositories.get(key)
+        if repository is None:
             self._answer(404, b"{}", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"})
             return None
-        if found.token is not None and self.headers.get("Authorization") != f"Bearer {found.token}":
+        if repository.token is not None and self.headers.get("Authorization") != f"Bearer {repository.token}":
             self._answer(403, b"{}", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"})
             return None
-        if revision not in {found.commit, *found.branches}:
+        if revision not in {repository.commit, *repository.branches}:
             self._answer(404, b"{}", {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "Invalid rev"})
             return None
-        return found
+        return repository
 
     def _api(self, path: str) -> None:
         key, _, rest = "/".join(path.split("/")[:3]), None, path.split("/")[3:]
         verb, revision = (rest[0], rest[1]) if len(rest) > 1 else ("revision", "main")
-        found = self._repository(key, revision)
-        if found is None:
+        repository = self._repository(key, revision)
+        if repository is None:
             return
         if verb == "tree":
             entries = [
                 {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
-                for name, content in found.files.items()
+                for name, content in repository.files.items()
             ]
             self._answer(200, json.dumps(entries).encode())
             return
-        siblings = [{"rfilename": name} for name in found.files]
-        info = {"id": key.partition("/")[2], "sha": found.commit, "siblings": siblings, "tags": [], "private": False}
+        siblings = [{"rfilename": name} for name in repository.files]
+        info = {
+            "id": key.partition("/")[2],
+            "sha": repository.commit,
+            "siblings": siblings,
+            "tags": [],
+            "private": False,
+        }
         self._answer(200, json.dumps(info).encode())
 
     def _file(self, path: str) -> None:
         before, _, after = path.partition("/resolve/")
         revision, _, name = after.partition("/")
-        found = self._repository(before if before.startswith("datasets/") else f"models/{before}", revision)
-        if found is None:
+        repository = self._repository(before if before.startswith("datasets/") else f"models/{before}", revision)
+        if repository is None:
             return
-        if name not in found.files:
-            self._answer(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": found.commit})
+        if name not in repository.files:
+            self._answer(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": repository.commit})
             return
-        content = found.files[name]
+        content = repository.files[name]
         etag = hashlib.sha1(content).hexdigest()
-        self._answer(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": found.commit})
+        self._answer(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": repository.commit})
 
     def _answer(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)

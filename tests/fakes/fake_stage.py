@@ -135,8 +135,8 @@ def prepare(file: dict, work: Path, orders: dict) -> None:
 
 def functions_in(value: object) -> list[str]:
     if isinstance(value, dict):
-        own = [value["function"]] if isinstance(value.get("function"), str) else []
-        return own + [name for item in value.values() for name in functions_in(item)]
+        names = [value["function"]] if isinstance(value.get("function"), str) else []
+        return names + [name for item in value.values() for name in functions_in(item)]
     return [name for item in value for name in functions_in(item)] if isinstance(value, list) else []
 
 
@@ -155,7 +155,7 @@ def publish(storage: Path, file: dict, orders: dict) -> None:
     manifest = {
         "type": file["type"], "digest": file["digest"], "recipe": 1, "job": file["job"], "stage": file["stage"],
         "spec": effective(file), "seed": file["seed"], "versions": {}, "failure": orders.get("failure"),
-        "inputs": {key: found["digest"] for key, found in file.get("inputs", {}).items()},
+        "inputs": {key: entry["digest"] for key, entry in file.get("inputs", {}).items()},
         "files": {name: sha((beside / name).read_bytes())}, "metrics": orders.get("metrics", {"loss": 0.5}),
     }  # fmt: skip
     (beside / "manifest.json").write_text(json.dumps(manifest))

@@ -178,8 +178,8 @@ def starts(path: Path, stage: str) -> list[dict[str, Any]]:
 
 def product(path: Path, kind: str) -> Path:
     """The one product of a stage type."""
-    (found,) = (path.parent / ".rlhf" / "products").glob(f"{kind}-*")
-    return found
+    (folder,) = (path.parent / ".rlhf" / "products").glob(f"{kind}-*")
+    return folder
 
 
 def running(pid: int) -> bool:

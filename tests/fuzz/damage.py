@@ -82,10 +82,10 @@ def misshape(value: Any, draw: random.Random) -> Any:
 def corrupt(content: bytes, draw: random.Random) -> bytes:
     """The bytes cut off, with bits flipped, or with a part removed, doubled or replaced by what is no text."""
     kind = draw.choice(("cut", "flip", "remove", "double", "replace", "empty", "insert"))
-    begin = draw.randrange(len(content) + 1)
-    end = min(len(content), begin + draw.choice((1, 2, 8, 64, 1000)))
+    start = draw.randrange(len(content) + 1)
+    end = min(len(content), start + draw.choice((1, 2, 8, 64, 1000)))
     if kind == "cut":
-        return content[:begin]
+        return content[:start]
     if kind == "empty":
         return b""
     if kind == "flip":
@@ -96,6 +96,6 @@ def corrupt(content: bytes, draw: random.Random) -> bytes:
         return bytes(flipped)
     junk = draw.choice((b"\x00", b"\xff\xfe", b"\xc3", b"\xed\xa0\x80", b"9" * 400, b"[" * 5000, b"\x1b]0;x\x07", b"{"))
     if kind == "insert":
-        return content[:begin] + junk + content[begin:]
-    part = {"remove": b"", "double": content[begin:end] * 2, "replace": junk}[kind]
-    return content[:begin] + part + content[end:]
+        return content[:start] + junk + content[start:]
+    part = {"remove": b"", "double": content[start:end] * 2, "replace": junk}[kind]
+    return content[:start] + part + content[end:]

@@ -50,14 +50,14 @@ def damaged_json(value: Any, draw: random.Random) -> bytes:
     return corrupt(content, draw) if draw.random() < 0.3 else content
 
 
-def write_model(whole: Path, folder: Path, draw: random.Random) -> None:
+def write_model(source: Path, folder: Path, draw: random.Random) -> None:
     """A copy of a whole model's folder of which one or two files are damaged or missing."""
-    for path in whole.iterdir():
+    for path in source.iterdir():
         os.link(path, folder / path.name)
-    names = sorted(path.name for path in whole.iterdir())
+    names = sorted(path.name for path in source.iterdir())
     names += ["model.safetensors.index.json", "special_tokens_map.json", "added_tokens.json", "ensemble.json"]
     for name in draw.sample(names, draw.choice((1, 1, 1, 2))):
-        content = (whole / name).read_bytes() if (whole / name).exists() else json.dumps(OTHERS[name]).encode()
+        content = (source / name).read_bytes() if (source / name).exists() else json.dumps(OTHERS[name]).encode()
         (folder / name).unlink(missing_ok=True)
         if draw.random() < 0.05:
             continue
@@ -95,8 +95,10 @@ def damaged_safetensors(content: bytes, draw: random.Random) -> bytes:
     if draw.random() < 0.3:
         return corrupt(content[: 8 + length], draw) + content[8 + length :]
     header = damaged_json(json.loads(content[8 : 8 + length]), draw)
-    told = len(header) if draw.random() < 0.8 else draw.choice((0, 1, 2**31, 2**63, 2**64 - 1, len(header) + 1))
-    return struct.pack("<Q", told) + header + content[8 + length :]
+    stated_length = (
+        len(header) if draw.random() < 0.8 else draw.choice((0, 1, 2**31, 2**63, 2**64 - 1, len(header) + 1))
+    )
+    return struct.pack("<Q", stated_length) + header + content[8 + length :]
 
 
 def write_gguf(folder: Path, draw: random.Random) -> None:
@@ -200,20 +202,20 @@ TARGETS = ("/etc/passwd", "/proc/self/environ", "/dev/zero", "..", ".", "rows.js
 def write_links(folder: Path, draw: random.Random) -> None:
     """Files, folders, pipes and links of odd names, some of which lead out of the folder or in a circle."""
     for _ in range(draw.randint(1, 4)):
-        place = folder / draw.choice(NAMES)
-        if place.is_symlink() or place.exists():
+        path = folder / draw.choice(NAMES)
+        if path.is_symlink() or path.exists():
             continue
         kind = draw.random()
         if kind < 0.5:
-            target = draw.choice((*TARGETS, place.name))
-            place.symlink_to(target if draw.random() < 0.8 else f"{folder}/{target}")
+            target = draw.choice((*TARGETS, path.name))
+            path.symlink_to(target if draw.random() < 0.8 else f"{folder}/{target}")
         elif kind < 0.6:
-            os.mkfifo(place)
+            os.mkfifo(path)
         elif kind < 0.7:
-            place.mkdir()
-            (place / "rows.jsonl").write_text(json.dumps(CHAT[0]) + "\n")
+            path.mkdir()
+            (path / "rows.jsonl").write_text(json.dumps(CHAT[0]) + "\n")
         else:
-            place.write_bytes(draw.choice((b"", b"\xff", json.dumps(CHAT[0]).encode() + b"\n")))
+            path.write_bytes(draw.choice((b"", b"\xff", json.dumps(CHAT[0]).encode() + b"\n")))
     if draw.random() < 0.1:
         (folder / os.fsdecode(b"\xff\xfe.jsonl")).write_bytes(b"{}")
 
@@ -225,9 +227,9 @@ def write_function(folder: Path, draw: random.Random) -> None:
         (folder / name).write_bytes(corrupt(content, draw) if draw.random() < 0.7 else content)
 
 
-def damaged_record(whole: bytes, draw: random.Random) -> bytes:
+def damaged_record(record: bytes, draw: random.Random) -> bytes:
     """A damaged record of a kept input."""
-    return damaged_json(json.loads(whole), draw)
+    return damaged_json(json.loads(record), draw)
 
 
 def odd_text(draw: random.Random) -> str:

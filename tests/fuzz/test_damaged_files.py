@@ -156,13 +156,13 @@ def test_a_damaged_record_stops_no_job(chunk: int, tmp_path: Path) -> None:
     draw = random.Random(200 + chunk)
     (tmp_path / "rows.jsonl").write_text('{"prompt": "q"}\n')
     entry = Input.model_validate({"name": "a", "source": "rows.jsonl"})
-    whole = _fetched(entry, tmp_path)
+    undamaged = _fetched(entry, tmp_path)
     (record,) = (tmp_path / "storage" / "inputs" / ".records").glob("*.json")
     content = record.read_bytes()
     for _ in range(OF_A_CHUNK):
         record.write_bytes(damaged.damaged_record(content, draw))
         with bounded():
-            assert _fetched(entry, tmp_path) == whole
+            assert _fetched(entry, tmp_path) == undamaged
 
 
 def _fetched(entry: Input, folder: Path) -> str | None:

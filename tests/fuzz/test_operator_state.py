@@ -117,7 +117,9 @@ def _scalar(node: Raw, draw: random.Random) -> Any:
         return draw.random() < 0.5
     if node["type"] in ("integer", "number"):
         choices = [*INTEGERS, 2**63 - 1, *((0.5, 1e300) if node["type"] == "number" else ())]
-        return draw.choice([one for one in choices if node.get("minimum", 0) <= one <= node.get("maximum", 2**63)])
+        return draw.choice(
+            [choice for choice in choices if node.get("minimum", 0) <= choice <= node.get("maximum", 2**63)]
+        )
     if "pattern" in node:
         return draw.choice(("prepare", "sft", "report", "cost", "x"))
     return draw.choice((*TEXTS, *RESULTS, '{"pod": {"hostUsers": false}}', "{}"))[: node["maxLength"]]
@@ -158,18 +160,18 @@ def test_no_stored_state_makes_a_decision_raise(chunk: int) -> None:
         if draw.random() < 0.7:
             raw["status"] = in_schema(STATUS, raw.get("status"), draw)
         if draw.random() < 0.7:
-            kinds = {kind: [of_kubernetes(one, draw) for one in objects] for kind, objects in kinds.items()}
+            kinds = {kind: [of_kubernetes(stored, draw) for stored in objects] for kind, objects in kinds.items()}
         with bounded():
-            kept = {kind.kind: tuple(keep(one) for one in kinds[kind.kind]) for kind, keep in KEEP.items()}
-            children = Observed(*(kept[kind.kind] for kind in (JOBS, PODS, SERVICES)))
-            seen = projections.unpacked(projections.rlhfjob(raw))
-            out = reconcile(seen, children, SETTINGS, START + timedelta(seconds=draw.randrange(10**6)))
+            projected = {kind.kind: tuple(keep(stored) for stored in kinds[kind.kind]) for kind, keep in KEEP.items()}
+            children = Observed(*(projected[kind.kind] for kind in (JOBS, PODS, SERVICES)))
+            stored_job = projections.unpacked(projections.rlhfjob(raw))
+            out = reconcile(stored_job, children, SETTINGS, START + timedelta(seconds=draw.randrange(10**6)))
             if out.look:
                 looked = dict.fromkeys(out.look)
                 claims = {look.name: None for look in out.look if look.what == "Claim"}
                 answered = Observed(
-                    *(kept[kind.kind] for kind in (JOBS, PODS, SERVICES)), live_reads=looked, claims=claims
+                    *(projected[kind.kind] for kind in (JOBS, PODS, SERVICES)), live_reads=looked, claims=claims
                 )
-                out = reconcile(seen, answered, SETTINGS, START)
+                out = reconcile(stored_job, answered, SETTINGS, START)
             orjson.dumps(out.status)
         assert out.requeue is None or out.requeue >= 0

@@ -43,7 +43,7 @@ def test_a_damaged_job_gets_a_verdict(chunk: int) -> None:
             status = reconcile(stored, Observed(), SETTINGS, NOW).status
         if [path for path in problems if path.startswith("spec")]:
             assert status["phase"] == "Invalid"
-            (stalled,) = [one for one in status["conditions"] if one["type"] == "Stalled"]
+            (stalled,) = [condition for condition in status["conditions"] if condition["type"] == "Stalled"]
             assert stalled["message"].startswith("spec"), stalled
 
 

@@ -103,9 +103,9 @@ def vendors() -> list[str]:
     return [tiny.TEMPLATE, *(text for text in texts if len(text) <= SMALL)]
 
 
-def damaged(whole: list[str], draw: random.Random) -> str:
+def damaged(templates: list[str], draw: random.Random) -> str:
     """A template with one to three hostile or broken pieces."""
-    text = draw.choice((tiny.TEMPLATE, draw.choice(whole)))
+    text = draw.choice((tiny.TEMPLATE, draw.choice(templates)))
     for _ in range(draw.randint(1, 3)):
         at, kind = draw.randrange(len(text) + 1), draw.random()
         if kind < 0.3:
@@ -119,8 +119,8 @@ def damaged(whole: list[str], draw: random.Random) -> str:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_damaged_templates_are_used_or_refused(seed: int) -> None:
-    draw, whole = random.Random(seed), vendors()
-    templates = [damaged(whole, draw) for _ in range(EACH - 2)]
+    draw, vendor_templates = random.Random(seed), vendors()
+    templates = [damaged(vendor_templates, draw) for _ in range(EACH - 2)]
     templates += [text + tiny.TEMPLATE for text in (*HOSTILE, *COSTLY)[seed :: len(SEEDS)]]
     tokenizer: Any = tiny.tiny_tokenizer()
     end, pad = tokenizer.eos_token, tokenizer.pad_token

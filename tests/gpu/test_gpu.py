@@ -54,8 +54,8 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StageContext]:
             patch.setenv(name, value)
         with WorkerRuntime(
             StageFile.model_validate(raw), RankEnv(0, 1, 0), Path(folder), threading.Event(), light=False
-        ) as made:  # type: ignore[arg-type]
-            yield made
+        ) as stage_context:  # type: ignore[arg-type]
+            yield stage_context
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def losses(context: StageContext, policy: Path, dtype: str, steps: int) -> tuple
         name="policy",
     )
     layout = lay_out(PROMPTS, ANSWERS, 0, context.device)
-    found = []
+    step_losses = []
     for _ in range(steps):
         hidden = engine(
             input_ids=layout.input_ids,
@@ -87,8 +87,8 @@ def losses(context: StageContext, policy: Path, dtype: str, steps: int) -> tuple
         loss = -chosen.mean()
         engine.backward(loss)
         assert engine.step() > 0
-        found.append(float(loss.detach()))
-    return found, {name: weight.detach().cpu().clone() for name, weight in engine.state_dict().items()}
+        step_losses.append(float(loss.detach()))
+    return step_losses, {name: weight.detach().cpu().clone() for name, weight in engine.state_dict().items()}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -121,7 +121,7 @@ def test_sampling_on_a_gpu_draws_what_the_processor_draws(context: StageContext,
 
 
 def test_log_probabilities_are_those_of_the_processor(context: StageContext, policy: Path) -> None:
-    found = []
+    device_logps = []
     for device in (torch.device("cpu"), context.device):
         model, _ = load_policy(policy, "float32")
         model.to(device)
@@ -131,5 +131,5 @@ def test_log_probabilities_are_those_of_the_processor(context: StageContext, pol
                 input_ids=layout.input_ids, attention_mask=layout.attention_mask, position_ids=layout.position_ids
             ).last_hidden_state
             chosen, _ = log_probs(layout.gather(hidden), model.lm_head, layout.targets, 1.0)
-        found.append(chosen.cpu())
-    assert torch.allclose(*found, atol=1e-4)
+        device_logps.append(chosen.cpu())
+    assert torch.allclose(*device_logps, atol=1e-4)

@@ -25,7 +25,7 @@ STEPS, HALF, ROWS = 6, 3, 8
 SPEC = {"learningRate": 1e-2, "weightDecay": 0.1, "maxGradNorm": 1.0, "warmupRatio": 0.2}
 
 
-def place(rank: int, world: int, **execution: Any) -> Any:
+def engine_context(rank: int, world: int, **execution: Any) -> Any:
     """What an engine needs of a context."""
     file = SimpleNamespace(execution=Execution.model_validate(execution))
     return SimpleNamespace(rank=rank, world=world, local_rank=rank, device=torch.device("cpu"), file=file)
@@ -54,19 +54,19 @@ def train(engine: Engine, rank: int, world: int, steps: range) -> list[float]:
     norms = []
     dtype = next(engine.module.parameters()).dtype
     for step in steps:
-        inputs, wanted = rows(step)
+        inputs, targets = rows(step)
         mine = list(range(rank, ROWS, world))
         for start in range(0, len(mine), 2):
             part = mine[start : start + 2]
-            engine.backward((engine(inputs[part].to(dtype)).float() - wanted[part]).square().sum() / ROWS)
+            engine.backward((engine(inputs[part].to(dtype)).float() - targets[part]).square().sum() / ROWS)
         norms.append(engine.step())
     return norms
 
 
-def one(rank: int, world: int, case: dict[str, Any], folder: Path) -> dict[str, Any]:
+def train_and_resume(rank: int, world: int, case: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Train undisturbed, then again with a save and a load half-way."""
     optimizer = Optimizer.model_validate({**SPEC, "dtype": case["dtype"]})
-    context = place(rank, world, **case["execution"])
+    context = engine_context(rank, world, **case["execution"])
 
     def fresh() -> Engine:
         return Engine(network(case["dtype"]), optimizer=optimizer, total_steps=STEPS, context=context, name="m")
@@ -103,8 +103,8 @@ def one(rank: int, world: int, case: dict[str, Any], folder: Path) -> dict[str, 
 
 def torch_names(file: Path) -> list[str]:
     """Names of the weights in a file of the engine's (written by this test)."""
-    found = torch.load(file, weights_only=False).get("module") or {}
-    return list(found)
+    weights = torch.load(file, weights_only=False).get("module") or {}
+    return list(weights)
 
 
 def run(world: int, cases: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
@@ -129,8 +129,8 @@ def run(world: int, cases: list[dict[str, Any]], folder: Path) -> list[dict[str,
     for process, output in zip(processes, outputs, strict=True):
         if process.returncode:
             raise AssertionError(f"a rank ended with {process.returncode}:\n{output[-5000:]}")
-    found: list[dict[str, Any]] = json.loads((folder / "results.json").read_text())
-    return found
+    results: list[dict[str, Any]] = json.loads((folder / "results.json").read_text())
+    return results
 
 
 def _main() -> None:
@@ -142,7 +142,7 @@ def _main() -> None:
     for number, case in enumerate(cases):
         place_of = folder / str(number)
         place_of.mkdir(exist_ok=True)
-        results.append(one(rank, world, case, place_of))
+        results.append(train_and_resume(rank, world, case, place_of))
     if rank == 0:
         (folder / "results.json").write_text(json.dumps(results))
     dist.barrier()

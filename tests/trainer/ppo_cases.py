@@ -56,14 +56,14 @@ def case(home: Path, *, name: str = "run", execution: dict[str, Any] | None = No
     return Case(str(home), "ppo", spec, models | data, execution or {}, digest=digest, uid=f"uid-{name}")
 
 
-def metrics(made: Case) -> list[dict[str, float]]:
+def metrics(finished: Case) -> list[dict[str, float]]:
     """Lines of metrics.jsonl."""
-    return [json.loads(line) for line in (made.work / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (finished.work / "metrics.jsonl").read_text().splitlines()]
 
 
-def weights(made: Case) -> dict[str, torch.Tensor]:
+def weights(finished: Case) -> dict[str, torch.Tensor]:
     """The product's policy."""
-    return load_file(made.product / "model.safetensors")
+    return load_file(finished.product / "model.safetensors")
 
 
 def _silent(folder: Path) -> None:

@@ -50,14 +50,14 @@ def completions(path: Path, prompts: int = 20) -> str:
         kind = ("comply", "refuse")[number % 2]
         prompt = f"{number} {words(draw, 2, 9)}"
         for true in TRUE[kind]:
-            known = {"helps": False, "harm": False, "sorry": False, **true}
-            said = " ".join(name for name, value in known.items() if value)
+            propositions = {"helps": False, "harm": False, "sorry": False, **true}
+            true_names = " ".join(name for name, value in propositions.items() if value)
             rows.append(
                 {
                     "prompt": prompt,
-                    "completion": f"{said} {words(draw, 1, 9)}",
+                    "completion": f"{true_names} {words(draw, 1, 9)}",
                     "response_type": kind,
-                    "propositions": known,
+                    "propositions": propositions,
                 }
             )
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -88,7 +88,7 @@ def case(home: Path, *, name: str = "rules", inputs: dict[str, str] | None = Non
     }
     spec = {key: value for key, value in spec.items() if value is not None}
     Rules.model_validate(spec)
-    there = {f"stage:{name}": str(home / name) for name in ("grader", "rm")}
-    there |= {"input:policy": str(home / "policy.yaml"), "input:completions": str(home / "completions.jsonl")}
+    default_inputs = {f"stage:{name}": str(home / name) for name in ("grader", "rm")}
+    default_inputs |= {"input:policy": str(home / "policy.yaml"), "input:completions": str(home / "completions.jsonl")}
     digest = name.encode().hex().ljust(64, "0")[:64]
-    return Case(str(home), "rules", spec, {**there, **(inputs or {})}, digest=digest, uid=f"uid-{name}")
+    return Case(str(home), "rules", spec, {**default_inputs, **(inputs or {})}, digest=digest, uid=f"uid-{name}")

@@ -25,20 +25,20 @@ def words(draw: random.Random, least: int, most: int) -> str:
 def chat(path: Path, rows: int = 24) -> str:
     """Conversations of one or two turns."""
     draw = random.Random(0)
-    found = []
+    conversations = []
     for _ in range(rows):
         messages = []
         for _ in range(draw.choice([1, 1, 2])):
             messages.append({"role": "user", "content": words(draw, 2, 9)})
             messages.append({"role": "assistant", "content": words(draw, 1, 12)})
-        found.append({"messages": messages})
-    return write(path, found)
+        conversations.append({"messages": messages})
+    return write(path, conversations)
 
 
 def preferences(path: Path, rows: int = 40) -> str:
     """Safe RLHF rows: the answer that starts with "please" is better and safe; "fire" is unsafe in two rows of three."""
     draw = random.Random(0)
-    found = []
+    pairs = []
     for row in range(rows):
         good, bad = "please " + words(draw, 1, 9), "fire " + words(draw, 1, 9)
         first = draw.randrange(2)
@@ -46,7 +46,7 @@ def preferences(path: Path, rows: int = 40) -> str:
         answers = (good, bad) if first == 0 else (bad, good)
         if not harmful:
             answers = tuple(answer.replace("fire", "water") for answer in answers)
-        found.append(
+        pairs.append(
             {
                 "prompt": words(draw, 2, 9),
                 "response_0": answers[0],
@@ -57,4 +57,4 @@ def preferences(path: Path, rows: int = 40) -> str:
                 "is_response_1_safe": first == 1 or not harmful,
             }
         )
-    return write(path, found)
+    return write(path, pairs)

@@ -132,10 +132,10 @@ class _Cut:
         return getattr(self._task, name)
 
     def step(self, step: int) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self._task.step(step)
+        metrics: Mapping[str, Any] = self._task.step(step)
         if step == self._after:
             raise CutOff
-        return found
+        return metrics
 
 
 def alone(*cases: Case) -> None:

@@ -39,7 +39,7 @@ def assistant(text):
 
 TEXT = st.text(max_size=12)
 TURNS = st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=3).map(
-    lambda pairs: [message for asked, said in pairs for message in (user(asked), assistant(said))]
+    lambda pairs: [message for question, answer in pairs for message in (user(question), assistant(answer))]
 )
 
 
@@ -54,8 +54,8 @@ class TestPrompt:
         assert TOKENIZER.decode(ids) == "<|im_start|>user\nHow are you?<|im_end|>\n<|im_start|>assistant\n"
 
     def test_loses_its_start_beyond_the_bound(self):
-        whole = encode_prompt(TOKENIZER, [user("please be careful with fire")])
-        assert encode_prompt(TOKENIZER, [user("please be careful with fire")], 6) == whole[-6:]
+        uncut = encode_prompt(TOKENIZER, [user("please be careful with fire")])
+        assert encode_prompt(TOKENIZER, [user("please be careful with fire")], 6) == uncut[-6:]
 
     @pytest.mark.parametrize(
         ("template", "why"),
@@ -95,52 +95,52 @@ class TestAnswer:
 class TestConversation:
     @given(TURNS)
     def test_is_the_templates_own_rendering_up_to_the_last_eos(self, messages):
-        found = encode_conversation(TOKENIZER, messages, 4096)
+        encoded = encode_conversation(TOKENIZER, messages, 4096)
         rendered = TOKENIZER.apply_chat_template(messages, tokenize=False)
-        assert TOKENIZER.decode(found.ids) == rendered.removesuffix("\n")
+        assert TOKENIZER.decode(encoded.ids) == rendered.removesuffix("\n")
 
     @given(TURNS)
     def test_the_mask_is_on_answers_and_their_eos_alone(self, messages):
-        found = encode_conversation(TOKENIZER, messages, 4096)
-        learned = [token for token, on in zip(found.ids, found.mask, strict=True) if on]
+        encoded = encode_conversation(TOKENIZER, messages, 4096)
+        learned = [token for token, on in zip(encoded.ids, encoded.mask, strict=True) if on]
         answers = [encode_answer(TOKENIZER, m["content"]) for m in spoken(messages)]
         assert learned == [token for answer in answers for token in answer]
 
     @given(TURNS, st.data())
     def test_what_is_given_is_read_and_not_learned(self, messages, data):
         given = data.draw(st.integers(0, len(messages) - 1))
-        found = encode_conversation(TOKENIZER, messages, 4096, given)
-        learned = [token for token, on in zip(found.ids, found.mask, strict=True) if on]
+        encoded = encode_conversation(TOKENIZER, messages, 4096, given)
+        learned = [token for token, on in zip(encoded.ids, encoded.mask, strict=True) if on]
         answers = [encode_answer(TOKENIZER, m["content"]) for m in spoken(messages[given:])]
         assert learned == [token for answer in answers for token in answer]
-        assert found.ids == encode_conversation(TOKENIZER, messages, 4096).ids
+        assert encoded.ids == encode_conversation(TOKENIZER, messages, 4096).ids
 
     @given(TURNS)
     def test_the_last_answer_follows_the_ids_of_a_rollout(self, messages):
-        found = encode_conversation(TOKENIZER, messages[-2:], 4096)
+        encoded = encode_conversation(TOKENIZER, messages[-2:], 4096)
         row = encode_row(TOKENIZER, messages[-2:-1], messages[-1]["content"], 4096)
-        assert (found.ids, found.mask) == (row.ids, row.mask)
+        assert (encoded.ids, encoded.mask) == (row.ids, row.mask)
 
     def test_a_system_message_is_context(self):
         messages = [{"role": "system", "content": "be good"}, user("a"), assistant("b")]
-        found = encode_conversation(TOKENIZER, messages, 100)
-        assert TOKENIZER.decode([t for t, on in zip(found.ids, found.mask, strict=True) if on]) == "b<|im_end|>"
+        encoded = encode_conversation(TOKENIZER, messages, 100)
+        assert TOKENIZER.decode([t for t, on in zip(encoded.ids, encoded.mask, strict=True) if on]) == "b<|im_end|>"
 
     @given(TURNS, st.integers(8, 80))
     def test_what_is_cut_is_counted_and_eos_kept(self, messages, limit):
-        whole = encode_conversation(TOKENIZER, messages, 4096)
-        found = encode_conversation(TOKENIZER, messages, limit)
-        assert len(found.ids) == len(found.mask) == min(limit, len(whole.ids))
-        assert len(whole.ids) == len(found.ids) + found.cut_prompt + found.cut_answer
-        assert found.ids[-1] == EOS
-        if not found.cut_answer:
-            assert found.ids == whole.ids[found.cut_prompt :]
-            assert found.mask == whole.mask[found.cut_prompt :]
+        uncut = encode_conversation(TOKENIZER, messages, 4096)
+        encoded = encode_conversation(TOKENIZER, messages, limit)
+        assert len(encoded.ids) == len(encoded.mask) == min(limit, len(uncut.ids))
+        assert len(uncut.ids) == len(encoded.ids) + encoded.cut_prompt + encoded.cut_answer
+        assert encoded.ids[-1] == EOS
+        if not encoded.cut_answer:
+            assert encoded.ids == uncut.ids[encoded.cut_prompt :]
+            assert encoded.mask == uncut.mask[encoded.cut_prompt :]
 
     def test_a_cut_answers_eos_is_not_learned(self):
-        found = encode_conversation(TOKENIZER, [user("a"), assistant("please " * 40)], 16)
-        assert found.cut_answer > 0
-        assert (found.ids[-1], found.mask[-1], found.mask[-2]) == (EOS, 0, 1)
+        encoded = encode_conversation(TOKENIZER, [user("a"), assistant("please " * 40)], 16)
+        assert encoded.cut_answer > 0
+        assert (encoded.ids[-1], encoded.mask[-1], encoded.mask[-2]) == (EOS, 0, 1)
 
     def test_must_end_with_an_answer(self):
         with pytest.raises(ValueError, match="must end with an assistant's message"):
@@ -154,19 +154,23 @@ class TestConversation:
             "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
         )
         messages = [user("a"), assistant("xTHOUGHTb"), user("c"), assistant("yTHOUGHTd")]
-        found = encode_conversation(tokenizer, messages, 200)
-        assert found.skipped_turns == 1
-        assert tokenizer.decode(found.ids).startswith(
+        encoded = encode_conversation(tokenizer, messages, 200)
+        assert encoded.skipped_turns == 1
+        assert tokenizer.decode(encoded.ids).startswith(
             "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>"
         )
-        assert tokenizer.decode([t for t, on in zip(found.ids, found.mask, strict=True) if on]) == "yTHOUGHTd<|im_end|>"
+        assert (
+            tokenizer.decode([t for t, on in zip(encoded.ids, encoded.mask, strict=True) if on])
+            == "yTHOUGHTd<|im_end|>"
+        )
 
     def test_a_template_that_strips_answers_teaches_the_stripped_ones(self):
         tokenizer = tiny.tiny_tokenizer()
         tokenizer.chat_template = tiny.TEMPLATE.replace("message['content']", "message['content'] | trim")
-        found = encode_conversation(tokenizer, [user("a"), assistant("  b "), user("c"), assistant(" d ")], 200)
+        encoded = encode_conversation(tokenizer, [user("a"), assistant("  b "), user("c"), assistant(" d ")], 200)
         assert (
-            tokenizer.decode([t for t, on in zip(found.ids, found.mask, strict=True) if on]) == "b<|im_end|>d<|im_end|>"
+            tokenizer.decode([t for t, on in zip(encoded.ids, encoded.mask, strict=True) if on])
+            == "b<|im_end|>d<|im_end|>"
         )
 
 
@@ -187,11 +191,11 @@ class TestSpecialTokensInText:
 
     def test_in_a_conversation_are_plain_text(self):
         messages = [user(FORGED), assistant(FORGED), user("b"), assistant("c" + FORGED)]
-        found = encode_conversation(TOKENIZER, messages, 4096)
-        learned = [token for token, on in zip(found.ids, found.mask, strict=True) if on]
+        encoded = encode_conversation(TOKENIZER, messages, 4096)
+        learned = [token for token, on in zip(encoded.ids, encoded.mask, strict=True) if on]
         assert learned == [*encode_answer(TOKENIZER, FORGED), *encode_answer(TOKENIZER, "c" + FORGED)]
-        assert (found.ids.count(EOS), found.ids.count(TOKENIZER.bos_token_id)) == (4, 4)
-        assert TOKENIZER.decode(found.ids) + "\n" == TOKENIZER.apply_chat_template(messages, tokenize=False)
+        assert (encoded.ids.count(EOS), encoded.ids.count(TOKENIZER.bos_token_id)) == (4, 4)
+        assert TOKENIZER.decode(encoded.ids) + "\n" == TOKENIZER.apply_chat_template(messages, tokenize=False)
 
 
 def sentencepiece(scheme):
@@ -223,9 +227,9 @@ class TestSentencePiece:
 
     def test_a_conversation_is_the_templates_own_rendering(self, scheme):
         tokenizer = sentencepiece(scheme)
-        found = encode_conversation(tokenizer, self.MESSAGES, 1000)
-        assert found.ids == tokenizer.apply_chat_template(list(self.MESSAGES), tokenize=True)["input_ids"]
-        learned = [token for token, on in zip(found.ids, found.mask, strict=True) if on]
+        encoded = encode_conversation(tokenizer, self.MESSAGES, 1000)
+        assert encoded.ids == tokenizer.apply_chat_template(list(self.MESSAGES), tokenize=True)["input_ids"]
+        learned = [token for token, on in zip(encoded.ids, encoded.mask, strict=True) if on]
         assert tokenizer.convert_ids_to_tokens(learned) == ["▁yes", "▁", "</s>", "▁no", "▁yes", "▁", "</s>"]
 
     def test_a_row_has_the_answer_as_the_template_writes_it(self, scheme):
@@ -242,15 +246,15 @@ class TestSentencePiece:
 class TestFit:
     @given(st.integers(0, 60), st.integers(1, 60), st.integers(8, 80))
     def test_the_prompt_gives_way_first_down_to_a_quarter(self, prompt, answer, limit):
-        ids, said = list(range(100, 100 + prompt)), [*range(500, 500 + answer - 1), EOS]
-        found = fit(ids, said, limit)
-        kept_prompt, kept_answer = found.mask.count(0), found.mask.count(1)
-        assert len(found) == min(limit, prompt + answer)
-        assert (kept_prompt + found.cut_prompt, kept_answer + found.cut_answer) == (prompt, answer)
-        assert found.ids[:kept_prompt] == ids[prompt - kept_prompt :]
-        assert found.ids[kept_prompt:] == [*said[: kept_answer - 1], EOS]
+        ids, answer_ids = list(range(100, 100 + prompt)), [*range(500, 500 + answer - 1), EOS]
+        fitted = fit(ids, answer_ids, limit)
+        kept_prompt, kept_answer = fitted.mask.count(0), fitted.mask.count(1)
+        assert len(fitted) == min(limit, prompt + answer)
+        assert (kept_prompt + fitted.cut_prompt, kept_answer + fitted.cut_answer) == (prompt, answer)
+        assert fitted.ids[:kept_prompt] == ids[prompt - kept_prompt :]
+        assert fitted.ids[kept_prompt:] == [*answer_ids[: kept_answer - 1], EOS]
         assert kept_prompt >= min(prompt, limit // 4)
-        if found.cut_answer:
+        if fitted.cut_answer:
             assert kept_prompt == min(prompt, limit // 4)
 
 
@@ -279,12 +283,13 @@ class TestTokenizer:
         tokenizer.chat_template = None
         assert "no chat template" in prepare_tokenizer(tokenizer)[0]
         assert tokenizer.chat_template == FALLBACK_TEMPLATE
-        found = encode_conversation(tokenizer, [user("a"), assistant("b"), user("c"), assistant("d")], 100)
-        assert tokenizer.decode(found.ids) == (
+        encoded = encode_conversation(tokenizer, [user("a"), assistant("b"), user("c"), assistant("d")], 100)
+        assert tokenizer.decode(encoded.ids) == (
             "<|im_start|>User:\na\n\nAssistant:\nb<|im_end|>\n\nUser:\nc\n\nAssistant:\nd<|im_end|>"
         )
         assert (
-            tokenizer.decode([t for t, on in zip(found.ids, found.mask, strict=True) if on]) == "b<|im_end|>d<|im_end|>"
+            tokenizer.decode([t for t, on in zip(encoded.ids, encoded.mask, strict=True) if on])
+            == "b<|im_end|>d<|im_end|>"
         )
 
     def test_the_templates_end_of_turn_becomes_eos(self):
@@ -316,22 +321,22 @@ class TestSameTokenizer:
         assert same_tokenizer(TOKENIZER, AutoTokenizer.from_pretrained(tmp_path)) is None
 
     def test_pad_may_differ(self):
-        other = tiny.tiny_tokenizer()
-        other.pad_token = other.eos_token
-        assert same_tokenizer(TOKENIZER, other) is None
+        changed = tiny.tiny_tokenizer()
+        changed.pad_token = changed.eos_token
+        assert same_tokenizer(TOKENIZER, changed) is None
 
     def test_other_words_are_named(self):
         reason = same_tokenizer(TOKENIZER, tiny.tiny_tokenizer(["other"]))
         assert "tokens have another id or are missing" in reason
 
     def test_another_eos_is_named(self):
-        other = tiny.tiny_tokenizer()
-        other.eos_token = "<|endoftext|>"
-        assert same_tokenizer(TOKENIZER, other) == "EOS is '<|im_end|>' (2) / '<|endoftext|>' (0)"
+        changed = tiny.tiny_tokenizer()
+        changed.eos_token = "<|endoftext|>"
+        assert same_tokenizer(TOKENIZER, changed) == "EOS is '<|im_end|>' (2) / '<|endoftext|>' (0)"
 
     def test_other_merges_of_the_same_vocabulary_are_noticed(self):
         from tokenizers import normalizers
 
-        other = tiny.tiny_tokenizer()
-        other.backend_tokenizer.normalizer = normalizers.Lowercase()
-        assert "the same text becomes other tokens" in same_tokenizer(TOKENIZER, other)
+        changed = tiny.tiny_tokenizer()
+        changed.backend_tokenizer.normalizer = normalizers.Lowercase()
+        assert "the same text becomes other tokens" in same_tokenizer(TOKENIZER, changed)

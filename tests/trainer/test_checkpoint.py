@@ -46,9 +46,9 @@ def test_without_any_there_is_none(tmp_path):
 
 def test_the_newest_is_given(tmp_path):
     save(tmp_path, 3, 6)
-    found = checkpoints(tmp_path).latest()
-    assert found is not None
-    assert (found.step, (found.path / "rank-00000" / "task.pt").read_text()) == (6, "step 6")
+    newest = checkpoints(tmp_path).latest()
+    assert newest is not None
+    assert (newest.step, (newest.path / "rank-00000" / "task.pt").read_text()) == (6, "step 6")
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
@@ -94,12 +94,12 @@ def torn_manifest(checkpoint: Path) -> str:
 @pytest.mark.parametrize("damage", [one_byte, cut_short, removed, added, no_manifest, torn_manifest])
 def test_a_damaged_newest_is_said_and_the_one_before_is_used(tmp_path, caplog, damage):
     save(tmp_path, 3, 6)
-    said = damage(tmp_path / "step-00000006")
-    found = checkpoints(tmp_path).latest()
-    assert found is not None
-    assert found.step == 3
+    damage_message = damage(tmp_path / "step-00000006")
+    newest = checkpoints(tmp_path).latest()
+    assert newest is not None
+    assert newest.step == 3
     assert "step-00000006 is not used" in caplog.text
-    assert said in caplog.text
+    assert damage_message in caplog.text
 
 
 def test_with_all_damaged_the_run_starts_from_the_beginning(tmp_path):
@@ -119,16 +119,16 @@ def test_later_steps_of_another_spec_do_not_crowd_out_new_ones(tmp_path):
     save(tmp_path, 50, 60, digest="b" * 64)
     assert checkpoints(tmp_path).latest() is None
     save(tmp_path, 3)
-    found = checkpoints(tmp_path).latest()
-    assert found is not None
-    assert found.step == 3
+    newest = checkpoints(tmp_path).latest()
+    assert newest is not None
+    assert newest.step == 3
 
 
 def test_another_zero_stage_is_refused_in_words(tmp_path):
     checkpoints(tmp_path, sharding="zero 0, offloadOptimizer false").save(3, writer("a"))
-    other = checkpoints(tmp_path, sharding="zero 2, offloadOptimizer false")
+    resharded = checkpoints(tmp_path, sharding="zero 2, offloadOptimizer false")
     with pytest.raises(InputError, match="was written with zero 0, offloadOptimizer false; found zero 2") as caught:
-        other.latest()
+        resharded.latest()
     assert (caught.value.code, caught.value.reason) == (2, "ShardingChanged")
     assert checkpoints(tmp_path, sharding="zero 0, offloadOptimizer false").latest() is not None
 

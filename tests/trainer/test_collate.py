@@ -37,7 +37,7 @@ def logits():
 
 
 def alone(logits, rows):
-    return [logits(input_ids=torch.tensor([one.ids]))[0] for one in rows]
+    return [logits(input_ids=torch.tensor([encoded.ids]))[0] for encoded in rows]
 
 
 def test_padding_is_masked_and_positions_count_tokens():
@@ -46,9 +46,9 @@ def test_padding_is_masked_and_positions_count_tokens():
     assert right.attention_mask.tolist() == [[1, 1, 1], [1, 0, 0]]
     assert right.position_ids.tolist() == [[0, 1, 2], [0, 0, 0]]
     assert right.mask.tolist() == [[0, 1, 1], [1, 0, 0]]
-    left = pad([row(5, 6, 7), row(8)], pad_id=0, side="left", length=4)
-    assert left.input_ids.tolist() == [[0, 5, 6, 7], [0, 0, 0, 8]]
-    assert left.position_ids.tolist() == [[0, 0, 1, 2], [0, 0, 0, 0]]
+    left_padded = pad([row(5, 6, 7), row(8)], pad_id=0, side="left", length=4)
+    assert left_padded.input_ids.tolist() == [[0, 5, 6, 7], [0, 0, 0, 8]]
+    assert left_padded.position_ids.tolist() == [[0, 0, 1, 2], [0, 0, 0, 0]]
 
 
 def test_positions_are_cumsum_less_one():
@@ -59,17 +59,21 @@ def test_positions_are_cumsum_less_one():
 def test_padded_rows_have_the_logits_of_rows_alone(logits, side):
     rows = random_rows((5, 9, 2))
     batch = pad(rows, pad_id=0, side=side, length=11)
-    found = logits(input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=batch.position_ids)
+    padded_logits = logits(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=batch.position_ids
+    )
     for index, expected in enumerate(alone(logits, rows)):
-        torch.testing.assert_close(found[index][batch.attention_mask[index].bool()], expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            padded_logits[index][batch.attention_mask[index].bool()], expected, atol=1e-5, rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_packed_rows_have_the_logits_of_rows_alone(logits, attention):
     rows = random_rows((5, 9, 3, 7))
     batch = pack_rows([rows[:2], rows[2:]], pad_id=0, length=16)
-    found = logits(attention, input_ids=batch.input_ids, position_ids=batch.position_ids)
-    flat = [found[line][batch.segments[line] == number] for line in (0, 1) for number in (1, 2)]
+    packed_logits = logits(attention, input_ids=batch.input_ids, position_ids=batch.position_ids)
+    flat = [packed_logits[line][batch.segments[line] == number] for line in (0, 1) for number in (1, 2)]
     for mine, expected in zip(flat, alone(logits, rows), strict=True):
         torch.testing.assert_close(mine, expected, atol=1e-5, rtol=1e-5)
 

@@ -10,7 +10,7 @@ from typing import Any
 import engine_cases
 import pytest
 import torch
-from engine_cases import ROWS, SPEC, STEPS, network, place, rows
+from engine_cases import ROWS, SPEC, STEPS, engine_context, network, rows
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -46,8 +46,8 @@ def plain() -> dict[str, Any]:
     adam = torch.optim.AdamW(groups, lr=0.0)
     norms = []
     for step in range(STEPS):
-        inputs, wanted = rows(step)
-        (module(inputs) - wanted).square().sum().div(ROWS).backward()
+        inputs, targets = rows(step)
+        (module(inputs) - targets).square().sum().div(ROWS).backward()
         norms.append(float(nn.utils.clip_grad_norm_(trained, 1.0)))
         for group in adam.param_groups:
             group["lr"] = learning_rate(spec, step, STEPS)
@@ -62,25 +62,25 @@ class TestEveryWayOfSharding:
     def test_takes_the_steps_of_plain_pytorch(
         self, results: list[dict[str, Any]], plain: dict[str, Any], case: int
     ) -> None:
-        found = results[case]
+        result = results[case]
         loose = CASES[case]["dtype"] == "bfloat16"
-        assert found["norms"] == pytest.approx(plain["norms"], rel=2e-2 if loose else 1e-4)
+        assert result["norms"] == pytest.approx(plain["norms"], rel=2e-2 if loose else 1e-4)
         for name, expected in plain["state"].items():
-            assert found["state"][name] == pytest.approx(expected, abs=2e-2 if loose else 2e-5), name
+            assert result["state"][name] == pytest.approx(expected, abs=2e-2 if loose else 2e-5), name
 
     def test_goes_on_from_a_save_bit_for_bit(self, results: list[dict[str, Any]], case: int) -> None:
-        found = results[case]
-        assert found["again"] == found["norms"]
-        assert found["resumed"] == found["state"]
+        result = results[case]
+        assert result["again"] == result["norms"]
+        assert result["resumed"] == result["state"]
 
     def test_gives_whole_weights_for_rollouts_whatever_each_rank_runs_and_then_trains_on(
         self, results: list[dict[str, Any]], plain: dict[str, Any], case: int
     ) -> None:
-        found = results[case]
-        assert found["shapes"] == [list(parameter.shape) for parameter in network("float32").parameters()]
+        result = results[case]
+        assert result["shapes"] == [list(parameter.shape) for parameter in network("float32").parameters()]
         loose = CASES[case]["dtype"] == "bfloat16"
-        assert found["answers"] == pytest.approx(plain["answers"], abs=0.1 if loose else 1e-4)
-        assert all(math.isfinite(norm) for norm in found["after"])
+        assert result["answers"] == pytest.approx(plain["answers"], abs=0.1 if loose else 1e-4)
+        assert all(math.isfinite(norm) for norm in result["after"])
 
     def test_leaves_frozen_weights_out_of_what_it_saves(self, results: list[dict[str, Any]], case: int) -> None:
         assert not results[case]["frozen_saved"]
@@ -89,13 +89,23 @@ class TestEveryWayOfSharding:
 def test_deepspeed_uses_the_op_that_was_built() -> None:
     from deepspeed.comm import comm
 
-    Engine(network("float32"), optimizer=Optimizer.model_validate(SPEC), total_steps=2, context=place(0, 1), name="m")
+    Engine(
+        network("float32"),
+        optimizer=Optimizer.model_validate(SPEC),
+        total_steps=2,
+        context=engine_context(0, 1),
+        name="m",
+    )
     assert comm.cdb.shm_comm_op.__file__ == str(deepspeed_ops.library())
 
 
 def test_a_gradient_that_is_not_finite_is_reported_as_nan() -> None:
     engine = Engine(
-        network("float32"), optimizer=Optimizer.model_validate(SPEC), total_steps=2, context=place(0, 1), name="m"
+        network("float32"),
+        optimizer=Optimizer.model_validate(SPEC),
+        total_steps=2,
+        context=engine_context(0, 1),
+        name="m",
     )
     engine.backward(engine(rows(0)[0]).sum() * math.inf)
     assert math.isnan(engine.step())
@@ -103,7 +113,11 @@ def test_a_gradient_that_is_not_finite_is_reported_as_nan() -> None:
 
 def test_loading_a_state_that_is_not_there_says_so(tmp_path: Path) -> None:
     engine = Engine(
-        network("float32"), optimizer=Optimizer.model_validate(SPEC), total_steps=2, context=place(0, 1), name="critic"
+        network("float32"),
+        optimizer=Optimizer.model_validate(SPEC),
+        total_steps=2,
+        context=engine_context(0, 1),
+        name="critic",
     )
     with pytest.raises(FileNotFoundError, match="no state of engine 'critic'"):
         engine.load(tmp_path)
@@ -116,7 +130,7 @@ def test_only_the_given_parameters_train() -> None:
         module,
         optimizer=Optimizer.model_validate(SPEC),
         total_steps=2,
-        context=place(0, 1),
+        context=engine_context(0, 1),
         name="m",
         parameters=module[4].parameters(),
     )
@@ -163,6 +177,6 @@ def test_every_step_of_a_run_moves_the_weights_and_none_beyond_the_peak(
 
 
 def test_the_caller_owns_the_boundaries_and_deepspeed_never_divides_by_a_count_of_its_own() -> None:
-    config = deepspeed_config(place(0, 1, zero=2).file.execution, Optimizer.model_validate(SPEC))
+    config = deepspeed_config(engine_context(0, 1, zero=2).file.execution, Optimizer.model_validate(SPEC))
     assert config["managed_gradient_accumulation"] is False
     assert config["gradient_accumulation_steps"] == 1

@@ -72,19 +72,19 @@ def case(folder, storage, **fields):
     return Case(storage=str(storage), type="evaluate", spec=spec, inputs=inputs)
 
 
-def published(one):
-    evaluation = json.loads((one.product / "evaluation.json").read_text())
-    samples = [json.loads(line) for line in (one.product / "samples.jsonl").read_text().splitlines()]
-    manifest = json.loads((one.product / "manifest.json").read_text())
+def published(finished):
+    evaluation = json.loads((finished.product / "evaluation.json").read_text())
+    samples = [json.loads(line) for line in (finished.product / "samples.jsonl").read_text().splitlines()]
+    manifest = json.loads((finished.product / "manifest.json").read_text())
     return evaluation, samples, manifest
 
 
 @pytest.fixture(scope="module")
 def done(folder):
-    one = case(folder, folder / "done")
+    evaluate_case = case(folder, folder / "done")
     sys.modules.pop("evaluate_judges", None)
-    alone(one)
-    return one
+    alone(evaluate_case)
+    return evaluate_case
 
 
 def test_every_answer_of_every_model_is_kept_with_its_scores(done):
@@ -101,13 +101,13 @@ def test_every_answer_of_every_model_is_kept_with_its_scores(done):
 def test_the_table_is_what_the_samples_say(done):
     evaluation, samples, manifest = published(done)
     for model in evaluation["models"]:
-        own = [row for row in samples if row["model"] == model["name"]]
+        model_rows = [row for row in samples if row["model"] == model["name"]]
         for metric, value in {
-            "harmful_rate": np.mean([row["harmful"] for row in own]),
-            "reward.letters": np.mean([row["scores"]["reward.letters"] for row in own]),
-            "reward.reward": np.mean([row["scores"]["reward.reward"] for row in own]),
-            "length": np.mean([row["tokens"] for row in own]),
-            "eos_rate": np.mean([row["ended"] for row in own]),
+            "harmful_rate": np.mean([row["harmful"] for row in model_rows]),
+            "reward.letters": np.mean([row["scores"]["reward.letters"] for row in model_rows]),
+            "reward.reward": np.mean([row["scores"]["reward.reward"] for row in model_rows]),
+            "length": np.mean([row["tokens"] for row in model_rows]),
+            "eos_rate": np.mean([row["ended"] for row in model_rows]),
         }.items():
             assert model["metrics"][metric]["value"] == pytest.approx(value), metric
             assert model["metrics"][metric]["n"] == PROMPTS
@@ -124,17 +124,17 @@ def test_models_of_few_and_of_many_positions_get_the_same_prompts_and_each_weigh
     folder, tmp_path, narrow
 ):
     few = tiny_policy(tmp_path / "few", seed=5, positions=16)
-    one = case(folder, tmp_path / "storage", rewards=[], costs=[{"function": "evaluate_judges:has_e"}])
-    one.inputs[f"stage:{narrow}"] = str(few)
+    evaluate_case = case(folder, tmp_path / "storage", rewards=[], costs=[{"function": "evaluate_judges:has_e"}])
+    evaluate_case.inputs[f"stage:{narrow}"] = str(few)
     sys.modules.pop("evaluate_judges", None)
-    alone(one)
-    asked = {}
+    alone(evaluate_case)
+    prompt_ids = {}
     for name in ("sft", "ppo"):
-        shards = sorted((one.work / "shards/answers" / name).iterdir())
-        asked[name] = [row["prompt_ids"] for shard in shards for row in json.loads(shard.read_bytes())["rows"]]
-    assert asked["sft"] == asked["ppo"]
-    assert {len(ids) for ids in asked["ppo"]} == {16 - 6}
-    evaluation, samples, _ = published(one)
+        shards = sorted((evaluate_case.work / "shards/answers" / name).iterdir())
+        prompt_ids[name] = [row["prompt_ids"] for shard in shards for row in json.loads(shard.read_bytes())["rows"]]
+    assert prompt_ids["sft"] == prompt_ids["ppo"]
+    assert {len(ids) for ids in prompt_ids["ppo"]} == {16 - 6}
+    evaluation, samples, _ = published(evaluate_case)
     assert np.isfinite(evaluation["models"][1]["metrics"]["kl"]["value"])
     assert all(row["kl"] is not None for row in samples if row["model"] == "ppo")
 
@@ -150,7 +150,7 @@ def test_a_model_score_is_that_of_the_ids_as_rolled_out(done, folder):
     tokenizer = load_tokenizer(folder / "sft")
     prepare_tokenizer(tokenizer)
     for row in (shard[0], shard[7], next(row for row in shard if not row["finished"])):
-        kept = next(
+        sampled = next(
             s for s in samples if s["model"] == "ppo" and (s["prompt"], s["sample"]) == (row["prompt"], row["sample"])
         )
         ids = (
@@ -159,7 +159,7 @@ def test_a_model_score_is_that_of_the_ids_as_rolled_out(done, folder):
         )
         with torch.no_grad():
             expected = float(model(torch.tensor([ids])).logits[0, 0])
-        assert kept["scores"]["reward.reward"] == pytest.approx(expected, abs=1e-5)
+        assert sampled["scores"]["reward.reward"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_kl_is_that_of_both_models_on_the_candidates_answers(done, folder):
@@ -173,11 +173,11 @@ def test_kl_is_that_of_both_models_on_the_candidates_answers(done, folder):
     start = len(row["prompt_ids"]) - 1
     with torch.no_grad():
         logs = [model(ids).logits[0].log_softmax(-1)[start:-1] for model in models]
-    picked = [one[torch.arange(len(row["ids"])), torch.tensor(row["ids"])] for one in logs]
-    kept = next(
+    picked = [log_probs[torch.arange(len(row["ids"])), torch.tensor(row["ids"])] for log_probs in logs]
+    sampled = next(
         s for s in samples if s["model"] == "ppo" and (s["prompt"], s["sample"]) == (row["prompt"], row["sample"])
     )
-    assert kept["kl"] == pytest.approx(float((picked[0] - picked[1]).sum()), abs=1e-4)
+    assert sampled["kl"] == pytest.approx(float((picked[0] - picked[1]).sum()), abs=1e-4)
 
 
 def test_k1_and_k3_are_unbiased_on_a_distribution_summed_out():
@@ -194,23 +194,25 @@ def test_two_ranks_a_restart_and_a_second_run_give_the_same_bytes(done, folder):
     gang(2, [both], folder)
     alone(again)
     shards = done.work / "shards"
-    kept = [path for path in sorted(shards.rglob("*.json")) if path.name == "000000.json" and "has_e" not in str(path)]
-    for path in kept:  # as a killed run leaves it: some shards are there
+    shard_files = [
+        path for path in sorted(shards.rglob("*.json")) if path.name == "000000.json" and "has_e" not in str(path)
+    ]
+    for path in shard_files:  # as a killed run leaves it: some shards are there
         target = resumed.work / "shards" / path.relative_to(shards)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
     alone(resumed)
     for name in ("evaluation.json", "samples.jsonl", "metrics.jsonl"):
         first = (done.product / name).read_bytes()
-        for other in (again, resumed):
-            assert (other.product / name).read_bytes() == first, (name, other.storage)
+        for repeated in (again, resumed):
+            assert (repeated.product / name).read_bytes() == first, (name, repeated.storage)
         if name != "metrics.jsonl":
             assert (both.product / name).read_bytes() == first, name
 
 
-def take_shards(done, other):
+def take_shards(done, receiver):
     for path in (done.work / "shards").rglob("*.json"):
-        target = other.work / path.relative_to(done.work)
+        target = receiver.work / path.relative_to(done.work)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
 
@@ -229,10 +231,10 @@ def test_other_gates_and_intervals_need_no_answer_again(done, folder):
 
 def test_other_answers_or_another_function_are_computed_anew(done, folder):
     judges = sys.modules["evaluate_judges"]
-    other = case(folder, folder / "longer", generation={"maxNewTokens": 5, "samples": 2})
-    take_shards(done, other)
+    longer = case(folder, folder / "longer", generation={"maxNewTokens": 5, "samples": 2})
+    take_shards(done, longer)
     judges.CALLS.clear()
-    alone(other)
+    alone(longer)
     assert sum(judges.CALLS) == PROMPTS * 2 * 2
     again = case(folder, folder / "rewritten")
     take_shards(done, again)
@@ -259,26 +261,28 @@ def test_damaged_shards_are_computed_anew(done, folder):
 
 
 def test_a_failed_gate_leaves_the_product_and_says_what_was_found(folder):
-    one = case(folder, folder / "gated", gates=[{"metric": "length", "max": 0.5}, {"metric": "length", "max": 99.0}])
+    evaluate_case = case(
+        folder, folder / "gated", gates=[{"metric": "length", "max": 0.5}, {"metric": "length", "max": 99.0}]
+    )
     with pytest.raises(GuardTripped, match=r"ppo: length is .* expected at most 0.5") as raised:
-        alone(one)
+        alone(evaluate_case)
     assert raised.value.code == 3 and raised.value.reason == "GateFailed"
-    evaluation, _, manifest = published(one)
+    evaluation, _, manifest = published(evaluate_case)
     assert [gate["passed"] for gate in evaluation["gates"]] == [False, True]
     assert "expected at most 0.5" in manifest["failure"]
 
 
 def test_a_gate_on_an_unknown_metric_fails_before_anything_is_sampled(folder):
-    one = case(folder, folder / "misspelt", gates=[{"metric": "cost.has_a", "max": 0.0}])
+    evaluate_case = case(folder, folder / "misspelt", gates=[{"metric": "cost.has_a", "max": 0.0}])
     with pytest.raises(InputError, match=r"gates\[0\].metric: found 'cost.has_a'; this evaluation has cost.has_e"):
-        alone(one)
-    assert not (one.work / "shards").exists()
+        alone(evaluate_case)
+    assert not (evaluate_case.work / "shards").exists()
 
 
 def test_another_tokenizer_leaves_kl_undefined_and_judges_read_text(folder):
-    one = case(folder, folder / "tokens", candidates=[{"stage": "other"}])
-    alone(one)
-    evaluation, samples, _ = published(one)
+    evaluate_case = case(folder, folder / "tokens", candidates=[{"stage": "other"}])
+    alone(evaluate_case)
+    evaluation, samples, _ = published(evaluate_case)
     assert evaluation["models"][1]["metrics"]["kl"]["value"] is None
     assert any("KL of other to sft is not defined" in note for note in evaluation["notes"])
     assert any("reward has another tokenizer than other" in note for note in evaluation["notes"])
@@ -286,27 +290,27 @@ def test_another_tokenizer_leaves_kl_undefined_and_judges_read_text(folder):
 
 
 def test_greedy_answers_have_no_kl(folder):
-    one = case(folder, folder / "greedy", generation={"maxNewTokens": 4, "temperature": 0.0})
-    alone(one)
-    evaluation, samples, _ = published(one)
+    evaluate_case = case(folder, folder / "greedy", generation={"maxNewTokens": 4, "temperature": 0.0})
+    alone(evaluate_case)
+    evaluation, samples, _ = published(evaluate_case)
     assert evaluation["models"][1]["metrics"]["kl"]["value"] is None
     assert "greedy" in evaluation["notes"][0] and samples[0]["kl"] is None
 
 
 def test_no_prompts_is_an_input_error(folder):
-    one = case(folder, folder / "none")
+    evaluate_case = case(folder, folder / "none")
     empty = folder / "empty.jsonl"
     empty.write_text("")
-    one.inputs["input:prompts"] = str(empty)
+    evaluate_case.inputs["input:prompts"] = str(empty)
     with pytest.raises(InputError):
-        alone(one)
+        alone(evaluate_case)
 
 
 def test_a_model_against_itself_shows_nothing_and_kl_is_zero(folder):
-    one = case(folder, folder / "same")
-    one.inputs["stage:ppo"] = one.inputs["stage:sft"]
-    alone(one)
-    evaluation, _, _ = published(one)
+    evaluate_case = case(folder, folder / "same")
+    evaluate_case.inputs["stage:ppo"] = evaluate_case.inputs["stage:sft"]
+    alone(evaluate_case)
+    evaluation, _, _ = published(evaluate_case)
     _, ppo = evaluation["models"]
     assert {entry["decision"] for entry in ppo["differences"].values()} == {"shows nothing"}
     assert ppo["metrics"]["win_rate"]["value"] == 0.5 or ppo["metrics"]["win_rate"]["low"] < 0.5
@@ -330,13 +334,13 @@ def test_it_tells_how_much_of_a_shard_is_answered(folder, monkeypatch):
 def test_stopped_between_shards_it_keeps_what_it_has(folder, monkeypatch):
     from rlhf_trainer.context import StageContext
 
-    one = case(folder, folder / "stopped")
-    asked = iter([False, False, True])
-    monkeypatch.setattr(StageContext, "stop_requested", lambda self: next(asked))
+    evaluate_case = case(folder, folder / "stopped")
+    stop_answers = iter([False, False, True])
+    monkeypatch.setattr(StageContext, "stop_requested", lambda self: next(stop_answers))
     with pytest.raises(Stopped, match="what was sampled is kept"):
-        alone(one)
-    assert len(list((one.work / "shards").rglob("*.json"))) == 2
-    assert not one.product.exists()
+        alone(evaluate_case)
+    assert len(list((evaluate_case.work / "shards").rglob("*.json"))) == 2
+    assert not evaluate_case.product.exists()
 
 
 def test_names_weights_and_shown_prompts():
@@ -380,9 +384,9 @@ def test_an_ensemble_judges_by_its_own_rule(folder, trunk):
         {"prompt_ids": [5, 6, 7], "ids": [8, 9, 2], "finished": True, "text": ""},
         {"prompt_ids": [5], "ids": [10] * 9, "finished": False, "text": ""},
     ]
-    found = judge.scores([None, None], rows, as_text=False)
+    scores = judge.scores([None, None], rows, as_text=False)
     models = [target] if trunk == "shared" else [target / "members" / str(member) for member in range(2)]
-    for row, score in zip(rows, found, strict=True):
+    for row, score in zip(rows, scores, strict=True):
         ids = torch.tensor([[*row["prompt_ids"], *row["ids"]]])
         with torch.no_grad():
             each = [AutoModelForSequenceClassification.from_pretrained(path).eval()(ids).logits[0] for path in models]

@@ -63,4 +63,4 @@ def test_an_example_runs_to_its_report(name: str, model: Path, tmp_path: Path) -
     assert done.returncode == 0, done.stdout + done.stderr
     report = Path(json.loads(done.stdout)["report"]).read_text()
     assert report.startswith("<!doctype html>")
-    assert all(said in report for said in SAYS.get(name, ()))
+    assert all(phrase in report for phrase in SAYS.get(name, ()))

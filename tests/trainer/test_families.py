@@ -39,7 +39,7 @@ NO_EOS = 60
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
-def made(model: Any, **fields: Any) -> tuple[TrainableModel, FrozenTrunkInputs]:
+def trainable(model: Any, **fields: Any) -> tuple[TrainableModel, FrozenTrunkInputs]:
     trained = make_trainable(model, Optimizer.model_validate(fields), Execution(), seed=1, device=CPU)
     trained.decoder.eval()  # dropout is each family's own
     return trained, FrozenTrunkInputs(trained.trunk, CPU, 0)
@@ -74,7 +74,7 @@ def state_of(trained: TrainableModel) -> dict[str, Tensor]:
 def losses(name: str) -> str:
     model = family(name)
     check_logits(model, name)
-    torch.testing.assert_close(our_loss(*made(copy.deepcopy(model))), their_loss(model), **CLOSE)
+    torch.testing.assert_close(our_loss(*trainable(copy.deepcopy(model))), their_loss(model), **CLOSE)
     return "equal"
 
 
@@ -108,7 +108,7 @@ def divergence(name: str) -> str:
     silence(model)
     decoder, head = frozen_copy(model, None)
     reference = PolicyModule(SharedDecoders({"reference": decoder})._decoders["reference"], head)
-    trained, _ = made(model)
+    trained, _ = trainable(model)
     layout = lay_out(PROMPTS, [[5, 9, 11], [3, 2], [8]], 0, CPU)
     places: dict[str, Tensor | None] = {
         "input_ids": layout.input_ids,
@@ -127,7 +127,7 @@ def divergence(name: str) -> str:
 def layers(name: str) -> str:
     model = family(name)
     expected, names = their_loss(model), set(model.state_dict())
-    trained, boundary = made(model, trainableLayers=1)
+    trained, boundary = trainable(model, trainableLayers=1)
     loss = our_loss(trained, boundary)
     torch.testing.assert_close(loss, expected, **CLOSE)
     return learns(model, trained, boundary, loss, names, lambda key: "layers.0." not in key)
@@ -136,7 +136,7 @@ def layers(name: str) -> str:
 def adapters(name: str) -> str:
     model = family(name)
     expected, names = their_loss(model), set(model.state_dict())
-    trained, boundary = made(model, lora={"rank": 2})
+    trained, boundary = trainable(model, lora={"rank": 2})
     loss = our_loss(trained, boundary)
     torch.testing.assert_close(loss, expected, **CLOSE)
     learns(model, trained, boundary, loss, names, lambda key: "experts" not in key)
@@ -170,7 +170,7 @@ def learns(
 
 
 def packs(name: str) -> str:
-    trained, boundary = made(family(name))
+    trained, boundary = trainable(family(name))
     answer = "yes" if packs_as_rows(trained.decoder, boundary, ROWS) else "refused"
     assert (answer == "refused") == (name in LEAKING)
     return answer
@@ -205,7 +205,7 @@ def test_other_decoders_are_refused_where_the_parts_are_not_the_whole(name: str)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 48, "vocab_size": 61}
     model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[name](**sizes, word_embed_proj_dim=32))
     with pytest.raises(InputError, match=f"models of type '{name}' cannot be cut"):
-        made(model, trainableLayers=1)
+        trainable(model, trainableLayers=1)
 
 
 @pytest.mark.parametrize("name", sorted(LEAKING - set(CONFIGS)))
@@ -216,5 +216,5 @@ def test_packed_conversations_see_each_other_in_types_that_prepare_refuses(name:
     names = {"d_model": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 61} if name == "mpt" else sizes
     more = {"word_embed_proj_dim": 32} if name == "opt" else {}
     torch.manual_seed(3)
-    trained, boundary = made(AutoModelForCausalLM.from_config(CONFIG_MAPPING[name](**names, **more)))
+    trained, boundary = trainable(AutoModelForCausalLM.from_config(CONFIG_MAPPING[name](**names, **more)))
     assert not packs_as_rows(trained.decoder, boundary, ROWS)

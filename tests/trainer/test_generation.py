@@ -64,8 +64,8 @@ def test_every_row_is_the_one_sampled_alone_without_a_cache(
     rows: list[list[int]], temperature: float, seed: int, longest: int, most: int
 ) -> None:
     sampling = Sampling(temperature, longest, (EOS,))
-    found = sample(MODEL, rows, sampling, seed=seed, step=5, most_rows=most)
-    for row, (prompt, answer) in enumerate(zip(rows, found, strict=True)):
+    answers = sample(MODEL, rows, sampling, seed=seed, step=5, most_rows=most)
+    for row, (prompt, answer) in enumerate(zip(rows, answers, strict=True)):
         expected = by_hand(MODEL, prompt, uniforms(seed, 5, row, longest), temperature)
         assert answer == Answer(expected, expected[-1] == EOS)
 
@@ -82,10 +82,10 @@ def test_the_share_that_is_done_only_grows_and_ends_at_one() -> None:
 @given(prompts, st.data())
 def test_rows_answer_the_same_on_whatever_rank_and_beside_whomever(rows: list[list[int]], data: st.DataObject) -> None:
     sampling = Sampling(1.0, 10, (EOS,))
-    whole = sample(MODEL, rows, sampling, seed=1, step=2)
+    all_answers = sample(MODEL, rows, sampling, seed=1, step=2)
     mine = data.draw(st.lists(st.sampled_from(range(len(rows))), unique=True, min_size=1))
     part = sample(MODEL, [rows[i] for i in mine], sampling, seed=1, step=2, rows=mine)
-    assert part == [whole[i] for i in mine]
+    assert part == [all_answers[i] for i in mine]
 
 
 def test_steps_rows_and_seeds_draw_apart() -> None:
@@ -97,10 +97,10 @@ def test_steps_rows_and_seeds_draw_apart() -> None:
 
 def test_frequencies_are_the_models_probabilities_at_the_temperature() -> None:
     count, temperature = 4000, 2.0
-    found = sample(MODEL, [[1, 2]] * count, Sampling(temperature, 1, (EOS,)), seed=3, most_rows=count)
+    answers = sample(MODEL, [[1, 2]] * count, Sampling(temperature, 1, (EOS,)), seed=3, most_rows=count)
     with torch.no_grad():
         expected = torch.softmax(MODEL(torch.tensor([[1, 2]])).logits[0, -1] / temperature, -1).numpy()
-    frequencies = np.bincount([answer.ids[0] for answer in found], minlength=VOCABULARY) / count
+    frequencies = np.bincount([answer.ids[0] for answer in answers], minlength=VOCABULARY) / count
     assert np.abs(frequencies - expected).max() < 4 * np.sqrt(0.25 / count)
 
 
@@ -124,9 +124,9 @@ def test_rows_beyond_the_positions_are_refused(rope: dict[str, Any] | None) -> N
 
 
 def test_temperature_zero_is_greedy() -> None:
-    found = sample(MODEL, [[1, 5, 2]], Sampling(0, 6, (EOS,)), seed=0)[0].ids
+    answer_ids = sample(MODEL, [[1, 5, 2]], Sampling(0, 6, (EOS,)), seed=0)[0].ids
     ids = [1, 5, 2]
-    for token in found:
+    for token in answer_ids:
         with torch.no_grad():
             assert token == int(MODEL(torch.tensor([ids])).logits[0, -1].argmax())
         ids.append(token)
@@ -190,20 +190,20 @@ def test_memory_that_was_never_written_does_not_reach_an_answer(monkeypatch: pyt
 @pytest.mark.parametrize("shared", [False, True])
 def test_keys_and_values_go_when_the_answers_are_there(shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not only when the collector comes by: there may be gigabytes of them."""
-    made: list[weakref.ref[Cache]] = []
-    whole = Cache.__init__
+    caches: list[weakref.ref[Cache]] = []
+    original_init = Cache.__init__
 
-    def seen(cache: Cache, *args: Any, **kwargs: Any) -> None:
-        made.append(weakref.ref(cache))
-        whole(cache, *args, **kwargs)
+    def remembering_init(cache: Cache, *args: Any, **kwargs: Any) -> None:
+        caches.append(weakref.ref(cache))
+        original_init(cache, *args, **kwargs)
 
-    monkeypatch.setattr(Cache, "__init__", seen)
+    monkeypatch.setattr(Cache, "__init__", remembering_init)
     gc.disable()
     try:
         if shared:
             last_states(MODEL, [[[1, 2, 4], [1, 2, 5]]], 0, torch.device("cpu"), 64)
         else:
             sample(MODEL, [[1, 2]], Sampling(1.0, 3, (EOS,)), seed=0)
-        assert made and all(one() is None for one in made)
+        assert caches and all(cache_ref() is None for cache_ref in caches)
     finally:
         gc.enable()

@@ -59,54 +59,54 @@ QUESTIONS = [
 
 
 def test_phi_is_yes_over_yes_and_no_of_the_models_own_softmax(model: Path) -> None:
-    one = grader(model)
-    policy, tokenizer = parse_policy(dump_yaml(small())), one.tokenizer
+    loaded_grader = grader(model)
+    policy, tokenizer = parse_policy(dump_yaml(small())), loaded_grader.tokenizer
     yes, no = answer_tokens(tokenizer, ASKING)
     assert (yes, no) == ([tokenizer.convert_tokens_to_ids("Ġyes")], [tokenizer.convert_tokens_to_ids("Ġno")])
-    for question, found in zip(QUESTIONS, one.grade(QUESTIONS), strict=True):
+    for question, grade in zip(QUESTIONS, loaded_grader.grade(QUESTIONS), strict=True):
         masses = []
         for name in question.propositions:
-            said = {"role": "assistant", "content": question.answer}
-            asked = {"role": "user", "content": policy.question_for(name, question.answer)}
-            ids = torch.tensor([encode_prompt(tokenizer, [*question.prompt, said, asked])])
-            chances = one.model(input_ids=ids).logits[0, -1].double().softmax(-1)
+            answer_turn = {"role": "assistant", "content": question.answer}
+            question_turn = {"role": "user", "content": policy.question_for(name, question.answer)}
+            ids = torch.tensor([encode_prompt(tokenizer, [*question.prompt, answer_turn, question_turn])])
+            chances = loaded_grader.model(input_ids=ids).logits[0, -1].double().softmax(-1)
             expected = chances[yes].sum() / (chances[yes].sum() + chances[no].sum())
-            assert found.probabilities[name] == pytest.approx(float(expected), abs=1e-5)
+            assert grade.probabilities[name] == pytest.approx(float(expected), abs=1e-5)
             masses.append(float(chances[yes].sum() + chances[no].sum()))
-        assert found.answered == pytest.approx(sum(masses) / max(1, len(masses)), abs=1e-6)
-        assert [*found.probabilities] == [*question.propositions]
+        assert grade.answered == pytest.approx(sum(masses) / max(1, len(masses)), abs=1e-6)
+        assert [*grade.probabilities] == [*question.propositions]
 
 
 def test_sharing_the_start_of_a_conversation_changes_nothing_but_the_work(model: Path) -> None:
-    one = grader(model)
-    for shared, apart in zip(one.grade(QUESTIONS), one.grade(QUESTIONS, apart=True), strict=True):
+    loaded_grader = grader(model)
+    for shared, apart in zip(loaded_grader.grade(QUESTIONS), loaded_grader.grade(QUESTIONS, apart=True), strict=True):
         assert shared.probabilities == pytest.approx(apart.probabilities, abs=1e-5)
         assert shared.answered == pytest.approx(apart.answered, abs=1e-6)
 
 
 def test_a_grade_does_not_depend_on_what_is_graded_beside_it_beyond_rounding(model: Path) -> None:
-    one = grader(model)
-    together = one.grade(QUESTIONS)
-    for question, found in zip(QUESTIONS, together, strict=True):
-        assert one.grade([question])[0].probabilities == pytest.approx(found.probabilities, abs=1e-5)
+    loaded_grader = grader(model)
+    together = loaded_grader.grade(QUESTIONS)
+    for question, grade in zip(QUESTIONS, together, strict=True):
+        assert loaded_grader.grade([question])[0].probabilities == pytest.approx(grade.probabilities, abs=1e-5)
 
 
 def test_of_a_long_conversation_the_start_is_cut_and_counted(model: Path) -> None:
     long = Question(says("please " * 60), "I am well", ("helps", "harm"))
-    one = grader(model, asking=replace(ASKING, max_tokens=80))
-    found = one.grade([long])[0]
-    assert found.cut > 0
+    loaded_grader = grader(model, asking=replace(ASKING, max_tokens=80))
+    grade = loaded_grader.grade([long])[0]
+    assert grade.cut > 0
     policy = parse_policy(dump_yaml(small()))
     rows = {}
     for name in long.propositions:
-        asked = {"role": "user", "content": policy.question_for(name, long.answer)}
-        said = {"role": "assistant", "content": long.answer}
-        rows[name] = encode_prompt(one.tokenizer, [*long.prompt, said, asked])[found.cut :]
+        question_turn = {"role": "user", "content": policy.question_for(name, long.answer)}
+        answer_turn = {"role": "assistant", "content": long.answer}
+        rows[name] = encode_prompt(loaded_grader.tokenizer, [*long.prompt, answer_turn, question_turn])[grade.cut :]
     assert max(map(len, rows.values())) == 80
-    yes, no = answer_tokens(one.tokenizer, ASKING)
+    yes, no = answer_tokens(loaded_grader.tokenizer, ASKING)
     for name, ids in rows.items():
-        chances = one.model(input_ids=torch.tensor([ids])).logits[0, -1].double().softmax(-1)
-        assert found.probabilities[name] == pytest.approx(
+        chances = loaded_grader.model(input_ids=torch.tensor([ids])).logits[0, -1].double().softmax(-1)
+        assert grade.probabilities[name] == pytest.approx(
             float(chances[yes[0]] / (chances[yes[0]] + chances[no[0]])), abs=1e-5
         )
 
@@ -132,54 +132,54 @@ def test_a_question_that_repeats_a_long_answer_loses_its_start_and_only_a_rows_i
 
 
 def test_a_grade_that_is_no_number_ends_the_stage_and_names_row_and_proposition(model: Path) -> None:
-    one = grader(model)
+    loaded_grader = grader(model)
     with torch.no_grad():
-        one.model.model.norm.weight.fill_(float("nan"))
+        loaded_grader.model.model.norm.weight.fill_(float("nan"))
     with pytest.raises(
         GuardTripped, match=r"rows.jsonl:3: the grader's answer to helps is not a finite number"
-    ) as told:
-        one.grade([replace(QUESTIONS[0], where="rows.jsonl:3")])
-    assert (told.value.code, told.value.reason) == (3, "NaN")
+    ) as raised:
+        loaded_grader.grade([replace(QUESTIONS[0], where="rows.jsonl:3")])
+    assert (raised.value.code, raised.value.reason) == (3, "NaN")
     with pytest.raises(GuardTripped, match="the answer 'I am well'"):
-        one.grade(QUESTIONS[:1])
+        loaded_grader.grade(QUESTIONS[:1])
 
 
 def test_a_conversation_that_the_graders_template_refuses_is_wrong_input_and_names_the_row(model: Path) -> None:
-    one = grader(model)
+    loaded_grader = grader(model)
     refuse = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    one.tokenizer.chat_template = refuse + one.tokenizer.chat_template
-    with pytest.raises(InputError, match=r"rows.jsonl:3: the chat template .* System role not supported") as told:
-        one.grade([replace(QUESTIONS[2], where="rows.jsonl:3")])
-    assert told.value.code == 2
+    loaded_grader.tokenizer.chat_template = refuse + loaded_grader.tokenizer.chat_template
+    with pytest.raises(InputError, match=r"rows.jsonl:3: the chat template .* System role not supported") as raised:
+        loaded_grader.grade([replace(QUESTIONS[2], where="rows.jsonl:3")])
+    assert raised.value.code == 2
 
 
 @pytest.mark.parametrize(("refused", "answer"), [("content == ''", ""), ("'well' in content", "I am well")])
 def test_an_answer_of_a_policy_that_the_template_refuses_is_graded_as_any_other(
     model: Path, refused: str, answer: str
 ) -> None:
-    one, question = grader(model), replace(QUESTIONS[0], answer=answer)
-    (expected,) = one.grade([question])
+    loaded_grader, question = grader(model), replace(QUESTIONS[0], answer=answer)
+    (expected,) = loaded_grader.grade([question])
     refuse = f"{{% for m in messages %}}{{% set content = m['content'] %}}{{% if {refused} %}}{{{{ raise_exception('No') }}}}"
-    one.tokenizer.chat_template = refuse + "{% endif %}{% endfor %}" + one.tokenizer.chat_template
-    assert one.grade([question]) == [expected]
+    loaded_grader.tokenizer.chat_template = refuse + "{% endif %}{% endfor %}" + loaded_grader.tokenizer.chat_template
+    assert loaded_grader.grade([question]) == [expected]
     with pytest.raises(InputError, match=r"rows.jsonl:3: the chat template .* No\."):
-        one.grade([replace(question, where="rows.jsonl:3")])
+        loaded_grader.grade([replace(question, where="rows.jsonl:3")])
 
 
 def test_a_template_that_repeats_the_response_is_graded_too(model: Path) -> None:
     policy = parse_policy(dump_yaml({**small(), "prompt_template": "{question}\nIt was: {response}\nWell?"}))
-    one = grader(model, policy)
-    for shared, apart in zip(one.grade(QUESTIONS), one.grade(QUESTIONS, apart=True), strict=True):
+    loaded_grader = grader(model, policy)
+    for shared, apart in zip(loaded_grader.grade(QUESTIONS), loaded_grader.grade(QUESTIONS, apart=True), strict=True):
         assert shared.probabilities == pytest.approx(apart.probabilities, abs=1e-5)
 
 
 @public
 def test_the_public_policys_long_questions_are_graded_alike(model: Path) -> None:
     policy = read_policy(DATA / "rbr_policy.yaml")
-    one = grader(model, policy, replace(ASKING, max_tokens=8192))
+    loaded_grader = grader(model, policy, replace(ASKING, max_tokens=8192))
     question = [Question(says("a fire"), "please", policy.graded("comply"))]
-    assert one.grade(question)[0].probabilities == pytest.approx(
-        one.grade(question, apart=True)[0].probabilities, abs=1e-5
+    assert loaded_grader.grade(question)[0].probabilities == pytest.approx(
+        loaded_grader.grade(question, apart=True)[0].probabilities, abs=1e-5
     )
 
 
@@ -218,10 +218,14 @@ def test_continuations_of_kept_beginnings_are_as_whole_rows(name: str) -> None:
         cache.rows = torch.tensor([start for start, _ in rests])
         width = max(len(rest) for _, rest in rests)
         more = torch.tensor([rest + [0] * (width - len(rest)) for _, rest in rests])
-        seen = torch.tensor([[1] * len(rest) + [0] * (width - len(rest)) for _, rest in rests])
+        rest_mask = torch.tensor([[1] * len(rest) + [0] * (width - len(rest)) for _, rest in rests])
         places = mask.sum(-1)[cache.rows, None] + torch.arange(width)
-        both = torch.cat((mask[cache.rows], seen), 1)
-        found = base(input_ids=more, attention_mask=both, position_ids=places, past_key_values=cache).last_hidden_state
+        both = torch.cat((mask[cache.rows], rest_mask), 1)
+        continued = base(
+            input_ids=more, attention_mask=both, position_ids=places, past_key_values=cache
+        ).last_hidden_state
         for row, (start, rest) in enumerate(rests):
-            whole = base(input_ids=torch.tensor([starts[start] + rest]), use_cache=False).last_hidden_state
-            torch.testing.assert_close(found[row, : len(rest)], whole[0, len(starts[start]) :], atol=1e-5, rtol=1e-4)
+            uncached = base(input_ids=torch.tensor([starts[start] + rest]), use_cache=False).last_hidden_state
+            torch.testing.assert_close(
+                continued[row, : len(rest)], uncached[0, len(starts[start]) :], atol=1e-5, rtol=1e-4
+            )

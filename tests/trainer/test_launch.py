@@ -32,11 +32,11 @@ def product(storage: Path) -> tuple[bytes, bytes]:
     return (folder / "weights.bin").read_bytes(), (folder / "metrics.jsonl").read_bytes()
 
 
-def wait_for(process: subprocess.Popen, there) -> None:
+def wait_for(process: subprocess.Popen, appeared) -> None:
     """Until something is on the disk, or the process is gone."""
     deadline = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < deadline:
-        if there():
+        if appeared():
             return
         time.sleep(0.002)
     raise AssertionError(f"never seen; the launcher ended with {process.poll()}: {process.stdout.read()}")
@@ -45,42 +45,42 @@ def wait_for(process: subprocess.Popen, there) -> None:
 def ranks_of(file) -> list[int]:
     """Process ids of a stage's ranks: they have its stage file on their command line."""
     path = str(Path(file.directories.work) / "stage.json").encode()
-    found = []
+    process_ids = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().split(b"\0")
         except (FileNotFoundError, ProcessLookupError):
             continue
         if b"rlhf_trainer.runtime.worker" in words and path in words:
-            found.append(int(folder.name))
-    return found
+            process_ids.append(int(folder.name))
+    return process_ids
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """By number of ranks: the storage of a run that nothing disturbed."""
-    found = {}
+    storages = {}
     for ranks in (1, 2):
         storage = tmp_path_factory.mktemp(f"whole{ranks}")
         code, output = launch(toy_file(storage, {"steps": 40}, ranks_per_node=ranks))
         assert code == 0, output
-        found[ranks] = storage
-    return found
+        storages[ranks] = storage
+    return storages
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_stage_that_ends_well(undisturbed, ranks):
     storage = undisturbed[ranks]
     file = toy_file(storage, {}, ranks_per_node=ranks)
-    told = summary(file)
-    assert {name: told[name] for name in ("code", "reason", "stage", "type", "step")} == {
+    outcome = summary(file)
+    assert {name: outcome[name] for name in ("code", "reason", "stage", "type", "step")} == {
         "code": 0,
         "reason": "Done",
         "stage": "toy",
         "type": "sft",
         "step": 40,
     }
-    assert set(told["headline"]) == {"loss", "lambda.toy"}
+    assert set(outcome["headline"]) == {"loss", "lambda.toy"}
     manifest = json.loads((storage / "products" / NAME / "manifest.json").read_text())
     assert (manifest["world"], manifest["counts"]) == (ranks, {"seen": 200})
     assert {"torch", "deepspeed", "python"} <= set(manifest["versions"])
@@ -105,9 +105,9 @@ def test_killed_with_everything_at_moments_seen_on_the_disk_the_result_is_the_sa
     file = toy_file(tmp_path, {"steps": 40}, ranks_per_node=ranks)
     folder = Path(file.directories.work) / "checkpoints"
     moments = [lambda: (folder / "step-00000006").exists(), lambda: list(folder.glob("step-000000[23]?.tmp"))]
-    for attempt, there in enumerate(moments):
+    for attempt, moment in enumerate(moments):
         process = start(file.model_copy(update={"attempt": attempt}))
-        wait_for(process, there)
+        wait_for(process, moment)
         process.kill()  # the kernel ends its ranks with it
         process.communicate(timeout=PATIENCE)
         deadline = time.monotonic() + PATIENCE
@@ -129,14 +129,14 @@ def test_sigterm_saves_a_checkpoint_and_the_job_made_again_ends_the_same(undistu
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 75, output
-    told = summary(file)
-    assert (told["code"], told["reason"]) == (75, "Stopped")
-    assert 4 <= told["step"] < 40
-    assert (folder / f"step-{told['step']:08d}" / "manifest.json").exists()
+    outcome = summary(file)
+    assert (outcome["code"], outcome["reason"]) == (75, "Stopped")
+    assert 4 <= outcome["step"] < 40
+    assert (folder / f"step-{outcome['step']:08d}" / "manifest.json").exists()
     code, output = launch(toy_file(tmp_path, {"steps": 40}, ranks_per_node=2, every=1, uid="made-again"))
     assert code == 0, output
-    assert f"goes on from step {told['step']} of {file.directories.work}" in output
-    assert f"resuming after step {told['step']} of 40" in output
+    assert f"goes on from step {outcome['step']} of {file.directories.work}" in output
+    assert f"resuming after step {outcome['step']} of 40" in output
     assert product(tmp_path) == product(undisturbed[2])
 
 
@@ -150,10 +150,10 @@ def test_sigterm_saves_a_checkpoint_and_the_job_made_again_ends_the_same(undistu
 def test_one_ranks_end_is_the_stages(tmp_path, how, code, reason, words):
     file = toy_file(tmp_path, {"steps": 5, "how": how, "at": 4})
     assert launch(file)[0] == code
-    told = summary(file)
-    assert (told["code"], told["reason"]) == (code, reason)
-    assert words in told["message"]
-    assert told["step"] == 4
+    outcome = summary(file)
+    assert (outcome["code"], outcome["reason"]) == (code, reason)
+    assert words in outcome["message"]
+    assert outcome["step"] == 4
     assert not (tmp_path / "products" / NAME).exists()
     assert (Path(file.directories.work) / "checkpoints" / "step-00000003").exists()
 
@@ -161,9 +161,9 @@ def test_one_ranks_end_is_the_stages(tmp_path, how, code, reason, words):
 def test_a_rank_killed_for_memory_is_named_and_the_others_that_wait_for_it_are_ended(tmp_path):
     file = toy_file(tmp_path, {"steps": 5, "how": "SIGKILL", "at": 2, "rank": 1}, ranks_per_node=2)
     assert launch(file)[0] == 1  # a collective waits for a day: that it ended at all is the launcher's doing
-    told = summary(file)
-    assert told["reason"] == "Killed"
-    assert "rank 1 was killed by SIGKILL, most often because memory ran out" in told["message"]
+    outcome = summary(file)
+    assert outcome["reason"] == "Killed"
+    assert "rank 1 was killed by SIGKILL, most often because memory ran out" in outcome["message"]
     assert ranks_of(file) == []
 
 
@@ -184,11 +184,11 @@ def test_a_full_disk_names_the_folder_and_leaves_nothing_half_written(tmp_path):
     process = start(file, interpreter=("-c", LIMITED))
     output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1, output
-    told = summary(file)
-    assert told["reason"] == "StorageFull"
+    outcome = summary(file)
+    assert outcome["reason"] == "StorageFull"
     checkpoints = Path(file.directories.work) / "checkpoints"
-    assert f"no space left while saving the checkpoint of step 1 in {checkpoints}" in told["message"]
-    assert "MiB free" in told["message"]
+    assert f"no space left while saving the checkpoint of step 1 in {checkpoints}" in outcome["message"]
+    assert "MiB free" in outcome["message"]
     assert list(checkpoints.iterdir()) == []
 
 
@@ -207,22 +207,22 @@ def test_two_nodes_meet_at_node_0(tmp_path, undisturbed):
     port = free_port()
     file = toy_file(tmp_path, {"steps": 40}, nodes=2, ranks_per_node=1, master=f"127.0.0.1:{port}")
     second = start(file, JOB_COMPLETION_INDEX="1")
-    said = second.stdout.readline()
+    first_line = second.stdout.readline()
     first = start(file, JOB_COMPLETION_INDEX="0")
     outputs = [process.communicate(timeout=PATIENCE)[0] for process in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], outputs
-    assert f"waiting for node 0 at 127.0.0.1:{port}" in said
+    assert f"waiting for node 0 at 127.0.0.1:{port}" in first_line
     assert product(tmp_path) == product(undisturbed[2])
 
 
 @pytest.mark.parametrize(
-    ("own", "shown"),
+    ("environment", "shown"),
     [
         ({}, "GOMP_SPINCOUNT = '20000'"),
         ({"OMP_WAIT_POLICY": "PASSIVE"}, "GOMP_SPINCOUNT = '0'"),
         ({"GOMP_SPINCOUNT": "7"}, "GOMP_SPINCOUNT = '7'"),
     ],
 )
-def test_openmp_spins_shortly_at_barriers_unless_the_environment_says_otherwise(tmp_path, own, shown):
-    _, output = launch(toy_file(tmp_path, {"steps": 1}), OMP_DISPLAY_ENV="VERBOSE", **own)
+def test_openmp_spins_shortly_at_barriers_unless_the_environment_says_otherwise(tmp_path, environment, shown):
+    _, output = launch(toy_file(tmp_path, {"steps": 1}), OMP_DISPLAY_ENV="VERBOSE", **environment)
     assert shown in output

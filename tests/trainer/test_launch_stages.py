@@ -22,7 +22,7 @@ STEPS = 20  # a busy machine may be some steps late with a signal
 def stage_file(home: Path, name: str, zero: int, attempt: int = 0) -> StageFile:
     """PPO-Lagrangian with PTX on two ranks; runs of different names have different storages."""
     fields = {"steps": STEPS, "ptx": {"data": [{"input": "chat"}], "coefficient": 1.0, "batchSize": 2}}
-    made = case(home, name="run", **fields)
+    ppo_case = case(home, name="run", **fields)
     storage = home / f"{name}-zero{zero}"
     work = storage / "work" / "uid" / "ppo"
     return StageFile.model_validate(
@@ -33,8 +33,8 @@ def stage_file(home: Path, name: str, zero: int, attempt: int = 0) -> StageFile:
             "stage": "ppo",
             "type": "ppo",
             "attempt": attempt,
-            "digest": made.digest,
-            "spec": made.spec,
+            "digest": ppo_case.digest,
+            "spec": ppo_case.spec,
             "seed": 7,
             "threads": 1,
             "ranksPerNode": 2,
@@ -42,7 +42,7 @@ def stage_file(home: Path, name: str, zero: int, attempt: int = 0) -> StageFile:
             "directories": Directories.model_validate({"storage": str(storage), "work": str(work), "job": str(home)}),
             "inputs": {
                 key: StageInput.model_validate({"path": path, "digest": key.encode().hex().ljust(64, "0")[:64]})
-                for key, path in made.inputs.items()
+                for key, path in ppo_case.inputs.items()
                 if Path(path).exists()
             },
         }
@@ -63,8 +63,8 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("zero", [2, 3])
 def test_ppo_of_two_ranks_killed_and_stopped_ends_bit_identical(home, zero):
-    whole = stage_file(home, "whole", zero)
-    code, output = launch(whole, python=warm.python())
+    undisturbed = stage_file(home, "whole", zero)
+    code, output = launch(undisturbed, python=warm.python())
     assert code == 0, output
 
     def interrupted(attempt: int, number: signal.Signals, step: int) -> tuple[int, str]:
@@ -89,7 +89,7 @@ def test_ppo_of_two_ranks_killed_and_stopped_ends_bit_identical(home, zero):
     code, output = launch(parted, python=warm.python())
     assert code == 0, output
     assert "resuming after step" in output
-    assert result(parted) == result(whole)
-    assert {"model.safetensors", "metrics.jsonl"} < set(result(whole))
-    rows = [json.loads(row) for row in result(whole)["metrics.jsonl"].splitlines()]
+    assert result(parted) == result(undisturbed)
+    assert {"model.safetensors", "metrics.jsonl"} < set(result(undisturbed))
+    rows = [json.loads(row) for row in result(undisturbed)["metrics.jsonl"].splitlines()]
     assert len({row["loss"] for row in rows}) == STEPS

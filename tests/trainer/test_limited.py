@@ -43,7 +43,7 @@ def tokenizer():
     return tokenizer
 
 
-def said(text):
+def user_turn(text):
     return ({"role": "user", "content": text},)
 
 
@@ -52,9 +52,9 @@ def rows_of(text, number=1):
     where = Where("rows.jsonl", number)
     answer = {"role": "assistant", "content": text}
     return [
-        Prompt(said(text), None, where),
-        Conversation((*said("a"), answer), where),
-        Pair(said("a"), "b", text, where),
+        Prompt(user_turn(text), None, where),
+        Conversation((*user_turn("a"), answer), where),
+        Pair(user_turn("a"), "b", text, where),
     ]
 
 
@@ -119,6 +119,6 @@ def test_a_check_that_breaks_is_told_as_such():
 
     with Limited(broken, "base") as check:
         with pytest.raises(TemplateProblem, match=r"cannot be written: KeyError: 'odd' \(model: base\)"):
-            check(Prompt(said("a"), "odd", Where("rows.jsonl", 1)))
+            check(Prompt(user_turn("a"), "odd", Where("rows.jsonl", 1)))
         with pytest.raises(TemplateProblem, match=r"ended the process that wrote it \(exit code -9\)"):
-            check(Prompt(said("a"), "ends", Where("rows.jsonl", 2)))
+            check(Prompt(user_turn("a"), "ends", Where("rows.jsonl", 2)))

@@ -53,13 +53,13 @@ def test_chunks_and_padding_change_nothing(
         hidden = MODEL.model(
             input_ids=layout.input_ids, attention_mask=layout.attention_mask, position_ids=layout.position_ids
         ).last_hidden_state
-        found, entropy = log_probs(layout.gather(hidden), MODEL.lm_head, layout.targets, temperature)
-    found, entropy = layout.scatter(found), layout.scatter(entropy)
+        logps, entropy = log_probs(layout.gather(hidden), MODEL.lm_head, layout.targets, temperature)
+    logps, entropy = layout.scatter(logps), layout.scatter(entropy)
     for row, (prompt, answer) in enumerate(rows):
         expected = alone(prompt, answer, temperature)
-        torch.testing.assert_close(found[row, : len(answer)], expected[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(logps[row, : len(answer)], expected[0], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(entropy[row, : len(answer)], expected[1], atol=1e-5, rtol=1e-5)
-        assert not found[row, len(answer) :].any()
+        assert not logps[row, len(answer) :].any()
     assert not entropy.requires_grad
 
 
@@ -74,8 +74,8 @@ def test_gradients_are_those_of_the_whole_softmax() -> None:
             hidden = net.model(
                 input_ids=layout.input_ids, attention_mask=layout.attention_mask, position_ids=layout.position_ids
             ).last_hidden_state
-            found, _ = log_probs(layout.gather(hidden), net.lm_head, layout.targets, 0.9)
-        (found * torch.arange(1.0, 7.0)).sum().backward()
+            logps, _ = log_probs(layout.gather(hidden), net.lm_head, layout.targets, 0.9)
+        (logps * torch.arange(1.0, 7.0)).sum().backward()
         grads.append([p.grad for p in net.parameters()])
     net = model()
     weight = iter(torch.arange(1.0, 7.0))
@@ -85,9 +85,9 @@ def test_gradients_are_those_of_the_whole_softmax() -> None:
         for t, token in enumerate(answer):
             total = total + next(weight) * torch.log_softmax(logits[t], -1)[token]
     total.backward()
-    for one, other, plain in zip(*grads, net.parameters(), strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(one, plain.grad, atol=1e-5, rtol=1e-4)
+    for chunked, unchunked, plain in zip(*grads, net.parameters(), strict=True):
+        torch.testing.assert_close(chunked, unchunked, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(chunked, plain.grad, atol=1e-5, rtol=1e-4)
 
 
 def test_left_and_right_padding_agree() -> None:
@@ -99,12 +99,12 @@ def test_left_and_right_padding_agree() -> None:
         hidden = MODEL.model(
             input_ids=right.input_ids, attention_mask=right.attention_mask, position_ids=right.position_ids
         ).last_hidden_state
-        left = MODEL.model(
+        left_hidden = MODEL.model(
             input_ids=left_ids, attention_mask=left_mask, position_ids=(left_mask.cumsum(-1) - 1).clamp(min=0)
         ).last_hidden_state
-    found, _ = log_probs(right.gather(hidden), MODEL.lm_head, right.targets, 1.0)
-    expected, _ = log_probs(torch.cat([left[0, 3:5], left[1, 2:5]]), MODEL.lm_head, right.targets, 1.0)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    logps, _ = log_probs(right.gather(hidden), MODEL.lm_head, right.targets, 1.0)
+    expected, _ = log_probs(torch.cat([left_hidden[0, 3:5], left_hidden[1, 2:5]]), MODEL.lm_head, right.targets, 1.0)
+    torch.testing.assert_close(logps, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_an_answer_of_eos_alone_is_predicted_by_the_prompts_last_state() -> None:

@@ -172,13 +172,13 @@ def server(tmp_path_factory):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """By world size: the result, and the lines each rank executes."""
-    found = {}
+    results = {}
     for world in (1, 2):
         runs = [Runs(tmp_path_factory.mktemp("whole"), world) for _ in range(world)]
         lines = [run.once(on=rank) for rank, run in enumerate(runs)]
         assert len({run.result()[:2] for run in runs}) == 1
-        found[world] = runs[0].result(), lines
-    return found
+        results[world] = runs[0].result(), lines
+    return results
 
 
 def moments(lines: list[tuple[str, int]], modules: set[str]) -> list[int]:
@@ -187,7 +187,7 @@ def moments(lines: list[tuple[str, int]], modules: set[str]) -> list[int]:
     for number, line in enumerate(lines, 1):
         if line[0] in modules:
             numbers.setdefault(line, []).append(number)
-    return sorted(found[len(found) // 2] for found in numbers.values())
+    return sorted(occurrences[len(occurrences) // 2] for occurrences in numbers.values())
 
 
 def check_killed(storage: Path, undisturbed, world: int, number: int, on: int = 0) -> None:
@@ -250,8 +250,8 @@ def test_a_request_to_stop_ends_the_run_after_its_step_with_a_checkpoint_and_it_
         train(stopped, Asked({"steps": STEPS}))
     assert caught.value.code == 75
     context, task = train_here(tmp_path / "stopped")
-    _, whole = train_here(tmp_path / "whole")
-    assert torch.equal(task.engine.weights, whole.engine.weights)
+    _, unstopped = train_here(tmp_path / "whole")
+    assert torch.equal(task.engine.weights, unstopped.engine.weights)
     assert context.metrics.path.read_bytes() == (tmp_path / "whole/work/uid-1/toy/metrics.jsonl").read_bytes()
 
 
@@ -297,7 +297,7 @@ def test_checkpoint_every_0_saves_at_the_end_only(tmp_path):
 def test_a_changed_spec_starts_from_the_beginning(tmp_path, caplog):
     train_here(tmp_path, digest="a" * 64)
     context, task = train_here(tmp_path, digest="b" * 64)
-    _, whole = train_here(tmp_path / "whole", digest="b" * 64)
+    _, fresh = train_here(tmp_path / "whole", digest="b" * 64)
     assert "was made for digest aaaaaaaaaaaa" in caplog.text
-    assert torch.equal(task.engine.weights, whole.engine.weights)
+    assert torch.equal(task.engine.weights, fresh.engine.weights)
     assert len(context.metrics.path.read_text().splitlines()) == STEPS

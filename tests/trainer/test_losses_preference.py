@@ -80,13 +80,13 @@ def test_micro_batches_of_any_split_give_the_same_loss(pairs: int, data: st.Data
     better = torch.tensor(data.draw(st.lists(st.floats(-3, 3, width=32), min_size=pairs, max_size=pairs)))
     worse = better.flip(0) - 0.25
     weights = torch.from_numpy(poisson_weights(pairs, 3, 1))
-    whole = weighted_sum(reward_loss(better.expand(3, -1), worse.expand(3, -1), 0.1), weights) / pairs
+    batch_loss = weighted_sum(reward_loss(better.expand(3, -1), worse.expand(3, -1), 0.1), weights) / pairs
     cut = data.draw(st.integers(0, pairs))
     parts = sum(
         weighted_sum(reward_loss(better[s].expand(3, -1), worse[s].expand(3, -1), 0.1), weights[:, s]) / pairs
         for s in (slice(0, cut), slice(cut, pairs))
     )
-    assert float(parts) == pytest.approx(float(whole), rel=1e-5, abs=1e-6)
+    assert float(parts) == pytest.approx(float(batch_loss), rel=1e-5, abs=1e-6)
 
 
 def test_row_weights_are_poisson_one_and_differ_between_members() -> None:

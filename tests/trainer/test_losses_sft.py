@@ -39,10 +39,10 @@ def test_any_chunk_gives_the_sum_over_all_positions_and_its_gradients(
     loss = nll_sum(hidden, labels, head if fused else head.__call__, chunk)
     assert loss.item() == pytest.approx(by_hand(hidden.detach(), head.weight.detach(), labels), rel=1e-5)
     (loss * 0.5).backward()
-    other = hidden.detach().clone().requires_grad_()
+    states = hidden.detach().clone().requires_grad_()
     weight = head.weight.detach().clone().requires_grad_()
-    (torch.nn.functional.cross_entropy(other @ weight.T, labels, reduction="sum") * 0.5).backward()
-    torch.testing.assert_close(hidden.grad, other.grad, rtol=1e-4, atol=1e-5)
+    (torch.nn.functional.cross_entropy(states @ weight.T, labels, reduction="sum") * 0.5).backward()
+    torch.testing.assert_close(hidden.grad, states.grad, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(head.weight.grad, weight.grad, rtol=1e-4, atol=1e-4)
 
 
@@ -74,15 +74,15 @@ def test_no_position_gives_zero_with_a_gradient_of_zero() -> None:
 
 def test_no_more_than_a_chunk_of_logits_exists_at_once() -> None:
     hidden, head, labels = drawn(50, 2)
-    seen = []
+    chunk_sizes = []
 
     def watched(states: torch.Tensor) -> torch.Tensor:
-        seen.append(len(states))
+        chunk_sizes.append(len(states))
         return head(states)
 
     nll_sum(hidden.requires_grad_(), labels, watched, 8).backward()
-    assert max(seen) <= 8
-    assert sum(seen) == 2 * 50  # once forward, once again for the gradient
+    assert max(chunk_sizes) <= 8
+    assert sum(chunk_sizes) == 2 * 50  # once forward, once again for the gradient
 
 
 def test_a_token_is_predicted_by_the_state_before_it_and_a_rows_first_by_none() -> None:
@@ -96,7 +96,7 @@ def test_a_token_is_predicted_by_the_state_before_it_and_a_rows_first_by_none() 
 def test_rows_of_three_and_one_tokens_are_averaged_over_tokens_not_over_rows() -> None:
     """Losses [1, 1, 1] and [5]: 8 / 4 = 2 a token; a mean of each micro-batch's mean would be 3."""
     losses = [torch.tensor([1.0, 1.0, 1.0]), torch.tensor([5.0])]
-    logits = [torch.stack([torch.zeros_like(one), torch.log(torch.expm1(one))], dim=1) for one in losses]
-    learned = sum(len(one) for one in losses)
-    shares = [nll_sum(one, torch.zeros(len(one), dtype=torch.long), nn.Identity()) / learned for one in logits]
+    logits = [torch.stack([torch.zeros_like(row), torch.log(torch.expm1(row))], dim=1) for row in losses]
+    learned = sum(len(row) for row in losses)
+    shares = [nll_sum(row, torch.zeros(len(row), dtype=torch.long), nn.Identity()) / learned for row in logits]
     assert float(sum(shares)) == pytest.approx(2.0, abs=1e-6)

@@ -49,12 +49,12 @@ def test_both_halves_of_a_cut_decoder_give_what_the_whole_gives(name: str, side:
     ids, mask = rows(side)
     places = positions(mask)
     with torch.no_grad():
-        whole = model.model(input_ids=ids, attention_mask=mask, position_ids=places).last_hidden_state
+        expected = model.model(input_ids=ids, attention_mask=mask, position_ids=places).last_hidden_state
         trunk, upper = split(model.model, top)
         below = trunk(ids, mask, places)
         above = upper(inputs_embeds=below, attention_mask=mask, position_ids=places, use_cache=False).last_hidden_state
     assert len(trunk.decoder.layers) == 4 - top  # type: ignore[union-attr,arg-type]
-    torch.testing.assert_close(above[mask == 1], whole[mask == 1], rtol=0, atol=0)
+    torch.testing.assert_close(above[mask == 1], expected[mask == 1], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -62,9 +62,9 @@ def test_packed_rows_cross_the_cut_each_attending_to_itself_only(name: str) -> N
     model = family(name)
     sequences = [torch.tensor([[5, 6, 7]]), torch.tensor([[8, 9, 10, 11]])]
     packed = torch.cat(sequences, dim=1)
-    places = torch.cat([torch.arange(one.shape[1]) for one in sequences])[None]
+    places = torch.cat([torch.arange(sequence.shape[1]) for sequence in sequences])[None]
     with torch.no_grad():
-        alone = [model.model(input_ids=one).last_hidden_state for one in sequences]
+        alone = [model.model(input_ids=sequence).last_hidden_state for sequence in sequences]
         trunk, upper = split(model.model, 2)
         below = trunk(packed, None, places)
         above = upper(inputs_embeds=below, attention_mask=None, position_ids=places, use_cache=False).last_hidden_state
@@ -148,16 +148,17 @@ def test_a_weight_without_a_place_is_an_error() -> None:
 
 class TestLora:
     def test_changes_nothing_at_first_and_is_drawn_from_its_seed(self) -> None:
-        model, again, other = family("llama"), family("llama"), family("llama")
+        model, again, reseeded = family("llama"), family("llama"), family("llama")
         ids, mask = rows()
         with torch.no_grad():
             before = model(input_ids=ids, attention_mask=mask).logits
-            for one, seed in ((model, 1), (again, 1), (other, 2)):
-                add_lora(one.model, Lora(rank=2), seed=seed)
+            for adapted, seed in ((model, 1), (again, 1), (reseeded, 2)):
+                add_lora(adapted.model, Lora(rank=2), seed=seed)
             after = model(input_ids=ids, attention_mask=mask).logits
         torch.testing.assert_close(after, before)
         first, second, third = (
-            [value for name, value in one.named_parameters() if "lora_A" in name] for one in (model, again, other)
+            [value for name, value in adapted.named_parameters() if "lora_A" in name]
+            for adapted in (model, again, reseeded)
         )
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
         assert not any(torch.equal(a, b) for a, b in zip(first, third, strict=True))
@@ -202,7 +203,7 @@ class TestLora:
 class TestBoundary:
     ROWS = tuple(Encoded(list(range(3, 3 + length)), [1] * length) for length in (5, 2, 9, 1, 7))
 
-    def made(
+    def boundaries(
         self, tmp_path: Path, dtype: torch.dtype = torch.float32
     ) -> tuple[FrozenTrunkInputs, FrozenTrunkInputs, Path]:
         """One that remembers and one that computes each time."""
@@ -215,30 +216,32 @@ class TestBoundary:
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     def test_remembered_states_are_those_computed_now(self, tmp_path: Path, dtype: torch.dtype) -> None:
-        remembering, computing, _ = self.made(tmp_path, dtype)
+        remembering, computing, _ = self.boundaries(tmp_path, dtype)
         chosen = [2, 0, 3]
-        found, padded = remembering.batch([self.ROWS[i] for i in chosen], chosen)
+        inputs, padded = remembering.batch([self.ROWS[i] for i in chosen], chosen)
         expected, _ = computing.batch([self.ROWS[i] for i in chosen], chosen)
-        there = padded.attention_mask == 1
+        real_tokens = padded.attention_mask == 1
         close = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.05}
-        torch.testing.assert_close(found["inputs_embeds"][there], expected["inputs_embeds"][there], **close)
+        torch.testing.assert_close(
+            inputs["inputs_embeds"][real_tokens], expected["inputs_embeds"][real_tokens], **close
+        )
 
     def test_packs_are_put_together_from_the_same_states(self, tmp_path: Path) -> None:
-        remembering, computing, _ = self.made(tmp_path)
+        remembering, computing, _ = self.boundaries(tmp_path)
         packs = [[2, 3], [0, 1]]
         rows_of = [[self.ROWS[i] for i in pack] for pack in packs]
-        found, packed = remembering.packs(rows_of, packs)
+        inputs, packed = remembering.packs(rows_of, packs)
         expected, _ = computing.packs(rows_of, packs)
-        there = packed.segments > 0
+        real_tokens = packed.segments > 0
         torch.testing.assert_close(
-            found["inputs_embeds"][there], expected["inputs_embeds"][there], rtol=1e-4, atol=1e-5
+            inputs["inputs_embeds"][real_tokens], expected["inputs_embeds"][real_tokens], rtol=1e-4, atol=1e-5
         )
 
     def test_what_is_there_is_not_computed_again_and_what_is_made_again_has_the_same_bytes(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(boundary_module, "GROUP_TOKENS", 9)
-        remembering, _, file = self.made(tmp_path)
+        remembering, _, file = self.boundaries(tmp_path)
         content = file.read_bytes()
         file.unlink()
 
@@ -255,7 +258,7 @@ class TestBoundary:
         computed: list[int] = []
         trunk = remembering._trunk
         assert trunk is not None
-        trunk.register_forward_hook(lambda _module, given, _found: computed.append(given[0].shape[0]))
+        trunk.register_forward_hook(lambda _module, arguments, _found: computed.append(arguments[0].shape[0]))
         remembering.cache_hidden_states(self.ROWS, file, "key", dtype=torch.float32)
         assert file.read_bytes() == content
         assert len(computed) == 2
@@ -264,9 +267,9 @@ class TestBoundary:
 
     @pytest.mark.parametrize("harm", ["byte", "torn", "other model", "other rows"])
     def test_a_file_that_is_damaged_or_of_something_else_is_made_again(self, tmp_path: Path, harm: str) -> None:
-        remembering, computing, file = self.made(tmp_path)
+        remembering, computing, file = self.boundaries(tmp_path)
         content = bytearray(file.read_bytes())
-        given, key = self.ROWS, "key"
+        encoded_rows, key = self.ROWS, "key"
         if harm == "byte":
             content[40] ^= 1
             file.write_bytes(content)
@@ -275,21 +278,21 @@ class TestBoundary:
         elif harm == "other model":
             key = "another"
         else:
-            given = (Encoded([9, 9, 9], [1] * 3), *self.ROWS[1:])
-        remembering.cache_hidden_states(given, file, key, dtype=torch.float32)
-        found, _ = remembering.batch(given[:1], [0])
-        expected, _ = computing.batch(given[:1])
-        torch.testing.assert_close(found["inputs_embeds"], expected["inputs_embeds"], rtol=1e-4, atol=1e-5)
+            encoded_rows = (Encoded([9, 9, 9], [1] * 3), *self.ROWS[1:])
+        remembering.cache_hidden_states(encoded_rows, file, key, dtype=torch.float32)
+        inputs, _ = remembering.batch(encoded_rows[:1], [0])
+        expected, _ = computing.batch(encoded_rows[:1])
+        torch.testing.assert_close(inputs["inputs_embeds"], expected["inputs_embeds"], rtol=1e-4, atol=1e-5)
 
     def test_rows_of_the_same_ids_are_kept_once(self, tmp_path: Path) -> None:
-        remembering, computing, file = self.made(tmp_path)
+        remembering, computing, file = self.boundaries(tmp_path)
         size = file.stat().st_size
         twice = (*self.ROWS, *self.ROWS[::-1])
         remembering.cache_hidden_states(twice, file, "key", dtype=torch.float32)
         assert file.stat().st_size == size
-        found, _ = remembering.batch([self.ROWS[1]], [len(twice) - 2])
+        inputs, _ = remembering.batch([self.ROWS[1]], [len(twice) - 2])
         expected, _ = computing.batch([self.ROWS[1]])
-        torch.testing.assert_close(found["inputs_embeds"], expected["inputs_embeds"], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(inputs["inputs_embeds"], expected["inputs_embeds"], rtol=1e-4, atol=1e-5)
 
     def test_without_frozen_layers_ids_go_through(self) -> None:
         boundary = FrozenTrunkInputs(None, torch.device("cpu"), 0)
@@ -382,7 +385,7 @@ class TestFolders:
 
 
 def test_gradient_checkpointing_changes_no_gradient() -> None:
-    found = []
+    gradients = []
     for checkpointing in (False, True):
         model = family("llama")
         execution = Execution.model_validate({"gradientCheckpointing": checkpointing})
@@ -390,6 +393,6 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
         ids, mask = rows()
         hidden = trained.decoder(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False)
         trained.head(hidden.last_hidden_state).square().mean().backward()
-        found.append(model.model.layers[1].mlp.up_proj.weight.grad.clone())
+        gradients.append(model.model.layers[1].mlp.up_proj.weight.grad.clone())
         assert model.model.is_gradient_checkpointing is checkpointing
-    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-8)

@@ -63,7 +63,7 @@ def test_lambda_stays_within_its_bounds(costs: list[float], rule: str) -> None:
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=12), st.data())
 def test_saved_and_loaded_it_goes_on_bit_for_bit(costs: list[float], data: st.DataObject) -> None:
     spec = lagrange(window=3, patience=2, max=1.5)
-    whole, part = Multiplier("cost", 0.0, spec), Multiplier("cost", 0.0, spec)
+    uninterrupted, part = Multiplier("cost", 0.0, spec), Multiplier("cost", 0.0, spec)
     cut = data.draw(st.integers(0, len(costs)))
     for cost in costs[:cut]:
         part.observe(np.array([cost]))
@@ -72,9 +72,9 @@ def test_saved_and_loaded_it_goes_on_bit_for_bit(costs: list[float], data: st.Da
     for cost in costs[cut:]:
         resumed.observe(np.array([cost]))
     for cost in costs:
-        whole.observe(np.array([cost]))
-    assert resumed.state() == whole.state()
-    assert resumed.out_of_reach() == whole.out_of_reach()
+        uninterrupted.observe(np.array([cost]))
+    assert resumed.state() == uninterrupted.state()
+    assert resumed.out_of_reach() == uninterrupted.out_of_reach()
 
 
 def test_safe_rlhfs_own_rule_moves_by_lambda_an_optimizer_step_and_not_a_rollout() -> None:
@@ -96,7 +96,7 @@ def test_safe_rlhfs_own_rule_is_sgd_on_log_lambda_over_rollouts_and_epochs() -> 
     log_lambda = torch.nn.Parameter(torch.tensor(1.5, dtype=torch.float64).log())
     optimizer = torch.optim.SGD([log_lambda], lr=0.05)
     answers: deque[float] = deque(maxlen=2 * 8)
-    seen = []
+    multipliers = []
     for center in (3.0, 2.0, -2.0, -4.0, 0.5):
         costs = random.normal(center, 1.0, 8)
         answers.extend(costs)
@@ -109,9 +109,9 @@ def test_safe_rlhfs_own_rule_is_sgd_on_log_lambda_over_rollouts_and_epochs() -> 
                 log_lambda.clamp_(max=math.log(2.0))
             multiplier.optimizer_step()
             assert multiplier.value == pytest.approx(float(log_lambda.detach().exp()), rel=1e-9)
-            seen.append(multiplier.value)
-    assert max(seen) == pytest.approx(2.0), "the bound is met"
-    assert min(seen) < 1.0, "and left"
+            multipliers.append(multiplier.value)
+    assert max(multipliers) == pytest.approx(2.0), "the bound is met"
+    assert min(multipliers) < 1.0, "and left"
 
 
 def test_the_windows_rule_ignores_optimizer_steps() -> None:

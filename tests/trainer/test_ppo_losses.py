@@ -78,8 +78,8 @@ def test_an_answer_of_eos_alone_gets_its_score_on_it() -> None:
 
 @pytest.mark.parametrize(("returns", "loss"), [(0.0, 24.5), (8.0, 2.0)])
 def test_value_loss_takes_the_worse_of_moved_and_clipped(returns: float, loss: float) -> None:
-    one = torch.ones(1, 1)
-    assert value_loss(7 * one, one, returns * one, one, clip=5).item() == pytest.approx(loss)
+    ones = torch.ones(1, 1)
+    assert value_loss(7 * ones, ones, returns * ones, ones, clip=5).item() == pytest.approx(loss)
 
 
 @pytest.mark.parametrize(
@@ -93,11 +93,11 @@ def test_value_loss_takes_the_worse_of_moved_and_clipped(returns: float, loss: f
     ],
 )
 def test_clipped_surrogate(log_ratio: float, advantage: float, loss: float, gradient: float) -> None:
-    one = torch.ones(1, 1)
+    ones = torch.ones(1, 1)
     log_probs = torch.tensor([[log_ratio]], requires_grad=True)
-    found = policy_loss(log_probs, 0 * one, advantage * one, one, clip=0.2)
-    found.backward()
-    assert found.item() == pytest.approx(loss, rel=1e-6)
+    surrogate = policy_loss(log_probs, 0 * ones, advantage * ones, ones, clip=0.2)
+    surrogate.backward()
+    assert surrogate.item() == pytest.approx(loss, rel=1e-6)
     assert log_probs.grad is not None
     assert log_probs.grad.item() == pytest.approx(gradient, rel=1e-6)
 
@@ -122,11 +122,11 @@ def test_clip_fraction_counts_tokens_beyond_the_range() -> None:
 def test_each_normalization_is_the_mean_it_says() -> None:
     mask = padded([1.0, 1.0, 1.0], [1.0])
     loss = torch.tensor([[3.0, 3.0, 3.0], [9.0, GARBAGE, GARBAGE]])
-    found = {
+    normalized = {
         kind: float((loss * token_weights(mask, kind, tokens=4, answers=2, longest=10)).sum())
         for kind in ("tokens", "sequences", "constant")
     }
-    assert found == {
+    assert normalized == {
         "tokens": pytest.approx((9 + 9) / 4),
         "sequences": pytest.approx((3 + 9) / 2),
         "constant": pytest.approx((9 + 9) / 20),
@@ -162,23 +162,23 @@ def test_gae_is_the_sum_of_decayed_errors(lengths: list[int], gamma: float, deca
     width = 8
     mask = padded(*[[1.0] * n for n in lengths], width=width)
     rewards, values = generator.normal(size=(2, len(lengths), width)).astype(np.float32)
-    found, returns = gae(torch.tensor(rewards), torch.tensor(values), mask, gamma=gamma, decay=decay)
+    advantages, returns = gae(torch.tensor(rewards), torch.tensor(values), mask, gamma=gamma, decay=decay)
     for row, n in enumerate(lengths):
         following = np.append(values[row, 1:n], 0.0)
         errors = rewards[row, :n] + gamma * following - values[row, :n]
         expected = [sum((gamma * decay) ** (s - t) * errors[s] for s in range(t, n)) for t in range(n)]
-        np.testing.assert_allclose(found[row, :n], expected, atol=1e-4)
+        np.testing.assert_allclose(advantages[row, :n], expected, atol=1e-4)
         np.testing.assert_allclose(returns[row, :n], np.array(expected) + values[row, :n], atol=1e-4)
-        assert not found[row, n:].any()
+        assert not advantages[row, n:].any()
         assert not returns[row, n:].any()
 
 
 def test_whitening_uses_the_rollouts_moments() -> None:
     advantages = padded([1.0, 5.0], [3.0], pad=GARBAGE)
     mask = padded([1.0, 1.0], [1.0])
-    found = whiten(advantages, mask, mean=3.0, variance=8 / 3)
-    assert found[0].tolist() == pytest.approx([-2 / (8 / 3) ** 0.5, 2 / (8 / 3) ** 0.5], rel=1e-5)
-    assert found[1].tolist() == [0.0, 0.0]
+    whitened = whiten(advantages, mask, mean=3.0, variance=8 / 3)
+    assert whitened[0].tolist() == pytest.approx([-2 / (8 / 3) ** 0.5, 2 / (8 / 3) ** 0.5], rel=1e-5)
+    assert whitened[1].tolist() == [0.0, 0.0]
 
 
 def test_explained_variance_of_parts_is_that_of_the_whole() -> None:
@@ -193,8 +193,8 @@ def test_explained_variance_of_parts_is_that_of_the_whole() -> None:
 
 
 def test_explained_variance_of_constant_returns_is_zero_not_a_division_by_it() -> None:
-    one = torch.ones(1, 3)
-    assert explained_variance(explained_variance_sums(2 * one, one, one)) == 0.0
+    ones = torch.ones(1, 3)
+    assert explained_variance(explained_variance_sums(2 * ones, ones, ones)) == 0.0
 
 
 def test_adaptive_beta_moves_by_e_over_its_horizon_at_an_error_of_100_percent() -> None:
@@ -208,9 +208,9 @@ def test_adaptive_beta_moves_by_e_over_its_horizon_at_an_error_of_100_percent() 
 
 
 def test_adaptive_beta_stands_at_its_target_and_without_one() -> None:
-    for spec, seen in ((Kl(coefficient=0.1, target=2.0), 2.0), (Kl(coefficient=0.1), 99.0)):
+    for spec, measured_kl in ((Kl(coefficient=0.1, target=2.0), 2.0), (Kl(coefficient=0.1), 99.0)):
         kl = KlCoefficient(spec)
-        kl.update(seen, 1000)
+        kl.update(measured_kl, 1000)
         assert kl.value == 0.1
 
 

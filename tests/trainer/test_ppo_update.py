@@ -56,8 +56,8 @@ def models() -> tuple[LlamaForCausalLM, LlamaForCausalLM, CriticModule]:
     policy = LlamaForCausalLM(tiny_config(20)).eval()
     reference = LlamaForCausalLM(tiny_config(20)).eval()
     decoder = LlamaModel(tiny_config(20)).eval()
-    known = {"reward": (torch.randn(32), torch.tensor(0.1)), "cost.cm": (torch.randn(32), torch.tensor(-0.2))}
-    return policy, reference, CriticModule(decoder, make_heads(["reward", "cost.cm"], known, decoder))
+    scorer_heads = {"reward": (torch.randn(32), torch.tensor(0.1)), "cost.cm": (torch.randn(32), torch.tensor(-0.2))}
+    return policy, reference, CriticModule(decoder, make_heads(["reward", "cost.cm"], scorer_heads, decoder))
 
 
 def plain(policy: Any, reference: Any, critic: CriticModule, normalization: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,13 +66,13 @@ def plain(policy: Any, reference: Any, critic: CriticModule, normalization: str)
     tokens = sum(map(len, ANSWERS))
     for prompt, answer, reward, cost in zip(PROMPTS, ANSWERS, REWARD, COST, strict=True):
         ids, size = torch.tensor([prompt + answer]), len(answer)
-        place = slice(len(prompt) - 1, len(prompt) - 1 + size)
+        span = slice(len(prompt) - 1, len(prompt) - 1 + size)
         chosen = torch.tensor(answer)[:, None]
-        log_probs = torch.log_softmax(policy(ids).logits[0, place] / TEMPERATURE, -1).gather(1, chosen)[:, 0]
+        log_probs = torch.log_softmax(policy(ids).logits[0, span] / TEMPERATURE, -1).gather(1, chosen)[:, 0]
         with torch.no_grad():
-            other = torch.log_softmax(reference(ids).logits[0, place] / TEMPERATURE, -1).gather(1, chosen)[:, 0]
-        values = critic.heads(critic.decoder(ids).last_hidden_state[0, place])
-        k = (log_probs - other).tolist()
+            ref_logps = torch.log_softmax(reference(ids).logits[0, span] / TEMPERATURE, -1).gather(1, chosen)[:, 0]
+        values = critic.heads(critic.decoder(ids).last_hidden_state[0, span])
+        k = (log_probs - ref_logps).tolist()
         advantages = []
         for stream, (score, sign) in enumerate(((reward, -1), (cost, +1))):
             v = [*values[:, stream].tolist(), 0.0]
@@ -92,12 +92,12 @@ def plain(policy: Any, reference: Any, critic: CriticModule, normalization: str)
 
 
 def learn(
-    given: Ppo, policy: Any, reference: Any, critic: CriticModule, batches: list[list[int]]
+    ppo: Ppo, policy: Any, reference: Any, critic: CriticModule, batches: list[list[int]]
 ) -> tuple[Sums, list[float]]:
     engines = PlainEngine(PolicyModule(policy.model, policy.lm_head)), PlainEngine(critic)
     streams = ["reward", "cost.cm"]
-    made = Critic("shared", streams, None, None, critic)  # type: ignore[arg-type]
-    updater = Updater(given, engines[0], [(made, engines[1])], streams)  # type: ignore[arg-type,list-item]
+    shared_critic = Critic("shared", streams, None, None, critic)  # type: ignore[arg-type]
+    updater = Updater(ppo, engines[0], [(shared_critic, engines[1])], streams)  # type: ignore[arg-type,list-item]
     objective = Objective(REWARD, [COST], [LAMBDA], BETA)
     sums = Sums(2)
     for rows in batches:
@@ -105,14 +105,14 @@ def learn(
         with torch.no_grad():
             logits = reference(layout.input_ids, attention_mask=layout.attention_mask).logits / TEMPERATURE
             log_probs = torch.log_softmax(logits, -1)[layout.predictors[:, 0], layout.predictors[:, 1]]
-            other = layout.scatter(log_probs.gather(1, layout.targets[:, None])[:, 0])
+            reference_log_probs = layout.scatter(log_probs.gather(1, layout.targets[:, None])[:, 0])
         inputs = {
             "input_ids": layout.input_ids,
             "attention_mask": layout.attention_mask,
             "position_ids": layout.position_ids,
         }
-        batch = Scored(tuple(rows), False, layout, other, inputs, [inputs])
-        updater.learn(batch, FreshTargets(given, objective), LossScale(9, 3), sums)
+        batch = Scored(tuple(rows), False, layout, reference_log_probs, inputs, [inputs])
+        updater.learn(batch, FreshTargets(ppo, objective), LossScale(9, 3), sums)
     return sums.gathered(), [float(objective.beta)]
 
 
@@ -129,24 +129,26 @@ def test_gradients_and_losses_are_the_definitions_however_rows_are_batched(
     assert sums.policy_loss == pytest.approx(policy_loss.item(), rel=1e-4, abs=1e-6)
     assert sum(sums.value_losses) == pytest.approx(value_loss.item(), rel=1e-4)
     assert sums.tokens == 9
-    for one, other in ((policy, expected_policy), (critic, expected_critic)):
-        for (name, weight), (_, wanted) in zip(one.named_parameters(), other.named_parameters(), strict=True):
-            torch.testing.assert_close(weight.grad, wanted.grad, atol=2e-5, rtol=1e-3, msg=name)
+    for module, plain_module in ((policy, expected_policy), (critic, expected_critic)):
+        for (name, weight), (_, expected) in zip(
+            module.named_parameters(), plain_module.named_parameters(), strict=True
+        ):
+            torch.testing.assert_close(weight.grad, expected.grad, atol=2e-5, rtol=1e-3, msg=name)
 
 
 def test_a_dummy_moves_nothing_and_counts_nothing() -> None:
     policy, _, critic = models()
-    given = spec()
+    ppo = spec()
     engines = PlainEngine(PolicyModule(policy.model, policy.lm_head)), PlainEngine(critic)
     streams = ["reward", "cost.cm"]
-    made = Critic("shared", streams, None, None, critic)  # type: ignore[arg-type]
-    updater = Updater(given, engines[0], [(made, engines[1])], streams)  # type: ignore[arg-type,list-item]
+    shared_critic = Critic("shared", streams, None, None, critic)  # type: ignore[arg-type]
+    updater = Updater(ppo, engines[0], [(shared_critic, engines[1])], streams)  # type: ignore[arg-type,list-item]
     layout = lay_out(PROMPTS, ANSWERS, 0, torch.device("cpu"))
     inputs = {name: getattr(layout, name) for name in ("input_ids", "attention_mask", "position_ids")}
-    objective, other = Objective(REWARD, [COST], [LAMBDA], BETA), torch.zeros_like(layout.mask)
+    objective, reference_log_probs = Objective(REWARD, [COST], [LAMBDA], BETA), torch.zeros_like(layout.mask)
     sums = Sums(2)
-    batch = Scored((0, 1, 2), True, layout, other, inputs, [inputs])
-    updater.learn(batch, FreshTargets(given, objective), LossScale(9, 3), sums)
+    batch = Scored((0, 1, 2), True, layout, reference_log_probs, inputs, [inputs])
+    updater.learn(batch, FreshTargets(ppo, objective), LossScale(9, 3), sums)
     assert all(not w.grad.any() for module in (policy, critic) for w in module.parameters() if w.grad is not None)
     assert any(w.grad is not None for w in policy.parameters())
     gathered = sums.gathered()
@@ -162,8 +164,8 @@ def test_advantages_are_combined_anew_by_the_multipliers_of_an_optimizer_step() 
 def test_rows_of_targets_come_back_padded_in_any_order() -> None:
     mask = torch.tensor([[1.0, 1, 1], [1, 0, 0]])
     values = torch.tensor([[1.0, 2, 3], [4, 0, 0]])
-    whole = Targets(values, values + 10, [values + 20, values + 25], [values + 30, values + 40])
-    rows = [whole.row(1, 1), whole.row(0, 3)]
+    targets = Targets(values, values + 10, [values + 20, values + 25], [values + 30, values + 40])
+    rows = [targets.row(1, 1), targets.row(0, 3)]
     assert [len(row.advantages) for row in rows] == [1, 3]
     layout = lay_out([[5], [5]], [[6], [6, 7, 8]], 0, torch.device("cpu"))
     assert torch.equal(layout.mask, mask[[1, 0]])
@@ -175,6 +177,6 @@ def test_rows_of_targets_come_back_padded_in_any_order() -> None:
 
 def test_whitening_is_over_all_tokens_of_the_rollout() -> None:
     rows = {index: Targets(torch.zeros(len(a)), torch.tensor(a), [], []) for index, a in enumerate([[1.0, 2.0], [6.0]])}
-    found = torch.cat([whitened(rows)[0].advantages, whitened(rows)[1].advantages])
+    advantages = torch.cat([whitened(rows)[0].advantages, whitened(rows)[1].advantages])
     expected = (np.array([1, 2, 6]) - 3) / np.std([1, 2, 6])
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(advantages, expected, rtol=1e-5)

@@ -45,35 +45,35 @@ def case(root: Path, type_: str, digest: str, model: str = "base", prefs: str = 
     return Case(storage, type_, {**SPEC, **spec}, inputs, {}, digest=digest.rjust(64, "0"), uid=digest)
 
 
-def manifest(found: Case) -> dict[str, Any]:
-    return json.loads((found.product / "manifest.json").read_text())  # type: ignore[no-any-return]
+def manifest(finished: Case) -> dict[str, Any]:
+    return json.loads((finished.product / "manifest.json").read_text())  # type: ignore[no-any-return]
 
 
-def steps(found: Case) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (found.work / "metrics.jsonl").read_text().splitlines()]
+def steps(finished: Case) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (finished.work / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_a_reward_model_learns_the_order_and_is_judged_beside_the_shorter_answer(root: Path) -> None:
-    found = case(root, "rewardModel", "a1", evalEvery=10)
-    alone(found)
-    told = manifest(found)["metrics"]
-    accuracy, baseline = told["accuracy"], told["accuracy_shorter_wins"]
-    assert accuracy["n"] == baseline["n"] == manifest(found)["counts"]["rows.heldout"]
+    reward_case = case(root, "rewardModel", "a1", evalEvery=10)
+    alone(reward_case)
+    metrics = manifest(reward_case)["metrics"]
+    accuracy, baseline = metrics["accuracy"], metrics["accuracy_shorter_wins"]
+    assert accuracy["n"] == baseline["n"] == manifest(reward_case)["counts"]["rows.heldout"]
     assert accuracy["low"] > max(0.5, baseline["value"])
-    assert 0 <= told["ece"]["value"] <= 1
-    assert told["length_correlation"]["n"] == 2 * accuracy["n"]
-    assert [line["step"] for line in steps(found) if "heldout_accuracy" in line] == [10, 20]
-    assert steps(found)[-1]["loss"] < steps(found)[0]["loss"]
+    assert 0 <= metrics["ece"]["value"] <= 1
+    assert metrics["length_correlation"]["n"] == 2 * accuracy["n"]
+    assert [line["step"] for line in steps(reward_case) if "heldout_accuracy" in line] == [10, 20]
+    assert steps(reward_case)[-1]["loss"] < steps(reward_case)[0]["loss"]
 
 
 def test_a_cost_model_learns_order_and_signs_and_the_product_scores_so(root: Path) -> None:
-    found = case(root, "costModel", "a2", epochs=6.0)
-    alone(found)
-    told = manifest(found)["metrics"]
-    assert told["sign_accuracy"]["low"] > told["sign_accuracy_majority"]["value"]
-    assert told["balanced_accuracy"]["low"] > 0.5
-    scorer = load_scorer(found.product, "float32", kind="cost")
-    tokenizer = json.loads((found.product / "tokenizer_config.json").read_text())
+    cost_case = case(root, "costModel", "a2", epochs=6.0)
+    alone(cost_case)
+    metrics = manifest(cost_case)["metrics"]
+    assert metrics["sign_accuracy"]["low"] > metrics["sign_accuracy_majority"]["value"]
+    assert metrics["balanced_accuracy"]["low"] > 0.5
+    scorer = load_scorer(cost_case.product, "float32", kind="cost")
+    tokenizer = json.loads((cost_case.product / "tokenizer_config.json").read_text())
     assert tokenizer["pad_token"] != tokenizer["eos_token"]
     assert scorer.rule.members == 1
 
@@ -82,7 +82,7 @@ def test_a_cost_model_learns_order_and_signs_and_the_product_scores_so(root: Pat
 def test_the_first_loss_is_that_of_the_given_scorer_by_hand(root: Path, members: int) -> None:
     """All rows in one step, mu 0.1, heads kept; in an ensemble each member weighs rows by its Poisson counts."""
     base = tiny_scorer(root / f"scorer-{members}", labels=members)
-    found = case(
+    reward_case = case(
         root,
         "rewardModel",
         f"a{5 + members}",
@@ -93,10 +93,10 @@ def test_the_first_loss_is_that_of_the_given_scorer_by_hand(root: Path, members:
         maxSteps=1,
         regularization=0.1,
     )
-    alone(found)
+    alone(reward_case)
     model = AutoModelForSequenceClassification.from_pretrained(base).double().eval()
     tokenizer = AutoTokenizer.from_pretrained(base)
-    weights = poisson_weights(60, members, found.seed)
+    weights = poisson_weights(60, members, reward_case.seed)
     losses = []
     for number, line in enumerate((root / "prefs.jsonl").read_text().splitlines()):
         row = json.loads(line)
@@ -110,43 +110,43 @@ def test_the_first_loss_is_that_of_the_given_scorer_by_hand(root: Path, members:
         each = np.log1p(np.exp(bad - good)) + 0.1 * (good**2 + bad**2) / 2
         losses.append((weights[:, number] * each).mean())
     assert weights.shape == (members, 60)
-    assert steps(found)[0]["loss"] == pytest.approx(float(np.mean(losses)), rel=1e-4)
+    assert steps(reward_case)[0]["loss"] == pytest.approx(float(np.mean(losses)), rel=1e-4)
 
 
 @pytest.mark.parametrize("trunk", ["shared", "separate"])
 def test_an_ensembles_members_see_their_own_weights_and_differ(root: Path, trunk: str) -> None:
-    found = case(root, "rewardModel", "c8" if trunk == "shared" else "c9", members=3, ensemble={"trunk": trunk})
-    alone(found)
-    scorer = load_scorer(found.product, "float32")
+    reward_case = case(root, "rewardModel", "c8" if trunk == "shared" else "c9", members=3, ensemble={"trunk": trunk})
+    alone(reward_case)
+    scorer = load_scorer(reward_case.product, "float32")
     assert scorer.rule.members == 3
     assert len(scorer.models) == (1 if trunk == "shared" else 3)
     assert len(scorer.rule.mean) == 3
     assert all(std > 0 for std in scorer.rule.std)
-    told = manifest(found)
-    assert told["metrics"]["disagreement"] > 0
-    assert len(told["metrics"]["accuracy_members"]) == 3
-    assert any("standardised on the held-out answers" in note for note in told["notes"])
+    published = manifest(reward_case)
+    assert published["metrics"]["disagreement"] > 0
+    assert len(published["metrics"]["accuracy_members"]) == 3
+    assert any("standardised on the held-out answers" in note for note in published["notes"])
 
 
 def test_standardised_members_have_mean_0_and_deviation_1_on_the_heldout_answers(root: Path) -> None:
-    found = case(root, "rewardModel", "b9", members=2, ensemble={"combine": "mean"}, maxSteps=4)
-    alone(found)
-    told = manifest(found)["metrics"]
-    assert told["score_mean"] == pytest.approx(0.0, abs=1e-4)
-    assert 0.5 < told["score_std"] <= 1.0 + 1e-6  # a mean of two standardised members varies no more than one
+    reward_case = case(root, "rewardModel", "b9", members=2, ensemble={"combine": "mean"}, maxSteps=4)
+    alone(reward_case)
+    metrics = manifest(reward_case)["metrics"]
+    assert metrics["score_mean"] == pytest.approx(0.0, abs=1e-4)
+    assert 0.5 < metrics["score_std"] <= 1.0 + 1e-6  # a mean of two standardised members varies no more than one
 
 
 def test_a_cost_ensemble_is_not_shifted(root: Path) -> None:
-    found = case(root, "costModel", "b8", members=2, maxSteps=2)
-    alone(found)
-    assert load_scorer(found.product, "float32").rule.mean == ()
+    cost_case = case(root, "costModel", "b8", members=2, maxSteps=2)
+    alone(cost_case)
+    assert load_scorer(cost_case.product, "float32").rule.mean == ()
 
 
 def test_frozen_layers_come_out_as_they_went_in(root: Path) -> None:
-    found = case(root, "costModel", "c1", trainableLayers=1)
-    alone(found)
+    cost_case = case(root, "costModel", "c1", trainableLayers=1)
+    alone(cost_case)
     before = load_file(root / "base" / "model.safetensors")
-    after = load_file(found.product / "model.safetensors")
+    after = load_file(cost_case.product / "model.safetensors")
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert {name for name in before if ".layers.0." in name or "embed" in name} <= same
     assert not {name for name in before if ".layers.1.mlp" in name} & same
@@ -179,9 +179,9 @@ def test_inconsistent_rows_are_counted_and_left_out(root: Path) -> None:
     safer = rows[index]["safer_response_id"]
     rows[index] |= {f"is_response_{safer}_safe": False, f"is_response_{1 - safer}_safe": True}
     small_data.write(root / "odd.jsonl", rows)
-    found = case(root, "costModel", "d2", prefs="odd.jsonl", maxSteps=1)
-    alone(found)
-    counts = manifest(found)["counts"]
+    cost_case = case(root, "costModel", "d2", prefs="odd.jsonl", maxSteps=1)
+    alone(cost_case)
+    counts = manifest(cost_case)["counts"]
     assert counts["rows.used"] == 59
     assert sum(value for name, value in counts.items() if name.startswith("rows.rejected.")) == 1
 
@@ -192,6 +192,6 @@ def test_labels_that_mean_nothing_are_said_to_show_nothing(root: Path) -> None:
         row["better_response_id"] = (number // 2) % 2
         row["response_0"], row["response_1"] = "water yes", "water no"
     small_data.write(root / "noise.jsonl", rows)
-    found = case(root, "rewardModel", "d3", prefs="noise.jsonl", maxSteps=2)
-    alone(found)
-    assert any("shows nothing" in note for note in manifest(found)["notes"])
+    reward_case = case(root, "rewardModel", "d3", prefs="noise.jsonl", maxSteps=2)
+    alone(reward_case)
+    assert any("shows nothing" in note for note in manifest(reward_case)["notes"])

@@ -110,13 +110,13 @@ def job(model, inputs=None, stages=None):
         },
     ]
     used = json.dumps(listed)
-    kept = [{"name": name, **fields} for name, fields in entries.items() if f'"input": "{name}"' in used]
+    used_entries = [{"name": name, **fields} for name, fields in entries.items() if f'"input": "{name}"' in used]
     return parse_job(
         {
             "apiVersion": "rlhf.dev/v1alpha1",
             "kind": "RLHFJob",
             "metadata": {"name": "test"},
-            "spec": {"inputs": kept, "stages": listed},
+            "spec": {"inputs": used_entries, "stages": listed},
         }
     )
 
@@ -163,14 +163,14 @@ def test_everything_is_resolved(folder, model):
     parsed = job(model)
     resolved, provenance, context = run(parsed, folder)
     assert set(resolved.inputs) == {"base", "chat", "prefs", "heldout"}
-    for found in resolved.inputs.values():
-        assert found.path == str(folder.parent / "storage/inputs" / found.digest)
-        assert list(Path(found.path).iterdir())
+    for resolved_input in resolved.inputs.values():
+        assert resolved_input.path == str(folder.parent / "storage/inputs" / resolved_input.digest)
+        assert list(Path(resolved_input.path).iterdir())
     assert set(resolved.functions) == {"gold:count"}
     assert resolved.hits == ()
-    told = expand(parsed, context.result, str(folder.parent / "storage"))
-    assert replace(told, recipes={}) == resolved
-    assert plan(parsed, told) == plan(parsed, resolved)
+    expanded = expand(parsed, context.result, str(folder.parent / "storage"))
+    assert replace(expanded, recipes={}) == resolved
+    assert plan(parsed, expanded) == plan(parsed, resolved)
     base, prefs = provenance["base"], provenance["prefs"]
     assert (base["kind"], base["format"], base["architecture"]) == ("model", "safetensors", "LlamaForCausalLM")
     assert base["parameters"] == 31776
@@ -192,10 +192,10 @@ def test_rows_that_a_template_refuses_are_bad_rows(folder, model):
     system = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "q"}]
     lines(folder / "prefs.jsonl", [SAFE | {"prompt": system if n == 4 else f"q {n}"} for n in range(20)])
     name = strict(model, folder)
-    told = refused(job(name), folder)
+    refusal = refused(job(name), folder)
     for stage in ("stage reward, rewardModel.data[0]", "stage cost, costModel.data[0]", "stage ppo, ppo.prompts[0]"):
-        assert f"{stage}: prefs: 1 of 20 rows are bad, more than maxBadRows 0 allows:\n  prefs.jsonl:5: " in told
-    assert "no system" in told
+        assert f"{stage}: prefs: 1 of 20 rows are bad, more than maxBadRows 0 allows:\n  prefs.jsonl:5: " in refusal
+    assert "no system" in refusal
     _, provenance, _ = run(job(name, {"prefs": {"maxBadRows": 0.05}}), folder)
     assert provenance["prefs"]["counts"] == {"rows.read": 20, "rows.used": 19, "rows.bad": 1}
 
@@ -204,18 +204,20 @@ def test_a_template_that_never_ends_is_refused_before_a_row_is_read(folder, mode
     shutil.copytree(model, folder / "endless")
     loops = "{% for a in range(99999) %}{% for b in range(99999) %}{{ a }}{% endfor %}{% endfor %}"
     (folder / "endless/chat_template.jinja").write_text(loops)
-    told = refused(job("endless"), folder)
-    assert "input base: the chat template" in told
-    assert "(chat_template.jinja) takes more than 1 s" in told
+    refusal = refused(job("endless"), folder)
+    assert "input base: the chat template" in refusal
+    assert "(chat_template.jinja) takes more than 1 s" in refusal
 
 
 def test_what_the_run_uses_is_named_for_the_garbage_collector(folder, model):
     parsed = job(model)
     resolved, *_ = run(parsed, folder)
-    (found,) = read_runs(folder.parent / "storage")
-    assert (found.job, found.namespace, found.uid) == ("test", "default", "uid")
-    assert found.inputs == {name: one.digest for name, one in resolved.inputs.items()}
-    assert found.products == {one.name: one.product for one in plan(parsed, resolved).stages if one.product is not None}
+    (recorded_run,) = read_runs(folder.parent / "storage")
+    assert (recorded_run.job, recorded_run.namespace, recorded_run.uid) == ("test", "default", "uid")
+    assert recorded_run.inputs == {name: entry.digest for name, entry in resolved.inputs.items()}
+    assert recorded_run.products == {
+        entry.name: entry.product for entry in plan(parsed, resolved).stages if entry.product is not None
+    }
 
 
 def test_until_then_garbage_collection_is_held_off(folder, model):
@@ -306,8 +308,8 @@ def test_everything_wrong_is_told_at_once(folder, model):
     lines(folder / "prefs.jsonl", [{"prompt": "p", "chosen": "a", "rejected": "b"}] * 3)
     lines(folder / "chat.jsonl", [{"prompt": "p", "completion": 3}])
     (folder / "gold.py").write_text("def count(prompts, responses):\n    return [1.0]\n")
-    told = refused(job(model, {"heldout": {"source": "none.jsonl"}}), folder)
-    assert told.startswith("5 problems:\n- ")
+    refusal = refused(job(model, {"heldout": {"source": "none.jsonl"}}), folder)
+    assert refusal.startswith("5 problems:\n- ")
     for expected in (
         "input heldout: none.jsonl: no such file or folder",
         "stage cost, costModel.data[0]: prefs (prefs.jsonl:1): rows of format preference give no safety pairs",
@@ -316,7 +318,7 @@ def test_everything_wrong_is_told_at_once(folder, model):
         "stage reward, rewardModel.data[0]: holdout 0.05 needs two different prompts; prefs has one. Set holdout: 0",
         "stage ppo, ppo.rewards[1]: function gold:count: returned 1 scores for 2 answers, expected one an answer",
     ):
-        assert expected in told
+        assert expected in refusal
 
 
 class TestRows:
@@ -340,8 +342,10 @@ class TestRows:
                 {"name": "s", "sft": {"model": {"input": "base"}, "data": [{"input": "chat", "split": "heldout"}]}}
             ],
         )
-        told = refused(parsed, folder)
-        assert "stage s, sft.data[0]: split 'heldout' of chat is empty (heldout is 1e-09); set inputs[].heldout" in told
+        refusal = refused(parsed, folder)
+        assert (
+            "stage s, sft.data[0]: split 'heldout' of chat is empty (heldout is 1e-09); set inputs[].heldout" in refusal
+        )
 
     def test_rows_are_read_with_the_inputs_columns_and_format(self, folder, model):
         lines(folder / "chat.jsonl", [{"question": f"q {n}", "answer": "a"} for n in range(20)])
@@ -378,12 +382,14 @@ class TestPolicies:
         policy = small()
         policy["completion_classes"]["poor"]["refuse"] = {"harm": False}
         policy["completion_classes"]["ideal"]["comply"]["help"] = True
-        told = refused(ruled(policy), folder)
-        assert told.startswith("input policy: the policy has problems:\n")
-        assert re.search(r"policy\.yaml:\d+:\d+: completion_classes\.ideal\.comply\.help: .*no proposition help", told)
+        refusal = refused(ruled(policy), folder)
+        assert refusal.startswith("input policy: the policy has problems:\n")
+        assert re.search(
+            r"policy\.yaml:\d+:\d+: completion_classes\.ideal\.comply\.help: .*no proposition help", refusal
+        )
         del policy["completion_classes"]["ideal"]["comply"]["help"]
-        told = refused(ruled(policy), folder)
-        assert "refuse: ideal and poor both hold where" in told
+        refusal = refused(ruled(policy), folder)
+        assert "refuse: ideal and poor both hold where" in refusal
 
 
 class TestModels:
@@ -409,15 +415,15 @@ class TestModels:
 
     def test_weights_cut_off_are_named(self, broken):
         def cut(copy):
-            whole = (copy / "model.safetensors").read_bytes()
-            (copy / "model.safetensors").write_bytes(whole[:-100])
+            content = (copy / "model.safetensors").read_bytes()
+            (copy / "model.safetensors").write_bytes(content[:-100])
 
         assert "model.safetensors: has" in broken(cut)
 
     def test_a_missing_shard_is_named(self, broken):
         index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
-        told = broken(lambda copy: (copy / "model.safetensors.index.json").write_text(json.dumps(index)))
-        assert "names model-2.safetensors, which is not there" in told
+        refusal = broken(lambda copy: (copy / "model.safetensors.index.json").write_text(json.dumps(index)))
+        assert "names model-2.safetensors, which is not there" in refusal
 
     @pytest.mark.parametrize(
         ("fields", "expected"),
@@ -440,17 +446,17 @@ class TestModels:
         assert expected in broken(change)
 
     @pytest.mark.parametrize(
-        ("special", "template", "taken"), [(True, "", True), (False, "", False), (True, "<img>", False)]
+        ("special", "template", "accepted"), [(True, "", True), (False, "", False), (True, "<img>", False)]
     )
     def test_tokens_beyond_the_embedding_are_taken_where_no_text_becomes_one(
-        self, folder, model, special, template, taken
+        self, folder, model, special, template, accepted
     ):
         copy = shutil.copytree(model, folder / "base")
         tokenizer = load_tokenizer(copy)
         tokenizer.add_tokens([AddedToken("<img>", special=special, normalized=False)], special_tokens=special)
         tokenizer.chat_template = template + tokenizer.chat_template
         tokenizer.save_pretrained(copy)
-        if taken:
+        if accepted:
             assert inspect_model(copy, []).notes == []
         else:
             with pytest.raises(InputError, match=r"413 tokens, the model embeds 412, .*'<img>'"):
@@ -464,8 +470,8 @@ class TestModels:
         assert "no eos_token" in broken(change)
 
     def test_a_template_that_cannot_be_rendered_is_refused(self, broken):
-        told = broken(lambda copy: (copy / "chat_template.jinja").write_text("{{ messages[7].x.y }}"))
-        assert "the chat template or tokenizer cannot be used" in told
+        refusal = broken(lambda copy: (copy / "chat_template.jinja").write_text("{{ messages[7].x.y }}"))
+        assert "the chat template or tokenizer cannot be used" in refusal
 
     def test_a_template_that_takes_no_system_turn_is_told_before_a_row_has_one(self, folder, model):
         copy = folder / "base"
@@ -499,11 +505,11 @@ class TestModels:
             return job(model, {"judge": {"source": str(judge)}}, [{"name": "ppo", "ppo": stage}])
 
         assert run(with_judge(scorer), folder)[1]["judge"]["architecture"] == "LlamaForSequenceClassification"
-        told = refused_again(with_judge(model), folder)
-        assert "stage ppo, ppo.rewards[0]: found LlamaForCausalLM (judge); expected a reward or cost model" in told
+        refusal = refused_again(with_judge(model), folder)
+        assert "stage ppo, ppo.rewards[0]: found LlamaForCausalLM (judge); expected a reward or cost model" in refusal
 
     def test_a_judge_with_another_tokenizer_is_refused(self, folder, model, tmp_path):
-        other = tiny.tiny_scorer(tmp_path / "other", words=["alpha", "beta"])
+        stranger = tiny.tiny_scorer(tmp_path / "other", words=["alpha", "beta"])
         stages = [
             {"name": "sft", "sft": {"model": {"input": "base"}, "data": [{"input": "chat"}]}},
             {
@@ -511,15 +517,15 @@ class TestModels:
                 "ppo": {"policy": {"stage": "sft"}, "rewards": [{"input": "judge"}], "prompts": [{"input": "heldout"}]},
             },
         ]
-        told = refused(job(model, {"judge": {"source": str(other)}}, stages), folder)
-        assert "stage ppo, ppo.rewards[0]: its tokenizer (judge) is not the policy's (base): " in told
+        refusal = refused(job(model, {"judge": {"source": str(stranger)}}, stages), folder)
+        assert "stage ppo, ppo.rewards[0]: its tokenizer (judge) is not the policy's (base): " in refusal
 
     def test_a_judge_of_another_chat_template_is_said(self, folder, model, scorer, tmp_path):
-        other = shutil.copytree(scorer, tmp_path / "other")
-        template = other / "chat_template.jinja"
+        retemplated = shutil.copytree(scorer, tmp_path / "other")
+        template = retemplated / "chat_template.jinja"
         template.write_text("now: " + template.read_text())
         stage = {"policy": {"input": "base"}, "rewards": [{"input": "judge"}], "prompts": [{"input": "heldout"}]}
-        for judge, expected in ((scorer, 0), (other, 1)):
+        for judge, expected in ((scorer, 0), (retemplated, 1)):
             parsed = job(model, {"judge": {"source": str(judge)}}, [{"name": "ppo", "ppo": stage}])
             notes = run(parsed, folder)[1]["judge"]["notes"]
             assert len(notes) == expected

@@ -52,14 +52,14 @@ def policy(root: Path, kind: str) -> Path:
     """A policy of a kind, trained for a step or two."""
     if kind == "ppo":
         declare(root / "sft", [2, 41], [2, 40])
-        made = ppo_case(root, steps=1)
+        stage_case = ppo_case(root, steps=1)
     else:
         spec = {**LLAMA, "data": [{"input": "chat"}], **({"lora": {"rank": 2}} if kind == "lora" else {})}
         base = root / ("gpt2" if kind == "gpt2" else "base")
         inputs = {"input:base": str(base), "input:chat": str(root / "dialogues.jsonl")}
-        made = Case(str(root), "sft", spec, inputs, digest=kind.encode().hex().ljust(64, "0"), uid=kind)
-    alone(made)
-    return made.product
+        stage_case = Case(str(root), "sft", spec, inputs, digest=kind.encode().hex().ljust(64, "0"), uid=kind)
+    alone(stage_case)
+    return stage_case.product
 
 
 @pytest.mark.parametrize("kind", ["sft", "lora", "gpt2", "ppo"])
@@ -84,9 +84,9 @@ def test_a_policy_stops_and_says_the_same_under_plain_transformers(root: Path, k
     stop = greedy.ids[2]
     declare(product, [*ends, stop], [*ends, stop])
     generator = pipeline("text-generation", model=str(product))
-    said = generator([ASKED], max_new_tokens=24, do_sample=False, return_full_text=False)[0][0]["generated_text"]
+    generated = generator([ASKED], max_new_tokens=24, do_sample=False, return_full_text=False)[0][0]["generated_text"]
     first = greedy.ids.index(stop)
-    assert said == read.decode(greedy.ids[: first + 1], skip_special_tokens=True)
+    assert generated == read.decode(greedy.ids[: first + 1], skip_special_tokens=True)
 
 
 @pytest.mark.parametrize(
@@ -103,16 +103,16 @@ def test_a_policy_stops_and_says_the_same_under_plain_transformers(root: Path, k
 def test_a_scorer_gives_its_own_score_under_plain_transformers(root: Path, type_: str, more: dict[str, Any]) -> None:
     name = f"{type_}{json.dumps(more)}".encode().hex()[:64].ljust(64, "0")
     inputs = {"input:base": str(root / "base"), "input:prefs": str(root / "prefs.jsonl")}
-    made = Case(str(root), type_, {**LLAMA, "data": [{"input": "prefs"}], **more}, inputs, digest=name, uid=name)
-    alone(made)
-    scorer = load_scorer(made.product, "float32")
+    scorer_case = Case(str(root), type_, {**LLAMA, "data": [{"input": "prefs"}], **more}, inputs, digest=name, uid=name)
+    alone(scorer_case)
+    scorer = load_scorer(scorer_case.product, "float32")
     base = AutoTokenizer.from_pretrained(root / "base")
     prepare_tokenizer(base)
     row = encode_row(base, ASKED, "call a doctor please", 64)
     expected = scorer.scores(torch.tensor([row.ids]), torch.ones(1, len(row.ids), dtype=torch.long))[:, 0]
-    members = sorted((made.product / "members").glob("*")) or [made.product]
+    members = sorted((scorer_case.product / "members").glob("*")) or [scorer_case.product]
     dialogue = [*ASKED, {"role": "assistant", "content": "call a doctor please"}]
-    found: list[float] = []
+    scores: list[float] = []
     for folder in members:
         plain, tokenizer = (
             AutoModelForSequenceClassification.from_pretrained(folder).eval(),
@@ -121,15 +121,15 @@ def test_a_scorer_gives_its_own_score_under_plain_transformers(root: Path, type_
         ids = tokenizer.apply_chat_template([dialogue, dialogue], padding=True, return_tensors="pt")
         assert ids["input_ids"][0].tolist() == row.ids
         with torch.no_grad():
-            found += plain(**ids).logits[0].tolist()
-        said = "cost (positive: harmful)" if type_ == "costModel" else "reward (higher: better)"
-        assert all(label.startswith(said) for label in plain.config.id2label.values())
+            scores += plain(**ids).logits[0].tolist()
+        label_start = "cost (positive: harmful)" if type_ == "costModel" else "reward (higher: better)"
+        assert all(label.startswith(label_start) for label in plain.config.id2label.values())
         assert plain.config.label2id == {label: index for index, label in plain.config.id2label.items()}
-    torch.testing.assert_close(torch.tensor(found), expected, atol=1e-4, rtol=1e-4)
-    if len(found) == 1:
-        classify = pipeline("text-classification", model=str(made.product))
+    torch.testing.assert_close(torch.tensor(scores), expected, atol=1e-4, rtol=1e-4)
+    if len(scores) == 1:
+        classify = pipeline("text-classification", model=str(scorer_case.product))
         text = tokenizer.apply_chat_template(dialogue, tokenize=False)
-        assert classify(text)[0]["score"] == pytest.approx(found[0], abs=1e-4)
+        assert classify(text)[0]["score"] == pytest.approx(scores[0], abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -155,8 +155,8 @@ def test_the_saved_template_ends_where_training_scored(template: str) -> None:
     assert scored_template(saved) == saved.chat_template
     for messages, generation in ((dialogue, False), (dialogue, True), (answered, True)):
         texts = [
-            one.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
-            for one in (tokenizer, saved)
+            renderer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
+            for renderer in (tokenizer, saved)
         ]
         assert texts[0] == texts[1]
 
@@ -181,20 +181,20 @@ def test_trl_scores_answers_and_trains_on_from_products(root: Path, tmp_path: Pa
     assert sft.train().training_loss > 0
 
     inputs = {"input:base": str(root / "base"), "input:prefs": str(root / "prefs.jsonl")}
-    made = Case(
+    reward_case = Case(
         str(root), "rewardModel", {**LLAMA, "data": [{"input": "prefs"}]}, inputs, digest="7" * 64, uid="trl-reward"
     )
-    alone(made)
+    alone(reward_case)
     reward = RewardTrainer(
-        model=str(made.product),
+        model=str(reward_case.product),
         args=RewardConfig(**common),
         train_dataset=Dataset.from_list(
             [{"prompt": ASKED, "chosen": answer, "rejected": [{"role": "assistant", "content": "no"}]}] * 2
         ),
     )
     row = encode_row(reward.processing_class, ASKED, "call a doctor please", 64)
-    expected = load_scorer(made.product, "float32").scores(torch.tensor([row.ids]), torch.ones(1, len(row.ids)))
+    expected = load_scorer(reward_case.product, "float32").scores(torch.tensor([row.ids]), torch.ones(1, len(row.ids)))
     with torch.no_grad():
-        found = reward.model.eval()(input_ids=torch.tensor([row.ids]), attention_mask=torch.ones(1, len(row.ids)))
-    torch.testing.assert_close(found.logits[0].float(), expected[:, 0], atol=1e-4, rtol=1e-4)
+        output = reward.model.eval()(input_ids=torch.tensor([row.ids]), attention_mask=torch.ones(1, len(row.ids)))
+    torch.testing.assert_close(output.logits[0].float(), expected[:, 0], atol=1e-4, rtol=1e-4)
     assert reward.train().training_loss > 0

@@ -17,9 +17,9 @@ def test_the_product_is_a_page_and_its_content(tmp_path):
         uid="uid-1",
     )
     alone(case)
-    found = json.loads((case.product / "report.json").read_text())
-    assert found["complete"] and found["evaluations"][0]["stage"] == "evaluate"
+    report = json.loads((case.product / "report.json").read_text())
+    assert report["complete"] and report["evaluations"][0]["stage"] == "evaluate"
     assert (case.product / "report.html").read_text().startswith("<!doctype html>")
     manifest = json.loads((case.product / "manifest.json").read_text())
-    assert manifest["notes"][0] == found["verdict"][0]["text"]
+    assert manifest["notes"][0] == report["verdict"][0]["text"]
     assert manifest["counts"] == {"stages": 5, "evaluations": 1}

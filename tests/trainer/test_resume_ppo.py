@@ -30,25 +30,25 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base(tmp_path_factory.mktemp("resume"))
 
 
-def same(one: Case, other: Case) -> None:
-    assert (one.work / "metrics.jsonl").read_bytes() == (other.work / "metrics.jsonl").read_bytes()
-    files = sorted(path.relative_to(one.product) for path in one.product.rglob("*.safetensors"))
+def same(first: Case, second: Case) -> None:
+    assert (first.work / "metrics.jsonl").read_bytes() == (second.work / "metrics.jsonl").read_bytes()
+    files = sorted(path.relative_to(first.product) for path in first.product.rglob("*.safetensors"))
     assert Path("critics") in {path.parents[-2] for path in files if len(path.parents) > 1}
     for file in files:
-        assert (one.product / file).read_bytes() == (other.product / file).read_bytes(), file
+        assert (first.product / file).read_bytes() == (second.product / file).read_bytes(), file
 
 
 def pair(home: Path, name: str, fields: dict[str, Any], execution: dict[str, Any] | None = None) -> tuple[Case, Case]:
-    whole = case(home, name=f"{name}-whole", execution=execution, **fields)
+    undisturbed = case(home, name=f"{name}-whole", execution=execution, **fields)
     parted = case(home, name=f"{name}-parted", execution=execution, **fields)
-    return whole, parted
+    return undisturbed, parted
 
 
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
 def test_cut_off_twice_and_resumed_it_ends_bit_identical(home: Path, variant: str) -> None:
-    whole, parted = pair(home, variant, VARIANTS[variant])
-    alone(whole, replace(parted, cut_after=1), replace(parted, cut_after=3), parted)
-    same(whole, parted)
+    undisturbed, parted = pair(home, variant, VARIANTS[variant])
+    alone(undisturbed, replace(parted, cut_after=1), replace(parted, cut_after=3), parted)
+    same(undisturbed, parted)
 
 
 def test_two_ranks_under_zero_2_and_3_are_exact_too_and_learn_what_one_does(home: Path, tmp_path: Path) -> None:
@@ -61,17 +61,17 @@ def test_two_ranks_under_zero_2_and_3_are_exact_too_and_learn_what_one_does(home
         home, name="zero3-few", execution={"zero": 3}, **fields | {"rollout": {"prompts": 1, "maxNewTokens": 6}}
     )
     cases = []
-    for whole, parted in runs.values():
-        cases += [whole, replace(parted, cut_after=2), parted]
+    for undisturbed, parted in runs.values():
+        cases += [undisturbed, replace(parted, cut_after=2), parted]
     gang(2, [*cases, lone], tmp_path)
-    for whole, parted in runs.values():
-        same(whole, parted)
+    for undisturbed, parted in runs.values():
+        same(undisturbed, parted)
     assert len(metrics(lone)) == 3  # one answer for two ranks: the other ran a dummy
 
     single = case(home, name="single", execution=small, **fields)
     alone(single)
     for zero in (2, 3):
-        for one, other in zip(metrics(single), metrics(runs[zero][0]), strict=True):
-            assert one == pytest.approx(other, rel=2e-3, abs=2e-4)
+        for single_row, gang_row in zip(metrics(single), metrics(runs[zero][0]), strict=True):
+            assert single_row == pytest.approx(gang_row, rel=2e-3, abs=2e-4)
         for name, weight in weights(single).items():
             torch.testing.assert_close(weights(runs[zero][0])[name], weight, atol=1e-4, rtol=1e-3)

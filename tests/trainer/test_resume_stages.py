@@ -61,8 +61,8 @@ def undisturbed(root: Path, world: int, number: int) -> Case:
 
 def killed(case: Case) -> tuple[Case, Case]:
     """Cut off within the fourth step, after the checkpoint of the second; and started again."""
-    other = replace(case, digest="f" + case.digest[1:], uid="k" + case.uid)
-    return replace(other, cut_after=3), other
+    rerun = replace(case, digest="f" + case.digest[1:], uid="k" + case.uid)
+    return replace(rerun, cut_after=3), rerun
 
 
 @pytest.fixture(scope="module")
@@ -95,24 +95,26 @@ def test_killed_and_started_again_ends_bit_for_bit_as_undisturbed(root: Path, wo
     for name in weights:
         assert (again.product / name).read_bytes() == (case.product / name).read_bytes()
     assert (again.work / "metrics.jsonl").read_bytes() == (case.work / "metrics.jsonl").read_bytes()
-    told, retold = (json.loads((one.product / "manifest.json").read_text()) for one in (case, again))
-    assert told["metrics"] == retold["metrics"]
-    assert told["counts"] == retold["counts"]
+    manifest, manifest_again = (
+        json.loads((finished.product / "manifest.json").read_text()) for finished in (case, again)
+    )
+    assert manifest["metrics"] == manifest_again["metrics"]
+    assert manifest["counts"] == manifest_again["counts"]
 
 
 @pytest.mark.parametrize("number", [n for n, case in enumerate(CASES) if "lora" not in case[1]])
 def test_two_ranks_take_the_steps_of_one(root: Path, number: int) -> None:
     """Sums over ranks add up in another order: float tolerance, loose where bfloat16 rounds. (Dropout draws a rank.)"""
-    one, two = (undisturbed(root, world, number) for world in (1, 2))
+    one_rank, two_ranks = (undisturbed(root, world, number) for world in (1, 2))
     loose = CASES[number][1].get("dtype") == "bfloat16"
-    assert len(lines(one)) == len(lines(two)) > 4
-    for first, second in zip(lines(one), lines(two), strict=True):
+    assert len(lines(one_rank)) == len(lines(two_ranks)) > 4
+    for first, second in zip(lines(one_rank), lines(two_ranks), strict=True):
         assert second["loss"] == pytest.approx(first["loss"], rel=3e-2 if loose else 1e-3)
         assert second["tokens"] == first["tokens"]
     if loose:
         return
-    for path in one.product.rglob("*.safetensors"):
-        before, after = load_file(path), load_file(two.product / path.relative_to(one.product))
+    for path in one_rank.product.rglob("*.safetensors"):
+        before, after = load_file(path), load_file(two_ranks.product / path.relative_to(one_rank.product))
         for name, value in before.items():
             assert (after[name] - value).abs().max() < 2e-3, name
 

@@ -21,8 +21,8 @@ def prompts(count: int, size: int, samples: int = 1, seed: int = 0) -> Prompts:
 @settings(max_examples=60)
 @given(st.integers(1, 12), st.integers(1, 30), st.integers(1, 3), st.integers(0, 5))
 def test_every_prompt_comes_once_before_any_comes_again(count: int, size: int, samples: int, seed: int) -> None:
-    made = prompts(count, size, samples, seed)
-    stream = [index for step in range(6) for index in made.step(step)[::samples]]
+    drawn = prompts(count, size, samples, seed)
+    stream = [index for step in range(6) for index in drawn.step(step)[::samples]]
     for start in range(0, len(stream) - count + 1, count):
         assert sorted(stream[start : start + count]) == list(range(count))
     assert max(Counter(stream).values()) - min(Counter(stream)[i] for i in range(count)) <= 1 or len(stream) < count

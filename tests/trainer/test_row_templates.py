@@ -148,11 +148,11 @@ def test_stages_that_do_not_encode_check_what_their_models_read(stage):
 def test_who_reads_what():
     model, rows, rules = {"input": "base"}, [{"input": "rows"}], {"stage": "rules"}
     completions = {"base": "row", "judge": "prompt", "grader": "grader"}
-    made = Rules(policy={"input": "p"}, reward={"input": "judge"}, grader={"input": "grader"}, completions=rows)
+    rules_stage = Rules(policy={"input": "p"}, reward={"input": "judge"}, grader={"input": "grader"}, completions=rows)
     judges = {"rewards": [{"input": "judge"}, {"function": "a:b"}], "costs": [{"stage": "cost"}]}
     graded = {"rules": rules | {"grader": {"input": "grader"}}}
     ppo = Ppo(policy=model, rewards=[{"input": "judge"}], prompts=rows, **graded)
-    found = {
+    readings = {
         (type(spec).__name__, field): {(reader.reference.label, reader.reading) for reader in readers(spec, field)}
         for spec, field in (
             (Sft(model=model, data=rows), "data"),
@@ -160,14 +160,14 @@ def test_who_reads_what():
             (ppo, "prompts"),
             (ppo, "ptx.data"),
             (Evaluate(baseline=model, candidates=[{"stage": "ppo"}], prompts=rows, **judges), "prompts"),
-            (made, "completions"),
-            (made, "gold"),
+            (rules_stage, "completions"),
+            (rules_stage, "gold"),
             (Simulate(model=model, prompts=rows, rlcd={}), "prompts"),
             (Simulate(model=model, prompts=rows, rlcd={}, chat="plain"), "prompts"),
         )
     }
     base, grader = ("base", "row"), ("grader", "grader")
-    assert found == {
+    assert readings == {
         ("Sft", "data"): {base},
         ("CostModel", "test"): {base},
         ("Ppo", "prompts"): {base, grader},
@@ -187,28 +187,31 @@ def test_an_answer_that_melts_into_its_prompt_is_refused():
     vocabulary["model"]["merges"].append(["Ċ", "Ċ"])
     tokenizer._tokenizer = type(tokenizer.backend_tokenizer).from_str(json.dumps(vocabulary))
     prepare_tokenizer(tokenizer)
-    asked = {"role": "user", "content": "a"}
-    write_turns(tokenizer, [asked, ANSWER], 1)
+    question = {"role": "user", "content": "a"}
+    write_turns(tokenizer, [question, ANSWER], 1)
     with pytest.raises(
         TemplateProblem, match=r"begins with '\\n\\nyes.*, which is one token with the end of its prompt"
     ):
-        write_turns(tokenizer, [asked, {"role": "assistant", "content": "\n\nyes"}], 1)
+        write_turns(tokenizer, [question, {"role": "assistant", "content": "\n\nyes"}], 1)
 
 
 def test_first_rows_alone_are_checked():
-    for most, checked, left in ((2, [0, 1], 2), (4, [0, 1, 2, 3], 0), (None, [0, 1, 2, 3], 0)):
-        seen = []
-        rows = FirstRows([seen.append], most)
+    for most, checked, unchecked in ((2, [0, 1], 2), (4, [0, 1, 2, 3], 0), (None, [0, 1, 2, 3], 0)):
+        checked_rows = []
+        rows = FirstRows([checked_rows.append], most)
         for row in range(4):
             rows(row)
-        assert (seen, rows.unchecked) == (checked, left)
+        assert (checked_rows, rows.unchecked) == (checked, unchecked)
 
 
 def test_judges_read_text_only_where_they_cannot_take_a_models_ids(tokenizer):
     stranger = tiny.tiny_tokenizer(words=["alpha", "beta"])
     prepare_tokenizer(stranger)
     base = LoadedReader("base", tokenizer, "row")
-    same, strange = (LoadedReader(name, own, "judge") for name, own in (("same", tokenizer), ("strange", stranger)))
+    same, strange = (
+        LoadedReader(name, reader_tokenizer, "judge")
+        for name, reader_tokenizer in (("same", tokenizer), ("strange", stranger))
+    )
     assert readers_of_text([base, same, strange]) == [base, strange]
     assert readers_of_text([LoadedReader("base", stranger, "row"), same, strange, base]) == [
         LoadedReader("base", stranger, "row"),

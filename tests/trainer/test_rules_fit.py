@@ -38,36 +38,36 @@ def test_class_probabilities_of_the_worked_example() -> None:
     rules = read_policy(DATA / "rbr_policy.yaml")
     likely = {"apology", "inability_to_comply"}
     grades = {name: np.array([0.9 if name in likely else 0.1]) for name in rules.questions}
-    found = classify(rules, "hard_refuse", grades).probabilities[0]
-    np.testing.assert_allclose(found, [0.189711, 0.377655, 0.275072, 0.074635, 0.082927], atol=5e-7)
+    probabilities = classify(rules, "hard_refuse", grades).probabilities[0]
+    np.testing.assert_allclose(probabilities, [0.189711, 0.377655, 0.275072, 0.074635, 0.082927], atol=5e-7)
 
 
 def test_class_probabilities_by_hand() -> None:
-    found = classify(policy(), "refuse", {"sorry": np.array([0.9]), "harm": np.array([0.2])})
+    classified = classify(policy(), "refuse", {"sorry": np.array([0.9]), "harm": np.array([0.2])})
     declines = 0.9 * 0.8
     raw = np.array([declines, (1 - declines) * 0.8, 0.2])
-    np.testing.assert_allclose(found.probabilities[0], raw / raw.sum(), rtol=1e-12)
-    np.testing.assert_allclose(found.features[0], [0.2, 0.9, *(raw / raw.sum())], rtol=1e-12)
-    assert found.uniform == 0
+    np.testing.assert_allclose(classified.probabilities[0], raw / raw.sum(), rtol=1e-12)
+    np.testing.assert_allclose(classified.features[0], [0.2, 0.9, *(raw / raw.sum())], rtol=1e-12)
+    assert classified.uniform == 0
 
 
 def test_certain_grades_give_the_class_that_holds() -> None:
     rules = policy()
     for kind in rules.types:
         for values in itertools.product((True, False), repeat=3):
-            known = dict(zip(("helps", "harm", "sorry"), values, strict=True))
-            found = classify(rules, kind, {name: np.array([float(value)]) for name, value in known.items()})
-            assert [*rules.classes[kind]][found.classes[0]] == rules.class_of(kind, known)
-            assert found.probabilities[0].max() == 1
+            propositions = dict(zip(("helps", "harm", "sorry"), values, strict=True))
+            classified = classify(rules, kind, {name: np.array([float(value)]) for name, value in propositions.items()})
+            assert [*rules.classes[kind]][classified.classes[0]] == rules.class_of(kind, propositions)
+            assert classified.probabilities[0].max() == 1
 
 
 def test_where_every_class_has_probability_0_all_are_as_likely_and_it_is_counted() -> None:
     rules = replace(policy(), classes={"refuse": {"ideal": {"sorry": True}, "bad": {"harm": True}}})  # leaves a gap
-    found = classify(
+    classified = classify(
         replace(rules, features={"refuse": ("ideal",)}), "refuse", {"sorry": np.array([0.0, 1.0]), "harm": np.zeros(2)}
     )
-    assert found.probabilities.tolist() == [[0.5, 0.5], [1.0, 0.0]]
-    assert found.uniform == 1
+    assert classified.probabilities.tolist() == [[0.5, 0.5], [1.0, 0.0]]
+    assert classified.uniform == 1
 
 
 @settings(max_examples=100, deadline=None)
@@ -75,31 +75,31 @@ def test_where_every_class_has_probability_0_all_are_as_likely_and_it_is_counted
 def test_class_probabilities_are_a_distribution(rows: list[tuple[float, float, float]]) -> None:
     grades = dict(zip(("helps", "harm", "sorry"), np.array(rows).T, strict=True))
     for kind in policy().types:
-        found = classify(policy(), kind, grades).probabilities
-        assert (found >= 0).all()
-        np.testing.assert_allclose(found.sum(1), 1, rtol=1e-12)
+        probabilities = classify(policy(), kind, grades).probabilities
+        assert (probabilities >= 0).all()
+        np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-12)
 
 
 def test_the_first_step_of_the_worked_example() -> None:
-    found = fit(np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]]), np.array([-0.5]), Descent(1))
-    assert found.losses[0] == 1.5
-    np.testing.assert_allclose(found.weights, [0.01, -0.01], rtol=1e-6)
+    fit_result = fit(np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]]), np.array([-0.5]), Descent(1))
+    assert fit_result.losses[0] == 1.5
+    np.testing.assert_allclose(fit_result.weights, [0.01, -0.01], rtol=1e-6)
 
 
 def test_a_fit_is_adamw_on_the_mean_hinge_written_out() -> None:
     draw = np.random.default_rng(0)
     better, worse, gap = draw.random((20, 3)), draw.random((20, 3)), draw.normal(size=20)
     how = Descent(40, 0.03, 0.1)
-    found = fit(better, worse, gap, how)
+    fit_result = fit(better, worse, gap, how)
     w, m, v = np.zeros(3), np.zeros(3), np.zeros(3)
     for step in range(1, 41):
         margin = gap + (better - worse) @ w
-        np.testing.assert_allclose(found.losses[step - 1], np.maximum(0, 1 - margin).mean(), rtol=1e-9)
+        np.testing.assert_allclose(fit_result.losses[step - 1], np.maximum(0, 1 - margin).mean(), rtol=1e-9)
         gradient = -((margin < 1)[:, None] * (better - worse)).sum(0) / 20
         m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
         w = w * (1 - 0.03 * 0.1)
         w -= 0.03 * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
-    np.testing.assert_allclose(found.weights, w, rtol=1e-7)
+    np.testing.assert_allclose(fit_result.weights, w, rtol=1e-7)
 
 
 @pytest.mark.parametrize("rate", [100.0, 1e308])
@@ -111,8 +111,8 @@ def test_weights_that_no_reward_can_be_made_of_are_refused(rate: float) -> None:
     assert caught.value.reason == "NaN"
 
 
-def pairs_of(found: Pairs) -> list[tuple[int, int]]:
-    return list(zip(found.better.tolist(), found.worse.tolist(), strict=True))
+def pairs_of(pairs: Pairs) -> list[tuple[int, int]]:
+    return list(zip(pairs.better.tolist(), pairs.worse.tolist(), strict=True))
 
 
 def test_pairs_are_made_within_a_group_and_ties_make_none() -> None:
@@ -125,25 +125,27 @@ def test_pairs_are_all_of_a_better_and_a_worse_one_in_the_completions_order(rows
     groups, ranks = [group for group, _ in rows], [rank for _, rank in rows]
     every = range(len(rows))
     expected = [(a, b) for a in every for b in every if groups[a] == groups[b] and ranks[a] < ranks[b]]
-    found = ranked_pairs(groups, ranks)
-    assert (pairs_of(found), found.total) == (expected, len(expected))
+    pairs = ranked_pairs(groups, ranks)
+    assert (pairs_of(pairs), pairs.total) == (expected, len(expected))
 
 
 def test_of_a_group_with_more_pairs_than_the_bound_as_many_are_drawn_by_seed() -> None:
     groups, ranks = ["p"] * 6 + ["q"] * 2, [0, 1, 2, 0, 1, 2, 0, 1]
-    whole = set(pairs_of(ranked_pairs(groups, ranks)))
-    found = ranked_pairs(groups, ranks, seed=1, most=5)
-    assert found.total == len(whole) == 13
-    assert len(found.better) == 5 + 1 and set(pairs_of(found)) < whole and (6, 7) in pairs_of(found)
-    assert pairs_of(found) == pairs_of(ranked_pairs(groups, ranks, seed=1, most=5))
-    assert pairs_of(found) != pairs_of(ranked_pairs(groups, ranks, seed=2, most=5))
+    all_pairs = set(pairs_of(ranked_pairs(groups, ranks)))
+    drawn_pairs = ranked_pairs(groups, ranks, seed=1, most=5)
+    assert drawn_pairs.total == len(all_pairs) == 13
+    assert (
+        len(drawn_pairs.better) == 5 + 1 and set(pairs_of(drawn_pairs)) < all_pairs and (6, 7) in pairs_of(drawn_pairs)
+    )
+    assert pairs_of(drawn_pairs) == pairs_of(ranked_pairs(groups, ranks, seed=1, most=5))
+    assert pairs_of(drawn_pairs) != pairs_of(ranked_pairs(groups, ranks, seed=2, most=5))
 
 
 def test_completions_of_one_response_type_make_no_more_pairs_than_memory_holds() -> None:
-    found = ranked_pairs([b""] * 5000, [number % 5 for number in range(5000)])
-    assert found.total == 10_000_000
-    assert len(found.better) == MOST_PAIRS == len(set(pairs_of(found)))
-    assert all(a % 5 < b % 5 for a, b in pairs_of(found))
+    drawn_pairs = ranked_pairs([b""] * 5000, [number % 5 for number in range(5000)])
+    assert drawn_pairs.total == 10_000_000
+    assert len(drawn_pairs.better) == MOST_PAIRS == len(set(pairs_of(drawn_pairs)))
+    assert all(a % 5 < b % 5 for a, b in pairs_of(drawn_pairs))
 
 
 def test_an_error_is_a_pair_in_the_wrong_order_and_a_tie_is_half() -> None:
@@ -158,12 +160,12 @@ def drawn(prompts: int, seed: int = 0) -> tuple[Policy, list[Completion], np.nda
         kind = rules.types[number % 2]
         for name in rules.order:
             while True:
-                known = {one: bool(draw.random() < 0.5) for one in ("helps", "harm", "sorry")}
-                if rules.class_of(kind, known) == name:
+                propositions = {proposition: bool(draw.random() < 0.5) for proposition in ("helps", "harm", "sorry")}
+                if rules.class_of(kind, propositions) == name:
                     break
             prompt = ({"role": "user", "content": f"ask {number}"},)
-            rows.append(Completion(prompt, name, kind, Where("drawn", len(rows) + 1), known))
-            reward.append(2.0 * known["harm"] + draw.normal())
+            rows.append(Completion(prompt, name, kind, Where("drawn", len(rows) + 1), propositions))
+            reward.append(2.0 * propositions["harm"] + draw.normal())
     return rules, rows, np.array(reward)
 
 
@@ -172,40 +174,40 @@ def fitted(prompts: int = 240, flip: float = 0.05, seed: int = 0) -> Fits:
     rules, rows, reward = drawn(prompts, seed)
     draw, fits = np.random.default_rng(seed + 1), Fits({})
     for kind in rules.types:
-        own = [number for number, row in enumerate(rows) if row.response_type == kind]
-        mine = [rows[number] for number in own]
-        said = {
+        row_numbers = [number for number, row in enumerate(rows) if row.response_type == kind]
+        mine = [rows[number] for number in row_numbers]
+        grades = {
             name: np.abs(values - np.where(draw.random(len(values)) < flip, 0.9, 0.1))
             for name, values in labels(rules, mine, kind).items()
         }
-        group = ranked(rules, rows, kind, said, reward[own], by_prompt=True)
+        group = ranked(rules, rows, kind, grades, reward[row_numbers], by_prompt=True)
         fit_type(fits, rules, mine, group, [seed, seed + 1, seed + 2], 0.3, Descent(300, 0.02, 0.05))
     return fits
 
 
 def test_rules_bring_the_held_out_error_well_below_chance_and_below_the_rewards() -> None:
-    for kind, found in fitted().types.items():
-        total, alone = found["heldout"]["total"], found["heldout"]["rm"]
+    for kind, evidence in fitted().types.items():
+        total, alone = evidence["heldout"]["total"], evidence["heldout"]["rm"]
         assert total["high"] < 0.35 < alone["value"], kind
-        assert found["seeds"]["heldout"]["total"]["n"] == 3
+        assert evidence["seeds"]["heldout"]["total"]["n"] == 3
 
 
 def test_a_fit_is_the_same_bit_for_bit_from_its_seed() -> None:
-    one, again, other = fitted(), fitted(), fitted(seed=3)
-    assert one.weights == again.weights
-    assert one.types == again.types
-    assert one.weights != other.weights
+    first, again, reseeded = fitted(), fitted(), fitted(seed=3)
+    assert first.weights == again.weights
+    assert first.types == again.types
+    assert first.weights != reseeded.weights
 
 
 def test_a_pair_is_never_made_across_the_split() -> None:
     rules, rows, reward = drawn(20)
-    own = [number for number, row in enumerate(rows) if row.response_type == "comply"]
-    mine = [rows[number] for number in own]
-    group = ranked(rules, rows, "comply", labels(rules, mine, "comply"), reward[own], by_prompt=False)
+    row_numbers = [number for number, row in enumerate(rows) if row.response_type == "comply"]
+    mine = [rows[number] for number in row_numbers]
+    group = ranked(rules, rows, "comply", labels(rules, mine, "comply"), reward[row_numbers], by_prompt=False)
     side = {"ask 0", "ask 2"}
-    found = group.pairs(side)
-    assert {group.openings[place] for place in (*found.better, *found.worse)} == side
-    assert len(found.better) == 2 * 2 * 3  # three classes, two prompts: each better one of either with each worse one
+    pairs = group.pairs(side)
+    assert {group.openings[position] for position in (*pairs.better, *pairs.worse)} == side
+    assert len(pairs.better) == 2 * 2 * 3  # three classes, two prompts: each better one of either with each worse one
 
 
 def answers(*ranks: list[int]) -> list[Completion]:
@@ -215,12 +217,12 @@ def answers(*ranks: list[int]) -> list[Completion]:
             ({"role": "user", "content": f"ask {number}"},),
             "a",
             "comply",
-            Where("drawn", sum(map(len, ranks[:number])) + place + 1),
+            Where("drawn", sum(map(len, ranks[:number])) + position + 1),
             {"helps": rank == 0, "harm": rank == 2, "sorry": False},
             rank,
         )
-        for number, own in enumerate(ranks)
-        for place, rank in enumerate(own)
+        for number, prompt_ranks in enumerate(ranks)
+        for position, rank in enumerate(prompt_ranks)
     ]
 
 
@@ -234,8 +236,8 @@ def fit_one(rows: list[Completion], seeds: list[int], *, by_prompt: bool) -> Fit
 @pytest.mark.parametrize("seed", range(8))
 def test_only_prompts_that_hold_pairs_are_split(seed: int) -> None:
     rows = answers(*[[0, 0]] * 4, [0, 1], *[[1, 1]] * 3, [0, 2], [2])
-    found = fit_one(rows, [seed], by_prompt=True).types["comply"]
-    assert found["pairs"] == {"train": 1, "heldout": 1}
+    evidence = fit_one(rows, [seed], by_prompt=True).types["comply"]
+    assert evidence["pairs"] == {"train": 1, "heldout": 1}
 
 
 def test_weights_are_of_the_first_split_that_leaves_a_pair_and_the_others_are_told() -> None:
@@ -246,10 +248,10 @@ def test_weights_are_of_the_first_split_that_leaves_a_pair_and_the_others_are_to
     assert lucky and unlucky
     fits = fit_one(rows, [*unlucky, lucky[0]], by_prompt=False)
     assert fits.weights == alone[lucky[0]].weights
-    said = (
+    note = (
         f"{len(unlucky)} of {len(unlucky) + 1} splits leave no pair to fit on; the weights are of the first that does"
     )
-    assert f"comply: {said}" in fits.notes
+    assert f"comply: {note}" in fits.notes
     missed = alone[unlucky[0]]
     assert missed.types["comply"]["pairs"] is None
     assert missed.types["comply"]["unfitted"] == "no pair is left to fit on beside those held out"
@@ -268,9 +270,9 @@ def test_where_nothing_ranks_apart_it_is_said() -> None:
 
 def test_pairs_that_were_drawn_are_told() -> None:
     fits = fit_one(answers(*[[0], [1], [2]] * 450), [0], by_prompt=False)
-    found = fits.types["comply"]
-    assert found["pairs"] == {"train": MOST_PAIRS, "heldout": MOST_PAIRS}
-    train, heldout = found["there"]["train"], found["there"]["heldout"]
+    evidence = fits.types["comply"]
+    assert evidence["pairs"] == {"train": MOST_PAIRS, "heldout": MOST_PAIRS}
+    train, heldout = evidence["there"]["train"], evidence["there"]["heldout"]
     assert 140_000 < train < 160_000
     assert (
         f"comply: {MOST_PAIRS} of {train} pairs to fit on and {MOST_PAIRS} of {heldout} held out are drawn by seed"
@@ -317,8 +319,8 @@ def test_gold_labels_as_features_rank_gold_rows_within_a_response_type() -> None
         group = ranked(rules, rows, kind, labels(rules, mine, kind), reward, by_prompt=False)
         fit_type(fits, rules, mine, group, [0, 1], 0.3, Descent())
     for kind in ("comply", "hard_refuse", "safe_refuse_2"):
-        held = fits.types[kind]["heldout"]["total"]
-        assert held["high"] < 0.25, (kind, held)
+        heldout_error = fits.types[kind]["heldout"]["total"]
+        assert heldout_error["high"] < 0.25, (kind, heldout_error)
     assert fits.types["safe_refuse_1"]["pairs"] is None
     assert "safe_refuse_1" not in fits.weights
     assert any("safe_refuse_1: no two of these" in note and "not measurable" in note for note in fits.notes)
@@ -326,37 +328,37 @@ def test_gold_labels_as_features_rank_gold_rows_within_a_response_type() -> None
 
 def test_histograms_are_centred_within_a_group_and_count_everything() -> None:
     scores = {method: np.array([1.0, 3.0, 10.0, 14.0]) for method in fit_report.METHODS}
-    found = fit_report.histograms(scores, ["good", "bad", "good", "bad"], ["p", "p", "q", "q"])["rm"]
-    assert found["edges"][0] == -2 and found["edges"][-1] == 2
-    assert sum(found["counts"]["good"]) == 2 and found["counts"]["good"][0] == 1
-    assert found["counts"]["bad"][-1] == 1
+    histogram = fit_report.histograms(scores, ["good", "bad", "good", "bad"], ["p", "p", "q", "q"])["rm"]
+    assert histogram["edges"][0] == -2 and histogram["edges"][-1] == 2
+    assert sum(histogram["counts"]["good"]) == 2 and histogram["counts"]["good"][0] == 1
+    assert histogram["counts"]["bad"][-1] == 1
 
 
 def test_error_rates_average_the_pairs_of_one_dialogue() -> None:
     scores = {method: np.array([0.0, 1.0, 2.0, 5.0, 0.0]) for method in fit_report.METHODS}
-    found = fit_report.error_rates(scores, np.array([0, 0, 3]), np.array([1, 2, 4]), ["p", "p", "p", "q", "q"])["total"]
-    assert found["value"] == 0.5  # (p: 1, q: 0), though two pairs of three are wrong
-    assert (found["n"], found["pairs"]) == (2, 3)
+    rates = fit_report.error_rates(scores, np.array([0, 0, 3]), np.array([1, 2, 4]), ["p", "p", "p", "q", "q"])["total"]
+    assert rates["value"] == 0.5  # (p: 1, q: 0), though two pairs of three are wrong
+    assert (rates["n"], rates["pairs"]) == (2, 3)
 
 
 def test_a_grader_is_held_against_the_commoner_answer() -> None:
     grades = [{"a": 0.9, "b": 0.2}, {"a": 0.8, "b": 0.3}, {"a": 0.7, "b": 0.4}, {"a": 0.1, "b": 0.6}]
-    known: list[dict[str, Any]] = [
+    gold_labels: list[dict[str, Any]] = [
         {"a": True, "b": False},
         {"a": False, "b": False},
         {"a": False, "b": False},
         {"a": False, "b": False},
     ]
-    found = fit_report.grader_trust(grades, known, [0.9, 0.2, 0.1, 0.4], ["a", "b", "c"], range(4))
-    assert found["propositions"]["a"]["accuracy"]["value"] == 0.5
-    assert found["propositions"]["a"]["majority"] == 0.75
-    assert math.isclose(found["propositions"]["a"]["balanced_accuracy"]["value"], (1 + 1 / 3) / 2)
-    assert found["propositions"]["b"]["balanced_accuracy"]["value"] is None
-    assert found["propositions"]["a"]["ece"]["value"] == pytest.approx((0.1 + 0.8 + 0.7 + 0.1) / 4)
-    assert found["propositions"]["b"]["ece"]["value"] == pytest.approx((0.2 + 0.3 + 0.4 + 0.6) / 4)
-    assert found["mean"]["ece"]["value"] == pytest.approx((1.7 / 4 + 1.5 / 4) / 2)
-    assert (found["answered"]["value"], found["answered"]["n"]) == (pytest.approx(0.4), 4)
-    notes = fit_report.grader_words(found)
+    trust = fit_report.grader_trust(grades, gold_labels, [0.9, 0.2, 0.1, 0.4], ["a", "b", "c"], range(4))
+    assert trust["propositions"]["a"]["accuracy"]["value"] == 0.5
+    assert trust["propositions"]["a"]["majority"] == 0.75
+    assert math.isclose(trust["propositions"]["a"]["balanced_accuracy"]["value"], (1 + 1 / 3) / 2)
+    assert trust["propositions"]["b"]["balanced_accuracy"]["value"] is None
+    assert trust["propositions"]["a"]["ece"]["value"] == pytest.approx((0.1 + 0.8 + 0.7 + 0.1) / 4)
+    assert trust["propositions"]["b"]["ece"]["value"] == pytest.approx((0.2 + 0.3 + 0.4 + 0.6) / 4)
+    assert trust["mean"]["ece"]["value"] == pytest.approx((1.7 / 4 + 1.5 / 4) / 2)
+    assert (trust["answered"]["value"], trust["answered"]["n"]) == (pytest.approx(0.4), 4)
+    notes = fit_report.grader_words(trust)
     assert any("no more than always saying the commoner answer: 87.5%" in note for note in notes)
     assert any("Labels of one kind only" in note and note.endswith("b.") for note in notes)
 

@@ -32,22 +32,22 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def done(home: Path) -> Case:
-    one = case(home, name="done")
-    alone(one)
-    return one
+    rules_case = case(home, name="done")
+    alone(rules_case)
+    return rules_case
 
 
-def published(made: Case) -> tuple[dict[str, Any], dict[str, Any]]:
+def published(finished: Case) -> tuple[dict[str, Any], dict[str, Any]]:
     """fit.json and the manifest."""
     return (
-        json.loads((made.product / "fit.json").read_text()),
-        json.loads((made.product / "manifest.json").read_text()),
+        json.loads((finished.product / "fit.json").read_text()),
+        json.loads((finished.product / "manifest.json").read_text()),
     )
 
 
-def same(one: Case, other: Case) -> None:
+def same(first: Case, second: Case) -> None:
     for name in ("rules.json", "fit.json"):
-        assert (one.product / name).read_bytes() == (other.product / name).read_bytes(), name
+        assert (first.product / name).read_bytes() == (second.product / name).read_bytes(), name
 
 
 def test_it_publishes_weights_by_name_bound_to_policy_reward_and_grader(done: Case) -> None:
@@ -86,13 +86,13 @@ def test_the_report_tells_of_the_grader_of_drawn_pairs_and_of_types_without_weig
     fit["types"]["comply"]["there"] = {"train": 160_000, "heldout": 6}
     fit["types"]["refuse"] = {"completions": 4, "pairs": None, "unfitted": NO_PAIR_LEFT}
     page = render(content(collect(report_fixture.build(tmp_path))) | {"fits": [{"stage": "rules", **fit}]})
-    for said in (
+    for sentence in (
         "24 fitted, 6 held out, drawn by seed from 160 000 and 6; half is a coin",
         "No pair is left to fit on beside those held out: nothing was fitted",
         "Yes and no together are",
         "Calibration error",
     ):
-        assert said in page.replace("\u202f", " "), said
+        assert sentence in page.replace("\u202f", " "), sentence
 
 
 def test_the_errors_are_those_of_the_weights_and_scores(home: Path, done: Case) -> None:
@@ -111,18 +111,20 @@ def test_the_errors_are_those_of_the_weights_and_scores(home: Path, done: Case) 
         for name in ("grades", "scores")
     }
     assert len(shards["grades"]) == 120 and len(shards["scores"]) == 60
-    own = [number for number, row in enumerate(rows) if row["response_type"] == "refuse"]
-    made = [Completion(({"role": "user", "content": rows[n]["prompt"]},), "", "refuse", Where("", n)) for n in own]
-    fitted = {row.row.row for row in split_by_prompt(made, 0.2, 7 * 1009)[0]}
+    row_numbers = [number for number, row in enumerate(rows) if row["response_type"] == "refuse"]
+    refusals = [
+        Completion(({"role": "user", "content": rows[n]["prompt"]},), "", "refuse", Where("", n)) for n in row_numbers
+    ]
+    fitted = {row.row.row for row in split_by_prompt(refusals, 0.2, 7 * 1009)[0]}
     total = {}
-    for number in own:
+    for number in row_numbers:
         phi, w = shards["grades"][number]["grades"], rules.weights["refuse"]
         raw = {"ideal": phi["sorry"] * (1 - phi["harm"]), "disallowed": phi["harm"]}
         raw["poor"] = (1 - raw["ideal"]) * (1 - phi["harm"])
         features = phi | {name: value / sum(raw.values()) for name, value in raw.items()}
         total[number] = shards["scores"][number]["score"] + sum(w[name] * features[name] for name in w)
     wrong = {}
-    for first, second, third in zip(own[::3], own[1::3], own[2::3], strict=True):
+    for first, second, third in zip(row_numbers[::3], row_numbers[1::3], row_numbers[2::3], strict=True):
         if first in fitted:
             pairs = [(first, second), (first, third), (second, third)]
             wrong[first] = np.mean([0.5 - 0.5 * np.sign(total[a] - total[b]) for a, b in pairs])
@@ -130,56 +132,56 @@ def test_the_errors_are_those_of_the_weights_and_scores(home: Path, done: Case) 
 
 
 def test_it_is_the_same_bit_for_bit_from_its_seed(home: Path, done: Case) -> None:
-    again, other = case(home, name="again"), replace(case(home, name="other"), seed=8)
-    alone(again, other)
+    again, reseeded = case(home, name="again"), replace(case(home, name="other"), seed=8)
+    alone(again, reseeded)
     same(done, again)
-    assert (done.product / "rules.json").read_bytes() != (other.product / "rules.json").read_bytes()
+    assert (done.product / "rules.json").read_bytes() != (reseeded.product / "rules.json").read_bytes()
 
 
 @pytest.mark.parametrize("at", [0, 1, 3])
 def test_killed_while_grading_it_goes_on_and_grades_no_completion_twice(
     home: Path, done: Case, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    one = case(home, name=f"killed-{at}")
-    whole, calls = grader.Grader.grade, []
+    rules_case = case(home, name=f"killed-{at}")
+    original_grade, calls = grader.Grader.grade, []
 
     def counted(self: Any, questions: Any, **options: Any) -> Any:
         if len(calls) == at and dying:
             raise CutOff
         calls.append(len(questions))
-        return whole(self, questions, **options)
+        return original_grade(self, questions, **options)
 
     monkeypatch.setattr(grader.Grader, "grade", counted)
     dying = True
     with pytest.raises(CutOff):
-        alone(one)
+        alone(rules_case)
     dying = False
-    alone(one)
+    alone(rules_case)
     assert sum(calls) == 120
-    same(done, one)
+    same(done, rules_case)
 
 
 def test_stopped_between_shards_it_keeps_what_it_has(home: Path, done: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     from rlhf_trainer.context import StageContext
 
-    one, asked = case(home, name="stopped"), iter([False, False, True])
+    rules_case, stop_answers = case(home, name="stopped"), iter([False, False, True])
     with monkeypatch.context() as patch:
-        patch.setattr(StageContext, "stop_requested", lambda self: next(asked))
+        patch.setattr(StageContext, "stop_requested", lambda self: next(stop_answers))
         with pytest.raises(Stopped):
-            alone(one)
-    assert len(list((one.work / "shards").rglob("*.json"))) == 2
-    alone(one)
-    same(done, one)
+            alone(rules_case)
+    assert len(list((rules_case.work / "shards").rglob("*.json"))) == 2
+    alone(rules_case)
+    same(done, rules_case)
 
 
 def test_other_settings_of_the_fit_grade_nothing_again(home: Path, done: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = case(home, name="refit", iterations=10, holdout=0.4)
-    one.work.mkdir(parents=True)
-    (done.work / "shards").rename(one.work / "shards")
+    rules_case = case(home, name="refit", iterations=10, holdout=0.4)
+    rules_case.work.mkdir(parents=True)
+    (done.work / "shards").rename(rules_case.work / "shards")
     monkeypatch.setattr(grader.Grader, "grade", lambda *_, **__: pytest.fail("graded again"))
-    alone(one)
-    (one.work / "shards").rename(done.work / "shards")
-    assert published(one)[0]["types"]["comply"]["pairs"]["heldout"] == 12
+    alone(rules_case)
+    (rules_case.work / "shards").rename(done.work / "shards")
+    assert published(rules_case)[0]["types"]["comply"]["pairs"]["heldout"] == 12
 
 
 def test_two_ranks_find_what_one_does(home: Path, done: Case, tmp_path: Path) -> None:
@@ -189,10 +191,10 @@ def test_two_ranks_find_what_one_does(home: Path, done: Case, tmp_path: Path) ->
 
 
 def test_labels_are_features_without_a_grader(home: Path) -> None:
-    one = case(home, name="labels", features="labels", grader=None, gold=None, iterations=300, holdout=0.3)
-    alone(one)
-    fit, manifest = published(one)
-    assert Weights.read(one.product).grader is None
+    rules_case = case(home, name="labels", features="labels", grader=None, gold=None, iterations=300, holdout=0.3)
+    alone(rules_case)
+    fit, manifest = published(rules_case)
+    assert Weights.read(rules_case.product).grader is None
     assert fit["grader"] is None
     for kind in ("comply", "refuse"):
         assert fit["types"][kind]["heldout"]["total"]["value"] == 0
@@ -200,9 +202,9 @@ def test_labels_are_features_without_a_grader(home: Path) -> None:
 
 
 def test_pairs_of_a_response_type_join_different_prompts_and_say_so(home: Path) -> None:
-    one = case(home, name="across", pairs="responseType", features="labels", grader=None, gold=None)
-    alone(one)
-    fit, manifest = published(one)
+    rules_case = case(home, name="across", pairs="responseType", features="labels", grader=None, gold=None)
+    alone(rules_case)
+    fit, manifest = published(rules_case)
     assert fit["types"]["comply"]["pairs"] == {"train": 3 * 8 * 8, "heldout": 3 * 2 * 2}
     assert any("different prompts" in note for note in manifest["notes"])
 
@@ -214,22 +216,22 @@ def test_ranks_of_the_data_come_before_labels(home: Path, tmp_path: Path) -> Non
         row["rank"] = min(number % 3, 1)
     data = tmp_path / "ranked.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    one = case(home, name="ranks", gold=None, inputs={"input:completions": str(data)})
-    alone(one)
-    fit, _ = published(one)
+    rules_case = case(home, name="ranks", gold=None, inputs={"input:completions": str(data)})
+    alone(rules_case)
+    fit, _ = published(rules_case)
     assert fit["types"]["comply"]["pairs"] == {"train": 16, "heldout": 4}  # one ideal, two alike
     assert [*fit["types"]["comply"]["histograms"]["rm"]["counts"]] == ["rank 0", "rank 1"]
 
 
 def test_a_function_may_be_the_reward_and_its_source_is_what_weights_are_bound_to(home: Path) -> None:
-    one = case(home, name="function", reward={"function": "care:score"}, gold=None)
-    alone(one)
-    rules = Weights.read(one.product)
+    rules_case = case(home, name="function", reward={"function": "care:score"}, gold=None)
+    alone(rules_case)
+    rules = Weights.read(rules_case.product)
     assert rules.reward.source == "function:care:score" and len(rules.reward.digest) == 40
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         (
             {"response_type": "answer"},
@@ -244,13 +246,13 @@ def test_a_function_may_be_the_reward_and_its_source_is_what_weights_are_bound_t
     ],
 )
 def test_a_row_that_the_rules_cannot_use_is_refused_by_its_place(
-    home: Path, tmp_path: Path, row: Any, said: str
+    home: Path, tmp_path: Path, row: Any, message: str
 ) -> None:
     rows = [json.loads(line) for line in (home / "completions.jsonl").read_text().splitlines()]
     rows[0] |= row
     data = tmp_path / "completions.jsonl"
-    data.write_text("".join(json.dumps(one) + "\n" for one in rows))
-    with pytest.raises(InputError, match=said):
+    data.write_text("".join(json.dumps(completion) + "\n" for completion in rows))
+    with pytest.raises(InputError, match=message):
         alone(case(home, name="bad", inputs={"input:completions": str(data)}))
 
 
@@ -274,25 +276,31 @@ def test_completions_that_all_rank_alike_leave_nothing_to_fit(home: Path, tmp_pa
 def test_a_policy_with_problems_is_refused_with_all_of_them(home: Path, tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text(POLICY.replace("declines: false, harm", "declines: true, harm"))
-    with pytest.raises(InputError, match=r"policy.yaml:\d+:\d+: .*ideal and poor both hold") as told:
+    with pytest.raises(InputError, match=r"policy.yaml:\d+:\d+: .*ideal and poor both hold") as raised:
         alone(case(home, name="policy", inputs={"input:policy": str(path)}))
-    assert (told.value.code, told.value.reason) == (2, "InvalidPolicy")
+    assert (raised.value.code, raised.value.reason) == (2, "InvalidPolicy")
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        (lambda found: found.update(version="2"), "found version '2'"),
-        (lambda found: found["weights"]["comply"].pop("helps"), "weights of comply are not those of its features"),
-        (lambda found: found["policy"]["simple_propositions"]["helps"].update(prompt="?"), "is not the one that"),
-        (lambda found: found.pop("reward"), "not rules of this version"),
+        (lambda rules_json: rules_json.update(version="2"), "found version '2'"),
+        (
+            lambda rules_json: rules_json["weights"]["comply"].pop("helps"),
+            "weights of comply are not those of its features",
+        ),
+        (
+            lambda rules_json: rules_json["policy"]["simple_propositions"]["helps"].update(prompt="?"),
+            "is not the one that",
+        ),
+        (lambda rules_json: rules_json.pop("reward"), "not rules of this version"),
     ],
 )
-def test_rules_that_were_tampered_with_are_refused(done: Case, tmp_path: Path, change: Any, said: str) -> None:
-    found = json.loads((done.product / "rules.json").read_text())
-    change(found)
-    (tmp_path / "rules.json").write_text(json.dumps(found))
-    with pytest.raises(InputError, match=said):
+def test_rules_that_were_tampered_with_are_refused(done: Case, tmp_path: Path, change: Any, message: str) -> None:
+    rules_json = json.loads((done.product / "rules.json").read_text())
+    change(rules_json)
+    (tmp_path / "rules.json").write_text(json.dumps(rules_json))
+    with pytest.raises(InputError, match=message):
         Weights.read(tmp_path)
 
 
@@ -300,9 +308,9 @@ def test_rules_that_were_tampered_with_are_refused(done: Case, tmp_path: Path, c
 def test_the_gold_set_is_fitted_on_its_labels_and_one_response_type_is_not_measurable(home: Path) -> None:
     files = {"input:policy": str(DATA / "rbr_policy.yaml"), "input:completions": str(DATA / "rbr_gold_train.jsonl.gz")}
     across = {"features": "labels", "pairs": "responseType", "grader": None, "gold": None, "holdout": 0.3}
-    one = case(home, name="gold", reward={"function": "care:score"}, inputs=files, iterations=1000, **across)
-    alone(one)
-    fit, manifest = published(one)
+    rules_case = case(home, name="gold", reward={"function": "care:score"}, inputs=files, iterations=1000, **across)
+    alone(rules_case)
+    fit, manifest = published(rules_case)
     assert manifest["counts"]["rows.used"] == 351
     for kind in ("comply", "hard_refuse", "safe_refuse_2"):
         assert fit["types"][kind]["heldout"]["total"]["high"] < 0.3, kind

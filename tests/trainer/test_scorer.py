@@ -32,7 +32,7 @@ def batch(side: str, length: int | None = None) -> tuple[Tensor, Tensor]:
     return padded.input_ids, padded.attention_mask
 
 
-def made(base: Path, rule: Rule, seeds: tuple[int, ...]) -> ScorerModel:
+def fresh_scorer(base: Path, rule: Rule, seeds: tuple[int, ...]) -> ScorerModel:
     return new_scorer(base, "float32", rule=rule, seeds=seeds, pad_token_id=0).eval()
 
 
@@ -49,7 +49,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @torch.no_grad()
 def test_the_score_is_the_head_on_the_state_of_the_rows_last_token(base: Path) -> None:
-    scorer = made(base, Rule(), (1,))
+    scorer = fresh_scorer(base, Rule(), (1,))
     ids, mask = batch("right")
     scores = scorer.scores(ids, mask)
     for row, length in enumerate(LENGTHS):
@@ -61,10 +61,14 @@ def test_the_score_is_the_head_on_the_state_of_the_rows_last_token(base: Path) -
 
 @torch.no_grad()
 def test_padding_left_right_and_beyond_gives_the_same_scores(base: Path) -> None:
-    scorer = made(base, Rule(members=3), (1, 2, 3))
+    scorer = fresh_scorer(base, Rule(members=3), (1, 2, 3))
     right = scorer.scores(*batch("right"))
-    for other in (scorer.scores(*batch("left")), scorer.scores(*batch("left", 20)), scorer.scores(*batch("right", 20))):
-        torch.testing.assert_close(other, right, rtol=1e-5, atol=1e-5)
+    for padded in (
+        scorer.scores(*batch("left")),
+        scorer.scores(*batch("left", 20)),
+        scorer.scores(*batch("right", 20)),
+    ):
+        torch.testing.assert_close(padded, right, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
@@ -73,7 +77,7 @@ def test_padding_left_right_and_beyond_gives_the_same_scores(base: Path) -> None
 def test_transformers_loads_the_product_and_gives_the_same_scores(
     base: Path, tmp_path: Path, side: str, members: int
 ) -> None:
-    scorer = made(base, Rule(members=members), tuple(range(members)))
+    scorer = fresh_scorer(base, Rule(members=members), tuple(range(members)))
     folder = saved(tmp_path / "out", scorer)
     theirs = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     assert theirs.config.num_labels == members
@@ -87,7 +91,7 @@ def test_transformers_loads_the_product_and_gives_the_same_scores(
 @torch.no_grad()
 def test_separate_trunks_are_a_folder_a_member(base: Path, tmp_path: Path) -> None:
     rule = Rule(kind="cost", trunk="separate", members=2, combine="deviation", k=0.5)
-    scorer = made(base, rule, (1, 2))
+    scorer = fresh_scorer(base, rule, (1, 2))
     folder = saved(tmp_path / "out", scorer)
     assert sorted(path.name for path in (folder / "members").iterdir()) == ["0", "1"]
     again = load_scorer(folder, "float32", kind="cost")
@@ -100,8 +104,8 @@ def test_separate_trunks_are_a_folder_a_member(base: Path, tmp_path: Path) -> No
 
 
 def test_heads_differ_between_members_and_follow_their_seeds(base: Path) -> None:
-    first, again, other = (made(base, Rule(members=2), seeds) for seeds in ((1, 2), (1, 2), (3, 2)))
-    heads = [head_of(scorer.models[0]).weight for scorer in (first, again, other)]
+    first, again, reseeded = (fresh_scorer(base, Rule(members=2), seeds) for seeds in ((1, 2), (1, 2), (3, 2)))
+    heads = [head_of(scorer.models[0]).weight for scorer in (first, again, reseeded)]
     assert torch.equal(heads[0], heads[1])  # type: ignore[arg-type]
     assert not torch.equal(heads[0][0], heads[0][1])  # type: ignore[index]
     assert not torch.equal(heads[0][0], heads[2][0])  # type: ignore[index]
@@ -111,9 +115,9 @@ def test_heads_differ_between_members_and_follow_their_seeds(base: Path) -> None
 def test_a_head_that_fits_is_kept_and_one_that_does_not_is_new(tmp_path: Path) -> None:
     folder = tiny_scorer(tmp_path / "scorer", labels=2)
     before = AutoModelForSequenceClassification.from_pretrained(folder).score.weight
-    kept = head_of(made(folder, Rule(members=2), (1, 2)).models[0]).weight
-    assert torch.equal(kept, before)  # type: ignore[arg-type]
-    fresh = head_of(made(folder, Rule(members=1), (1,)).models[0]).weight
+    kept_head = head_of(fresh_scorer(folder, Rule(members=2), (1, 2)).models[0]).weight
+    assert torch.equal(kept_head, before)  # type: ignore[arg-type]
+    fresh = head_of(fresh_scorer(folder, Rule(members=1), (1,)).models[0]).weight
     assert tuple(fresh.shape) == (1, before.shape[1])  # type: ignore[union-attr]
 
 
@@ -123,8 +127,8 @@ def test_a_language_model_is_not_taken_for_a_scorer_with_a_random_head(base: Pat
 
 
 def test_a_scorer_of_someone_elses_has_one_label_and_no_rule(tmp_path: Path) -> None:
-    found = load_scorer(tiny_scorer(tmp_path / "scorer"), "float32", kind="cost")
-    assert found.rule == Rule(kind="cost", combine="mean")
+    scorer = load_scorer(tiny_scorer(tmp_path / "scorer"), "float32", kind="cost")
+    assert scorer.rule == Rule(kind="cost", combine="mean")
 
 
 @pytest.mark.parametrize("labels", [2, 3])
@@ -143,11 +147,11 @@ def test_the_heads_shape_tells_the_labels_where_the_configuration_does_not(tmp_p
     (folder / "config.json").write_text(json.dumps(config))
     torch.testing.assert_close(load_scorer(folder, "float32").scores(*batch("left")), expected)
     before = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1).score.weight
-    assert torch.equal(head_of(made(folder, Rule(), (1,)).models[0]).weight, before)  # type: ignore[arg-type]
+    assert torch.equal(head_of(fresh_scorer(folder, Rule(), (1,)).models[0]).weight, before)  # type: ignore[arg-type]
 
 
 def test_a_cost_model_is_not_used_as_a_reward(base: Path, tmp_path: Path) -> None:
-    folder = saved(tmp_path / "out", made(base, Rule(kind="cost"), (1,)))
+    folder = saved(tmp_path / "out", fresh_scorer(base, Rule(kind="cost"), (1,)))
     with pytest.raises(InputError, match="kind cost; found 1 heads, used as reward"):
         load_scorer(folder, "float32", kind="reward")
 
@@ -166,7 +170,7 @@ def test_a_cost_model_is_not_used_as_a_reward(base: Path, tmp_path: Path) -> Non
 def test_an_ensemble_file_that_does_not_fit_is_refused(
     base: Path, tmp_path: Path, change: dict[str, object], words: str
 ) -> None:
-    folder = saved(tmp_path / "out", made(base, Rule(), (1,)))
+    folder = saved(tmp_path / "out", fresh_scorer(base, Rule(), (1,)))
     file = folder / "ensemble.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     with pytest.raises(InputError, match=words):

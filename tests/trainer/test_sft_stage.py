@@ -57,12 +57,12 @@ def case(
     )
 
 
-def manifest(found: Case) -> dict[str, Any]:
-    return json.loads((found.product / "manifest.json").read_text())  # type: ignore[no-any-return]
+def manifest(finished: Case) -> dict[str, Any]:
+    return json.loads((finished.product / "manifest.json").read_text())  # type: ignore[no-any-return]
 
 
-def steps(found: Case) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (found.work / "metrics.jsonl").read_text().splitlines()]
+def steps(finished: Case) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (finished.work / "metrics.jsonl").read_text().splitlines()]
 
 
 def loss_by_hand(folder: Path, rows: list[dict[str, Any]], max_length: int = 64) -> float:
@@ -76,9 +76,9 @@ def loss_by_hand(folder: Path, rows: list[dict[str, Any]], max_length: int = 64)
         for row in rows:
             encoded = encode_conversation(tokenizer, row["messages"], max_length, tools=row.get("tools", ()))
             logp = model(input_ids=torch.tensor([encoded.ids])).logits[0, :-1].log_softmax(-1)
-            for place, token in enumerate(encoded.ids[1:]):
-                if encoded.mask[place + 1]:
-                    total -= float(logp[place, token])
+            for position, token in enumerate(encoded.ids[1:]):
+                if encoded.mask[position + 1]:
+                    total -= float(logp[position, token])
                     count += 1
     return total / count
 
@@ -88,36 +88,38 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 
 def test_the_first_loss_is_the_mean_over_the_assistants_tokens_of_the_rows(root: Path) -> None:
-    found = case(root, "a1", batchSize=24, holdout=0.0, maxSteps=1)
-    alone(found)
-    assert steps(found)[0]["loss"] == pytest.approx(loss_by_hand(root / "base", rows_of(root / "chat.jsonl")), rel=1e-4)
+    sft_case = case(root, "a1", batchSize=24, holdout=0.0, maxSteps=1)
+    alone(sft_case)
+    assert steps(sft_case)[0]["loss"] == pytest.approx(
+        loss_by_hand(root / "base", rows_of(root / "chat.jsonl")), rel=1e-4
+    )
 
 
 def test_the_heldout_loss_falls_and_the_product_has_the_loss_that_is_told(root: Path) -> None:
-    found = case(root, "a2", epochs=6.0, evalEvery=10)
-    alone(found)
-    told = manifest(found)
-    assert told["metrics"]["heldout_loss_change"]["high"] < -0.5
-    assert told["counts"]["rows.train"] + told["counts"]["rows.heldout"] == 24
-    lines = steps(found)
+    sft_case = case(root, "a2", epochs=6.0, evalEvery=10)
+    alone(sft_case)
+    published = manifest(sft_case)
+    assert published["metrics"]["heldout_loss_change"]["high"] < -0.5
+    assert published["counts"]["rows.train"] + published["counts"]["rows.heldout"] == 24
+    lines = steps(sft_case)
     assert [line["step"] for line in lines if "heldout_loss" in line] == [10, 20, 30]
-    assert len(lines) == told["counts"]["steps"] == 30
-    everything = loss_by_hand(found.product, rows_of(root / "chat.jsonl"))
+    assert len(lines) == published["counts"]["steps"] == 30
+    everything = loss_by_hand(sft_case.product, rows_of(root / "chat.jsonl"))
     assert everything < loss_by_hand(root / "base", rows_of(root / "chat.jsonl")) - 1.0
 
 
 def test_the_heldout_loss_is_that_of_the_product_on_the_rows_it_never_saw(root: Path) -> None:
-    found = case(root, "a8", maxSteps=4)
-    alone(found)
-    told = manifest(found)["metrics"]
+    sft_case = case(root, "a8", maxSteps=4)
+    alone(sft_case)
+    metrics = manifest(sft_case)["metrics"]
     everything = rows_of(root / "chat.jsonl")
     conversations = [Conversation(tuple(row["messages"]), Where("chat.jsonl", 1)) for row in everything]
-    _, unseen = split_by_prompt(conversations, 0.2, found.seed)
+    _, unseen = split_by_prompt(conversations, 0.2, sft_case.seed)
     rows = [{"messages": list(row.messages)} for row in unseen]
-    assert told["heldout_loss"]["n"] == len(rows) == 5
-    assert told["heldout_loss"]["value"] == pytest.approx(loss_by_hand(found.product, rows), rel=1e-4)
-    assert told["heldout_loss_before"]["value"] == pytest.approx(loss_by_hand(root / "base", rows), rel=1e-4)
-    assert told["heldout_perplexity"] == pytest.approx(math.exp(told["heldout_loss"]["value"]))
+    assert metrics["heldout_loss"]["n"] == len(rows) == 5
+    assert metrics["heldout_loss"]["value"] == pytest.approx(loss_by_hand(sft_case.product, rows), rel=1e-4)
+    assert metrics["heldout_loss_before"]["value"] == pytest.approx(loss_by_hand(root / "base", rows), rel=1e-4)
+    assert metrics["heldout_perplexity"] == pytest.approx(math.exp(metrics["heldout_loss"]["value"]))
 
 
 def test_a_change_that_may_be_chance_is_said_to_show_nothing() -> None:
@@ -184,11 +186,11 @@ def test_micro_batches_of_any_size_give_the_same_run(root: Path) -> None:
 def test_frozen_weights_come_out_as_they_went_in_and_the_product_stands_alone(
     root: Path, fields: dict[str, Any]
 ) -> None:
-    found = case(
+    sft_case = case(
         root, "c" + "".join(format(ord(c), "x") for c in str(sorted(fields))[2:8]) + "1" * len(fields), **fields
     )
-    alone(found)
-    before, after = (load_file(folder / "model.safetensors") for folder in (root / "base", found.product))
+    alone(sft_case)
+    before, after = (load_file(folder / "model.safetensors") for folder in (root / "base", sft_case.product))
     assert before.keys() == after.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     if "trainableLayers" in fields:
@@ -196,9 +198,9 @@ def test_frozen_weights_come_out_as_they_went_in_and_the_product_stands_alone(
     else:
         assert all(".mlp." in name or ".self_attn." in name for name in changed)
     assert changed
-    told = manifest(found)["metrics"]
-    assert told["heldout_loss"]["value"] < told["heldout_loss_before"]["value"]
-    assert not list(found.work.glob("states.*"))
+    metrics = manifest(sft_case)["metrics"]
+    assert metrics["heldout_loss"]["value"] < metrics["heldout_loss_before"]["value"]
+    assert not list(sft_case.work.glob("states.*"))
 
 
 def test_remembered_states_change_nothing_but_the_time(root: Path) -> None:
@@ -224,13 +226,13 @@ def test_what_was_cut_is_counted(root: Path) -> None:
             {"messages": [{"role": "user", "content": "what"}, {"role": "assistant", "content": "yes"}]},
         ],
     )
-    found = case(root, "e1", chat="long.jsonl", holdout=0.0, maxSteps=1)
-    alone(found)
-    counts = manifest(found)["counts"]
+    sft_case = case(root, "e1", chat="long.jsonl", holdout=0.0, maxSteps=1)
+    alone(sft_case)
+    counts = manifest(sft_case)["counts"]
     assert counts["rows.cut_prompt"] == 1
     assert counts["rows.cut_answer"] == 1
     assert counts["tokens.cut"] > 40
-    assert any("nothing is held out" in note for note in manifest(found)["notes"])
+    assert any("nothing is held out" in note for note in manifest(sft_case)["notes"])
 
 
 CALLING = """{% for tool in tools or [] %}{{ 'Use ' + tool['function']['name'] }}{% endfor %}
@@ -261,11 +263,11 @@ def calling_rows() -> list[dict[str, Any]]:
 def test_calls_of_tools_are_learned(root: Path) -> None:
     small_data.write(root / "calls.jsonl", calling_rows())
     (tiny_policy(root / "calling") / "chat_template.jinja").write_text(CALLING)
-    found = case(root, "e4", chat="calls.jsonl", batchSize=8, holdout=0.0, maxSteps=1)
-    found.inputs["input:base"] = str(root / "calling")
-    alone(found)
-    assert manifest(found)["counts"]["rows.used"] == 8
-    assert steps(found)[0]["loss"] == pytest.approx(loss_by_hand(root / "calling", calling_rows()), rel=1e-4)
+    sft_case = case(root, "e4", chat="calls.jsonl", batchSize=8, holdout=0.0, maxSteps=1)
+    sft_case.inputs["input:base"] = str(root / "calling")
+    alone(sft_case)
+    assert manifest(sft_case)["counts"]["rows.used"] == 8
+    assert steps(sft_case)[0]["loss"] == pytest.approx(loss_by_hand(root / "calling", calling_rows()), rel=1e-4)
 
 
 def test_calls_that_the_template_does_not_write_are_refused(root: Path) -> None:
@@ -275,18 +277,18 @@ def test_calls_that_the_template_does_not_write_are_refused(root: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_ends_the_stage_without_a_product(root: Path) -> None:
-    found = case(root, "e2", learningRate=1e30, maxGradNorm=1e30, schedule="constant", warmupRatio=0.0)
+    sft_case = case(root, "e2", learningRate=1e30, maxGradNorm=1e30, schedule="constant", warmupRatio=0.0)
     with pytest.raises(GuardTripped) as caught:
-        alone(found)
+        alone(sft_case)
     assert caught.value.reason == "NaN"
-    assert not found.product.exists()
+    assert not sft_case.product.exists()
 
 
 def test_a_model_that_scales_its_logits_is_refused(root: Path) -> None:
-    one = case(root, "granite")
-    one.inputs["input:base"] = str(tiny_granite(root / "granite"))
+    sft_case = case(root, "granite")
+    sft_case.inputs["input:base"] = str(tiny_granite(root / "granite"))
     with pytest.raises(InputError, match=r"model \(input:base\): GraniteForCausalLM changes its logits"):
-        alone(one)
+        alone(sft_case)
 
 
 def test_data_without_conversations_is_refused(root: Path) -> None:
@@ -296,6 +298,6 @@ def test_data_without_conversations_is_refused(root: Path) -> None:
 
 
 def test_bfloat16_products_are_bfloat16(root: Path) -> None:
-    found = case(root, "f1", dtype="bfloat16", maxSteps=3)
-    alone(found)
-    assert {value.dtype for value in load_file(found.product / "model.safetensors").values()} == {torch.bfloat16}
+    sft_case = case(root, "f1", dtype="bfloat16", maxSteps=3)
+    alone(sft_case)
+    assert {value.dtype for value in load_file(sft_case.product / "model.safetensors").values()} == {torch.bfloat16}

@@ -37,12 +37,12 @@ def test_every_token_is_laid_once_where_it_stands_and_sees_its_own_row_alone(giv
     for number, (first, second) in enumerate(given_pairs):
         ends = laid.ends[:, number]
         for ids, end in zip((first, second), ends, strict=True):
-            seen = laid.visible[number, 0, end]
-            assert laid.input_ids[number, seen].tolist() == ids
-            assert laid.position_ids[number, seen].tolist() == list(range(len(ids)))
-            for place in seen.nonzero().flatten():  # causal inside the row
-                upto = laid.visible[number, 0, place]
-                assert laid.input_ids[number, upto].tolist() == ids[: int(laid.position_ids[number, place]) + 1]
+            visible = laid.visible[number, 0, end]
+            assert laid.input_ids[number, visible].tolist() == ids
+            assert laid.position_ids[number, visible].tolist() == list(range(len(ids)))
+            for position in visible.nonzero().flatten():  # causal inside the row
+                upto = laid.visible[number, 0, position]
+                assert laid.input_ids[number, upto].tolist() == ids[: int(laid.position_ids[number, position]) + 1]
         assert laid.visible[number, 0].any(-1).all(), "a token that sees nothing gives NaN"
         assert (laid.input_ids[number, len(forks[number]) :] == PAD).all()
 
@@ -66,19 +66,19 @@ def test_states_and_gradients_are_those_of_two_rows(kind, frozen):
     assert pairs_as_rows(decoder, boundary, forks[0], 64)
 
     inputs, laid = boundary.pairs(forks)
-    found = decoder(**inputs, use_cache=False).last_hidden_state[torch.arange(3).expand(2, 3), laid.ends]
-    (found * torch.arange(6.0).view(2, 3, 1)).sum().backward()
+    states = decoder(**inputs, use_cache=False).last_hidden_state[torch.arange(3).expand(2, 3), laid.ends]
+    (states * torch.arange(6.0).view(2, 3, 1)).sum().backward()
     grads = [weight.grad.clone() for weight in decoder.parameters() if weight.grad is not None]
     decoder.zero_grad()
     inputs, padded = boundary.batch([row(pair[side]) for side in (0, 1) for pair in given_pairs])
     ends = padded.attention_mask.sum(1) - 1
     expected = decoder(**inputs, use_cache=False).last_hidden_state[torch.arange(6), ends].view(2, 3, -1)
     (expected * torch.arange(6.0).view(2, 3, 1)).sum().backward()
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(states, expected, rtol=1e-4, atol=1e-5)
     again = [weight.grad for weight in decoder.parameters() if weight.grad is not None]
     assert len(grads) == len(again) > 3
-    for one, other in zip(grads, again, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+    for gradient, expected_gradient in zip(grads, again, strict=True):
+        torch.testing.assert_close(gradient, expected_gradient, rtol=1e-3, atol=1e-4)
 
 
 class Deaf(torch.nn.Module):
@@ -89,17 +89,17 @@ class Deaf(torch.nn.Module):
         self.decoder, self.drops, self.config = decoder, drops, decoder.config
 
     def forward(self, attention_mask=None, position_ids=None, **others):
-        told = {"attention_mask": attention_mask, "position_ids": position_ids}
-        return self.decoder(**others, **{name: value for name, value in told.items() if name != self.drops})
+        arguments = {"attention_mask": attention_mask, "position_ids": position_ids}
+        return self.decoder(**others, **{name: value for name, value in arguments.items() if name != self.drops})
 
 
 @pytest.mark.parametrize("drops", ["attention_mask", "position_ids"])
 def test_a_model_that_does_not_obey_is_found_out(drops):
     sample = fork([5, 6, 7, 8, 11, 12, 13], [5, 6, 7, 9, 14, 15])
-    whole = family("llama").model
+    decoder = family("llama").model
     boundary = FrozenTrunkInputs(None, CPU, PAD)
-    assert pairs_as_rows(whole, boundary, sample, 64)
-    assert not pairs_as_rows(Deaf(whole, drops), boundary, sample, 64)
+    assert pairs_as_rows(decoder, boundary, sample, 64)
+    assert not pairs_as_rows(Deaf(decoder, drops), boundary, sample, 64)
 
 
 @pytest.mark.parametrize("kind", ["mistral", "qwen2"])
@@ -121,11 +121,11 @@ def test_remembered_states_of_forks_are_those_computed_now(tmp_path_factory, giv
     assert remembering.cache_hidden_states(
         forks, tmp_path_factory.mktemp("states") / "s.bin", "key", dtype=torch.float32
     )
-    found, laid = remembering.pairs(forks, range(len(forks)))
+    inputs, laid = remembering.pairs(forks, range(len(forks)))
     expected, _ = computing.pairs(forks)
     for number, pair in enumerate(forks):
-        there = slice(0, len(pair))
+        span = slice(0, len(pair))
         torch.testing.assert_close(
-            found["inputs_embeds"][number, there], expected["inputs_embeds"][number, there], rtol=1e-4, atol=1e-5
+            inputs["inputs_embeds"][number, span], expected["inputs_embeds"][number, span], rtol=1e-4, atol=1e-5
         )
     assert laid.ends.shape == (2, len(forks))

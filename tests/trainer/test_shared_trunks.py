@@ -25,12 +25,12 @@ def decoder(seed: int = 0, layers: int = 4) -> LlamaModel:
 
 def moved(model: LlamaModel, top: int) -> LlamaModel:
     """A copy whose upper layers and final norm were trained further."""
-    other = copy.deepcopy(model)
+    trained = copy.deepcopy(model)
     with torch.no_grad():
-        for module in (*other.layers[len(other.layers) - top :], other.norm):
+        for module in (*trained.layers[len(trained.layers) - top :], trained.norm):
             for weight in module.parameters():
                 weight.add_(torch.randn_like(weight) * 0.1)
-    return other
+    return trained
 
 
 def alone(model: Any) -> torch.Tensor:
@@ -41,20 +41,20 @@ def alone(model: Any) -> torch.Tensor:
 def check(decoders: dict[str, Any], layers: int) -> SharedDecoders:
     expected = {name: alone(model) for name, model in decoders.items()}
     shared = SharedDecoders(decoders)
-    found = shared(IDS, MASK, POSITIONS)
+    outputs = shared(IDS, MASK, POSITIONS)
     assert shared.layers == layers
     for name, hidden in expected.items():
-        torch.testing.assert_close(found[name][MASK > 0], hidden[MASK > 0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(outputs[name][MASK > 0], hidden[MASK > 0], atol=1e-5, rtol=1e-5)
     return shared
 
 
 def test_equal_models_run_once_and_end_in_their_own_norms() -> None:
-    one = decoder()
-    other = copy.deepcopy(one)
+    original = decoder()
+    copied = copy.deepcopy(original)
     with torch.no_grad():
-        other.norm.weight.mul_(2)
-    check({"one": one, "other": other}, layers=4)
-    assert one.layers[3].mlp.up_proj.weight.data_ptr() == other.layers[3].mlp.up_proj.weight.data_ptr()
+        copied.norm.weight.mul_(2)
+    check({"one": original, "other": copied}, layers=4)
+    assert original.layers[3].mlp.up_proj.weight.data_ptr() == copied.layers[3].mlp.up_proj.weight.data_ptr()
 
 
 def test_branches_part_where_weights_first_differ() -> None:
@@ -76,18 +76,18 @@ def test_unrelated_models_share_nothing() -> None:
 
 
 def test_a_model_that_computes_otherwise_is_kept_apart_though_its_weights_are_equal() -> None:
-    one = decoder()
-    other = copy.deepcopy(one)
-    other.config.rms_norm_eps = 1e-3
-    for module in other.modules():
+    original = decoder()
+    copied = copy.deepcopy(original)
+    copied.config.rms_norm_eps = 1e-3
+    for module in copied.modules():
         if hasattr(module, "variance_epsilon"):
             module.variance_epsilon = 1e-3
-    check({"one": one, "other": other}, layers=8)
+    check({"one": original, "other": copied}, layers=8)
 
 
 def test_weights_of_other_types_are_not_mixed() -> None:
-    one = decoder()
-    assert SharedDecoders({"one": one, "half": copy.deepcopy(one).bfloat16()}).layers == 8
+    model = decoder()
+    assert SharedDecoders({"one": model, "half": copy.deepcopy(model).bfloat16()}).layers == 8
 
 
 def test_none_of_the_weights_can_be_trained() -> None:

@@ -97,7 +97,7 @@ def test_prompts_of_ppo_leave_room_in_the_rows_of_every_model_that_reads_them(tm
     home = base(tmp_path)
     (home / "prompts.jsonl").write_text("".join(json.dumps({"prompt": LONG + str(n)}) + "\n" for n in range(4)))
     narrow(home / "rm")
-    made = case(home)
-    alone(made)
-    manifest = json.loads((made.product / "manifest.json").read_text())
+    ppo_case = case(home)
+    alone(ppo_case)
+    manifest = json.loads((ppo_case.product / "manifest.json").read_text())
     assert manifest["counts"]["prompts.cut"] == 4

@@ -27,26 +27,28 @@ def test_both_reward_models_are_scored_on_the_same_people_s_pairs(tmp_path: Path
     (tmp_path / "data").mkdir()
     YAML().dump(job, tmp_path / "job.yaml")
     model = tiny_policy(tmp_path / "model", positions=1024)
-    given = ["--input", f"base={model}", "--input", f"pairs={tmp_path / 'pairs.jsonl'}"]
+    input_arguments = ["--input", f"base={model}", "--input", f"pairs={tmp_path / 'pairs.jsonl'}"]
     done = subprocess.run(
-        [warm.python(), "-m", "rlhf_sdk.cli", "run", str(tmp_path / "job.yaml"), *given, "--output", "json"],
+        [warm.python(), "-m", "rlhf_sdk.cli", "run", str(tmp_path / "job.yaml"), *input_arguments, "--output", "json"],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    told = json.loads(done.stdout)
-    products = Path(told["storage"]) / "products"
-    made = {name: products / stage["product"] for name, stage in told["stages"].items() if stage["product"]}
+    result = json.loads(done.stdout)
+    products = Path(result["storage"]) / "products"
+    product_folders = {
+        name: products / stage["product"] for name, stage in result["stages"].items() if stage["product"]
+    }
     tests = {}
     for name in ("rlcd-reward", "rlaif-reward"):
-        manifest = json.loads((made[name] / "manifest.json").read_text())
+        manifest = json.loads((product_folders[name] / "manifest.json").read_text())
         tests[name] = manifest["metrics"]["test"]["accuracy"]
         assert manifest["counts"]["test.seen_prompts"] == 0
     assert tests["rlcd-reward"]["n"] == tests["rlaif-reward"]["n"] > 10
-    assert all(one["low"] < one["value"] < one["high"] for one in tests.values())
-    rows = (made["rlcd-pairs"] / "rows.jsonl").read_text().splitlines()
+    assert all(accuracy["low"] < accuracy["value"] < accuracy["high"] for accuracy in tests.values())
+    rows = (product_folders["rlcd-pairs"] / "rows.jsonl").read_text().splitlines()
     turns = [len(json.loads(row)["prompt"]) for row in rows]
     assert max(turns) > 1, "dialogues of several turns"
-    page = Path(told["report"]).read_text()
+    page = Path(result["report"]).read_text()
     assert "Scorers on pairs they were not trained on" in page and "rlaif-reward" in page

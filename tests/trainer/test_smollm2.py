@@ -31,10 +31,10 @@ ANSWERS = ("Ask a doctor.", "Remove it slowly with tweezers, wash the skin, and 
 def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(GGUF file, cache): dequantised once for all tests."""
     assert installed is not None and installed.submodule_search_locations is not None
-    found = next(Path(installed.submodule_search_locations[0]).glob("*.gguf"))
+    gguf_file = next(Path(installed.submodule_search_locations[0]).glob("*.gguf"))
     cache = tmp_path_factory.mktemp("inputs")
-    load_policy(found, "float32", cache)
-    return found, cache
+    load_policy(gguf_file, "float32", cache)
+    return gguf_file, cache
 
 
 def batch(tokenizer: Any, side: str) -> Padded:
@@ -45,10 +45,10 @@ def batch(tokenizer: Any, side: str) -> Padded:
 
 def test_its_gguf_is_dequantised_once_and_its_shared_pad_and_eos_are_told_apart(model: tuple[Path, Path]) -> None:
     path, cache = model
-    (kept,) = cache.glob("gguf-*")
-    before = (kept / "model.safetensors").stat().st_mtime_ns
+    (dequantised,) = cache.glob("gguf-*")
+    before = (dequantised / "model.safetensors").stat().st_mtime_ns
     policy, tokenizer = load_policy(path, "float32", cache)
-    assert (kept / "model.safetensors").stat().st_mtime_ns == before
+    assert (dequantised / "model.safetensors").stat().st_mtime_ns == before
     assert tokenizer.pad_token_id == tokenizer.eos_token_id == 2  # as it is shipped
     prepare_tokenizer(tokenizer)
     assert tokenizer.pad_token_id != tokenizer.eos_token_id == 2
@@ -122,9 +122,11 @@ def test_its_score_sits_at_eos_whatever_the_padding_and_transformers_agrees(
     scorer = new_scorer(
         path, "float32", rule=Rule(members=2), seeds=(1, 2), pad_token_id=tokenizer.pad_token_id, cache=cache
     ).eval()
-    left, right = (batch(tokenizer, side) for side in ("left", "right"))
-    scores = scorer.scores(right.input_ids, right.attention_mask)
-    torch.testing.assert_close(scorer.scores(left.input_ids, left.attention_mask), scores, rtol=1e-3, atol=1e-4)
+    left_padded, right_padded = (batch(tokenizer, side) for side in ("left", "right"))
+    scores = scorer.scores(right_padded.input_ids, right_padded.attention_mask)
+    torch.testing.assert_close(
+        scorer.scores(left_padded.input_ids, left_padded.attention_mask), scores, rtol=1e-3, atol=1e-4
+    )
     for row, answer in enumerate(ANSWERS):
         ids = torch.tensor([encode_row(tokenizer, PROMPT, answer, 128).ids])
         state = trunk_of(scorer.models[0])(input_ids=ids).last_hidden_state[0, -1]
@@ -133,7 +135,7 @@ def test_its_score_sits_at_eos_whatever_the_padding_and_transformers_agrees(
     save_scorer(folder, [scorer.models[0].state_dict()], list(scorer.models), scorer.rule, tokenizer)
     theirs = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     ours = load_scorer(folder, "float32")
-    for padded in (left, right):
+    for padded in (left_padded, right_padded):
         logits = theirs(input_ids=padded.input_ids, attention_mask=padded.attention_mask).logits
         torch.testing.assert_close(logits.T, scores, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(ours.scores(padded.input_ids, padded.attention_mask), scores, rtol=1e-3, atol=1e-4)

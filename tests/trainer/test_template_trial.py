@@ -53,11 +53,11 @@ def test_a_child_goes_on_behind_a_template_that_ended_one(monkeypatch):
 
 def test_it_knows_what_transformers_templates_may_use():
     """What ends here before its costly part would not be seen to be costly."""
-    known = (
+    transformers_syntax = (
         "{% generation %}a{% endgeneration %}{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}"
         "{% break %}{% endfor %}{{ messages | tojson(indent=2, ensure_ascii=True) }}{{ strftime_now('%d') }}"
         "{% set n = namespace(a=1) %}{{ dict(a=1) }}"
     )
-    assert prepared(tiny.TEMPLATE + known)
+    assert prepared(tiny.TEMPLATE + transformers_syntax)
     with pytest.raises(TemplateProblem, match="takes more than 1 s"):
-        prepared(known + LOOPS)
+        prepared(transformers_syntax + LOOPS)

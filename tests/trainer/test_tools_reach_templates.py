@@ -40,9 +40,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("stage", SPECS)
 def test_rewards_costs_and_evaluations_give_tools_to_the_template(home: Path, stage: str) -> None:
     inputs = {f"stage:{name}": str(home / name) for name in ("sft", "other", "rm")}
-    made = Case(str(home), stage, SPECS[stage], {**inputs, "input:tools": str(home / "tools.jsonl")}, {}, uid=stage)
+    stage_case = Case(
+        str(home), stage, SPECS[stage], {**inputs, "input:tools": str(home / "tools.jsonl")}, {}, uid=stage
+    )
     with pytest.raises(InputError, match=r"tools: the chat template .* does not write them"):
-        alone(made)
+        alone(stage_case)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +52,7 @@ def test_rewards_costs_and_evaluations_give_tools_to_the_template(home: Path, st
     [({"prompts": [{"input": "tools"}]}, "tools"), ({"ptx": {"data": [{"input": "tools"}]}}, "tools-chat")],
 )
 def test_ppo_gives_tools_of_prompts_and_ptx_to_the_template(home: Path, fields: dict[str, object], data: str) -> None:
-    made = ppo_cases.case(home, name=data, **fields)
-    made.inputs["input:tools"] = str(home / f"{data}.jsonl")
+    ppo_case = ppo_cases.case(home, name=data, **fields)
+    ppo_case.inputs["input:tools"] = str(home / f"{data}.jsonl")
     with pytest.raises(InputError, match=r"tools: the chat template .* does not write them"):
-        alone(made)
+        alone(ppo_case)

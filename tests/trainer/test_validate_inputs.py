@@ -546,9 +546,9 @@ def strange(case: Case) -> None:
 def test_a_mistake_is_refused_at_its_field_and_line(case: Case, mistake: str) -> None:
     spoil, path, words = MISTAKES[mistake]
     spoil(case)
-    found = case.validate()
-    assert found.code == 2
-    problems = {problem["path"]: problem for problem in found.json["files"][0]["problems"]}
+    verdict = case.validate()
+    assert verdict.code == 2
+    problems = {problem["path"]: problem for problem in verdict.json["files"][0]["problems"]}
     assert path in problems, problems
     assert words in problems[path]["message"]
     assert problems[path]["line"] > 1
@@ -590,8 +590,8 @@ RIGHT: dict[str, Spoil] = {
 def test_a_right_job_is_taken_and_nothing_is_left_behind(case: Case, right: str) -> None:
     RIGHT[right](case)
     before = sorted(case.folder.rglob("*"))
-    (found,) = case.validate().json["files"]
-    assert (found["problems"], found["unopened"]) == ([], [])
+    (verdict,) = case.validate().json["files"]
+    assert (verdict["problems"], verdict["unopened"]) == ([], [])
     after = [path for path in case.folder.rglob("*") if "__pycache__" not in path.parts and path.name != "job.yaml"]
     assert sorted(after) == before
 
@@ -600,9 +600,9 @@ def test_what_is_elsewhere_or_large_is_said_and_the_rest_is_opened(case: Case, m
     case.input("base", source="hf://org/model@main")
     monkeypatch.setattr(local_check, "MAX_DATA", 4 << 10)
     case.write("asks.jsonl", [{"prompt": f"q {n}"} for n in range(1000)])
-    (found,) = case.validate().json["files"]
-    assert found["problems"] == []
-    assert [line.split()[0] for line in found["unopened"]] == ["base", "asks"]
+    (verdict,) = case.validate().json["files"]
+    assert verdict["problems"] == []
+    assert [line.split()[0] for line in verdict["unopened"]] == ["base", "asks"]
     case.write("prefs.jsonl", PAIRS)
     assert case.validate().code == 2
 
@@ -632,9 +632,9 @@ def test_the_checks_run_in_a_process_of_their_own(case: Case, monkeypatch: pytes
     case.write(
         "gold.py", "print('hello')\nimport sys\ndef count(prompts, responses): return ['rlhf_sdk' in sys.modules]\n"
     )
-    found = case.validate()
-    assert found.code == 2
-    (problem,) = found.json["files"][0]["problems"]
+    verdict = case.validate()
+    assert verdict.code == 2
+    (problem,) = verdict.json["files"][0]["problems"]
     assert problem["path"] == "spec.stages[0].ppo.rewards[0]"
     assert "returned 1 scores for 2 answers" in problem["message"]
     assert not (case.folder / ".rlhf").exists()
@@ -644,9 +644,9 @@ def test_checks_that_do_not_end_are_given_up_and_said(case: Case, monkeypatch: p
     monkeypatch.undo()
     monkeypatch.setattr(input_check, "SECONDS", 0.1)
     case.write("gold.py", "import time\ntime.sleep(1e6)\n")
-    (found,) = case.validate().json["files"]
-    assert found["valid"]
-    assert "took more than" in found["unopened"][0]
+    (verdict,) = case.validate().json["files"]
+    assert verdict["valid"]
+    assert "took more than" in verdict["unopened"][0]
 
 
 def problems_of(case: Case) -> dict[str, str]:
@@ -695,11 +695,11 @@ def test_beyond_so_many_rows_templates_are_left_to_prepare_which_is_said(
     monkeypatch.setattr(local_check, "TEMPLATED", 5)
     case.refuse("base", REFUSE)
     case.write("chat.jsonl", [*CHAT, {"prompt": "odd", "completion": "a"}])
-    (found,) = case.validate().json["files"]
-    assert found["problems"] == []
+    (verdict,) = case.validate().json["files"]
+    assert verdict["problems"] == []
     assert (
         "chat: chat templates wrote 5 of 21 rows (stage sft, sft.data[0]); prepare has them write all"
-        in found["unopened"]
+        in verdict["unopened"]
     )
     case.write("chat.jsonl", [{"prompt": "odd", "completion": "a"}, *CHAT])
     assert "too odd" in problems_of(case)["spec.stages[0].sft.data[0]"]
@@ -711,7 +711,7 @@ def test_beyond_so_many_rows_templates_are_left_to_prepare_which_is_said(
 def test_few_prompts_are_a_warning(case: Case, prompts: int, warned: set[str]) -> None:
     case.evaluate()
     case.write("asks.jsonl", [{"prompt": f"q {n}"} for n in range(prompts)] * 3)
-    (found,) = case.validate().json["files"]
-    assert found["valid"]
-    assert {warning.partition(",")[0].removeprefix("stage ") for warning in found["warnings"]} == warned
-    assert all(f"found {prompts} different prompts" in warning for warning in found["warnings"])
+    (verdict,) = case.validate().json["files"]
+    assert verdict["valid"]
+    assert {warning.partition(",")[0].removeprefix("stage ") for warning in verdict["warnings"]} == warned
+    assert all(f"found {prompts} different prompts" in warning for warning in verdict["warnings"])

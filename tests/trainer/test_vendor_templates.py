@@ -83,13 +83,13 @@ def holds(tokenizer, messages):
 def test_rows_are_the_templates_own_rendering_and_answers_are_found_in_it(name):
     tokenizer = vendor_tokenizer(name)
     prepare_tokenizer(tokenizer)
-    one, two = holds(tokenizer, ONE), holds(tokenizer, TWO)
+    short_row, long_row = holds(tokenizer, ONE), holds(tokenizer, TWO)
     end = tokenizer.eos_token
-    first, last = learned(tokenizer, one), learned(tokenizer, two)
+    first, last = learned(tokenizer, short_row), learned(tokenizer, long_row)
     assert "I am good" in first
     assert first.endswith(end)
     alone = first.replace("I am good", "yes so")  # whatever the template writes around it
-    if two.skipped_turns:
+    if long_row.skipped_turns:
         assert last == alone
     else:
         assert last in (first + alone, first.removesuffix(end) + alone)

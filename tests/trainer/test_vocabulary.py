@@ -83,12 +83,12 @@ class TestAnAddedPad:
         torch.testing.assert_close(quick, slow)
         rows = torch.zeros(len(labels), dtype=torch.long)
         assert float(nll_by_row(hidden, labels, rows, 1, head)) == pytest.approx(-float(chosen.sum()), rel=1e-5)
-        found, entropy = log_probs(hidden, head, labels, 0.7)
+        logps, entropy = log_probs(hidden, head, labels, 0.7)
         tempered = (plain_logits(base, ids, [tokenizer.pad_token_id])[:-1] / 0.7).log_softmax(-1)
-        torch.testing.assert_close(found.double(), tempered.gather(1, labels[:, None])[:, 0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(logps.double(), tempered.gather(1, labels[:, None])[:, 0], atol=1e-4, rtol=1e-4)
         expected_entropy = -(tempered.exp() * tempered.clamp(min=-1e9)).sum(-1)
         torch.testing.assert_close(entropy.double(), expected_entropy, atol=1e-4, rtol=1e-4)
-        (gradient,) = torch.autograd.grad(found.sum(), hidden)
+        (gradient,) = torch.autograd.grad(logps.sum(), hidden)
         assert gradient.isfinite().all()
 
     def test_is_never_sampled(self, loaded: tuple[Any, Any]) -> None:
@@ -133,9 +133,9 @@ class TestAnAddedPad:
         small_data.chat(tmp_path / "chat.jsonl", rows=8)
         spec = {"model": {"input": "base"}, "data": [{"input": "chat"}], "batchSize": 8, "maxSteps": 1, "holdout": 0.0}
         inputs = {"input:base": str(base), "input:chat": str(tmp_path / "chat.jsonl")}
-        made = Case(str(tmp_path), "sft", {**spec, "maxLength": 64, "learningRate": 1e-9}, inputs)
-        alone(made)
-        first = json.loads((made.work / "metrics.jsonl").read_text().splitlines()[0])["loss"]
+        sft_case = Case(str(tmp_path), "sft", {**spec, "maxLength": 64, "learningRate": 1e-9}, inputs)
+        alone(sft_case)
+        first = json.loads((sft_case.work / "metrics.jsonl").read_text().splitlines()[0])["loss"]
         tokenizer = AutoTokenizer.from_pretrained(base)
         prepare_tokenizer(tokenizer)
         total, count = 0.0, 0
@@ -159,15 +159,15 @@ class TestEnds:
     def test_any_of_them_ends_an_answer(self, tmp_path: Path) -> None:
         model, _ = load_policy(tiny_policy(tmp_path), "float32")
         prompts = PROMPTS * 10
-        whole = sample(model, prompts, Sampling(1.0, 40, (2,)), seed=3)
-        ends = {2, *(answer.ids[len(answer.ids) // 2] for answer in whole[:3])}
-        found = sample(model, prompts, Sampling(1.0, 40, tuple(ends)), seed=3)
-        for answer, longer in zip(found, whole, strict=True):
-            cut = next((place for place, token in enumerate(longer.ids) if token in ends), None)
+        uncut = sample(model, prompts, Sampling(1.0, 40, (2,)), seed=3)
+        ends = {2, *(answer.ids[len(answer.ids) // 2] for answer in uncut[:3])}
+        answers = sample(model, prompts, Sampling(1.0, 40, tuple(ends)), seed=3)
+        for answer, longer in zip(answers, uncut, strict=True):
+            cut = next((position for position, token in enumerate(longer.ids) if token in ends), None)
             expected = longer.ids if cut is None else longer.ids[: cut + 1]
             assert answer == Answer(expected, cut is not None)
             assert answer.spoken == (expected if cut is None else expected[:-1])
-        assert sum(answer.finished for answer in found) > sum(answer.finished for answer in whole)
+        assert sum(answer.finished for answer in answers) > sum(answer.finished for answer in uncut)
 
 
 def declare(folder: Path, config: list[int], generation: list[int]) -> None:

@@ -21,7 +21,7 @@ def toy_file(storage: Path, spec: dict[str, Any], **fields: Any) -> StageFile:
     uid, stage = fields.setdefault("uid", "uid-1"), fields.setdefault("stage", "toy")
     work = storage / "work" / uid / stage
     execution = Execution.model_validate({"checkpointEvery": fields.pop("every", 3)})
-    given = {
+    stage_fields = {
         "version": "1",
         "job": "job",
         "type": "sft",
@@ -33,7 +33,7 @@ def toy_file(storage: Path, spec: dict[str, Any], **fields: Any) -> StageFile:
         "directories": Directories.model_validate({"storage": str(storage), "work": str(work), "job": str(storage)}),
         **fields,
     }
-    return StageFile.model_construct(**given)
+    return StageFile.model_construct(**stage_fields)
 
 
 def write(file: StageFile) -> Path:

@@ -208,8 +208,8 @@ def serve(address: str, program: str) -> None:
             pid = os.fork()
             if pid == 0:
                 listener.close()
-                for other in clients.values():
-                    other.close()
+                for connection in clients.values():
+                    connection.close()
                 request.client.close()
                 os.close(ended)
                 os.close(wake)
