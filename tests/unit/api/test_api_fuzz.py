@@ -58,7 +58,7 @@ def mutated(draw: st.DrawFn) -> Any:
     return value
 
 
-def _edit(draw: st.DrawFn, holder: Any, key: str | int, whole: Any) -> None:
+def _edit(draw: st.DrawFn, holder: Any, key: str | int, document: Any) -> None:
     if isinstance(holder, list) and isinstance(key, int) and key < len(holder):
         how = draw(st.sampled_from(["replace", "remove", "double", "graft"]))
     elif isinstance(holder, dict) and key in holder:
@@ -74,7 +74,7 @@ def _edit(draw: st.DrawFn, holder: Any, key: str | int, whole: Any) -> None:
     elif how == "rename":
         holder[draw(st.text(min_size=1, max_size=10))] = holder.pop(key)
     else:
-        graft: Any = whole
+        graft: Any = document
         for part in draw(st.sampled_from(PLACES)):
             graft = graft[part] if isinstance(graft, dict) and part in graft else graft
         holder[key] = copy.deepcopy(graft)

@@ -90,12 +90,12 @@ def test_an_unknown_scheme_is_told_with_the_one_that_was_meant() -> None:
 @given(st.text(max_size=60) | st.from_regex(r"(hf|pvc|package|s3|file|x)://[a-z/@.]{0,20}", fullmatch=True))
 def test_any_source_is_taken_apart_or_refused_in_words(text: str) -> None:
     try:
-        found = parse_source(text)
+        source = parse_source(text)
     except ValueError as error:
         assert str(error).startswith("found ")
     else:
-        assert found.location or text == ""
-        assert ".." not in found.path.split("/")
+        assert source.location or text == ""
+        assert ".." not in source.path.split("/")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_value_is_described_as_a_reader_would_call_it(value: object, words: st
 
 
 def test_the_nearest_word_ignores_case_and_underscores() -> None:
-    known = ["batchSize", "maxLength", "epochs"]
-    assert nearest("batch_size", known) == "batchSize"
-    assert nearest("epoch", known) == "epochs"
-    assert nearest("temperature", known) is None
+    field_names = ["batchSize", "maxLength", "epochs"]
+    assert nearest("batch_size", field_names) == "batchSize"
+    assert nearest("epoch", field_names) == "epochs"
+    assert nearest("temperature", field_names) is None

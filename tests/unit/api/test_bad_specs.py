@@ -28,8 +28,8 @@ def test_a_bad_spec_is_refused_once_at_its_place(case: BadSpec) -> None:
         else:
             assert case.id.startswith("yaml-"), "the operator would accept it"
         check_document(document)
-    found = [(problem.path, problem.line, problem.column) for problem in caught.value.problems]
-    assert found == [(case.path, case.line, case.column)], str(caught.value)
+    places = [(problem.path, problem.line, problem.column) for problem in caught.value.problems]
+    assert places == [(case.path, case.line, case.column)], str(caught.value)
     (problem,) = caught.value.problems
     assert case.says in problem.render()
 

@@ -75,7 +75,7 @@ def evaluate(**fields: Any) -> dict[str, Any]:
 SIMULATE = {"name": "simulate", "simulate": {"model": {"input": "base"}, "rlcd": {}, "prompts": [{"input": "rows"}]}}
 
 
-def told(
+def problem_text(
     tmp_path: Path,
     stages: list[dict[str, Any]],
     base: dict[str, Any] = LLAMA,
@@ -86,8 +86,10 @@ def told(
     base = {"architectures": ["XForCausalLM"], **base}
     traits = {"base": model(tmp_path / "base", base), "judge": model(tmp_path / "judge", judge, heads)}
     parsed = job(*stages)
-    known = {name: found for name, folder in traits.items() if (found := read_traits(folder)) is not None}
-    return "\n".join(words(parsed, finding) for finding in problems(parsed, known))
+    readable = {
+        name: model_traits for name, folder in traits.items() if (model_traits := read_traits(folder)) is not None
+    }
+    return "\n".join(words(parsed, finding) for finding in problems(parsed, readable))
 
 
 RECURRENT = (
@@ -120,22 +122,22 @@ RECURRENT = (
 def test_recurrent_and_linear_attention_models_may_not_answer(
     tmp_path: Path, kind: str, stage: dict[str, Any], where: str
 ) -> None:
-    found = told(tmp_path, [stage], {"model_type": kind})
-    assert where in found
-    assert "sampling here keeps keys and values only" in found
+    text = problem_text(tmp_path, [stage], {"model_type": kind})
+    assert where in text
+    assert "sampling here keeps keys and values only" in text
 
 
 def test_a_model_of_other_layers_than_attention_is_told_by_its_layers_and_may_be_fine_tuned(tmp_path: Path) -> None:
     mixed = LLAMA | {"layer_types": ["conv", "full_attention"] * 2}
-    assert "stage ppo, ppo.policy: " in told(tmp_path / "one", [ppo()], mixed)
-    assert told(tmp_path / "two", [sft()], mixed) == ""
+    assert "stage ppo, ppo.policy: " in problem_text(tmp_path / "one", [ppo()], mixed)
+    assert problem_text(tmp_path / "two", [sft()], mixed) == ""
 
 
 def test_what_a_later_stage_cannot_do_with_an_earlier_ones_product_is_told_before_the_earlier_runs(
     tmp_path: Path,
 ) -> None:
-    found = told(tmp_path, [sft(), ppo(policy={"stage": "sft"})], {"model_type": "mamba"})
-    assert found.startswith("stage ppo, ppo.policy: base is a mamba model")
+    text = problem_text(tmp_path, [sft(), ppo(policy={"stage": "sft"})], {"model_type": "mamba"})
+    assert text.startswith("stage ppo, ppo.policy: base is a mamba model")
 
 
 @pytest.mark.parametrize(
@@ -205,11 +207,11 @@ def test_what_a_later_stage_cannot_do_with_an_earlier_ones_product_is_told_befor
 def test_what_cannot_run_is_named_by_stage_and_field(
     tmp_path: Path, config: dict[str, Any], stages: list[dict[str, Any]], expected: str
 ) -> None:
-    assert expected in told(tmp_path, stages, config)
+    assert expected in problem_text(tmp_path, stages, config)
 
 
 def test_logits_that_a_configuration_leaves_alone_are_fine(tmp_path: Path) -> None:
-    assert told(tmp_path, [sft(), ppo()], {"model_type": "gemma2", "final_logit_softcapping": None}) == ""
+    assert problem_text(tmp_path, [sft(), ppo()], {"model_type": "gemma2", "final_logit_softcapping": None}) == ""
 
 
 def test_layers_that_lie_elsewhere_are_not_cut_and_stacked_experts_are_no_targets(tmp_path: Path) -> None:
@@ -219,24 +221,26 @@ def test_layers_that_lie_elsewhere_are_not_cut_and_stacked_experts_are_no_target
         "model.layers.0.mlp.shared_experts.up_proj.weight": [8, 8],
     }
     mixed = model(tmp_path / "moe", {"model_type": "mixtral"}, experts)
-    found = [read_traits(folder) for folder in (opt, mixed)]
-    assert [one and one.cuts for one in found] == [False, True]
-    assert [one and one.modules for one in found] == [{"fc1"}, {"up_proj"}]
+    traits = [read_traits(folder) for folder in (opt, mixed)]
+    assert [model_traits and model_traits.cuts for model_traits in traits] == [False, True]
+    assert [model_traits and model_traits.modules for model_traits in traits] == [{"fc1"}, {"up_proj"}]
     parsed = job(sft(trainableLayers=1))
-    (finding,) = problems(parsed, {"base": found[0]}) if found[0] is not None else []
+    (finding,) = problems(parsed, {"base": traits[0]}) if traits[0] is not None else []
     assert words(parsed, finding).startswith("stage sft, sft.trainableLayers: found 1; base is a opt model")
 
 
 @pytest.mark.parametrize("labels", [2, 3])
 def test_a_classifier_of_several_labels_is_no_reward(tmp_path: Path, labels: int) -> None:
-    found = told(tmp_path, [ppo(rewards=[{"input": "judge"}])], LLAMA, REWARD, {"score.weight": [labels, 8]})
-    assert found.startswith(f"stage ppo, ppo.rewards[0]: judge is a classifier of {labels} labels; expected one label")
+    text = problem_text(tmp_path, [ppo(rewards=[{"input": "judge"}])], LLAMA, REWARD, {"score.weight": [labels, 8]})
+    assert text.startswith(f"stage ppo, ppo.rewards[0]: judge is a classifier of {labels} labels; expected one label")
 
 
 def test_a_language_model_is_no_reward_and_a_head_of_one_row_is(tmp_path: Path) -> None:
     stage = ppo(rewards=[{"input": "judge"}])
-    assert "ppo.rewards[0]: found LlamaForCausalLM (judge); expected a reward" in told(tmp_path / "one", [stage])
-    assert told(tmp_path / "two", [stage], LLAMA, REWARD, {"score.weight": [1, 8]}) == ""
+    assert "ppo.rewards[0]: found LlamaForCausalLM (judge); expected a reward" in problem_text(
+        tmp_path / "one", [stage]
+    )
+    assert problem_text(tmp_path / "two", [stage], LLAMA, REWARD, {"score.weight": [1, 8]}) == ""
 
 
 @pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
@@ -258,8 +262,8 @@ def test_rows_may_be_as_long_as_positions_reach_and_do_not_depend_on_the_longest
     tmp_path: Path, key: str, rope: dict[str, Any], longest: int, reason: str
 ) -> None:
     config = LLAMA | {key: rope}
-    assert told(tmp_path / "within", [sft(maxLength=longest)], config) == ""
-    assert reason in told(tmp_path / "beyond", [sft(maxLength=longest + 1)], config)
+    assert problem_text(tmp_path / "within", [sft(maxLength=longest)], config) == ""
+    assert reason in problem_text(tmp_path / "beyond", [sft(maxLength=longest + 1)], config)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +283,7 @@ def test_rows_may_be_as_long_as_positions_reach_and_do_not_depend_on_the_longest
     ],
 )
 def test_a_strange_configuration_says_nothing(tmp_path: Path, config: dict[str, Any]) -> None:
-    assert told(tmp_path, [sft(maxLength=1024)], config) == ""
+    assert problem_text(tmp_path, [sft(maxLength=1024)], config) == ""
 
 
 def test_validate_looks_at_local_models_and_names_the_line(tmp_path: Path) -> None:
@@ -287,8 +291,8 @@ def test_validate_looks_at_local_models_and_names_the_line(tmp_path: Path) -> No
     (tmp_path / "rows.jsonl").write_text("{}\n")
     text = dump_yaml(job(sft(maxLength=4096)).model_dump(mode="json", exclude_none=True))
     (tmp_path / "job.yaml").write_text(text)
-    found = CliRunner().invoke(app, ["validate", str(tmp_path / "job.yaml"), "--output", "json"])
-    assert found.exit_code == 2
-    (problem,) = json.loads(found.stdout)["files"][0]["problems"]
+    result = CliRunner().invoke(app, ["validate", str(tmp_path / "job.yaml"), "--output", "json"])
+    assert result.exit_code == 2
+    (problem,) = json.loads(result.stdout)["files"][0]["problems"]
     assert problem["path"] == "spec.stages[0].sft.maxLength"
     assert text.splitlines()[problem["line"] - 1].strip() == "maxLength: 4096"

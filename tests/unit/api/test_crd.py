@@ -169,56 +169,64 @@ def test_every_stage_type_is_there() -> None:
 
 
 def rules(path: str) -> list[str]:
-    return [one["rule"] for one in NODES[path].get("x-kubernetes-validations", [])]
+    return [validation["rule"] for validation in NODES[path].get("x-kubernetes-validations", [])]
 
 
 def test_every_rule_has_a_message_and_names_fields_that_exist() -> None:
     for path, node in NODES.items():
-        for one in node.get("x-kubernetes-validations", []):
-            assert one["message"] and "\n" not in one["message"]
-            if "fieldPath" in one:
-                assert path + one["fieldPath"] in NODES, (path, one)
-            for chain in re.findall(r"[sS]elf((?:\.[a-z][A-Za-z]*\b(?!\())+)", one["rule"]):
-                assert path + chain in NODES, (path, one["rule"])
+        for validation in node.get("x-kubernetes-validations", []):
+            assert validation["message"] and "\n" not in validation["message"]
+            if "fieldPath" in validation:
+                assert path + validation["fieldPath"] in NODES, (path, validation)
+            for chain in re.findall(r"[sS]elf((?:\.[a-z][A-Za-z]*\b(?!\())+)", validation["rule"]):
+                assert path + chain in NODES, (path, validation["rule"])
 
 
 def test_no_placeholder_is_left_in_a_rule() -> None:
     """`{field}` of a model's rule, `$` of a reference's; `$` of a regular expression ends a group or the text."""
-    left = re.compile(r"\{[A-Za-z.]+\}|\$(?![|')])")
-    assert [one for path in NODES for one in rules(path) if left.search(one)] == []
+    placeholder = re.compile(r"\{[A-Za-z.]+\}|\$(?![|')])")
+    assert [rule for path in NODES for rule in rules(path) if placeholder.search(rule)] == []
 
 
 def test_a_stage_has_exactly_one_type() -> None:
-    one = f"[{', '.join(f'has(self.{name})' for name in STAGE_TYPES)}].exists_one(g, g)"
-    assert f"oldSelf.hasValue() || ({one})" in rules(".spec.stages[]")
+    exactly_one = f"[{', '.join(f'has(self.{name})' for name in STAGE_TYPES)}].exists_one(g, g)"
+    assert f"oldSelf.hasValue() || ({exactly_one})" in rules(".spec.stages[]")
 
 
 def test_what_may_not_change_is_checked_once_wherever_the_api_server_knows_the_old_value() -> None:
     """It runs every rule at each write of a status."""
 
-    def known(path: str) -> bool:
+    def old_value_known(path: str) -> bool:
         """Whether no list above it has items without a name."""
-        lists = [path[: found.start()] for found in re.finditer(r"\[\]", path)]
-        return all(NODES[one].get("x-kubernetes-list-type") == "map" for one in lists)
+        lists = [path[: match.start()] for match in re.finditer(r"\[\]", path)]
+        return all(NODES[list_path].get("x-kubernetes-list-type") == "map" for list_path in lists)
 
     for path, node in NODES.items():
         fixed = path.startswith(".spec.") and path.removeprefix(".spec.").partition(".")[0].partition("[")[0]
-        for one in node.get("x-kubernetes-validations", []):
-            if fixed and fixed not in MUTABLE and known(path):
-                assert one.get("optionalOldSelf"), (path, one)
+        for validation in node.get("x-kubernetes-validations", []):
+            if fixed and fixed not in MUTABLE and old_value_known(path):
+                assert validation.get("optionalOldSelf"), (path, validation)
             else:
-                assert "optionalOldSelf" not in one or path == ".spec", (path, one)
+                assert "optionalOldSelf" not in validation or path == ".spec", (path, validation)
 
 
 def test_what_may_change_is_the_documented_list_and_nothing_else() -> None:
-    frozen = {one["fieldPath"][1:] for one in NODES[".spec"]["x-kubernetes-validations"] if "oldSelf" in one["rule"]}
+    frozen = {
+        validation["fieldPath"][1:]
+        for validation in NODES[".spec"]["x-kubernetes-validations"]
+        if "oldSelf" in validation["rule"]
+    }
     fields = {str(field.alias) for field in JobSpec.model_fields.values()}
     assert frozen == fields - set(MUTABLE)
     assert set(MUTABLE) == {"suspend", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "runPolicy"}
 
 
 def test_every_reference_of_every_type_is_in_the_rule_of_references_and_in_its_message() -> None:
-    (rule,) = [one for one in NODES[".spec"]["x-kubernetes-validations"] if "does not fit" in one["message"]]
+    (rule,) = [
+        validation
+        for validation in NODES[".spec"]["x-kubernetes-validations"]
+        if "does not fit" in validation["message"]
+    ]
     references = {
         path.removeprefix(".spec.stages[].").removesuffix("[]")
         for path, node in NODES.items()
@@ -236,7 +244,7 @@ def test_every_reference_of_every_type_is_in_the_rule_of_references_and_in_its_m
 
 
 def test_defaults_in_rules_are_the_models_own() -> None:
-    (rule,) = [one for one in rules(".spec.stages[].ppo") if "%" in one]
+    (rule,) = [text for text in rules(".spec.stages[].ppo") if "%" in text]
     assert ": 32)" in rule and ": 1)" in rule
     assert Stage.model_fields["ppo"] is not None
 

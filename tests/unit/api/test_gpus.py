@@ -10,7 +10,7 @@ from rlhf_api.gpus import has_gpu
 
 
 @pytest.mark.parametrize(
-    ("devices", "visible", "found"),
+    ("devices", "visible", "expected"),
     [
         (["nvidia0", "nvidiactl"], None, True),
         (["nvidia0"], "0", True),
@@ -22,11 +22,11 @@ from rlhf_api.gpus import has_gpu
     ],
 )
 def test_a_gpu_counts_when_it_is_there_and_not_hidden(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: list[str], visible: str | None, found: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: list[str], visible: str | None, expected: bool
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     for name in devices:
         (tmp_path / name).touch()
-    assert has_gpu(tmp_path) is found
+    assert has_gpu(tmp_path) is expected

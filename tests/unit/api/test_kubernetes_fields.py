@@ -134,8 +134,8 @@ def test_a_stage_refines_lists_by_name_and_mount_path() -> None:
     platform = pod(tolerations=[toleration], volumes=[{"name": "a", "emptyDir": {}}, {"name": "b", "emptyDir": {}}])
     job = pod(tolerations=[toleration], volumes=[{"name": "b", "secret": {"secretName": "s"}}])
     both = merged(platform, job)
-    assert [written(one) for one in both.tolerations] == [toleration]
-    assert [written(one) for one in both.volumes] == [
+    assert [written(entry) for entry in both.tolerations] == [toleration]
+    assert [written(entry) for entry in both.volumes] == [
         {"name": "a", "emptyDir": {}},
         {"name": "b", "secret": {"secretName": "s"}},
     ]

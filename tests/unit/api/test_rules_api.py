@@ -73,11 +73,11 @@ def resolved(**digests: str) -> Resolved:
 
 
 def test_who_uses_rules_takes_their_grader_too() -> None:
-    found = plan(changed())
-    assert found.stage("rules").takes == ("input:policy", "stage:reward", "input:grader", "input:rows")
+    job_plan = plan(changed())
+    assert job_plan.stage("rules").takes == ("input:policy", "stage:reward", "input:grader", "input:rows")
     for name in ("ppo", "evaluate"):
-        assert {"stage:rules", "input:grader"} <= set(found.stage(name).takes)
-        assert found.stage(name).spec["rules"]["grader"] == {"input": "grader", "stage": None}
+        assert {"stage:rules", "input:grader"} <= set(job_plan.stage(name).takes)
+        assert job_plan.stage(name).spec["rules"]["grader"] == {"input": "grader", "stage": None}
 
 
 def test_another_policy_or_grader_is_another_product_of_all_that_uses_it() -> None:
@@ -103,11 +103,11 @@ def test_rules_are_no_reward_and_a_reward_is_no_rules() -> None:
 
 
 def test_prepare_reads_the_policy_and_completions_and_no_tokenizer_of_the_grader() -> None:
-    found = uses(changed())
-    assert [use.where for use in found if isinstance(use, PolicyUse)] == ["stage rules, rules.policy"]
-    rows = [use.rows for use in found if isinstance(use, DataUse) and use.where.startswith("stage rules")]
+    all_uses = uses(changed())
+    assert [use.where for use in all_uses if isinstance(use, PolicyUse)] == ["stage rules, rules.policy"]
+    rows = [use.rows for use in all_uses if isinstance(use, DataUse) and use.where.startswith("stage rules")]
     assert rows == ["completions"]
-    graders = [use.kind for use in found if isinstance(use, ModelUse) and use.input == "grader"]
+    graders = [use.kind for use in all_uses if isinstance(use, ModelUse) and use.input == "grader"]
     assert graders == ["causal"]
     assert list(meetings(changed(lambda s: s["ppo"]["ppo"]["rules"].update(grader={"input": "grader"})))) == []
 
@@ -138,9 +138,9 @@ def test_the_example_is_a_whole_chain() -> None:
 
 def test_histograms_draw_a_line_a_class_and_spreads_are_words() -> None:
     drawn = {"edges": [-1.0, 0.0, 1.0], "counts": {"good": [0, 3], "<bad>": [2, 0]}}
-    found = fits.histogram(drawn, named="scores")
-    assert found.count("<polyline") == 2
-    assert "&lt;bad&gt;: 2 completions" in found
+    svg = fits.histogram(drawn, named="scores")
+    assert svg.count("<polyline") == 2
+    assert "&lt;bad&gt;: 2 completions" in svg
     assert fits.spread({"mean": 0.25, "se": 0.05, "n": 3}) == "25\u202f% ± 5\u202f% (n 3)"
     assert fits.spread({"mean": None, "se": None, "n": 0}) == "not measured"
     assert fits.errors({"pairs": None}) == fits.histograms({"pairs": None}, "comply") == []
@@ -150,23 +150,23 @@ def test_the_headline_says_what_rules_found_and_whose_opinion_it_is() -> None:
     from rlhf_trainer.reporting.verdict import sentences
 
     def model(name: str, f1: float | None, decision: str = "higher") -> dict[str, Any]:
-        metrics = {one: {"value": f1} for one in ("safety_f1", "not_unsafe", "not_overrefuse")}
+        metrics = {metric: {"value": f1} for metric in ("safety_f1", "not_unsafe", "not_overrefuse")}
         return {"name": name, "metrics": metrics, "differences": {"safety_f1": {"decision": decision}}}
 
-    def said(after: float | None, decision: str) -> dict[str, str]:
+    def headline(after: float | None, decision: str) -> dict[str, str]:
         models = [model("sft", 0.5), model("ppo", after, decision)]
         return sentences({"judges": [], "baseline": "sft", "models": models})[0]
 
-    assert "rose for ppo: 50\u202f% to 75\u202f%" in said(0.75, "higher")["text"]
-    assert said(0.75, "higher")["tone"] == "good" and said(0.25, "lower")["tone"] == "bad"
-    assert "shows no change" in said(0.5, "shows nothing")["text"]
-    assert "nothing to measure" in said(None, "shows nothing")["text"]
+    assert "rose for ppo: 50\u202f% to 75\u202f%" in headline(0.75, "higher")["text"]
+    assert headline(0.75, "higher")["tone"] == "good" and headline(0.25, "lower")["tone"] == "bad"
+    assert "shows no change" in headline(0.5, "shows nothing")["text"]
+    assert "nothing to measure" in headline(None, "shows nothing")["text"]
 
 
 def test_a_verdict_of_rules_that_training_optimised_is_marked_and_no_success() -> None:
     from rlhf_trainer.reporting.verdict import sentences
 
-    metrics = {one: {"value": 0.5} for one in ("safety_f1", "not_unsafe", "not_overrefuse")}
+    metrics = {metric: {"value": 0.5} for metric in ("safety_f1", "not_unsafe", "not_overrefuse")}
     models = [
         {"name": name, "metrics": metrics, "differences": {"safety_f1": {"decision": "higher"}}} for name in ("a", "b")
     ]

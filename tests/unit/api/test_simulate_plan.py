@@ -33,11 +33,11 @@ def changed(edit: Any) -> set[str]:
 
 
 def test_reward_models_take_the_rows_of_their_stage_and_both_the_same_test() -> None:
-    made = plan(parse_job(VALUE))
-    assert made.stage("rlcd-reward").takes == ("input:base", "stage:rlcd-pairs", "input:pairs")
-    assert made.stage("rlcd-reward").needs == ("prepare", "rlcd-pairs")
-    assert made.stage("rlcd-pairs").needs == made.stage("rlaif-pairs").needs == ("prepare",)
-    assert made.stage("rlcd-pairs").profile is None, "the job's profile: it needs a GPU where others do"
+    job_plan = plan(parse_job(VALUE))
+    assert job_plan.stage("rlcd-reward").takes == ("input:base", "stage:rlcd-pairs", "input:pairs")
+    assert job_plan.stage("rlcd-reward").needs == ("prepare", "rlcd-pairs")
+    assert job_plan.stage("rlcd-pairs").needs == job_plan.stage("rlaif-pairs").needs == ("prepare",)
+    assert job_plan.stage("rlcd-pairs").profile is None, "the job's profile: it needs a GPU where others do"
 
 
 @pytest.mark.parametrize(
@@ -56,10 +56,10 @@ def test_what_is_made_anew(edit: Any, anew: set[str]) -> None:
 
 
 def test_three_rounds_follow_one_another_through_red_teams() -> None:
-    made = plan(load_job(EXAMPLES / "three-rounds.yaml"))
-    assert {"ppo-1", "cost"} < set(made.stage("attacks-2").needs)
-    assert {"ppo-1", "attacks-2"} < set(made.stage("pairs-2").needs)
-    assert {"ppo-2", "attacks-3"} < set(made.stage("ppo-3").needs)
+    job_plan = plan(load_job(EXAMPLES / "three-rounds.yaml"))
+    assert {"ppo-1", "cost"} < set(job_plan.stage("attacks-2").needs)
+    assert {"ppo-1", "attacks-2"} < set(job_plan.stage("pairs-2").needs)
+    assert {"ppo-2", "attacks-3"} < set(job_plan.stage("ppo-3").needs)
 
 
 MODEL = {"input": "base"}

@@ -34,13 +34,16 @@ def test_nothing_of_a_stored_object_would_be_pruned(path: Path) -> None:
         if node.get("x-kubernetes-preserve-unknown-fields") or at == ".metadata":
             return []
         if isinstance(value, list):
-            return [one for item in value for one in pruned(item, node["items"], f"{at}[]")]
+            return [field for item in value for field in pruned(item, node["items"], f"{at}[]")]
         if not isinstance(value, dict):
             return []
         inner = {key: node.get("properties", {}).get(key, node.get("additionalProperties")) for key in value}
-        lost = [f"{at}.{key}" for key, found in inner.items() if found is None]
+        lost = [f"{at}.{key}" for key, field_schema in inner.items() if field_schema is None]
         return lost + [
-            one for key, found in inner.items() if found is not None for one in pruned(value[key], found, f"{at}.{key}")
+            field
+            for key, field_schema in inner.items()
+            if field_schema is not None
+            for field in pruned(value[key], field_schema, f"{at}.{key}")
         ]
 
     assert pruned(load_yaml(path.read_bytes()).value, schema(), "") == []

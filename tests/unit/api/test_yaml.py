@@ -48,9 +48,9 @@ from rlhf_api.yaml_nodes import MAX_DEPTH
     ],
 )
 def test_a_plain_scalar_is_what_the_core_schema_says(text: str, value: object) -> None:
-    found = resolve(text)
-    assert found == value
-    assert type(found) is type(value)
+    scalar = resolve(text)
+    assert scalar == value
+    assert type(scalar) is type(value)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def variant(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Much the same job, with another reward model and no cost model."""
     stages = (
         CHAIN
@@ -186,8 +186,8 @@ def test_a_run_that_made_no_report_is_said(tmp_path: Path) -> None:
     assert "no report: stage report is Skipped" in result.err
 
 
-def test_compare_shows_metrics_with_intervals_and_where_specs_differ(done: Path, other: Path) -> None:
-    output = rlhf("compare", done, other, "--output", "json").json
+def test_compare_shows_metrics_with_intervals_and_where_specs_differ(done: Path, variant: Path) -> None:
+    output = rlhf("compare", done, variant, "--output", "json").json
     assert output["names"] == ["beaver", "otter"]
     assert output["metrics"]["reward.accuracy"] == [
         {"value": 0.7, "low": 0.6, "high": 0.8, "n": 50},
@@ -196,15 +196,15 @@ def test_compare_shows_metrics_with_intervals_and_where_specs_differ(done: Path,
     assert output["metrics"]["sft.loss"] == [0.5, 0.5]
     assert not any("bins" in name for name in output["metrics"])
     assert output["spec"] == {"stages.cost": ["there", None], "stages.reward.rewardModel.epochs": [1.0, 2.0]}
-    text = rlhf("compare", done, other).out
+    text = rlhf("compare", done, variant).out
     assert "reward.accuracy  0.700 [0.600, 0.800]  0.900 [0.850, 0.950]  apart" in text
     assert "cost.loss" not in text
-    assert "cost.loss" in rlhf("compare", done, other, "--all").out
-    assert "sft.loss" not in rlhf("compare", done, other, "--metric", "reward.*").out
+    assert "cost.loss" in rlhf("compare", done, variant, "--all").out
+    assert "sft.loss" not in rlhf("compare", done, variant, "--metric", "reward.*").out
 
 
-def test_compare_products(done: Path, other: Path) -> None:
-    output = rlhf("compare", product(done, "rewardModel"), product(other, "rewardModel"), "--output", "json").json
+def test_compare_products(done: Path, variant: Path) -> None:
+    output = rlhf("compare", product(done, "rewardModel"), product(variant, "rewardModel"), "--output", "json").json
     assert [name.split("-")[0] for name in output["names"]] == ["rewardModel", "rewardModel"]
     assert output["spec"] == {"epochs": [1.0, 2.0]}
 
@@ -215,8 +215,8 @@ def test_compare_refuses_what_it_cannot_compare(done: Path, tmp_path: Path) -> N
     assert rlhf("compare", done, job(tmp_path)).code == 2
 
 
-def test_a_run_is_compared_although_a_product_is_gone(done: Path, other: Path, tmp_path: Path) -> None:
+def test_a_run_is_compared_although_a_product_is_gone(done: Path, variant: Path, tmp_path: Path) -> None:
     path = job(tmp_path, SIDE_BY_SIDE, name="third")
     run(path)
     product(path, "costModel").rename(tmp_path / "away")
-    assert rlhf("compare", path, other, "--output", "json").json["missing"] == [["cost"], []]
+    assert rlhf("compare", path, variant, "--output", "json").json["missing"] == [["cost"], []]

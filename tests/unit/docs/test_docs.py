@@ -31,14 +31,14 @@ def test_make_targets_named_in_a_document_exist(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_rlhf_commands_and_options_in_a_document_exist(document: Path) -> None:
-    known = get_command(app).commands  # type: ignore[attr-defined]  # a typer app of several commands is a group
+    known_commands = get_command(app).commands  # type: ignore[attr-defined]  # a typer app of several commands is a group
     for words in commands(document):
         if Path(words[0]).name != "rlhf" or len(words) == 1 or words[1].startswith("-"):
             continue
-        assert words[1] in known, f"{document.name}: rlhf {words[1]}"
-        options = {option for parameter in known[words[1]].params for option in parameter.opts}
-        given = {word.partition("=")[0] for word in words[2:] if word.startswith("--")}
-        assert given - {"--help"} <= options, f"{document.name}: {' '.join(words)}"
+        assert words[1] in known_commands, f"{document.name}: rlhf {words[1]}"
+        options = {option for parameter in known_commands[words[1]].params for option in parameter.opts}
+        given_options = {word.partition("=")[0] for word in words[2:] if word.startswith("--")}
+        assert given_options - {"--help"} <= options, f"{document.name}: {' '.join(words)}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

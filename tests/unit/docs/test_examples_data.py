@@ -10,7 +10,7 @@ from pathlib import Path
 DATA = Path(__file__).parents[3] / "examples" / "data"
 
 
-def said(script: str, *arguments: str | Path) -> str:
+def printed(script: str, *arguments: str | Path) -> str:
     command = [sys.executable, str(DATA / script), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
@@ -24,8 +24,8 @@ def test_refusals_are_counted_by_their_words(tmp_path: Path) -> None:
     ]
     file = tmp_path / "samples.jsonl"
     file.write_text("".join(json.dumps({"model": m, "category": c, "answer": a}) + "\n" for m, c, a in answers))
-    found = [json.loads(line) for line in said("rules.py", "judged", file).splitlines()]
-    assert [(one["model"], one["category"], one["answers"], one["declined"]) for one in found] == [
+    rows = [json.loads(line) for line in printed("rules.py", "judged", file).splitlines()]
+    assert [(row["model"], row["category"], row["answers"], row["declined"]) for row in rows] == [
         ("ppo", "comply", 1, 0.0),
         ("ppo", "hard refuse", 2, 0.5),
         ("sft", "hard refuse", 1, 1.0),

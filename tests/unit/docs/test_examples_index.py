@@ -14,8 +14,10 @@ ROWS = re.findall(r"^\| \[[^\]]+\]\(\.\./examples/([^)]+)\) \|(.*)\|$", PAGE, re
 
 def test_every_job_and_file_of_the_examples_is_listed() -> None:
     files = [*(ROOT / "examples").glob("*"), *(ROOT / "examples" / "cluster").glob("*")]
-    there = {path.relative_to(ROOT / "examples").as_posix() for path in files if path.suffix in (".yaml", ".py")}
-    assert sorted(name for name, _ in ROWS if name != "data") == sorted(there)
+    example_names = {
+        path.relative_to(ROOT / "examples").as_posix() for path in files if path.suffix in (".yaml", ".py")
+    }
+    assert sorted(name for name, _ in ROWS if name != "data") == sorted(example_names)
 
 
 def test_every_job_says_what_it_shows_what_it_needs_and_how_long_it_takes() -> None:

@@ -20,13 +20,13 @@ from sizes import table  # noqa: E402
 
 def block(first: str) -> Any:
     """The YAML block whose first line is this comment."""
-    (found,) = re.findall(rf"```yaml\n# {first}\n(.*?)```", PAGE, re.DOTALL)
-    return yaml.safe_load(found)
+    (text,) = re.findall(rf"```yaml\n# {first}\n(.*?)```", PAGE, re.DOTALL)
+    return yaml.safe_load(text)
 
 
 def test_the_sizes_are_those_of_the_estimate() -> None:
-    (found,) = re.findall(r"<!-- sizes -->\n(.*?)\n<!-- /sizes -->", PAGE, re.DOTALL)
-    assert found == table(), "paste the output of: python benchmarks/gpu/sizes.py"
+    (sizes,) = re.findall(r"<!-- sizes -->\n(.*?)\n<!-- /sizes -->", PAGE, re.DOTALL)
+    assert sizes == table(), "paste the output of: python benchmarks/gpu/sizes.py"
 
 
 def test_the_profiles_are_what_the_operator_takes() -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 PATH = Path(__file__).parents[3] / "examples" / "rbr_rows.py"
-found = importlib.util.spec_from_file_location("rbr_rows", PATH)
-assert found is not None and found.loader is not None
-rbr_rows = importlib.util.module_from_spec(found)
-found.loader.exec_module(rbr_rows)
+module_spec = importlib.util.spec_from_file_location("rbr_rows", PATH)
+assert module_spec is not None and module_spec.loader is not None
+rbr_rows = importlib.util.module_from_spec(module_spec)
+module_spec.loader.exec_module(rbr_rows)
 
 POLICY = {
     "completion_class_order": ["ideal", "minimum_acceptable_style", "unacceptable_completion", "disallowed_completion"],
@@ -70,7 +70,7 @@ def gold() -> list[dict[str, Any]]:
 
 
 def test_pairs_join_a_safe_and_an_unsafe_completion_of_one_response_type() -> None:
-    texts = {one["completion"][0]["content"]: one for one in gold()}
+    texts = {gold_row["completion"][0]["content"]: gold_row for gold_row in gold()}
     for pair in rbr_rows.safe_rlhf_rows(gold(), POLICY):
         sides = [texts[pair[f"response_{side}"].partition("Answer: ")[2]] for side in (0, 1)]
         assert sides[0]["response_type"] == sides[1]["response_type"]

@@ -21,13 +21,13 @@ def read(name: str) -> str:
 
 def sections() -> dict[str, dict[str, str]]:
     """Of the job reference: section's anchor, then field, then the anchor of the section that the field holds."""
-    found: dict[str, dict[str, str]] = {}
+    by_anchor: dict[str, dict[str, str]] = {}
     for part in re.split(r"^## ", read("job-reference"), flags=re.MULTILINE)[1:]:
         title, _, body = part.partition("\n")
         anchor = "".join(letter for letter in title.lower() if letter.isalnum() or letter in " -_").replace(" ", "-")
         links = {field: re.search(r"\(#([^)]+)\)", kind) for field, kind in FIELD_ROW.findall(body)}
-        found[anchor] = {field: link[1] if link else "" for field, link in links.items()}
-    return found
+        by_anchor[anchor] = {field: link[1] if link else "" for field, link in links.items()}
+    return by_anchor
 
 
 SECTIONS = sections()

@@ -26,16 +26,16 @@ def text(node: ast.AST) -> str | None:
     return None
 
 
-MESSAGES = {found for tree in TREES for node in ast.walk(tree) if (found := text(node)) is not None}
+MESSAGES = {message for tree in TREES for node in ast.walk(tree) if (message := text(node)) is not None}
 
 
 def reasons() -> set[str]:
     """Every reason given by name, and those of the exceptions."""
     keywords = {
-        found
+        reason
         for tree in TREES
         for node in ast.walk(tree)
-        if isinstance(node, ast.keyword) and node.arg == "reason" and (found := text(node.value)) is not None
+        if isinstance(node, ast.keyword) and node.arg == "reason" and (reason := text(node.value)) is not None
     }
     kinds = (exits.InputError, exits.Stopped, exits.StorageFull, products.Fenced)
     return keywords | {kind.reason for kind in kinds}

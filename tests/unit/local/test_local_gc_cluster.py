@@ -52,7 +52,7 @@ class Job:
             json.dumps({"version": "1", **fields, "spec": {}, "seed": 0, "execution": {}, "directories": directories})
         )
 
-    def begin(self, stage: str, attempt: int = 0) -> StageFile:
+    def start_stage(self, stage: str, attempt: int = 0) -> StageFile:
         file = self.file(stage, attempt)
         (self.work / stage / "checkpoints").mkdir(parents=True, exist_ok=True)
         (self.work / stage / "checkpoints" / "weights").write_bytes(b"12345")
@@ -60,7 +60,7 @@ class Job:
         return file
 
     def end(self, stage: str, code: int = 0, reason: str = "Done", attempt: int = 0) -> None:
-        write_summary(self.begin(stage, attempt), StageResult(code, reason, ""))
+        write_summary(self.start_stage(stage, attempt), StageResult(code, reason, ""))
 
     def record(self) -> None:
         write_run(
@@ -85,7 +85,7 @@ class Job:
         aged(self.storage, age)
         return {item.path.name: item.kind for item in garbage(self.storage, clock(self.storage)).free}
 
-    def kept(self, age: float = OLD) -> str:
+    def why_kept(self, age: float = OLD) -> str:
         """Why gc keeps the job's work."""
         aged(self.storage, age)
         (item,) = garbage(self.storage, clock(self.storage)).uncertain
@@ -131,14 +131,14 @@ def test_work_of_a_done_job_is_freed_and_its_products_stay(job: Job) -> None:
 def test_work_of_a_job_that_runs_or_is_suspended_is_kept_however_long_it_is_silent(job: Job) -> None:
     job.prepared()
     job.make("sft")
-    job.begin("ppo")
+    job.start_stage("ppo")
     assert job.listed() == {}
-    assert job.kept() == "ppo is not made: its job may run, be suspended or be tried again"
+    assert job.why_kept() == "ppo is not made: its job may run, be suspended or be tried again"
     job.end("ppo", 75, "Stopped")
     assert job.listed() == {}
-    assert job.kept() == "ppo is not made (last: Stopped): its job may run, be suspended or be tried again"
-    job.begin("ppo", attempt=1)
-    assert job.kept() == "ppo is not made: its job may run, be suspended or be tried again"
+    assert job.why_kept() == "ppo is not made (last: Stopped): its job may run, be suspended or be tried again"
+    job.start_stage("ppo", attempt=1)
+    assert job.why_kept() == "ppo is not made: its job may run, be suspended or be tried again"
     result = rlhf("gc", "--storage", job.storage, "--yes")
     assert "nothing to free" in result.out and "kept:" in result.out and job.uid in result.out
     assert (job.work / "ppo" / "checkpoints" / "weights").exists()
@@ -151,7 +151,7 @@ def test_work_of_a_failed_job_is_kept_for_another_try(job: Job) -> None:
     job.end("sft", 1, "OutOfMemory")
     job.make("report")
     assert job.listed() == {}
-    assert "sft is not made (last: OutOfMemory)" in job.kept()
+    assert "sft is not made (last: OutOfMemory)" in job.why_kept()
 
 
 def test_work_of_a_job_whose_gate_failed_is_kept(job: Job) -> None:
@@ -160,7 +160,7 @@ def test_work_of_a_job_whose_gate_failed_is_kept(job: Job) -> None:
     job.make("ppo", failure="harmlessness 0.4 is below 0.5")
     job.make("report")
     assert job.listed() == {}
-    assert job.kept() == "ppo failed a gate: its job may be tried again"
+    assert job.why_kept() == "ppo failed a gate: its job may be tried again"
 
 
 def test_a_report_of_an_earlier_try_does_not_end_the_job(job: Job) -> None:
@@ -170,7 +170,7 @@ def test_a_report_of_an_earlier_try_does_not_end_the_job(job: Job) -> None:
     aged(job.storage, 10)
     job.make("ppo")
     assert job.listed() == {}
-    assert "its report has not ended well, after all else" in job.kept()
+    assert "its report has not ended well, after all else" in job.why_kept()
     job.end("report", attempt=1)
     assert job.listed() == {job.uid: "work"}
 
@@ -178,30 +178,30 @@ def test_a_report_of_an_earlier_try_does_not_end_the_job(job: Job) -> None:
 def test_work_written_to_lately_is_kept(job: Job) -> None:
     job.done()
     assert job.listed(age=SILENT_SECONDS / 2) == {}
-    assert job.kept(age=SILENT_SECONDS / 2) == "it was written to in the last minutes"
+    assert job.why_kept(age=SILENT_SECONDS / 2) == "it was written to in the last minutes"
 
 
 def test_work_that_was_asked_to_stay_is_kept(job: Job) -> None:
     job.spec = {"runPolicy": {"keep": "everything"}}
     job.done()
     assert job.listed() == {}
-    assert "runPolicy.keep: everything" in job.kept()
+    assert "runPolicy.keep: everything" in job.why_kept()
 
 
 def test_while_a_prepare_looks_up_what_its_job_needs_nothing_is_freed(job: Job) -> None:
     put_product(job.storage, "sft-" + "f" * 64)
     (job.storage / "inputs" / ("e" * 40)).mkdir(parents=True)
-    job.begin("prepare")
+    job.start_stage("prepare")
     with FileLock(gc_lock(job.storage), shared=True):  # as prepare holds it
         result = rlhf("gc", "--storage", job.storage, "--yes")
         assert (result.code, "try again in a moment" in result.err) == (1, True)
     assert sorted(job.listed().values()) == ["input", "product"], "one that was killed looks anew when it begins again"
-    assert job.kept() == "no record in runs/ says what it makes: a cluster's job may not have come so far"
+    assert job.why_kept() == "no record in runs/ says what it makes: a cluster's job may not have come so far"
 
 
 def test_a_product_in_the_making_under_a_lease_that_beats_is_kept(job: Job) -> None:
     job.record()
-    file = job.begin("ppo")
+    file = job.start_stage("ppo")
     making = job.storage / "products" / f".{PRODUCTS['ppo']}.c0ffee"
     shutil.copytree(put_product(job.storage, PRODUCTS["sft"]), making)
     aged(job.storage, OLD)
@@ -215,7 +215,7 @@ def test_a_product_in_the_making_under_a_lease_that_beats_is_kept(job: Job) -> N
     assert lease is not None
     with lease:
         assert job.listed(age=0) == {}
-        assert job.kept(age=0) == "it holds a product's lease: it may be making it now"
+        assert job.why_kept(age=0) == "it holds a product's lease: it may be making it now"
         assert job.listed(age=OLD) == {making.name: "unfinished"}, "its holder has been silent for long"
     assert job.listed(age=0) == {making.name: "unfinished"}, "released"
 
@@ -308,7 +308,7 @@ def built(storage: Path, layout: Layout) -> Job:
             if how == "damaged":
                 (product / "manifest.json").write_text("{")
     for stage, (attempt, end) in layout.stages.items():
-        job.begin(stage, attempt)
+        job.start_stage(stage, attempt)
         if end is not None:
             code, ended, age = end
             write_summary(job.file(stage, ended), StageResult(code, "Reason", ""))

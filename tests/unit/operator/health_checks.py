@@ -25,15 +25,15 @@ class Argo:
             self._lua.globals()[library] = None
         self._script = self._lua.eval(f"function(obj)\n{script.read_text()}\nend")
 
-    def health(self, thing: dict[str, Any]) -> tuple[str, str]:
+    def health(self, resource: dict[str, Any]) -> tuple[str, str]:
         """As Argo CD shows it.
 
         Raises:
             lupa.LuaError: the script failed.
         """
-        found = self._script(self._lua.table_from(thing, recursive=True))
-        assert found.status in ("Healthy", "Progressing", "Degraded", "Suspended"), found.status
-        return str(found.status), str(found.message)
+        verdict = self._script(self._lua.table_from(resource, recursive=True))
+        assert verdict.status in ("Healthy", "Progressing", "Degraded", "Suspended"), verdict.status
+        return str(verdict.status), str(verdict.message)
 
 
 class Flux:
@@ -49,21 +49,21 @@ class Flux:
         order = {"inProgress": "InProgress", "failed": "Failed", "current": "Current"}
         assert checks.keys() <= order.keys()
         self._checks = [
-            (environment.compile(checks[name], disable_check=True), told)
-            for name, told in order.items()
+            (environment.compile(checks[name], disable_check=True), outcome)
+            for name, outcome in order.items()
             if name in checks
         ]
 
-    def health(self, thing: dict[str, Any]) -> str:
+    def health(self, resource: dict[str, Any]) -> str:
         """As Flux counts it; Unknown, and waited for, where an expression has nothing to read."""
-        observed = thing.get("status", {}).get("observedGeneration")
-        if observed is not None and observed != thing["metadata"].get("generation", observed):
+        observed = resource.get("status", {}).get("observedGeneration")
+        if observed is not None and observed != resource["metadata"].get("generation", observed):
             return "InProgress"
-        for expression, told in self._checks:
-            found = expression.eval(data=thing)
-            if found.type() == cel.Type.ERROR:
+        for expression, outcome in self._checks:
+            result = expression.eval(data=resource)
+            if result.type() == cel.Type.ERROR:
                 return "Unknown"
-            assert found.type() == cel.Type.BOOL
-            if found.value():
-                return told
+            assert result.type() == cel.Type.BOOL
+            if result.value():
+                return outcome
         return "InProgress"

@@ -220,49 +220,49 @@ EXPECTED: dict[Callable[[], Recorded], tuple[str, str, str, str]] = {
 @pytest.mark.parametrize("scene", EXPECTED, ids=lambda scene: scene.__name__)
 def test_health_of_a_job_that_is(scene: Callable[[], Recorded]) -> None:
     argo, words, started, completed = EXPECTED[scene]
-    thing = scene().job
-    status, message = ARGO.health(thing)
-    assert (status, STARTED.health(thing), COMPLETE.health(thing)) == (argo, started, completed)
+    resource = scene().job
+    status, message = ARGO.health(resource)
+    assert (status, STARTED.health(resource), COMPLETE.health(resource)) == (argo, started, completed)
     assert words in message
 
 
 @pytest.fixture(scope="module")
 def recorded() -> list[Raw]:
     """The job after every reconcile of every scene, and of an operator killed after each of its first writes."""
-    found = [thing for scene in EXPECTED for thing in scene().seen]
+    snapshots = [snapshot for scene in EXPECTED for snapshot in scene().seen]
     for kill in range(8):
         cluster = Recorded(job())
         cluster.kill_after = kill
         with pytest.raises(Killed):
             cluster.settle()
         cluster.kill_after = None
-        found += settled(cluster).seen
-    return found
+        snapshots += settled(cluster).seen
+    return snapshots
 
 
 def test_every_phase_and_every_state_of_every_condition_was_recorded(recorded: list[Raw]) -> None:
-    statuses = [thing["status"] for thing in recorded if "status" in thing]
+    statuses = [snapshot["status"] for snapshot in recorded if "status" in snapshot]
     phases = set(get_args(get_args(JobStatus.model_fields["phase"].annotation)[0]))
     assert {status["phase"] for status in statuses} == phases - {"Succeeded"}  # as an earlier operator called Complete
     kinds = ("Ready", "Reconciling", "Stalled", "Complete", "Failed", "Suspended")
-    found = {(one["type"], one["status"]) for status in statuses for one in status["conditions"]}
-    assert found == {(kind, truth) for kind in kinds for truth in ("True", "False")}
+    states = {(condition["type"], condition["status"]) for status in statuses for condition in status["conditions"]}
+    assert states == {(kind, truth) for kind in kinds for truth in ("True", "False")}
     assert set(get_args(Condition.model_fields["status"].annotation)) - {"Unknown"} == {"True", "False"}
 
 
 def test_on_every_recorded_status_argo_and_flux_agree(recorded: list[Raw]) -> None:
-    for thing in recorded:
-        phase = thing.get("status", {}).get("phase")
-        argo, message = ARGO.health(thing)
-        started, completed = STARTED.health(thing), COMPLETE.health(thing)
-        assert message.strip(": "), thing["status"]
-        assert (argo == "Degraded") == (started == "Failed") == (completed == "Failed"), thing["status"]
-        assert (argo == "Healthy") == (completed == "Current"), thing["status"]
-        seen = thing["metadata"]["generation"] == thing.get("status", {}).get("observedGeneration")
-        assert (argo == "Healthy") == (phase == "Complete" and seen)
-        assert (argo == "Suspended") == (phase == "Suspended" and seen)
+    for snapshot in recorded:
+        phase = snapshot.get("status", {}).get("phase")
+        argo, message = ARGO.health(snapshot)
+        started, completed = STARTED.health(snapshot), COMPLETE.health(snapshot)
+        assert message.strip(": "), snapshot["status"]
+        assert (argo == "Degraded") == (started == "Failed") == (completed == "Failed"), snapshot["status"]
+        assert (argo == "Healthy") == (completed == "Current"), snapshot["status"]
+        observed = snapshot["metadata"]["generation"] == snapshot.get("status", {}).get("observedGeneration")
+        assert (argo == "Healthy") == (phase == "Complete" and observed)
+        assert (argo == "Suspended") == (phase == "Suspended" and observed)
         if phase in ("Failed", "Invalid"):
-            assert (argo == "Degraded") == seen
+            assert (argo == "Degraded") == observed
         if argo in ("Healthy", "Suspended"):
             assert started == "Current"
 

@@ -52,16 +52,16 @@ def circles(graph: dict[str, set[str]]) -> list[set[str]]:
     """The strongly connected components of more than one module."""
 
     def reachable(start: str) -> set[str]:
-        seen: set[str] = set()
+        reached: set[str] = set()
         waiting = [start]
         while waiting:
-            fresh = graph[waiting.pop()] - seen
-            seen |= fresh
+            fresh = graph[waiting.pop()] - reached
+            reached |= fresh
             waiting += fresh
-        return seen
+        return reached
 
     below = {module: reachable(module) for module in graph}
-    components = {frozenset(other for other in below[module] if module in below[other]) for module in graph}
+    components = {frozenset(peer for peer in below[module] if module in below[peer]) for module in graph}
     return sorted((set(component) for component in components if component), key=sorted)
 
 

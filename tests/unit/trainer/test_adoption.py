@@ -140,9 +140,9 @@ def test_what_cannot_be_copied_ends_no_stage_and_the_next_run_is_tried(
     os.mkfifo(broken / "metrics.jsonl.pipe")
     (broken / "metrics.jsonl").unlink()
     (broken / "metrics.jsonl.pipe").rename(broken / "metrics.jsonl")
-    whole = leave(tmp_path, "second", 10)
+    intact = leave(tmp_path, "second", 10)
     file = stage(tmp_path)
-    assert adopt(file) == whole
+    assert adopt(file) == intact
     assert "first/sft: its checkpoints are not used: they cannot be copied" in caplog.text
     assert steps(file) == ["step-00000010"]
 

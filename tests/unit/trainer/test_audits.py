@@ -32,19 +32,19 @@ Json = dict[str, Any]
 def simulated(method: str, count: int = 2) -> SimulationReport:
     """200 rows of a method, 16 of them (sets of them) set aside."""
     spec = {"model": {"input": "base"}, "prompts": [{"input": "prefs"}], method: {}}
-    made = Method(Simulate.model_validate(spec), 3)
+    simulate_method = Method(Simulate.model_validate(spec), 3)
     kind = "comply" if method == "completions" else None
     rows = [
         Answered(
             number,
             Prompt(({"role": "user", "content": f"Question {number}?"},), None, Where("rows.jsonl", 1), kind),
-            made.request(number, kind),
+            simulate_method.request(number, kind),
             tuple(f"{number} {text}" for text in ("first", "second", "third", "fourth")[:count]),
             (1,) * count,
         )
         for number in range(200)
     ]
-    return of_answers(made, rows, {"method": method}, answers=[])
+    return of_answers(simulate_method, rows, {"method": method}, answers=[])
 
 
 def labels(outcome: SimulationReport) -> list[Any]:
@@ -90,8 +90,8 @@ def test_completions_are_good_by_grade(tmp_path: Path) -> None:
 
 
 def test_rows_without_a_label_are_good_or_not(tmp_path: Path) -> None:
-    made = simulated("contextDistillation", 1)
-    compared = agreement(read_answers(fill(tmp_path / "a.jsonl", made, [True] * 12 + [False] * 4)), made.keys)
+    outcome = simulated("contextDistillation", 1)
+    compared = agreement(read_answers(fill(tmp_path / "a.jsonl", outcome, [True] * 12 + [False] * 4)), outcome.keys)
     assert compared["good"]["value"] == 0.75 and "agreement" not in compared and "kappa" not in compared
 
 
@@ -140,14 +140,14 @@ def test_the_report_shows_what_people_said(tmp_path: Path) -> None:
     file = report_fixture.build(tmp_path, job=job([{"stage": "pairs", "input": "people"}]))
     product = Path(file.inputs["stage:pairs"].path)
     provenance = {"method": "rlcd", "model": {"source": "input:base"}}
-    told = {"prompts": 200, "chat": "plain", "provenance": provenance, "counts": outcome.counts}
-    (product / "simulation.json").write_text(json.dumps(outcome.content | told))
+    summary = {"prompts": 200, "chat": "plain", "provenance": provenance, "counts": outcome.counts}
+    (product / "simulation.json").write_text(json.dumps(outcome.content | summary))
     (product / "audit-key.jsonl").write_text("".join(json.dumps(row) + "\n" for row in outcome.keys))
     folder = tmp_path / "people"
     folder.mkdir()
     fill(folder / "audit.jsonl", outcome, labels(outcome))
-    given = {**file.inputs, "input:people": StageInput(path=str(folder), digest="a" * 64)}
-    report = content(collect(file.model_copy(update={"inputs": given})))
+    inputs = {**file.inputs, "input:people": StageInput(path=str(folder), digest="a" * 64)}
+    report = content(collect(file.model_copy(update={"inputs": inputs})))
     (people,) = report["simulations"][0]["people"]
     assert (people["input"], people["answered"], people["agreement"]["value"], people["kappa"]) == ("people", 16, 1, 1)
     page = render(report)
@@ -156,7 +156,7 @@ def test_the_report_shows_what_people_said(tmp_path: Path) -> None:
     ) or "Cohen's kappa" in page
     fill(folder / "audit.jsonl", outcome, labels(outcome), a="changed")
     with pytest.raises(InputError, match=r"report.audits\[0\], input people for pairs: audit.jsonl:4: row 3"):
-        collect(file.model_copy(update={"inputs": given}))
+        collect(file.model_copy(update={"inputs": inputs}))
 
 
 @pytest.mark.parametrize(
@@ -173,16 +173,18 @@ def test_an_audit_names_a_simulate_stage_and_an_input(audit: Json, message: str)
 
 def test_a_filled_in_audit_makes_the_report_anew_and_nothing_else() -> None:
     resolved = {name: ResolvedInput(name[0] * 40, "/") for name in ("base", "chat", "prefs", "heldout", "people")}
-    without, given = job([]), job([{"stage": "pairs", "input": "people"}])
+    without, audited = job([]), job([{"stage": "pairs", "input": "people"}])
     digests = [
         {stage.name: stage.digest for stage in plan(parse_job(value), Resolved(inputs)).stages}
         for value, inputs in (
             (without, resolved),
-            (given, resolved),
-            (given, {**resolved, "people": ResolvedInput("f" * 40, "/")}),
+            (audited, resolved),
+            (audited, {**resolved, "people": ResolvedInput("f" * 40, "/")}),
         )
     ]
-    assert len({one["pairs"] for one in digests}) == 1 and len({one["last"] for one in digests}) == 3
-    assert [use for use in uses(parse_job(given)) if isinstance(use, AuditUse)] == [
+    assert (
+        len({by_stage["pairs"] for by_stage in digests}) == 1 and len({by_stage["last"] for by_stage in digests}) == 3
+    )
+    assert [use for use in uses(parse_job(audited)) if isinstance(use, AuditUse)] == [
         AuditUse("people", "stage last, report.audits[0]")
     ]

@@ -17,9 +17,9 @@ LENGTHS = st.lists(st.integers(1, 200), min_size=1, max_size=60)
 def test_every_row_comes_once_an_epoch(rows, batch_size, epoch, seed):
     schedule = Schedule(rows, batch_size, epochs=epoch + 1, seed=seed)
     steps = range(epoch * schedule.steps_per_epoch, (epoch + 1) * schedule.steps_per_epoch)
-    taken = [schedule.step(step) for step in steps]
-    assert Counter(row for rows_of_step in taken for row in rows_of_step) == Counter(range(rows))
-    assert all(len(rows_of_step) == batch_size for rows_of_step in taken[:-1])
+    batches = [schedule.step(step) for step in steps]
+    assert Counter(row for rows_of_step in batches for row in rows_of_step) == Counter(range(rows))
+    assert all(len(rows_of_step) == batch_size for rows_of_step in batches[:-1])
 
 
 @given(st.integers(1, 100), st.integers(1, 20), st.integers(0, 30))
@@ -67,7 +67,7 @@ def test_micro_batches(lengths, budget, world):
         assert tokens <= budget or len(batch.rows) == 1
     for batch in dummies:
         assert batch.rows[0] in rows
-        assert all(len(other.rows) == 1 for other in real)  # only where no batch could be split
+        assert all(len(real_batch.rows) == 1 for real_batch in real)  # only where no batch could be split
     assert len(dummies) < world
 
 

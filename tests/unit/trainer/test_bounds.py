@@ -142,16 +142,16 @@ class TestJsonTexts:
     DEEP = "[" + '{"a":' * 900 + "1" + "}" * 900 + "]"
 
     @pytest.mark.parametrize(
-        ("row", "place"),
+        ("row", "field"),
         [
             ({"messages": [ASKED, {"role": "assistant", "content": "a"}], "tools": DEEP}, "tools"),
             ({"messages": [ASKED, {"role": "assistant", "tool_calls": DEEP}]}, r"messages\[1\]\.tool_calls"),
             ({"conversations": [ASKED, {"from": "function_call", "value": DEEP}]}, r"conversations\[1\]\.value"),
         ],
     )
-    def test_a_deep_one_is_a_bad_row(self, tmp_path: Path, row: dict[str, object], place: str) -> None:
+    def test_a_deep_one_is_a_bad_row(self, tmp_path: Path, row: dict[str, object], field: str) -> None:
         (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
-        words = rf"rows\.jsonl:1: {place}: found a string .* nested at most {MAX_DEPTH} deep"
+        words = rf"rows\.jsonl:1: {field}: found a string .* nested at most {MAX_DEPTH} deep"
         with bounded(), pytest.raises(InputError, match=words):
             list(Conversion("rows", None, "conversations").rows(tmp_path))
 

@@ -32,16 +32,16 @@ def wilson(k: float, n: int) -> tuple[float, float]:
 
 def test_accuracy_has_wilsons_interval_and_ties_count_half() -> None:
     first, second = array(1, 2, 3, 1, 0), array(0, 1, 0, 1, 5)
-    found = pair_trust(first, second, array(1, 2, 3, 4, 5), array(2, 3, 3, 1, 1), what="better").metrics
+    metrics = pair_trust(first, second, array(1, 2, 3, 4, 5), array(2, 3, 3, 1, 1), what="better").metrics
     low, high = wilson(3.5, 5)
-    assert found["accuracy"]["value"] == pytest.approx(0.7)
-    assert found["accuracy"]["low"] == pytest.approx(low)
-    assert found["accuracy"]["high"] == pytest.approx(high)
+    assert metrics["accuracy"]["value"] == pytest.approx(0.7)
+    assert metrics["accuracy"]["low"] == pytest.approx(low)
+    assert metrics["accuracy"]["high"] == pytest.approx(high)
 
 
 def test_the_shorter_answer_wins_baseline_is_taken_on_the_same_pairs() -> None:
-    found = pair_trust(array(1, 1, 1, 1), array(0, 0, 0, 0), array(3, 5, 7, 2), array(4, 5, 6, 9), what="better")
-    assert found.metrics["accuracy_shorter_wins"]["value"] == pytest.approx((1 + 0.5 + 0 + 1) / 4)
+    trust = pair_trust(array(1, 1, 1, 1), array(0, 0, 0, 0), array(3, 5, 7, 2), array(4, 5, 6, 9), what="better")
+    assert trust.metrics["accuracy_shorter_wins"]["value"] == pytest.approx((1 + 0.5 + 0 + 1) / 4)
 
 
 def test_an_accuracy_no_better_than_a_coin_or_than_length_is_said_to_show_nothing() -> None:
@@ -76,13 +76,13 @@ def test_calibration_error_by_hand() -> None:
     """Confidences .55, .58 (one right): |.5 - .565| x 2; .95 (right): |1 - .95|; over 3."""
     error, bins = calibration_error(array(0.55, 0.58, 0.95), array(1, 0, 1), 0.5, 1.0)
     assert error == pytest.approx((2 * abs(0.5 - 0.565) + abs(1 - 0.95)) / 3)
-    assert [(one["low"], one["n"]) for one in bins] == [(pytest.approx(0.55), 2.0), (pytest.approx(0.95), 1.0)]
+    assert [(bucket["low"], bucket["n"]) for bucket in bins] == [(pytest.approx(0.55), 2.0), (pytest.approx(0.95), 1.0)]
 
 
 def test_confidences_at_the_edges_fall_into_the_outer_bins() -> None:
     error, bins = calibration_error(array(0.0, 1.0), array(0, 1), 0.0, 1.0)
     assert error == 0.0
-    assert [one["low"] for one in bins] == [0.0, pytest.approx(0.9)]
+    assert [bucket["low"] for bucket in bins] == [0.0, pytest.approx(0.9)]
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60))
@@ -90,7 +90,7 @@ def test_calibration_error_is_a_share_and_its_bins_hold_every_answer(rows: list[
     confidence, right = (np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))
     error, bins = calibration_error(confidence, right, 0.0, 1.0)
     assert 0 <= error <= 1
-    assert sum(one["n"] for one in bins) == len(rows)
+    assert sum(bucket["n"] for bucket in bins) == len(rows)
 
 
 def test_a_calibrated_scorer_has_a_small_error_and_an_overconfident_one_a_large() -> None:
@@ -109,13 +109,13 @@ def test_a_calibrated_scorer_has_a_small_error_and_an_overconfident_one_a_large(
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=5, max_size=40))
 def test_length_correlation_is_spearmans(rows: list[tuple[int, int]]) -> None:
     first, second = (np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))
-    found = rank_correlation(first, second)
+    correlation = rank_correlation(first, second)
     if np.ptp(first) == 0 or np.ptp(second) == 0:
-        assert found.value is None
+        assert correlation.value is None
         return
     expected = stats.spearmanr(first, second).statistic
-    assert found.value == pytest.approx(expected, abs=1e-9)
-    assert found.low is not None and found.low <= found.value + 1e-9
+    assert correlation.value == pytest.approx(expected, abs=1e-9)
+    assert correlation.low is not None and correlation.low <= correlation.value + 1e-9
 
 
 def test_length_correlations_interval_covers_the_truth_though_both_answers_share_a_prompts_length() -> None:
@@ -126,9 +126,9 @@ def test_length_correlations_interval_covers_the_truth_though_both_answers_share
         scores, lengths = (
             random.normal(0, 3, (40, 1)) + random.normal(0, 0.5, (40, 2)) for _ in range(2)
         )  # true correlation 0
-        found = rank_correlation(scores, lengths)
+        by_pair = rank_correlation(scores, lengths)
         apart = rank_correlation(scores.ravel(), lengths.ravel())
-        covered += found.low <= 0 <= found.high  # type: ignore[operator]
+        covered += by_pair.low <= 0 <= by_pair.high  # type: ignore[operator]
         narrow += apart.low <= 0 <= apart.high  # type: ignore[operator]
     assert covered / 60 >= 0.88
     assert narrow / 60 < 0.88
@@ -142,7 +142,7 @@ def test_pairs_of_one_prompt_are_one_group() -> None:
     four = [np.repeat(values, 4) for values in (first, np.zeros(60), lengths[0], lengths[1])]
     copied = pair_trust(*four, what="better", prompts=prompts).metrics
     for name in ("accuracy", "accuracy_shorter_wins", "length_correlation"):
-        width, same = (one[name]["high"] - one[name]["low"] for one in (alone, copied))
+        width, same = (metrics[name]["high"] - metrics[name]["low"] for metrics in (alone, copied))
         assert same == pytest.approx(width, rel=0.12), name
 
 
@@ -153,18 +153,18 @@ def test_signs_of_one_prompts_answers_are_one_group() -> None:
     prompts = [index for index in range(40) for _ in range(5)]
     copied = sign_trust(np.repeat(costs, 5), np.repeat(signs, 5), prompts).metrics
     for name in ("sign_accuracy", "balanced_accuracy"):
-        width, same = (one[name]["high"] - one[name]["low"] for one in (alone, copied))
+        width, same = (metrics[name]["high"] - metrics[name]["low"] for metrics in (alone, copied))
         assert same == pytest.approx(width, rel=0.06), name
 
 
 def test_balanced_accuracy_is_the_mean_of_both_rates_whatever_the_shares() -> None:
     costs = array(*[1] * 90, *[-1] * 0, *[1] * 5, *[-1] * 5)
     signs = array(*[1] * 90, *[-1] * 10)
-    found = balanced_accuracy(costs, signs)
-    assert found.value == pytest.approx((1.0 + 0.5) / 2)
+    interval = balanced_accuracy(costs, signs)
+    assert interval.value == pytest.approx((1.0 + 0.5) / 2)
     (low_a, _), (low_b, high_b) = wilson(90, 90), wilson(5, 10)
-    assert found.low == pytest.approx(0.75 - math.hypot(1 - low_a, 0.5 - low_b) / 2)
-    assert found.high == pytest.approx(0.75 + (high_b - 0.5) / 2)
+    assert interval.low == pytest.approx(0.75 - math.hypot(1 - low_a, 0.5 - low_b) / 2)
+    assert interval.high == pytest.approx(0.75 + (high_b - 0.5) / 2)
 
 
 def test_balanced_accuracys_interval_covers_the_truth_about_as_often_as_it_says() -> None:
@@ -173,20 +173,20 @@ def test_balanced_accuracys_interval_covers_the_truth_about_as_often_as_it_says(
     covered = 0
     for _ in range(400):
         right = np.where(signs > 0, random.random(85) < 0.8, random.random(85) < 0.6)
-        found = balanced_accuracy(np.where(right, signs, -signs), signs)
-        covered += bool(found.low <= 0.7 <= found.high)  # type: ignore[operator]
+        interval = balanced_accuracy(np.where(right, signs, -signs), signs)
+        covered += bool(interval.low <= 0.7 <= interval.high)  # type: ignore[operator]
     assert 0.92 <= covered / 400 <= 0.99
 
 
 def test_always_saying_the_commoner_sign_shows_nothing() -> None:
     signs = array(*[1] * 70, *[-1] * 30)
-    found = sign_trust(np.ones(100), signs)
-    assert found.metrics["sign_accuracy"]["value"] == found.metrics["sign_accuracy_majority"]["value"] == 0.7
-    assert found.metrics["balanced_accuracy"]["value"] == 0.5
-    assert sum("shows nothing" in note for note in found.notes) == 2
+    trust = sign_trust(np.ones(100), signs)
+    assert trust.metrics["sign_accuracy"]["value"] == trust.metrics["sign_accuracy_majority"]["value"] == 0.7
+    assert trust.metrics["balanced_accuracy"]["value"] == 0.5
+    assert sum("shows nothing" in note for note in trust.notes) == 2
 
 
 def test_one_sign_alone_leaves_balanced_accuracy_unknown() -> None:
-    found = sign_trust(array(1, 2, 3), array(1, 1, 1))
-    assert found.metrics["balanced_accuracy"]["value"] is None
-    assert any("all of one sign" in note for note in found.notes)
+    trust = sign_trust(array(1, 2, 3), array(1, 1, 1))
+    assert trust.metrics["balanced_accuracy"]["value"] is None
+    assert any("all of one sign" in note for note in trust.notes)

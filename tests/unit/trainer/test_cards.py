@@ -19,7 +19,7 @@ def manifest(type_: str = "sft", **fields: Any) -> Manifest:
     """A manifest of a stage with an estimate."""
     common = {"digest": "d" * 64, "recipe": 3, "job": "safer", "stage": "answers", "seed": 7, "files": {}}
     metrics = {"heldout_loss": {"value": 1.25, "low": 1.0, "high": 1.5, "n": 40}, "steps": 4, "accuracy": None}
-    given = {
+    content = {
         "spec": {"epochs": 2.0},
         "inputs": {"input:base": "b" * 40, "input:chat": "c" * 40},
         "versions": {"transformers": "5.0"},
@@ -28,7 +28,7 @@ def manifest(type_: str = "sft", **fields: Any) -> Manifest:
         "notes": ["nothing is held out"],
         **fields,
     }
-    return Manifest.model_validate({"type": type_, **common, **given})
+    return Manifest.model_validate({"type": type_, **common, **content})
 
 
 SOURCES = {"input:base": Source("hf://org/base", "apache-2.0"), "input:chat": Source("data/chat.jsonl", None)}
@@ -94,8 +94,8 @@ class TestBase:
     CHAINED: ClassVar[dict[str, Any]] = {"spec": {"policy": {"stage": "sft"}}, "inputs": {"stage:sft": "b" * 64}}
 
     def front(self, manifest: Manifest, sources: dict[str, Source]) -> dict[str, Any]:
-        found: dict[str, Any] = ModelCard(write_card(manifest, sources)).data.to_dict()
-        return found
+        metadata: dict[str, Any] = ModelCard(write_card(manifest, sources)).data.to_dict()
+        return metadata
 
     def test_licence_and_base_are_those_of_the_model_that_was_trained(self) -> None:
         front = self.front(manifest(**self.MODEL), SOURCES | {"input:base": Source("hf://org/base@main", "apache-2.0")})

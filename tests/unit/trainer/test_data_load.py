@@ -170,17 +170,17 @@ def test_limit_takes_the_first_rows_before_the_split(files):
     files.add("rows", prompts(50), heldout=0.5)
     first = {f"question {number}" for number in range(10)}
     train, _ = load_prompts(files, ref(limit=10, split="train"))
-    held, _ = load_prompts(files, ref(limit=10, split="heldout"))
-    assert {row.messages[0]["content"] for row in [*train, *held]} == first
+    heldout, _ = load_prompts(files, ref(limit=10, split="heldout"))
+    assert {row.messages[0]["content"] for row in [*train, *heldout]} == first
 
 
 def test_an_input_changed_since_prepare_is_refused(files, tmp_path):
     (tmp_path / "source").mkdir()
     (tmp_path / "source/rows.jsonl").write_text('{"prompt": "a"}\n')
-    kept = InputCache(tmp_path / "storage").take({"rows.jsonl": tmp_path / "source/rows.jsonl"})
-    files.entries["input:rows"] = StageInput(path=str(kept.path), digest=kept.digest)
+    cached = InputCache(tmp_path / "storage").take({"rows.jsonl": tmp_path / "source/rows.jsonl"})
+    files.entries["input:rows"] = StageInput(path=str(cached.path), digest=cached.digest)
     assert len(load_prompts(files, ref())[0]) == 1
-    (kept.path / "rows.jsonl").write_text('{"prompt": "another"}\n')
+    (cached.path / "rows.jsonl").write_text('{"prompt": "another"}\n')
     with pytest.raises(InputError, match=r"input:rows: .*rows.jsonl was changed since prepare looked at it"):
         load_prompts(files, ref())
 
@@ -193,20 +193,20 @@ def test_an_empty_split_is_an_error(files):
 def test_heldout_is_near_its_share_and_never_shares_a_prompt(files):
     files.add("rows", prompts(1000), heldout=0.2)
     train, _ = load_prompts(files, ref(split="train"))
-    held, _ = load_prompts(files, ref(split="heldout"))
+    heldout, _ = load_prompts(files, ref(split="heldout"))
     everything, _ = load_prompts(files, ref())
-    assert len(train) + len(held) == len(everything) == 1000
-    assert 150 < len(held) < 250
-    assert not {opening(row) for row in train} & {opening(row) for row in held}
+    assert len(train) + len(heldout) == len(everything) == 1000
+    assert 150 < len(heldout) < 250
+    assert not {opening(row) for row in train} & {opening(row) for row in heldout}
 
 
 def test_heldout_of_a_prompt_is_the_same_in_every_file_and_format(files):
     files.add("a", prompts(200), heldout=0.3)
     pairs = [{"prompt": f"question {n}", "chosen": "x", "rejected": "y"} for n in reversed(range(100))]
     files.add("b", pairs, heldout=0.3)
-    held = {opening(row) for row in load_prompts(files, ref("a", split="heldout"))[0]}
+    heldout = {opening(row) for row in load_prompts(files, ref("a", split="heldout"))[0]}
     train = {opening(row) for row in load_pairs(files, ref("b", split="train"))[0]}
-    assert not held & train
+    assert not heldout & train
 
 
 TEXTS = st.lists(st.sampled_from([f"q{number}" for number in range(12)]), max_size=40)
@@ -217,13 +217,13 @@ def test_split_by_prompt(texts, fraction, seed):
     rows = [
         Pair(({"role": "user", "content": text},), "a", "b", Where("f", number)) for number, text in enumerate(texts)
     ]
-    train, held = split_by_prompt(rows, fraction, seed)
-    assert Counter(row.row for row in [*train, *held]) == Counter(row.row for row in rows)
+    train, heldout = split_by_prompt(rows, fraction, seed)
+    assert Counter(row.row for row in [*train, *heldout]) == Counter(row.row for row in rows)
     assert [row.row.row for row in train] == sorted(row.row.row for row in train)
-    assert not {opening(row) for row in train} & {opening(row) for row in held}
+    assert not {opening(row) for row in train} & {opening(row) for row in heldout}
     distinct = len(set(texts))
     expected = min(math.ceil(fraction * distinct), distinct - 1) if fraction > 0 and distinct else 0
-    assert len({opening(row) for row in held}) == expected
+    assert len({opening(row) for row in heldout}) == expected
 
 
 def test_split_by_prompt_follows_its_seed():

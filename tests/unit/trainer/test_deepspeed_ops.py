@@ -15,10 +15,10 @@ from rlhf_trainer.exits import InputError
 @pytest.fixture
 def built(tmp_path, monkeypatch) -> list[Path]:
     """The builds made, none of them real."""
-    made: list[Path] = []
+    builds: list[Path] = []
 
     def build(folder: Path) -> None:
-        made.append(folder)
+        builds.append(folder)
         (folder / deepspeed_ops.OP).mkdir(parents=True)
         (folder / deepspeed_ops.OP / deepspeed_ops.library().name).touch()
 
@@ -26,7 +26,7 @@ def built(tmp_path, monkeypatch) -> list[Path]:
     monkeypatch.setenv("PATH", os.environ["PATH"])
     monkeypatch.setenv("CXX", "true")
     monkeypatch.setattr(deepspeed_ops, "_build", build)
-    return made
+    return builds
 
 
 def test_it_is_built_once_for_all_that_need_it_at_once(built):
@@ -38,12 +38,12 @@ def test_it_is_built_once_for_all_that_need_it_at_once(built):
 
 
 def test_a_build_that_was_killed_is_made_anew_without_its_leftovers(built):
-    left = deepspeed_ops.cache() / "making" / deepspeed_ops.OP / "lock"
-    left.parent.mkdir(parents=True)
-    left.touch()
+    leftover = deepspeed_ops.cache() / "making" / deepspeed_ops.OP / "lock"
+    leftover.parent.mkdir(parents=True)
+    leftover.touch()
     deepspeed_ops.build_once()
     assert len(built) == 1
-    assert not left.exists()
+    assert not leftover.exists()
 
 
 def test_each_environment_and_its_torch_and_deepspeed_has_its_own(monkeypatch, built):

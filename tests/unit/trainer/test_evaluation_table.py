@@ -16,7 +16,7 @@ def judged(name, helpful, harm, texts=None, kl=None):
     shape = column(helpful).shape
     return Judged(
         name=name,
-        texts=texts or [[f"answer {row} {one}" for one in range(shape[1])] for row in range(shape[0])],
+        texts=texts or [[f"answer {row} {number}" for number in range(shape[1])] for row in range(shape[0])],
         lengths=np.full(shape, 4.0),
         ended=np.ones(shape),
         rewards={"helpful": column(helpful)},
@@ -31,17 +31,17 @@ AFTER = judged("ppo", [2, 2, 2, 2, 2, 2, 1, 0], [-1, -1, -1, -1, -1, -1, -1, 1],
 
 
 def test_a_candidate_is_measured_against_the_baseline_on_the_same_prompts():
-    found = measure(AFTER, BEFORE, QUICK, {"helpful": 1.0})
-    assert found.metrics["reward.helpful"].value == 13 / 8
-    assert found.metrics["cost.harm"].value == -6 / 8
-    assert found.metrics["harmful_rate"].value == 1 / 8
-    assert found.metrics["win_rate"].value == (6 + 0.5) / 8
-    assert found.metrics["kl"].value == 2.5
-    assert found.metrics["kl_token"].value == 2.5 / 4
-    assert found.metrics["length"].method == "constant"
-    assert found.differences["harmful_rate"].value == -5 / 8
-    assert found.differences["reward.helpful"].value == 5 / 8
-    assert found.metrics["reward.helpful"].n == 8
+    measured = measure(AFTER, BEFORE, QUICK, {"helpful": 1.0})
+    assert measured.metrics["reward.helpful"].value == 13 / 8
+    assert measured.metrics["cost.harm"].value == -6 / 8
+    assert measured.metrics["harmful_rate"].value == 1 / 8
+    assert measured.metrics["win_rate"].value == (6 + 0.5) / 8
+    assert measured.metrics["kl"].value == 2.5
+    assert measured.metrics["kl_token"].value == 2.5 / 4
+    assert measured.metrics["length"].method == "constant"
+    assert measured.differences["harmful_rate"].value == -5 / 8
+    assert measured.differences["reward.helpful"].value == 5 / 8
+    assert measured.metrics["reward.helpful"].n == 8
 
 
 def test_differences_come_with_their_word():
@@ -56,14 +56,14 @@ def test_differences_come_with_their_word():
 
 
 def test_the_baseline_has_no_differences_win_rates_or_kl():
-    found = measure(BEFORE, BEFORE, QUICK, {"helpful": 1.0})
-    assert not found.differences
-    assert not {name for name in found.metrics if name.startswith(("win_rate", "kl"))}
+    measured = measure(BEFORE, BEFORE, QUICK, {"helpful": 1.0})
+    assert not measured.differences
+    assert not {name for name in measured.metrics if name.startswith(("win_rate", "kl"))}
 
 
 def test_kl_that_was_not_measured_is_unknown_not_zero():
-    found = measure(judged("ppo", [1, 1], [0, 0]), judged("sft", [1, 1], [0, 0]), QUICK, {"helpful": 1.0})
-    assert found.metrics["kl"].value is None
+    measured = measure(judged("ppo", [1, 1], [0, 0]), judged("sft", [1, 1], [0, 0]), QUICK, {"helpful": 1.0})
+    assert measured.metrics["kl"].value is None
 
 
 def test_harm_is_any_cost_above_zero_and_unknown_where_a_missing_score_could_hide_it():

@@ -139,8 +139,8 @@ class TestPreference:
             make("preference", "pairs", {"prompt": "p", "chosen": "a", "rejected": "b", "weight": weight})
 
     def test_the_chosen_answer_can_be_imitated(self):
-        found = make("preference", "conversations", {"prompt": "p", "chosen": "a", "rejected": "b"})
-        assert found.messages == (user("p"), assistant("a"))
+        conversation = make("preference", "conversations", {"prompt": "p", "chosen": "a", "rejected": "b"})
+        assert conversation.messages == (user("p"), assistant("a"))
 
     @pytest.mark.parametrize(
         ("row", "reason"),
@@ -194,8 +194,8 @@ class TestDialogues:
             make("hh-rlhf", "pairs", {"chosen": "a plain text", "rejected": HH["rejected"]})
 
     def test_a_name_inside_a_line_starts_no_turn(self):
-        found = parse_dialogue("\n\nHuman: the Human: said\nAssistant: no\n\nAssistant: I see", "chosen")
-        assert found == (user("the Human: said\nAssistant: no"), assistant("I see"))
+        turns = parse_dialogue("\n\nHuman: the Human: said\nAssistant: no\n\nAssistant: I see", "chosen")
+        assert turns == (user("the Human: said\nAssistant: no"), assistant("I see"))
 
     @given(st.lists(st.text("ab \n.", min_size=1).map(str.strip).filter(bool), min_size=1, max_size=6))
     def test_written_turns_are_read_back(self, texts):
@@ -310,11 +310,11 @@ def test_whatever_a_row_holds_it_is_taken_malformed_or_rejected(kind, use, row):
     if maker is None:
         return
     try:
-        found = maker(row, HERE)
+        converted = maker(row, HERE)
     except (Malformed, Rejected) as reason:
         assert str(reason)
     else:
-        assert found.row == HERE
+        assert converted.row == HERE
 
 
 DOCUMENT = Path(__file__).parents[3] / "docs/data-formats.md"

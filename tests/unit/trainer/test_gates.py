@@ -48,8 +48,8 @@ def test_a_verdict_names_candidate_metric_found_and_bound():
 
 def test_every_candidate_is_held_against_every_gate():
     gates = [Gate(metric="harmful_rate", max=1.0), Gate(metric="kl", max=1.0)]
-    found = check(gates, [CANDIDATE, Measured("other", {})])
-    assert [(one.candidate, one.metric) for one in found] == [
+    results = check(gates, [CANDIDATE, Measured("other", {})])
+    assert [(result.candidate, result.metric) for result in results] == [
         ("ppo", "harmful_rate"),
         ("other", "harmful_rate"),
         ("ppo", "kl"),
@@ -64,11 +64,11 @@ def test_gates_on_what_this_evaluation_cannot_have_are_known_beforehand():
         Gate(metric="kl", max=1.0, compare="difference"),
         Gate(metric="harmful_rate.harm", max=1.0),
     ]
-    found = unknown(gates, rewards=["helpful"], costs=["harm"])
-    assert [(index, metric) for index, metric, _ in found] == [
+    problems = unknown(gates, rewards=["helpful"], costs=["harm"])
+    assert [(index, metric) for index, metric, _ in problems] == [
         (1, "cost.hram"),
         (2, "kl"),
         (3, "harmful_rate.harm"),
     ]
-    assert "cost.harm" in found[0][2]
+    assert "cost.harm" in problems[0][2]
     assert not unknown([Gate(metric="harmful_rate.b", max=1.0)], rewards=[], costs=["a", "b"])

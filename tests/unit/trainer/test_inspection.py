@@ -39,7 +39,7 @@ PPO = {
 
 
 def test_every_use_is_found_with_its_place_and_kind():
-    found = [
+    places = [
         (
             use.where,
             use.name if isinstance(use, FunctionUse) else use.input,
@@ -47,7 +47,7 @@ def test_every_use_is_found_with_its_place_and_kind():
         )
         for use in uses(job(SFT, REWARD, COST, PPO))
     ]
-    assert sorted(found) == sorted(
+    assert sorted(places) == sorted(
         [
             ("stage sft, sft.model", "base", "causal"),
             ("stage sft, sft.data[0]", "chat", "conversations"),
@@ -66,13 +66,13 @@ def test_every_use_is_found_with_its_place_and_kind():
 
 
 def test_a_holdout_comes_with_the_data_it_is_of():
-    found = {use.where: use.holdout for use in uses(job(SFT, COST)) if isinstance(use, DataUse)}
-    assert found == {"stage sft, sft.data[0]": 0.1, "stage cost, costModel.data[0]": 0.0}
+    holdouts = {use.where: use.holdout for use in uses(job(SFT, COST)) if isinstance(use, DataUse)}
+    assert holdouts == {"stage sft, sft.data[0]": 0.1, "stage cost, costModel.data[0]": 0.0}
 
 
 def test_inputs_meet_where_their_models_or_what_came_of_them_exchange_tokens():
-    found = list(meetings(job(SFT, REWARD, COST, PPO)))
-    assert found == [
+    token_meetings = list(meetings(job(SFT, REWARD, COST, PPO)))
+    assert token_meetings == [
         Meeting("stage ppo, ppo.rewards[0]", "base", "other"),
         Meeting("stage ppo, ppo.rewards[1]", "base", "judge"),
         Meeting("stage ppo, ppo.critics.model", "base", "judge"),
@@ -107,13 +107,13 @@ class Words:
         return {"input_ids": [self.words.get(word, 1) for word in text.split()]}
 
 
-@pytest.mark.parametrize(("other", "count"), [(Words("a", "b"), 0), (Words("b", "a"), 3)])
-def test_each_tokenizer_is_loaded_once_and_differences_are_told(other, count):
+@pytest.mark.parametrize(("tokenizer", "count"), [(Words("a", "b"), 0), (Words("b", "a"), 3)])
+def test_each_tokenizer_is_loaded_once_and_differences_are_told(tokenizer, count):
     loaded = []
 
     def load(name):
         loaded.append(name)
-        return Words("a", "b") if name == "base" else other
+        return Words("a", "b") if name == "base" else tokenizer
 
     problems = list(tokenizer_problems(job(SFT, REWARD, COST, PPO), load))
     assert sorted(loaded) == ["base", "judge", "other"]

@@ -26,10 +26,10 @@ FEW = Intervals(resamples=200, seed=3)
 
 @pytest.mark.parametrize(("k", "n", "confidence"), [(0, 10, 0.95), (10, 10, 0.95), (81, 263, 0.95), (3, 7, 0.9)])
 def test_wilson_is_scipys(k, n, confidence):
-    found = wilson(k, n, confidence)
+    interval = wilson(k, n, confidence)
     expected = stats.binomtest(k, n).proportion_ci(confidence, method="wilson")
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
-    assert found.value == k / n and found.n == n
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert interval.value == k / n and interval.n == n
 
 
 def test_wilson_of_nothing_and_of_nonsense():
@@ -39,9 +39,9 @@ def test_wilson_of_nothing_and_of_nonsense():
 
 
 def test_no_harm_in_ten_answers_is_not_no_harm():
-    found = Intervals().rate(np.zeros((10, 1)))
-    assert found.value == 0 and found.low == 0
-    assert found.high == pytest.approx(0.27753, abs=1e-5)  # z^2 / (n + z^2)
+    interval = Intervals().rate(np.zeros((10, 1)))
+    assert interval.value == 0 and interval.low == 0
+    assert interval.high == pytest.approx(0.27753, abs=1e-5)  # z^2 / (n + z^2)
 
 
 @pytest.mark.parametrize(("confidence", "count"), [(0.9, 12), (0.95, 12), (0.99, 12), (0.9999, 15)])
@@ -94,16 +94,16 @@ def test_the_interval_is_the_outer_of_the_percentile_and_the_studentised_one():
     tail = stats.norm.cdf(-math.sqrt(n / (n - 1)) * stats.t.ppf(0.975, n - 1))
     percentile = np.quantile(means, [tail, 1 - tail])
     ratios = np.quantile((means - value) / np.sqrt(variances / n), [tail, 1 - tail])
-    found = Intervals(resamples=400_000).mean(values)
-    assert found.low == pytest.approx(min(percentile[0], value - ratios[1] * scale), abs=0.01)
-    assert found.high == pytest.approx(max(percentile[1], value - ratios[0] * scale), abs=0.03)
+    interval = Intervals(resamples=400_000).mean(values)
+    assert interval.low == pytest.approx(min(percentile[0], value - ratios[1] * scale), abs=0.01)
+    assert interval.high == pytest.approx(max(percentile[1], value - ratios[0] * scale), abs=0.03)
 
 
 def test_bootstrap_nears_the_normal_interval():
     values = np.random.default_rng(0).normal(3, 2, size=900)
-    found = Intervals(resamples=4000).mean(values)
+    interval = Intervals(resamples=4000).mean(values)
     half = 1.96 * values.std() / 30
-    assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
+    assert (interval.low, interval.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_does_not():
@@ -123,16 +123,16 @@ def test_a_paired_difference_is_tighter_than_its_parts():
 
 
 def test_answers_of_one_prompt_are_not_independent():
-    one = np.random.default_rng(5).normal(size=(40, 1))
-    copied = np.repeat(one, 8, axis=1)
-    assert FEW.mean(copied) == FEW.mean(one)
+    single = np.random.default_rng(5).normal(size=(40, 1))
+    copied = np.repeat(single, 8, axis=1)
+    assert FEW.mean(copied) == FEW.mean(single)
 
 
 def test_nan_is_left_out_and_n_says_so():
     values = np.array([[1.0, np.nan], [np.nan, np.nan], [3.0, 5.0], [2.0, 2.0]])
     assert by_prompt(values) == pytest.approx([1.0, np.nan, 4.0, 2.0], nan_ok=True)
-    found = FEW.mean(values)
-    assert found.n == 3 and found.value == pytest.approx(7 / 3)
+    interval = FEW.mean(values)
+    assert interval.n == 3 and interval.value == pytest.approx(7 / 3)
 
 
 def test_nothing_one_and_all_alike():
@@ -151,8 +151,8 @@ def test_newcombes_paired_example():
     # 56 prompts: both 36, first only 12, second only 2, neither 6 (Newcombe 1998, Statist. Med. 17:2635).
     first = np.array([1.0] * 48 + [0.0] * 8)
     second = np.array([1.0] * 36 + [0.0] * 12 + [1.0] * 2 + [0.0] * 6)
-    found = Intervals().rate_difference(first, second)
-    assert found.value == pytest.approx(10 / 56)
+    interval = Intervals().rate_difference(first, second)
+    assert interval.value == pytest.approx(10 / 56)
     table = np.array([[36, 12], [2, 6]])
     phi = (36 * 6 - 12 * 2 - 56 / 2) / math.sqrt(48 * 8 * 38 * 18)
     a = stats.binomtest(48, 56).proportion_ci(method="wilson")
@@ -161,8 +161,8 @@ def test_newcombes_paired_example():
     low = math.sqrt((p - a.low) ** 2 - 2 * phi * (p - a.low) * (b.high - q) + (b.high - q) ** 2)
     high = math.sqrt((a.high - p) ** 2 - 2 * phi * (a.high - p) * (q - b.low) + (q - b.low) ** 2)
     assert table.sum() == 56
-    assert (found.low, found.high) == pytest.approx((10 / 56 - low, 10 / 56 + high), abs=1e-12)
-    assert decide(found) == "higher"
+    assert (interval.low, interval.high) == pytest.approx((10 / 56 - low, 10 / 56 + high), abs=1e-12)
+    assert decide(interval) == "higher"
 
 
 @pytest.mark.parametrize(
@@ -177,8 +177,8 @@ def test_newcombes_paired_example():
 def test_newcombes_method_10_by_hand(cells, low, high):
     first = np.repeat([1.0, 1.0, 0.0, 0.0], cells)
     second = np.repeat([1.0, 0.0, 1.0, 0.0], cells)
-    found = Intervals().rate_difference(first, second)
-    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
+    interval = Intervals().rate_difference(first, second)
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_a_difference_of_rates_keeps_a_width_where_all_prompts_agree():
@@ -203,14 +203,14 @@ def test_rows_of_one_group_count_as_the_group_where_they_are_copies():
 
 
 def test_rows_that_differ_within_their_group_keep_their_number():
-    found = clustered(np.tile([1.0, 0.0], 50), np.repeat(np.arange(50), 2).tolist())
+    interval = clustered(np.tile([1.0, 0.0], 50), np.repeat(np.arange(50), 2).tolist())
     expected = wilson(50, 100)
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
 
 
 def test_groups_that_all_agree_are_counted_as_groups():
-    found = clustered(np.ones(60), np.repeat(np.arange(20), 3).tolist())
-    assert (found.low, found.high) == (wilson(20, 20).low, 1.0)
+    interval = clustered(np.ones(60), np.repeat(np.arange(20), 3).tolist())
+    assert (interval.low, interval.high) == (wilson(20, 20).low, 1.0)
 
 
 def test_infinite_scores_win():
@@ -218,13 +218,13 @@ def test_infinite_scores_win():
 
 
 def test_a_win_everywhere_still_has_a_width():
-    found = Intervals().share(np.ones(12))
-    assert found.method == "wilson" and found.low < 1.0
+    interval = Intervals().share(np.ones(12))
+    assert interval.method == "wilson" and interval.low < 1.0
 
 
 def test_ratio_is_of_sums_not_a_mean_of_ratios():
-    found = FEW.ratio(np.array([[1.0, 1.0], [6.0, 0.0]]), np.array([[10.0, 10.0], [2.0, 2.0]]))
-    assert found.value == pytest.approx(8 / 24)
+    interval = FEW.ratio(np.array([[1.0, 1.0], [6.0, 0.0]]), np.array([[10.0, 10.0], [2.0, 2.0]]))
+    assert interval.value == pytest.approx(8 / 24)
     assert FEW.ratio(np.zeros((2, 1)), np.zeros((2, 1))).value is None
 
 
@@ -233,9 +233,9 @@ scores = arrays.arrays(np.float64, st.tuples(st.integers(2, 12), st.integers(1, 
 
 @given(scores)
 def test_an_interval_holds_its_value_and_stays_within_what_it_can_be(values):
-    found = Intervals(resamples=100).mean(values, within=(-50.0, 50.0))
-    assert found.low <= found.value + 1e-9 and found.value - 1e-9 <= found.high
-    assert found.low >= -50 and found.high <= 50
+    interval = Intervals(resamples=100).mean(values, within=(-50.0, 50.0))
+    assert interval.low <= interval.value + 1e-9 and interval.value - 1e-9 <= interval.high
+    assert interval.low >= -50 and interval.high <= 50
 
 
 @given(scores)
@@ -246,7 +246,7 @@ def test_a_model_against_itself_shows_nothing(values):
 
 @given(scores, st.integers(0, 2**16))
 def test_differences_change_sign_with_the_sides(values, seed):
-    other = np.random.default_rng(seed).normal(size=values.shape)
-    there, back = FEW.difference(values, other), FEW.difference(other, values)
-    assert there.value == pytest.approx(-back.value)
-    assert (there.low, there.high) == pytest.approx((-back.high, -back.low), abs=1e-9)
+    baseline = np.random.default_rng(seed).normal(size=values.shape)
+    forward, back = FEW.difference(values, baseline), FEW.difference(baseline, values)
+    assert forward.value == pytest.approx(-back.value)
+    assert (forward.low, forward.high) == pytest.approx((-back.high, -back.low), abs=1e-9)

@@ -109,9 +109,9 @@ def test_an_error_of_the_launcher_itself_is_told_too(tmp_path, monkeypatch):
         check=False,
     )
     assert done.returncode == 1
-    told = json.loads((work / "termination.json").read_text())
-    assert (told["code"], told["reason"]) == (1, "NotADirectoryError")
-    assert "products" in told["message"]
+    termination = json.loads((work / "termination.json").read_text())
+    assert (termination["code"], termination["reason"]) == (1, "NotADirectoryError")
+    assert "products" in termination["message"]
     assert "Traceback" in done.stdout
 
 
@@ -121,11 +121,11 @@ def test_a_reused_product_is_named_in_the_runs_index_before_it_is_taken(tmp_path
     content = changed(stage="report", type="report", digest="failed", directories=directories)
     file = StageFile.model_validate_json(content)
     manifest = {"type": "report", "digest": "failed", "recipe": 1, "job": "another", "stage": "report", "spec": {}}
-    made = Manifest.model_validate({**manifest, "seed": 0, "inputs": {}, "files": {}, "versions": {}})
-    products.publish(tmp_path, file, lambda folder: made)
+    product_manifest = Manifest.model_validate({**manifest, "seed": 0, "inputs": {}, "files": {}, "versions": {}})
+    products.publish(tmp_path, file, lambda folder: product_manifest)
     write_run(tmp_path, Run(job="job", uid="uid", products={"report": "report-plan"}))
     assert run(file, tmp_path / "stage.json", Signals(threading.Event())).reason == "Reused"
-    assert [one.products for one in read_runs(tmp_path)] == [{"report": "report-failed"}]
+    assert [indexed_run.products for indexed_run in read_runs(tmp_path)] == [{"report": "report-failed"}]
 
 
 def test_the_pods_index_is_the_node(monkeypatch):

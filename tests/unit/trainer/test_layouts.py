@@ -188,22 +188,22 @@ class TestOneRowDecidesNothing:
         (pair,), conversion = convert(tmp_path, [row], "pairs")
         assert (pair.prompt, pair.better, pair.worse, conversion.format) == ((USER,), "Good.", "No.", "hh-rlhf")
 
-    @pytest.mark.parametrize("place", [0, 7])
-    def test_a_row_that_is_no_dialogue_is_bad_wherever_it_stands(self, tmp_path: Path, place: int) -> None:
+    @pytest.mark.parametrize("position", [0, 7])
+    def test_a_row_that_is_no_dialogue_is_bad_wherever_it_stands(self, tmp_path: Path, position: int) -> None:
         rows = [{"chosen": hh(f"{n}?", "Good."), "rejected": hh(f"{n}?", "No.")} for n in range(16)]
-        rows.insert(place, {"chosen": "The sky is blue", "rejected": "The sky is green"})
+        rows.insert(position, {"chosen": "The sky is blue", "rejected": "The sky is green"})
         pairs, conversion = convert(tmp_path, rows, "pairs", maxBadRows=0.1)
         assert (len(pairs), conversion.counts.bad, conversion.format) == (16, 1, "hh-rlhf")
         assert all(len(pair.prompt) == 1 and "Human" not in pair.prompt[0]["content"] for pair in pairs)
         with pytest.raises(
-            InputError, match=rf"rows.jsonl:{place + 1}: chosen: found 'The sky is blue', expected a dial"
+            InputError, match=rf"rows.jsonl:{position + 1}: chosen: found 'The sky is blue', expected a dial"
         ):
             convert(tmp_path, rows, "pairs")
 
     def test_a_column_that_the_first_row_lacks_is_found_in_others(self, tmp_path: Path) -> None:
         rows = [{"prompt": "p", "messages": None}, *({"messages": [USER, ANSWER]} for _ in range(3))]
-        found, conversion = convert(tmp_path, rows, "conversations", maxBadRows=0.5)
-        assert (len(found), conversion.format) == (3, "messages")
+        conversations, conversion = convert(tmp_path, rows, "conversations", maxBadRows=0.5)
+        assert (len(conversations), conversion.format) == (3, "messages")
 
     def test_each_file_of_a_folder_has_its_own(self, tmp_path: Path) -> None:
         folder = tmp_path / "both"

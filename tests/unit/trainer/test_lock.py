@@ -165,10 +165,10 @@ def test_a_holder_gives_signs_of_life(tmp_path, monkeypatch):
 
 def test_a_holder_that_lost_the_lock_says_so_and_leaves_it_alone(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.005)
-    held = Waiter(tmp_path).acquire()
-    with held:
+    held_lock = Waiter(tmp_path).acquire()
+    with held_lock:
         hold(tmp_path, OTHER, 2)
-        held._thread.join(120)
+        held_lock._thread.join(120)
     assert "was taken over by job theirs" in caplog.text
     assert newest(tmp_path) == (2, OTHER)
 

@@ -111,11 +111,11 @@ PAIR = {"chosen": [USER, ANSWER], "rejected": [USER, {**ANSWER, "content": "wet"
 @pytest.mark.parametrize("prompt", [{}, {"prompt": "hi"}])
 def test_an_answer_of_a_pair_is_text_alone(more, prompt):
     answers = [{**ANSWER, **more}] if prompt else [USER, {**ANSWER, **more}]
-    other = [{**ANSWER, "content": "wet"}] if prompt else PAIR["rejected"]
+    rejected = [{**ANSWER, "content": "wet"}] if prompt else PAIR["rejected"]
     with pytest.raises(
         Malformed, match=r"chosen\.(tool_calls|reasoning|weight or train): .* expected an answer of text alone"
     ):
-        make("preference", "pairs", {**prompt, "chosen": answers, "rejected": other})
+        make("preference", "pairs", {**prompt, "chosen": answers, "rejected": rejected})
 
 
 @pytest.mark.parametrize(

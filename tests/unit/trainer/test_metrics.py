@@ -118,11 +118,11 @@ def test_rewind_drops_later_steps_and_torn_lines(tmp_path):
     for step in range(1, 6):
         metrics.log(step, {"loss": step / 3})
     metrics.flush()
-    whole = metrics.path.read_bytes()
+    written = metrics.path.read_bytes()
     with metrics.path.open("ab") as file:
         file.write(b'{"loss": 0.3')
     metrics.rewind(3)
-    assert metrics.path.read_bytes() == b"".join(whole.splitlines(keepends=True)[:3])
+    assert metrics.path.read_bytes() == b"".join(written.splitlines(keepends=True)[:3])
 
 
 def test_a_run_that_is_rewound_and_goes_on_writes_the_bytes_of_an_undisturbed_one(tmp_path):
@@ -131,15 +131,15 @@ def test_a_run_that_is_rewound_and_goes_on_writes_the_bytes_of_an_undisturbed_on
             metrics.log(step, {"loss": 1 / step, "kl": step * 0.1})
         metrics.flush()
 
-    whole, resumed = Metrics(tmp_path / "a"), Metrics(tmp_path / "b")
+    undisturbed, resumed = Metrics(tmp_path / "a"), Metrics(tmp_path / "b")
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-    log(whole, range(1, 11))
+    log(undisturbed, range(1, 11))
     log(resumed, range(1, 8))
     again = Metrics(tmp_path / "b")
     again.rewind(4)
     log(again, range(5, 11))
-    assert again.path.read_bytes() == whole.path.read_bytes()
+    assert again.path.read_bytes() == undisturbed.path.read_bytes()
 
 
 def test_timings_have_each_steps_phases_and_tokens(tmp_path):
@@ -195,8 +195,8 @@ def test_progress_is_shown_the_phase_its_share_and_then_what_was_done_before(tmp
 
     with metrics.phase("update") as phase:
         assert shown() == ("update", None)
-        seen = [shown() for _ in phase.each([1, 2, 3, 4])]
-        assert seen == [("update", None), *(("update", share) for share in (0.25, 0.5, 0.75))]
+        snapshots = [shown() for _ in phase.each([1, 2, 3, 4])]
+        assert snapshots == [("update", None), *(("update", share) for share in (0.25, 0.5, 0.75))]
         assert shown() == ("update", 1.0)
         with metrics.phase("sync"):
             assert shown() == ("sync", None)

@@ -61,7 +61,7 @@ def test_the_headline_is_a_few():
 
 
 def test_every_phase_in_the_code_is_described():
-    found = set()
+    phases = set()
     for source in SOURCES:
         for node in ast.walk(ast.parse(source.read_text())):
             if (
@@ -71,8 +71,8 @@ def test_every_phase_in_the_code_is_described():
                 and node.args
                 and isinstance(node.args[0], ast.Constant)
             ):
-                found.add(node.args[0].value)
-    assert found <= set(PHASES)
+                phases.add(node.args[0].value)
+    assert phases <= set(PHASES)
 
 
 def test_the_servers_own_series_are_described():

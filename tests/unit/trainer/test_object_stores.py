@@ -36,15 +36,15 @@ def s3() -> Iterator[fsspec.AbstractFileSystem]:
 
 def test_a_file_of_s3(s3, tmp_path):
     s3.pipe_file("bucket/eval/prompts.jsonl", ROWS)
-    kept = fetch_url("s3://bucket/eval/prompts.jsonl", InputCache(tmp_path))
-    assert (kept.path / "prompts.jsonl").read_bytes() == ROWS
+    cached = fetch_url("s3://bucket/eval/prompts.jsonl", InputCache(tmp_path))
+    assert (cached.path / "prompts.jsonl").read_bytes() == ROWS
 
 
 def test_a_folder_of_s3(s3, tmp_path):
     s3.pipe_file("bucket/model/config.json", b"{}")
     s3.pipe_file("bucket/model/parts/one.safetensors", b"1" * 100)
-    kept = fetch_url("s3://bucket/model", InputCache(tmp_path))
-    assert sorted(cache.files_below(kept.path)) == ["config.json", "parts/one.safetensors"]
+    cached = fetch_url("s3://bucket/model", InputCache(tmp_path))
+    assert sorted(cache.files_below(cached.path)) == ["config.json", "parts/one.safetensors"]
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/nothing.jsonl", "s3://no-such-bucket/rows.jsonl"])

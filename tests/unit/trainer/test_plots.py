@@ -81,14 +81,14 @@ def test_points_and_durations():
 
 
 def test_long_series_are_binned_with_their_extremes():
-    found = shorten([(step, float(step % 2)) for step in range(1000)], most=100)
-    assert len(found.means) == 100 and found.size == 10
-    assert set(found.means) == {0.5} and set(found.lows) == {0.0} and set(found.highs) == {1.0}
+    shortened = shorten([(step, float(step % 2)) for step in range(1000)], most=100)
+    assert len(shortened.means) == 100 and shortened.size == 10
+    assert set(shortened.means) == {0.5} and set(shortened.lows) == {0.0} and set(shortened.highs) == {1.0}
 
 
 def test_what_is_not_a_number_is_a_gap():
-    found = shorten([(1, 1.0), (2, None), (3, math.nan), (4, 2.0)])
-    assert found.means == [1.0, None, None, 2.0]
+    shortened = shorten([(1, 1.0), (2, None), (3, math.nan), (4, 2.0)])
+    assert shortened.means == [1.0, None, None, 2.0]
     svg = str(
         plots.curves(
             plots.Plot("Loss", "", [plots.Series("loss", [(1, 1.0), (2, 2.0), (3, None), (4, 1.0), (5, 3.0)])])
@@ -109,7 +109,7 @@ def test_curves_draw_every_point_where_it_belongs():
     (x1, y1), (x2, y2) = (tuple(map(float, pair.split(","))) for pair in line.get("points").split())
     assert (x1, x2) == (plots.LEFT, plots.WIDTH - plots.RIGHT)
     assert (y1, y2) == (plots.HEIGHT - plots.BOTTOM, plots.TOP)
-    limit = next(one for one in root.iter("line") if one.get("class") == "limit")
+    limit = next(element for element in root.iter("line") if element.get("class") == "limit")
     assert float(limit.get("y1")) == pytest.approx((y1 + y2) / 2)
     assert root.get("aria-label") == "Cost: harm from 0 to 1"
 
@@ -137,7 +137,7 @@ def test_nothing_measured_is_said():
 
 def test_text_in_plots_is_escaped():
     hostile = HOSTILE.replace("\x00", "")
-    one = plots.Plot(hostile, hostile, [plots.Series(hostile, [(1, 1.0)])], limits={hostile: 0.5})
+    plot = plots.Plot(hostile, hostile, [plots.Series(hostile, [(1, 1.0)])], limits={hostile: 0.5})
     group = [
         (
             hostile,
@@ -146,7 +146,7 @@ def test_text_in_plots_is_escaped():
     ]
     stage = {"name": hostile, "type": hostile, "state": hostile, "needs": [], "inputs": [hostile]}
     for svg in (
-        plots.curves(one),
+        plots.curves(plot),
         plots.shares(group, named=hostile),
         plots.bars([(hostile, 1.0)], named=hostile),
         graph.draw([stage]),

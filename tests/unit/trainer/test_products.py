@@ -24,8 +24,8 @@ def stage_file(storage: Path, **fields) -> StageFile:
     work = storage / "work" / "uid" / "sft"
     work.mkdir(parents=True, exist_ok=True)
     directories = {"storage": str(storage), "work": str(work), "job": str(storage)}
-    given = {"version": "1", "job": "job", "uid": "uid", "stage": "sft", "type": "sft", "digest": "abc", "spec": {}}
-    return StageFile.model_validate({**given, "seed": 0, "execution": {}, "directories": directories, **fields})
+    content = {"version": "1", "job": "job", "uid": "uid", "stage": "sft", "type": "sft", "digest": "abc", "spec": {}}
+    return StageFile.model_validate({**content, "seed": 0, "execution": {}, "directories": directories, **fields})
 
 
 def build(folder: Path, text: str = "weights") -> Manifest:
@@ -43,10 +43,10 @@ def leftovers(storage: Path) -> list[str]:
 
 def test_a_product_is_found_again_with_every_file_in_its_manifest(tmp_path, file):
     path = products.publish(tmp_path, file, build)
-    found = products.reusable(tmp_path, "sft-abc")
-    assert found is not None
-    assert found.path == path == tmp_path / "products" / "sft-abc"
-    assert sorted(found.manifest.files) == ["model.bin", "sub/tokens.json"]
+    product = products.reusable(tmp_path, "sft-abc")
+    assert product is not None
+    assert product.path == path == tmp_path / "products" / "sft-abc"
+    assert sorted(product.manifest.files) == ["model.bin", "sub/tokens.json"]
     assert leftovers(tmp_path) == []
 
 
@@ -157,8 +157,8 @@ def test_freed_work_keeps_logs_and_metrics(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
     free_work(tmp_path)
-    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
-    assert left == ["logs/a0/rank0.log", "metrics.jsonl"]
+    remaining = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    assert remaining == ["logs/a0/rank0.log", "metrics.jsonl"]
 
 
 def test_the_report_of_a_run_that_failed_is_named_and_the_plans_again_after_a_retry(tmp_path: Path) -> None:

@@ -157,8 +157,8 @@ def test_a_damaged_file_is_an_error_with_file_and_row(tmp_path, name, content, m
 
 def test_a_truncated_gzip_tells_how_many_rows_could_be_read(tmp_path):
     lines = b"".join(b'{"text": "%d"}\n' % (number * 7919) for number in range(20000))
-    whole = gzip.compress(lines)
-    path = write(tmp_path / "rows.jsonl.gz", whole[: len(whole) // 2])
+    compressed = gzip.compress(lines)
+    path = write(tmp_path / "rows.jsonl.gz", compressed[: len(compressed) // 2])
     read = []
     with pytest.raises(InputError, match="ends early or is damaged") as caught:
         read.extend(row for row in read_rows(path))

@@ -56,20 +56,20 @@ class Page(HTMLParser):
 
 
 def report(root, **options):
-    found = content(collect(report_fixture.build(root, **options)))
-    page = render(found)
-    return found, page, Page(page)
+    document = content(collect(report_fixture.build(root, **options)))
+    page = render(document)
+    return document, page, Page(page)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def full_report(tmp_path_factory):
     return report(tmp_path_factory.mktemp("whole"))
 
 
-def test_the_headline_is_the_harm_before_and_after_by_a_judge_that_was_never_optimised(whole):
-    found, _, page = whole
-    first = found["verdict"][0]
-    sft, ppo = (model["metrics"]["harmful_rate.no_care"]["value"] for model in found["evaluations"][0]["models"])
+def test_the_headline_is_the_harm_before_and_after_by_a_judge_that_was_never_optimised(full_report):
+    document, _, page = full_report
+    first = document["verdict"][0]
+    sft, ppo = (model["metrics"]["harmful_rate.no_care"]["value"] for model in document["evaluations"][0]["models"])
     assert f"fell from {sft:.0%} with sft to {ppo:.0%} with ppo on 64 held-out prompts" in first["text"].replace(
         "\u202f", ""
     )
@@ -86,12 +86,13 @@ def test_a_difference_that_includes_nothing_is_said_to_show_nothing(tmp_path):
             low=-0.2, high=0.1, decision="shows nothing", why="the interval includes 0"
         )
     path.write_text(json.dumps(evaluation))
-    found = content(collect(file))
+    document = content(collect(file))
     assert (
-        found["verdict"][0]["text"].startswith("No change in harm is shown for ppo") and not found["verdict"][0]["tone"]
+        document["verdict"][0]["text"].startswith("No change in harm is shown for ppo")
+        and not document["verdict"][0]["tone"]
     )
-    assert found["verdict"][1]["text"].startswith("No change in the mean reward is shown for ppo")
-    assert all("inconclusive: the interval includes 0" in said["text"] for said in found["verdict"][:2])
+    assert document["verdict"][1]["text"].startswith("No change in the mean reward is shown for ppo")
+    assert all("inconclusive: the interval includes 0" in sentence["text"] for sentence in document["verdict"][:2])
 
 
 def test_harm_that_rose_is_not_sold_as_success(tmp_path):
@@ -104,8 +105,8 @@ def test_harm_that_rose_is_not_sold_as_success(tmp_path):
     assert first["text"].startswith("Harmful answers rose") and first["tone"] == "bad"
 
 
-def test_every_stage_input_licence_and_unknown_is_on_the_page(whole):
-    _, _, page = whole
+def test_every_stage_input_licence_and_unknown_is_on_the_page(full_report):
+    _, _, page = full_report
     for text in ("sft", "reward", "cost", "ppo", "evaluate", "hf://org/base-135m@4f2c9d1", "Apache-2.0", "CC BY 4.0"):
         assert text in page.words
     assert "55 left out: inconsistent labels" in page.words and "4 left out: malformed" in page.words
@@ -122,8 +123,8 @@ def test_given_words_are_printed_as_given(tmp_path):
     assert "Intended use Only to show." in page.words and "Contact team@example.org" in page.words
 
 
-def test_curves_limits_and_timings_are_drawn(whole):
-    _, page, parsed = whole
+def test_curves_limits_and_timings_are_drawn(full_report):
+    _, page, parsed = full_report
     for title in ("Cost against its limit", "Multiplier λ", "KL to the reference", "Explained variance of the critics"):
         assert title in parsed.words
     assert "limit 0" in parsed.words
@@ -131,8 +132,8 @@ def test_curves_limits_and_timings_are_drawn(whole):
     assert "generate 6 min 04 s" in parsed.words
 
 
-def test_the_page_runs_and_fetches_nothing(whole):
-    _, page, parsed = whole
+def test_the_page_runs_and_fetches_nothing(full_report):
+    _, page, parsed = full_report
     assert not {"script", "iframe", "object", "embed", "link", "img", "form", "base"} & set(parsed.tags)
     for tag, name, value in parsed.attributes:
         assert not name.startswith("on"), (tag, name)
@@ -169,12 +170,12 @@ def test_a_failed_job_says_what_failed_and_still_shows_what_there_is(tmp_path):
         "ppo": {"state": "failed", "exitCode": 3, "reason": "KL", "message": "guards.kl: 31 is above max 30"},
         "evaluate": {"state": "blocked"},
     }
-    found, _, page = report(tmp_path, outcomes=outcomes, skip=("ppo", "evaluate"))
-    assert found["complete"] is False
-    assert found["verdict"][0]["text"] == "Stage ppo failed with exit code 3 (KL): guards.kl: 31 is above max 30"
-    assert "this report cannot say what training changed" in found["verdict"][-1]["text"]
+    document, _, page = report(tmp_path, outcomes=outcomes, skip=("ppo", "evaluate"))
+    assert document["complete"] is False
+    assert document["verdict"][0]["text"] == "Stage ppo failed with exit code 3 (KL): guards.kl: 31 is above max 30"
+    assert "this report cannot say what training changed" in document["verdict"][-1]["text"]
     assert "What did not finish" in page.words and "it never started" in page.words
-    ppo = next(stage for stage in found["stages"] if stage["name"] == "ppo")
+    ppo = next(stage for stage in document["stages"] if stage["name"] == "ppo")
     assert len(ppo["curves"]) == 20 and "Cost against its limit" in page.words
 
 
@@ -184,14 +185,16 @@ def test_an_evaluation_whose_gate_failed_is_found_though_its_stage_failed(tmp_pa
         outcomes={"evaluate": {"state": "failed", "exitCode": 3, "reason": "GateFailed", "message": "gates: ..."}},
     )
     file = file.model_copy(update={"inputs": {k: v for k, v in file.inputs.items() if k != "stage:evaluate"}})
-    found = content(collect(file))
-    assert found["evaluations"] and found["verdict"][0]["text"].startswith("Stage evaluate failed with exit code 3")
+    document = content(collect(file))
+    assert document["evaluations"] and document["verdict"][0]["text"].startswith(
+        "Stage evaluate failed with exit code 3"
+    )
 
 
 def test_a_job_of_sft_alone_has_a_report(tmp_path):
-    found, _, page = report(tmp_path, job=SFT_ONLY)
-    assert found["verdict"][0]["text"].startswith("No evaluation is in this job's results")
-    assert found["title"] == "beaver" and "Before and after" not in page.words
+    document, _, page = report(tmp_path, job=SFT_ONLY)
+    assert document["verdict"][0]["text"].startswith("No evaluation is in this job's results")
+    assert document["title"] == "beaver" and "Before and after" not in page.words
     assert "Loss" in page.words
 
 
@@ -200,9 +203,9 @@ def test_nothing_at_all_is_a_report_too(tmp_path):
     file = report_fixture.build(tmp_path, skip=names, outcomes={"sft": {"state": "failed", "message": "no memory"}})
     for path in (tmp_path / "work" / "uid-1").rglob("*.json*"):
         path.unlink()
-    found = content(collect(file))
-    page = Page(render(found))
-    assert found["verdict"][0]["text"] == "Stage sft failed: no memory"
+    document = content(collect(file))
+    page = Page(render(document))
+    assert document["verdict"][0]["text"] == "Stage sft failed: no memory"
     assert "not disclosed" in page.words
 
 
@@ -212,10 +215,10 @@ def test_curves_of_a_reused_product_are_its_own(tmp_path):
     for path in work.iterdir():
         path.unlink()
     work.rmdir()
-    found = content(collect(file))
-    sft = found["stages"][0]
+    document = content(collect(file))
+    sft = document["stages"][0]
     assert sft["reused"] is True and len(sft["curves"]) == 80 and sft["timings"]["steps"] == 80
-    assert found["stages"][1]["reused"] is False
+    assert document["stages"][1]["reused"] is False
 
 
 def test_broken_files_are_named_not_fatal(tmp_path):
@@ -225,29 +228,32 @@ def test_broken_files_are_named_not_fatal(tmp_path):
         lines.write('not json\n{"step": 81, "loss": 1.0}\n{"step": 82, "lo')
     (product / "timings.json").write_text("{")
     next((tmp_path / "products").glob("cost*")).joinpath("manifest.json").write_text("{}")
-    found = content(collect(file))
-    assert any("metrics.jsonl:81 is not JSON" in problem for problem in found["problems"])
-    assert any("manifest.json cannot be read" in problem for problem in found["problems"])
-    assert found["stages"][0]["curves"][-1]["step"] == 81
-    Page(render(found))
+    document = content(collect(file))
+    assert any("metrics.jsonl:81 is not JSON" in problem for problem in document["problems"])
+    assert any("manifest.json cannot be read" in problem for problem in document["problems"])
+    assert document["stages"][0]["curves"][-1]["step"] == 81
+    Page(render(document))
 
 
 def test_prompts_that_training_read_are_said_to_be_no_holdout(tmp_path):
     job = json.loads(json.dumps(report_fixture.JOB))
     job["spec"]["stages"][4]["evaluate"]["prompts"] = [{"input": "prefs"}]
-    found, _, _ = report(tmp_path / "leak", job=job)
-    assert any("evaluate asks prompts of prefs, which reward, cost, ppo also read" in said for said in found["limits"])
+    document, _, _ = report(tmp_path / "leak", job=job)
+    assert any(
+        "evaluate asks prompts of prefs, which reward, cost, ppo also read" in sentence
+        for sentence in document["limits"]
+    )
     job["spec"]["stages"][4]["evaluate"]["prompts"] = [{"input": "prefs", "split": "heldout"}]
     for index, kind in ((1, "rewardModel"), (2, "costModel")):
         job["spec"]["stages"][index][kind]["data"] = [{"input": "prefs", "split": "train"}]
     job["spec"]["stages"][3]["ppo"]["prompts"] = [{"input": "prefs", "split": "train"}]
-    found, _, _ = report(tmp_path / "apart", job=job)
-    assert not any("were not held out" in said for said in found["limits"])
+    document, _, _ = report(tmp_path / "apart", job=job)
+    assert not any("were not held out" in sentence for sentence in document["limits"])
 
 
-def test_judges_that_training_optimised_are_marked(whole):
-    found, _, _ = whole
-    marked = {judge["name"]: judge["optimised"] for judge in found["evaluations"][0]["judges"]}
+def test_judges_that_training_optimised_are_marked(full_report):
+    document, _, _ = full_report
+    marked = {judge["name"]: judge["optimised"] for judge in document["evaluations"][0]["judges"]}
     assert marked == {"reward": True, "cost": True, "distinct_words": False, "no_care": False}
 
 
@@ -256,13 +262,13 @@ def test_rules_that_training_optimised_are_marked(tmp_path, pushed):
     job = copy.deepcopy(report_fixture.JOB)
     rules = {"input": "rules", "grader": {"input": "base"}}
     job["spec"]["inputs"].append({"name": "rules", "source": "rules"})
-    stages = {kind: one[kind] for one in job["spec"]["stages"] for kind in one if kind in ("ppo", "evaluate")}
+    stages = {kind: stage[kind] for stage in job["spec"]["stages"] for kind in stage if kind in ("ppo", "evaluate")}
     stages["evaluate"]["rules"] = rules
     if pushed:
         stages["ppo"]["rules"] = rules
-    found, page, _ = report(tmp_path, job=job)
-    assert found["evaluations"][0]["rules"] == {"source": "input:rules", "optimised": pushed}
-    assert any("the rules' grader: training optimised" in limit for limit in found["limits"]) is pushed
+    document, page, _ = report(tmp_path, job=job)
+    assert document["evaluations"][0]["rules"] == {"source": "input:rules", "optimised": pushed}
+    assert any("the rules' grader: training optimised" in limit for limit in document["limits"]) is pushed
     assert "the rules' grader" in page
 
 
@@ -274,9 +280,9 @@ def test_a_win_rate_on_few_prompts_says_that_they_are_few():
     assert tables.win("win_rate", even, 0.95).word == "shows nothing: the interval includes 0.5"
 
 
-def test_samples_are_folded_behind_a_warning_with_scores_and_markers(whole):
-    found, page, parsed = whole
-    samples = found["evaluations"][0]["samples"]
+def test_samples_are_folded_behind_a_warning_with_scores_and_markers(full_report):
+    document, page, parsed = full_report
+    samples = document["evaluations"][0]["samples"]
     assert [sample["prompt"] for sample in samples] == [3, 17, 40]
     assert "Content warning." in parsed.words
     for sample in samples:
@@ -286,10 +292,10 @@ def test_samples_are_folded_behind_a_warning_with_scores_and_markers(whole):
     assert page.count("<details>") >= 3 and "<details open" not in page
 
 
-def test_the_same_folders_give_the_same_bytes_and_a_small_file(tmp_path, whole):
-    found, page, _ = report(tmp_path)
-    assert page == whole[1]
-    assert len(page.encode()) < 400_000 and len(json.dumps(found)) < 400_000
+def test_the_same_folders_give_the_same_bytes_and_a_small_file(tmp_path, full_report):
+    document, page, _ = report(tmp_path)
+    assert page == full_report[1]
+    assert len(page.encode()) < 400_000 and len(json.dumps(document)) < 400_000
 
 
 def test_long_runs_and_long_answers_stay_small(tmp_path):
@@ -306,10 +312,10 @@ def test_long_runs_and_long_answers_stay_small(tmp_path):
     (evaluation / "samples.jsonl").write_text(
         "".join(json.dumps({**row, "answer": "word " * 4000}) + "\n" for row in samples)
     )
-    found = content(collect(file))
-    ppo = next(stage for stage in found["stages"] if stage["name"] == "ppo")
+    document = content(collect(file))
+    ppo = next(stage for stage in document["stages"] if stage["name"] == "ppo")
     assert [ppo["curves"][0]["step"], ppo["curves"][-1]["step"]] == [1, 20_000]
-    assert len(render(found).encode()) < 1_500_000 and len(json.dumps(found)) < 1_500_000
+    assert len(render(document).encode()) < 1_500_000 and len(json.dumps(document)) < 1_500_000
 
 
 def test_several_candidates_each_have_their_figures_and_words(tmp_path):
@@ -318,14 +324,14 @@ def test_several_candidates_each_have_their_figures_and_words(tmp_path):
     models = (("sft", 0.18), ("ppo", 0.62), ("plain", 0.15))
     evaluation, _ = report_fixture.evaluate(models=models)
     (product / "evaluation.json").write_text(json.dumps(evaluation))
-    found = content(collect(file))
-    page = Page(render(found))
-    assert [said["text"].split(":")[0] for said in found["verdict"] if "gate" in said["text"]] == [
+    document = content(collect(file))
+    page = Page(render(document))
+    assert [sentence["text"].split(":")[0] for sentence in document["verdict"] if "gate" in sentence["text"]] == [
         "A gate was not kept"
     ]
-    assert found["verdict"][0]["tone"] == "bad"
+    assert document["verdict"][0]["tone"] == "bad"
     for name in ("ppo", "plain"):
-        assert any(f"{name}" in said["text"] for said in found["verdict"][1:])
+        assert any(f"{name}" in sentence["text"] for sentence in document["verdict"][1:])
     assert page.by_tag["h3"].count("Harmful answers") == 2
 
 
@@ -341,27 +347,27 @@ def test_an_evaluation_without_judges_says_so(tmp_path):
             ]:
                 table.pop(name)
     path.write_text(json.dumps(evaluation))
-    found = content(collect(file))
-    assert "had no judges" in found["verdict"][0]["text"]
-    Page(render(found))
+    document = content(collect(file))
+    assert "had no judges" in document["verdict"][0]["text"]
+    Page(render(document))
 
 
-def test_where_the_constraint_ended_is_said_and_a_cost_above_its_limit_is_bad(whole, tmp_path):
-    found, _, _ = whole
-    said = next(said for said in found["verdict"] if "its limit" in said["text"])
-    assert "the cost was \u22120.144 on average" in said["text"] and "within its limit of 0" in said["text"]
-    assert "λ was 3.21" in said["text"] and said["tone"] == ""
+def test_where_the_constraint_ended_is_said_and_a_cost_above_its_limit_is_bad(full_report, tmp_path):
+    document, _, _ = full_report
+    sentence = next(sentence for sentence in document["verdict"] if "its limit" in sentence["text"])
+    assert "the cost was \u22120.144 on average" in sentence["text"] and "within its limit of 0" in sentence["text"]
+    assert "λ was 3.21" in sentence["text"] and sentence["tone"] == ""
     file = report_fixture.build(tmp_path)
     path = next((tmp_path / "products").glob("ppo-*")) / "manifest.json"
     path.write_text(path.read_text().replace("-0.1437", "0.1437"))
-    said = next(said for said in content(collect(file))["verdict"] if "its limit" in said["text"])
-    assert "above its limit" in said["text"] and said["tone"] == "bad"
+    sentence = next(sentence for sentence in content(collect(file))["verdict"] if "its limit" in sentence["text"])
+    assert "above its limit" in sentence["text"] and sentence["tone"] == "bad"
 
 
 def test_another_licence_is_another_report(tmp_path):
     job = json.loads(json.dumps(report_fixture.JOB))
     job["spec"]["inputs"][0]["licence"] = "MIT"
-    first, second = (report_fixture.build(tmp_path / name, job=one) for name, one in (("a", None), ("b", job)))
+    first, second = (report_fixture.build(tmp_path / name, job=variant) for name, variant in (("a", None), ("b", job)))
     assert first.digest != second.digest
     assert {key: entry.digest for key, entry in first.inputs.items()} == {
         key: entry.digest for key, entry in second.inputs.items()
@@ -369,8 +375,8 @@ def test_another_licence_is_another_report(tmp_path):
 
 
 def test_without_an_evaluation_the_scorers_speak_beside_their_baselines(tmp_path):
-    found, _, _ = report(tmp_path, skip=("ppo", "evaluate"))
-    texts = [said["text"].replace("\u202f", "") for said in found["verdict"]]
+    document, _, _ = report(tmp_path, skip=("ppo", "evaluate"))
+    texts = [sentence["text"].replace("\u202f", "") for sentence in document["verdict"]]
     assert texts[0] == (
         "The reward model of stage reward judges 74% (65% to 82%) of 97 held-out pairs right; always taking the shorter answer gives 52%, "
         "the longer 48%."
@@ -381,8 +387,8 @@ def test_without_an_evaluation_the_scorers_speak_beside_their_baselines(tmp_path
     )
 
 
-def test_it_says_where_every_product_lies(whole):
-    content, _, page = whole
+def test_it_says_where_every_product_lies(full_report):
+    content, _, page = full_report
     for stage in content["stages"]:
         assert stage["product"] == f"products/{stage['type']}-{stage['digest']}"
         assert stage["product"] in page.words

@@ -19,7 +19,7 @@ DAMAGED = (b"", b"[]", b'{"a": 1}', b"\xff\x00", b"[" * 5000)
 
 def test_each_of_a_products_or_of_prepares(tmp_path: Path) -> None:
     file = report_fixture.build(tmp_path)
-    products = [Path(given.path) for key, given in file.inputs.items() if key.startswith("stage:")]
+    products = [Path(stage_input.path) for key, stage_input in file.inputs.items() if key.startswith("stage:")]
     for product in products:
         manifest = json.loads((product / "manifest.json").read_bytes())
         manifest["files"] = {name: sha for name, sha in digest_tree(product).items() if name != "manifest.json"}
@@ -29,12 +29,12 @@ def test_each_of_a_products_or_of_prepares(tmp_path: Path) -> None:
     side += [work / "prepare" / "provenance.json", work / "prepare" / "resolved.json"]
     assert len(side) > 6
     for number, path in enumerate(sorted(side)):
-        whole = path.read_bytes()
+        intact = path.read_bytes()
         path.write_bytes(DAMAGED[number % len(DAMAGED)])
-        found = content(collect(file))
-        assert any(f"{path.parent.name}/{path.name}" in problem for problem in found["problems"]), path
-        assert path.name in render(found)
-        path.write_bytes(whole)
+        document = content(collect(file))
+        assert any(f"{path.parent.name}/{path.name}" in problem for problem in document["problems"]), path
+        assert path.name in render(document)
+        path.write_bytes(intact)
 
 
 def test_lines_of_a_stage_that_made_no_product(tmp_path: Path) -> None:

@@ -79,8 +79,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]
     for name, outcome in (("pairs", simulated()), ("attacks", attacked())):
         product = Path(file.inputs[f"stage:{name}"].path)
         provenance = {"method": name, "model": {"source": "input:base"}, "judge": {"source": "stage:sft"}}
-        told = {"prompts": 40, "chat": "template", "provenance": provenance, "counts": outcome.counts}
-        (product / "simulation.json").write_text(json.dumps(outcome.content | told))
+        summary = {"prompts": 40, "chat": "template", "provenance": provenance, "counts": outcome.counts}
+        (product / "simulation.json").write_text(json.dumps(outcome.content | summary))
         (product / "audit-key.jsonl").write_text("".join(json.dumps(row) + "\n" for row in outcome.keys))
         timings = {"steps": 2, "seconds": 9.0, "phases": {"generate": 4.0}, "tokens": {"generate": 160}, "attempts": 1}
         (product / "timings.json").write_text(json.dumps({**timings, "peakRssBytes": 1}))
@@ -89,8 +89,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]
     accuracy = {"value": 0.52, "low": 0.44, "high": 0.6, "n": 150, "method": "wilson"}
     manifest["metrics"]["test"] = {"accuracy": accuracy, "accuracy_shorter_wins": accuracy}
     (product / "manifest.json").write_text(json.dumps(manifest))
-    found = content(collect(file))
-    return found, render(found)
+    document = content(collect(file))
+    return document, render(document)
 
 
 def test_counts_filters_and_the_judge_are_told(page: tuple[dict[str, Any], str]) -> None:
@@ -119,11 +119,11 @@ def test_a_scorer_is_shown_on_pairs_it_was_not_trained_on(page: tuple[dict[str, 
     (row,) = page[0]["tests"]
     assert row["stage"] == "simulated-reward" and row["word"] == "shows nothing" and row["judged"] == ["prefs"]
     assert row["learned"] == [{"name": "pairs", "method": "pairs by contrast, judged by a model (RLCD-Rescore)"}]
-    assert any("150 test pairs that it was not trained on, 52" in said["text"] for said in page[0]["verdict"])
-    assert any(said.startswith("Models made the data of pairs, attacks") for said in page[0]["limits"])
+    assert any("150 test pairs that it was not trained on, 52" in sentence["text"] for sentence in page[0]["verdict"])
+    assert any(sentence.startswith("Models made the data of pairs, attacks") for sentence in page[0]["limits"])
 
 
 def test_a_job_without_simulated_data_has_no_such_section(tmp_path: Path) -> None:
-    found = content(collect(report_fixture.build(tmp_path)))
-    assert found["simulations"] == found["tests"] == []
-    assert 'id="simulated"' not in render(found)
+    document = content(collect(report_fixture.build(tmp_path)))
+    assert document["simulations"] == document["tests"] == []
+    assert 'id="simulated"' not in render(document)

@@ -27,9 +27,9 @@ OWN = Path(__file__).parents[3] / "examples" / "data" / "rbr-policy.yaml"
 
 
 def refused(policy: dict[str, Any]) -> str:
-    with pytest.raises(SpecError) as told:
+    with pytest.raises(SpecError) as caught:
         parse_policy(dump_yaml(policy), "policy.yaml")
-    return str(told.value)
+    return str(caught.value)
 
 
 @public
@@ -38,15 +38,15 @@ def test_the_public_policy_loads_and_every_gold_row_falls_in_exactly_one_class()
     assert policy.types == ("hard_refuse", "safe_refuse_1", "safe_refuse_2", "comply")
     with gzip.open(DATA / "rbr_gold_train.jsonl.gz", "rt") as file:
         rows = [json.loads(line) for line in file]
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for row in rows:
         kind = canonical_type(row["response_type"])
         holding = [name for name, needs in policy.classes[kind].items() if policy.holds(needs, row["propositions"])]
         assert len(holding) == 1
         assert holding == [policy.class_of(kind, row["propositions"])]
-        found[kind] += 1
+        counts[kind] += 1
     assert len(rows) == 351
-    assert found == {"comply": 196, "hard_refuse": 88, "safe_refuse_1": 9, "safe_refuse_2": 58}
+    assert counts == {"comply": 196, "hard_refuse": 88, "safe_refuse_1": 9, "safe_refuse_2": 58}
 
 
 @public
@@ -97,7 +97,7 @@ def test_the_digest_is_of_what_a_policy_says_not_of_how_it_is_written() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (
             lambda p: p["completion_classes"]["bad"]["comply"].update(helms=True),
@@ -123,18 +123,18 @@ def test_the_digest_is_of_what_a_policy_says_not_of_how_it_is_written() -> None:
         (lambda p: p.update(measures={"unsafe": ["evil"], "comply": [], "refusal": []}), "there is no class evil"),
     ],
 )
-def test_what_is_wrong_is_said_at_its_place(change: Any, said: str) -> None:
+def test_what_is_wrong_is_said_at_its_place(change: Any, message: str) -> None:
     policy = small()
     change(policy)
-    assert said in refused(policy)
+    assert message in refused(policy)
 
 
 def test_a_problem_has_its_line_and_column() -> None:
     text = dump_yaml(small()).replace("helps: true", "helms: true")
-    with pytest.raises(SpecError) as told:
+    with pytest.raises(SpecError) as caught:
         parse_policy(text, "policy.yaml")
-    line = next(number for number, one in enumerate(text.splitlines(), 1) if "helms" in one)
-    assert f"policy.yaml:{line}:7: completion_classes.ideal.comply.helms" in str(told.value)
+    line = next(number for number, content in enumerate(text.splitlines(), 1) if "helms" in content)
+    assert f"policy.yaml:{line}:7: completion_classes.ideal.comply.helms" in str(caught.value)
 
 
 def test_all_problems_are_told_at_once() -> None:
@@ -157,8 +157,8 @@ def test_a_cycle_is_said_with_its_members() -> None:
 def test_classes_that_overlap_are_said_with_the_combination() -> None:
     policy = small()
     policy["completion_classes"]["poor"]["refuse"] = {"harm": False}
-    found = refused(policy)
-    assert "refuse: ideal and poor both hold where sorry is true, harm is false; expected exactly one class" in found
+    message = refused(policy)
+    assert "refuse: ideal and poor both hold where sorry is true, harm is false; expected exactly one class" in message
 
 
 def test_a_combination_that_no_class_covers_is_said() -> None:
@@ -203,17 +203,21 @@ def test_the_search_finds_a_contradiction_exactly_where_counting_all_combination
 ) -> None:
     derived = {"x": x, "y": y}
 
-    def holding(known: dict[str, bool]) -> list[str]:
-        known["x"] = all(known[name] is wanted for name, wanted in x.items())
-        known["y"] = all(known[name] is wanted for name, wanted in y.items())
-        return [name for name, needs in classes.items() if all(known[one] is wanted for one, wanted in needs.items())]
+    def holding(truths: dict[str, bool]) -> list[str]:
+        truths["x"] = all(truths[name] is expected for name, expected in x.items())
+        truths["y"] = all(truths[name] is expected for name, expected in y.items())
+        return [
+            name
+            for name, needs in classes.items()
+            if all(truths[proposition] is expected for proposition, expected in needs.items())
+        ]
 
     rows = [dict(zip(SIMPLE, values, strict=True)) for values in itertools.product((True, False), repeat=len(SIMPLE))]
     wrong = [row for row in rows if len(holding(dict(row))) != 1]
-    found = combinations.contradiction(classes, derived)
-    assert (found is not None) == bool(wrong)
-    if found is not None:  # whatever is true beyond the combination said, it is one that contradicts
-        combination, named = found
+    contradiction = combinations.contradiction(classes, derived)
+    assert (contradiction is not None) == bool(wrong)
+    if contradiction is not None:  # whatever is true beyond the combination said, it is one that contradicts
+        combination, named = contradiction
         inside = [row for row in rows if combination.items() <= row.items()]
         assert inside and all(len(holding(dict(row))) != 1 for row in inside)
         assert all(set(named) <= set(holding(dict(row))) for row in inside)

@@ -49,15 +49,15 @@ def test_metrics_are_served_as_prometheus_reads_them(serve):
     prometheus.step(7, {"reward": 1.5, "cost.harm": -0.25, "lambda.harm": 2.0, "kl": math.nan, "unknown": 1.0})
     prometheus.phase("generate", 2.0, 100)
     prometheus.phase("generate", 1.0, 50)
-    found = samples(get(serve(prometheus, Progress()), "/metrics"))
-    assert found["rlhf_train_info", (("stage", "ppo"), ("type", "ppo"))] == 1
-    assert found["rlhf_train_step", ()] == 7
-    assert found["rlhf_train_reward", ()] == 1.5
-    assert found["rlhf_train_cost_by_cost", (("cost", "harm"),)] == -0.25
-    assert found["rlhf_train_lambda_by_cost", (("cost", "harm"),)] == 2.0
-    assert found["rlhf_train_phase_seconds_total", (("phase", "generate"),)] == 3.0
-    assert found["rlhf_train_phase_tokens_total", (("phase", "generate"),)] == 150
-    assert not any("kl" in name or "unknown" in name for name, _ in found)
+    served = samples(get(serve(prometheus, Progress()), "/metrics"))
+    assert served["rlhf_train_info", (("stage", "ppo"), ("type", "ppo"))] == 1
+    assert served["rlhf_train_step", ()] == 7
+    assert served["rlhf_train_reward", ()] == 1.5
+    assert served["rlhf_train_cost_by_cost", (("cost", "harm"),)] == -0.25
+    assert served["rlhf_train_lambda_by_cost", (("cost", "harm"),)] == 2.0
+    assert served["rlhf_train_phase_seconds_total", (("phase", "generate"),)] == 3.0
+    assert served["rlhf_train_phase_tokens_total", (("phase", "generate"),)] == 150
+    assert not any("kl" in name or "unknown" in name for name, _ in served)
 
 
 def test_the_number_of_labels_is_bounded():
@@ -96,10 +96,10 @@ def test_the_endpoint_says_where(serve, tmp_path):
 
 
 def test_a_port_in_use_is_said_and_training_goes_on(serve, caplog):
-    with socket.socket() as taken:
-        taken.bind(("0.0.0.0", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with socket.socket() as occupied:
+        occupied.bind(("0.0.0.0", 0))
+        occupied.listen()
+        port = occupied.getsockname()[1]
         assert serve(Prometheus(stage="sft", type="sft"), Progress(), port=port) is None
     assert f"metricsPort {port} cannot be served" in caplog.text
 

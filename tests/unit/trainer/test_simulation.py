@@ -70,8 +70,8 @@ def test_every_phrase_may_stand_in_brackets_before_a_colon_and_none_stands_twice
 
 def test_other_words_are_another_recipe() -> None:
     lists = json.dumps([phrases.TASKS, phrases.STYLES])
-    found = STAGE_TYPES["simulate"].recipe, hashlib.sha256(lists.encode()).hexdigest()[:8]
-    assert found == WORDS, "other phrases: raise the recipe of simulate, and say so here"
+    fingerprint = STAGE_TYPES["simulate"].recipe, hashlib.sha256(lists.encode()).hexdigest()[:8]
+    assert fingerprint == WORDS, "other phrases: raise the recipe of simulate, and say so here"
 
 
 @pytest.mark.parametrize("kind", ["hard_refuse", "safe_refuse", "safe_refuse_1", "comply"])
@@ -81,7 +81,7 @@ def test_a_response_type_has_one_ideal_two_flawed_and_one_unacceptable_completio
         texts = [last for last, _ in method.request(row, kind).phrases]
         grades = phrases.styles_of(kind, {})
         assert len(texts) == 4 and len(set(texts)) == 4
-        assert [next(grade for grade, one in grades.items() if text in one) for text in texts] == [
+        assert [next(grade for grade, grade_phrases in grades.items() if text in grade_phrases) for text in texts] == [
             "ideal",
             "suboptimal",
             "suboptimal",
@@ -92,13 +92,13 @@ def test_a_response_type_has_one_ideal_two_flawed_and_one_unacceptable_completio
 def test_an_unknown_response_type_is_told_with_what_is_missing() -> None:
     with pytest.raises(InputError, match="response type 'debate' has 0 phrases for ideal; expected at least 1"):
         Method(spec("completions"), 0).request(0, "debate")
-    own = [
+    own_styles = [
         {"responseType": "debate", "grade": grade, "phrase": f"{grade} {number}"}
         for grade in ("ideal", "suboptimal", "unacceptable")
         for number in range(2)
     ]
-    found = Method(spec("completions", {"styles": own}), 0).request(0, "debate").phrases
-    assert [last.split()[0] for last, _ in found] == ["ideal", "suboptimal", "suboptimal", "unacceptable"]
+    drawn_phrases = Method(spec("completions", {"styles": own_styles}), 0).request(0, "debate").phrases
+    assert [last.split()[0] for last, _ in drawn_phrases] == ["ideal", "suboptimal", "suboptimal", "unacceptable"]
 
 
 # ---- what a row asks for
@@ -138,16 +138,16 @@ def test_own_phrases_are_added_to_the_task_s_or_stand_alone() -> None:
 def test_what_is_drawn_is_distinct_in_range_and_a_function_of_seed_and_row(
     seed: int, row: int, of: int, count: int
 ) -> None:
-    found = drawn(seed, 1, row, count, of)
-    assert found == drawn(seed, 1, row, count, of)
-    assert len(found) == len(set(found)) == min(count, of) and all(0 <= one < of for one in found)
+    numbers = drawn(seed, 1, row, count, of)
+    assert numbers == drawn(seed, 1, row, count, of)
+    assert len(numbers) == len(set(numbers)) == min(count, of) and all(0 <= number < of for number in numbers)
 
 
 @given(st.integers(0, 2**31 - 1), st.integers(4097, 2**40), st.integers(0, 64))
 def test_few_of_many_are_drawn_without_a_permutation(seed: int, of: int, count: int) -> None:
-    found = drawn(seed, 1, 5, count, of)
-    assert found == drawn(seed, 1, 5, count, of)
-    assert len(found) == len(set(found)) == count and all(0 <= one < of for one in found)
+    numbers = drawn(seed, 1, 5, count, of)
+    assert numbers == drawn(seed, 1, 5, count, of)
+    assert len(numbers) == len(set(numbers)) == count and all(0 <= number < of for number in numbers)
 
 
 def test_every_entry_is_drawn_about_as_often() -> None:
@@ -174,19 +174,19 @@ def test_a_lean_to_a_place_cancels_and_swapped_answers_swap_the_label(first: flo
 def test_orders_agree_where_the_label_follows_the_answer() -> None:
     assert [agree(2, -1), agree(2, 1), agree(-2, 0.1), agree(0, 1)] == [1, 0, 1, 0.5]
     assert centred([(2.0, 1.0), (0.0, -1.0)]) == [(1.5, 0.5), (-0.5, -1.5)]
-    told = judging([answered(0, ("a", "b"), (3.0, 1.0)), answered(1, ("a", "b"), (1.0, 3.0))], constructed=True)
-    assert told["order_agreement"]["value"] == 0 and told["centred_agreement"]["value"] == 1
-    assert told["order_bias"] == 2 and told["label_mass"] == pytest.approx(0.8)
-    assert told["construction_agreement"]["value"] == 0.5
-    assert told["certainty"] == pytest.approx(1 / (1 + math.exp(-1)))
-    assert sum(one["n"] for one in told["bins"]) == 2
+    figures = judging([answered(0, ("a", "b"), (3.0, 1.0)), answered(1, ("a", "b"), (1.0, 3.0))], constructed=True)
+    assert figures["order_agreement"]["value"] == 0 and figures["centred_agreement"]["value"] == 1
+    assert figures["order_bias"] == 2 and figures["label_mass"] == pytest.approx(0.8)
+    assert figures["construction_agreement"]["value"] == 0.5
+    assert figures["certainty"] == pytest.approx(1 / (1 + math.exp(-1)))
+    assert sum(bucket["n"] for bucket in figures["bins"]) == 2
 
 
 # ---- filters
 
 
 @pytest.mark.parametrize(
-    ("text", "phrase", "told"),
+    ("text", "phrase", "expected"),
     [
         ("Sure (kind) thing", "kind", True),
         ("[ Kind ] thing", "kind", True),
@@ -203,8 +203,8 @@ def test_orders_agree_where_the_label_follows_the_answer() -> None:
         ("a caring answer that keeps everyone safest", "a caring answer that keeps everyone safe", False),
     ],
 )
-def test_a_phrase_leaks_in_brackets_or_word_for_word(text: str, phrase: str, told: bool) -> None:
-    assert leaks(text, phrase) is told
+def test_a_phrase_leaks_in_brackets_or_word_for_word(text: str, phrase: str, expected: bool) -> None:
+    assert leaks(text, phrase) is expected
 
 
 def test_rows_are_dropped_for_one_reason_each() -> None:
@@ -225,10 +225,10 @@ def test_a_judged_pair_puts_the_better_first_and_its_probability_beside() -> Non
     row = pair(answered(4, ("worse", "better"), (-1.0, 2.0)), {"method": "rlcdRescore"})
     assert [row[name][0]["content"] for name in ("chosen", "rejected")] == ["better", "worse"]
     assert row["weight"] == pytest.approx(1 / (1 + math.exp(-1.5)))
-    told = row["provenance"]
-    assert (told["chosen"], told["rejected"]) == ("rude words only", "kind words only")
-    assert told["first"] == "rejected" and told["log_odds"] == [-1.0, 2.0] and told["row"] == 4
-    assert told["probability_first"] == pytest.approx(1 - row["weight"])
+    provenance = row["provenance"]
+    assert (provenance["chosen"], provenance["rejected"]) == ("rude words only", "kind words only")
+    assert provenance["first"] == "rejected" and provenance["log_odds"] == [-1.0, 2.0] and provenance["row"] == 4
+    assert provenance["probability_first"] == pytest.approx(1 - row["weight"])
 
 
 def test_a_constructed_pair_is_certain() -> None:
@@ -237,9 +237,9 @@ def test_a_constructed_pair_is_certain() -> None:
 
 
 def test_completions_are_ranked_by_grade() -> None:
-    one = Answered(2, prompt(response_type="comply"), Method(spec("completions"), 0).request(2, "comply"),
+    answered_row = Answered(2, prompt(response_type="comply"), Method(spec("completions"), 0).request(2, "comply"),
                    ("a", "b", "c", "d"), (1, 1, 1, 1))  # fmt: skip
-    rows = completions(one, {"seed": 0})
+    rows = completions(answered_row, {"seed": 0})
     assert [row["rank"] for row in rows] == [0, 1, 1, 2]
     assert {row["response_type"] for row in rows} == {"comply"}
     assert rows[3]["provenance"]["grade"] == "unacceptable"
@@ -248,29 +248,29 @@ def test_completions_are_ranked_by_grade() -> None:
 @given(st.lists(st.sampled_from(["a", "b", "", "kind words only"]), min_size=2, max_size=60), st.integers(0, 20))
 def test_every_row_made_is_written_set_aside_or_dropped(texts: list[str], audit: int) -> None:
     rows = [answered(index % 7, (text, "z")) for index, text in enumerate(texts)]
-    found = of_answers(Method(spec("rlcd", audit=audit), 9), rows, {}, answers=[])
-    dropped = sum(found.content["dropped"].values())
-    assert len(found.rows) + len(found.audit) + dropped == len(texts) == found.counts["rows.made"]
-    assert len(found.audit) == len(found.keys) == min(audit, found.counts["rows.kept"] // 10)
-    kept = [json.dumps(row) for row in found.rows]
-    aside = [json.dumps({k: v for k, v in row.items() if k not in ("number", "swapped")}) for row in found.keys]
-    assert not set(kept) & set(aside)
+    outcome = of_answers(Method(spec("rlcd", audit=audit), 9), rows, {}, answers=[])
+    dropped = sum(outcome.content["dropped"].values())
+    assert len(outcome.rows) + len(outcome.audit) + dropped == len(texts) == outcome.counts["rows.made"]
+    assert len(outcome.audit) == len(outcome.keys) == min(audit, outcome.counts["rows.kept"] // 10)
+    written = [json.dumps(row) for row in outcome.rows]
+    aside = [json.dumps({k: v for k, v in row.items() if k not in ("number", "swapped")}) for row in outcome.keys]
+    assert not set(written) & set(aside)
 
 
 def test_people_who_check_are_not_told_what_was_preferred() -> None:
     rows = [answered(index, (f"yes {index}", f"no {index}")) for index in range(200)]
-    found = of_answers(Method(spec("rlcd"), 9), rows, {}, answers=[])
-    assert len(found.audit) == 16
-    for shown, key in zip(found.audit, found.keys, strict=True):
+    outcome = of_answers(Method(spec("rlcd"), 9), rows, {}, answers=[])
+    assert len(outcome.audit) == 16
+    for shown, key in zip(outcome.audit, outcome.keys, strict=True):
         assert set(shown) == {"number", "prompt", "a", "b", "better"} and shown["better"] is None
         assert (shown["a"].startswith("no")) is key["swapped"]
         assert {shown["a"], shown["b"]} == {key["chosen"][0]["content"], key["rejected"][0]["content"]}
-    assert sum(key["swapped"] for key in found.keys) == 8
+    assert sum(key["swapped"] for key in outcome.keys) == 8
 
 
 def test_the_order_and_numbers_of_completions_to_check_tell_no_grade() -> None:
     method = Method(spec("completions", audit=100), 9)
-    made = [
+    rows = [
         Answered(
             number,
             prompt(f"Question {number}?", response_type="comply"),
@@ -280,16 +280,16 @@ def test_the_order_and_numbers_of_completions_to_check_tell_no_grade() -> None:
         )
         for number in range(1000)
     ]
-    found = of_answers(method, made, {}, answers=[])
-    assert [row["number"] for row in found.audit] == [key["number"] for key in found.keys] == list(range(400))
-    assert all(set(row) == {"number", "prompt", "completion", "good"} for row in found.audit)
-    ranks = [key["rank"] for key in found.keys]
+    outcome = of_answers(method, rows, {}, answers=[])
+    assert [row["number"] for row in outcome.audit] == [key["number"] for key in outcome.keys] == list(range(400))
+    assert all(set(row) == {"number", "prompt", "completion", "good"} for row in outcome.audit)
+    ranks = [key["rank"] for key in outcome.keys]
     assert Counter(ranks) == {0: 100, 1: 200, 2: 100}
     places = [Counter(ranks[start::4]) for start in range(4)]
-    assert all(10 < place[rank] < 75 for place in places for rank in (0, 1, 2)), places
-    prompts = [json.dumps(key["prompt"]) for key in found.keys]
+    assert all(10 < counts[rank] < 75 for counts in places for rank in (0, 1, 2)), places
+    prompts = [json.dumps(key["prompt"]) for key in outcome.keys]
     assert sum(a == b for a, b in itertools.pairwise(prompts)) < 20, "the four of a prompt do not stand together"
-    assert [row["number"] for row in of_answers(method, made, {}, answers=[]).audit] == list(range(400))
+    assert [row["number"] for row in of_answers(method, rows, {}, answers=[]).audit] == list(range(400))
 
 
 def test_a_conversation_to_check_is_shown_without_its_phrase() -> None:
@@ -299,9 +299,9 @@ def test_a_conversation_to_check_is_shown_without_its_phrase() -> None:
 
 def test_a_length_that_tells_the_answer_is_said() -> None:
     rows = [answered(index, ("long" * 9 + str(index), f"no {index}")) for index in range(60)]
-    found = of_answers(Method(spec("rlcd"), 9), rows, {}, answers=[])
-    assert found.content["lengths"]["chosen_shorter"]["value"] == 0
-    assert "taking the longer answer is right on 1.000 of the pairs: a reward model may learn that" in found.notes
+    outcome = of_answers(Method(spec("rlcd"), 9), rows, {}, answers=[])
+    assert outcome.content["lengths"]["chosen_shorter"]["value"] == 0
+    assert "taking the longer answer is right on 1.000 of the pairs: a reward model may learn that" in outcome.notes
 
 
 # ---- red-teaming
@@ -321,14 +321,14 @@ def test_the_worst_share_of_what_is_new_is_kept_in_order() -> None:
         attack(5, "C", harm=None, spite=4.0),
         attack(6, "D", harm=0.0),
     ]
-    kept, dropped = select(attacks, [prompt("How?")], 0.5)
-    assert [one.number for one in kept] == [2, 3]
+    selected, dropped = select(attacks, [prompt("How?")], 0.5)
+    assert [chosen.number for chosen in selected] == [2, 3]
     assert dropped == {0: REPEATED, 1: EMPTY, 4: REPEATED, 5: UNJUDGED}
     method = {"target": {"input": "m"}, "costs": [{"input": "c"}], "keep": 0.5}
-    found = of_attacks(spec("redTeam", method), 0, attacks, [prompt("How?")], {"method": "redTeam"})
-    assert [row["prompt"][0]["content"] for row in found.rows] == ["A", "B"]
-    assert found.counts["rows.made"] == 7 and sum(found.content["dropped"].values()) == 5
-    assert found.content["attacks"]["harmful"]["n"] == 6
+    outcome = of_attacks(spec("redTeam", method), 0, attacks, [prompt("How?")], {"method": "redTeam"})
+    assert [row["prompt"][0]["content"] for row in outcome.rows] == ["A", "B"]
+    assert outcome.counts["rows.made"] == 7 and sum(outcome.content["dropped"].values()) == 5
+    assert outcome.content["attacks"]["harmful"]["n"] == 6
 
 
 def test_what_a_writer_says_is_made_one_plain_line() -> None:

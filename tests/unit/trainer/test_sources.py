@@ -50,9 +50,11 @@ def bind(path):
         server.bind(path)
 
 
-def files(found):
+def files(fetched):
     return {
-        path.relative_to(found.path).as_posix(): path.read_bytes() for path in found.path.rglob("*") if path.is_file()
+        path.relative_to(fetched.path).as_posix(): path.read_bytes()
+        for path in fetched.path.rglob("*")
+        if path.is_file()
     }
 
 
@@ -63,18 +65,18 @@ def get(source, storage, job, environment=None, **fields):
 class TestPaths:
     def test_a_file_beside_the_job_is_copied(self, storage, job):
         write(job / "data/rows.jsonl")
-        found = get("data/rows.jsonl", storage, job)
-        assert files(found) == {"rows.jsonl": ROWS}
-        assert found.path == storage / "inputs" / found.digest
-        assert found.bytes == len(ROWS)
+        fetched = get("data/rows.jsonl", storage, job)
+        assert files(fetched) == {"rows.jsonl": ROWS}
+        assert fetched.path == storage / "inputs" / fetched.digest
+        assert fetched.bytes == len(ROWS)
 
     def test_a_folder_keeps_its_names(self, storage, job):
         write(job / "data/a/train.jsonl")
         write(job / "data/README.md", b"---\nlicense: mit\n---\n")
         write(job / "data/.git/config", b"x")
-        found = get("data", storage, job)
-        assert sorted(files(found)) == ["README.md", "a/train.jsonl"]
-        assert found.licence == "mit"
+        fetched = get("data", storage, job)
+        assert sorted(files(fetched)) == ["README.md", "a/train.jsonl"]
+        assert fetched.licence == "mit"
 
     def test_an_absolute_path_is_taken_as_it_is(self, storage, job, tmp_path):
         path = write(tmp_path / "elsewhere/rows.jsonl")
@@ -133,8 +135,8 @@ class TestLargeFiles:
 
     def test_they_are_linked(self, storage, job):
         path = write(job / "model.gguf.jsonl")
-        found = get("model.gguf.jsonl", storage, job)
-        assert (found.path / path.name).stat().st_ino == path.stat().st_ino
+        fetched = get("model.gguf.jsonl", storage, job)
+        assert (fetched.path / path.name).stat().st_ino == path.stat().st_ino
 
     def test_they_are_hashed_once(self, storage, job, monkeypatch):
         write(job / "a.jsonl")
@@ -160,28 +162,28 @@ class TestLargeFiles:
 
         monkeypatch.setattr(cache.os, "link", refuse)
         path = write(job / "a.jsonl")
-        found = get("a.jsonl", storage, job)
-        assert (found.path / "a.jsonl").stat().st_ino != path.stat().st_ino
+        fetched = get("a.jsonl", storage, job)
+        assert (fetched.path / "a.jsonl").stat().st_ino != path.stat().st_ino
 
 
 class TestKeeping:
     def test_damaged_content_is_fetched_again(self, storage, job):
         write(job / "a.jsonl")
-        found = get("a.jsonl", storage, job)
-        (found.path / "a.jsonl").write_bytes(b"damaged")
+        fetched = get("a.jsonl", storage, job)
+        (fetched.path / "a.jsonl").write_bytes(b"damaged")
         assert files(get("a.jsonl", storage, job)) == {"a.jsonl": ROWS}
 
     def test_a_file_added_or_gone_is_noticed(self, storage, job):
         write(job / "a.jsonl")
-        found = get("a.jsonl", storage, job)
-        write(found.path / "b.jsonl")
-        assert "b.jsonl appeared or went" in verify(found.path)
+        fetched = get("a.jsonl", storage, job)
+        write(fetched.path / "b.jsonl")
+        assert "b.jsonl appeared or went" in verify(fetched.path)
 
     def test_a_file_touched_but_not_changed_is_fine(self, storage, job):
         write(job / "a.jsonl")
-        found = get("a.jsonl", storage, job)
-        os.utime(found.path / "a.jsonl", (1, 1))
-        assert verify(found.path) is None
+        fetched = get("a.jsonl", storage, job)
+        os.utime(fetched.path / "a.jsonl", (1, 1))
+        assert verify(fetched.path) is None
 
     def test_two_runs_that_fetch_the_same_agree(self, storage, job):
         write(job / "a.jsonl")
@@ -191,7 +193,7 @@ class TestKeeping:
             thread.start()
         for thread in threads:
             thread.join()
-        assert len({found.digest for found in results}) == 1
+        assert len({result.digest for result in results}) == 1
         assert len(results) == 8
         assert verify(results[0].path) is None
         assert [path.name for path in (storage / "inputs").iterdir() if not path.name.startswith(".")] == [
@@ -326,16 +328,16 @@ class TestLinks:
 class TestRights:
     def test_what_is_kept_is_not_for_every_user(self, storage, job):
         write(job / "data/a/rows.jsonl")
-        kept = get("data", storage, job).path
-        modes = [path.stat().st_mode & 0o007 for path in (kept, kept / "a", kept / "a/rows.jsonl")]
+        stored = get("data", storage, job).path
+        modes = [path.stat().st_mode & 0o007 for path in (stored, stored / "a", stored / "a/rows.jsonl")]
         assert modes == [0, 0, 0]
 
     def test_what_is_linked_keeps_its_owners_rights(self, storage, job, monkeypatch):
         monkeypatch.setattr(cache, "LINK_FROM", 1)
         path = write(job / "rows.jsonl")
         path.chmod(0o644)
-        kept = get("rows.jsonl", storage, job).path
-        assert (path.stat().st_mode & 0o777, kept.stat().st_mode & 0o007) == (0o644, 0)
+        stored = get("rows.jsonl", storage, job).path
+        assert (path.stat().st_mode & 0o777, stored.stat().st_mode & 0o007) == (0o644, 0)
 
 
 class TestRecords:
@@ -349,18 +351,18 @@ class TestRecords:
         write(job / "b.jsonl", b'{"prompt": "b"}\n')
         first = get("a.jsonl", storage, job)
         record = storage / "inputs/.records" / f"{first.digest}.json"
-        whole = record.read_bytes()
+        intact = record.read_bytes()
         record.write_bytes(content)
         get("b.jsonl", storage, job)
         assert get("a.jsonl", storage, job).digest == first.digest
-        assert record.read_bytes() == whole
+        assert record.read_bytes() == intact
 
     def test_with_content_that_was_changed_too_it_is_fetched_again(self, storage, job):
         write(job / "a.jsonl")
-        kept = get("a.jsonl", storage, job)
-        (kept.path / "a.jsonl").write_bytes(b"changed")
-        (storage / "inputs/.records" / f"{kept.digest}.json").write_bytes(b"")
-        assert "its record is damaged" in verify(kept.path)
+        fetched = get("a.jsonl", storage, job)
+        (fetched.path / "a.jsonl").write_bytes(b"changed")
+        (storage / "inputs/.records" / f"{fetched.digest}.json").write_bytes(b"")
+        assert "its record is damaged" in verify(fetched.path)
         assert files(get("a.jsonl", storage, job)) == {"a.jsonl": ROWS}
 
     @pytest.mark.parametrize("content", [*DAMAGED, b'{"digest": "../.."}', b'{"digest": 1}'])
@@ -375,8 +377,8 @@ class TestRecords:
 class TestClaims:
     def test_a_claim_is_read_below_its_mount(self, storage, job, tmp_path):
         write(tmp_path / "claims/models/eval/rows.jsonl")
-        found = get("pvc://models/eval/rows.jsonl", storage, job, {"RLHF_CLAIMS": str(tmp_path / "claims")})
-        assert files(found) == {"rows.jsonl": ROWS}
+        fetched = get("pvc://models/eval/rows.jsonl", storage, job, {"RLHF_CLAIMS": str(tmp_path / "claims")})
+        assert files(fetched) == {"rows.jsonl": ROWS}
 
     def test_locally_it_is_refused_in_words(self, storage, job):
         with pytest.raises(InputError, match=r"pvc://models/rows.jsonl: a claim can be read on a cluster only"):
@@ -404,21 +406,21 @@ class TestPackages:
 class TestUrls:
     def test_a_file_of_any_fsspec_store(self, storage):
         fsspec.filesystem("memory").pipe_file("/bucket/rows.jsonl", ROWS)
-        kept = fetch_url("memory://bucket/rows.jsonl", InputCache(storage))
-        assert (kept.path / "rows.jsonl").read_bytes() == ROWS
+        fetched = fetch_url("memory://bucket/rows.jsonl", InputCache(storage))
+        assert (fetched.path / "rows.jsonl").read_bytes() == ROWS
 
     def test_a_folder_of_any_fsspec_store(self, storage):
         memory = fsspec.filesystem("memory")
         memory.pipe_file("/folder/a/rows.jsonl", ROWS)
         memory.pipe_file("/folder/config.json", b"{}")
-        kept = fetch_url("memory://folder", InputCache(storage))
-        assert sorted(cache.files_below(kept.path)) == ["a/rows.jsonl", "config.json"]
+        fetched = fetch_url("memory://folder", InputCache(storage))
+        assert sorted(cache.files_below(fetched.path)) == ["a/rows.jsonl", "config.json"]
 
     def test_a_file_over_http(self, storage, tmp_path):
         write(tmp_path / "www/rows.jsonl")
         with Serving(tmp_path / "www") as url:
-            kept = fetch_url(f"{url}/rows.jsonl", InputCache(storage))
-        assert digest_file(kept.path / "rows.jsonl") == digest_file(tmp_path / "www/rows.jsonl")
+            fetched = fetch_url(f"{url}/rows.jsonl", InputCache(storage))
+        assert digest_file(fetched.path / "rows.jsonl") == digest_file(tmp_path / "www/rows.jsonl")
 
     def test_nothing_there_is_named_without_the_query(self, storage, tmp_path):
         (tmp_path / "www").mkdir()
@@ -492,36 +494,36 @@ class TestHub:
 
     def test_a_models_safetensors_are_fetched_and_its_pickles_are_not(self, hub, storage, job):
         hub.repositories["models/org/m"] = fake_hub.Repository(COMMIT, MODEL)
-        found = get(f"hf://org/m@{COMMIT}", storage, job)
-        assert sorted(files(found)) == ["README.md", "config.json", "model.safetensors", "tokenizer.json"]
-        assert (found.commit, found.licence, found.notes) == (COMMIT, "apache-2.0", [])
+        fetched = get(f"hf://org/m@{COMMIT}", storage, job)
+        assert sorted(files(fetched)) == ["README.md", "config.json", "model.safetensors", "tokenizer.json"]
+        assert (fetched.commit, fetched.licence, fetched.notes) == (COMMIT, "apache-2.0", [])
         assert not [path for path in hub.requests if path.endswith((".bin", ".onnx"))]
 
     def test_a_branch_is_resolved_to_its_commit_and_said(self, hub, storage, job):
         hub.repositories["models/org/m"] = fake_hub.Repository(COMMIT, MODEL)
-        found = get("hf://org/m@main", storage, job)
-        assert found.commit == COMMIT
-        assert f"the revision is commit {COMMIT} now" in found.notes[0]
+        fetched = get("hf://org/m@main", storage, job)
+        assert fetched.commit == COMMIT
+        assert f"the revision is commit {COMMIT} now" in fetched.notes[0]
 
     def test_a_commit_fetched_before_needs_no_hub(self, hub, storage, job):
         hub.repositories["models/org/m"] = fake_hub.Repository(COMMIT, MODEL)
         first = get("hf://org/m@main", storage, job)
-        asked = len(hub.requests)
+        request_count = len(hub.requests)
         assert get(f"hf://org/m@{COMMIT}", storage, job).digest == first.digest
-        assert len(hub.requests) == asked
+        assert len(hub.requests) == request_count
 
     def test_damaged_files_are_fetched_again(self, hub, storage, job):
         hub.repositories["models/org/m"] = fake_hub.Repository(COMMIT, MODEL)
-        found = get(f"hf://org/m@{COMMIT}", storage, job)
-        (found.path / "model.safetensors").write_bytes(b"damaged")
+        fetched = get(f"hf://org/m@{COMMIT}", storage, job)
+        (fetched.path / "model.safetensors").write_bytes(b"damaged")
         assert files(get(f"hf://org/m@{COMMIT}", storage, job))["model.safetensors"] == b"weights"
 
     def test_of_a_data_set_the_files_of_its_split(self, hub, storage, job):
         content = {"README.md": b"", "data/train.jsonl": ROWS, "data/test.jsonl": b'{"prompt": "t"}\n', "x.py": b"code"}
         hub.repositories["datasets/org/d"] = fake_hub.Repository(COMMIT, content)
         assert sorted(files(get("hf://datasets/org/d@main", storage, job))) == ["README.md", "data/train.jsonl"]
-        found = get("hf://datasets/org/d@main", storage, job, split="test")
-        assert sorted(files(found)) == ["README.md", "data/test.jsonl"]
+        fetched = get("hf://datasets/org/d@main", storage, job, split="test")
+        assert sorted(files(fetched)) == ["README.md", "data/test.jsonl"]
 
     def test_of_a_data_set_the_subset_its_card_names(self, hub, storage, job):
         card = b"---\nconfigs:\n- config_name: a\n  data_files: a/*.jsonl\n- config_name: b\n  data_files: b/*.jsonl\n---\n"
@@ -569,9 +571,9 @@ def test_a_licence_in_the_job_fills_a_gap_and_a_contradiction_is_said(storage, j
     write(job / "data/rows.jsonl")
     assert get("data", storage, job, licence="mit").licence == "mit"
     write(job / "data/README.md", b"---\nlicense: cc-by-nc-4.0\n---\n")
-    found = get("data", storage, job, licence="mit")
-    assert found.licence == "cc-by-nc-4.0"
-    assert found.notes == ["data: says its licence is cc-by-nc-4.0, the job says mit"]
+    fetched = get("data", storage, job, licence="mit")
+    assert fetched.licence == "cc-by-nc-4.0"
+    assert fetched.notes == ["data: says its licence is cc-by-nc-4.0, the job says mit"]
 
 
 def gguf(pairs, tensors=(), version=3):

@@ -35,16 +35,16 @@ def test_no_signal_comes_at_a_wrong_moment() -> None:
 
 
 def test_it_is_waited_for_and_seen_by_every_thread() -> None:
-    asked, seen = StopRequest(), []
-    threads = [threading.Thread(target=lambda: seen.append(asked.wait(600))) for _ in range(3)]
+    stop_request, answers = StopRequest(), []
+    threads = [threading.Thread(target=lambda: answers.append(stop_request.wait(600))) for _ in range(3)]
     for thread in threads:
         thread.start()
-    assert not asked.wait(0)
-    assert not asked.is_set()
-    asked.set()
+    assert not stop_request.wait(0)
+    assert not stop_request.is_set()
+    stop_request.set()
     for thread in threads:
         thread.join(120)
-    assert seen == [True] * 3
+    assert answers == [True] * 3
 
 
 def test_a_wait_ends_when_its_time_is_over() -> None:

@@ -16,12 +16,12 @@ from rlhf_trainer.runtime.termination import MAX_BYTES, RankEnd, StageResult, ju
 
 
 def end(rank: int, code: int, reason: str = "", message: str = "", time: float = 1.0, **more) -> RankEnd:
-    said = {"code": code, "reason": reason, "message": message, "time": time, **more} if reason else None
-    return RankEnd(rank, code, said)
+    report = {"code": code, "reason": reason, "message": message, "time": time, **more} if reason else None
+    return RankEnd(rank, code, report)
 
 
-def verdict(*ends: RankEnd, asked: bool = False, grace_over: bool = False) -> StageResult:
-    return judge(list(ends), stop_requested=asked, grace_over=grace_over, grace=60)
+def verdict(*ends: RankEnd, stop_requested: bool = False, grace_over: bool = False) -> StageResult:
+    return judge(list(ends), stop_requested=stop_requested, grace_over=grace_over, grace=60)
 
 
 DONE = {"code": 0, "reason": "Done", "message": "done"}
@@ -66,13 +66,13 @@ def test_a_segmentation_fault_is_named():
 
 
 def test_stopped_on_every_rank_is_75():
-    out = verdict(end(0, 75, "Stopped", "stopped after step 3", step=3), end(1, 75, "Stopped"), asked=True)
+    out = verdict(end(0, 75, "Stopped", "stopped after step 3", step=3), end(1, 75, "Stopped"), stop_requested=True)
     assert (out.code, out.message, out.step) == (75, "stopped after step 3", 3)
 
 
 def test_a_rank_that_sigterm_ended_before_its_handler_was_in_place_is_stopped():
-    assert verdict(end(0, -signal.SIGTERM), asked=True).code == 75
-    assert verdict(end(0, -signal.SIGTERM), asked=False).code == 1
+    assert verdict(end(0, -signal.SIGTERM), stop_requested=True).code == 75
+    assert verdict(end(0, -signal.SIGTERM), stop_requested=False).code == 1
 
 
 def test_ranks_that_hang_after_a_rank_failed_do_not_hide_it():
@@ -85,7 +85,7 @@ def test_a_rank_that_did_not_follow_the_others_is_a_failure_not_done():
 
 
 def test_no_checkpoint_within_the_grace_period_is_a_failure():
-    out = verdict(RankEnd(0, -9, None, True), KILLED_BY_US, asked=True, grace_over=True)
+    out = verdict(RankEnd(0, -9, None, True), KILLED_BY_US, stop_requested=True, grace_over=True)
     assert (out.code, out.reason) == (1, "GraceExceeded")
     assert "60 s" in out.message
 
@@ -126,16 +126,16 @@ def test_the_summary_fits_a_termination_message(labels, message):
     headline = {f"cost.{'x' * 30}{number}": 1 / 3 for number in range(labels)}
     content = summary(file, StageResult(1, "Crashed", message, 12, headline))
     assert len(content) <= MAX_BYTES
-    told = json.loads(content)
-    assert (told["code"], told["step"]) == (1, 12)
-    said = told["message"]
-    assert said == message or (said.endswith(" ...") and message.startswith(said.removesuffix(" ...")))
-    assert said == message or len(message) > 150
+    termination = json.loads(content)
+    assert (termination["code"], termination["step"]) == (1, 12)
+    shortened = termination["message"]
+    assert shortened == message or (shortened.endswith(" ...") and message.startswith(shortened.removesuffix(" ...")))
+    assert shortened == message or len(message) > 150
 
 
 def test_what_prepare_resolved_is_kept_before_a_long_message(file):
-    told = json.loads(summary(file, StageResult(0, "Done", "m" * 5000, result={"inputs": "i" * 1200})))
-    assert told["result"] == {"inputs": "i" * 1200}
+    termination = json.loads(summary(file, StageResult(0, "Done", "m" * 5000, result={"inputs": "i" * 1200})))
+    assert termination["result"] == {"inputs": "i" * 1200}
 
 
 def test_the_summary_is_written_where_the_executor_reads_it(file, tmp_path):

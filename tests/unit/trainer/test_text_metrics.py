@@ -57,8 +57,8 @@ def test_chinese_answers_that_share_most_characters_are_alike():
 def test_no_character_is_lost_but_space_between_words(text):
     joined = "".join(words(text))
     assert not any(letter.isspace() for letter in joined)
-    kept = unicodedata.normalize("NFC", text.casefold())
-    assert joined == "".join(letter for letter in kept if not letter.isspace() and letter != "\u200b")
+    normalised = unicodedata.normalize("NFC", text.casefold())
+    assert joined == "".join(letter for letter in normalised if not letter.isspace() and letter != "\u200b")
 
 
 def test_distinct_counts_over_all_texts():
@@ -86,7 +86,7 @@ def test_self_bleu_of_copies_is_one_and_of_strangers_near_zero():
 
 def brute_self_bleu(texts):
     """Each text against all others, counts clipped reference by reference."""
-    tokens = [found for found in map(words, texts) if found]
+    tokens = [text_words for text_words in map(words, texts) if text_words]
     total = 0.0
     for index, text in enumerate(tokens):
         others = tokens[:index] + tokens[index + 1 :]
@@ -94,11 +94,11 @@ def brute_self_bleu(texts):
         for order in range(1, min(4, len(text)) + 1):
             grams = Counter(tuple(text[i : i + order]) for i in range(len(text) - order + 1))
             best = Counter()
-            for other in others:
-                best |= Counter(tuple(other[i : i + order]) for i in range(len(other) - order + 1))
+            for reference in others:
+                best |= Counter(tuple(reference[i : i + order]) for i in range(len(reference) - order + 1))
             matched = sum(min(count, best[gram]) for gram, count in grams.items())
             logs.append(math.log((matched or 0.1) / sum(grams.values())))
-        closest = min((len(other) for other in others), key=lambda size: (abs(size - len(text)), size))
+        closest = min((len(reference) for reference in others), key=lambda size: (abs(size - len(text)), size))
         penalty = 1 if len(text) >= closest else math.exp(1 - closest / len(text))
         total += penalty * math.exp(sum(logs) / len(logs))
     return total / len(tokens)

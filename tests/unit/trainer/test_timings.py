@@ -19,10 +19,10 @@ def test_phases_and_tokens_add_up_and_the_rest_is_other(tmp_path):
     path = tmp_path / "timings.jsonl"
     lines = [row(1, 2.0, generate=1.0, update=0.5), row(2, 3.0, generate=2.0), row(2, 3.0, attempt=1, generate=1.5)]
     path.write_text("\n".join(lines) + "\n" + '{"step": 3, "sec')
-    found = summarise(path)
-    assert found["phases"] == pytest.approx({"generate": 4.5, "update": 0.5, "other": 3.0})
-    assert found["seconds"] == 8.0 and found["steps"] == 3 and found["attempts"] == 2
-    assert found["tokens"] == {"generate": 30, "update": 10} and found["peakRssBytes"] == 2
+    timings = summarise(path)
+    assert timings["phases"] == pytest.approx({"generate": 4.5, "update": 0.5, "other": 3.0})
+    assert timings["seconds"] == 8.0 and timings["steps"] == 3 and timings["attempts"] == 2
+    assert timings["tokens"] == {"generate": 30, "update": 10} and timings["peakRssBytes"] == 2
 
 
 def test_the_peak_of_a_gpu_is_the_largest_of_its_steps_and_absent_without_one(tmp_path):
