@@ -108,10 +108,10 @@ class TestConversation:
 
     @given(TURNS, st.data())
     def test_what_is_given_is_read_and_not_learned(self, messages, data):
-        given = data.draw(st.integers(0, len(messages) - 1))
-        encoded = encode_conversation(TOKENIZER, messages, 4096, given)
+        start = data.draw(st.integers(0, len(messages) - 1))
+        encoded = encode_conversation(TOKENIZER, messages, 4096, start)
         learned = [token for token, on in zip(encoded.ids, encoded.mask, strict=True) if on]
-        answers = [encode_answer(TOKENIZER, m["content"]) for m in spoken(messages[given:])]
+        answers = [encode_answer(TOKENIZER, m["content"]) for m in spoken(messages[start:])]
         assert learned == [token for answer in answers for token in answer]
         assert encoded.ids == encode_conversation(TOKENIZER, messages, 4096).ids
 
