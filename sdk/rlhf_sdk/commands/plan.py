@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from rlhf_api.stages import SINGLE_PROCESS_STAGES
 from rlhf_sdk.commands.options import JobFile, Output, Storage
 from rlhf_sdk.output import Format, emit, show
 
@@ -83,6 +82,7 @@ def tree(planned: Plan, present: dict[str, bool], resolved: bool) -> Tree:
     from rich.text import Text
     from rich.tree import Tree
 
+    from rlhf_api.stages import SINGLE_PROCESS_STAGES
     from rlhf_sdk.local.scheduler import ranks
     from rlhf_sdk.local.view import short
 
