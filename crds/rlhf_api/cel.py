@@ -63,7 +63,7 @@ def _literal(value: Any) -> str:
 
 def spec_rules(spec: type[BaseModel]) -> list[Rule]:
     """The rules of the whole spec: references, reserved names, what may change."""
-    fixed = (*_names(), *_references())
+    fixed = (*_names(), *_references(), *_suites())
     return [_written(cel) for cel in (*_immutable(spec), *_overrides())] + [_once(_written(cel)) for cel in fixed]
 
 
@@ -147,6 +147,18 @@ def _references() -> Iterator[Cel]:
         "self.stages.all(s, !has(s.ppo) || s.ppo.rewards.all(r, !has(r.stage) || (has(r.weight) && r.weight < 0.0)"
         " || !self.stages.exists(t, t.name == r.stage && has(t.costModel))))",
         "ppo.rewards: a cost model needs a negative weight there, or belongs under costs",
+        ".stages",
+    )
+
+
+def _suites() -> Iterator[Cel]:
+    """References of suites stand one list deeper than those of every other field, and are inputs alone."""
+    inputs = "(has(self.inputs) && self.inputs.exists(i, i.name == {0}.input))"
+    known = [f"!has({at}.input) || {inputs.format(at)}" for at in ("u.data", "u.file")]
+    yield Cel(
+        "self.stages.all(s, !has(s.evaluate) || !has(s.evaluate.suites) || s.evaluate.suites.all(u,"
+        f" ({known[0]}) && (!has(u.file) || {known[1]})))",
+        "evaluate.suites: data or file names no input of this job",
         ".stages",
     )
 

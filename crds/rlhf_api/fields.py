@@ -166,6 +166,14 @@ class FileRef(Reference):
             yield Finding(("stage",), f"found {self.stage}; no stage makes such a file", "give it as an input")
 
 
+class TaskFileRef(FileRef):
+    """A task file of lm-eval among the inputs; it names no code."""
+
+
+class DocumentsRef(FileRef):
+    """Rows of an input, column by column as a task of lm-eval reads them."""
+
+
 class RulesRef(Reference):
     """Rules, as a `rules` stage makes them."""
 

@@ -178,12 +178,17 @@ def _gates(view: JobView, stage: Stage, loc: Loc) -> Iterator[Finding]:
     judged = effective(stage, written)
     assert isinstance(judged, Evaluate)  # effective keeps the type
     labels = {"reward": [judge.label for judge in judged.rewards], "cost": [judge.label for judge in judged.costs]}
+    suites = [suite.name for suite in judged.suites]
     for index, gate in enumerate(spec.gates):
         family, dot, label = gate.metric.partition(".")
         if dot and family in labels and label not in labels[family]:
             at = (*loc, "evaluate", "gates", index, "metric")
             message = f"there is no {family} {label} among the judges"
             yield Finding(at, message, _known(label, labels[family]))
+        suite = label.partition(".")[0]
+        if dot and family == "suite" and suite not in suites:
+            at = (*loc, "evaluate", "gates", index, "metric")
+            yield Finding(at, f"there is no suite {suite}", _known(suite, suites))
 
 
 def _audits(view: JobView, stage: Stage, loc: Loc) -> Iterator[Finding]:

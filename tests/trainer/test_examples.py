@@ -18,6 +18,7 @@ RUN = (
     "safe-rlhf",
     "ppo",
     "sft-only",
+    "capability",
     "two-costs",
     "safe-rlhf-rbr",
     "rbr-gold",

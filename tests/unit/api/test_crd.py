@@ -21,7 +21,7 @@ FILE = ROOT / "crds" / "rlhf.dev_rlhfjobs.yaml"
 KUBERNETES = {"affinity", "tolerations", "volumes", "volumeMounts"}
 """Fields of a pod that are as Kubernetes has them."""
 SCHEMA = schema()
-MOST_BYTES = 151 * 1024
+MOST_BYTES = 168 * 1024
 
 
 def nodes(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -234,6 +234,9 @@ def test_every_reference_of_every_type_is_in_the_rule_of_references_and_in_its_m
         and {"input", "stage"} <= set(node.get("properties", {})) - set(node.get("required", ()))
     }
     assert {"sft.data", "ppo.critics.model", "simulate.redTeam.costs", "evaluate.rules.grader"} <= references
+    deeper = {path for path in references if "[]" in path}
+    assert deeper == {"evaluate.suites[].data", "evaluate.suites[].file"}, "lists of lists have a rule of their own"
+    references -= deeper
     for text in (rule["rule"], rule["messageExpression"]):
         groups = [re.findall("'([^']*)'", group) for group in re.findall(r"\[('[^\]]*)\]", text)]
         groups = [group for group in groups if group and group[0] in STAGE_TYPES]

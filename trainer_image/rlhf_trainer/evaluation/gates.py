@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ class Verdict:
     compare: str
     min: float | None
     max: float | None
+    no_worse: float | None
     found: Estimate | None
     passed: bool
 
@@ -31,6 +32,11 @@ class Verdict:
     def __str__(self) -> str:
         bounds = [f"at least {self.min:g}"] if self.min is not None else []
         bounds += [f"at most {self.max:g}"] if self.max is not None else []
+        if self.no_worse is not None:
+            return (
+                f"{self.candidate}: difference to the baseline of {self.metric} is {_words(self.found)}, "
+                f"expected the whole interval no worse than by {self.no_worse:g}"
+            )
         what = {"value": "", "interval": "whole interval of ", "difference": "difference to the baseline of "}
         return (
             f"{self.candidate}: {what[self.compare]}{self.metric} is {_words(self.found)}, "
@@ -38,19 +44,31 @@ class Verdict:
         )
 
 
-def check(gates: Sequence[Gate], candidates: Sequence[Measured]) -> list[Verdict]:
-    """Hold every candidate against every gate. What was not measured does not pass."""
-    return [_judge(gate, candidate) for gate in gates for candidate in candidates]
+def check(
+    gates: Sequence[Gate], candidates: Sequence[Measured], higher: Mapping[str, bool] | None = None
+) -> list[Verdict]:
+    """Hold every candidate against every gate. What was not measured does not pass.
+
+    Args:
+        gates: of the spec.
+        candidates: their metrics and differences.
+        higher: of metrics of suites, whether higher is better.
+    """
+    return [_judge(gate, candidate, higher or {}) for gate in gates for candidate in candidates]
 
 
 def unknown(
-    gates: Sequence[Gate], rewards: Sequence[str], costs: Sequence[str], rules: Sequence[str] = ()
+    gates: Sequence[Gate],
+    rewards: Sequence[str],
+    costs: Sequence[str],
+    rules: Sequence[str] = (),
+    suites: Iterable[str] = (),
 ) -> list[tuple[int, str, list[str]]]:
     """Gates on a metric that this evaluation cannot have: index, metric, and what there is. Known before any
     sampling, so that a misspelt gate costs nothing."""
     comparable = ["length", "repetition", "eos_rate", "empty_rate", "duplicate_rate"]
     comparable += [f"reward.{name}" for name in rewards] + [f"cost.{name}" for name in costs]
-    comparable += ["harmful_rate"] * bool(costs) + [*rules]
+    comparable += ["harmful_rate"] * bool(costs) + [*rules, *suites]
     comparable += [f"harmful_rate.{name}" for name in costs] if len(costs) > 1 else []
     alone = ["distinct_1", "distinct_2", "self_bleu", "kl", "kl_token", "kl_k3"] + ["win_rate"] * bool(rewards)
     alone += [f"win_rate.{name}" for name in rewards] if len(rewards) > 1 else []
@@ -62,13 +80,16 @@ def unknown(
     return unavailable
 
 
-def check_names(spec: Evaluate, rules: Sequence[str] = ()) -> None:
-    """Refuse gates on metrics that an evaluation cannot have; `rules` are those that a policy's classes give.
+def check_names(spec: Evaluate, rules: Sequence[str] = (), suites: Iterable[str] = ()) -> None:
+    """Refuse gates on metrics that an evaluation cannot have; `rules` are those that a policy's classes give, `suites`
+    those of its tasks.
 
     Raises:
         InputError: names the gate and what there is.
     """
-    wrong = unknown(spec.gates, [judge.label for judge in spec.rewards], [judge.label for judge in spec.costs], rules)
+    wrong = unknown(
+        spec.gates, [judge.label for judge in spec.rewards], [judge.label for judge in spec.costs], rules, suites
+    )
     if wrong:
         index, metric, available = wrong[0]
         compare = " to compare with the baseline" if spec.gates[index].compare == "difference" else ""
@@ -78,21 +99,25 @@ def check_names(spec: Evaluate, rules: Sequence[str] = ()) -> None:
         )
 
 
-def _judge(gate: Gate, candidate: Measured) -> Verdict:
-    table = candidate.differences if gate.compare == "difference" else candidate.metrics
-    estimate = table.get(gate.metric)
+def _judge(gate: Gate, candidate: Measured, higher: Mapping[str, bool]) -> Verdict:
+    differs = gate.compare == "difference" or gate.no_worse is not None
+    estimate = (candidate.differences if differs else candidate.metrics).get(gate.metric)
     return Verdict(
         candidate.name,
         gate.metric,
         gate.compare,
         gate.min,
         gate.max,
+        gate.no_worse,
         estimate,
-        estimate is not None and _keeps(gate, estimate),
+        estimate is not None and _keeps(gate, estimate, higher.get(gate.metric, True)),
     )
 
 
-def _keeps(gate: Gate, estimate: Estimate) -> bool:
+def _keeps(gate: Gate, estimate: Estimate, higher: bool) -> bool:
+    if gate.no_worse is not None:
+        worst = estimate.low if higher else estimate.high
+        return worst is not None and (worst >= -gate.no_worse if higher else worst <= gate.no_worse)
     low, high = (estimate.low, estimate.high) if gate.compare == "interval" else (estimate.value, estimate.value)
     if low is None or high is None:
         return False

@@ -22,6 +22,8 @@ from rlhf_trainer.evaluation.answers import Answering, divergence
 from rlhf_trainer.evaluation.classes import Classes
 from rlhf_trainer.evaluation.judges import Named, load
 from rlhf_trainer.evaluation.shards import SIZE, Rows, Shards
+from rlhf_trainer.evaluation.suites import Examinee
+from rlhf_trainer.evaluation.tasks import LoadedTask
 from rlhf_trainer.models.files import load_tokenizer
 from rlhf_trainer.models.lengths import folder_row_length
 from rlhf_trainer.models.load import check_logits
@@ -35,7 +37,9 @@ from rlhf_trainer.statistics.intervals import Floats
 class Evaluation:
     """What is computed in shards, by all ranks, and put together again."""
 
-    def __init__(self, context: StageContext, spec: Evaluate, prompts: Sequence[Prompt]) -> None:
+    def __init__(
+        self, context: StageContext, spec: Evaluate, prompts: Sequence[Prompt], suites: Sequence[LoadedTask] = ()
+    ) -> None:
         self.context = context
         self.spec = spec
         self.prompts = prompts
@@ -51,7 +55,9 @@ class Evaluation:
         self.snapshots = self._snapshots() if self.ruled is not None else {}
         steps = len(self.names) * (1 + len(self.judges)) + 2 * len(self.candidates) * self.measures_kl
         steps += len(self.names) + 2 * len(self.snapshots) if self.ruled is not None else 0
-        self.shards = Shards(context, shard_key(context, spec), len(prompts), steps)
+        self.suites = suites
+        documents = [suite.documents for suite in self.suites for _ in self.names]
+        self.shards = Shards(context, shard_key(context, spec), len(prompts), steps, documents=documents)
         self.generation = self._fitting(spec.generation)
 
     def run(self) -> None:
@@ -105,6 +111,7 @@ class Evaluation:
         """Sample a model's answers; then its log-probabilities of the answers of the models in `weigh`."""
         entry, how = self.context.input(reference), self.spec.generation
         model = self._sample(name, entry.path, entry.template)
+        self._examine(name, model)
         if not self.measures_kl:
             return
         for author in weigh:
@@ -117,6 +124,18 @@ class Evaluation:
                 return [{"log_probs": values} for values in log_probs]
 
             self.shards.run(f"log_probs/{author}/{name}", "weigh", weighed)
+
+    def _examine(self, name: str, model: Answering) -> None:
+        """Give a model every task of the suites."""
+        if not self.suites:
+            return
+        examinee = Examinee(model.model, model.tokenizer)
+        for loaded in self.suites:
+
+            def examined(shard: int, loaded: LoadedTask = loaded) -> Rows:
+                return examinee.rows(loaded, self.shards.span(shard, loaded.documents))
+
+            self.shards.run(f"suites/{loaded.suite.name}/{name}", "score", examined, items=loaded.documents)
 
     def _unweighed(self, candidate: str, why: str) -> None:
         self.notes.append(f"KL of {candidate} to {self.baseline} is not defined: their tokenizers differ ({why}).")
@@ -205,7 +224,13 @@ class Evaluation:
             kl=None if kl is None else self._grid([k1 for k1, _ in kl]),
             kl_k3=None if kl is None else self._grid([k3 for _, k3 in kl]),
             classes=self._classes(name),
+            suites={loaded.suite.name: self._suite(loaded, name) for loaded in self.suites},
         )
+
+    def _suite(self, loaded: LoadedTask, name: str) -> dict[str, Floats]:
+        """A model's metrics of a task's documents, [D] each."""
+        rows = list(self.shards.all(f"suites/{loaded.suite.name}/{name}", loaded.documents))
+        return {metric: np.array([row[metric] for row in rows], dtype=np.float64) for metric in loaded.metrics}
 
     def _scores(self, judge: Named, name: str) -> Floats:
         return self._grid([row["score"] for row in self.shards.all(f"scores/{judge.metric}/{name}")])

@@ -7,7 +7,7 @@ restarted evaluation ends in the same bytes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ class Shards:
         context: the stage's.
         key: digest of all that the shards depend on; those of another key are computed anew.
         prompts: how many prompts there are.
-        steps: how many times `run` will be called.
+        steps: how many times `run` will be called for the prompts.
+        documents: of each further call of `run`, how many items it is about, which are no prompts.
         size: prompts a shard. Part of the result's last digits, as the batch a row is computed in is: never a setting.
         phase: what the progress bar says.
     """
@@ -46,26 +47,27 @@ class Shards:
     steps: int
     size: int = SIZE
     phase: str = "evaluating"
+    documents: Sequence[int] = ()
     _done: int = 0
     _timed: Phase = field(default_factory=Phase)
 
     def __post_init__(self) -> None:
         self.context.metrics.rewind(0)
-        self.context.progress.start(self.steps * self.rounds, "shards", phase=self.phase)
+        self._rounds = self.steps * self.rounds() + sum(map(self.rounds, self.documents))
+        self.context.progress.start(self._rounds, "shards", phase=self.phase)
 
-    @property
-    def count(self) -> int:
-        """Number of shards."""
-        return -(-self.prompts // self.size)
+    def count(self, items: int | None = None) -> int:
+        """Number of shards of so many items; by default of the prompts."""
+        return -(-(self.prompts if items is None else items) // self.size)
 
-    @property
-    def rounds(self) -> int:
+    def rounds(self, items: int | None = None) -> int:
         """Shards a rank computes in a step, or waits for others to."""
-        return -(-self.count // self.context.world)
+        return -(-self.count(items) // self.context.world)
 
-    def span(self, shard: int) -> range:
-        """Its prompts."""
-        return range(shard * self.size, min((shard + 1) * self.size, self.prompts))
+    def span(self, shard: int, items: int | None = None) -> range:
+        """Its prompts, or its items of so many."""
+        most = self.prompts if items is None else items
+        return range(shard * self.size, min((shard + 1) * self.size, most))
 
     def run(
         self,
@@ -73,6 +75,7 @@ class Shards:
         phase: str,
         compute: Callable[[int], Rows],
         measure: Callable[[Rows], Mapping[str, float]] | None = None,
+        items: int | None = None,
     ) -> None:
         """Compute and keep `name` of every shard that is not there yet; this rank its share. A collective.
 
@@ -81,19 +84,20 @@ class Shards:
             phase: that takes the time.
             compute: a shard's rows; what they have under `ids` counts as tokens.
             measure: metrics of a shard's rows, whether they were computed now or kept.
+            items: how many items there are, where they are no prompts.
 
         Raises:
             Stopped: asked to stop; the shards done are kept.
         """
-        for turn in range(self.rounds):
+        for turn in range(self.rounds(items)):
             if self.context.stop_requested():
-                done = f"{self._done} of {self.steps * self.rounds} rounds"
+                done = f"{self._done} of {self._rounds} rounds"
                 raise Stopped(f"stopped on request after {done}; what was sampled is kept")
             shard = turn * self.context.world + self.context.rank
             metrics: Mapping[str, float] = {}
             with self.context.metrics.phase(phase) as timed:
                 self._timed = timed
-                if shard < self.count:
+                if shard < self.count(items):
                     rows = self._read(name, shard)
                     if rows is None:
                         rows = compute(shard)
@@ -119,9 +123,9 @@ class Shards:
             raise FileNotFoundError(f"{self._path(name, shard)}: not there, or of another evaluation")
         return rows
 
-    def all(self, name: str) -> Iterator[dict[str, Any]]:
-        """The rows of every shard, in the prompts' order."""
-        for shard in range(self.count):
+    def all(self, name: str, items: int | None = None) -> Iterator[dict[str, Any]]:
+        """The rows of every shard, in the order of prompts or items."""
+        for shard in range(self.count(items)):
             yield from self.rows(name, shard)
 
     def _path(self, name: str, shard: int) -> Path:

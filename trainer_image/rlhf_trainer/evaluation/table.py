@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlhf_api.stages.evaluate import SUITE
 from rlhf_trainer.evaluation import text
 from rlhf_trainer.evaluation.classes import BOTH, Classes
 from rlhf_trainer.statistics.intervals import (
@@ -49,6 +50,8 @@ class Judged:
     """The same with Schulman's k3, e^-k - 1 + k a token."""
     classes: Classes | None = None
     """What rules say of the answers."""
+    suites: dict[str, dict[str, Floats]] = field(default_factory=dict)
+    """By suite, then by metric, the one that stands for it first: [D] documents."""
 
 
 @dataclass(frozen=True)
@@ -161,12 +164,36 @@ def _own(model: Judged, intervals: Intervals) -> dict[str, Estimate]:
     both = model.classes.both() if model.classes is not None else None
     if both is not None:
         metrics[BOTH] = intervals.harmonic(*both)
+    metrics |= {name: _of_suite(values, intervals) for name, values in suite_values(model).items()}
     flat = [answer for answers in model.texts for answer in answers]
     count = len(model.texts)
     metrics["distinct_1"] = point(text.distinct(flat, 1), count)
     metrics["distinct_2"] = point(text.distinct(flat, 2), count)
     metrics["self_bleu"] = point(text.self_bleu(flat), count)
     return metrics
+
+
+def suite_values(model: Judged) -> dict[str, Floats]:
+    """Values of documents by metric: `suite.NAME` is what stands for a suite, `suite.NAME.METRIC` each of several."""
+    values: dict[str, Floats] = {}
+    for suite, metrics in model.suites.items():
+        values[f"{SUITE}{suite}"] = next(iter(metrics.values()))
+        values |= {f"{SUITE}{suite}.{name}": of_documents for name, of_documents in metrics.items() if len(metrics) > 1}
+    return values
+
+
+def _of_suite(values: Floats, intervals: Intervals) -> Estimate:
+    return intervals.rate(values) if _are_shares(values) else intervals.mean(values)
+
+
+def _suite_difference(ours: Floats, theirs: Floats, intervals: Intervals) -> Estimate:
+    """Documents are drawn as pairs."""
+    shares = _are_shares(ours) and _are_shares(theirs)
+    return intervals.rate_difference(ours, theirs) if shares else intervals.difference(ours, theirs)
+
+
+def _are_shares(values: Floats) -> bool:
+    return bool(((values >= 0) & (values <= 1)).all())
 
 
 def _means(model: Judged) -> dict[str, Floats]:
@@ -225,6 +252,8 @@ def _differences(model: Judged, baseline: Judged, intervals: Intervals) -> dict[
     differences = {name: intervals.difference(values, theirs[name]) for name, values in ours.items()}
     ours, theirs = ({**_harmful_rates(side), **_rates(side)} for side in (model, baseline))
     differences |= {name: intervals.rate_difference(values, theirs[name]) for name, values in ours.items()}
+    ours, theirs = suite_values(model), suite_values(baseline)
+    differences |= {name: _suite_difference(values, theirs[name], intervals) for name, values in ours.items()}
     both = [side.classes.both() if side.classes is not None else None for side in (model, baseline)]
     if both[0] is not None and both[1] is not None:
         differences[BOTH] = intervals.harmonic_difference(both[0], both[1])

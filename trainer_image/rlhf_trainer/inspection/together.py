@@ -19,6 +19,8 @@ from rlhf_trainer.data.load import load_completions, load_prompts
 from rlhf_trainer.data.rows import Completion, Counts, Prompt
 from rlhf_trainer.evaluation import gates
 from rlhf_trainer.evaluation.classes import measured
+from rlhf_trainer.evaluation.suites import load_suites, metrics_of
+from rlhf_trainer.evaluation.tasks import LoadedTask
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.rows import PROMPTS
 from rlhf_trainer.rules.completions import check_completions, check_rank_apart, check_scales, check_types
@@ -160,9 +162,12 @@ def _of_simulate(inputs: _Inputs, spec: Simulate, problems: _Problems) -> None:
 
 def _of_evaluate(inputs: _Inputs, spec: Evaluate, problems: _Problems) -> None:
     policy = None if spec.rule_based is None else inputs.policy_of(spec.rule_based)
-    if policy is not None or spec.rule_based is None:
+    suites: list[LoadedTask] | None = None
+    with problems.at("suites"):
+        suites = load_suites(inputs, spec)
+    if suites is not None and (policy is not None or spec.rule_based is None):
         with problems.at("gates"):
-            gates.check_names(spec, [] if policy is None else measured(policy))
+            gates.check_names(spec, [] if policy is None else measured(policy), metrics_of(suites))
     if policy is not None:
         _of_types(inputs, policy, spec.prompts, problems)
 

@@ -9,7 +9,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from rlhf_api.fields import DataRef, FileRef, Reference, RulesRef, Scorer, TrunkRef
+from rlhf_api.fields import (
+    DataRef,
+    DocumentsRef,
+    FileRef,
+    Reference,
+    RulesRef,
+    Scorer,
+    TaskFileRef,
+    TrunkRef,
+)
 from rlhf_api.job import RLHFJob, Stage
 from rlhf_api.stages.common import Batches, Rows
 from rlhf_api.stages.rows import needed
@@ -67,7 +76,15 @@ class AuditUse:
     where: str
 
 
-AnyUse = DataUse | ModelUse | FunctionUse | PolicyUse | AuditUse
+@dataclass(frozen=True)
+class SuiteUse:
+    """An input that a task of lm-eval is built from: its documents, or its file."""
+
+    input: str
+    where: str
+
+
+AnyUse = SuiteUse | DataUse | ModelUse | FunctionUse | PolicyUse | AuditUse
 
 
 def uses(job: RLHFJob) -> list[AnyUse]:
@@ -95,6 +112,8 @@ def _use(stage: Stage, where: str, reference: Reference, stages: dict[str, Any])
         return FunctionUse(reference.function, where)
     if reference.input is None or isinstance(reference, RulesRef):
         return None
+    if isinstance(reference, TaskFileRef | DocumentsRef):
+        return SuiteUse(reference.input, where)
     if isinstance(reference, FileRef):
         return PolicyUse(reference.input, where)
     field = re.sub(r"\[\d+\]", "", where.partition(f"{stage.type}.")[2])

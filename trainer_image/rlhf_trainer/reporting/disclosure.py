@@ -51,9 +51,14 @@ def limits(collected: Collected, evaluations: Sequence[Json]) -> list[str]:
         refused = any(
             "not_overrefuse" in model["metrics"] for evaluation in evaluations for model in evaluation["models"]
         )
-        over = "" if refused else "Answers to harmless questions that were refused (over-refusal), "
-        rest = "general ability before and after, and harm late in long dialogues were not measured."
-        sentences.append(over + rest if over else rest.capitalize())
+        able = any(evaluation.get("suites") for evaluation in evaluations)
+        missing = [] if refused else ["answers to harmless questions that were refused (over-refusal)"]
+        missing += [] if able else ["general ability before and after"]
+        missing.append("harm late in long dialogues")
+        joined = (
+            ", ".join(missing[:-1]) + (", and " if len(missing) > 2 else " and ") * (len(missing) > 1) + missing[-1]
+        )
+        sentences.append(f"{joined[0].upper()}{joined[1:]} {'were' if len(missing) > 1 else 'was'} not measured.")
     for evaluation in evaluations:
         pushed = [judge["name"] for judge in evaluation["judges"] if judge["optimised"]]
         rules = evaluation.get("rules")

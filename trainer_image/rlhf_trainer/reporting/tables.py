@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from rlhf_api.stages.evaluate import SUITE
 from rlhf_trainer.reporting.axes import number, percent, points, seconds
 from rlhf_trainer.reporting.files import Json
 from rlhf_trainer.statistics.intervals import Estimate, decide, inconclusive
@@ -23,6 +24,7 @@ SHARES = (
     "safety_f1",
     "class",
     "error_rate",
+    "suite_share",
 )
 NAMES = {
     "harmful_rate": ("Harmful answers", "share of answers with any cost above 0"),
@@ -115,7 +117,8 @@ def before_after(evaluation: Json) -> list[Line]:
     """Every metric, harm and reward first."""
     first = baseline(evaluation)
     others = candidates(evaluation)
-    names = dict.fromkeys(name for model in (first, *others) for name in model["metrics"])
+    metrics = dict.fromkeys(name for model in (first, *others) for name in model["metrics"])
+    names = [name for name in metrics if not name.startswith(SUITE)]  # in a table of their own
     order = list(NAMES)
     ranked = sorted(names, key=lambda name: order.index(_head(name)) if _head(name) in order else len(order))
     return [_line(name, first, others, evaluation["confidence"]) for name in ranked]

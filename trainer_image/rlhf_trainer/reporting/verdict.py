@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlhf_api.stages import STAGE_TYPES
+from rlhf_trainer.reporting import suites
 from rlhf_trainer.reporting.axes import number, percent, points
 
 Json = Mapping[str, Any]
@@ -42,7 +43,8 @@ def sentences(evaluation: Json) -> list[dict[str, str]]:
         headlines.append(
             {"text": "The evaluation had no judges: it cannot say whether the model is better or safer.", "tone": ""}
         )
-    return headlines
+    able = [suites.sentences(evaluation, baseline, model) for model in evaluation["models"] if model is not baseline]
+    return headlines + [sentence for of_model in able for sentence in of_model]
 
 
 def judged_by(judge: Json) -> str:

@@ -17,8 +17,8 @@ from rlhf_trainer.exits import InputError
 from rlhf_trainer.rules.combinations import Combination, Tangled, contradiction
 from rlhf_trainer.rules.policy import Measures, Needs, Policy, default_features
 from rlhf_trainer.rules.problems import MAX_ENTRIES, Problems, describe, suggest
+from rlhf_trainer.sources.choose import yaml_file
 
-SUFFIXES = (".yaml", ".yml")
 REQUIRED = ("prompt_template", "completion_class_order", "completion_classes", "simple_propositions")
 OPTIONAL = ("derived_propositions", "features", "ranking", "measures")
 MAX_LEVELS = 32
@@ -34,26 +34,11 @@ def read_policy(path: Path) -> Policy:
     Raises:
         InputError: no such file, or a policy with problems: all of them, with line and column.
     """
-    file = policy_file(path)
+    file = yaml_file(path, "policy file")
     try:
         return parse_policy(read_bytes(file, MAX_BYTES), file.name)
     except (SpecError, Unreadable) as error:
         raise InputError(f"the policy has problems:\n{error}", reason="InvalidPolicy") from error
-
-
-def policy_file(path: Path) -> Path:
-    """The YAML file meant by a path.
-
-    Raises:
-        InputError: there is none, or several.
-    """
-    if path.is_file():
-        return path
-    files = sorted(file for file in path.glob("*") if file.suffix in SUFFIXES)
-    if len(files) != 1:
-        names = ", ".join(file.name for file in files) or "none"
-        raise InputError(f"{path.name}: found {names}; expected one policy file ({' or '.join(SUFFIXES)})")
-    return files[0]
 
 
 def parse_policy(content: bytes | str, source: str | None = None) -> Policy:

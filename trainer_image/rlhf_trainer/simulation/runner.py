@@ -157,7 +157,7 @@ class Simulation:
 
     def answered(self) -> Iterator[Answered]:
         """Every row in the prompts' order. Reads the shards of all ranks."""
-        for shard in range(self.shards.count):
+        for shard in range(self.shards.count()):
             judged = self.shards.rows("choices", shard) if self.method.judged is not None else []
             for index, (number, prompt, texts, tokens) in enumerate(self._grouped(shard)):
                 request = self.method.request(number, prompt.response_type)

@@ -16,6 +16,7 @@ from rlhf_trainer.exits import InputError
 log = logging.getLogger(__name__)
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+YAML_SUFFIXES = (".yaml", ".yml")
 SUFFIXES = (*KINDS, ".parquet", *(kind + packed for packed in (".gz", ".zst") for kind in KINDS))
 """Files that hold rows."""
 NOT_DATA = {"manifest.json", "dataset_infos.json", "dataset_dict.json", "dataset_info.json", "state.json"}
@@ -159,3 +160,18 @@ def _of_split(where: str, names: list[str], split: str | None) -> list[str]:
 def _split_of(name: str) -> str | None:
     words = [word for part in reversed(name.split("/")) for word in re.split(r"[-_.]", part.lower())]
     return next((word for word in words if word in SPLIT_WORDS), None)
+
+
+def yaml_file(path: Path, what: str) -> Path:
+    """The one YAML file meant by a path: the file itself, or what a folder holds.
+
+    Raises:
+        InputError: there is none, or several; the message calls it `what`.
+    """
+    if path.is_file():
+        return path
+    files = sorted(file for file in path.glob("*") if file.suffix in YAML_SUFFIXES)
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files) or "none"
+        raise InputError(f"{path.name}: found {names}; expected one {what} ({' or '.join(YAML_SUFFIXES)})")
+    return files[0]

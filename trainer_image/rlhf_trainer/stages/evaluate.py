@@ -20,6 +20,7 @@ from rlhf_trainer.evaluation.classes import measured as measured_by
 from rlhf_trainer.evaluation.classes import spread
 from rlhf_trainer.evaluation.runner import Evaluation
 from rlhf_trainer.evaluation.shards import Rows
+from rlhf_trainer.evaluation.suites import load_suites, metrics_of
 from rlhf_trainer.exits import GuardTripped, InputError
 from rlhf_trainer.inspection.readers import readers
 from rlhf_trainer.inspection.templates import checks_of
@@ -36,11 +37,12 @@ def run(context: StageContext) -> None:
     """
     spec = context.spec(Evaluate)
     rules = Weights.read(Path(context.input(spec.rule_based).path)).policy if spec.rule_based is not None else None
-    gates.check_names(spec, measured_by(rules) if rules is not None else [])
+    suites = load_suites(context, spec)
+    gates.check_names(spec, measured_by(rules) if rules is not None else [], metrics_of(suites))
     prompts, counts = load_prompts(context, spec.prompts, *checks_of(context, readers(spec, "prompts")))
     if not prompts:
         raise InputError("prompts: no prompt is left to answer; expected at least one row with a prompt")
-    evaluation = Evaluation(context, spec, prompts)
+    evaluation = Evaluation(context, spec, prompts, suites)
     evaluation.run()
     distributed.barrier()  # every rank's shards are in place
     failure: str | None = None
@@ -57,6 +59,10 @@ def run(context: StageContext) -> None:
             for row in sample_rows(prompts, spec.generation.samples, judged)
         )
         (folder / "samples.jsonl").write_bytes(b"".join(lines))
+        if suites:
+            (folder / "documents.jsonl").write_bytes(
+                b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in document_rows(judged))
+            )
         answers = [row for name in evaluation.names for row in evaluation.shards.all(f"answers/{name}")]
         return Facts(
             counts={
@@ -88,7 +94,7 @@ def tabulate(evaluation: Evaluation, judged: Sequence[table.Judged]) -> tuple[di
     intervals = Intervals(spec.confidence, spec.resamples, context.seed)
     weights = reward_weights(judged)
     measured = [table.measure(model, judged[0], intervals, weights) for model in judged]
-    verdicts = gates.check(spec.gates, measured[1:])
+    verdicts = gates.check(spec.gates, measured[1:], metrics_of(evaluation.suites))
     references = dict(zip(evaluation.names, [spec.baseline, *spec.candidates], strict=True))
     content = {
         "version": table.VERSION,
@@ -110,6 +116,7 @@ def tabulate(evaluation: Evaluation, judged: Sequence[table.Judged]) -> tuple[di
         ],
         "win_rate_weights": weights,
         "categories": table.categories(judged, judged[0], [p.category for p in evaluation.prompts], intervals),
+        **({"suites": [suite.as_json() for suite in evaluation.suites]} if evaluation.suites else {}),
         "gates": [verdict.as_json() for verdict in verdicts],
         "snapshots": {name: spread(classes, intervals) for name, classes in evaluation.classes_of_snapshots().items()},
         "notes": [*evaluation.notes, *table.missing_scores(judged)],
@@ -163,6 +170,17 @@ def sample_rows(prompts: Sequence[Prompt], samples: int, judged: Sequence[table.
                     }
                 )
     return rows
+
+
+def document_rows(judged: Sequence[table.Judged]) -> Rows:
+    """`documents.jsonl`: what every model made of every document of a suite."""
+    return [
+        {"suite": suite, "document": number, "model": model.name}
+        | {metric: float(values[number]) for metric, values in metrics.items()}
+        for model in judged
+        for suite, metrics in model.suites.items()
+        for number in range(len(next(iter(metrics.values()))))
+    ]
 
 
 def _number(value: Any) -> float | None:

@@ -22,7 +22,7 @@ from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.pages import page_problem
 from rlhf_trainer.inspection.rows import inspect_rows
 from rlhf_trainer.inspection.together import few_prompts, misfits
-from rlhf_trainer.inspection.uses import AnyUse, AuditUse, DataUse, FunctionUse, ModelUse, PolicyUse, uses
+from rlhf_trainer.inspection.uses import AnyUse, AuditUse, DataUse, FunctionUse, ModelUse, PolicyUse, SuiteUse, uses
 from rlhf_trainer.lean_imports import import_without_torch
 from rlhf_trainer.rules.parser import read_policy
 from rlhf_trainer.simulation.audits import read_answers
@@ -146,7 +146,10 @@ def _take_input(findings: Findings, entry: Input, fetched: Fetched, job_uses: li
     if audits:
         provenance["kind"] = "audit"
         read_answers(fetched.path)
-    if not rows and not models and not policies and not audits:
+    suites = [use for use in job_uses if isinstance(use, SuiteUse) and use.input == entry.name]
+    if suites:
+        provenance["kind"] = "task"
+    if not rows and not models and not policies and not audits and not suites:
         findings.notes.append(f"{entry.name}: no stage uses this input")
 
 

@@ -1,0 +1,81 @@
+"""What a model makes of the documents of a task: lm-eval's own requests, model class and metrics, document by document."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlhf_api.stages.evaluate import Evaluate
+from rlhf_trainer.data.load import Inputs
+from rlhf_trainer.evaluation.shards import Rows
+from rlhf_trainer.evaluation.tasks import LoadedTask, load_task
+
+BATCH = 8
+"""Requests a forward. Part of the last digits of log-probabilities, so never a setting."""
+
+
+def load_suites(context: Inputs, spec: Evaluate) -> list[LoadedTask]:
+    """The tasks of an evaluation; without suites nothing of lm-eval is imported.
+
+    Raises:
+        InputError: as `load_task`.
+    """
+    tasks = []
+    for index, suite in enumerate(spec.suites):
+        data = context.input(suite.data)
+        file = None if suite.file is None else Path(context.input(suite.file).path)
+        tasks.append(load_task(suite, f"suites[{index}]", Path(data.path), file, data.input))
+    return tasks
+
+
+def metrics_of(suites: Sequence[LoadedTask]) -> dict[str, bool]:
+    """Names of the suites' metrics in tables, and whether higher is better."""
+    return {name: higher for suite in suites for name, higher in suite.higher.items()}
+
+
+class Examinee:
+    """A loaded model, as lm-eval asks it."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        from lm_eval.models.huggingface import HFLM
+
+        self._lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH)
+
+    def rows(self, loaded: LoadedTask, documents: range) -> Rows:
+        """`{document, METRIC: value}` for each document: what lm-eval's metrics say of the model's responses."""
+        task = loaded.task
+        built = task.instances
+        try:
+            task._instances = [request for request in built if request.doc_id in documents]
+            self._respond(task.instances)
+            task.apply_filters()
+            return _measured(loaded, task.instances, documents)
+        finally:
+            for request in task.instances:
+                request.resps, request.filtered_resps = [], {}
+            task._instances = built
+
+    def _respond(self, requests: Sequence[Any]) -> None:
+        """Ask the model, requests of a kind together."""
+        by_kind: dict[str, list[Any]] = defaultdict(list)
+        for request in requests:
+            by_kind[request.request_type] += [request] * request.repeats
+        for kind, asked_requests in by_kind.items():
+            responses = getattr(self._lm, kind)(asked_requests, disable_tqdm=True)
+            for request, response in zip(asked_requests, responses, strict=True):
+                request.resps.append(response)
+
+
+def _measured(loaded: LoadedTask, requests: Sequence[Any], documents: range) -> Rows:
+    by_document: dict[int, list[Any]] = defaultdict(list)
+    for request in requests:
+        by_document[request.doc_id].append(request)
+    rows = []
+    for number in documents:
+        answers = sorted(by_document[number], key=lambda request: request.idx)
+        name = next(iter(answers[0].filtered_resps))  # the first filter is the task's strict one
+        metrics = loaded.task.process_results(answers[0].doc, [answer.filtered_resps[name] for answer in answers])
+        rows.append({"document": number} | {metric: float(metrics[metric]) for metric in loaded.metrics})
+    return rows

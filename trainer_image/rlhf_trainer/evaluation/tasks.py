@@ -1,0 +1,217 @@
+"""Tasks of lm-eval over rows of an input: no network, and no code but lm-eval's own.
+
+lm-eval's `Task` says what a model is asked, what is right, and which metrics a document gets; its data set is replaced
+by the input's rows. A task file of the user's is plain YAML: it may name no function and no metric to be downloaded.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from rlhf_api.bounded import Unreadable, read_bytes
+from rlhf_api.error_messages import nearest
+from rlhf_api.errors import SpecError
+from rlhf_api.job import Input
+from rlhf_api.stages.evaluate import SUITE, Suite
+from rlhf_api.yaml import MAX_BYTES, load_yaml
+from rlhf_trainer.data.formats import renamed
+from rlhf_trainer.data.readers import BadRow, read_rows
+from rlhf_trainer.exits import InputError
+from rlhf_trainer.sources.choose import yaml_file
+
+logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of what is meant so here
+
+DOCUMENTS = "documents"
+"""The one split that a task gets."""
+PRIMARY = ("acc_norm", "acc", "exact_match")
+"""Metrics that stand for a task, the first that it has."""
+FORBIDDEN = ("include", "class", "group", "use_prompt", "custom_dataset", "process_docs", "unsafe_code")
+"""Fields by which a task file would bring in code or other files."""
+LISTED = 12
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """A task with its documents."""
+
+    suite: Suite
+    task: Any
+    """lm-eval's."""
+    documents: int
+    metrics: Mapping[str, bool]
+    """Metrics that are means over documents, the one that stands for the task first, and whether higher is better."""
+
+    @property
+    def primary(self) -> str:
+        """The metric that stands for the task."""
+        return next(iter(self.metrics))
+
+    @property
+    def higher(self) -> dict[str, bool]:
+        """Names of its metrics in tables, and whether higher is better: `suite.NAME`, of several `suite.NAME.METRIC`."""
+        name = f"{SUITE}{self.suite.name}"
+        several = self.metrics if len(self.metrics) > 1 else {}
+        return {name: self.metrics[self.primary]} | {f"{name}.{metric}": up for metric, up in several.items()}
+
+    def as_json(self) -> dict[str, Any]:
+        """What a reader needs to ask the same again."""
+        return {
+            "name": self.suite.name,
+            "task": str(self.task.config.task),
+            "documents": self.documents,
+            "shots": self.suite.shots,
+            "primary": self.primary,
+            "metrics": {metric: "higher" if up else "lower" for metric, up in self.metrics.items()},
+        }
+
+
+def load_task(suite: Suite, where: str, data: Path, file: Path | None = None, entry: Input | None = None) -> LoadedTask:
+    """Build a task over an input's rows.
+
+    Args:
+        suite: Of the job.
+        where: The suite's place in the job, for messages: `suites[0]`.
+        data: The rows.
+        file: The task file, where the suite has one.
+        entry: The rows' input, for its subset, split and columns.
+
+    Raises:
+        InputError: no such task, a file that is none, rows that it cannot read; names the field and what was found.
+    """
+    config = _registered(str(suite.task), where) if file is None else _of_file(file, f"{where}.file")
+    rows = list(_rows(data, entry, f"{where}.data"))[: suite.limit]
+    if not rows:
+        raise InputError(f"{where}.data: found no row; expected the documents of {config['task']}")
+    if suite.shots >= len(rows):
+        raise InputError(
+            f"{where}.shots: found {suite.shots} of {len(rows)} documents; expected fewer shots than documents"
+        )
+    task = _build(config, rows, suite.shots, where)
+    metrics = _means(task)
+    if not metrics:
+        raise InputError(
+            f"{where}: {config['task']} has no metric that is a mean over documents; found {', '.join(task.aggregation())}"
+        )
+    return LoadedTask(suite, task, len(task.eval_docs), metrics)
+
+
+@cache
+def registered_tasks() -> Mapping[str, Path]:
+    """The task files of lm-eval by the name of their task. Its own index reads every file as YAML, which takes longer
+    than most stages of a laptop."""
+    import lm_eval.tasks
+
+    pattern = re.compile(rb"""^["']?task["']?:\s*["']?([\w.\-/+ ]+?)["']?\s*(?:#.*)?$""", re.MULTILINE)
+    names: dict[str, Path] = {}
+    for path in sorted(Path(lm_eval.tasks.__file__).parent.rglob("*.yaml")):
+        match = pattern.search(path.read_bytes())
+        if match is not None:
+            names.setdefault(match[1].decode(), path)
+    return names
+
+
+def _registered(name: str, where: str) -> dict[str, Any]:
+    """The configuration of a task that lm-eval ships, its functions resolved."""
+    from lm_eval.tasks._yaml_loader import load_yaml as load_task_file
+
+    tasks = registered_tasks()
+    if name not in tasks:
+        near = nearest(name, tasks)
+        hint = f"did you mean {near}?" if near else "a group's tasks are given one by one"
+        raise InputError(f"{where}.task: found {name!r}; expected one of lm-eval's {len(tasks)} tasks ({hint})")
+    try:
+        config: dict[str, Any] = load_task_file(tasks[name], resolve_func=True)
+    except Exception as error:
+        raise InputError(f"{where}.task: {name} cannot be loaded without a network: {_line(error)}") from error
+    for field in ("class", "use_prompt", "unsafe_code"):
+        if config.get(field):
+            raise InputError(
+                f"{where}.task: found {name}, a task with `{field}`; expected one that is a YAML file alone"
+            )
+    return config
+
+
+def _of_file(path: Path, where: str) -> dict[str, Any]:
+    """The configuration of a user's task file."""
+    import lm_eval.api.metrics  # noqa: F401 - registers them
+    from lm_eval.api.registry import METRIC_REGISTRY
+
+    try:
+        document = load_yaml(read_bytes(yaml_file(path, "task file"), MAX_BYTES), path.name)
+    except (SpecError, Unreadable) as error:
+        raise InputError(f"{where}: {error}") from error
+    config = document.value
+    if not isinstance(config, dict) or not isinstance(config.get("task"), str):
+        raise InputError(f"{where}: found no `task: NAME`; expected a task file of lm-eval")
+    for field in FORBIDDEN:
+        if field in config:
+            raise InputError(f"{where}: found `{field}`; expected a task file that names no code and no other file")
+    for entry in config.get("metric_list") or []:
+        metric = entry.get("metric") if isinstance(entry, dict) else None
+        if metric not in METRIC_REGISTRY or entry.get("hf_evaluate"):
+            raise InputError(f"{where}: metric_list: found {metric!r}; expected a metric that lm-eval itself has")
+    return config
+
+
+def _rows(path: Path, entry: Input | None, where: str) -> Iterator[dict[str, Any]]:
+    subset, split, columns = (None, None, {}) if entry is None else (entry.subset, entry.split, entry.columns)
+    for row in read_rows(path, subset, split):
+        if isinstance(row, BadRow):
+            raise InputError(f"{where}: {row.where}: {row.problem}")
+        yield dict(renamed(row.value, columns))
+
+
+def _build(config: dict[str, Any], rows: list[dict[str, Any]], shots: int, where: str) -> Any:
+    """lm-eval's task with all its requests built: what a row lacks shows here, before any model is loaded."""
+    import lm_eval.utils
+    from datasets import Dataset
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from lm_eval.api.task import ConfigurableTask
+
+    sandbox = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+    sandbox.filters.update(lm_eval.utils.env.filters)
+    lm_eval.utils.env = sandbox  # a task's templates are an input, as chat templates are
+    splits = {"test_split": DOCUMENTS, "validation_split": None, "training_split": None}
+    splits["fewshot_split"] = DOCUMENTS if shots else None
+    data = {"dataset_path": DOCUMENTS, "dataset_name": None, "dataset_kwargs": None}
+    dropped = ("tag", "group", "task_list", "dataset_kwargs", "dataset_name")
+    fields = {key: value for key, value in config.items() if key not in dropped} | splits | data
+    try:
+        dataset = Dataset.from_list(rows)
+        task = ConfigurableTask(
+            config={**fields, "num_fewshot": shots, "custom_dataset": lambda **_: {DOCUMENTS: dataset}}
+        )
+        task.set_fewshot_seed(SHOTS_SEED)
+        task.build_all_requests(rank=0, world_size=1)
+    except Exception as error:
+        columns = ", ".join(sorted(map(str, rows[0]))[:LISTED])
+        raise InputError(
+            f"{where}.data: {config['task']} cannot read these rows: {_line(error)}; found the columns {columns}; "
+            "expected those of the task's own data set"
+        ) from error
+    return task
+
+
+SHOTS_SEED = 1234
+"""lm-eval's own default: its command draws the same shots."""
+
+
+def _means(task: Any) -> dict[str, bool]:
+    from lm_eval.api.metrics import mean
+
+    higher = task.higher_is_better()
+    names = [name for name, aggregate in task.aggregation().items() if aggregate is mean]
+    names.sort(key=lambda name: PRIMARY.index(name) if name in PRIMARY else len(PRIMARY))
+    return {name: bool(higher.get(name, True)) for name in names}
+
+
+def _line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:200] if text else ''}"
