@@ -28,6 +28,8 @@ SUSPENDED_OF = 20
 """Of so many stored jobs one is suspended; the others are finished, their children gone by their TTL."""
 RUNNING = 20
 """Jobs whose pods run on and on while all else is quiet."""
+SINGLES = 100
+"""Jobs that are sent one after the other, each when the one before has ended."""
 PROBE_EVERY = 0.25
 AGENT = contenders.OPERATOR.agent
 Row = dict[str, Any]
@@ -53,12 +55,15 @@ async def loaded(count: int, stored: int, quiet_s: float) -> Row:
             await _looked_at(port, stored)
             started: Row = {"seconds": time.monotonic() - begun, "peak_rss_mib": Usage.of(process).peak_rss_mib}
             started |= {"writes": _but_lease(audit.counted()), "stored": stored}
+            say(f"loaded: {SINGLES} jobs, one after the other")
+            single = await _single(cluster)
             say(f"loaded: {count} jobs")
             busy = await _busy(cluster, process, count)
             say(f"loaded: {quiet_s:.0f} s of quiet")
             quiet = await _quiet(cluster, quiet_s)
             return {
                 "start": started,
+                "single": single,
                 "busy": busy,
                 "quiet": quiet,
                 "hour": await _hour(cluster),
@@ -99,6 +104,17 @@ def _metrics(port: int) -> defaultdict[str, float]:
         for sample in family.samples:
             sums[sample.name] += sample.value
     return sums
+
+
+async def _single(cluster: Ground) -> Row:
+    """From sending a job to its first Job, where no other job runs."""
+    waited = []
+    for name in jobs.names("single", SINGLES):
+        sent = time.monotonic()
+        await cluster.api.create(RLHFJOBS, jobs.NAMESPACE, jobs.job(name))
+        await cluster.seen.until([name], cluster.seen.ended)
+        waited.append(cluster.seen.first[name] - sent)
+    return {"jobs": SINGLES, "p50_s": percentile(waited, 0.5), "p99_s": percentile(waited, 0.99), "most_s": max(waited)}
 
 
 async def _busy(cluster: Ground, process: Process, count: int) -> Row:
