@@ -31,8 +31,26 @@ DOCUMENTS = "documents"
 """The one split that a task gets."""
 PRIMARY = ("acc_norm", "acc", "exact_match")
 """Metrics that stand for a task, the first that it has."""
-FORBIDDEN = ("include", "class", "group", "use_prompt", "custom_dataset", "process_docs", "unsafe_code")
-"""Fields by which a task file would bring in code or other files."""
+FIELDS = frozenset(
+    {
+        *(
+            "task",
+            "task_alias",
+            "tag",
+            "metadata",
+            "description",
+            "output_type",
+            "metric_list",
+            "filter_list",
+            "repeats",
+        ),
+        *("doc_to_text", "doc_to_target", "doc_to_choice", "target_delimiter", "fewshot_delimiter", "gen_prefix"),
+        *("generation_kwargs", "num_fewshot", "should_decontaminate", "doc_to_decontamination_query"),
+        *("dataset_path", "dataset_name", "dataset_kwargs"),
+        *("training_split", "validation_split", "test_split", "fewshot_split"),
+    }
+)
+"""What a task file may say: nothing that brings in code or other files. Data set and splits are replaced."""
 LISTED = 12
 
 
@@ -149,9 +167,12 @@ def _of_file(path: Path, where: str) -> dict[str, Any]:
     config = document.value
     if not isinstance(config, dict) or not isinstance(config.get("task"), str):
         raise InputError(f"{where}: found no `task: NAME`; expected a task file of lm-eval")
-    for field in FORBIDDEN:
-        if field in config:
-            raise InputError(f"{where}: found `{field}`; expected a task file that names no code and no other file")
+    for field in config:
+        if field not in FIELDS:
+            raise InputError(
+                f"{where}: found `{field}`; expected a task file that names no code and no other file: "
+                f"{', '.join(sorted(FIELDS))}"
+            )
     for entry in config.get("metric_list") or []:
         metric = entry.get("metric") if isinstance(entry, dict) else None
         if metric not in METRIC_REGISTRY or entry.get("hf_evaluate"):
