@@ -132,14 +132,14 @@ def sentence(name: str, entry: Mapping[str, Any]) -> str:
     twins = entry["exact"] + entry["near"]
     if not twins:
         return (
-            f"The {entry['compared']} different prompts of {stage} (input {name}){part} were compared with all that "
-            f"{_listed(entry['stages'])} read: none is, or nearly is, among them."
+            f"None of {entry['compared']} different prompts of {stage} (input {name}){part} is, or nearly is, a prompt that "
+            f"{_listed(entry['stages'])} read."
         )
     readers = _listed([f"{reader} ({count})" for reader, count in entry["stages"].items() if count])
     return (
         f"{twins} of {entry['compared']} different prompts of {stage} (input {name}){part} are, or nearly are, prompts that "
-        f"{readers} read: {entry['exact']} but for case and spacing, {entry['near']} with a likeness of at least {NEAR:g} "
-        f"(Jaccard index of runs of {SHINGLE} characters). On these the evaluation may measure memory."
+        f"{readers} read: {entry['exact']} the same but for case and spacing, {entry['near']} with a likeness of at least "
+        f"{NEAR:g} (Jaccard index of runs of {SHINGLE} characters). What it says of them may not hold for new prompts."
     )
 
 

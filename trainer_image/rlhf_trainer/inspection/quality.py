@@ -56,6 +56,7 @@ class Quality:
             "answerLength": _length(self._answer_lengths),
             "distinct2": None if math.isnan(diversity) else diversity,
             "repetitive": sum(repetitive) / len(repetitive) if repetitive else None,
+            "repetitiveFrom": REPETITIVE,
             "sampled": len(sample),
         }
 
