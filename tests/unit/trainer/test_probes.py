@@ -224,6 +224,15 @@ class TestProbe:
             entries.append(twins.overlaps())
         assert entries[0] == entries[1] and (entries[0][0]["exact"], entries[0][0]["near"]) == (3, 3)
 
+    def test_a_text_that_is_evaluated_may_be_the_twin_of_another(self) -> None:
+        evaluated = Evaluated("heldout", "stage judge, evaluate.prompts[0]")
+        for prompt in (FIRE, NEARLY):
+            evaluated.add(prompt)
+        twins = Twins([evaluated])
+        twins.look_up(["sft"], iter([FIRE]))
+        (entry,) = twins.overlaps()
+        assert (entry["exact"], entry["near"]) == (1, 1)
+
     def test_very_long_and_unicode_prompts_are_compared(self) -> None:
         evaluated = Evaluated("heldout", "stage judge, evaluate.prompts[0]")
         long = " ".join(str(number * number) for number in range(20_000))
@@ -249,7 +258,7 @@ class TestPublicData:
     def test_two_fifths_of_the_contexts_of_diasafetys_test_are_in_its_training_rows(self) -> None:
         columns = {"prompt": "context", "completion": "response"}
         twins = self.probe("diasafety_train.jsonl.gz", "diasafety_test_a.jsonl.gz", columns)
-        assert (twins["compared"], twins["exact"], twins["near"]) == (532, 202, 10)
+        assert (twins["compared"], twins["exact"], twins["near"]) == (532, 202, 13)
 
     def test_xstest_and_hh_have_nearly_nothing_in_common(self) -> None:
         twins = self.probe("hh_harmless_1500.jsonl.gz", "xstest_prompts.jsonl.gz", {})

@@ -75,12 +75,11 @@ class Twins:
         for texts in _portions(prompts):
             same = [self._places[text] for text in texts if text in self._places]
             marks.exact[same] = True
-            others = [text for text in texts if text not in self._places]
-            for twin in self._index.twins(others, skip=marks.exact | marks.near):
+            for twin in self._index.twins(texts, skip=marks.exact | marks.near):
                 marks.near[twin.indexed] = True
                 known_likeness = self._twin.get(twin.indexed, (0.0, ""))[0]
                 if twin.likeness > known_likeness:
-                    self._twin[twin.indexed] = (twin.likeness, others[twin.text])
+                    self._twin[twin.indexed] = (twin.likeness, texts[twin.text])
 
     def overlaps(self) -> list[dict[str, Any]]:
         """One entry for each reference of an evaluation: counts, up to EXAMPLES examples, a sentence (`text`)."""

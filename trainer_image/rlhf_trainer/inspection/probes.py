@@ -21,8 +21,10 @@ from rlhf_trainer.inspection.quality import Quality
 from rlhf_trainer.inspection.texts import Row, prompts
 from rlhf_trainer.inspection.uses import DataUse, uses
 
-JUDGED = ("test", "gold")
-"""Fields of training stages whose rows are judged, never trained on."""
+JUDGED = "test"
+"""The field of training stages whose rows show how good their model is."""
+LABELLED = "gold"
+"""That whose answers people labelled, to show how good a grader is: its prompts neither train nor evaluate a model."""
 
 
 @dataclass
@@ -125,14 +127,10 @@ def _selections(job: RLHFJob, inputs: Mapping[str, Path], measure: bool) -> list
         )
         selection.wheres.append(use.where)
         stage = stage_of(use.where)
-        if _judges(use):
+        kind, _, path = use.where.partition(", ")[2].partition(".")
+        field_name = path.partition("[")[0]
+        if STAGE_TYPES[kind].product == "evaluation" or field_name == JUDGED:
             selection.judged.append(use.where)
-        elif stage not in selection.training:
+        elif field_name != LABELLED and stage not in selection.training:
             selection.training.append(stage)
     return list(selections.values())
-
-
-def _judges(use: DataUse) -> bool:
-    """Whether what the rows show is how good a model is."""
-    kind, _, field_name = use.where.partition(", ")[2].partition(".")
-    return STAGE_TYPES[kind].product == "evaluation" or field_name.partition("[")[0] in JUDGED
