@@ -114,6 +114,15 @@ def test_texts_that_are_all_alike_cost_a_bounded_number_of_comparisons(monkeypat
     assert all(next(twin for twin in twins if twin.text == text).likeness == 1 for text in range(20))
 
 
+def test_texts_of_one_pattern_are_compared_as_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(5)
+    texts = [f"tell me all about the stone bridge over the quiet river {sentence(rng, 20)}" for _ in range(60)]
+    others = [f"{text}, please" for text in texts]
+    twins = TwinIndex(texts).twins(others)
+    monkeypatch.setattr(minhash, "CROWDED", 0)
+    assert TwinIndex(texts).twins(others) == twins and len(twins) >= 60
+
+
 def test_what_is_skipped_is_not_reported() -> None:
     index = TwinIndex(["how do i light a fire", "what is the weather like"])
     skip = np.array([True, False])

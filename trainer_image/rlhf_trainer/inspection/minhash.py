@@ -30,6 +30,10 @@ AGREEMENT = 0.6
 """Share of lanes that agree from which a candidate is verified: 4 standard deviations below NEAR."""
 VERIFIED = 64
 """Candidates of one text that are verified, those that agree most: a bound on the work where thousands are alike."""
+CROWDED = 512
+"""Candidates of one text, by band, from which all signatures are compared instead: texts written by one pattern."""
+TEXTS = 16
+"""Texts whose signatures are compared with all others at a time."""
 BLOCK = 1 << 14
 """Shingles hashed at a time: they stay in the processor's cache."""
 PAIRS = 1 << 14
@@ -122,12 +126,13 @@ def jaccard(first: str, second: str) -> float:
 class TwinIndex:
     """Normalised, different texts, in which near twins of others are looked up.
 
-    Holds for each text its signature (LANES x 8 bytes), its band keys and its shingles (8 bytes each).
+    Holds for each text its signature twice (LANES x 8 bytes), its band keys and its shingles (8 bytes each).
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
         laid = shingles(texts)
         self._signatures = signatures(laid)
+        self._lanes = np.ascontiguousarray(self._signatures.T)
         keys = band_keys(self._signatures)
         self._order = np.argsort(keys, axis=1, kind="stable")
         self._keys = np.take_along_axis(keys, self._order, axis=1)
@@ -140,7 +145,7 @@ class TwinIndex:
         """Near twins of normalised texts, by text, the likest first.
 
         Args:
-            texts: looked up; a few thousand at a time, as each pair of candidates takes 8 bytes.
+            texts: looked up; a few thousand at a time: up to CROWDED candidates of each are held.
             skip: (len(self),) indexed texts that are not looked for.
         """
         if not len(self) or not texts:
@@ -158,28 +163,48 @@ class TwinIndex:
 
     def _likely(self, lanes: Hashes, skip: npt.NDArray[np.bool_] | None) -> tuple[Indices, Indices]:
         """(text, indexed text) of candidates whose signatures agree enough; by text, those that agree most first."""
-        pairs = self._candidates(band_keys(lanes))
-        if skip is not None:
-            pairs = pairs[~skip[pairs % len(self)]]
-        agreeing = np.zeros(len(pairs), np.uint8)
-        for first in range(0, len(pairs), PAIRS):
-            texts, indexed = np.divmod(pairs[first : first + PAIRS], len(self))
-            agreeing[first : first + PAIRS] = (lanes[texts] == self._signatures[indexed]).sum(axis=1)
+        skipped = np.zeros(len(self), np.bool_) if skip is None else skip
+        keys = band_keys(lanes)
+        buckets = zip(self._keys, keys, strict=True)
+        first = np.array([np.searchsorted(ordered, band, side="left") for ordered, band in buckets])
+        buckets = zip(self._keys, keys, strict=True)
+        counts = np.array([np.searchsorted(ordered, band, side="right") for ordered, band in buckets]) - first
+        crowded = counts.sum(axis=0) > CROWDED
+        pairs = [self._bucket_pairs(first, np.where(crowded, 0, counts))]
+        pairs += [self._best(lanes, part, skipped) for part in _blocks(np.flatnonzero(crowded), TEXTS)]
+        candidates = np.concatenate(pairs)
+        candidates = candidates[~skipped[candidates % len(self)]]
+        agreeing = np.zeros(len(candidates), np.int64)
+        for start in range(0, len(candidates), PAIRS):
+            texts, indexed = np.divmod(candidates[start : start + PAIRS], len(self))
+            agreeing[start : start + PAIRS] = (lanes[texts] == self._signatures[indexed]).sum(axis=1)
         likely = agreeing >= AGREEMENT * LANES
-        pairs, agreeing = pairs[likely], agreeing[likely]
-        texts, indexed = np.divmod(pairs, len(self))
-        order = np.lexsort((indexed, -agreeing.astype(np.int64), texts))
+        texts, indexed = np.divmod(candidates[likely], len(self))
+        order = np.lexsort((indexed, -agreeing[likely], texts))
         return texts[order], indexed[order]
 
-    def _candidates(self, keys: Hashes) -> Indices:
-        """Pairs that agree in a band, each once, in order: text x len(self) + indexed text."""
-        pairs = np.zeros(0, np.int64)
-        for band, ordered, order in zip(keys, self._keys, self._order, strict=True):
-            first = np.searchsorted(ordered, band, side="left")
-            counts = np.searchsorted(ordered, band, side="right") - first
-            texts = np.repeat(np.arange(len(band)), counts)
-            within = np.arange(len(texts)) - np.repeat(np.cumsum(counts) - counts, counts)
-            pairs = np.union1d(pairs, texts * len(self) + order[np.repeat(first, counts) + within])
+    def _bucket_pairs(self, first: Indices, counts: Indices) -> Indices:
+        """Pairs that agree in a band, each once: text x len(self) + indexed text.
+
+        Args:
+            first: (BANDS, N) where each text's bucket begins in `_order`.
+            counts: (BANDS, N) indexed texts in it.
+        """
+        pairs = []
+        for order, starts, sizes in zip(self._order, first, counts, strict=True):
+            texts = np.repeat(np.arange(len(sizes)), sizes)
+            within = np.arange(len(texts)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+            pairs.append(texts * len(self) + order[np.repeat(starts, sizes) + within])
+        return np.unique(np.concatenate(pairs))
+
+    def _best(self, lanes: Hashes, texts: Indices, skipped: npt.NDArray[np.bool_]) -> Indices:
+        """Pairs of texts with the VERIFIED indexed texts that agree with each most: all signatures are compared."""
+        agreeing = np.zeros((len(texts), len(self)), np.uint8)
+        for lane in range(LANES):
+            agreeing += lanes[texts, lane, None] == self._lanes[lane]
+        ranks = np.where(skipped, -1, agreeing.astype(np.int64)) * len(self) - np.arange(len(self))
+        best = np.argpartition(ranks, -min(VERIFIED, len(self)), axis=1)[:, -VERIFIED:]
+        pairs: Indices = (texts[:, None] * len(self) + best).ravel()
         return pairs
 
     def _likeness(self, hashes: Hashes, candidates: Indices) -> npt.NDArray[np.float64]:
@@ -187,7 +212,9 @@ class TwinIndex:
         shingle_set = np.unique(hashes)
         sets = [self._sets[candidate] for candidate in candidates]
         sizes = np.array([len(indexed) for indexed in sets])
-        common = np.add.reduceat(np.isin(np.concatenate(sets), shingle_set).astype(np.int64), np.cumsum(sizes) - sizes)
+        laid = np.concatenate(sets)
+        nearest = np.minimum(np.searchsorted(shingle_set, laid), len(shingle_set) - 1)
+        common = np.add.reduceat((shingle_set[nearest] == laid).astype(np.int64), np.cumsum(sizes) - sizes)
         likeness: npt.NDArray[np.float64] = common / (len(shingle_set) + sizes - common)
         return likeness
 
@@ -195,6 +222,11 @@ class TwinIndex:
 def _parts(laid: Shingles) -> Iterator[Hashes]:
     for first, end in zip(laid.starts[:-1], laid.starts[1:], strict=True):
         yield laid.hashes[first:end]
+
+
+def _blocks(indices: Indices, size: int) -> Iterator[Indices]:
+    for start in range(0, len(indices), size):
+        yield indices[start : start + size]
 
 
 def _mixed(numbers: Hashes) -> Hashes:
