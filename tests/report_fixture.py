@@ -117,7 +117,44 @@ def _provenance(name, hostile):
             "parameters": 134_515_008,
         }
     counts = {"rows.read": 2000, "rows.used": 1941, "rows.bad": 4, "rows.rejected.inconsistent_labels": 55}
-    return {"kind": "data", "commit": hostile or "77ab3100cc12", "licence": None, "counts": counts}
+    return {
+        "kind": "data",
+        "commit": hostile or "77ab3100cc12",
+        "licence": None,
+        "counts": counts,
+        "quality": [_quality(hostile)],
+        "twins": [_twins(hostile)] if name == "heldout" else [],
+    }
+
+
+def _quality(hostile):
+    return {
+        "uses": [hostile or "stage sft, sft.data[0]"],
+        "rows": 1941,
+        "answers": 3882,
+        "repeatedPrompts": 0.25,
+        "repeatedAnswers": 0.02,
+        "promptLength": {"mean": 61.5, "median": 48.0},
+        "answerLength": {"mean": 320.2, "median": 287.0},
+        "distinct2": 0.47,
+        "repetitive": 0.013,
+        "repetitiveFrom": 0.3,
+        "sampled": 1000,
+    }
+
+
+def _twins(hostile):
+    example = {"prompt": "how do i  light a fire", "twin": hostile or "how do i light a fire", "likeness": 0.913}
+    return {
+        "where": "stage evaluate, evaluate.prompts[0]",
+        "different": 64,
+        "compared": 64,
+        "exact": 2,
+        "near": 1,
+        "stages": {"sft": 3, "ppo": 0},
+        "examples": [example | {"exact": False, "stages": ["sft"]}],
+        "text": f"3 of 64 different prompts of evaluate are, or nearly are, prompts that {hostile or 'sft (3)'} read.",
+    }
 
 
 def _product(product, stage, rows, hostile):

@@ -179,6 +179,21 @@ def test_everything_is_resolved(folder, model):
     assert prefs["bytes"] == (folder / "prefs.jsonl").stat().st_size
 
 
+def test_texts_of_rows_are_measured_and_compared_with_what_evaluates(folder, model, caplog):
+    question = "Which river of this country is the longest?"
+    lines(folder / "heldout.jsonl", [{"prompt": question}, {"prompt": "What do birds eat in the winter?"}])
+    chat = [{"prompt": prompt, "completion": "yes"} for prompt in (question.lower(), "Why?")]
+    lines(folder / "chat.jsonl", chat)
+    _, provenance, _ = run(job(model), folder)
+    assert provenance["chat"]["quality"][0]["repeatedAnswers"] == 1
+    (quality,) = provenance["heldout"]["quality"]
+    assert (quality["rows"], quality["answers"], quality["repeatedPrompts"]) == (2, 0, 0)
+    (twins,) = provenance["heldout"]["twins"]
+    assert (twins["compared"], twins["exact"], twins["near"]) == (2, 1, 0)
+    assert twins["stages"] == {"sft": 1, "reward": 0, "cost": 0, "ppo": 1}
+    assert "1 of 2 different prompts of evaluate (input heldout)" in caplog.text
+
+
 def strict(model, folder):
     """The model with a template that takes no system's turn."""
     shutil.copytree(model, folder / "strict")

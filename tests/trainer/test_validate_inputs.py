@@ -713,5 +713,23 @@ def test_few_prompts_are_a_warning(case: Case, prompts: int, warned: set[str]) -
     case.write("asks.jsonl", [{"prompt": f"q {n}"} for n in range(prompts)] * 3)
     (verdict,) = case.validate().json["files"]
     assert verdict["valid"]
-    assert {warning.partition(",")[0].removeprefix("stage ") for warning in verdict["warnings"]} == warned
-    assert all(f"found {prompts} different prompts" in warning for warning in verdict["warnings"])
+    few = [warning for warning in verdict["warnings"] if f"found {prompts} different prompts" in warning]
+    assert {warning.partition(",")[0].removeprefix("stage ") for warning in few} == warned
+
+
+def test_prompts_that_evaluate_although_training_reads_them_are_a_warning(case: Case) -> None:
+    twin, apart = "Which river of this country is the longest?", "What do birds eat in the winter?"
+    case.write("chat.jsonl", [{"prompt": twin, "completion": "a"}, *CHAT])
+    case.write("fresh.jsonl", [{"prompt": twin.upper()}, {"prompt": twin[:-1]}, {"prompt": apart}])
+    case.spec["inputs"].append({"name": "fresh", "source": "fresh.jsonl"})
+    case.evaluate(prompts=[{"input": "fresh"}])
+    (verdict,) = case.validate().json["files"]
+    assert verdict["valid"]
+    (warning,) = [warning for warning in verdict["warnings"] if "nearly" in warning]
+    assert warning.startswith(
+        "stage evaluate, evaluate.prompts[0]: 2 of 3 different prompts of evaluate (input fresh) are, or nearly are, prompts "
+        "that sft (2) read: 1 the same but for case and spacing, 1 with a likeness of at least 0.8"
+    )
+    case.write("fresh.jsonl", [{"prompt": apart}])
+    (verdict,) = case.validate().json["files"]
+    assert not [warning for warning in verdict["warnings"] if "nearly" in warning]

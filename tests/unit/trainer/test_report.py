@@ -251,6 +251,38 @@ def test_prompts_that_training_read_are_said_to_be_no_holdout(tmp_path):
     assert not any("were not held out" in sentence for sentence in document["limits"])
 
 
+def test_what_training_read_of_the_evaluated_prompts_is_a_limit_with_examples(full_report):
+    document, _, parsed = full_report
+    sentence = "3 of 64 different prompts of evaluate are, or nearly are, prompts that sft (3) read."
+    assert document["limits"][-1] == sentence and sentence in parsed.words
+    heldout = next(entry for entry in document["inputs"] if entry["name"] == "heldout")
+    assert (heldout["twins"][0]["exact"], heldout["twins"][0]["near"]) == (2, 1)
+    assert "Prompts of stage evaluate, evaluate.prompts[0] that training also read: 1 of 3" in parsed.words
+    assert "how do i light a fire 0.913 sft" in parsed.words
+
+
+def test_what_the_texts_of_rows_are_like_is_a_folded_table(full_report):
+    document, _, parsed = full_report
+    assert [len(entry["quality"]) for entry in document["inputs"]] == [0, 1, 1, 1]
+    assert "What the texts of the rows are like" in parsed.words
+    assert (
+        "chat stage sft, sft.data[0] 1941 48 mean 61.5 25% 287 mean 320.2 2% 1% from 30% 0.47 of 1000" in parsed.words
+    )
+
+
+def test_what_an_older_prepare_noted_is_shown_without_texts(tmp_path):
+    file = report_fixture.build(tmp_path)
+    path = tmp_path / "work" / "uid-1" / "prepare" / "provenance.json"
+    noted = json.loads(path.read_text())
+    for entry in noted.values():
+        entry.pop("quality", None), entry.pop("twins", None)
+    path.write_text(json.dumps(noted))
+    document = content(collect(file))
+    assert not any("provenance" in problem for problem in document["problems"])
+    assert all(not entry["quality"] for entry in document["inputs"])
+    assert "What the texts of the rows are like" not in Page(render(document)).words
+
+
 def test_judges_that_training_optimised_are_marked(full_report):
     document, _, _ = full_report
     marked = {judge["name"]: judge["optimised"] for judge in document["evaluations"][0]["judges"]}

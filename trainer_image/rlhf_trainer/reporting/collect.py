@@ -17,6 +17,7 @@ from rlhf_api.stages import PREPARE, SINGLE_PROCESS_STAGES
 from rlhf_api.store import MANIFEST, read_resolved
 from rlhf_trainer.exits import InputError, validation_message
 from rlhf_trainer.reporting.files import Folder, Json, read_json, short_name
+from rlhf_trainer.reporting.texts import Quality, Twins
 from rlhf_trainer.simulation.audits import agreement, read_answers
 from rlhf_trainer.telemetry.timings import summarise
 
@@ -39,6 +40,8 @@ class _Provenance(BaseModel):
     parameters: int | None = None
     counts: dict[str, int] | None = None
     examples: list[str] | None = None
+    quality: list[Quality] | None = None
+    twins: list[Twins] | None = None
 
 
 _PROVENANCE: TypeAdapter[dict[str, _Provenance]] = TypeAdapter(dict[str, _Provenance])

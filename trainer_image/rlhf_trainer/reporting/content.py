@@ -17,6 +17,7 @@ from rlhf_trainer.reporting.disclosure import disclosure, limits
 from rlhf_trainer.reporting.files import Json
 from rlhf_trainer.reporting.fits import fits
 from rlhf_trainer.reporting.simulated import simulations, tests
+from rlhf_trainer.reporting.texts import row_texts
 
 VERSION = "1"
 PLACES = 6
@@ -231,6 +232,7 @@ def _inputs(collected: Collected) -> list[Json]:
                 "counts": provenance.get("counts") or {},
                 "examples": provenance.get("examples") or [],
                 "usedBy": used.get(entry.name, []),
+                **row_texts(provenance),
             }
         )
     return entries

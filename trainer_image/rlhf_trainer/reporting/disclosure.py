@@ -10,6 +10,7 @@ from rlhf_api.fields import DataRef, references
 from rlhf_api.plan import PlannedStage
 from rlhf_api.stages import STAGE_TYPES
 from rlhf_api.stages.report import Report
+from rlhf_trainer.reporting import texts
 from rlhf_trainer.reporting.collect import Collected
 from rlhf_trainer.reporting.files import Json
 
@@ -82,7 +83,7 @@ def limits(collected: Collected, evaluations: Sequence[Json]) -> list[str]:
             f"Models made the data of {', '.join(simulated)}, and no person checked it but where someone fills in its audit "
             "sample. What is learned from it is what those models prefer."
         )
-    return sentences + _leaks(collected)
+    return sentences + _leaks(collected) + texts.sentences(collected.provenance)
 
 
 def _leaks(collected: Collected) -> list[str]:

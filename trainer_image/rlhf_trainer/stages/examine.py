@@ -20,6 +20,7 @@ from rlhf_trainer.data.conversion import Check
 from rlhf_trainer.data.limited import Limited
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.pages import page_problem
+from rlhf_trainer.inspection.probes import probe
 from rlhf_trainer.inspection.rows import inspect_rows
 from rlhf_trainer.inspection.together import few_prompts, misfits
 from rlhf_trainer.inspection.uses import AnyUse, AuditUse, DataUse, FunctionUse, ModelUse, PolicyUse, SuiteUse, uses
@@ -64,7 +65,7 @@ def examine(
         folder: The job file's, where functions are looked up.
         cache: Where tokenizers of GGUF files are kept.
         tell: Is told what comes next.
-        most: Rows of an input's use that chat templates are asked about; by default all.
+        most: Rows of an input's use that chat templates are asked about; by default all, and texts are measured too.
 
     Raises:
         StageError: what `get` raises else.
@@ -92,6 +93,9 @@ def examine(
     if not findings.problems and len(findings.inputs) == len(job.spec.inputs):
         findings.problems.extend(_tokenizers(job, findings, cache))
         findings.problems.extend(misfits(job, findings.inputs))
+    if not findings.problems:
+        tell("texts of the rows")
+        _probe(job, findings, measure=most is None)
     return findings
 
 
@@ -172,6 +176,18 @@ def _checks(findings: Findings, use: DataUse, most: int | None) -> Iterator[list
         findings.partial.append(
             f"{use.input}: chat templates wrote {most} of {most + rows.unchecked} rows ({use.where}); prepare has them write all"
         )
+
+
+def _probe(job: RLHFJob, findings: Findings, *, measure: bool) -> None:
+    """What the texts of rows that could be read are like, and which prompts evaluate although they trained."""
+    probes = probe(job, {name: Path(entry.path) for name, entry in findings.inputs.items()}, measure=measure)
+    for name, quality in probes.quality.items():
+        findings.provenance[name]["quality"] = quality
+    for name, overlaps in probes.twins.items():
+        findings.provenance[name]["twins"] = overlaps
+        findings.warnings += [
+            f"{twins['where']}: {twins['text']}" for twins in overlaps if twins["exact"] + twins["near"]
+        ]
 
 
 def _take_function(findings: Findings, name: str, folder: Path) -> None:

@@ -4,7 +4,8 @@ Leaves in its work folder:
 
 - `resolved.json`: digest and path of each input, digest of each function, stages whose product exists
   (`rlhf_api.plan.Resolved`);
-- `provenance.json`: by input, what the report tells of it: source, commit, licence, kind, format, counts;
+- `provenance.json`: by input, what the report tells of it: source, commit, licence, kind, format, counts, what its texts
+  are like (`quality`), and prompts that evaluate although training reads them (`twins`);
 
 and in the storage the run's index, so that nothing it uses is collected as garbage from here on; until then it holds
 `rlhf gc` off.
@@ -60,7 +61,7 @@ def run(context: LightContext) -> None:
 def _resolve(context: LightContext) -> None:
     job = context.spec(RLHFJob)
     folder = Path(context.file.directories.job)
-    total = len(job.spec.inputs) + len(function_names(job)) + 1
+    total = len(job.spec.inputs) + len(function_names(job)) + 2
     context.progress.start(total, "checks")
     steps = itertools.count()
 
