@@ -175,7 +175,7 @@ def _resampled(columns: Sequence[_Label], numbers: NDArray[np.int64]) -> Floats:
 
 def _macro(values: Floats, resampled: Floats, prompts: int, scarcer: Sequence[int]) -> dict[str, Any]:
     """Means over the labels that were measured, and how many these are."""
-    measured = np.isfinite(values).all(1)
+    measured: Bools = np.isfinite(values).all(axis=1)
     means: dict[str, Any] = {"labels_measured": int(measured.sum())}
     scarcest = min((count for count, has_both in zip(scarcer, measured.tolist(), strict=True) if has_both), default=0)
     for at, measure in enumerate(MEASURES) if measured.any() else ():
