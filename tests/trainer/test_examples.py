@@ -25,6 +25,7 @@ RUN = (
     "rlaif",
     "context-distillation",
     "three-rounds",
+    "moderation",
 )
 SAYS = {
     "safe-rlhf-rbr": (
