@@ -175,7 +175,7 @@ def _resampled(columns: Sequence[_Label], numbers: NDArray[np.int64]) -> Floats:
 
 def _macro(values: Floats, resampled: Floats, prompts: int, scarcer: Sequence[int]) -> dict[str, Any]:
     """Means over the labels that were measured, and how many these are."""
-    measured: Bools = np.isfinite(values).all(axis=1)
+    measured = np.array([bool(np.isfinite(row).all()) for row in values])
     means: dict[str, Any] = {"labels_measured": int(measured.sum())}
     scarcest = min((count for count, has_both in zip(scarcer, measured.tolist(), strict=True) if has_both), default=0)
     for at, measure in enumerate(MEASURES) if measured.any() else ():
