@@ -21,6 +21,8 @@ from rlhf_trainer.exits import InputError
 
 MOST_LABELS = 256
 """Labels that the data alone may name: more are texts, not labels."""
+LONGEST = 40
+"""Characters of a label's name in messages."""
 
 
 @dataclass
@@ -97,7 +99,7 @@ def encode_labelled(
 def _names(spec: Moderation, rows: Sequence[LabelledAnswer]) -> tuple[str, ...]:
     """The labels to learn: the spec's, or those of the data, sorted."""
     in_data = sorted({name for row in rows for name in row.labels})
-    shown = ", ".join(in_data[:20]) or "none"
+    shown = ", ".join(name if len(name) <= LONGEST else f"{name[:LONGEST]}..." for name in in_data[:20]) or "none"
     if not spec.labels and not 0 < len(in_data) <= MOST_LABELS:
         raise InputError(
             f"data: found {len(in_data)} labels ({shown}); expected 1 to {MOST_LABELS} (name those to learn in labels)"
