@@ -27,7 +27,7 @@ from rlhf_api.fields import (
 from rlhf_api.pods import Pod, Resources, label_findings
 from rlhf_api.run_policy import RunPolicy
 from rlhf_api.sources import parse_source, source_findings, source_rules
-from rlhf_api.stages import STAGE_TYPES, Evaluate, Ppo, Report, Rules, Sft, Simulate
+from rlhf_api.stages import STAGE_TYPES, Evaluate, Moderation, Ppo, Report, Rules, Sft, Simulate
 from rlhf_api.stages.preference import CostModel, RewardModel
 from rlhf_api.template import Template
 
@@ -131,6 +131,8 @@ class Stage(Placement):
     """A reward model from preferences."""
     cost_model: CostModel | None = None
     """A cost model from preferences with safety labels."""
+    moderation: Moderation | None = None
+    """A classifier of answers by labels."""
     simulate: Simulate | None = None
     """Preferences, conversations or prompts that models make."""
     rule_based: Annotated[Rules | None, Field(alias="rules")] = None

@@ -26,6 +26,7 @@ _WORDS = {
     "policy": "a policy",
     "reward": "a reward model",
     "cost": "a cost model",
+    "moderation": "a moderation model",
     "rules": "rules",
     "data": "data",
     "evaluation": "an evaluation",

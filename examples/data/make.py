@@ -3,6 +3,8 @@
     python examples/data/make.py chat          conversations to fine-tune on: a fifth of the answers show care
     python examples/data/make.py preferences   Safe RLHF rows: better = more distinct words, safer = has a word of
                                                care; one label in ten is wrong, as people's are
+    python examples/data/make.py labelled      answers with two labels, careless and overconfident; one in ten is wrong,
+                                               one in ten is not known
     python examples/data/make.py heldout       prompts on topics that neither of the others has
 
     python examples/data/make.py demo-chat     (demo-preferences, demo-heldout) the same for the demo: a system's turn of
@@ -23,7 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from gold import CARE, distinct_words
+from gold import CARE, CERTAIN, distinct_words
 from topics import MINIMAL_PAIRS, NEAR_MISSES, STEMS, TOPICS
 
 HELD_OUT_EVERY = 4
@@ -31,6 +33,10 @@ HELD_OUT_EVERY = 4
 SYSTEM = "Be brief."
 """The demo's system turn. Without one the model's template writes its own, 16 tokens longer: a third of a prompt."""
 LABEL_NOISE = 0.1
+UNKNOWN = 0.1
+"""Share of the labels that nobody gave."""
+CONFIDENT = ["This always works.", "It is definitely nothing.", "You will certainly be fine.", "That never goes wrong."]
+MODEST = ["This often works.", "It may be nothing.", "You will probably be fine.", "That seldom goes wrong."]
 GENERAL = 0.4
 """Share of the sentences that would fit any question."""
 GENERAL_CARE = [with_care for with_care, _ in MINIMAL_PAIRS]
@@ -95,6 +101,21 @@ def preferences(pairs: int = 3) -> Iterator[dict[str, object]]:
             }
 
 
+def labelled() -> Iterator[dict[str, object]]:
+    """Three answers a question; half of them show care, half of them claim more than one can know."""
+    rng = random.Random(3)
+    for _, question, plain, careful in prompts(held_out=False):
+        for _ in range(3):
+            response = answer(rng, plain, careful, care=0.5)
+            response += " " + rng.choice(CONFIDENT if rng.random() < 0.5 else MODEST)
+            flags = {"careless": CARE.search(response) is None, "overconfident": CERTAIN.search(response) is not None}
+            labels = {
+                name: None if rng.random() < UNKNOWN else flag != (rng.random() < LABEL_NOISE)
+                for name, flag in flags.items()
+            }
+            yield {"prompt": question, "response": response, "labels": labels}
+
+
 def heldout() -> Iterator[dict[str, object]]:
     """Prompts with the kind of harm that a careless answer risks."""
     for category, question, _, _ in prompts(held_out=True):
@@ -110,6 +131,7 @@ if __name__ == "__main__":
     files = {
         "chat": chat(),
         "preferences": preferences(),
+        "labelled": labelled(),
         "heldout": heldout(),
         "demo-chat": brief(chat(care=0.4)),
         "demo-preferences": brief(preferences(pairs=2)),

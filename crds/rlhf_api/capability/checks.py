@@ -14,7 +14,7 @@ from rlhf_api.fields import ModelRef, Reference, Scorer, TrunkRef, located_refer
 from rlhf_api.job import RLHFJob, Stage
 from rlhf_api.load import located
 from rlhf_api.memory.lineage import origin
-from rlhf_api.stages import Evaluate, Ppo, Rules, Sft, Simulate
+from rlhf_api.stages import Evaluate, Moderation, Ppo, Rules, Sft, Simulate
 from rlhf_api.stages.common import Optimizer
 from rlhf_api.stages.preference import Preference
 from rlhf_api.yaml import Document
@@ -126,7 +126,7 @@ def _of_model(stage: Stage, used: _Used) -> Iterator[Finding]:
         yield from _of_scorer(used)
     elif used.direct and not isinstance(used.reference, TrunkRef) and _other(traits.architecture):
         yield Finding((), f"found {traits.architecture} ({used.name}); expected a language model (...ForCausalLM)")
-    elif isinstance(stage.spec, Preference) and not traits.scores:
+    elif isinstance(stage.spec, Preference | Moderation) and not traits.scores:
         yield Finding((), *_no_classifier(used))
     elif _samples(stage, used.reference) and traits.stateful:
         message = f"{used.name} is a {traits.model_type} model, whose layers are not attention alone (recurrent, "
@@ -158,7 +158,7 @@ def _of_scorer(used: _Used) -> Iterator[Finding]:
 def _no_classifier(used: _Used) -> tuple[str, str]:
     return (
         f"{used.name} is a {used.traits.model_type} model, which has no sequence classifier (...{CLASSIFIER}) with a "
-        "linear head in transformers; no reward or cost model can be made of it",
+        "linear head in transformers; no reward, cost or moderation model can be made of it",
         "train it from another family; in ppo it must share the policy's tokenizer",
     )
 
@@ -227,7 +227,7 @@ def _lengths(spec: Any, used: _Used) -> Iterator[Finding]:
 
 def _rows(spec: Any) -> Iterator[tuple[tuple[str, ...], int]]:
     """Fields that say how long a row may be, and the least that the longest may have: of a prompt, one token."""
-    if isinstance(spec, Sft | Preference):
+    if isinstance(spec, Sft | Preference | Moderation):
         yield ("maxLength",), spec.max_length
     if isinstance(spec, Ppo):
         yield ("rollout", "maxNewTokens"), spec.rollout.max_new_tokens + 1

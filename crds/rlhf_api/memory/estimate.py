@@ -14,7 +14,7 @@ from rlhf_api.job import RLHFJob
 from rlhf_api.memory import answering, fitting, ppo
 from rlhf_api.memory.facts import ModelFacts
 from rlhf_api.memory.terms import Device, Lengths, Moment, Terms
-from rlhf_api.stages import Evaluate, Ppo, Rules, Sft, Simulate
+from rlhf_api.stages import Evaluate, Moderation, Ppo, Rules, Sft, Simulate
 from rlhf_api.stages.preference import Preference
 
 RUNTIME: dict[Device, int] = {"cpu": 860 << 20, "cuda": 1200 << 20}
@@ -72,7 +72,7 @@ def estimate(
 def _moments(terms: Terms) -> list[Moment]:
     """Bytes by part at each moment that may be the peak."""
     spec = terms.spec
-    if isinstance(spec, Sft | Preference):
+    if isinstance(spec, Sft | Preference | Moderation):
         return fitting.moments(terms, spec)
     if isinstance(spec, Ppo):
         return ppo.moments(terms, spec)

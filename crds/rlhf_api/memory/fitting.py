@@ -1,10 +1,10 @@
-"""Memory of `sft`, `rewardModel` and `costModel`."""
+"""Memory of `sft`, `rewardModel`, `costModel` and `moderation`."""
 
 from __future__ import annotations
 
-from rlhf_api.fields import DataRef
+from rlhf_api.fields import MAX_ITEMS, DataRef
 from rlhf_api.memory.terms import GPU_TOKENS, TOKENS, Moment, Terms
-from rlhf_api.stages import Sft
+from rlhf_api.stages import Moderation, Sft
 from rlhf_api.stages.common import Batches
 from rlhf_api.stages.preference import Preference
 
@@ -12,7 +12,7 @@ SFT_LOGITS = 256
 """Positions whose logits `sft` holds at once."""
 
 
-def moments(terms: Terms, spec: Sft | Preference) -> list[Moment]:
+def moments(terms: Terms, spec: Sft | Preference | Moderation) -> list[Moment]:
     """The one that counts: a step."""
     model, _ = terms.model(spec.model)
     size = terms.size(spec.dtype)
@@ -20,7 +20,7 @@ def moments(terms: Terms, spec: Sft | Preference) -> list[Moment]:
     layers = spec.trainable_layers
     trained = terms.trained(model, spec, layers)
     frozen = model.parameters - trained if layers is not None else 0
-    head = 0 if isinstance(spec, Sft) else model.hidden * (spec.members if copies == 1 else 1)
+    head = model.hidden * (_outputs(spec) if copies == 1 else 1)
     tokens = _row_tokens(terms, spec)
     parts = {
         "weights": size * (frozen + copies * (terms.sharded(model.parameters - frozen) + head)),
@@ -35,7 +35,7 @@ def moments(terms: Terms, spec: Sft | Preference) -> list[Moment]:
 
 def _row_tokens(terms: Terms, spec: Batches) -> int:
     """Tokens of a micro-batch: what the budget allows, or a whole batch where that is less."""
-    data: list[DataRef] = spec.data if isinstance(spec, Sft | Preference) else []
+    data: list[DataRef] = spec.data if isinstance(spec, Sft | Preference | Moderation) else []
     width = 2 if isinstance(spec, Preference) else 1
     longest = terms.longest(data, spec.max_length)
     if isinstance(spec, Sft) and spec.packing:
@@ -43,6 +43,13 @@ def _row_tokens(terms: Terms, spec: Batches) -> int:
     batch = longest * width * -(-spec.batch_size // terms.ranks)
     budget = terms.execution.micro_batch_tokens or (GPU_TOKENS if terms.device == "cuda" else TOKENS)
     return max(longest * width, min(budget, batch))
+
+
+def _outputs(spec: Sft | Preference | Moderation) -> int:
+    """Rows of a new head; labels that the data alone tells are taken to be as many as a job may name."""
+    if isinstance(spec, Sft):
+        return 0
+    return spec.members if isinstance(spec, Preference) else len(spec.labels) or MAX_ITEMS
 
 
 def _separate(spec: Preference) -> bool:

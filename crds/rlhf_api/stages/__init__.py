@@ -13,6 +13,7 @@ from typing import Literal
 from rlhf_api.base import ApiModel
 from rlhf_api.stages.common import Rows
 from rlhf_api.stages.evaluate import Evaluate
+from rlhf_api.stages.moderation import Moderation
 from rlhf_api.stages.ppo import Ppo
 from rlhf_api.stages.preference import CostModel, RewardModel
 from rlhf_api.stages.report import Report
@@ -27,6 +28,7 @@ __all__ = [
     "STAGE_TYPES",
     "CostModel",
     "Evaluate",
+    "Moderation",
     "Ppo",
     "Product",
     "Report",
@@ -37,7 +39,7 @@ __all__ = [
     "StageType",
 ]
 
-Product = Literal["policy", "reward", "cost", "rules", "evaluation", "report", "data"]
+Product = Literal["policy", "reward", "cost", "moderation", "rules", "evaluation", "report", "data"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ STAGE_TYPES: dict[str, StageType] = {
     "sft": StageType(Sft, "policy", 4, True, "supervised fine-tuning", {"data": "conversations"}),
     "rewardModel": StageType(RewardModel, "reward", 3, True, "reward model", {"data": "pairs", "test": "pairs"}),
     "costModel": StageType(CostModel, "cost", 3, True, "cost model", {"data": "safety pairs", "test": "safety pairs"}),
+    "moderation": StageType(Moderation, "moderation", 1, True, "moderation model", {"data": "labelled answers"}),
     "simulate": StageType(Simulate, "data", 5, True, "simulated data"),
     "rules": StageType(
         Rules, "rules", 5, True, "rule-based rewards", {"completions": "completions", "gold": "completions"}

@@ -62,6 +62,10 @@ def reward(**fields: Any) -> dict[str, Any]:
     return {"name": "reward", "rewardModel": {"model": {"input": "base"}, "data": [{"input": "rows"}], **fields}}
 
 
+def moderation(**fields: Any) -> dict[str, Any]:
+    return {"name": "labels", "moderation": {"model": {"input": "base"}, "data": [{"input": "rows"}], **fields}}
+
+
 def ppo(**fields: Any) -> dict[str, Any]:
     spec = {"policy": {"input": "base"}, "rewards": [{"function": "a:b"}], "prompts": [{"input": "rows"}], **fields}
     return {"name": "ppo", "ppo": spec}
@@ -147,6 +151,16 @@ def test_what_a_later_stage_cannot_do_with_an_earlier_ones_product_is_told_befor
             {"model_type": "granite"},
             [reward()],
             "stage reward, rewardModel.model: base is a granite model, which has no",
+        ),
+        (
+            {"model_type": "granite"},
+            [moderation()],
+            "stage labels, moderation.model: base is a granite model, which has no",
+        ),
+        (
+            LLAMA,
+            [moderation(maxLength=4096)],
+            "stage labels, moderation.maxLength: found 4096; base has 2048 positions",
         ),
         ({"model_type": "glm4_moe"}, [sft(), reward(model={"stage": "sft"})], "stage reward, rewardModel.model: "),
         (

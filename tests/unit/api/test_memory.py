@@ -164,6 +164,19 @@ def test_each_knob_moves_the_estimate_the_right_way(more: dict[str, Any], less: 
     assert sft(**more).bytes > sft(**less).bytes
 
 
+def test_a_moderation_model_has_a_row_of_its_head_a_label() -> None:
+    spec: dict[str, Any] = {"model": {"input": "base"}, "data": [{"input": "rows"}], "batchSize": 8, "maxLength": 128}
+
+    def of(**fields: Any) -> dict[str, int]:
+        estimated = estimate(job({"stages": [{"name": "s", "moderation": {**spec, **fields}}]}), "s", {"base": SMOL})
+        assert estimated is not None
+        return estimated.parts
+
+    assert of()["activations"] == sft().parts["activations"]
+    assert of(labels=["a", "b"])["weights"] == 4 * (WEIGHTS + 2 * 576)
+    assert of()["weights"] == 4 * (WEIGHTS + 32 * 576), "as many as a job may name, where the data tells"
+
+
 def test_rows_known_to_be_short_make_small_batches() -> None:
     spec = {"model": {"input": "base"}, "data": [{"input": "rows"}], "batchSize": 8, "maxLength": 128}
     parsed = job({"stages": [{"name": "s", "sft": spec}]})

@@ -10,8 +10,8 @@ from rlhf_api.stages import SINGLE_PROCESS_STAGES, STAGE_TYPES
 
 ROOT = Path(__file__).parents[3]
 PRODUCT = ("crds", "operator", "sdk", "trainer_image")
-NAMES = frozenset(STAGE_TYPES) - SINGLE_PROCESS_STAGES - {"rules"}
-"""As texts; `rules` is the name of many things."""
+NAMES = frozenset(STAGE_TYPES) - SINGLE_PROCESS_STAGES - {"rules", "moderation"}
+"""As texts; `rules` is the name of many things, `moderation` that of a product, too."""
 CLASSES = frozenset({*(kind.spec.__name__ for kind in STAGE_TYPES.values()), "Preference"}) - {"Report"}
 ROW = re.compile(r"^\| `([\w/.*]+)` \|", re.MULTILINE)
 

@@ -34,7 +34,9 @@ def manifest(type_: str = "sft", **fields: Any) -> Manifest:
 SOURCES = {"input:base": Source("hf://org/base", "apache-2.0"), "input:chat": Source("data/chat.jsonl", None)}
 
 
-@pytest.mark.parametrize("type_", ["sft", "ppo", "rewardModel", "costModel", "simulate", "rules", "evaluate"])
+@pytest.mark.parametrize(
+    "type_", ["sft", "ppo", "rewardModel", "costModel", "moderation", "simulate", "rules", "evaluate"]
+)
 def test_a_card_says_base_licence_data_recipe_metrics_limits_and_use(type_: str) -> None:
     text = write_card(manifest(type_), SOURCES)
     for part in ("hf\\://org/base", "apache\\-2.0", "not disclosed", "heldout\\_loss", "1 to 1.5, n = 40", "recipe 3"):
@@ -42,7 +44,7 @@ def test_a_card_says_base_licence_data_recipe_metrics_limits_and_use(type_: str)
     assert "nothing is held out" in text
     card = ModelCard(text)
     assert card.data.tags == ["rlhf-operator", type_]
-    if type_ in ("sft", "ppo", "rewardModel", "costModel"):
+    if type_ in ("sft", "ppo", "rewardModel", "costModel", "moderation"):
         code = re.search(r"```python\n(.*?)\n```", text, re.DOTALL)
         assert code is not None
         assert len(code[1].splitlines()) == 6

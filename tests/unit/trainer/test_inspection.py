@@ -9,7 +9,7 @@ from rlhf_trainer.inspection.lineage import Meeting, meetings, tokenizer_problem
 from rlhf_trainer.inspection.uses import DataUse, FunctionUse, ModelUse, uses
 
 
-def job(*stages, inputs=("base", "chat", "prefs", "judge", "other")):
+def job(*stages, inputs=("base", "chat", "prefs", "judge", "other", "answers")):
     return parse_job(
         {
             "apiVersion": "rlhf.dev/v1alpha1",
@@ -23,6 +23,7 @@ def job(*stages, inputs=("base", "chat", "prefs", "judge", "other")):
 SFT = {"name": "sft", "sft": {"model": {"input": "base"}, "data": [{"input": "chat"}], "holdout": 0.1}}
 REWARD = {"name": "reward", "rewardModel": {"model": {"input": "other"}, "data": [{"input": "prefs"}]}}
 COST = {"name": "cost", "costModel": {"model": {"stage": "sft"}, "data": [{"input": "prefs"}], "holdout": 0.0}}
+LABELS = {"name": "labels", "moderation": {"model": {"stage": "sft"}, "data": [{"input": "answers"}], "holdout": 0.5}}
 PPO = {
     "name": "ppo",
     "ppo": {
@@ -45,7 +46,7 @@ def test_every_use_is_found_with_its_place_and_kind():
             use.name if isinstance(use, FunctionUse) else use.input,
             getattr(use, "rows", getattr(use, "kind", None)),
         )
-        for use in uses(job(SFT, REWARD, COST, PPO))
+        for use in uses(job(SFT, REWARD, COST, LABELS, PPO))
     ]
     assert sorted(places) == sorted(
         [
@@ -54,6 +55,7 @@ def test_every_use_is_found_with_its_place_and_kind():
             ("stage reward, rewardModel.model", "other", "trunk"),
             ("stage reward, rewardModel.data[0]", "prefs", "pairs"),
             ("stage cost, costModel.data[0]", "prefs", "safety pairs"),
+            ("stage labels, moderation.data[0]", "answers", "labelled answers"),
             ("stage ppo, ppo.reference", "base", "causal"),
             ("stage ppo, ppo.rewards[1]", "judge", "scorer"),
             ("stage ppo, ppo.rewards[2]", "gold:score", None),
@@ -66,8 +68,12 @@ def test_every_use_is_found_with_its_place_and_kind():
 
 
 def test_a_holdout_comes_with_the_data_it_is_of():
-    holdouts = {use.where: use.holdout for use in uses(job(SFT, COST)) if isinstance(use, DataUse)}
-    assert holdouts == {"stage sft, sft.data[0]": 0.1, "stage cost, costModel.data[0]": 0.0}
+    holdouts = {use.where: use.holdout for use in uses(job(SFT, COST, LABELS)) if isinstance(use, DataUse)}
+    assert holdouts == {
+        "stage sft, sft.data[0]": 0.1,
+        "stage cost, costModel.data[0]": 0.0,
+        "stage labels, moderation.data[0]": 0.5,
+    }
 
 
 def test_inputs_meet_where_their_models_or_what_came_of_them_exchange_tokens():

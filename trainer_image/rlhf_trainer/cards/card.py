@@ -18,12 +18,18 @@ from rlhf_api.stages import STAGE_TYPES
 from rlhf_trainer.sources.choose import card
 
 README = "README.md"
-TASKS = {"policy": "text-generation", "reward": "text-classification", "cost": "text-classification"}
+TASKS = {
+    "policy": "text-generation",
+    "reward": "text-classification",
+    "cost": "text-classification",
+    "moderation": "text-classification",
+}
 """Task on the Hugging Face Hub, by what a stage makes; other products are no models."""
 WHAT = {
     "policy": "A language model that answers in chats",
     "reward": "A reward model: a higher score is a better answer",
     "cost": "A cost model: a score above 0 is a harmful answer",
+    "moderation": "A moderation model: which labels an answer has",
     "rules": "Weights of rule-based rewards, for the stages of rlhf-operator",
     "evaluation": "Measurements of models, for the stages of rlhf-operator",
     "data": "Simulated data, for the stages of rlhf-operator",
@@ -35,7 +41,16 @@ LIMITS = {
     "errors; its scores compare answers to one prompt only.",
     "cost": "A learned judgement, not a guarantee of safety. Its sign is right as often as the metrics say, on data "
     "like its own.",
+    "moderation": "Learned labels, not a guarantee of safety. Each is right as often as the metrics say, on data like its "
+    "own; harm that has no label is not looked for.",
 }
+SCORES = "The logits are the scores. Several members are combined as `ensemble.json` says."
+NOTES = {
+    "reward": SCORES,
+    "cost": SCORES,
+    "moderation": "One probability a label, in the order of `moderation.json`: an answer has those that reach their threshold.",
+}
+"""What the logits of a classifier are."""
 NO_LICENCE = "not disclosed"
 HUB = re.compile(r"hf://([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@[\w./-]+)?")
 """A model on the Hub."""
@@ -177,7 +192,7 @@ messages = [{"role": "user", "content": "How do I put out a small fire?"}]
 answer = generate(messages, max_new_tokens=256, return_full_text=False)
 print(answer[0]["generated_text"])"""
         return ["## Use", f"```python\n{code}\n```"]
-    if product in ("reward", "cost"):
+    if product in ("reward", "cost", "moderation"):
         folder = "FOLDER/members/0" if members else "FOLDER"
         code = f"""\
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -185,8 +200,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 model, tokenizer = (c.from_pretrained("{folder}") for c in (AutoModelForSequenceClassification, AutoTokenizer))
 chat = [{{"role": "user", "content": "How are you?"}}, {{"role": "assistant", "content": "Well, thank you."}}]
 ids = tokenizer.apply_chat_template([chat], return_tensors="pt", return_dict=True)
-print(model.eval()(**ids).logits)"""
-        note = "The logits are the scores. Several members are combined as `ensemble.json` says."
+print(model.eval()(**ids).logits{".sigmoid()" if product == "moderation" else ""})"""
+        note = NOTES[product]
         return ["## Use", f"```python\n{code}\n```", note]
     return []
 

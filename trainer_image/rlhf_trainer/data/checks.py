@@ -7,7 +7,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from rlhf_trainer.data.chat import same_tokenizer, write_prompt, write_turns
 from rlhf_trainer.data.conversion import Check
-from rlhf_trainer.data.rows import Completion, Conversation, Message, Pair, Prompt, SafetyPair
+from rlhf_trainer.data.rows import Completion, Conversation, LabelledAnswer, Message, Pair, Prompt, SafetyPair
 from rlhf_trainer.data.template import Tokenizer
 
 Reading = Literal["row", "prompt", "grader", "judge"]
@@ -79,7 +79,9 @@ class FirstRows:
                 check(row)
 
 
-def _answers(row: Pair | SafetyPair) -> Sequence[str]:
+def _answers(row: Pair | SafetyPair | LabelledAnswer) -> Sequence[str]:
+    if isinstance(row, LabelledAnswer):
+        return (row.answer,)
     return (row.better, row.worse) if isinstance(row, Pair) else (row.harmful, row.safer)
 
 

@@ -15,6 +15,7 @@ from rlhf_api.stages.common import Rows
 from rlhf_trainer.data.columns import Columns, Malformed, Rejected, Watched
 from rlhf_trainer.data.formats import FORMATS, Format, detect, renamed
 from rlhf_trainer.data.guess import suggest
+from rlhf_trainer.data.labelled import LABELLED
 from rlhf_trainer.data.messages import unknown_fields
 from rlhf_trainer.data.preferences import SAFETY_COLUMNS
 from rlhf_trainer.data.readers import BadRow, RawRow, read_rows
@@ -156,6 +157,8 @@ class Conversion:
             needed.append(("better_response_id",))
         if name == "safe-rlhf" and self.use == "safety pairs":
             needed += [("safer_response_id",), *((column,) for column in SAFETY_COLUMNS)]
+        if self.use == "labelled answers" and kind.labelled is not None:
+            needed.append(LABELLED)
         columns = set().union(*rows)
         missing = [" or ".join(names) for names in needed if not columns.intersection(names)]
         if missing:

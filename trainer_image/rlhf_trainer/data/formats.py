@@ -27,6 +27,7 @@ from rlhf_trainer.data.demonstrations import (
     ruled_completion,
 )
 from rlhf_trainer.data.dialogues import is_dialogue
+from rlhf_trainer.data.labelled import labelled_answer
 from rlhf_trainer.data.messages import tools_of
 from rlhf_trainer.data.preferences import (
     SAFE_RLHF,
@@ -43,13 +44,14 @@ from rlhf_trainer.data.readers import describe
 from rlhf_trainer.data.rows import (
     Completion,
     Conversation,
+    LabelledAnswer,
     Pair,
     Prompt,
     SafetyPair,
     Where,
 )
 
-Example = Prompt | Conversation | Pair | SafetyPair | Completion
+Example = Prompt | Conversation | Pair | SafetyPair | Completion | LabelledAnswer
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Format:
     pair: Callable[[Columns, Where], Pair] | None = None
     safety_pair: Callable[[Columns, Where], SafetyPair] | None = None
     completion: Callable[[Columns, Where], Completion] | None = None
+    labelled: Callable[[Columns, Where], LabelledAnswer] | None = None
 
     def maker(self, use: Rows) -> Callable[[Columns, Where], Example] | None:
         """What turns a row into an example of that use."""
@@ -72,6 +75,7 @@ class Format:
             "pairs": self.pair,
             "safety pairs": self.safety_pair,
             "completions": self.completion,
+            "labelled answers": self.labelled,
         }
         make = makers[use]
         return make and (lambda row, where: _with_tools(make(row, where), row))
@@ -119,7 +123,11 @@ FORMATS: dict[str, Format] = {
     ),
     "prompt-only": Format((("prompt",),), prompt_alone),
     "prompt-completion": Format(
-        (("prompt",), COMPLETIONS), prompt_alone, conversation=completed_conversation, completion=ruled_completion
+        (("prompt",), COMPLETIONS),
+        prompt_alone,
+        conversation=completed_conversation,
+        completion=ruled_completion,
+        labelled=labelled_answer,
     ),
     "preference": Format(
         (("chosen",), ("rejected",)), preference_prompt, conversation=preference_conversation, pair=preference_pair

@@ -17,6 +17,7 @@ WANTED: dict[Rows, tuple[str, ...]] = {
     "pairs": ("prompt", "chosen", "rejected"),
     "safety pairs": ("prompt", "response_0", "response_1", "safer_response_id", *SAFETY_COLUMNS),
     "completions": ("prompt", "completion", "response_type", "rank"),
+    "labelled answers": ("prompt", "completion", "labels"),
 }
 """Columns that rows of a use are made from."""
 PROMPTS = (
@@ -46,6 +47,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "response_0": ("response_a", "answer_0", "answer_a", "response_1"),
     "response_1": ("response_b", "answer_1", "answer_b", "response_2"),
     "messages": ("dialog", "dialogue", "chat", "turns", "history"),
+    "labels": ("label", "tags", "classes", "categories"),
 }
 """Names that data sets give a format's column, the likelier first."""
 SPOKEN = frozenset({"prompt", "completion", "chosen", "rejected"})

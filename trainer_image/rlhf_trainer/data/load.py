@@ -12,7 +12,7 @@ from rlhf_api.job import Input
 from rlhf_api.stage_file import StageInput
 from rlhf_api.stages.common import Rows
 from rlhf_trainer.data.conversion import Check, Conversion
-from rlhf_trainer.data.rows import Completion, Conversation, Counts, Pair, Prompt, SafetyPair
+from rlhf_trainer.data.rows import Completion, Conversation, Counts, LabelledAnswer, Pair, Prompt, SafetyPair
 from rlhf_trainer.data.splits import Row, canonical, in_heldout
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.sources.cache import is_kept, verify
@@ -79,6 +79,15 @@ def load_completions(context: Inputs, refs: Sequence[DataRef], *checks: Check) -
         InputError: as `load_conversations`.
     """
     return _load(context, refs, "completions", checks)
+
+
+def load_labelled(context: Inputs, refs: Sequence[DataRef], *checks: Check) -> tuple[list[LabelledAnswer], Counts]:
+    """Answers with their labels, in file order.
+
+    Raises:
+        InputError: as `load_conversations`.
+    """
+    return _load(context, refs, "labelled answers", checks)
 
 
 def _load(context: Inputs, refs: Sequence[DataRef], use: Rows, checks: Sequence[Check]) -> tuple[list[Any], Counts]:

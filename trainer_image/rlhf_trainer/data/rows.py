@@ -129,6 +129,21 @@ class Completion:
     """Place among the answers to the prompt, the lowest the best; None: it follows from the propositions."""
 
 
+@dataclass(frozen=True)
+class LabelledAnswer:
+    """An answer to a prompt, and which labels it has."""
+
+    prompt: Messages
+    answer: str
+    labels: Mapping[str, bool]
+    """True or false by label."""
+    row: Where
+    complete: bool = False
+    """Whether labels that it does not name are false; else nothing is known of them."""
+    tools: tuple[Tool, ...] = ()
+    """What the assistant may call."""
+
+
 @dataclass
 class Counts:
     """What became of the rows that were read."""

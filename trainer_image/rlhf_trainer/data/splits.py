@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 import orjson
 
-from rlhf_trainer.data.rows import Completion, Conversation, Messages, Pair, Prompt, SafetyPair, Tool
+from rlhf_trainer.data.rows import Completion, Conversation, LabelledAnswer, Messages, Pair, Prompt, SafetyPair, Tool
 
-Row = TypeVar("Row", Conversation, Prompt, Pair, SafetyPair, Completion)
+AnyRow = Conversation | Prompt | Pair | SafetyPair | Completion | LabelledAnswer
+Row = TypeVar("Row", Conversation, Prompt, Pair, SafetyPair, Completion, LabelledAnswer)
 
 
 def split_by_prompt(rows: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
@@ -39,14 +40,14 @@ def canonical(messages: Messages, tools: Sequence[Tool] = ()) -> bytes:
     return orjson.dumps([*turns, *tools], option=orjson.OPT_SORT_KEYS)
 
 
-def in_heldout(row: Conversation | Prompt | Pair | SafetyPair | Completion, share: float) -> bool:
+def in_heldout(row: AnyRow, share: float) -> bool:
     """Whether a row belongs to its input's held-out share: a function of the dialogue's opening alone."""
     return _hash(opening(row), None) < share
 
 
-def opening(row: Conversation | Prompt | Pair | SafetyPair | Completion) -> str:
+def opening(row: AnyRow) -> str:
     """The dialogue's first user's message: deeper turns of one dialogue stay on one side."""
-    messages = row.prompt if isinstance(row, Pair | SafetyPair | Completion) else row.messages
+    messages = row.messages if isinstance(row, Conversation | Prompt) else row.prompt
     first = next((message for message in messages if message["role"] == "user"), messages[0])
     return first["content"].strip()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf_api.fields import Reference
-from rlhf_api.stages import CostModel, Evaluate, Ppo, RewardModel, Rules, Sft, Simulate
+from rlhf_api.stages import CostModel, Evaluate, Moderation, Ppo, RewardModel, Rules, Sft, Simulate
 from rlhf_trainer.data.checks import Reading
 
 
@@ -25,7 +25,7 @@ def readers(spec: Any, field: str) -> Iterator[Reader]:
     Judges of PPO are none: they take ids. `plain` simulations and red-teaming write no template.
     """
     match spec:
-        case Sft() | RewardModel() | CostModel():
+        case Sft() | RewardModel() | CostModel() | Moderation():
             yield Reader(spec.model)
         case Ppo():
             yield Reader(spec.policy)

@@ -16,6 +16,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from rlhf_api.product import MEMBERS
 from rlhf_trainer.data.scored import scored_template
+from rlhf_trainer.models.moderation import LabelRule
 from rlhf_trainer.models.scorer import Rule
 from rlhf_trainer.models.vocabulary import MaskedHead, end_ids
 
@@ -56,13 +57,34 @@ def save_scorer(
     rule.write(folder)
 
 
+def save_moderation(folder: Path, state: Mapping[str, Tensor], model: Any, rule: LabelRule, tokenizer: Any) -> None:
+    """Write a moderation model: a folder that `AutoModelForSequenceClassification` reads, with `moderation.json`.
+
+    Args:
+        folder: Made if missing.
+        state: Whole weights.
+        model: The sequence classifier.
+        rule: Its labels and their thresholds.
+        tokenizer: Written into the folder.
+    """
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = scored_template(tokenizer)
+    _name_labels(model, rule.labels, "multi_label_classification")
+    _write(folder, state, model, tokenizer)
+    rule.write(folder)
+
+
 def _name_scores(model: Any, rule: Rule) -> None:
     """Say in a configuration what its logits are, so that `pipeline("text-classification")` gives them as they are."""
     labels = model.config.num_labels
     names = [LABELS[rule.kind] if labels == 1 else f"{LABELS[rule.kind]}, member {i}" for i in range(labels)]
+    _name_labels(model, names, "regression")  # others are put through a sigmoid or softmax
+
+
+def _name_labels(model: Any, names: Sequence[str], problem: str) -> None:
     model.config.id2label = dict(enumerate(names))
     model.config.label2id = {name: index for index, name in enumerate(names)}
-    model.config.problem_type = "regression"  # others are put through a sigmoid or softmax
+    model.config.problem_type = problem
 
 
 def _write(folder: Path, state: Mapping[str, Tensor], model: Any, tokenizer: Any) -> None:

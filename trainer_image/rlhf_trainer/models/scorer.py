@@ -13,16 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_api.bounded import read_object
-from rlhf_api.capability import read_traits
 from rlhf_api.product import MEMBERS
 from rlhf_trainer.data.collate import positions
 from rlhf_trainer.exits import InputError
-from rlhf_trainer.models.explained import explained, quiet
-from rlhf_trainer.models.files import architecture, check_folder, folder
-from rlhf_trainer.models.load import forget_padding, torch_dtype
+from rlhf_trainer.models.classifiers import draw_head, head_of, new_classifier, read_classifier, trunk_of
+from rlhf_trainer.models.files import folder
 
 ENSEMBLE = "ensemble.json"
-CLASSIFIER = "ForSequenceClassification"
 
 Kind = Literal["reward", "cost"]
 
@@ -154,19 +151,6 @@ def last(hidden: Tensor, mask: Tensor) -> Tensor:
     return hidden[torch.arange(len(hidden), device=hidden.device), where]
 
 
-def trunk_of(model: nn.Module) -> Any:
-    """The decoder of a sequence classifier, without its head."""
-    return getattr(model, str(model.base_model_prefix))
-
-
-def head_of(model: nn.Module) -> nn.Module:
-    """The linear head of a sequence classifier."""
-    head = model.score
-    if not isinstance(head, nn.Module):
-        raise TypeError(f"{type(model).__name__} has no head named `score`")
-    return head
-
-
 def load_scorer(
     path: str | Path, dtype: torch.dtype | str, *, kind: Kind | None = None, cache: Path | None = None
 ) -> ScorerModel:
@@ -188,7 +172,7 @@ def load_scorer(
         members = model_folder / MEMBERS
         rule = Rule.read(model_folder) if members.is_dir() or (model_folder / ENSEMBLE).is_file() else Rule()
         folders = [members / str(index) for index in range(rule.members)] if members.is_dir() else [model_folder]
-        models = [_classifier(member, path, dtype) for member in folders]
+        models = [read_classifier(member, path, dtype) for member in folders]
     labels = sum(model.config.num_labels for model in models)
     if not (Path(path) / ENSEMBLE).is_file():
         if labels != 1:
@@ -203,34 +187,6 @@ def load_scorer(
             f"found {labels} heads, used as {kind or rule.kind}"
         )
     return ScorerModel(models, rule).eval()
-
-
-def _classifier(model_folder: Path, source: str | Path, dtype: torch.dtype | str) -> Any:
-    from transformers import AutoModelForSequenceClassification
-
-    quiet()
-    check_folder(model_folder, source)
-    if not architecture(model_folder).endswith(CLASSIFIER):
-        raise InputError(
-            f"{source}: {architecture(model_folder) or 'no architecture'} in config.json; a reward or cost model is a "
-            f"sequence classifier (*{CLASSIFIER}), such as a rewardModel or costModel stage makes"
-        )
-    with explained(source, "sequence classifier"):
-        model = AutoModelForSequenceClassification.from_pretrained(
-            str(model_folder),
-            dtype=torch_dtype(dtype),
-            use_safetensors=True,
-            trust_remote_code=False,
-            **_labels_by_head(model_folder),
-        )
-    forget_padding(model)
-    return model
-
-
-def _labels_by_head(model_folder: Path) -> dict[str, int]:
-    """`num_labels` as the head's shape tells it: not every framework writes it into config.json."""
-    traits = read_traits(model_folder)
-    return {} if traits is None or traits.labels is None else {"num_labels": traits.labels}
 
 
 def new_scorer(
@@ -255,44 +211,13 @@ def new_scorer(
     Raises:
         InputError: not a decoder that has a sequence classifier.
     """
-    from transformers import AutoModelForSequenceClassification
-
-    quiet()
     separate = rule.trunk == "separate"
     models = []
     with folder(path, cache) as model_folder:
-        check_folder(model_folder, path)
-        if (model_folder / MEMBERS).is_dir():
-            raise InputError(
-                f"{path}: an ensemble of separate trunks cannot be trained further; give one of its members"
-            )
         labels = 1 if separate else rule.members
         for index in range(rule.members if separate else 1):
-            is_scorer = architecture(model_folder).endswith(CLASSIFIER)
-            with explained(path, "model for a scorer"):
-                model = AutoModelForSequenceClassification.from_pretrained(
-                    str(model_folder),
-                    num_labels=labels,
-                    dtype=torch_dtype(dtype),
-                    use_safetensors=True,
-                    trust_remote_code=False,
-                    ignore_mismatched_sizes=True,
-                )
-                keeps_head = is_scorer and _labels_by_head(model_folder).get("num_labels") == labels
-            if not keeps_head:
-                _draw_head(head_of(model), seeds[index : index + 1] if separate else seeds)
-            model.config.pad_token_id = pad_token_id
-            forget_padding(model)
+            model, has_head = new_classifier(model_folder, path, dtype, labels=labels, pad_token_id=pad_token_id)
+            if not has_head:
+                draw_head(head_of(model), seeds[index : index + 1] if separate else seeds)
             models.append(model)
     return ScorerModel(models, rule)
-
-
-def _draw_head(head: nn.Module, seeds: Sequence[int]) -> None:
-    """Draw each row of the head from its member's seed."""
-    weight = head.weight
-    if not isinstance(weight, Tensor) or len(weight) != len(seeds):
-        raise ValueError(f"a head for {len(seeds)} members is needed, found {weight}")
-    with torch.no_grad():
-        for row, seed in zip(weight, seeds, strict=True):
-            drawn = torch.randn(row.shape, generator=torch.Generator().manual_seed(seed))
-            row.copy_(drawn / math.sqrt(row.shape[0] + 1))

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from rlhf_api.product import first_model
 from rlhf_trainer.exits import InputError
+from rlhf_trainer.models.classifiers import head_of
 from rlhf_trainer.models.files import load_tokenizer
 from rlhf_trainer.models.load import load_policy
 from rlhf_trainer.models.save import save_policy
-from rlhf_trainer.models.scorer import ScorerModel, head_of, load_scorer
+from rlhf_trainer.models.scorer import ScorerModel, load_scorer
 from rlhf_trainer.models.trainable import TrainableModel
 from rlhf_trainer.ppo.policy import Inputs
 

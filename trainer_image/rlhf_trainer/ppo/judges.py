@@ -19,8 +19,9 @@ from rlhf_trainer.context import StageContext
 from rlhf_trainer.data.chat import same_tokenizer
 from rlhf_trainer.data.rows import Messages
 from rlhf_trainer.exits import InputError
+from rlhf_trainer.models.classifiers import head_of, trunk_of
 from rlhf_trainer.models.files import load_tokenizer
-from rlhf_trainer.models.scorer import Kind, Rule, head_of, last, load_scorer, trunk_of
+from rlhf_trainer.models.scorer import Kind, Rule, last, load_scorer
 
 Values = npt.NDArray[np.float64]
 

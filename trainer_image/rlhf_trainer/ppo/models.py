@@ -13,10 +13,11 @@ from rlhf_api.product import first_model
 from rlhf_api.stages.ppo import Ppo, Reward
 from rlhf_trainer.context import StageContext
 from rlhf_trainer.data.chat import prepare_tokenizer
+from rlhf_trainer.models.classifiers import CLASSIFIER
 from rlhf_trainer.models.dropout import silence
 from rlhf_trainer.models.files import architecture
 from rlhf_trainer.models.load import check_logits, load_policy
-from rlhf_trainer.models.scorer import CLASSIFIER, Kind
+from rlhf_trainer.models.scorer import Kind
 from rlhf_trainer.models.trainable import TrainableModel, make_trainable
 from rlhf_trainer.models.vocabulary import fit_vocabulary
 from rlhf_trainer.ppo import critics as critic_models

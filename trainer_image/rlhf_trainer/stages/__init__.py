@@ -19,6 +19,7 @@ STAGES: dict[str, str] = {
     "sft": "rlhf_trainer.stages.sft:run",
     "rewardModel": "rlhf_trainer.stages.preference:run",
     "costModel": "rlhf_trainer.stages.preference:run",
+    "moderation": "rlhf_trainer.stages.moderation:run",
     "simulate": "rlhf_trainer.stages.simulate:run",
     "rules": "rlhf_trainer.stages.rules:run",
     "ppo": "rlhf_trainer.stages.ppo:run",

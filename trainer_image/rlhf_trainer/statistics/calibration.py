@@ -141,7 +141,7 @@ def balanced_accuracy(
     The interval joins the two shares' intervals (MOVER, Zou and Donner 2008), in which answers of one group are not
     independent. Unknown where one sign is missing.
     """
-    labels = np.arange(len(costs)) if groups is None else _numbers(groups)
+    labels = np.arange(len(costs)) if groups is None else group_numbers(groups)
     sides = [(_halves(costs[signs == sign] * sign), labels[signs == sign].tolist()) for sign in (1.0, -1.0)]
     if not all(len(right) for right, _ in sides):
         return NOTHING
@@ -206,7 +206,7 @@ def rank_correlation(
     value = _spearman(ours.ravel(), theirs.ravel())
     if abs(value) >= 1.0 - 1e-12:
         return Estimate(value, value, value, count, "constant")
-    numbers = np.arange(len(ours)) if groups is None else _numbers(groups)
+    numbers = np.arange(len(ours)) if groups is None else group_numbers(groups)
     members = [np.flatnonzero(numbers == number) for number in range(int(numbers.max()) + 1)]
     if len(members) < 4:
         return Estimate(value, None, None, count, "none")
@@ -226,7 +226,7 @@ def _spearman(first: Floats, second: Floats) -> float:
     return float(np.corrcoef(_ranks(first), _ranks(second))[0, 1])
 
 
-def _numbers(groups: Sequence[Hashable]) -> NDArray[np.int64]:
+def group_numbers(groups: Sequence[Hashable]) -> NDArray[np.int64]:
     """Each row's group by number, in order of appearance."""
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     return np.array([numbers[group] for group in groups], dtype=np.int64)

@@ -40,8 +40,9 @@ class Metric:
         return base if self.label is None else f"{base}_by_{self.label}"
 
 
-TRAINED = ("sft", "rewardModel", "costModel", "ppo")
+TRAINED = ("sft", "rewardModel", "costModel", "moderation", "ppo")
 PREFERENCE = ("rewardModel", "costModel")
+MODERATION = ("moderation",)
 PPO = ("ppo",)
 SIMULATE = ("simulate",)
 
@@ -49,12 +50,14 @@ METRICS: tuple[Metric, ...] = (
     Metric("loss", "", "Training loss of the step, over all ranks.", TRAINED, finite=True, headline=True),
     Metric("grad_norm", "", "Global norm of the gradient before clipping.", TRAINED, finite=True),
     Metric("learning_rate", "", "Learning rate of the step.", TRAINED),
-    Metric("epoch", "epochs", "Passes over the data so far.", ("sft", *PREFERENCE)),
+    Metric("epoch", "epochs", "Passes over the data so far.", ("sft", *PREFERENCE, *MODERATION)),
     Metric("tokens", "tokens", "Tokens the step learned from, padding not counted.", TRAINED),
     Metric("heldout_loss", "nats", "Cross-entropy a learned token on held-out conversations.", ("sft",), finite=True),
     Metric("accuracy", "share", "Share of pairs in which the better answer scores higher.", PREFERENCE, headline=True),
     Metric("sign_accuracy", "share", "Share of answers whose score has the right sign.", ("costModel",), headline=True),
     Metric("heldout_accuracy", "share", "The same of held-out pairs.", PREFERENCE),
+    Metric("label_accuracy", "share", "Share of known labels on the right side of 1/2.", MODERATION, headline=True),
+    Metric("heldout_auroc", "share", "Mean over labels of the AUROC on held-out answers.", MODERATION),
     Metric("margin", "", "Mean score of the better less the worse answer.", PREFERENCE),
     Metric("reward", "", "Mean reward an answer, weighted sum of all rewards, KL not counted.", PPO, headline=True),
     Metric("reward.*", "", "Mean score an answer of one reward.", PPO, label="reward"),
