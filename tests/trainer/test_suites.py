@@ -1,6 +1,7 @@
 """Tasks of lm-eval in an evaluation: what its own command measures, document by document, however the stage ran."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ from stage_gang import Case, alone, gang
 from tiny import tiny_policy
 
 from rlhf_api.stages.evaluate import Suite
+from rlhf_trainer.evaluation.suites import Examinee
 from rlhf_trainer.evaluation.tasks import load_task, registered_tasks
 from rlhf_trainer.exits import GuardTripped, InputError
+from rlhf_trainer.models.load import load_policy
 
 WORDS = ("water", "fire", "help", "work", "you", "me", "it", "good")
 CHOICE = """
@@ -168,10 +171,70 @@ def test_a_gate_names_a_metric_that_the_task_has(folder):
         alone(unknown)
 
 
+KINDS = {
+    "hellaswag": [
+        {
+            "activity_label": "Work",
+            "ctx_a": f"It is {number}",
+            "ctx_b": "so",
+            "endings": ["a", "b", "c", "d"],
+            "label": "1",
+        }
+        for number in range(6)
+    ],
+    "arc_easy": [
+        {"question": f"What is {number}?", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "B"}
+        for number in range(6)
+    ],
+    "mmlu_anatomy": [
+        {"question": f"Which is {number}?", "choices": ["a", "b", "c", "d"], "answer": 2} for number in range(6)
+    ],
+    "winogrande": [
+        {"sentence": f"The {number} _ is.", "option1": "a", "option2": "b", "answer": "1"} for number in range(6)
+    ],
+    "gsm8k": [{"question": f"What is {number}?", "answer": f"It is.\n#### {number}"} for number in range(6)],
+}
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_tasks_of_every_kind_give_what_lm_evals_own_loop_gives(folder, tmp_path, task):
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    suite = Suite.model_validate({"name": "kind", "task": task, "shots": 2, "data": {"input": "x"}})
+    loaded = load_task(suite, "suites[0]", write(tmp_path / "rows.jsonl", KINDS[task]))
+    config = load_yaml(registered_tasks()[task])
+    config |= {"dataset_path": None, "dataset_name": None, "dataset_kwargs": None}
+    config |= {"test_split": "test", "fewshot_split": "test", "validation_split": None, "training_split": None}
+    config.pop("tag", None)
+    if task == "gsm8k":  # else a model of a few thousand weights writes 256 tokens an answer
+        for generation in (loaded.task.config.generation_kwargs, config["generation_kwargs"]):
+            generation["max_gen_toks"] = 4
+        for request in loaded.task.instances:
+            request.arguments[1]["max_gen_toks"] = 4
+    _, expected = by_lm_eval(folder / "sft", config, KINDS[task], 2)
+    strict = expected[0]["filter"]
+    rows = Examinee(*load_policy(str(folder / "sft"), "float32")).rows(loaded, range(6))
+    for metric in loaded.metrics:
+        assert [row[metric] for row in rows] == [row[metric] for row in expected if row["filter"] == strict]
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_a_document_is_never_its_own_shot(tmp_path, task):
+    suite = Suite.model_validate({"name": "kind", "task": task, "shots": 5, "data": {"input": "x"}})
+    loaded = load_task(suite, "suites[0]", write(tmp_path / "rows.jsonl", KINDS[task]))
+    for request in loaded.task.instances:
+        context = request.args[0]
+        numbers = [int(number) for number in re.findall(r"(?:It is|What is|Which is|The) (\d)", context)]
+        assert sorted(set(numbers)) == list(range(6)) and numbers.count(request.doc_id) == 1, context
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"task": "lambada_opnai"}, "did you mean lambada_openai"),
+        ({"task": "squadv2"}, "a task with `class`"),
+        ({"task": "wikitext"}, "cannot read these rows"),
+        ({"task": "humaneval"}, "expected a task that needs no network"),
         ({"task": "mmlu"}, "expected one of lm-eval's"),
         ({"task": "hellaswag"}, "found the columns text; expected those of the task's own data set"),
         ({"shots": 40}, "expected fewer shots than documents"),

@@ -146,7 +146,10 @@ def _registered(name: str, where: str) -> dict[str, Any]:
     try:
         config: dict[str, Any] = load_task_file(tasks[name], resolve_func=True)
     except Exception as error:
-        raise InputError(f"{where}.task: {name} cannot be loaded without a network: {_line(error)}") from error
+        raise InputError(
+            f"{where}.task: {name} cannot be loaded: {_line(error)}; expected a task that needs no network and no package "
+            "beyond lm-eval's own"
+        ) from error
     for field in ("class", "use_prompt", "unsafe_code"):
         if config.get(field):
             raise InputError(
@@ -191,11 +194,12 @@ def _rows(path: Path, entry: Input | None, where: str) -> Iterator[dict[str, Any
 def _build(config: dict[str, Any], rows: list[dict[str, Any]], shots: int, where: str) -> Any:
     """lm-eval's task with all its requests built: what a row lacks shows here, before any model is loaded."""
     import lm_eval.utils
-    from datasets import Dataset
+    from datasets import Dataset, disable_progress_bars
     from jinja2 import StrictUndefined
     from jinja2.sandbox import ImmutableSandboxedEnvironment
     from lm_eval.api.task import ConfigurableTask
 
+    disable_progress_bars()
     sandbox = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
     sandbox.filters.update(lm_eval.utils.env.filters)
     lm_eval.utils.env = sandbox  # a task's templates are an input, as chat templates are
