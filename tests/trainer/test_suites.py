@@ -1,7 +1,10 @@
 """Tasks of lm-eval in an evaluation: what its own command measures, document by document, however the stage ran."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -123,6 +126,23 @@ def test_accuracies_are_those_of_lm_evals_own_evaluator(done, folder, name):
         metric = f"suite.{suite}" if suite == "lambada" else "suite.choice.acc"
         assert model["metrics"][metric]["value"] == totals["acc,none"]
         assert model["metrics"][metric]["n"] == DOCUMENTS
+
+
+def test_accuracies_are_those_of_lm_evals_own_command(done, folder, tmp_path):
+    task = (
+        CHOICE
+        + f"dataset_path: json\ntest_split: test\ndataset_kwargs: {{data_files: {{test: {folder}/choices.jsonl}}}}\n"
+    )
+    (tmp_path / "choice.yaml").write_text(task)
+    command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--tasks", "next_word", "--device", "cpu"]
+    command += ["--model_args", f"pretrained={folder / 'ppo'},dtype=float32", "--include_path", str(tmp_path)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    subprocess.run([*command, "--output_path", str(tmp_path / "out")], check=True, env=environment, capture_output=True)
+    (file,) = (tmp_path / "out").rglob("results_*.json")
+    results = json.loads(file.read_text())["results"]["next_word"]
+    metrics = published(done)[0]["models"][1]["metrics"]
+    for metric in ("acc", "acc_norm"):
+        assert metrics[f"suite.choice.{metric}"]["value"] == results[f"{metric},none"]
 
 
 def test_differences_are_paired_by_document(done):
