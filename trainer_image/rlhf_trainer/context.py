@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 Spec = TypeVar("Spec", bound=BaseModel)
 
-LIBRARIES = ("torch", "transformers", "deepspeed", "peft", "safetensors", "datasets", "numpy")
+LIBRARIES = ("torch", "transformers", "deepspeed", "peft", "safetensors", "datasets", "numpy", "lm_eval")
 """Whose versions a product records."""
 MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 """Most tokens of a forward where the execution says nothing: small ones pad less, and a CPU gains nothing from large."""
