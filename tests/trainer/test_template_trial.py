@@ -12,7 +12,8 @@ from rlhf_trainer.data import trial
 from rlhf_trainer.data.chat import prepare_tokenizer
 from rlhf_trainer.data.template import TemplateProblem
 
-LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{{ a }}{% endfor %}{% endfor %}"
+LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+"""They write nothing: a fast machine would pass the bound on memory before that on time."""
 DOUBLED = "{% set n = namespace(x='a') %}{% for i in range(40) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}"
 COSTLY = {
     LOOPS: "takes more than 1 s",
