@@ -31,7 +31,7 @@ from tiny import tiny_policy  # noqa: E402
 from smaller import smaller  # noqa: E402
 
 EXAMPLES = ("safe-rlhf-rbr", "rlcd")
-"""Together they have a stage of every type."""
+"""Together they have a stage of every type but `moderation`, which CHECKOUT may not have."""
 REST = """What is left of a trained stage is torch and torch._dynamo, which transformers' attention masks and torch's optimizers
 import."""
 PACKAGES = ("crds", "operator", "sdk", "trainer_image")
