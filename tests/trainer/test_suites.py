@@ -136,7 +136,11 @@ def test_accuracies_are_those_of_lm_evals_own_command(done, folder, tmp_path):
     (tmp_path / "choice.yaml").write_text(task)
     command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--tasks", "next_word", "--device", "cpu"]
     command += ["--model_args", f"pretrained={folder / 'ppo'},dtype=float32", "--include_path", str(tmp_path)]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    environment = {  # its own: trained stages leave LOCAL_RANK in this process, which tells accelerate of other ranks
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "HF_HUB_OFFLINE": "1",
+    }
     subprocess.run([*command, "--output_path", str(tmp_path / "out")], check=True, env=environment, capture_output=True)
     (file,) = (tmp_path / "out").rglob("results_*.json")
     results = json.loads(file.read_text())["results"]["next_word"]
