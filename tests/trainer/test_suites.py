@@ -271,6 +271,15 @@ def test_what_a_suite_cannot_do_is_told_before_any_model_is_loaded(folder, chang
     assert str(error.value).startswith("stage eval, evaluate.suites[0]")
 
 
+def test_documents_may_be_a_table_and_no_row_beyond_the_limit_is_read(tmp_path):
+    table = tmp_path / "rows.csv"
+    table.write_text('text\n"we go to the house"\n"they help me"\n"a,row,of,too,many"\n' + "x" * 40 + ",1,2\n")
+    suite = Suite.model_validate({"name": "a", "task": "lambada_openai", "data": {"input": "x"}, "limit": 2})
+    assert load_task(suite, "suites[0]", table).documents == 2
+    with pytest.raises(InputError, match=r"suites\[0\]\.data: .*rows\.csv:4: found 3 cells"):
+        load_task(suite.model_copy(update={"limit": None}), "suites[0]", table)
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -278,6 +287,11 @@ def test_what_a_suite_cannot_do_is_told_before_any_model_is_loaded(folder, chang
         ("include: /etc/passwd", "names no code"),
         ("class: os.system", "names no code"),
         ("metric_list: [{metric: bertscore}]", "expected a metric that lm-eval itself has"),
+        ("metric_list: [{metric: [acc]}]", "expected a metric that lm-eval itself has"),
+        ("metric_list: [acc]", "expected a metric that lm-eval itself has"),
+        ("metric_list: 7", "metric_list: found 7; expected a list"),
+        ("output_type: [multiple_choice]", "cannot read these rows"),
+        ("target_delimiter: ' '\ntarget_delimiter: '-'", "given twice"),
         ('doc_to_text: "{{ start.__class__.__mro__ }}"', "SecurityError"),
         ('doc_to_text: "{{ missing }}"', "found the columns answer, choices, start"),
     ],

@@ -62,9 +62,9 @@ class Examinee:
         by_kind: dict[str, list[Any]] = defaultdict(list)
         for request in requests:
             by_kind[request.request_type] += [request] * request.repeats
-        for kind, asked_requests in by_kind.items():
-            responses = getattr(self._lm, kind)(asked_requests, disable_tqdm=True)
-            for request, response in zip(asked_requests, responses, strict=True):
+        for kind, same_kind in by_kind.items():
+            responses = getattr(self._lm, kind)(same_kind, disable_tqdm=True)
+            for request, response in zip(same_kind, responses, strict=True):
                 request.resps.append(response)
 
 

@@ -6,6 +6,7 @@ by the input's rows. A task file of the user's is plain YAML: it may name no fun
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -103,7 +104,7 @@ def load_task(suite: Suite, where: str, data: Path, file: Path | None = None, en
         InputError: no such task, a file that is none, rows that it cannot read; names the field and what was found.
     """
     config = _registered(str(suite.task), where) if file is None else _of_file(file, f"{where}.file")
-    rows = list(_rows(data, entry, f"{where}.data"))[: suite.limit]
+    rows = list(itertools.islice(_rows(data, entry, f"{where}.data"), suite.limit))
     if not rows:
         raise InputError(f"{where}.data: found no row; expected the documents of {config['task']}")
     if suite.shots >= len(rows):
@@ -167,6 +168,8 @@ def _of_file(path: Path, where: str) -> dict[str, Any]:
         document = load_yaml(read_bytes(yaml_file(path, "task file"), MAX_BYTES), path.name)
     except (SpecError, Unreadable) as error:
         raise InputError(f"{where}: {error}") from error
+    if document.problems:
+        raise InputError(f"{where}: {SpecError(document.problems, path.name)}")
     config = document.value
     if not isinstance(config, dict) or not isinstance(config.get("task"), str):
         raise InputError(f"{where}: found no `task: NAME`; expected a task file of lm-eval")
@@ -176,9 +179,13 @@ def _of_file(path: Path, where: str) -> dict[str, Any]:
                 f"{where}: found `{field}`; expected a task file that names no code and no other file: "
                 f"{', '.join(sorted(FIELDS))}"
             )
-    for entry in config.get("metric_list") or []:
-        metric = entry.get("metric") if isinstance(entry, dict) else None
-        if metric not in METRIC_REGISTRY or entry.get("hf_evaluate"):
+    entries = config.get("metric_list")
+    if not isinstance(entries, list | None):
+        raise InputError(f"{where}: metric_list: found {entries!r}; expected a list of {{metric: NAME}}")
+    for entry in entries or []:
+        metric = entry.get("metric") if isinstance(entry, dict) else entry
+        registered = isinstance(entry, dict) and isinstance(metric, str) and metric in METRIC_REGISTRY
+        if not registered or entry.get("hf_evaluate"):
             raise InputError(f"{where}: metric_list: found {metric!r}; expected a metric that lm-eval itself has")
     return config
 

@@ -23,10 +23,10 @@ def label_loss(logits: Tensor, labels: Tensor, positive_weights: Tensor) -> Tens
         Scalar float32. (Logits 2 and -1, labels 1 and NaN, weights 1: 0.1269280.)
     """
     logits = logits.float()
-    known = ~torch.isnan(labels)
-    target = torch.where(known, labels, torch.zeros_like(labels))
+    is_known = ~torch.isnan(labels)
+    target = torch.where(is_known, labels, torch.zeros_like(labels))
     losses = -(positive_weights * target * logsigmoid(logits) + (1.0 - target) * logsigmoid(-logits))
-    return torch.where(known, losses, torch.zeros_like(losses)).sum()
+    return torch.where(is_known, losses, torch.zeros_like(losses)).sum()
 
 
 def balanced_weights(labels: Tensor) -> Tensor:

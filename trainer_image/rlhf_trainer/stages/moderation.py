@@ -74,7 +74,7 @@ class ModerationTask:
     def step(self, step: int) -> dict[str, float | Tensor]:
         """One optimizer step over `batchSize` rows."""
         rows = self._schedule.step(step)
-        known = self._data.known(rows)
+        known_labels = self._data.known(rows)
         mine = micro_batches(self._data.lengths, rows, self._budget, self._context.world)[self._context.rank]
         sums = torch.zeros(2, device=self._context.device)
         self._engine.module.train()
@@ -82,10 +82,10 @@ class ModerationTask:
             for batch in phase.each(mine):
                 logits, labels = self._logits(batch.rows), self._labels(batch.rows)
                 live = 0.0 if batch.dummy else 1.0
-                loss = label_loss(logits, labels, self._weights) * (live / known)
+                loss = label_loss(logits, labels, self._weights) * (live / known_labels)
                 self._engine.backward(loss)
                 right = ((logits.detach() > 0) == (labels == 1)) & ~torch.isnan(labels)
-                sums += live * torch.stack([loss.detach(), right.sum() / known])
+                sums += live * torch.stack([loss.detach(), right.sum() / known_labels])
             rate = self._engine.rate
             norm = self._engine.step()
         self.rows_seen += len(rows)

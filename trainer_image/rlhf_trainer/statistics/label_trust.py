@@ -127,13 +127,13 @@ def label_trust(
     ]
     trust.metrics["macro"] = _macro(values, resampled, len(set(numbers.tolist())), scarcer)
     for index, column in enumerate(columns):
-        known = numbers[column.rows].tolist()
+        prompts = numbers[column.rows].tolist()
         estimates = {
-            measure: _estimate(float(values[index, at]), resampled[:, index, at], len(set(known)), scarcer[index])
+            measure: _estimate(float(values[index, at]), resampled[:, index, at], len(set(prompts)), scarcer[index])
             for at, measure in enumerate(MEASURES)
         }
-        trust.metrics[f"label.{column.name}"] = _described(column, estimates, known, chosen[index])
-        trust.notes += _notes(column, estimates, len(set(known)))
+        trust.metrics[f"label.{column.name}"] = _described(column, estimates, prompts, chosen[index])
+        trust.notes += _notes(column, estimates, len(set(prompts)))
     return trust, chosen
 
 
