@@ -289,6 +289,7 @@ def test_documents_may_be_a_table_and_no_row_beyond_the_limit_is_read(tmp_path):
         ("metric_list: [{metric: bertscore}]", "expected a metric that lm-eval itself has"),
         ("metric_list: [{metric: [acc]}]", "expected a metric that lm-eval itself has"),
         ("metric_list: [acc]", "expected a metric that lm-eval itself has"),
+        ("repeats: many", "repeats: found 'many'; expected a whole number"),
         ("metric_list: 7", "metric_list: found 7; expected a list"),
         ("output_type: [multiple_choice]", "cannot read these rows"),
         ("target_delimiter: ' '\ntarget_delimiter: '-'", "given twice"),

@@ -53,6 +53,8 @@ FIELDS = frozenset(
 )
 """What a task file may say: nothing that brings in code or other files. Data set and splits are replaced."""
 LISTED = 12
+MOST_REPEATS = 64
+"""Times that a document is asked, as `generation.samples` of an evaluation."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,9 @@ def _of_file(path: Path, where: str) -> dict[str, Any]:
                 f"{where}: found `{field}`; expected a task file that names no code and no other file: "
                 f"{', '.join(sorted(FIELDS))}"
             )
+    repeats = config.get("repeats", 1)
+    if not isinstance(repeats, int) or not 1 <= repeats <= MOST_REPEATS:
+        raise InputError(f"{where}: repeats: found {repeats!r}; expected a whole number from 1 to {MOST_REPEATS}")
     entries = config.get("metric_list")
     if not isinstance(entries, list | None):
         raise InputError(f"{where}: metric_list: found {entries!r}; expected a list of {{metric: NAME}}")
