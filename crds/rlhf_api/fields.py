@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, Field, GetCoreSchemaHandler, Get
 from pydantic_core import core_schema
 
 from rlhf_api import quantities
-from rlhf_api.base import ApiModel, Cel, T, exactly_one, one_of
+from rlhf_api.base import ApiModel, Cel, T, distinct, exactly_one, one_of
 from rlhf_api.errors import Finding, Loc, refuse
 
 MAX_ITEMS = 32
@@ -54,6 +54,8 @@ Quantity = Annotated[str, shaped(quantities.PATTERN, quantities.MEANING, max_len
 ShortString = Annotated[str, Field(min_length=1, max_length=253)]
 StringMap = Annotated[dict[ShortString, Annotated[str, Field(max_length=1024)]], Field(max_length=64)]
 FreeObject = Annotated[dict[str, Any], Field(max_length=32)]
+Label = Annotated[str, Field(min_length=1, max_length=80)]
+"""A label of a moderation model."""
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -226,10 +228,26 @@ class RewardJudge(Scorer):
     takes = frozenset({"reward"})
 
 
-class CostJudge(Scorer):
-    """What judges harm: a cost model, or a function `module:function`; a score above 0 is harmful."""
+class CostScorer(Scorer):
+    """A cost model, a moderation model, or a function; a score above 0 is harmful."""
 
-    takes = frozenset({"cost"})
+    cel = (
+        *Scorer.cel,
+        Cel("!has(self.function) || !has(self.labels)", "a function has no labels; leave them out", ".labels"),
+    )
+    takes = frozenset({"cost", "moderation"})
+
+    labels: Annotated[list[Label], Field(max_length=MAX_ITEMS), AfterValidator(distinct)] = []
+    """Of a moderation model: the labels that are harmful; empty: all. The cost is the largest logit above its threshold."""
+
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        if self.function is not None and self.labels:
+            yield Finding(("labels",), "stands beside a function, which has no labels", "leave them out")
+
+
+class CostJudge(CostScorer):
+    """What judges harm: a cost model, a moderation model, or a function `module:function`; above 0 is harmful."""
 
 
 def references(model: Any) -> list[Reference]:

@@ -12,12 +12,12 @@ from typing import Any
 from rlhf_api.effective import effective
 from rlhf_api.error_messages import nearest
 from rlhf_api.errors import Finding, Loc
-from rlhf_api.fields import MAX_ITEMS, DataRef, ModelRef, Reference, Scorer, located_references
+from rlhf_api.fields import MAX_ITEMS, CostScorer, DataRef, ModelRef, Reference, Scorer, located_references
 from rlhf_api.job import JobSpec, Stage
 from rlhf_api.job_view import JobView, StageView, partial_view_of, view_of
 from rlhf_api.pods import Pod
 from rlhf_api.sources import parse_source
-from rlhf_api.stages import PREPARE, REPORT, STAGE_TYPES, Evaluate, Ppo, Simulate
+from rlhf_api.stages import PREPARE, REPORT, STAGE_TYPES, Evaluate, Moderation, Ppo, Simulate
 from rlhf_api.stages.common import Batches
 from rlhf_api.stages.ppo import Reward
 from rlhf_api.stages.rows import instead, misfit
@@ -141,6 +141,8 @@ def _stage(view: JobView, stage: StageView, loc: Loc, reference: Reference) -> I
     elif isinstance(reference, Reward) and product == "cost" and reference.weight >= 0:
         message = f"found {reference.weight} for the cost model {reference.stage}: harm would be rewarded"
         yield Finding((*loc, "weight"), message, "give it a negative weight, or put it under costs with a limit")
+    elif isinstance(reference, CostScorer) and reference.labels:
+        yield from _labels(target, loc, reference)
     elif isinstance(reference, DataRef) and target.model is not None and isinstance(target.model.spec, Simulate):
         why = misfit(str(stage.type), loc[2:], target.model.spec)
         if why is not None:
@@ -148,6 +150,19 @@ def _stage(view: JobView, stage: StageView, loc: Loc, reference: Reference) -> I
         if reference.split == "heldout":
             message = f"found heldout, but the stage {reference.stage} holds no rows out"
             yield Finding((*loc, "split"), message, "only inputs do; a model that is trained on them has a holdout")
+
+
+def _labels(target: StageView, loc: Loc, reference: CostScorer) -> Iterator[Finding]:
+    """Labels of a cost are those of a moderation model; of one whose labels the data tell, the stage knows them."""
+    spec = None if target.model is None else target.model.spec
+    if not isinstance(spec, Moderation):
+        message = f"found labels for {reference.stage} ({target.type}); only moderation models have labels"
+        yield Finding((*loc, "labels"), message, "leave them out")
+        return
+    for index, label in enumerate(reference.labels):
+        if spec.labels and label not in spec.labels:
+            message = f"the stage {reference.stage} learns no label {label}"
+            yield Finding((*loc, "labels", index), message, _known(label, spec.labels))
 
 
 def _known(name: str, names: list[str]) -> str:

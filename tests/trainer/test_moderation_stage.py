@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 from rlhf_trainer.data.chat import encode_row
 from rlhf_trainer.exits import InputError
+from rlhf_trainer.models.scorer import load_scorer
 
 SPEC = {
     "model": {"input": "base"},
@@ -191,3 +192,32 @@ def test_bad_rows_are_refused_by_their_place(root: Path) -> None:
     small_data.write(root / "bad.jsonl", [{"prompt": "ask", "response": "fire", "labels": {"hot": "yes"}}])
     with pytest.raises(InputError, match=r"bad.jsonl:1: labels.hot: found 'yes', expected true, false"):
         alone(case(root, "c3", rows="bad.jsonl"))
+
+
+def test_as_a_cost_it_is_above_zero_where_a_label_is_true(root: Path, trained: Case) -> None:
+    """The cost of a moderation product, of all labels or of one, against the labels that plain transformers gives."""
+    tokenizer = AutoTokenizer.from_pretrained(trained.product)
+    classifier = AutoModelForSequenceClassification.from_pretrained(trained.product).eval()
+    answers = [["It is hot", "kind words", "so"][index % 3] * (1 + index // 3) for index in range(12)]
+    rows = [encode_row(tokenizer, [{"role": "user", "content": "Say"}], answer, 64) for answer in answers]
+    thresholds = torch.tensor(rule(trained)["thresholds"])
+    for labels in ([], ["hot"], ["kind", "hot"]):
+        scorer = load_scorer(trained.product, "float32", kind="cost", labels=labels)
+        chosen = [index for index, name in enumerate(rule(trained)["labels"]) if not labels or name in labels]
+        for row in rows:
+            ids = torch.tensor([row.ids])
+            with torch.no_grad():
+                cost, disagreement = scorer.combined(ids, torch.ones_like(ids))
+                probabilities = classifier(input_ids=ids).logits.float().sigmoid()[0]
+            above = (probabilities.logit() - thresholds.logit())[chosen]
+            assert cost.item() == pytest.approx(above.max().item(), abs=1e-4)
+            assert (cost.item() > 0) == bool((probabilities > thresholds)[chosen].any())
+            assert disagreement.item() == 0
+
+
+def test_labels_of_a_cost_are_those_of_the_model(root: Path, trained: Case, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"found label 'hott'; expected one of hot, kind \(did you mean hot\?\)"):
+        load_scorer(trained.product, "float32", kind="cost", labels=["hott"])
+    tiny_scorer(tmp_path / "cost")
+    with pytest.raises(InputError, match="expected a moderation model, which has labels"):
+        load_scorer(tmp_path / "cost", "float32", kind="cost", labels=["hot"])

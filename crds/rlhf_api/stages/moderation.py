@@ -9,10 +9,8 @@ from pydantic import AfterValidator, Field
 
 from rlhf_api.base import Cel, distinct
 from rlhf_api.errors import Finding
-from rlhf_api.fields import MAX_ITEMS, DataRefs, TrunkRef
+from rlhf_api.fields import MAX_ITEMS, DataRefs, Label, TrunkRef
 from rlhf_api.stages.common import Batches, Optimizer
-
-Label = Annotated[str, Field(min_length=1, max_length=80)]
 
 
 class Moderation(Optimizer, Batches):

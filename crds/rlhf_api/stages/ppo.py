@@ -12,6 +12,7 @@ from rlhf_api.errors import Finding
 from rlhf_api.fields import (
     MAX_ITEMS,
     SOME,
+    CostScorer,
     Count,
     DataRefs,
     Fraction,
@@ -35,10 +36,8 @@ class Reward(Scorer):
     """Weight in the sum; negative: reward shaping by a penalty."""
 
 
-class Cost(Scorer):
+class Cost(CostScorer):
     """A cost with a limit, held by a multiplier of its own."""
-
-    takes = frozenset({"cost"})
 
     limit: float = 0.0
     """The mean score an answer may have; 0 is where a cost model's answers turn harmful."""

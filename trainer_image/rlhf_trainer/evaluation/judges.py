@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from rlhf_api.fields import Scorer
+from rlhf_api.fields import CostScorer, Scorer
 from rlhf_api.product import first_model
 from rlhf_api.template import Template
 from rlhf_trainer import functions
@@ -88,9 +88,16 @@ class ModelJudge:
     text in its own tokens. As in PPO, an answer that was cut is scored at its last token: no EOS is made up."""
 
     def __init__(
-        self, path: str, kind: Kind, dtype: str, device: torch.device, cache: Path, template: Template | None = None
+        self,
+        path: str,
+        kind: Kind,
+        dtype: str,
+        device: torch.device,
+        cache: Path,
+        template: Template | None = None,
+        labels: Sequence[str] = (),
     ) -> None:
-        self._model = load_scorer(path, dtype, kind=kind, cache=cache).to(device).eval()
+        self._model = load_scorer(path, dtype, kind=kind, cache=cache, labels=labels).to(device).eval()
         self._tokenizer = load_tokenizer(first_model(Path(path)), cache)
         prepare_tokenizer(self._tokenizer, template)
         self._most = min(row_length(member, sys.maxsize) for member in self._model.models)
@@ -143,7 +150,8 @@ def load(judge: Named, context: StageContext, dtype: str) -> AnswerJudge:
     if judge.scorer.function is not None:
         return FunctionJudge(judge.scorer.function, Path(context.file.directories.job))
     entry = context.input(judge.scorer)
-    return ModelJudge(entry.path, judge.kind, dtype, context.device, context.storage / "inputs", entry.template)
+    labels = judge.scorer.labels if isinstance(judge.scorer, CostScorer) else ()
+    return ModelJudge(entry.path, judge.kind, dtype, context.device, context.storage / "inputs", entry.template, labels)
 
 
 def _finite(score: float) -> float | None:

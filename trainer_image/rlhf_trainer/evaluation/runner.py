@@ -21,6 +21,8 @@ from rlhf_trainer.evaluation import table
 from rlhf_trainer.evaluation.answers import Answering, divergence
 from rlhf_trainer.evaluation.classes import Classes
 from rlhf_trainer.evaluation.judges import Named, load
+from rlhf_trainer.evaluation.parts import Part
+from rlhf_trainer.evaluation.sets import Sets
 from rlhf_trainer.evaluation.shards import SIZE, Rows, Shards
 from rlhf_trainer.evaluation.suites import Examinee
 from rlhf_trainer.evaluation.tasks import LoadedTask
@@ -38,7 +40,12 @@ class Evaluation:
     """What is computed in shards, by all ranks, and put together again."""
 
     def __init__(
-        self, context: StageContext, spec: Evaluate, prompts: Sequence[Prompt], suites: Sequence[LoadedTask] = ()
+        self,
+        context: StageContext,
+        spec: Evaluate,
+        prompts: Sequence[Prompt],
+        suites: Sequence[LoadedTask] = (),
+        parts: Sequence[Part] = (),
     ) -> None:
         self.context = context
         self.spec = spec
@@ -56,8 +63,14 @@ class Evaluation:
         steps = len(self.names) * (1 + len(self.judges)) + 2 * len(self.candidates) * self.measures_kl
         steps += len(self.names) + 2 * len(self.snapshots) if self.ruled is not None else 0
         self.suites = suites
+        self.parts = parts
         documents = [suite.documents for suite in self.suites for _ in self.names]
+        listed = [prompt_set for part in parts for prompt_set in part.sets]
+        documents += [
+            prompt_set.items for prompt_set in listed for _ in self.names for _ in range(1 + len(self.judges))
+        ]
         self.shards = Shards(context, shard_key(context, spec), len(prompts), steps, documents=documents)
+        self.sets = Sets(self.shards, listed, self.judges, self.names)
         self.generation = self._fitting(spec.generation)
 
     def run(self) -> None:
@@ -93,7 +106,7 @@ class Evaluation:
         }
 
     def _sample(self, name: str, path: str, template: Template | None = None) -> Answering:
-        """Sample a model's answers."""
+        """Sample a model's answers to the evaluation's own prompts."""
         with self.context.metrics.phase("load"):
             model = Answering(path, self.spec.dtype, self.context.device, self.context.storage / "inputs", template)
         if self.measures_kl and name in self.names:
@@ -112,6 +125,7 @@ class Evaluation:
         entry, how = self.context.input(reference), self.spec.generation
         model = self._sample(name, entry.path, entry.template)
         self._examine(name, model)
+        self.sets.answer(name, model, self.generation)
         if not self.measures_kl:
             return
         for author in weigh:
@@ -164,6 +178,7 @@ class Evaluation:
                 return [{"score": score} for score in scores]
 
             self.shards.run(f"scores/{judge.metric}/{name}", "score", scored)
+            self.sets.score(judge, ready, name, as_text=why is not None)
 
     def _classify(self, rules: RulesRef) -> None:
         """Grade every answer to a prompt with a response type."""
@@ -225,6 +240,7 @@ class Evaluation:
             kl_k3=None if kl is None else self._grid([k3 for _, k3 in kl]),
             classes=self._classes(name),
             suites={loaded.suite.name: self._suite(loaded, name) for loaded in self.suites},
+            measures=[part.measures(name, self.sets) for part in self.parts],
         )
 
     def _suite(self, loaded: LoadedTask, name: str) -> dict[str, Floats]:

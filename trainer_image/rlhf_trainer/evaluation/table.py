@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rlhf_api.stages.evaluate import SUITE
 from rlhf_trainer.evaluation import text
 from rlhf_trainer.evaluation.classes import BOTH, Classes
+from rlhf_trainer.evaluation.parts import Measures
 from rlhf_trainer.statistics.intervals import (
     NOTHING,
     Estimate,
@@ -52,6 +53,8 @@ class Judged:
     """What rules say of the answers."""
     suites: dict[str, dict[str, Floats]] = field(default_factory=dict)
     """By suite, then by metric, the one that stands for it first: [D] documents."""
+    measures: Sequence[Measures] = ()
+    """What the parts of the evaluation measured."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,8 @@ def _own(model: Judged, intervals: Intervals) -> dict[str, Estimate]:
     if both is not None:
         metrics[BOTH] = intervals.harmonic(*both)
     metrics |= {name: _of_suite(values, intervals) for name, values in suite_values(model).items()}
+    for of_part in model.measures:
+        metrics |= of_part.estimates(intervals)
     flat = [answer for answers in model.texts for answer in answers]
     count = len(model.texts)
     metrics["distinct_1"] = point(text.distinct(flat, 1), count)
@@ -254,6 +259,8 @@ def _differences(model: Judged, baseline: Judged, intervals: Intervals) -> dict[
     differences |= {name: intervals.rate_difference(values, theirs[name]) for name, values in ours.items()}
     ours, theirs = suite_values(model), suite_values(baseline)
     differences |= {name: _suite_difference(values, theirs[name], intervals) for name, values in ours.items()}
+    for of_ours, of_theirs in zip(model.measures, baseline.measures, strict=True):
+        differences |= of_ours.differences(of_theirs, intervals)
     both = [side.classes.both() if side.classes is not None else None for side in (model, baseline)]
     if both[0] is not None and both[1] is not None:
         differences[BOTH] = intervals.harmonic_difference(both[0], both[1])

@@ -18,6 +18,7 @@ from rlhf_trainer.data.collate import positions
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.models.classifiers import draw_head, head_of, new_classifier, read_classifier, trunk_of
 from rlhf_trainer.models.files import folder
+from rlhf_trainer.models.moderation import LabelCost, LabelRule
 
 ENSEMBLE = "ensemble.json"
 
@@ -98,10 +99,10 @@ class ScorerModel(nn.Module):
 
     Attributes:
         models: One `AutoModelForSequenceClassification` with a label a member (shared trunk), or one a member.
-        rule: How members are combined.
+        rule: How members, or the labels of a moderation model, are combined.
     """
 
-    def __init__(self, models: Sequence[nn.Module], rule: Rule) -> None:
+    def __init__(self, models: Sequence[nn.Module], rule: Rule | LabelCost) -> None:
         super().__init__()
         self.models = nn.ModuleList(models)
         self.rule = rule
@@ -152,15 +153,22 @@ def last(hidden: Tensor, mask: Tensor) -> Tensor:
 
 
 def load_scorer(
-    path: str | Path, dtype: torch.dtype | str, *, kind: Kind | None = None, cache: Path | None = None
+    path: str | Path,
+    dtype: torch.dtype | str,
+    *,
+    kind: Kind | None = None,
+    cache: Path | None = None,
+    labels: Sequence[str] = (),
 ) -> ScorerModel:
-    """A trained reward or cost model: one of this project's products, or any sequence classifier of safetensors.
+    """A trained reward or cost model: one of this project's products, or any sequence classifier of safetensors; as cost
+    also a moderation model.
 
     Args:
         path: The folder.
         dtype: Of the weights.
         kind: What it is used as; needed where `ensemble.json` does not say (reward by default).
         cache: As for `load_policy`.
+        labels: Of a moderation model, those that are harmful; empty: all.
 
     Returns:
         The scorer, in evaluation mode.
@@ -173,18 +181,23 @@ def load_scorer(
         rule = Rule.read(model_folder) if members.is_dir() or (model_folder / ENSEMBLE).is_file() else Rule()
         folders = [members / str(index) for index in range(rule.members)] if members.is_dir() else [model_folder]
         models = [read_classifier(member, path, dtype) for member in folders]
-    labels = sum(model.config.num_labels for model in models)
+        label_rule = LabelRule.of(model_folder, models[0]) if not (model_folder / ENSEMBLE).is_file() else None
+    if label_rule is not None and kind == "cost":
+        return ScorerModel(models, label_rule.cost(labels, path)).eval()
+    if labels:
+        raise InputError(f"{path}: found labels {', '.join(labels)}; expected a moderation model, which has labels")
+    heads = sum(model.config.num_labels for model in models)
     if not (Path(path) / ENSEMBLE).is_file():
-        if labels != 1:
+        if heads != 1:
             raise InputError(
-                f"{path}: found a classifier of {labels} labels; expected one label, whose logit is the score "
+                f"{path}: found a classifier of {heads} labels; expected one label, whose logit is the score "
                 "(which of them is meant, and its sign, is not guessed: save a head of that row alone)"
             )
         rule = Rule(kind=kind or "reward", combine="mean")
-    elif labels != rule.members or kind not in (None, rule.kind):
+    elif heads != rule.members or kind not in (None, rule.kind):
         raise InputError(
             f"{path}: {ENSEMBLE} says {rule.members} members of kind {rule.kind}; "
-            f"found {labels} heads, used as {kind or rule.kind}"
+            f"found {heads} heads, used as {kind or rule.kind}"
         )
     return ScorerModel(models, rule).eval()
 

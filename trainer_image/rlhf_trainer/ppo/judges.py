@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from rlhf_api.fields import Scorer
+from rlhf_api.fields import CostScorer, Scorer
 from rlhf_api.product import first_model
 from rlhf_trainer import functions
 from rlhf_trainer.context import StageContext
@@ -21,6 +21,7 @@ from rlhf_trainer.data.rows import Messages
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.models.classifiers import head_of, trunk_of
 from rlhf_trainer.models.files import load_tokenizer
+from rlhf_trainer.models.moderation import LabelCost
 from rlhf_trainer.models.scorer import Kind, Rule, last, load_scorer
 
 Values = npt.NDArray[np.float64]
@@ -34,7 +35,7 @@ class ScoreSource:
     """Field of the spec: `rewards[0]`."""
     label: str
     function: functions.UserFunction | None = None
-    rule: Rule | None = None
+    rule: Rule | LabelCost | None = None
     heads: list[nn.Module] = field(default_factory=list)
 
     def decoders(self) -> list[str]:
@@ -72,7 +73,8 @@ def load_judge(
         return ScoreSource(where, scorer.label, function=function), {}
     path = context.input(scorer).path
     check_tokenizer(path, tokenizer, f"{where} ({scorer.key})", context.storage / "inputs")
-    model = load_scorer(path, dtype, kind=kind, cache=context.storage / "inputs").to(context.device)
+    labels = scorer.labels if isinstance(scorer, CostScorer) else ()
+    model = load_scorer(path, dtype, kind=kind, cache=context.storage / "inputs", labels=labels).to(context.device)
     judge = ScoreSource(where, scorer.label, rule=model.rule, heads=[head_of(member) for member in model.models])
     decoders = {name: trunk_of(member) for name, member in zip(judge.decoders(), model.models, strict=True)}
     return judge, decoders

@@ -18,6 +18,7 @@ from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.evaluation import gates, table
 from rlhf_trainer.evaluation.classes import measured as measured_by
 from rlhf_trainer.evaluation.classes import spread
+from rlhf_trainer.evaluation.load_parts import load_parts, metrics_of_parts
 from rlhf_trainer.evaluation.runner import Evaluation
 from rlhf_trainer.evaluation.shards import Rows
 from rlhf_trainer.evaluation.suites import load_suites, metrics_of
@@ -38,11 +39,14 @@ def run(context: StageContext) -> None:
     spec = context.spec(Evaluate)
     rules = Weights.read(Path(context.input(spec.rule_based).path)).policy if spec.rule_based is not None else None
     suites = load_suites(context, spec)
-    gates.check_names(spec, measured_by(rules) if rules is not None else [], metrics_of(suites))
     prompts, counts = load_prompts(context, spec.prompts, *checks_of(context, readers(spec, "prompts")))
     if not prompts:
         raise InputError("prompts: no prompt is left to answer; expected at least one row with a prompt")
-    evaluation = Evaluation(context, spec, prompts, suites)
+    parts = load_parts(context, spec, prompts)
+    gates.check_names(
+        spec, measured_by(rules) if rules is not None else [], metrics_of(suites) | metrics_of_parts(parts)
+    )
+    evaluation = Evaluation(context, spec, prompts, suites, parts)
     evaluation.run()
     distributed.barrier()  # every rank's shards are in place
     failure: str | None = None
@@ -94,7 +98,8 @@ def tabulate(evaluation: Evaluation, judged: Sequence[table.Judged]) -> tuple[di
     intervals = Intervals(spec.confidence, spec.resamples, context.seed)
     weights = reward_weights(judged)
     measured = [table.measure(model, judged[0], intervals, weights) for model in judged]
-    verdicts = gates.check(spec.gates, measured[1:], metrics_of(evaluation.suites))
+    higher = metrics_of(evaluation.suites) | metrics_of_parts(evaluation.parts)
+    verdicts = gates.check(spec.gates, measured[1:], higher)
     references = dict(zip(evaluation.names, [spec.baseline, *spec.candidates], strict=True))
     content = {
         "version": table.VERSION,
@@ -117,6 +122,7 @@ def tabulate(evaluation: Evaluation, judged: Sequence[table.Judged]) -> tuple[di
         "win_rate_weights": weights,
         "categories": table.categories(judged, judged[0], [p.category for p in evaluation.prompts], intervals),
         **({"suites": [suite.as_json() for suite in evaluation.suites]} if evaluation.suites else {}),
+        **{part.key: part.as_json(evaluation.sets, intervals) for part in evaluation.parts},
         "gates": [verdict.as_json() for verdict in verdicts],
         "snapshots": {name: spread(classes, intervals) for name, classes in evaluation.classes_of_snapshots().items()},
         "notes": [*evaluation.notes, *table.missing_scores(judged)],

@@ -1,0 +1,135 @@
+"""Parts of an evaluation beside the answers to its prompts: what further they ask models, and what they measure.
+
+A part says which further prompts the models answer (`PromptSet`), and makes measures of the answers and of what the
+judges said of them. Models and judges are loaded once: the runner asks and scores all sets while it holds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from rlhf_api.stages.evaluate import Generation
+from rlhf_trainer.data.rows import Prompt
+from rlhf_trainer.evaluation.answers import Answering
+from rlhf_trainer.evaluation.shards import Rows, Shards
+from rlhf_trainer.statistics.intervals import Estimate, Floats, Intervals
+
+OWN = "prompts"
+"""The set of the evaluation's own prompts."""
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What a part measured of one model. Arrays are [N] or [N, S], NaN: not counted. Row i of two models is the same
+    prompt (dialogue, document): rows are drawn as pairs."""
+
+    rates: Mapping[str, Floats] = field(default_factory=dict)
+    """Shares, by metric: values in [0, 1], means over rows."""
+    means: Mapping[str, Floats] = field(default_factory=dict)
+    """Means over rows of any number."""
+    harmonics: Mapping[str, tuple[Floats, Floats]] = field(default_factory=dict)
+    """Harmonic means of two shares."""
+
+    def estimates(self, intervals: Intervals) -> dict[str, Estimate]:
+        """Each metric with its interval."""
+        estimates = {name: intervals.rate(values) for name, values in self.rates.items()}
+        estimates |= {name: intervals.mean(values) for name, values in self.means.items()}
+        return estimates | {name: intervals.harmonic(*both) for name, both in self.harmonics.items()}
+
+    def differences(self, theirs: Measures, intervals: Intervals) -> dict[str, Estimate]:
+        """Each metric's difference to that of another model, of those that both have."""
+        differences = {
+            name: intervals.rate_difference(values, theirs.rates[name])
+            for name, values in self.rates.items()
+            if name in theirs.rates
+        }
+        differences |= {
+            name: intervals.difference(values, theirs.means[name])
+            for name, values in self.means.items()
+            if name in theirs.means
+        }
+        return differences | {
+            name: intervals.harmonic_difference(both, theirs.harmonics[name])
+            for name, both in self.harmonics.items()
+            if name in theirs.harmonics
+        }
+
+
+class PromptSet(Protocol):
+    """Prompts that every model answers, or dialogues that it goes through."""
+
+    @property
+    def name(self) -> str:
+        """In the names of shards: a path component, unique in the evaluation."""
+
+    @property
+    def items(self) -> int:
+        """What shards are cut of: prompts or dialogues. The answers to one item lie in one shard, in order."""
+
+    def answers(self, model: Answering, span: range, how: Generation, seed: int, shards: Shards) -> Rows:
+        """A model's answers to the items of a span, as `Answering.answers` makes them."""
+
+    def prompts(self, rows: Rows) -> list[Prompt]:
+        """What each of its answers answered."""
+
+
+@dataclass(frozen=True)
+class PlainSet:
+    """Prompts that are known before any answer."""
+
+    name: str
+    listed: Sequence[Prompt]
+
+    @property
+    def items(self) -> int:
+        """Number of prompts."""
+        return len(self.listed)
+
+    def answers(self, model: Answering, span: range, how: Generation, seed: int, shards: Shards) -> Rows:
+        """Sampled with the random numbers of the prompts' numbers: the same for every model."""
+        return model.answers(self.listed[span.start : span.stop], span.start, how, seed, shards.report)
+
+    def prompts(self, rows: Rows) -> list[Prompt]:
+        """The rows' prompts."""
+        return [self.listed[row["prompt"]] for row in rows]
+
+
+class Answers(Protocol):
+    """What was computed, as parts read it: the rows of all shards."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Models, baseline first."""
+
+    def rows(self, prompt_set: str, model: str) -> Rows:
+        """A model's answers to a set."""
+
+    def scores(self, prompt_set: str, metric: str, model: str) -> Floats:
+        """[rows] what a judge (`cost.harm`) said of each of them; NaN: no score."""
+
+    def costs(self, prompt_set: str, model: str) -> dict[str, Floats]:
+        """[rows] of every cost, by its name."""
+
+
+class Part(Protocol):
+    """One part of an evaluation."""
+
+    @property
+    def key(self) -> str:
+        """In `evaluation.json`."""
+
+    @property
+    def sets(self) -> Sequence[PromptSet]:
+        """Prompts beside the evaluation's own; judges score the answers."""
+
+    def metrics(self) -> Mapping[str, bool]:
+        """Names of what it may measure, and whether higher is better: gates are checked against them before any is
+        sampled."""
+
+    def measures(self, model: str, answers: Answers) -> Measures:
+        """What it measured of one model."""
+
+    def as_json(self, answers: Answers, intervals: Intervals) -> Any:
+        """Its section of `evaluation.json`: what a reader of the numbers needs to know of how they were made."""
