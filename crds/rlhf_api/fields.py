@@ -197,7 +197,7 @@ class RulesRef(Reference):
 class Scorer(Reference):
     """What judges an answer: a reward or cost model, or a function `module:function`."""
 
-    cel = (one_of("input", "stage", "function"),)
+    cel: ClassVar[tuple[Cel, ...]] = (one_of("input", "stage", "function"),)
     takes = frozenset({"reward", "cost"})
     labelled = True
 
