@@ -13,7 +13,7 @@ from tiny import tiny_policy
 
 from rlhf_api.stages.evaluate import Suite
 from rlhf_trainer.evaluation.suites import Examinee
-from rlhf_trainer.evaluation.tasks import load_task, registered_tasks
+from rlhf_trainer.evaluation.tasks import Documents, load_task, registered_tasks
 from rlhf_trainer.exits import GuardTripped, InputError
 from rlhf_trainer.models.load import load_policy
 
@@ -93,17 +93,19 @@ def done(folder):
     return suites_case
 
 
-def by_lm_eval(model, config, documents, shots):
+def by_lm_eval(model, config, documents, shots, **options):
     """Per-document metrics as lm-eval's own evaluator gives them for a model's folder."""
     from datasets import Dataset
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
-    dataset = Dataset.from_list(documents)
-    task = ConfigurableTask(config={**config, "custom_dataset": lambda **_: {"test": dataset}, "num_fewshot": shots})
+    by_split = {"test": Dataset.from_list(documents)}
+    if "shot_rows" in options:
+        by_split["shots"] = Dataset.from_list(options.pop("shot_rows"))
+    task = ConfigurableTask(config={**config, "custom_dataset": lambda **_: by_split, "num_fewshot": shots})
     lm = HFLM(pretrained=str(model), dtype="float32", device="cpu", batch_size=1)
-    results = simple_evaluate(model=lm, tasks=[task], num_fewshot=shots, bootstrap_iters=0)
+    results = simple_evaluate(model=lm, tasks=[task], num_fewshot=shots, bootstrap_iters=0, **options)
     rows = results["samples"][task.config.task]
     return results["results"][task.config.task], sorted(rows, key=lambda row: row["doc_id"])
 
@@ -225,7 +227,7 @@ def test_tasks_of_every_kind_give_what_lm_evals_own_loop_gives(folder, tmp_path,
     from lm_eval.tasks._yaml_loader import load_yaml
 
     suite = Suite.model_validate({"name": "kind", "task": task, "shots": 2, "data": {"input": "x"}})
-    loaded = load_task(suite, "suites[0]", write(tmp_path / "rows.jsonl", KINDS[task]))
+    loaded = load_task(suite, "suites[0]", Documents(write(tmp_path / "rows.jsonl", KINDS[task])))
     config = load_yaml(registered_tasks()[task])
     config |= {"dataset_path": None, "dataset_name": None, "dataset_kwargs": None}
     config |= {"test_split": "test", "fewshot_split": "test", "validation_split": None, "training_split": None}
@@ -242,10 +244,39 @@ def test_tasks_of_every_kind_give_what_lm_evals_own_loop_gives(folder, tmp_path,
         assert [row[metric] for row in rows] == [row[metric] for row in expected if row["filter"] == strict]
 
 
+@pytest.mark.parametrize("name", ["sft", "ppo"])
+def test_through_a_chat_template_with_shots_of_other_rows_it_gives_what_lm_evals_own_loop_gives(folder, tmp_path, name):
+    rows = [json.loads(line) for line in (folder / "choices.jsonl").read_text().splitlines()]
+    suite = {"name": "a", "file": {"input": "f"}, "data": {"input": "x"}, "shots": 3, "chat": True, "limit": 12}
+    suite["shotsFrom"] = {"input": "y"}
+    shots_from = Documents(write(tmp_path / "shots.jsonl", rows[20:]))
+    loaded = load_task(
+        Suite.model_validate(suite),
+        "suites[0]",
+        Documents(folder / "choices.jsonl"),
+        folder / "choice.yaml",
+        shots_from,
+    )
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    config = load_yaml(folder / "choice.yaml") | {"test_split": "test", "fewshot_split": "shots"}
+    _, expected = by_lm_eval(
+        folder / name, config, rows[:12], 3, shot_rows=rows[20:], apply_chat_template=True, fewshot_as_multiturn=True
+    )
+    asked = Examinee(*load_policy(str(folder / name), "float32"))
+    answers = asked.rows(loaded, range(6)) + asked.rows(loaded, range(6, 12))
+    assert [[row["acc"], row["acc_norm"]] for row in answers] == [[row["acc"], row["acc_norm"]] for row in expected]
+    (written,) = {len(asked._written[key]) for key in asked._written}
+    assert written == 12 * 4
+    contexts = {request.args[0] for request in asked._written["a"]}
+    assert len(contexts) == 12 and contexts.isdisjoint(request.args[0] for request in loaded.task.instances)
+    assert {context for row in expected for context, _ in row["arguments"]} == contexts
+
+
 @pytest.mark.parametrize("task", KINDS)
 def test_a_document_is_never_its_own_shot(tmp_path, task):
     suite = Suite.model_validate({"name": "kind", "task": task, "shots": 5, "data": {"input": "x"}})
-    loaded = load_task(suite, "suites[0]", write(tmp_path / "rows.jsonl", KINDS[task]))
+    loaded = load_task(suite, "suites[0]", Documents(write(tmp_path / "rows.jsonl", KINDS[task])))
     for request in loaded.task.instances:
         context = request.args[0]
         numbers = [int(number) for number in re.findall(r"(?:It is|What is|Which is|The) (\d)", context)]
@@ -261,13 +292,13 @@ def test_a_document_is_never_its_own_shot(tmp_path, task):
         ({"task": "humaneval"}, "expected a task that needs no network"),
         ({"task": "mmlu"}, "expected one of lm-eval's"),
         ({"task": "hellaswag"}, "found the columns text; expected those of the task's own data set"),
-        ({"shots": 40}, "expected fewer shots than documents"),
+        ({"shots": 40}, r"shots: found 40; expected at most 39, which the rows give"),
     ],
 )
 def test_what_a_suite_cannot_do_is_told_before_any_model_is_loaded(folder, change, words):
     suite = Suite.model_validate({"name": "a", "task": "lambada_openai", "data": {"input": "x"}, **change})
     with pytest.raises(InputError, match=words) as error:
-        load_task(suite, "stage eval, evaluate.suites[0]", folder / "lambada.jsonl")
+        load_task(suite, "stage eval, evaluate.suites[0]", Documents(folder / "lambada.jsonl"))
     assert str(error.value).startswith("stage eval, evaluate.suites[0]")
 
 
@@ -275,9 +306,9 @@ def test_documents_may_be_a_table_and_no_row_beyond_the_limit_is_read(tmp_path):
     table = tmp_path / "rows.csv"
     table.write_text('text\n"we go to the house"\n"they help me"\n"a,row,of,too,many"\n' + "x" * 40 + ",1,2\n")
     suite = Suite.model_validate({"name": "a", "task": "lambada_openai", "data": {"input": "x"}, "limit": 2})
-    assert load_task(suite, "suites[0]", table).documents == 2
+    assert load_task(suite, "suites[0]", Documents(table)).documents == 2
     with pytest.raises(InputError, match=r"suites\[0\]\.data: .*rows\.csv:4: found 3 cells"):
-        load_task(suite.model_copy(update={"limit": None}), "suites[0]", table)
+        load_task(suite.model_copy(update={"limit": None}), "suites[0]", Documents(table))
 
 
 @pytest.mark.parametrize(
@@ -306,4 +337,4 @@ def test_a_task_file_brings_in_no_code(folder, tmp_path, line, words):
     path.write_text("\n".join([*lines, line]) + "\n")
     suite = Suite.model_validate({"name": "a", "file": {"input": "f"}, "data": {"input": "x"}})
     with pytest.raises(InputError, match=words):
-        load_task(suite, "suites[0]", folder / "choices.jsonl", path)
+        load_task(suite, "suites[0]", Documents(folder / "choices.jsonl"), path)

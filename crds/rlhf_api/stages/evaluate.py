@@ -75,7 +75,10 @@ class Gate(ApiModel):
 class Suite(ApiModel):
     """A task of lm-eval: what models still can do, by answers that are right or wrong and by no judge."""
 
-    cel = (one_of("task", "file"),)
+    cel = (
+        one_of("task", "file"),
+        Cel("!has(self.shotsFrom) || {shots} > 0", "shots are 0: nothing is drawn from these rows", ".shotsFrom"),
+    )
 
     name: Name
     """Name in metrics and tables: `suite.NAME`."""
@@ -86,13 +89,20 @@ class Suite(ApiModel):
     data: DocumentsRef
     """The task's documents, in the columns of its own data set."""
     shots: Annotated[int, Field(ge=0, le=64)] = 0
-    """Solved documents before each; drawn from the same rows, never the document itself."""
+    """Solved documents before each; by default drawn from the same rows, never the document itself."""
+    shots_from: DocumentsRef | None = None
+    """Rows to draw the shots from."""
+    chat: bool = False
+    """Ask through each model's chat template, the shots as turns; as lm-eval's `--apply_chat_template`."""
     limit: Count | None = None
     """Take only the first documents."""
 
     def rules(self) -> Iterator[Finding]:
         yield from super().rules()
         yield from exactly_one(self, ("task", "file"))
+        if self.shots_from is not None and self.shots == 0:
+            message = "found 0 shots: nothing is drawn from these rows"
+            yield Finding(("shotsFrom",), message, "set shots, or leave shotsFrom out")
 
 
 class Generation(ApiModel):

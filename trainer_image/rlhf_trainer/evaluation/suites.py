@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rlhf_api.fields import DocumentsRef
 from rlhf_api.stages.evaluate import Evaluate
 from rlhf_trainer.data.load import Inputs
 from rlhf_trainer.evaluation.shards import Rows
-from rlhf_trainer.evaluation.tasks import LoadedTask, load_task
+from rlhf_trainer.evaluation.tasks import Documents, LoadedTask, build_requests, load_task
+from rlhf_trainer.exits import InputError
 
 BATCH = 8
 """Requests a forward. Part of the last digits of log-probabilities, so never a setting."""
@@ -24,10 +26,15 @@ def load_suites(context: Inputs, spec: Evaluate) -> list[LoadedTask]:
     """
     tasks = []
     for index, suite in enumerate(spec.suites):
-        data = context.input(suite.data)
         file = None if suite.file is None else Path(context.input(suite.file).path)
-        tasks.append(load_task(suite, f"suites[{index}]", Path(data.path), file, data.input))
+        shots_from = None if suite.shots_from is None else _documents(context, suite.shots_from)
+        tasks.append(load_task(suite, f"suites[{index}]", _documents(context, suite.data), file, shots_from))
     return tasks
+
+
+def _documents(context: Inputs, reference: DocumentsRef) -> Documents:
+    entry = context.input(reference)
+    return Documents(Path(entry.path), entry.input)
 
 
 def metrics_of(suites: Sequence[LoadedTask]) -> dict[str, bool]:
@@ -42,13 +49,17 @@ class Examinee:
         from lm_eval.models.huggingface import HFLM
 
         self._lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH)
+        self._written: dict[str, list[Any]] = {}
+        """Requests through the model's chat template, by suite."""
 
     def rows(self, loaded: LoadedTask, documents: range) -> Rows:
         """`{document, METRIC: value}` for each document: what lm-eval's metrics say of the model's responses."""
         task = loaded.task
         built = task.instances
+        if loaded.suite.chat:
+            task._instances = self._through_template(loaded)
         try:
-            task._instances = [request for request in built if request.doc_id in documents]
+            task._instances = [request for request in task.instances if request.doc_id in documents]
             self._respond(task.instances)
             task.apply_filters()
             return _measured(loaded, task.instances, documents)
@@ -56,6 +67,20 @@ class Examinee:
             for request in task.instances:
                 request.resps, request.filtered_resps = [], {}
             task._instances = built
+
+    def _through_template(self, loaded: LoadedTask) -> list[Any]:
+        """The task's requests in this model's chat template; made once."""
+        name = loaded.suite.name
+        if name not in self._written:
+            try:
+                build_requests(loaded.task, self._lm.apply_chat_template)
+            except Exception as error:  # templates raise what they like
+                raise InputError(
+                    f"suite {name}: the model's chat template does not take its documents: {error}; expected one that takes "
+                    "turns of user and assistant (leave chat out)"
+                ) from error
+            self._written[name] = loaded.task.instances
+        return self._written[name]
 
     def _respond(self, requests: Sequence[Any]) -> None:
         """Ask the model, requests of a kind together."""
@@ -77,5 +102,11 @@ def _measured(loaded: LoadedTask, requests: Sequence[Any], documents: range) -> 
         answers = sorted(by_document[number], key=lambda request: request.idx)
         name = next(iter(answers[0].filtered_resps))  # the first filter is the task's strict one
         metrics = loaded.task.process_results(answers[0].doc, [answer.filtered_resps[name] for answer in answers])
+        for metric in loaded.metrics:
+            if metric not in metrics:
+                raise InputError(
+                    f"suite {loaded.suite.name}: {loaded.task.config.task} gives document {number} no {metric}, which it "
+                    f"lists; found {', '.join(metrics)} (take another task)"
+                )
         rows.append({"document": number} | {metric: float(metrics[metric]) for metric in loaded.metrics})
     return rows

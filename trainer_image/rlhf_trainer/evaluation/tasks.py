@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,7 +29,9 @@ from rlhf_trainer.sources.choose import yaml_file
 logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of what is meant so here
 
 DOCUMENTS = "documents"
-"""The one split that a task gets."""
+"""The split that a task asks."""
+SHOTS = "shots"
+"""The split that it draws shots from, where that is another."""
 PRIMARY = ("acc_norm", "acc", "exact_match")
 """Metrics that stand for a task, the first that it has."""
 FIELDS = frozenset(
@@ -87,33 +89,54 @@ class LoadedTask:
             "task": str(self.task.config.task),
             "documents": self.documents,
             "shots": self.suite.shots,
+            "chat": self.suite.chat,
             "primary": self.primary,
             "metrics": {metric: "higher" if up else "lower" for metric, up in self.metrics.items()},
         }
 
 
-def load_task(suite: Suite, where: str, data: Path, file: Path | None = None, entry: Input | None = None) -> LoadedTask:
+@dataclass(frozen=True)
+class Documents:
+    """Rows of an input."""
+
+    path: Path
+    entry: Input | None = None
+    """For its subset, split and columns."""
+
+    def rows(self, where: str, most: int | None = None) -> list[dict[str, Any]]:
+        """The first of them; columns are renamed as the input says.
+
+        Raises:
+            InputError: a row cannot be read, or there is none.
+        """
+        rows = list(itertools.islice(_rows(self.path, self.entry, where), most))
+        if not rows:
+            raise InputError(f"{where}: found no row; expected documents")
+        return rows
+
+
+def load_task(
+    suite: Suite, where: str, documents: Documents, file: Path | None = None, shots_from: Documents | None = None
+) -> LoadedTask:
     """Build a task over an input's rows.
 
     Args:
         suite: Of the job.
         where: The suite's place in the job, for messages: `suites[0]`.
-        data: The rows.
+        documents: What is asked.
         file: The task file, where the suite has one.
-        entry: The rows' input, for its subset, split and columns.
+        shots_from: What shots are drawn from; by default the documents.
 
     Raises:
         InputError: no such task, a file that is none, rows that it cannot read; names the field and what was found.
     """
     config = _registered(str(suite.task), where) if file is None else _of_file(file, f"{where}.file")
-    rows = list(itertools.islice(_rows(data, entry, f"{where}.data"), suite.limit))
-    if not rows:
-        raise InputError(f"{where}.data: found no row; expected the documents of {config['task']}")
-    if suite.shots >= len(rows):
-        raise InputError(
-            f"{where}.shots: found {suite.shots} of {len(rows)} documents; expected fewer shots than documents"
-        )
-    task = _build(config, rows, suite.shots, where)
+    rows = documents.rows(f"{where}.data", suite.limit)
+    shot_rows = None if shots_from is None else shots_from.rows(f"{where}.shotsFrom")
+    most = len(rows) - 1 if shot_rows is None else len(shot_rows)  # a document is no shot of its own
+    if suite.shots > most:
+        raise InputError(f"{where}.shots: found {suite.shots}; expected at most {most}, which the rows give")
+    task = _build(config, rows, shot_rows, suite.shots, where)
     metrics = _means(task)
     if not metrics:
         raise InputError(
@@ -203,7 +226,9 @@ def _rows(path: Path, entry: Input | None, where: str) -> Iterator[dict[str, Any
         yield dict(renamed(row.value, columns))
 
 
-def _build(config: dict[str, Any], rows: list[dict[str, Any]], shots: int, where: str) -> Any:
+def _build(
+    config: dict[str, Any], rows: list[dict[str, Any]], shot_rows: list[dict[str, Any]] | None, shots: int, where: str
+) -> Any:
     """lm-eval's task with all its requests built: what a row lacks shows here, before any model is loaded."""
     import lm_eval.utils
     from datasets import Dataset, disable_progress_bars
@@ -216,17 +241,15 @@ def _build(config: dict[str, Any], rows: list[dict[str, Any]], shots: int, where
     sandbox.filters.update(lm_eval.utils.env.filters)
     lm_eval.utils.env = sandbox  # a task's templates are an input, as chat templates are
     splits = {"test_split": DOCUMENTS, "validation_split": None, "training_split": None}
-    splits["fewshot_split"] = DOCUMENTS if shots else None
+    splits["fewshot_split"] = (DOCUMENTS if shot_rows is None else SHOTS) if shots else None
     data = {"dataset_path": DOCUMENTS, "dataset_name": None, "dataset_kwargs": None}
     dropped = ("tag", "group", "task_list", "dataset_kwargs", "dataset_name")
     fields = {key: value for key, value in config.items() if key not in dropped} | splits | data
     try:
-        dataset = Dataset.from_list(rows)
-        task = ConfigurableTask(
-            config={**fields, "num_fewshot": shots, "custom_dataset": lambda **_: {DOCUMENTS: dataset}}
-        )
-        task.set_fewshot_seed(SHOTS_SEED)
-        task.build_all_requests(rank=0, world_size=1)
+        by_split = {DOCUMENTS: Dataset.from_list(rows)}
+        by_split |= {} if shot_rows is None else {SHOTS: Dataset.from_list(shot_rows)}
+        task = ConfigurableTask(config={**fields, "num_fewshot": shots, "custom_dataset": lambda **_: by_split})
+        build_requests(task)
     except Exception as error:
         columns = ", ".join(sorted(map(str, rows[0]))[:LISTED])
         raise InputError(
@@ -234,6 +257,18 @@ def _build(config: dict[str, Any], rows: list[dict[str, Any]], shots: int, where
             "expected those of the task's own data set"
         ) from error
     return task
+
+
+def build_requests(task: Any, chat_template: Callable[..., str] | None = None) -> None:
+    """Build every request of a task anew: the same shots each time, as text or through a model's chat template."""
+    import lm_eval.api.task
+
+    lm_eval.api.task.tqdm = lambda documents, **_: documents  # its bar is of no use in a log
+    task.set_fewshot_seed(SHOTS_SEED)
+    chat = chat_template is not None
+    task.build_all_requests(
+        rank=0, world_size=1, apply_chat_template=chat, fewshot_as_multiturn=chat, chat_template=chat_template
+    )
 
 
 SHOTS_SEED = 1234
