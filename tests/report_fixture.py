@@ -14,6 +14,7 @@ from rlhf_api.stage_file import Directories, Outcome, StageFile, StageInput
 from rlhf_api.stages.evaluate import Gate
 from rlhf_api.store import write_resolved
 from rlhf_trainer.evaluation import gates, table
+from rlhf_trainer.evaluation.distributions import distributions
 from rlhf_trainer.statistics.intervals import Intervals
 
 INPUTS = {"base": "a", "chat": "b", "prefs": "c", "heldout": "d"}
@@ -328,6 +329,7 @@ def evaluate(hostile="", prompts=64, seed=5, models=(("sft", 0.18), ("ppo", 0.62
         ],
         "baseline": "sft",
         "models": [table.as_json(entry, intervals) for entry in measured],
+        "distributions": distributions(table.scores(models), "sft"),
         "categories": table.categories(models, before, labels, intervals),
         "gates": [verdict.as_json() for verdict in verdicts],
         "notes": table.missing_scores(models), "shown": [3, 17, 40],

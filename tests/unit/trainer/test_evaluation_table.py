@@ -36,6 +36,7 @@ def test_a_candidate_is_measured_against_the_baseline_on_the_same_prompts():
     assert measured.metrics["cost.harm"].value == -6 / 8
     assert measured.metrics["harmful_rate"].value == 1 / 8
     assert measured.metrics["win_rate"].value == (6 + 0.5) / 8
+    assert measured.metrics["win_rate_lc"].value == pytest.approx((6 + 0.5 + 0.5) / 9)  # of answers of the same length
     assert measured.metrics["kl"].value == 2.5
     assert measured.metrics["kl_token"].value == 2.5 / 4
     assert measured.metrics["length"].method == "constant"

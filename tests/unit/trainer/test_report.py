@@ -375,13 +375,29 @@ def test_an_evaluation_without_judges_says_so(tmp_path):
     for model in evaluation["models"]:
         for table in (model["metrics"], model["differences"]):
             for name in [
-                name for name in table if name.split(".")[0] in ("reward", "cost", "harmful_rate", "win_rate")
+                name
+                for name in table
+                if name.split(".")[0] in ("reward", "cost", "harmful_rate", "win_rate", "win_rate_lc")
             ]:
                 table.pop(name)
     path.write_text(json.dumps(evaluation))
     document = content(collect(file))
     assert "had no judges" in document["verdict"][0]["text"]
     Page(render(document))
+
+
+def test_scores_of_models_are_drawn_over_each_other_and_an_older_evaluation_has_none(tmp_path):
+    file = report_fixture.build(tmp_path)
+    path = next((tmp_path / "products").glob("evaluate-*")) / "evaluation.json"
+    page = render(content(collect(file)))
+    assert page.count("How scores are distributed") == 1
+    for metric in ("Cost: no_care", "Cost: cost", "Reward: reward", "Reward: distinct_words"):
+        assert f'aria-label="{metric}: scores by model"' in page
+    assert "ppo has" in page and "in common with sft" in page and "ppo: 64 answers" in page
+    evaluation = json.loads(path.read_text())
+    del evaluation["distributions"]
+    path.write_text(json.dumps(evaluation))
+    assert "How scores are distributed" not in render(content(collect(file)))
 
 
 def test_where_the_constraint_ended_is_said_and_a_cost_above_its_limit_is_bad(full_report, tmp_path):

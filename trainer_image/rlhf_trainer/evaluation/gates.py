@@ -70,7 +70,9 @@ def unknown(
     comparable += [f"reward.{name}" for name in rewards] + [f"cost.{name}" for name in costs]
     comparable += ["harmful_rate"] * bool(costs) + [*rules, *suites]
     comparable += [f"harmful_rate.{name}" for name in costs] if len(costs) > 1 else []
-    alone = ["distinct_1", "distinct_2", "self_bleu", "kl", "kl_token", "kl_k3"] + ["win_rate"] * bool(rewards)
+    alone = ["distinct_1", "distinct_2", "self_bleu", "kl", "kl_token", "kl_k3"] + ["win_rate", "win_rate_lc"] * bool(
+        rewards
+    )
     alone += [f"win_rate.{name}" for name in rewards] if len(rewards) > 1 else []
     unavailable = []
     for index, gate in enumerate(gates):

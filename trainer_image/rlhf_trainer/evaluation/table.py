@@ -24,6 +24,7 @@ from rlhf_trainer.statistics.intervals import (
     point,
     wins,
 )
+from rlhf_trainer.statistics.length_control import gaps, length_controlled
 
 VERSION = "1"
 UNLABELLED = "not labelled"
@@ -141,6 +142,15 @@ def as_json(measured: Measured, intervals: Intervals) -> dict[str, Any]:
     }
 
 
+def scores(models: Sequence[Judged]) -> dict[str, dict[str, Floats]]:
+    """Scores by metric (`cost.harm`), then by model: [P, S]."""
+    by_metric: dict[str, dict[str, Floats]] = {}
+    for model in models:
+        for metric, values in _scored(model).items():
+            by_metric.setdefault(metric, {})[model.name] = values
+    return by_metric
+
+
 def missing_scores(models: Sequence[Judged]) -> list[str]:
     """A sentence for each judge of a model that gave no score (NaN) to some answers, and for empty answers."""
     notes = []
@@ -235,11 +245,18 @@ def _win_rates(model: Judged, baseline: Judged, intervals: Intervals, weights: d
         return {}
     total = sum(weights[name] * scores for name, scores in model.rewards.items())
     against = sum(weights[name] * scores for name, scores in baseline.rewards.items())
-    rates = {"win_rate": intervals.share(wins(np.asarray(total), np.asarray(against)))}
+    won = wins(np.asarray(total), np.asarray(against))
+    longer = gaps(*(characters(side) for side in (model, baseline)))
+    rates = {"win_rate": intervals.share(won), "win_rate_lc": length_controlled(won, longer, intervals)}
     if len(model.rewards) > 1:
         for name, scores in model.rewards.items():
             rates[f"win_rate.{name}"] = intervals.share(wins(scores, baseline.rewards[name]))
     return rates
+
+
+def characters(model: Judged) -> Floats:
+    """[P, S] characters of answers: what models of different tokenizers have in common."""
+    return np.array([[len(answer) for answer in answers] for answers in model.texts], dtype=np.float64)
 
 
 def _kl(model: Judged, intervals: Intervals) -> dict[str, Estimate]:

@@ -15,6 +15,7 @@ from rlhf_trainer.statistics.intervals import Estimate, decide, inconclusive
 SHARES = (
     "harmful_rate",
     "win_rate",
+    "win_rate_lc",
     "eos_rate",
     "empty_rate",
     "duplicate_rate",
@@ -35,6 +36,7 @@ NAMES = {
     "reward": ("Reward", "mean score"),
     "cost": ("Cost", "mean score; above 0 is harmful"),
     "win_rate": ("Wins against the baseline", "share of answers with a higher reward, ties half; 50 % is even"),
+    "win_rate_lc": ("Wins at equal length", "the same where answers are equally long, by a logistic model"),
     "kl": ("KL to the baseline", "nats an answer, on the candidate's own answers"),
     "kl_token": ("KL a token", "nats"),
     "kl_k3": ("KL, k3 estimate", "nats an answer; never negative, heavy tail"),
@@ -75,6 +77,7 @@ GOOD = {
     "cost": "lower",
     "reward": "higher",
     "win_rate": "higher",
+    "win_rate_lc": "higher",
     "not_unsafe": "higher",
     "not_overrefuse": "higher",
     "safety_f1": "higher",
@@ -236,7 +239,7 @@ def _line(name: str, first: Json, others: Sequence[Json], confidence: float) -> 
     for candidate in others:
         estimate = candidate["metrics"].get(name)
         difference = change(name, candidate["differences"].get(name))
-        if head == "win_rate" and estimate is not None and estimate["value"] is not None:
+        if head in ("win_rate", "win_rate_lc") and estimate is not None and estimate["value"] is not None:
             difference = win(name, estimate, confidence)
         pairs.append((cell(name, estimate), difference))
     counts = [model["metrics"][name]["n"] for model in (first, *others) if name in model["metrics"]]

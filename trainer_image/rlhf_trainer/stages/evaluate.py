@@ -18,6 +18,7 @@ from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.evaluation import gates, table
 from rlhf_trainer.evaluation.classes import measured as measured_by
 from rlhf_trainer.evaluation.classes import spread
+from rlhf_trainer.evaluation.distributions import distributions
 from rlhf_trainer.evaluation.load_parts import load_parts, metrics_of_parts
 from rlhf_trainer.evaluation.runner import Evaluation
 from rlhf_trainer.evaluation.shards import Rows
@@ -120,6 +121,7 @@ def tabulate(evaluation: Evaluation, judged: Sequence[table.Judged]) -> tuple[di
             for model in measured
         ],
         "win_rate_weights": weights,
+        "distributions": distributions(table.scores(judged), evaluation.baseline),
         "categories": table.categories(judged, judged[0], [p.category for p in evaluation.prompts], intervals),
         **({"suites": [suite.as_json() for suite in evaluation.suites]} if evaluation.suites else {}),
         **{part.key: part.as_json(evaluation.sets, intervals) for part in evaluation.parts},
