@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ def distributions(scores: Mapping[str, Mapping[str, Floats]], baseline: str) -> 
         if not len(together):
             continue
         edges = _edges(together)
-        counts = {model: np.histogram(values, edges)[0] for model, values in finite.items()}
+        counts = {model: np.histogram(values, edges)[0].astype(np.float64) for model, values in finite.items()}
         by_metric[metric] = {
             "edges": [float(edge) for edge in edges],
             "counts": {model: [int(count) for count in of_model] for model, of_model in counts.items()},
@@ -52,8 +52,7 @@ def _edges(values: Floats) -> Floats:
     return np.linspace(low, high, max(FEWEST_BINS, min(MOST_BINS, bins)) + 1)
 
 
-def _overlap(ours: Sequence[int], theirs: Sequence[int]) -> float | None:
-    first, second = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
-    if not first.sum() or not second.sum():
+def _overlap(ours: Floats, theirs: Floats) -> float | None:
+    if not ours.sum() or not theirs.sum():
         return None
-    return float(np.minimum(first / first.sum(), second / second.sum()).sum())
+    return float(np.minimum(ours / ours.sum(), theirs / theirs.sum()).sum())
