@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,6 +36,8 @@ class Row:
     """`rows.jsonl:3`, or `--prompt`."""
     prompt: list[dict[str, str]]
     answer: str | None
+    columns: dict[str, Any] = field(default_factory=dict)
+    """As they were read."""
 
     @classmethod
     def of_text(cls, prompt: str, answer: str | None) -> Row:
@@ -90,7 +93,7 @@ def _row(where: str, line: bytes) -> Row:
     if "messages" in value:
         messages = _messages(f"{where}: messages", value["messages"])
         last = messages.pop()["content"] if messages[-1]["role"] == "assistant" and len(messages) > 1 else None
-        return Row(where, messages, last)
+        return Row(where, messages, last, value)
     if "prompt" not in value:
         hint = f"prompt (and one of {', '.join(ANSWERS)}), or messages"
         raise CommandError(f"{where}: found {', '.join(list(value)[:6]) or 'nothing'}; expected {hint}", Exit.INVALID)
@@ -102,7 +105,7 @@ def _row(where: str, line: bytes) -> Row:
     answer = None if column is None else value[column]
     if answer is not None and not isinstance(answer, str):
         raise CommandError(f"{where}: {column}: found {type(answer).__name__}; expected a text", Exit.INVALID)
-    return Row(where, messages, answer)
+    return Row(where, messages, answer, value)
 
 
 def _messages(where: str, value: Any) -> list[dict[str, str]]:
@@ -113,6 +116,27 @@ def _messages(where: str, value: Any) -> list[dict[str, str]]:
         if not isinstance(message, dict) or not all(isinstance(message.get(name), str) for name in fields):
             raise CommandError(f"{where}: expected messages of role and content, both texts", Exit.INVALID)
     return [{name: message[name] for name in fields} for message in value]
+
+
+def typed(rows: Sequence[Row], labelled: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Each row's columns with the label furthest above its threshold as `response_type`; a row of none has no such column.
+
+    A row with an answer has the labels of both together, else those of its prompt.
+    """
+    last = {entry["row"]: entry["probabilities"] for entry in labelled["checks"]}
+    for index, row in enumerate(rows):
+        triples = zip(labelled["labels"], labelled["thresholds"], last[index], strict=True)
+        margins = {name: _logit(value) - _logit(least) for name, least, value in triples}
+        furthest = max(margins, key=lambda name: margins[name])
+        columns = {name: value for name, value in row.columns.items() if name != "response_type"}
+        yield {**columns, "response_type": furthest} if margins[furthest] >= 0 else columns
+
+
+def _logit(probability: float) -> float:
+    """log(p / (1 - p)), infinite at 0 and 1."""
+    if probability in (0.0, 1.0):
+        return math.copysign(math.inf, probability - 0.5)
+    return math.log(probability) - math.log1p(-probability)
 
 
 def label(model: Path, rows: list[Row]) -> dict[str, Any]:

@@ -127,3 +127,27 @@ def test_labels_do_not_depend_on_the_rows_beside_them(folder: Path) -> None:
     assert together == [pytest.approx(values, abs=1e-6) for values in apart]
     with pytest.raises(InputError, match="no such folder"):
         Labeller(folder / "nothing")
+
+
+def test_rows_are_written_with_the_label_furthest_above_its_threshold_as_response_type(
+    folder: Path, tmp_path: Path
+) -> None:
+    product = tmp_path / "types"
+    product.mkdir()
+    for file in (folder / "product").iterdir():
+        (product / file.name).symlink_to(file)
+    (product / "moderation.json").unlink()
+    every = torch.tensor([probabilities(product, prompt, "") for prompt in PROMPTS]).logit()
+    middle = every.median(0).values  # each label is true of two of the three rows
+    LabelRule((ESCAPE, "always", "never"), tuple(middle.sigmoid().tolist())).write(product)
+    rows = [{"prompt": prompt, "id": index, "response_type": "old"} for index, prompt in enumerate(PROMPTS)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = rlhf(product, tmp_path / "rows.jsonl", "--types", tmp_path / "typed.jsonl")
+    assert result.exit_code == 0
+    written = [json.loads(line) for line in (tmp_path / "typed.jsonl").read_text().splitlines()]
+    assert [(row["prompt"], row["id"]) for row in written] == [(row["prompt"], row["id"]) for row in rows]
+    above = every - torch.tensor(json.loads((product / "moderation.json").read_text())["thresholds"]).logit()
+    for row, margins in zip(written, above.tolist(), strict=True):
+        best = max(range(3), key=margins.__getitem__)
+        if abs(margins[best]) > 1e-4:  # one at its threshold may round to either side
+            assert row.get("response_type") == ((ESCAPE, "always", "never")[best] if margins[best] > 0 else None)

@@ -26,6 +26,7 @@ Examples:
   rlhf check my-model --prompt "How do I light a fire?" --answer "With petrol."
   rlhf check my-model answers.jsonl --output json
   generate | rlhf check my-model - && publish
+  rlhf check my-types prompts.jsonl --types typed.jsonl
 
 MODEL is a moderation stage's product: the folder that `rlhf status` names, or that `rlhf export` wrote. It runs here,
 on the CPU.
@@ -36,10 +37,13 @@ as a whole. A model knows of prompts alone what it learned from rows with an emp
 FILE has an object a line: `prompt`, a text or messages, and the answer as `answer`, `response` or `completion`; or
 `messages`. At most 10,000 rows, of 64 MiB together. Of one row every label is shown, of several those that are true.
 
+--types writes the rows again for rule-based rewards, whose prompts need a `response_type`: the true label that is furthest
+above its threshold (as log-odds); of a row without a true label the column is left out.
+
 JSON: {"model", "labels": [{"label", "threshold"}], "checks": [{"row": from 1, "where", "check": "prompt" or "answer",
 "probabilities": {LABEL: p}, "true": [labels], "cut": tokens that were not read}], "true": how many checks have a label}.
 
-Exit codes: 0 no label is true; 3 some label is; 1 the model could not run; 2 no moderation model, or a row is wrong."""
+Exit codes: 0 no label is true, or --types was written; 3 some label is; 1 the model could not run; 2 no moderation model, or a row is wrong."""
 
 
 def check(
@@ -49,19 +53,27 @@ def check(
     ] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="What is asked.", show_default=False)] = None,
     answer: Annotated[str | None, typer.Option("--answer", help="What is answered.", show_default=False)] = None,
+    types: Annotated[
+        Path | None,
+        typer.Option("--types", metavar="FILE", help="Write the rows with a response_type.", show_default=False),
+    ] = None,
     output: Output = Format.TEXT,
 ) -> None:
     """Label prompts and answers with a moderation model."""
     rows = _rows(file, prompt, answer)
+    if types is not None and file is None:
+        raise CommandError("--types: found no file of rows; expected one beside it", Exit.INVALID)
     from rlhf_sdk.label_check import label
 
     labelled = label(model, rows)
+    if types is not None:
+        _write(types, rows, labelled)
     flagged = sum(bool(entry["true"]) for entry in labelled["checks"])
     if output is Format.JSON:
         emit(_document(model, labelled, rows, flagged))
     else:
         _tell(labelled, rows, flagged)
-    if flagged:
+    if flagged and types is None:
         raise typer.Exit(int(Exit.REFUSED))
 
 
@@ -73,6 +85,16 @@ def _rows(file: str | None, prompt: str | None, answer: str | None) -> list[Row]
     if file is not None and answer is not None:
         raise CommandError("--answer: stands beside a file; expected it beside --prompt", Exit.INVALID)
     return [Row.of_text(prompt, answer)] if prompt is not None else read_rows(str(file))
+
+
+def _write(path: Path, rows: list[Row], labelled: dict[str, Any]) -> None:
+    import orjson
+
+    from rlhf_api.store import write_atomically
+    from rlhf_sdk.label_check import typed
+
+    lines = (orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in typed(rows, labelled))
+    write_atomically(path, b"".join(lines))
 
 
 def _document(model: Path, labelled: dict[str, Any], rows: list[Row], flagged: int) -> dict[str, Any]:

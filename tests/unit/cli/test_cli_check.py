@@ -11,7 +11,7 @@ import pytest
 from fakes.command import rlhf
 from rlhf_sdk import label_check
 from rlhf_sdk.exits import CommandError, Exit
-from rlhf_sdk.label_check import read_rows
+from rlhf_sdk.label_check import Row, read_rows, typed
 
 
 def written(folder: Path, *lines: str) -> str:
@@ -68,5 +68,25 @@ def test_rows_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name:
 
 def test_either_a_prompt_or_a_file(tmp_path: Path) -> None:
     path = written(tmp_path, '{"prompt": "a"}')
-    for arguments in ((), (path, "--prompt", "a"), (path, "--answer", "a"), (tmp_path / "none.jsonl",)):
+    for arguments in (
+        (),
+        ("--prompt", "a", "--types", tmp_path / "out"),
+        (path, "--prompt", "a"),
+        (path, "--answer", "a"),
+        (tmp_path / "none.jsonl",),
+    ):
         assert rlhf("check", tmp_path, *arguments).code == 2
+
+
+def test_a_response_type_is_the_label_with_the_largest_margin_and_none_below_every_threshold() -> None:
+    rows = [Row("rows.jsonl:1", [], None, {"prompt": "a"})] * 4
+    checks = [
+        {"row": 0, "probabilities": [0.6, 0.3]},  # 0.6 is 0.41 above 0.5, 0.3 is 1.35 above 0.1
+        {"row": 1, "probabilities": [0.6, 0.09]},
+        {"row": 2, "probabilities": [0.4, 0.09]},
+        {"row": 3, "probabilities": [1.0, 0.0]},
+        {"row": 3, "probabilities": [0.4, 1.0]},  # the answer's, after the prompt's
+    ]
+    labelled = {"labels": ["comply", "hard_refuse"], "thresholds": [0.5, 0.1], "checks": checks}
+    kinds = [row.get("response_type") for row in typed(rows, labelled)]
+    assert kinds == ["hard_refuse", "comply", None, "hard_refuse"]
