@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TypeVar
 
 from rlhf_api.base import ApiModel
-from rlhf_api.fields import CostJudge, RewardJudge, RulesRef, Scorer
+from rlhf_api.fields import CostJudge, CostScorer, RewardJudge, RulesRef, Scorer
 from rlhf_api.job import Stage
 from rlhf_api.stages import STAGE_TYPES, Evaluate, Ppo, Rules
 
 T = TypeVar("T", bound=Scorer)
+Key = tuple[str, tuple[str, ...]]
 
 
 def effective(stage: Stage, stages: dict[str, Stage]) -> ApiModel:
@@ -33,22 +34,26 @@ def _graded(rules: RulesRef, stages: dict[str, Stage]) -> RulesRef:
 
 
 def _judged(spec: Evaluate, stages: dict[str, Stage]) -> Evaluate:
-    rewards: dict[str, RewardJudge] = {}
-    costs: dict[str, CostJudge] = {}
+    rewards: dict[Key, RewardJudge] = {}
+    costs: dict[Key, CostJudge] = {}
     for candidate in spec.candidates:
         trained = stages[candidate.stage].spec if candidate.stage is not None else None
         if isinstance(trained, Ppo):
             for reward in trained.rewards:
                 maker = stages.get(reward.stage or "")  # none for inputs and functions, and in a job that is refused
                 if maker is not None and STAGE_TYPES[maker.type].product == "cost":
-                    costs[reward.key] = _judge(CostJudge, reward)  # a penalty: reward shaping
+                    costs[_key(reward)] = _judge(CostJudge, reward)  # a penalty: reward shaping
                 else:
-                    rewards[reward.key] = _judge(RewardJudge, reward)
-            costs.update((cost.key, _judge(CostJudge, cost)) for cost in trained.costs)
+                    rewards[_key(reward)] = _judge(RewardJudge, reward)
+            costs.update((_key(cost), _judge(CostJudge, cost)) for cost in trained.costs)
     return spec.model_copy(update={"rewards": list(rewards.values()), "costs": list(costs.values())})
 
 
+def _key(scorer: Scorer) -> Key:
+    """What makes two candidates' judges the same: the model or function, and the labels that count as harm."""
+    return scorer.key, tuple(scorer.labels) if isinstance(scorer, CostScorer) else ()
+
+
 def _judge(judge: type[T], scorer: Scorer) -> T:
-    return judge.model_validate(
-        {name: value for name in Scorer.model_fields if (value := getattr(scorer, name)) is not None}
-    )
+    shared = set(judge.model_fields) & set(type(scorer).model_fields)
+    return judge.model_validate({name: value for name in shared if (value := getattr(scorer, name))})

@@ -12,7 +12,7 @@ from typing import Any
 from rlhf_api.effective import effective
 from rlhf_api.error_messages import nearest
 from rlhf_api.errors import Finding, Loc
-from rlhf_api.fields import MAX_ITEMS, CostScorer, DataRef, ModelRef, Reference, Scorer, located_references
+from rlhf_api.fields import MAX_ITEMS, CostScorer, DataRef, ModelRef, Reference, Scorer, located_references, same_labels
 from rlhf_api.job import JobSpec, Stage
 from rlhf_api.job_view import JobView, StageView, partial_view_of, view_of
 from rlhf_api.pods import Pod
@@ -193,6 +193,12 @@ def _gates(view: JobView, stage: Stage, loc: Loc) -> Iterator[Finding]:
         return
     judged = effective(stage, written)
     assert isinstance(judged, Evaluate)  # effective keeps the type
+    for family, judges in (("reward", judged.rewards), ("cost", judged.costs)):
+        if judged is not spec and (clash := next(same_labels(judges, family), None)) is not None:
+            label = judges[int(clash.at[1])].label
+            message = f"different {family}s of the candidates' stages go by the name {label} in metrics"
+            hint = "give them different names there, or list the evaluation's rewards and costs here"
+            yield Finding((*loc, "evaluate", "candidates"), message, hint)
     labels = {"reward": [judge.label for judge in judged.rewards], "cost": [judge.label for judge in judged.costs]}
     suites = [suite.name for suite in judged.suites]
     for index, gate in enumerate(spec.gates):

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from rlhf_sdk.cluster import PLUGIN
 from rlhf_sdk.commands import (
+    check,
     compare,
     export,
     gc,
@@ -97,6 +98,7 @@ for module in (
     runs,
     compare,
     report,
+    check,
     gc,
 ):
     module.register(app)

@@ -62,6 +62,15 @@ class Case:
         spec = {"model": {"input": "base"}, "prompts": [{"input": "asks"}]}
         self.spec["stages"].append({"name": "simulate", "simulate": spec | fields})
 
+    def moderate(self, **fields: Any) -> None:
+        """Add a stage that learns one label, and an input of its rows."""
+        self.write(
+            "flags.jsonl", [{"prompt": f"q {n}", "response": "a", "labels": {"toxic": n < 9}} for n in range(20)]
+        )
+        self.spec["inputs"].append({"name": "flags", "source": "flags.jsonl"})
+        spec = {"model": {"input": "base"}, "data": [{"input": "flags"}], "maxLength": 64}
+        self.spec["stages"].append({"name": "labels", "moderation": spec | fields})
+
     def refuse(self, model: str, what: str) -> None:
         """Let a model's chat template refuse, loop over or fill memory with messages that have a word."""
         path = self.folder / model / "chat_template.jinja"
@@ -362,6 +371,16 @@ MISTAKES: dict[str, tuple[Spoil, str, str]] = {
         lambda c: c.write("gold.py", "def count(prompts, responses): return 1.0\n"),
         FUNCTION,
         "expected a list of 2 numbers",
+    ),
+    "a label that no row names": (
+        lambda c: c.moderate(labels=["toxic", "toxik"]),
+        "spec.stages[5].moderation.labels[1]",
+        "found toxik, which no row names; expected labels of the data: toxic",
+    ),
+    "a cost of a label that no row names": (
+        lambda c: (c.moderate(), c.evaluate(costs=[{"stage": "labels", "labels": ["toxic", "toxik"]}])),
+        "spec.stages[6].evaluate.costs[0].labels[1]",
+        "the rows of labels name no label toxik (did you mean toxic?)",
     ),
     "a policy that is no YAML": (lambda c: c.write("policy.yaml", "a: [\n"), source("policy"), "policy.yaml"),
     "rows instead of a policy": (

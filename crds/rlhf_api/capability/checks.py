@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlhf_api.capability.traits import ModelTraits, local_traits
+from rlhf_api.error_messages import nearest
 from rlhf_api.errors import Finding, SpecError, format_path
-from rlhf_api.fields import ModelRef, Reference, Scorer, TrunkRef, located_references
+from rlhf_api.fields import CostScorer, ModelRef, Reference, Scorer, TrunkRef, located_references
 from rlhf_api.job import RLHFJob, Stage
 from rlhf_api.load import located
 from rlhf_api.memory.lineage import origin
@@ -25,6 +26,8 @@ PLACED = re.compile(
     re.DOTALL,
 )
 WRITERS = ("ForCausalLM", "LMHeadModel")
+ONE_LABEL = "which label is meant, and its sign, is not guessed: save a head of that row alone"
+MANY_LABELS = "; labels that are each true or false are those of a problem_type multi_label_classification"
 
 
 @dataclass(frozen=True)
@@ -150,9 +153,33 @@ def _of_scorer(used: _Used) -> Iterator[Finding]:
         yield Finding((), message, "a rewardModel or costModel stage makes one of it")
     elif not traits.scores:
         yield Finding((), *_no_classifier(used))
+    elif traits.label_names and isinstance(used.reference, CostScorer):
+        yield from _of_labels(used.reference, used)
+    elif traits.moderation or (traits.label_names and len(traits.label_names) > 1):
+        message = f"{used.name} is a moderation model ({_listed(traits.label_names)}); expected a reward model, of one "
+        yield Finding(
+            (), message + "label, whose logit is the score", "put it under costs: its labels say what is harmful"
+        )
     elif not traits.ensemble and traits.labels is not None and traits.labels > 1:
         message = f"{used.name} is a classifier of {traits.labels} labels; expected one label, whose logit is the score"
-        yield Finding((), message, "which label is meant, and its sign, is not guessed: save a head of that row alone")
+        yield Finding((), message, ONE_LABEL + (MANY_LABELS if isinstance(used.reference, CostScorer) else ""))
+    elif isinstance(used.reference, CostScorer) and used.reference.labels:
+        message = f"found labels for {used.name}, which has none; only moderation models have labels"
+        yield Finding(("labels",), message, "leave them out")
+
+
+def _of_labels(reference: CostScorer, used: _Used) -> Iterator[Finding]:
+    names = used.traits.label_names
+    for index, label in enumerate(reference.labels):
+        if label not in names:
+            close = nearest(label, names)
+            hint = f"did you mean {close}?" if close is not None else f"there are {_listed(names)}"
+            yield Finding(("labels", index), f"{used.name} has no label {label}", hint)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names in a message: the first of many."""
+    return ", ".join([*names[:8], *(["..."] if len(names) > 8 else [])])
 
 
 def _no_classifier(used: _Used) -> tuple[str, str]:

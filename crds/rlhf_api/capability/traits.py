@@ -63,6 +63,10 @@ class ModelTraits:
     """Tokens up to which a row's result does not depend on the rows beside it; None: always."""
     labels: int | None = None
     """Rows of a sequence classifier's head."""
+    label_names: tuple[str, ...] = ()
+    """Of a classifier whose labels are each true or false of a row: their names; empty: it is of another kind."""
+    moderation: bool = False
+    """Whether `moderation.json` says from which probabilities they are true: it is a product of a moderation stage."""
     ensemble: bool = False
     """Whether `ensemble.json` says what its labels are: it is a product of a rewardModel or costModel stage."""
     modules: frozenset[str] = frozenset()
@@ -121,6 +125,10 @@ def read_traits(folder: Path) -> ModelTraits | None:
     shapes = dict(tensor_shapes(model))
     quantisation = config.get("quantization_config")
     positions, stable = row_lengths(config)
+    labels = next((shape[0] for name, shape in shapes.items() if name in HEADS and len(shape) == 2), None)
+    ensemble = (folder / "ensemble.json").is_file()
+    moderation = not ensemble and (folder / "moderation.json").is_file()
+    several = moderation or (not ensemble and config.get("problem_type") == "multi_label_classification")
     return ModelTraits(
         model_type=model_type,
         architecture=str(names[0]) if isinstance(names, list) and names else "",
@@ -131,11 +139,19 @@ def read_traits(folder: Path) -> ModelTraits | None:
         layers=_number(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers"),
         positions=positions,
         stable=stable,
-        labels=next((shape[0] for name, shape in shapes.items() if name in HEADS and len(shape) == 2), None),
-        ensemble=(folder / "ensemble.json").is_file(),
+        labels=labels,
+        label_names=_label_names(config, labels) if several else (),
+        moderation=moderation,
+        ensemble=ensemble,
         modules=frozenset(_modules(shapes)),
         cuts=not shapes or any(re.match(r"(\w+\.)?layers\.0\.", name) for name in shapes),
     )
+
+
+def _label_names(config: Mapping[str, Any], labels: int | None) -> tuple[str, ...]:
+    """Names of a head's rows, as transformers calls them where the configuration does not."""
+    names = _object(config.get("id2label"))
+    return tuple(str(names.get(str(index), f"LABEL_{index}")) for index in range(labels or len(names)))
 
 
 def changed_logits(config: Mapping[str, Any], *, by_default: bool = False) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rlhf_api.fields import Reference
 from rlhf_api.job import RLHFJob
-from rlhf_api.stages import Evaluate, Ppo, Sft
+from rlhf_api.stages import Evaluate, Moderation, Ppo, Sft
 from rlhf_api.stages.common import Optimizer
 from rlhf_api.stages.preference import Preference
 
@@ -45,6 +45,6 @@ def origin(job: RLHFJob, reference: Reference) -> Origin | None:
 def _start(spec: Optimizer) -> Reference:
     if isinstance(spec, Ppo):
         return spec.policy
-    if isinstance(spec, Sft | Preference):
+    if isinstance(spec, Sft | Preference | Moderation):
         return spec.model
     raise TypeError(f"{type(spec).__name__} trains no model")

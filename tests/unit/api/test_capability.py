@@ -249,6 +249,81 @@ def test_a_classifier_of_several_labels_is_no_reward(tmp_path: Path, labels: int
     assert text.startswith(f"stage ppo, ppo.rewards[0]: judge is a classifier of {labels} labels; expected one label")
 
 
+MANY = REWARD | {"problem_type": "multi_label_classification", "id2label": {"0": "toxic", "1": "leak", "2": "bias"}}
+THREE = {"score.weight": [3, 8]}
+REDTEAM = {
+    "name": "attack",
+    "simulate": {
+        "model": {"input": "base"},
+        "prompts": [{"input": "rows"}],
+        "redTeam": {"target": {"input": "base"}, "costs": [{"input": "judge", "labels": ["toxik"]}]},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("stage", "config", "heads", "expected"),
+    [
+        (ppo(costs=[{"input": "judge", "labels": ["leak"]}]), MANY, THREE, ""),
+        (ppo(costs=[{"input": "judge"}]), MANY, THREE, ""),
+        (
+            ppo(costs=[{"input": "judge", "labels": ["leak", "toxik"]}]),
+            MANY,
+            THREE,
+            "stage ppo, ppo.costs[0].labels[1]: judge has no label toxik (did you mean toxic?)",
+        ),
+        (REDTEAM, MANY, THREE, "stage attack, simulate.redTeam.costs[0].labels[0]: judge has no label toxik"),
+        (
+            ppo(costs=[{"input": "judge", "labels": ["zzz"]}]),
+            MANY,
+            THREE,
+            "stage ppo, ppo.costs[0].labels[0]: judge has no label zzz (there are toxic, leak, bias)",
+        ),
+        (
+            ppo(costs=[{"input": "judge", "labels": ["LABEL_3"]}]),
+            REWARD | {"problem_type": "multi_label_classification"},
+            THREE,
+            "ppo.costs[0].labels[0]: judge has no label LABEL_3 (did you mean LABEL_",
+        ),
+        (
+            ppo(costs=[{"input": "judge"}]),
+            REWARD,
+            {"score.weight": [2, 8]},
+            "stage ppo, ppo.costs[0]: judge is a classifier of 2 labels; expected one label, whose logit is the score",
+        ),
+        (
+            ppo(costs=[{"input": "judge", "labels": ["harm"]}]),
+            REWARD,
+            {"score.weight": [1, 8]},
+            "stage ppo, ppo.costs[0].labels: found labels for judge, which has none",
+        ),
+        (
+            ppo(rewards=[{"input": "judge"}]),
+            MANY,
+            THREE,
+            "stage ppo, ppo.rewards[0]: judge is a moderation model (toxic, leak, bias); expected a reward model",
+        ),
+    ],
+)
+def test_labels_of_an_input_that_judges_harm_are_those_of_its_configuration(
+    tmp_path: Path, stage: dict[str, Any], config: dict[str, Any], heads: dict[str, list[int]], expected: str
+) -> None:
+    text = problem_text(tmp_path, [stage], LLAMA, config, heads)
+    assert expected in text
+    assert bool(text) == bool(expected)
+
+
+def test_a_moderation_product_of_one_label_is_no_reward(tmp_path: Path) -> None:
+    folder = model(tmp_path / "judge", REWARD | {"id2label": {"0": "toxic"}}, {"score.weight": [1, 8]})
+    (folder / "moderation.json").write_text("{}")
+    traits = read_traits(folder)
+    assert traits is not None
+    assert traits.label_names == ("toxic",)
+    assert not list(problems(job(ppo(costs=[{"input": "judge", "labels": ["toxic"]}])), {"judge": traits}))
+    (finding,) = problems(job(ppo(rewards=[{"input": "judge"}])), {"judge": traits})
+    assert finding.hint == "put it under costs: its labels say what is harmful"
+
+
 def test_a_language_model_is_no_reward_and_a_head_of_one_row_is(tmp_path: Path) -> None:
     stage = ppo(rewards=[{"input": "judge"}])
     assert "ppo.rewards[0]: found LlamaForCausalLM (judge); expected a reward" in problem_text(

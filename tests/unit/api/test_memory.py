@@ -177,6 +177,32 @@ def test_a_moderation_model_has_a_row_of_its_head_a_label() -> None:
     assert of()["weights"] == 4 * (WEIGHTS + 32 * 576), "as many as a job may name, where the data tells"
 
 
+def test_a_moderation_model_costs_memory_as_a_cost_model_does() -> None:
+    """In `ppo`, `evaluate` and `simulate`, where only the layers that were trained are held beside the policy's."""
+    rows = [{"input": "rows"}]
+    trained = {"model": {"input": "base"}, "data": rows, "trainableLayers": 6}
+    ppo = {"policy": {"input": "base"}, "rewards": [{"function": "a:b"}], "prompts": rows, "trainableLayers": 4}
+    harm = [{"stage": "labels"}]
+    uses: dict[str, dict[str, Any]] = {
+        "ppo": {**ppo, "costs": harm},
+        "evaluate": {"candidates": [{"stage": "tuned"}], "baseline": {"input": "base"}, "prompts": rows, "costs": harm},
+        "simulate": {
+            "model": {"input": "base"},
+            "prompts": rows,
+            "redTeam": {"target": {"input": "base"}, "costs": harm},
+        },
+    }
+    for kind, spec in uses.items():
+        parts = []
+        for maker in ("moderation", "costModel"):
+            sft = {"name": "tuned", "sft": {"model": {"input": "base"}, "data": rows}}
+            stages = [sft, {"name": "labels", maker: trained}, {"name": "s", kind: spec}]
+            estimated = estimate(job({"stages": stages}), "s", {"base": SMOL})
+            assert estimated is not None
+            parts.append(estimated.parts)
+        assert parts[0] == parts[1]
+
+
 def test_rows_known_to_be_short_make_small_batches() -> None:
     spec = {"model": {"input": "base"}, "data": [{"input": "rows"}], "batchSize": 8, "maxLength": 128}
     parsed = job({"stages": [{"name": "s", "sft": spec}]})

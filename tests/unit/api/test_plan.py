@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from corpus.cases import BASE
 from rlhf_api.base import bare
 from rlhf_api.digest import short_digest
+from rlhf_api.errors import SpecError
 from rlhf_api.fields import MAX_ITEMS, Reference
 from rlhf_api.job import RLHFJob
 from rlhf_api.load import parse_job
@@ -179,6 +180,37 @@ def test_a_cost_model_used_as_a_penalty_judges_harm() -> None:
         [],
         ["cost"],
     )
+
+
+def test_labels_of_a_cost_reach_the_evaluation_that_takes_over_its_judges() -> None:
+    """Of one moderation model twice by different labels, both judges."""
+
+    def shape(spec: dict[str, Any]) -> None:
+        names = ["sharp", "soft"]
+        made = {"model": {"stage": "sft"}, "data": stage(spec, "cost")["costModel"]["data"], "labels": names}
+        spec["stages"].insert(1, {"name": "labels", "moderation": made})
+        costs = [{"stage": "labels", "name": name, "labels": [name]} for name in names]
+        stage(spec, "ppo")["ppo"].update(costs=costs)
+        stage(spec, "evaluate")["evaluate"]["gates"] = [{"metric": "cost.soft", "max": 0.0}]
+
+    job = edited(shape)
+    costs = plan(job).stage("evaluate").spec["costs"]
+    assert [(judge["name"], judge["labels"]) for judge in costs] == [("sharp", ["sharp"]), ("soft", ["soft"])]
+
+
+def test_judges_taken_over_from_two_candidates_need_names_of_their_own() -> None:
+    def shape(spec: dict[str, Any]) -> None:
+        made = {"model": {"stage": "sft"}, "data": stage(spec, "cost")["costModel"]["data"], "labels": ["a", "b"]}
+        spec["stages"].insert(1, {"name": "labels", "moderation": made})
+        first = stage(spec, "ppo")
+        first["ppo"].update(costs=[{"stage": "labels", "labels": ["a"]}])
+        second = {"name": "second", "ppo": {**first["ppo"], "costs": [{"stage": "labels", "labels": ["b"]}]}}
+        spec["stages"].insert(spec["stages"].index(first) + 1, second)
+        evaluated = stage(spec, "evaluate")["evaluate"]
+        evaluated.update(gates=[], candidates=[{"stage": "ppo"}, {"stage": "second"}])
+
+    with pytest.raises(SpecError, match=r"different costs of the candidates' stages go by the name labels in metrics"):
+        edited(shape)
 
 
 def test_a_stage_overrides_the_job_s_placement_and_seed() -> None:

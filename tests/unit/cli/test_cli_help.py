@@ -13,7 +13,7 @@ from rlhf_sdk.reference import reference
 
 COMMANDS = (
     *("init", "validate", "plan", "run", "submit", "status", "logs", "suspend", "resume", "retry", "pull", "export"),
-    *("compare", "report", "gc"),
+    *("compare", "report", "check", "gc"),
 )
 ROOT = Path(__file__).parents[3]
 

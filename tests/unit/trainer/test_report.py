@@ -457,3 +457,8 @@ def test_a_name_that_says_its_kind_is_not_told_it_twice(name, words):
     assert called("cost", name) == words
     judge = {"kind": "cost", "name": name, "source": "stage:cost", "optimised": True}
     assert judged_by(judge).startswith("the cost, a model" if name == "cost" else f"{name}, a model")
+
+
+def test_a_moderation_model_is_named_by_its_labels():
+    judge = {"kind": "cost", "name": "harm", "source": "stage:labels", "optimised": False, "labels": ["toxic", "leak"]}
+    assert judged_by(judge) == "harm, a moderation model's labels toxic, leak that training never optimised"

@@ -14,15 +14,10 @@ from torch import Tensor
 from rlhf_api.stages.moderation import Moderation
 from rlhf_trainer.data.chat import Encoded, encode_row
 from rlhf_trainer.data.checks import Encodings
+from rlhf_trainer.data.label_names import label_names
 from rlhf_trainer.data.load import Inputs, load_labelled
 from rlhf_trainer.data.rows import LabelledAnswer
 from rlhf_trainer.data.splits import canonical, split_by_prompt
-from rlhf_trainer.exits import InputError
-
-MOST_LABELS = 256
-"""Labels that the data alone may name: more are texts, not labels."""
-LONGEST = 40
-"""Characters of a label's name in messages."""
 
 
 @dataclass
@@ -75,7 +70,7 @@ def encode_labelled(
     """
     encodings = Encodings(lambda row: encode_row(tokenizer, row.prompt, row.answer, spec.max_length, row.tools))
     rows, read = load_labelled(context, spec.data, encodings)
-    names = _names(spec, rows)
+    names = label_names(spec, rows)
     telling = [row for row in rows if any(math.isfinite(value) for value in _values(row, names))]
     train, heldout = split_by_prompt(telling, spec.holdout, seed)
     ordered = [*train, *heldout]
@@ -94,20 +89,6 @@ def encode_labelled(
         "tokens.cut": sum(row.cut_prompt + row.cut_answer for row in encoded),
     }
     return data, counts, list(_unlearnable(names, labels[: len(train)]))
-
-
-def _names(spec: Moderation, rows: Sequence[LabelledAnswer]) -> tuple[str, ...]:
-    """The labels to learn: the spec's, or those of the data, sorted."""
-    in_data = sorted({name for row in rows for name in row.labels})
-    shown = ", ".join(name if len(name) <= LONGEST else f"{name[:LONGEST]}..." for name in in_data[:20]) or "none"
-    if not spec.labels and not 0 < len(in_data) <= MOST_LABELS:
-        raise InputError(
-            f"data: found {len(in_data)} labels ({shown}); expected 1 to {MOST_LABELS} (name those to learn in labels)"
-        )
-    for index, name in enumerate(spec.labels):
-        if name not in in_data:
-            raise InputError(f"labels[{index}]: found {name}, which no row names; expected labels of the data: {shown}")
-    return tuple(spec.labels or in_data)
 
 
 def _values(row: LabelledAnswer, names: Sequence[str]) -> list[float]:

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
+from rlhf_api.capability import read_traits
 from rlhf_api.fields import CostScorer, Scorer
 from rlhf_api.product import first_model
 from rlhf_api.template import Template
@@ -139,6 +140,17 @@ class ModelJudge:
 
     def _scored(self, prompt: Sequence[int], answer: Sequence[int]) -> Encoded:
         return fit([*prompt], [*answer], self._most)
+
+
+def describe(judge: Named, context: StageContext) -> dict[str, Any]:
+    """A judge as `evaluation.json` has it: `{"name", "kind", "source"}`, and of a moderation model the `labels` that make
+    its cost."""
+    described = {"name": judge.name, "kind": judge.kind, "source": judge.scorer.key}
+    if not isinstance(judge.scorer, CostScorer) or judge.scorer.function is not None:
+        return described
+    traits = read_traits(Path(context.input(judge.scorer).path))
+    labels = judge.scorer.labels or (traits.label_names if traits is not None else ())
+    return {**described, "labels": list(labels)} if labels else described
 
 
 def load(judge: Named, context: StageContext, dtype: str) -> AnswerJudge:

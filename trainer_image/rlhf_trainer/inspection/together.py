@@ -22,6 +22,7 @@ from rlhf_trainer.evaluation.classes import measured
 from rlhf_trainer.evaluation.suites import load_suites, metrics_of
 from rlhf_trainer.evaluation.tasks import LoadedTask
 from rlhf_trainer.exits import InputError
+from rlhf_trainer.inspection.labels import label_problems
 from rlhf_trainer.inspection.rows import PROMPTS
 from rlhf_trainer.rules.completions import check_completions, check_rank_apart, check_scales, check_types
 from rlhf_trainer.rules.parser import read_policy
@@ -50,7 +51,7 @@ def misfits(job: RLHFJob, inputs: Mapping[str, ResolvedInput]) -> list[str]:
             _of_types(readable, policy, stage.spec.prompts, _Problems(stage, problems))
         elif isinstance(stage.spec, Evaluate):
             _of_evaluate(readable, stage.spec, _Problems(stage, problems))
-    return problems
+    return [*problems, *label_problems(job, readable)]
 
 
 def few_prompts(job: RLHFJob, prompts: Mapping[str, int]) -> Iterator[str]:

@@ -18,7 +18,7 @@ from rlhf_trainer.data.collate import positions
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.models.classifiers import draw_head, head_of, new_classifier, read_classifier, trunk_of
 from rlhf_trainer.models.files import folder
-from rlhf_trainer.models.moderation import LabelCost, LabelRule
+from rlhf_trainer.models.moderation import MODERATION, LabelCost, LabelRule
 
 ENSEMBLE = "ensemble.json"
 
@@ -184,6 +184,11 @@ def load_scorer(
         label_rule = LabelRule.of(model_folder, models[0]) if not (model_folder / ENSEMBLE).is_file() else None
     if label_rule is not None and kind == "cost":
         return ScorerModel(models, label_rule.cost(labels, path)).eval()
+    if label_rule is not None and (model_folder / MODERATION).is_file():
+        raise InputError(
+            f"{path}: found a moderation model ({', '.join(label_rule.labels)}); expected a reward model (put it under "
+            "costs: its labels say what is harmful)"
+        )
     if labels:
         raise InputError(f"{path}: found labels {', '.join(labels)}; expected a moderation model, which has labels")
     heads = sum(model.config.num_labels for model in models)

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from rlhf_api.product import first_model
 from rlhf_trainer.exits import InputError
-from rlhf_trainer.models.classifiers import head_of
+from rlhf_trainer.models.classifiers import head_of, read_classifier
 from rlhf_trainer.models.files import load_tokenizer
 from rlhf_trainer.models.load import load_policy
+from rlhf_trainer.models.moderation import LabelCost, LabelRule
 from rlhf_trainer.models.save import save_policy
-from rlhf_trainer.models.scorer import ScorerModel, load_scorer
+from rlhf_trainer.models.scorer import ENSEMBLE, Rule
 from rlhf_trainer.models.trainable import TrainableModel
 from rlhf_trainer.ppo.policy import Inputs
 
@@ -73,16 +74,26 @@ class Critic:
     module: CriticModule
 
 
-def start(path: Path, stream: str, weights: Mapping[str, float], dtype: str, cache: Path, *, classifier: bool) -> Start:
+def start(
+    path: Path,
+    stream: str,
+    weights: Mapping[str, float],
+    dtype: str,
+    cache: Path,
+    *,
+    classifier: bool,
+    labels: Mapping[str, Sequence[str]] | None = None,
+) -> Start:
     """Load what a critic starts from.
 
     Args:
-        path: a reward or cost model, a policy, or the product of an earlier `ppo` stage, whose critics go on.
+        path: a reward, cost or moderation model, a policy, or the product of an earlier `ppo` stage, whose critics go on.
         stream: the critic's first, by which an earlier stage's critic is found.
         weights: of the model's score in each stream that is that score alone; its own head then predicts it.
         dtype: of the weights.
         cache: for dequantised GGUF files.
-        classifier: the model is a reward or cost model, not a language model.
+        classifier: the model is a sequence classifier, not a language model.
+        labels: of a moderation model, those that count as harm in each stream; empty: all.
     """
     earlier = path / FOLDER
     if earlier.is_dir():
@@ -90,9 +101,16 @@ def start(path: Path, stream: str, weights: Mapping[str, float], dtype: str, cac
     if not classifier:
         model, tokenizer = load_policy(str(path), dtype, cache)
         return Start(model, tokenizer, {})
-    scorer = load_scorer(str(path), dtype, cache=cache)
-    heads = {name: _as_value(scorer, weight) for name, weight in weights.items()}
-    return Start(scorer.models[0], load_tokenizer(first_model(path), cache), heads)
+    folder = first_model(path)
+    model = read_classifier(folder, path, dtype)
+    ensemble = (path / ENSEMBLE).is_file()
+    label_rule = None if ensemble or not weights else LabelRule.of(path, model)
+    rule = Rule.read(path) if ensemble else Rule()
+    heads = {name: _as_value(model, rule, weight) for name, weight in weights.items()}
+    if label_rule is not None:
+        costs = {name: label_rule.cost((labels or {}).get(name, ()), path) for name in weights}
+        heads = {name: _as_cost(model, cost) for name, cost in costs.items() if len(cost.chosen) == 1}
+    return Start(model, load_tokenizer(folder, cache), heads)
 
 
 def _earlier(folder: Path, stream: str, dtype: str, cache: Path) -> Start:
@@ -106,14 +124,24 @@ def _earlier(folder: Path, stream: str, dtype: str, cache: Path) -> Start:
     return Start(model, tokenizer, heads)
 
 
-def _as_value(scorer: ScorerModel, weight: float) -> tuple[Tensor, Tensor]:
-    """The first trunk's heads as one: weight x mean of the members' (standardised) scores."""
-    head = head_of(scorer.models[0])
-    rows = head.weight.detach().float()  # type: ignore[operator]  # nn.Linear, loosely typed upstream
+def _as_value(model: Any, rule: Rule, weight: float) -> tuple[Tensor, Tensor]:
+    """A trunk's heads as one: weight x mean of the members' (standardised) scores."""
+    rows = _rows(model)
     mean, std = torch.zeros(len(rows)), torch.ones(len(rows))
-    if scorer.rule.kind == "reward" and scorer.rule.mean:
-        mean, std = torch.tensor(scorer.rule.mean[: len(rows)]), torch.tensor(scorer.rule.std[: len(rows)])
+    if rule.kind == "reward" and rule.mean:
+        mean, std = torch.tensor(rule.mean[: len(rows)]), torch.tensor(rule.std[: len(rows)])
     return weight * (rows / std[:, None]).mean(0), -weight * (mean / std).mean()
+
+
+def _as_cost(model: Any, cost: LabelCost) -> tuple[Tensor, Tensor]:
+    """The head of a cost of one label: its row less its threshold. The maximum of several is no linear head."""
+    return _rows(model)[cost.chosen[0]], torch.tensor(-cost.least[0])
+
+
+def _rows(model: Any) -> Tensor:
+    """[heads, H] float32."""
+    rows: Tensor = head_of(model).weight.detach().float()  # type: ignore[operator]  # nn.Linear
+    return rows
 
 
 def make_heads(streams: Sequence[str], initial: Mapping[str, tuple[Tensor, Tensor]], decoder: Any) -> nn.Linear:

@@ -154,7 +154,8 @@ def _critic(context: StageContext, spec: Ppo, tokenizer: Any, name: str, streams
     path, key = _start(context, spec, stream)
     check_tokenizer(str(path), tokenizer, f"critics.model ({key})", cache)
     weights = {name: weight for name in streams if (weight := _weight(spec, name, key)) is not None}
-    initial = critic_models.start(path, stream, weights, spec.dtype, cache, classifier=_classifies(path))
+    labels = {f"cost.{cost.label}": cost.labels for cost in spec.costs}
+    initial = critic_models.start(path, stream, weights, spec.dtype, cache, classifier=_classifies(path), labels=labels)
     silence(initial.model)
     layers = spec.critics.trainable_layers or spec.trainable_layers
     trained = make_trainable(

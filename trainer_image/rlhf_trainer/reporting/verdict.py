@@ -50,6 +50,8 @@ def sentences(evaluation: Json) -> list[dict[str, str]]:
 def judged_by(judge: Json) -> str:
     """The judge in words, and whether training pushed on it."""
     what = "an exact function" if judge["source"].startswith("function:") else "a model"
+    if judge.get("labels"):
+        what = f"a moderation model's labels {', '.join(judge['labels'])}"
     return f"{_alone(judge)}, {what} that training {'optimised' if judge['optimised'] else 'never optimised'}"
 
 

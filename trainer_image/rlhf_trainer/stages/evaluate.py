@@ -19,6 +19,7 @@ from rlhf_trainer.evaluation import gates, table
 from rlhf_trainer.evaluation.classes import measured as measured_by
 from rlhf_trainer.evaluation.classes import spread
 from rlhf_trainer.evaluation.distributions import distributions
+from rlhf_trainer.evaluation.judges import describe
 from rlhf_trainer.evaluation.load_parts import load_parts, metrics_of_parts
 from rlhf_trainer.evaluation.runner import Evaluation
 from rlhf_trainer.evaluation.shards import Rows
@@ -110,7 +111,7 @@ def tabulate(evaluation: Evaluation, judged: Sequence[table.Judged]) -> tuple[di
         "confidence": spec.confidence,
         "resamples": spec.resamples,
         "seed": context.seed,
-        "judges": [{"name": judge.name, "kind": judge.kind, "source": judge.scorer.key} for judge in evaluation.judges],
+        "judges": [describe(judge, context) for judge in evaluation.judges],
         "baseline": evaluation.baseline,
         "models": [
             {
