@@ -153,6 +153,7 @@ def test_a_dialogue_goes_by_its_opening() -> None:
     assert prompts(row) == ["Hello"] and answers(row) == []
 
 
+@pytest.mark.skipif(not COSAFE.exists(), reason="CoSafe's dialogues are not beside the repository")
 def test_cosafes_hundred_dialogues_are_read() -> None:
     dialogues, counts = Rows(COSAFE).load()
     assert len(dialogues) == counts.read == 100 and counts.bad == 0
