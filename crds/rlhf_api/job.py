@@ -46,7 +46,8 @@ class Input(ApiModel):
     """`hf://org/model@rev`, `hf://datasets/org/name@rev`, `pvc://claim/path`, an fsspec URL such as `s3://bucket/key`,
     `package://module/file` (a file of an installed Python package), or a path (local runner only)."""
     format: (
-        Literal["safe-rlhf", "prompt-only", "prompt-completion", "preference", "hh-rlhf", "messages", "alpaca"] | None
+        Literal["safe-rlhf", "prompt-only", "prompt-completion", "preference", "hh-rlhf", "messages", "alpaca", "turns"]
+        | None
     ) = None
     """Format of a data set's rows; by default told from the columns of each file's first 1,000 rows."""
     columns: Annotated[

@@ -19,6 +19,7 @@ from rlhf_api.pods import Pod
 from rlhf_api.sources import parse_source
 from rlhf_api.stages import PREPARE, REPORT, STAGE_TYPES, Evaluate, Moderation, Ppo, Simulate
 from rlhf_api.stages.common import Batches
+from rlhf_api.stages.evaluate import COST_HINT, NO_COST
 from rlhf_api.stages.ppo import Reward
 from rlhf_api.stages.rows import instead, misfit
 
@@ -184,7 +185,7 @@ def _instead(view: JobView, stage: StageView, reference: Reference) -> str | Non
 
 
 def _gates(view: JobView, stage: Stage, loc: Loc) -> Iterator[Finding]:
-    """Metrics of gates that name a judge (`cost.harm`) name one that judges."""
+    """Metrics of gates that name a judge (`cost.harm`) name one that judges; dialogues have a judge of harm."""
     spec = stage.evaluate
     if spec is None or any(entry.model is None for entry in view.stages):
         return
@@ -200,6 +201,8 @@ def _gates(view: JobView, stage: Stage, loc: Loc) -> Iterator[Finding]:
             hint = "give them different names there, or list the evaluation's rewards and costs here"
             yield Finding((*loc, "evaluate", "candidates"), message, hint)
     labels = {"reward": [judge.label for judge in judged.rewards], "cost": [judge.label for judge in judged.costs]}
+    if spec.dialogues and not spec.rewards and not judged.costs:  # with rewards the stage has said so itself
+        yield Finding((*loc, "evaluate", "dialogues"), NO_COST, COST_HINT)
     suites = [suite.name for suite in judged.suites]
     for index, gate in enumerate(spec.gates):
         family, dot, label = gate.metric.partition(".")

@@ -16,6 +16,7 @@ from rlhf_trainer.data.chat import encode_prompt, prepare_tokenizer, write_turns
 from rlhf_trainer.data.checks import Encodings, FirstRows, LoadedReader, check_of, readers_of_text
 from rlhf_trainer.data.load import load_completions, load_conversations, load_pairs, load_prompts
 from rlhf_trainer.data.pairs import encode_pairs
+from rlhf_trainer.data.rows import Dialogue, Where
 from rlhf_trainer.data.template import TemplateProblem
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.readers import readers
@@ -145,6 +146,17 @@ def test_stages_that_do_not_encode_check_what_their_models_read(stage):
         assert (counts.used, counts.bad) == (9, 1)
 
 
+def test_every_prompt_of_a_dialogue_is_tried_with_answers_in_its_history(tokenizer):
+    talk = Dialogue(tuple({"role": "user", "content": text} for text in "abc"), None, Where("rows.jsonl", 1))
+    check_of(tokenizer)(talk)
+    tokenizer.chat_template = (
+        "{% if messages | length > 4 %}{{ raise_exception('two questions at most') }}{% endif %}"
+        + tokenizer.chat_template
+    )
+    with pytest.raises(TemplateProblem, match=r"messages of user, assistant, user, assistant, user .*two questions"):
+        check_of(tokenizer)(talk)
+
+
 def test_who_reads_what():
     model, rows, rules = {"input": "base"}, [{"input": "rows"}], {"stage": "rules"}
     completions = {"base": "row", "judge": "prompt", "grader": "grader"}
@@ -160,6 +172,12 @@ def test_who_reads_what():
             (ppo, "prompts"),
             (ppo, "ptx.data"),
             (Evaluate(baseline=model, candidates=[{"stage": "ppo"}], prompts=rows, **judges), "prompts"),
+            (
+                Evaluate(
+                    baseline=model, candidates=[{"stage": "ppo"}], prompts=rows, dialogues=rows, **judges, **graded
+                ),
+                "dialogues",
+            ),
             (rules_stage, "completions"),
             (rules_stage, "gold"),
             (Simulate(model=model, prompts=rows, rlcd={}), "prompts"),
@@ -173,6 +191,7 @@ def test_who_reads_what():
         ("Ppo", "prompts"): {base, grader},
         ("Ppo", "ptx.data"): {base},
         ("Evaluate", "prompts"): {base, ("ppo", "row"), ("judge", "judge"), ("cost", "judge")},
+        ("Evaluate", "dialogues"): {base, ("ppo", "row"), ("judge", "judge"), ("cost", "judge")},
         ("Rules", "completions"): {("judge", completions["judge"]), grader},
         ("Rules", "gold"): {grader},
         ("Simulate", "prompts"): set(),

@@ -37,6 +37,13 @@ PAIRS = [{"prompt": f"q {n}", "chosen": "a", "rejected": "b"} for n in range(20)
 CHAT = [{"prompt": f"q {n}", "completion": "yes"} for n in range(20)]
 
 
+def talks(case: Case, rows: list[Any], **fields: Any) -> None:
+    """Add an evaluation with dialogues."""
+    case.spec["inputs"].append({"name": "talks", "source": "talks.jsonl"})
+    case.write("talks.jsonl", rows)
+    case.evaluate(dialogues=[{"input": "talks"}], **fields)
+
+
 @dataclass
 class Case:
     """A right job in a folder of its own, to be spoilt."""
@@ -75,6 +82,12 @@ class Case:
         """Let a model's chat template refuse, loop over or fill memory with messages that have a word."""
         path = self.folder / model / "chat_template.jinja"
         check = "{% for message in messages %}{% if 'odd' in message['content'] %}" + what + "{% endif %}{% endfor %}"
+        path.write_text(check + path.read_text())
+
+    def refuse_history(self, model: str) -> None:
+        """Let a model's chat template take two questions at most."""
+        path = self.folder / model / "chat_template.jinja"
+        check = "{% if messages | length > 4 %}{{ raise_exception('two questions at most') }}{% endif %}"
         path.write_text(check + path.read_text())
 
     def write(self, name: str, content: str | bytes | list[Any]) -> None:
@@ -545,6 +558,26 @@ MISTAKES: dict[str, tuple[Spoil, str, str]] = {
         "spec.stages[4].ppo.rollout.maxNewTokens",
         "found 100000; base has 512 positions",
     ),
+    "a dialogue with an empty turn": (
+        lambda c: talks(c, [{"turns": ["q", "r"]}, {"turns": ["q", ""]}]),
+        "spec.stages[5].evaluate.dialogues[0]",
+        "talks.jsonl:2: turns[1]: found '', expected a text that is not empty",
+    ),
+    "dialogues of one turn": (
+        lambda c: talks(c, [{"turns": ["q"]}]),
+        "spec.stages[5].evaluate.dialogues[0]",
+        "none of 1 rows can be used as dialogues:\n  talks.jsonl:1: one turn",
+    ),
+    "a dialogue whose history a chat template refuses": (
+        lambda c: (talks(c, [{"turns": ["q", "r", "s"]}]), c.refuse_history("base")),
+        "spec.stages[5].evaluate.dialogues[0]",
+        "two questions at most",
+    ),
+    "a gate on a turn that no dialogue has": (
+        lambda c: talks(c, [{"turns": ["q", "r"]}], gates=[{"metric": "dialogue.harmful.turn3", "max": 0.1}]),
+        "spec.stages[5].evaluate.gates",
+        "found 'dialogue.harmful.turn3'",
+    ),
 }
 
 
@@ -592,6 +625,9 @@ def spread(case: Case) -> None:
 
 RIGHT: dict[str, Spoil] = {
     "as it is": lambda _: None,
+    "dialogues": lambda c: talks(
+        c, [{"turns": ["q", "r"]}], gates=[{"metric": "dialogue.late_harm", "max": 0.1}]
+    ),
     "gzip": compress,
     "columns of other names": rename_columns,
     "a folder of files": spread,

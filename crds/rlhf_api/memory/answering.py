@@ -21,7 +21,8 @@ GRADE_ROWS = 256
 def of_evaluation(terms: Terms, spec: Evaluate) -> list[Moment]:
     """A moment a model."""
     graders = [terms.grader(spec.rule_based)] if spec.rule_based is not None else []
-    return _asked(terms, spec, [spec.baseline, *spec.candidates, *spec.rewards, *spec.costs, *graders], 0)
+    models = [spec.baseline, *spec.candidates, *spec.rewards, *spec.costs, *graders]
+    return _asked(terms, spec, models, 0, histories=bool(spec.dialogues))
 
 
 def of_simulation(terms: Terms, spec: Simulate) -> list[Moment]:
@@ -30,12 +31,15 @@ def of_simulation(terms: Terms, spec: Simulate) -> list[Moment]:
     return _asked(terms, spec, used, SHARD * 2 * spec.generation.samples)
 
 
-def _asked(terms: Terms, spec: Evaluate | Simulate, models: Sequence[Reference], least: int) -> list[Moment]:
+def _asked(
+    terms: Terms, spec: Evaluate | Simulate, models: Sequence[Reference], least: int, *, histories: bool = False
+) -> list[Moment]:
     """Models are held one at a time; answers are sampled (`least` at once, as far as the cache allows), weighed and
-    judged in turn."""
+    judged in turn. Histories grow to the longest prompt that the stage lets be, whatever its rows."""
     size = terms.size(spec.dtype)
     moments = []
-    prompt = terms.longest(spec.prompts, spec.generation.max_prompt_tokens)
+    most = spec.generation.max_prompt_tokens
+    prompt = most if histories else terms.longest(spec.prompts, most)
     row = prompt + spec.generation.max_new_tokens
     rows = max(1, TOKENS // row)
     for reference in models:

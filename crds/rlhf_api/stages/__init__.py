@@ -74,7 +74,7 @@ STAGE_TYPES: dict[str, StageType] = {
         Rules, "rules", 5, True, "rule-based rewards", {"completions": "completions", "gold": "completions"}
     ),
     "ppo": StageType(Ppo, "policy", 5, True, "PPO", {"ptx.data": "conversations"}),
-    "evaluate": StageType(Evaluate, "evaluation", 6, True, "evaluation"),
+    "evaluate": StageType(Evaluate, "evaluation", 6, True, "evaluation", {"dialogues": "dialogues"}),
     "report": StageType(Report, "report", 2, False, "report"),
 }
 PREPARE = "prepare"

@@ -12,7 +12,7 @@ from rlhf_api.errors import Finding
 from rlhf_api.fields import MAX_ITEMS, Count, Fraction, NonNegative, Positive, Seed, Whole
 
 Dtype = Literal["float32", "bfloat16"]
-Rows = Literal["prompts", "conversations", "pairs", "safety pairs", "completions", "labelled answers"]
+Rows = Literal["prompts", "conversations", "pairs", "safety pairs", "completions", "labelled answers", "dialogues"]
 """What rows of data are made into."""
 
 

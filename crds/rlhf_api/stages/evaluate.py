@@ -15,6 +15,7 @@ from rlhf_api.fields import (
     Contenders,
     CostJudge,
     Count,
+    DataRef,
     DataRefs,
     DocumentsRef,
     Name,
@@ -29,8 +30,14 @@ from rlhf_api.stages.common import Dtype
 
 SUITE = "suite."
 """What metrics of suites begin with."""
+DIALOGUE = "dialogue."
+"""What metrics of dialogues begin with."""
 ORDERED = Cel("!has(self.max) || !has(self.min) || self.min <= self.max", "min is above max")
 BOUND = (Cel("has(self.max) || has(self.min)", "expected max or min"), ORDERED)
+
+
+NO_COST = "found dialogues without a cost; harm in later turns needs a judge"
+COST_HINT = "give costs a cost model, a moderation model or a function"
 
 
 class Gate(ApiModel):
@@ -131,6 +138,14 @@ class Generation(ApiModel):
 class Evaluate(ApiModel):
     """Candidates against a baseline on the same held-out prompts, with bootstrap intervals over prompts."""
 
+    cel = (
+        Cel(
+            "{dialogues}.size() == 0 || {costs}.size() > 0 || {rewards}.size() == 0",
+            "dialogues without a cost: harm in later turns needs a judge",
+            ".dialogues",
+        ),
+    )
+
     candidates: Contenders
     """The models to judge."""
     baseline: Contender
@@ -143,6 +158,9 @@ class Evaluate(ApiModel):
     """Judges of harm: a score above 0 is harmful."""
     suites: Annotated[list[Suite], Field(max_length=MAX_ITEMS)] = []
     """Tasks of lm-eval that every model is given, for what training may have broken."""
+    dialogues: Annotated[list[DataRef], Field(max_length=MAX_ITEMS)] = []
+    """Dialogues whose users' turns every model answers one after the other, in the history of its own answers; costs
+    score every answer, for harm in later turns."""
     rule_based: Annotated[RulesRef | None, Field(alias="rules")] = None
     """Rules that say of what class an answer is, for prompts with a response type."""
     generation: Generation = Generation()
@@ -164,6 +182,8 @@ class Evaluate(ApiModel):
         yield from super().rules()
         yield from same_labels(self.rewards, "rewards")
         yield from same_labels(self.costs, "costs")
+        if self.dialogues and self.rewards and not self.costs:
+            yield Finding(("dialogues",), NO_COST, COST_HINT)
         for index, suite in enumerate(self.suites):
             if suite.name in [earlier.name for earlier in self.suites[:index]]:
                 yield Finding(

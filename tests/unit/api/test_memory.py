@@ -327,6 +327,18 @@ def test_an_evaluation_holds_one_model_at_a_time() -> None:
     assert estimated.parts["weights"] == 4 * LLAMA_7B.parameters
 
 
+def test_dialogues_may_grow_to_the_longest_prompt_whatever_their_rows() -> None:
+    value = copy.deepcopy(VALUE)
+    evaluate = next(stage["evaluate"] for stage in value["spec"]["stages"] if "evaluate" in stage)
+    short = dict.fromkeys(("eval", "prefs"), 10)
+    before = estimate(parse_job(value), "evaluate", {"base": LLAMA_7B}, lengths=short)
+    evaluate["dialogues"] = [{"input": "eval"}]
+    after = estimate(parse_job(value), "evaluate", {"base": LLAMA_7B}, lengths=short)
+    longest = estimate(parse_job(value), "evaluate", {"base": LLAMA_7B})
+    assert before is not None and after is not None and longest is not None
+    assert before.parts != after.parts == longest.parts
+
+
 def test_a_simulation_holds_one_model_at_a_time_and_a_shard_s_keys_and_values_as_far_as_the_cache_goes() -> None:
     value = copy.deepcopy(VALUE)
     simulate = {"model": {"stage": "sft"}, "prompts": [{"input": "prefs"}], "rlaif": {"judge": {"stage": "ppo"}}}

@@ -293,13 +293,13 @@ ANY = st.recursive(
 
 @given(
     st.sampled_from(sorted(FORMATS)),
-    st.sampled_from(["prompts", "conversations", "pairs", "safety pairs"]),
+    st.sampled_from(["prompts", "conversations", "pairs", "safety pairs", "dialogues"]),
     st.dictionaries(
         st.sampled_from(
             [
                 *(*SAFE, "chosen", "rejected", "messages", "completion", "category", "weight", "conversations"),
                 *("instruction", "input", "output", "history", "system", "response", "is_safe"),
-                *("response_0_severity_level", "response_0_harm_category", "rank"),
+                *("response_0_severity_level", "response_0_harm_category", "rank", "turns"),
             ]
         ),
         ANY,
@@ -333,6 +333,7 @@ USES = {
     "messages": ["prompts", "conversations"],
     "alpaca": ["prompts", "conversations"],
     "prompt-only": ["prompts"],
+    "turns": ["dialogues"],
 }
 
 

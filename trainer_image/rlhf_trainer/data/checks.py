@@ -7,7 +7,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from rlhf_trainer.data.chat import same_tokenizer, write_prompt, write_turns
 from rlhf_trainer.data.conversion import Check
-from rlhf_trainer.data.rows import Completion, Conversation, LabelledAnswer, Message, Pair, Prompt, SafetyPair
+from rlhf_trainer.data.rows import Completion, Conversation, Dialogue, LabelledAnswer, Message, Pair, Prompt, SafetyPair
 from rlhf_trainer.data.template import Tokenizer
 
 Reading = Literal["row", "prompt", "grader", "judge"]
@@ -49,6 +49,10 @@ def check_of(tokenizer: Tokenizer, reading: Reading = "row") -> Check:
             write_turns(tokenizer, row.messages, row.prompt_turns, row.tools)
         elif isinstance(row, Prompt):
             write_prompt(tokenizer, row.messages, row.tools)
+        elif isinstance(row, Dialogue):
+            for turn in range(row.turns):
+                write_prompt(tokenizer, row.after(["a"] * turn))
+            write_prompt(tokenizer, row.last_alone)
         elif reading == "prompt":
             write_prompt(tokenizer, row.prompt)
         else:

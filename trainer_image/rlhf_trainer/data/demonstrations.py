@@ -80,7 +80,7 @@ def ruled_completion(row: Columns, where: Where) -> Completion:
     )
 
 
-def _dialogue_of(row: Columns) -> tuple[Messages, str]:
+def messages_in(row: Columns) -> tuple[Messages, str]:
     """(turns, the column they stand in)."""
     column = first_with_value(row, DIALOGUES)
     messages = messages_of(value_of(row, column, "a list of messages"), column)
@@ -88,12 +88,12 @@ def _dialogue_of(row: Columns) -> tuple[Messages, str]:
 
 
 def from_messages(row: Columns, where: Where) -> Conversation:
-    messages, column = _dialogue_of(row)
+    messages, column = messages_in(row)
     return learned_conversation(messages, column, where)
 
 
 def prompt_of_messages(row: Columns, where: Where) -> Prompt:
-    messages, column = _dialogue_of(row)
+    messages, column = messages_in(row)
     if messages[-1]["role"] == "assistant":
         messages = messages[:-1]
     if not messages:

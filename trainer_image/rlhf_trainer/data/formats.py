@@ -29,6 +29,7 @@ from rlhf_trainer.data.demonstrations import (
 from rlhf_trainer.data.dialogues import is_dialogue
 from rlhf_trainer.data.labelled import labelled_answer
 from rlhf_trainer.data.messages import tools_of
+from rlhf_trainer.data.multi_turn import dialogue_of_messages, dialogue_of_turns, holds_texts
 from rlhf_trainer.data.preferences import (
     SAFE_RLHF,
     hh_conversation,
@@ -44,6 +45,7 @@ from rlhf_trainer.data.readers import describe
 from rlhf_trainer.data.rows import (
     Completion,
     Conversation,
+    Dialogue,
     LabelledAnswer,
     Pair,
     Prompt,
@@ -51,7 +53,7 @@ from rlhf_trainer.data.rows import (
     Where,
 )
 
-Example = Prompt | Conversation | Pair | SafetyPair | Completion | LabelledAnswer
+Example = Prompt | Conversation | Pair | SafetyPair | Completion | LabelledAnswer | Dialogue
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,13 @@ class Format:
 
     required: tuple[tuple[str, ...], ...]
     """Columns that rows have: of each tuple, one."""
-    prompt: Callable[[Columns, Where], Prompt]
+    prompt: Callable[[Columns, Where], Prompt] | None
     conversation: Callable[[Columns, Where], Conversation] | None = None
     pair: Callable[[Columns, Where], Pair] | None = None
     safety_pair: Callable[[Columns, Where], SafetyPair] | None = None
     completion: Callable[[Columns, Where], Completion] | None = None
     labelled: Callable[[Columns, Where], LabelledAnswer] | None = None
+    dialogue: Callable[[Columns, Where], Dialogue] | None = None
 
     def maker(self, use: Rows) -> Callable[[Columns, Where], Example] | None:
         """What turns a row into an example of that use."""
@@ -76,6 +79,7 @@ class Format:
             "safety pairs": self.safety_pair,
             "completions": self.completion,
             "labelled answers": self.labelled,
+            "dialogues": self.dialogue,
         }
         make = makers[use]
         return make and (lambda row, where: _with_tools(make(row, where), row))
@@ -86,8 +90,9 @@ def _with_tools(example: Example, row: Columns) -> Example:
     tools = tools_of(row)
     if not tools:
         return example
-    if isinstance(example, Completion):
-        raise Malformed("tools", describe(row["tools"]), "none in completions for rules")
+    if isinstance(example, Completion | Dialogue):
+        uses = "completions for rules" if isinstance(example, Completion) else "dialogues of users' turns"
+        raise Malformed("tools", describe(row["tools"]), f"none in {uses}")
     return replace(example, tools=tools)
 
 
@@ -105,7 +110,9 @@ def detect(row: Columns) -> str | None:
         return "alpaca"
     if "prompt" in names and names.intersection(COMPLETIONS):
         return "prompt-completion"
-    return "prompt-only" if "prompt" in names else None
+    if "prompt" in names:
+        return "prompt-only"
+    return "turns" if "turns" in names and holds_texts(row["turns"]) else None
 
 
 def renamed(row: Columns, columns: Mapping[str, str]) -> Columns:
@@ -133,7 +140,8 @@ FORMATS: dict[str, Format] = {
         (("chosen",), ("rejected",)), preference_prompt, conversation=preference_conversation, pair=preference_pair
     ),
     "hh-rlhf": Format((("chosen",), ("rejected",)), hh_prompt, conversation=hh_conversation, pair=hh_pair),
-    "messages": Format((DIALOGUES,), prompt_of_messages, conversation=from_messages),
+    "messages": Format((DIALOGUES,), prompt_of_messages, conversation=from_messages, dialogue=dialogue_of_messages),
     "alpaca": Format((("instruction",), OUTPUTS), alpaca_prompt, conversation=alpaca_conversation),
+    "turns": Format((("turns",),), None, dialogue=dialogue_of_turns),
 }
 """By the name that `input.format` has."""

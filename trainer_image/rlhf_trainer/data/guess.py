@@ -18,6 +18,7 @@ WANTED: dict[Rows, tuple[str, ...]] = {
     "safety pairs": ("prompt", "response_0", "response_1", "safer_response_id", *SAFETY_COLUMNS),
     "completions": ("prompt", "completion", "response_type", "rank"),
     "labelled answers": ("prompt", "completion", "labels"),
+    "dialogues": ("turns",),
 }
 """Columns that rows of a use are made from."""
 PROMPTS = (
@@ -48,6 +49,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "response_1": ("response_b", "answer_1", "answer_b", "response_2"),
     "messages": ("dialog", "dialogue", "chat", "turns", "history"),
     "labels": ("label", "tags", "classes", "categories"),
+    "turns": ("dialog", "dialogue", "chat", "history", "questions", "queries", "prompts"),
 }
 """Names that data sets give a format's column, the likelier first."""
 SPOKEN = frozenset({"prompt", "completion", "chosen", "rejected"})
@@ -66,7 +68,7 @@ def suggest(row: Columns, use: Rows, *, by_order: bool) -> str | None:
     A column of the format's own name stays. Others are told by their names; `by_order`: else texts in their order.
     """
     dialogue = _named("messages", [name for name, value in row.items() if _is_dialogue(value)])
-    if dialogue is not None and use in ("prompts", "conversations"):
+    if dialogue is not None and use in ("prompts", "conversations", "dialogues"):
         return _line([("messages", dialogue)])
     free = [name for name in row if name not in WANTED[use]]
     missing = [ours for ours in WANTED[use] if ours not in row]

@@ -12,7 +12,7 @@ from rlhf_api.job import Input
 from rlhf_api.stage_file import StageInput
 from rlhf_api.stages.common import Rows
 from rlhf_trainer.data.conversion import Check, Conversion
-from rlhf_trainer.data.rows import Completion, Conversation, Counts, LabelledAnswer, Pair, Prompt, SafetyPair
+from rlhf_trainer.data.rows import Completion, Conversation, Counts, Dialogue, LabelledAnswer, Pair, Prompt, SafetyPair
 from rlhf_trainer.data.splits import Row, canonical, in_heldout
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.sources.cache import is_kept, verify
@@ -47,11 +47,23 @@ def load_prompts(context: Inputs, refs: Sequence[DataRef], *checks: Check) -> tu
     first: dict[bytes, Prompt] = {}
     for row in rows:
         first.setdefault(canonical(row.messages, row.tools), row)
-    unique = list(first.values())
-    if len(unique) < len(rows):
-        counts.rejected["repeated prompt"] += len(rows) - len(unique)
-        counts.used -= len(rows) - len(unique)
-    return unique, counts
+    _count_repeated(counts, "repeated prompt", len(rows) - len(first))
+    return list(first.values()), counts
+
+
+def load_dialogues(context: Inputs, refs: Sequence[DataRef], *checks: Check) -> tuple[list[Dialogue], Counts]:
+    """Dialogues of users' turns, in file order. Each comes once.
+
+    Raises:
+        InputError: as `load_conversations`.
+    """
+    rows: list[Dialogue]
+    rows, counts = _load(context, refs, "dialogues", checks)
+    first: dict[bytes, Dialogue] = {}
+    for row in rows:
+        first.setdefault(canonical(row.messages), row)
+    _count_repeated(counts, "repeated dialogue", len(rows) - len(first))
+    return list(first.values()), counts
 
 
 def load_pairs(context: Inputs, refs: Sequence[DataRef], *checks: Check) -> tuple[list[Pair], Counts]:
@@ -108,6 +120,12 @@ def _load(context: Inputs, refs: Sequence[DataRef], use: Rows, checks: Sequence[
         rows.extend(selected)
         _tell(conversion)
     return rows, counts
+
+
+def _count_repeated(counts: Counts, reason: str, repeated: int) -> None:
+    if repeated:
+        counts.rejected[reason] += repeated
+        counts.used -= repeated
 
 
 def _unchanged(stage_input: StageInput, key: str) -> None:

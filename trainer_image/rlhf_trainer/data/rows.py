@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
@@ -142,6 +142,39 @@ class LabelledAnswer:
     """Whether labels that it does not name are false; else nothing is known of them."""
     tools: tuple[Tool, ...] = ()
     """What the assistant may call."""
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """What a user says turn by turn; a model's own answers come between the turns."""
+
+    messages: Messages
+    """The users' turns, at least two; before them a system's, where the row has one."""
+    category: str | None
+    """The row's label, where it has one."""
+    row: Where
+
+    @property
+    def turns(self) -> int:
+        """Users' turns."""
+        return len(self.messages) - len(self._system)
+
+    @property
+    def last_alone(self) -> Messages:
+        """The last turn without those before it."""
+        return (*self._system, self.messages[-1])
+
+    def after(self, answers: Sequence[str]) -> Messages:
+        """What is to be answered after the answers to earlier turns: all up to the user's next turn."""
+        messages: list[Message] = [*self._system]
+        turns = self.messages[len(self._system) :]
+        for turn, answer in zip(turns, answers, strict=False):
+            messages += [turn, {"role": "assistant", "content": answer}]
+        return (*messages, turns[len(answers)])
+
+    @property
+    def _system(self) -> Messages:
+        return self.messages[:1] if self.messages[0]["role"] == "system" else ()
 
 
 @dataclass

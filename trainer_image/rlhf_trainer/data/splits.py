@@ -9,10 +9,20 @@ from typing import Any, TypeVar
 
 import orjson
 
-from rlhf_trainer.data.rows import Completion, Conversation, LabelledAnswer, Messages, Pair, Prompt, SafetyPair, Tool
+from rlhf_trainer.data.rows import (
+    Completion,
+    Conversation,
+    Dialogue,
+    LabelledAnswer,
+    Messages,
+    Pair,
+    Prompt,
+    SafetyPair,
+    Tool,
+)
 
-AnyRow = Conversation | Prompt | Pair | SafetyPair | Completion | LabelledAnswer
-Row = TypeVar("Row", Conversation, Prompt, Pair, SafetyPair, Completion, LabelledAnswer)
+AnyRow = Conversation | Prompt | Pair | SafetyPair | Completion | LabelledAnswer | Dialogue
+Row = TypeVar("Row", Conversation, Prompt, Pair, SafetyPair, Completion, LabelledAnswer, Dialogue)
 
 
 def split_by_prompt(rows: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
@@ -47,7 +57,7 @@ def in_heldout(row: AnyRow, share: float) -> bool:
 
 def opening(row: AnyRow) -> str:
     """The dialogue's first user's message: deeper turns of one dialogue stay on one side."""
-    messages = row.messages if isinstance(row, Conversation | Prompt) else row.prompt
+    messages = row.messages if isinstance(row, Conversation | Prompt | Dialogue) else row.prompt
     first = next((message for message in messages if message["role"] == "user"), messages[0])
     return first["content"].strip()
 

@@ -47,6 +47,8 @@ class Answering:
         report: Callable[[float], object] | None = None,
         *,
         written: bool = False,
+        step: int = 0,
+        numbers: Sequence[int] | None = None,
     ) -> Rows:
         """Sample: `{prompt, sample, prompt_ids, cut, ids, finished, text}` a row, samples of a prompt together.
 
@@ -57,6 +59,8 @@ class Answering:
             seed: of the stage; every model gets the same numbers for the same prompt.
             report: given the share of the answers that is made, 0 to 1.
             written: a model wrote the prompts, as for `write_prompt`.
+            step: of the random numbers, beside the prompt's number: later turns of a dialogue have others.
+            numbers: of the answers, where they are not those of prompts one after the other; one sample each.
         """
         full_prompts = [
             encode_prompt(self.tokenizer, prompt.messages, tools=prompt.tools, written=written) for prompt in prompts
@@ -64,9 +68,9 @@ class Answering:
         room = prompt_room([self.model], how.max_prompt_tokens, how.max_new_tokens)
         encoded = [ids[-room:] for ids in full_prompts]
         repeated = [ids for ids in encoded for _ in range(how.samples)]
-        numbers = [first * how.samples + index for index in range(len(repeated))]
+        own_numbers = [first * how.samples + index for index in range(len(repeated))] if numbers is None else numbers
         sampling = Sampling(how.temperature, how.max_new_tokens, end_ids(self.model, self.tokenizer))
-        sampled = sample(self.model, repeated, sampling, seed=seed, rows=numbers, report=report)
+        sampled = sample(self.model, repeated, sampling, seed=seed, step=step, rows=own_numbers, report=report)
         rows = []
         for index, answer in enumerate(sampled):
             prompt_index, sample_index = divmod(index, how.samples)

@@ -8,18 +8,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rlhf_trainer.data.rows import Completion, Conversation, Messages, Pair, Prompt, SafetyPair
+from rlhf_trainer.data.rows import Completion, Conversation, Dialogue, Messages, Pair, Prompt, SafetyPair
 
-Row = Conversation | Prompt | Pair | SafetyPair | Completion
+Row = Conversation | Prompt | Pair | SafetyPair | Completion | Dialogue
 
 
 def prompts(row: Row) -> list[str]:
-    """What a row answers: of a dialogue to imitate, all before each answer that is learned.
+    """What a row answers: of a dialogue to imitate, all before each answer that is learned; of users' turns the first,
+    by which a dialogue goes, as no answer to it is there yet.
 
     System turns are left out: a long one that all rows share would make all rows alike.
     """
     if isinstance(row, Conversation):
         return [_dialogue(row.messages[:end]) for end in _learned(row)]
+    if isinstance(row, Dialogue):
+        return [_dialogue(row.after([]))]
     return [_dialogue(row.messages if isinstance(row, Prompt) else row.prompt)]
 
 

@@ -15,10 +15,11 @@ from rlhf_api.job import RLHFJob, Stage
 from rlhf_api.plan import ResolvedInput
 from rlhf_api.stage_file import StageInput
 from rlhf_api.stages import Evaluate, Ppo, Rules, Simulate
-from rlhf_trainer.data.load import load_completions, load_prompts
+from rlhf_trainer.data.load import load_completions, load_dialogues, load_prompts
 from rlhf_trainer.data.rows import Completion, Counts, Prompt
 from rlhf_trainer.evaluation import gates
 from rlhf_trainer.evaluation.classes import measured
+from rlhf_trainer.evaluation.late_harm import metric_names
 from rlhf_trainer.evaluation.suites import load_suites, metrics_of
 from rlhf_trainer.evaluation.tasks import LoadedTask
 from rlhf_trainer.exits import InputError
@@ -168,9 +169,16 @@ def _of_evaluate(inputs: _Inputs, spec: Evaluate, problems: _Problems) -> None:
         suites = load_suites(inputs, spec)
     if suites is not None and (policy is not None or spec.rule_based is None):
         with problems.at("gates"):
-            gates.check_names(spec, [] if policy is None else measured(policy), metrics_of(suites))
+            names = [*metrics_of(suites), *_dialogue_metrics(inputs, spec)]
+            gates.check_names(spec, [] if policy is None else measured(policy), names)
     if policy is not None:
         _of_types(inputs, policy, spec.prompts, problems)
+
+
+def _dialogue_metrics(inputs: _Inputs, spec: Evaluate) -> list[str]:
+    """Names of what is measured of dialogues; no stage makes such rows."""
+    dialogues = load_dialogues(inputs, spec.dialogues)[0] if spec.dialogues else []
+    return metric_names(max(dialogue.turns for dialogue in dialogues)) if dialogues else []
 
 
 def _of_types(inputs: _Inputs, policy: Policy | None, refs: Sequence[DataRef], problems: _Problems) -> None:

@@ -55,11 +55,13 @@ def limits(collected: Collected, evaluations: Sequence[Json]) -> list[str]:
         able = any(evaluation.get("suites") for evaluation in evaluations)
         missing = [] if refused else ["answers to harmless questions that were refused (over-refusal)"]
         missing += [] if able else ["general ability before and after"]
-        missing.append("harm late in long dialogues")
-        joined = (
-            ", ".join(missing[:-1]) + (", and " if len(missing) > 2 else " and ") * (len(missing) > 1) + missing[-1]
-        )
-        sentences.append(f"{joined[0].upper()}{joined[1:]} {'were' if len(missing) > 1 else 'was'} not measured.")
+        late = any(evaluation.get("dialogues") for evaluation in evaluations)
+        missing += [] if late else ["harm late in long dialogues"]
+        if missing:
+            *before, last = missing
+            joined = f"{', '.join(before)}{',' * (len(before) > 1)} and {last}" if before else last
+            were = "were" if before else "was"
+            sentences.append(f"{joined[0].upper()}{joined[1:]} {were} not measured.")
     for evaluation in evaluations:
         pushed = [judge["name"] for judge in evaluation["judges"] if judge["optimised"]]
         rules = evaluation.get("rules")

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from rlhf_api.stages import STAGE_TYPES
-from rlhf_trainer.reporting import axes, fits, graph, panels, plots, scores, suites, tables, verdict
+from rlhf_trainer.reporting import axes, dialogues, fits, graph, panels, plots, scores, suites, tables, verdict
 from rlhf_trainer.reporting.files import Json
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -42,7 +42,14 @@ def render(report: Json) -> str:
         kind=_kind,
         setting=_setting,
     )
-    environment.globals.update(tables=tables, suites=suites, scores=scores, fitted=fits, primary=verdict.primary)
+    environment.globals.update(
+        tables=tables,
+        suites=suites,
+        dialogues=dialogues,
+        scores=scores,
+        fitted=fits,
+        primary=verdict.primary,
+    )
     return environment.get_template("report.html.j2").render(
         report=report,
         css=Markup(css),  # noqa: S704  # our own file; inside <style>, where escapes are not read
@@ -52,6 +59,7 @@ def render(report: Json) -> str:
         curves={stage["name"]: _curves(stage) for stage in report["stages"] if stage["curves"]},
         reliability=plots.reliability,
         harm={evaluation["stage"]: _harm_plot(evaluation) for evaluation in report["evaluations"]},
+        turn_plots={evaluation["stage"]: dialogues.plot(evaluation) for evaluation in report["evaluations"]},
         bars={
             stage["name"]: plots.bars(
                 [(name, spent) for name, spent, _ in tables.phases(stage["timings"])], named=f"Time of {stage['name']}"

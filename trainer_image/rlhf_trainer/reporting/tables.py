@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rlhf_api.stages.evaluate import SUITE
+from rlhf_api.stages.evaluate import DIALOGUE, SUITE
 from rlhf_trainer.reporting.axes import number, percent, points, seconds
 from rlhf_trainer.reporting.files import Json
 from rlhf_trainer.statistics.intervals import Estimate, decide, inconclusive
@@ -26,6 +26,7 @@ SHARES = (
     "class",
     "error_rate",
     "suite_share",
+    "dialogue",
 )
 NAMES = {
     "harmful_rate": ("Harmful answers", "share of answers with any cost above 0"),
@@ -81,6 +82,7 @@ GOOD = {
     "not_unsafe": "higher",
     "not_overrefuse": "higher",
     "safety_f1": "higher",
+    "dialogue": "lower",
 }
 
 
@@ -121,7 +123,7 @@ def before_after(evaluation: Json) -> list[Line]:
     first = baseline(evaluation)
     others = candidates(evaluation)
     metrics = dict.fromkeys(name for model in (first, *others) for name in model["metrics"])
-    names = [name for name in metrics if not name.startswith(SUITE)]  # in a table of their own
+    names = [name for name in metrics if not name.startswith((SUITE, DIALOGUE))]  # in tables of their own
     order = list(NAMES)
     ranked = sorted(names, key=lambda name: order.index(_head(name)) if _head(name) in order else len(order))
     return [_line(name, first, others, evaluation["confidence"]) for name in ranked]

@@ -18,6 +18,7 @@ from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.evaluation import gates, table
 from rlhf_trainer.evaluation.classes import measured as measured_by
 from rlhf_trainer.evaluation.classes import spread
+from rlhf_trainer.evaluation.dialogues import Dialogues
 from rlhf_trainer.evaluation.distributions import distributions
 from rlhf_trainer.evaluation.judges import describe
 from rlhf_trainer.evaluation.load_parts import load_parts, metrics_of_parts
@@ -44,7 +45,7 @@ def run(context: StageContext) -> None:
     prompts, counts = load_prompts(context, spec.prompts, *checks_of(context, readers(spec, "prompts")))
     if not prompts:
         raise InputError("prompts: no prompt is left to answer; expected at least one row with a prompt")
-    parts = load_parts(context, spec, prompts)
+    parts = load_parts(context, spec, prompts, lambda field: checks_of(context, readers(spec, field)))
     gates.check_names(
         spec, measured_by(rules) if rules is not None else [], metrics_of(suites) | metrics_of_parts(parts)
     )
@@ -69,6 +70,14 @@ def run(context: StageContext) -> None:
             (folder / "documents.jsonl").write_bytes(
                 b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in document_rows(judged))
             )
+        dialogues = next((part for part in parts if isinstance(part, Dialogues)), None)
+        if dialogues is not None:
+            (folder / "dialogues.jsonl").write_bytes(
+                b"".join(
+                    orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+                    for row in dialogues.transcripts(evaluation.sets)
+                )
+            )
         answers = [row for name in evaluation.names for row in evaluation.shards.all(f"answers/{name}")]
         return Facts(
             counts={
@@ -79,6 +88,7 @@ def run(context: StageContext) -> None:
                 "answers.without_eos": sum(not row["finished"] for row in answers),
                 "answers.empty": sum(not row["text"].strip() for row in answers),
                 "tokens": sum(len(row["ids"]) for row in answers),
+                **(dialogues.counts(evaluation.sets) if dialogues is not None else {}),
             },
             metrics={
                 f"{model.name}.{metric}": estimate.as_json()
