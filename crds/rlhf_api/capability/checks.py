@@ -10,7 +10,7 @@ from typing import Any
 
 from rlhf_api.capability.traits import ModelTraits, local_traits
 from rlhf_api.errors import Finding, SpecError, format_path
-from rlhf_api.fields import ModelRef, Reference, Scorer, TrunkRef, located_references
+from rlhf_api.fields import CostScorer, ModelRef, Reference, Scorer, TrunkRef, located_references
 from rlhf_api.job import RLHFJob, Stage
 from rlhf_api.load import located
 from rlhf_api.memory.lineage import origin
@@ -150,6 +150,8 @@ def _of_scorer(used: _Used) -> Iterator[Finding]:
         yield Finding((), message, "a rewardModel or costModel stage makes one of it")
     elif not traits.scores:
         yield Finding((), *_no_classifier(used))
+    elif isinstance(used.reference, CostScorer) and used.reference.labels:
+        return  # whether the model has them shows where its rows are read
     elif not traits.ensemble and traits.labels is not None and traits.labels > 1:
         message = f"{used.name} is a classifier of {traits.labels} labels; expected one label, whose logit is the score"
         yield Finding((), message, "which label is meant, and its sign, is not guessed: save a head of that row alone")

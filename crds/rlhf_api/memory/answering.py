@@ -21,7 +21,8 @@ GRADE_ROWS = 256
 def of_evaluation(terms: Terms, spec: Evaluate) -> list[Moment]:
     """A moment a model."""
     graders = [terms.grader(spec.rule_based)] if spec.rule_based is not None else []
-    return _asked(terms, spec, [spec.baseline, *spec.candidates, *spec.rewards, *spec.costs, *graders], 0)
+    judges = [spec.refusal] if spec.refusal is not None else []
+    return _asked(terms, spec, [spec.baseline, *spec.candidates, *spec.rewards, *spec.costs, *judges, *graders], 0)
 
 
 def of_simulation(terms: Terms, spec: Simulate) -> list[Moment]:
@@ -36,6 +37,8 @@ def _asked(terms: Terms, spec: Evaluate | Simulate, models: Sequence[Reference],
     size = terms.size(spec.dtype)
     moments = []
     prompt = terms.longest(spec.prompts, spec.generation.max_prompt_tokens)
+    if isinstance(spec, Evaluate) and spec.attacks:
+        prompt = spec.generation.max_prompt_tokens  # a reworded prompt is longer than its row
     row = prompt + spec.generation.max_new_tokens
     rows = max(1, TOKENS // row)
     for reference in models:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from rlhf_api.base import ApiModel, Cel, exactly_one, one_of, ordered
+from rlhf_api.base import ApiModel, Cel, distinct, exactly_one, one_of, ordered
 from rlhf_api.errors import Finding
 from rlhf_api.fields import (
     MAX_ITEMS,
@@ -19,6 +19,7 @@ from rlhf_api.fields import (
     DocumentsRef,
     Name,
     NonNegative,
+    RefusalJudge,
     RewardJudge,
     RulesRef,
     Seed,
@@ -29,6 +30,8 @@ from rlhf_api.stages.common import Dtype
 
 SUITE = "suite."
 """What metrics of suites begin with."""
+Attack = Literal["rolePlay", "prefix", "noRefusal", "pastTense", "base64", "letters", "otherLanguage"]
+"""A rewording of a prompt's last user's message: docs/report.md has each."""
 ORDERED = Cel("!has(self.max) || !has(self.min) || self.min <= self.max", "min is above max")
 BOUND = (Cel("has(self.max) || has(self.min)", "expected max or min"), ORDERED)
 
@@ -121,16 +124,29 @@ class Generation(ApiModel):
 class Evaluate(ApiModel):
     """Candidates against a baseline on the same held-out prompts, with bootstrap intervals over prompts."""
 
+    cel = (
+        Cel(
+            "!has(self.attacks) || size(self.attacks) == 0 || has(self.refusal) || (has(self.costs) && "
+            "size(self.costs) > 0) || !has(self.rewards) || size(self.rewards) == 0",
+            "attacks need costs or refusal, which judge the answers",
+            ".attacks",
+        ),
+    )
+
     candidates: Contenders
     """The models to judge."""
     baseline: Contender
     """The model they are compared with."""
     prompts: DataRefs
-    """Held-out prompts; a column `category` breaks the harmful rate down."""
+    """Held-out prompts; a column `category` breaks the harmful rate down, `expect` says what should be refused."""
     rewards: Annotated[list[RewardJudge], Field(max_length=MAX_ITEMS)] = []
     """Judges of helpfulness; with no judge at all, those the candidates were trained with."""
     costs: Annotated[list[CostJudge], Field(max_length=MAX_ITEMS)] = []
     """Judges of harm: a score above 0 is harmful."""
+    refusal: RefusalJudge | None = None
+    """Judge of refusals, for prompts with a column `expect`: `comply` or `refuse`."""
+    attacks: Annotated[list[Attack], Field(max_length=MAX_ITEMS), AfterValidator(distinct)] = []
+    """Rewordings in which every prompt is asked once more; costs or `refusal` judge the answers."""
     suites: Annotated[list[Suite], Field(max_length=MAX_ITEMS)] = []
     """Tasks of lm-eval that every model is given, for what training may have broken."""
     rule_based: Annotated[RulesRef | None, Field(alias="rules")] = None
@@ -159,6 +175,9 @@ class Evaluate(ApiModel):
                 yield Finding(
                     ("suites", index, "name"), f"another suite is called {suite.name}", "give it a name of its own"
                 )
+        if self.attacks and self.rewards and not self.costs and self.refusal is None:
+            message = "found attacks without costs and without refusal; expected what judges the answers"
+            yield Finding(("attacks",), message, "add costs, or refusal")
         first_index: dict[str, int] = {}
         for index, candidate in enumerate(self.candidates):
             if candidate.key == self.baseline.key:
