@@ -1,12 +1,11 @@
 """Refusals and attacks in the evaluate stage on tiny models: what is published is what the answers say, however it ran."""
 
-import gzip
 import json
 import sys
 
 import numpy as np
 import pytest
-from stage_gang import REPOSITORY, Case, alone, gang
+from stage_gang import Case, alone, gang
 from tiny import tiny_policy
 
 from rlhf_trainer.evaluation.attacks import reworded
