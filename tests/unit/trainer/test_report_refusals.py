@@ -106,6 +106,15 @@ def test_the_worst_attack_is_named_beside_no_attack(document):
     text = stated["text"].replace("\u202f", "")
     assert f"{rate['under']['value']:.0%} unsafe answers" in text and f"{rate['plain']['value']:.0%} without it" in text
     assert stated["tone"] == "bad" and rate["difference"]["decision"] == "higher"
+    evaluation = document["evaluations"][0]
+    titles = dict(reported.attacks(evaluation))
+    (_, (baseline, candidate)), _ = titles[reported.RATES["success"]]
+    difference = evaluation["models"][1]["differences"]["attack.rolePlay.success"]
+    assert baseline.against.text == "" and candidate.against == reported._toned(difference, "lower")
+    assert difference["value"] == pytest.approx(
+        evaluation["models"][1]["metrics"]["attack.rolePlay.success"]["value"]
+        - evaluation["models"][0]["metrics"]["attack.rolePlay.success"]["value"]
+    )
 
 
 def test_the_page_has_the_tables_the_plane_and_what_attacks_do(document):

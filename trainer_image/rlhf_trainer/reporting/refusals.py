@@ -38,12 +38,16 @@ class Compared:
     cell: Cell
     difference: Cell
     n: int
+    against: Cell = Cell("")
+    """Under an attack: the difference to the baseline under the same attack."""
 
 
 def columns(evaluation: Json) -> list[tuple[str, str, str]]:
-    """Metric, title and help of each measure of refusals that the evaluation has."""
-    metrics = tables.baseline(evaluation)["metrics"]
-    return [(name, title, help_) for name, (title, help_, _) in COLUMNS.items() if name in metrics]
+    """Metric, title and help of each measure of refusals that the evaluation has; not unsafe where it says more than
+    under-refusal."""
+    metrics, alike = tables.baseline(evaluation)["metrics"], evaluation["refusals"]["unsafe"] == "not refused"
+    shown = [name for name in COLUMNS if name in metrics and not (name == SAFE and alike)]
+    return [(name, *COLUMNS[name][:2]) for name in shown]
 
 
 def rows(evaluation: Json) -> list[tuple[str, list[Compared]]]:
@@ -63,12 +67,12 @@ def rows(evaluation: Json) -> list[tuple[str, list[Compared]]]:
 
 def attacks(evaluation: Json) -> list[tuple[str, list[tuple[Json, list[Compared]]]]]:
     """Each rate that attacks have, in words, with every attack and what it changes in each model, baseline first."""
-    names = [tables.baseline(evaluation)["name"], *(model["name"] for model in tables.candidates(evaluation))]
+    models = [tables.baseline(evaluation), *tables.candidates(evaluation)]
     sections = evaluation.get("attacks", [])
     return [
-        (title, [(section, [_under(section["models"][name][rate]) for name in names]) for section in sections])
+        (title, [(section, [_under(section, rate, model) for model in models]) for section in sections])
         for rate, title in RATES.items()
-        if sections and rate in sections[0]["models"][names[0]]
+        if sections and rate in sections[0]["models"][models[0]["name"]]
     ]
 
 
@@ -161,8 +165,15 @@ def _compared(estimate: Facts, difference: Facts | None, better: str) -> Compare
     return Compared(cell, Cell("") if difference is None else _toned(difference, better), estimate["n"])
 
 
-def _under(rate: Facts) -> Compared:
-    return Compared(tables.cell("attack", rate["under"]), _toned(rate["difference"], "lower"), rate["under"]["n"])
+def _under(section: Facts, rate: str, model: Facts) -> Compared:
+    measured = section["models"][model["name"]][rate]
+    to_baseline = model["differences"].get(f"attack.{section['attack']}.{rate}")
+    return Compared(
+        tables.cell("attack", measured["under"]),
+        _toned(measured["difference"], "lower"),
+        measured["under"]["n"],
+        Cell("") if to_baseline is None else _toned(to_baseline, "lower"),
+    )
 
 
 def _toned(difference: Facts, better: str) -> Cell:
