@@ -203,17 +203,23 @@ def _gates(view: JobView, stage: Stage, loc: Loc) -> Iterator[Finding]:
     labels = {"reward": [judge.label for judge in judged.rewards], "cost": [judge.label for judge in judged.costs]}
     if spec.dialogues and not spec.rewards and not judged.costs:  # with rewards the stage has said so itself
         yield Finding((*loc, "evaluate", "dialogues"), NO_COST, COST_HINT)
-    suites = [suite.name for suite in judged.suites]
+    listed: dict[str, list[str]] = {"suite": [suite.name for suite in judged.suites], "attack": [*judged.attacks]}
+    if spec.attacks and not spec.rewards and not judged.costs and judged.refusal is None:
+        message = "neither the stage nor the training of its candidates has costs; expected what judges the answers"
+        yield Finding((*loc, "evaluate", "attacks"), message, "add costs, or refusal")
     for index, gate in enumerate(spec.gates):
         family, dot, label = gate.metric.partition(".")
         if dot and family in labels and label not in labels[family]:
             at = (*loc, "evaluate", "gates", index, "metric")
             message = f"there is no {family} {label} among the judges"
             yield Finding(at, message, _known(label, labels[family]))
-        suite = label.partition(".")[0]
-        if dot and family == "suite" and suite not in suites:
+        entry = label.partition(".")[0]
+        if dot and family in listed and entry not in listed[family]:
             at = (*loc, "evaluate", "gates", index, "metric")
-            yield Finding(at, f"there is no suite {suite}", _known(suite, suites))
+            yield Finding(at, f"there is no {family} {entry}", _known(entry, listed[family]))
+        if dot and family == "refusal" and judged.refusal is None:
+            at = (*loc, "evaluate", "gates", index, "metric")
+            yield Finding(at, "nothing judges refusals", "set refusal")
 
 
 def _audits(view: JobView, stage: Stage, loc: Loc) -> Iterator[Finding]:

@@ -21,8 +21,9 @@ GRADE_ROWS = 256
 def of_evaluation(terms: Terms, spec: Evaluate) -> list[Moment]:
     """A moment a model."""
     graders = [terms.grader(spec.rule_based)] if spec.rule_based is not None else []
-    models = [spec.baseline, *spec.candidates, *spec.rewards, *spec.costs, *graders]
-    return _asked(terms, spec, models, 0, histories=bool(spec.dialogues))
+    judges = [*spec.rewards, *spec.costs, *([spec.refusal] if spec.refusal is not None else [])]
+    longer = bool(spec.dialogues or spec.attacks)
+    return _asked(terms, spec, [spec.baseline, *spec.candidates, *judges, *graders], 0, longer=longer)
 
 
 def of_simulation(terms: Terms, spec: Simulate) -> list[Moment]:
@@ -32,14 +33,14 @@ def of_simulation(terms: Terms, spec: Simulate) -> list[Moment]:
 
 
 def _asked(
-    terms: Terms, spec: Evaluate | Simulate, models: Sequence[Reference], least: int, *, histories: bool = False
+    terms: Terms, spec: Evaluate | Simulate, models: Sequence[Reference], least: int, *, longer: bool = False
 ) -> list[Moment]:
     """Models are held one at a time; answers are sampled (`least` at once, as far as the cache allows), weighed and
     judged in turn. Histories grow to the longest prompt that the stage lets be, whatever its rows."""
     size = terms.size(spec.dtype)
     moments = []
     most = spec.generation.max_prompt_tokens
-    prompt = most if histories else terms.longest(spec.prompts, most)
+    prompt = most if longer else terms.longest(spec.prompts, most)
     row = prompt + spec.generation.max_new_tokens
     rows = max(1, TOKENS // row)
     for reference in models:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from rlhf_api.base import ApiModel, Cel, exactly_one, one_of, ordered
+from rlhf_api.base import ApiModel, Cel, distinct, exactly_one, one_of, ordered
 from rlhf_api.errors import Finding
 from rlhf_api.fields import (
     MAX_ITEMS,
@@ -20,6 +20,7 @@ from rlhf_api.fields import (
     DocumentsRef,
     Name,
     NonNegative,
+    RefusalJudge,
     RewardJudge,
     RulesRef,
     Seed,
@@ -32,6 +33,8 @@ SUITE = "suite."
 """What metrics of suites begin with."""
 DIALOGUE = "dialogue."
 """What metrics of dialogues begin with."""
+Attack = Literal["rolePlay", "prefix", "noRefusal", "pastTense", "base64", "letters", "otherLanguage"]
+"""A rewording of a prompt's last user's message: docs/report.md has each."""
 ORDERED = Cel("!has(self.max) || !has(self.min) || self.min <= self.max", "min is above max")
 BOUND = (Cel("has(self.max) || has(self.min)", "expected max or min"), ORDERED)
 
@@ -144,6 +147,12 @@ class Evaluate(ApiModel):
             "dialogues without a cost: harm in later turns needs a judge",
             ".dialogues",
         ),
+        Cel(
+            "!has(self.attacks) || size(self.attacks) == 0 || has(self.refusal) || (has(self.costs) && "
+            "size(self.costs) > 0) || !has(self.rewards) || size(self.rewards) == 0",
+            "attacks need costs or refusal, which judge the answers",
+            ".attacks",
+        ),
     )
 
     candidates: Contenders
@@ -151,11 +160,15 @@ class Evaluate(ApiModel):
     baseline: Contender
     """The model they are compared with."""
     prompts: DataRefs
-    """Held-out prompts; a column `category` breaks the harmful rate down."""
+    """Held-out prompts; a column `category` breaks the harmful rate down, `expect` says what should be refused."""
     rewards: Annotated[list[RewardJudge], Field(max_length=MAX_ITEMS)] = []
     """Judges of helpfulness; with no judge at all, those the candidates were trained with."""
     costs: Annotated[list[CostJudge], Field(max_length=MAX_ITEMS)] = []
     """Judges of harm: a score above 0 is harmful."""
+    refusal: RefusalJudge | None = None
+    """Judge of refusals, for prompts with a column `expect`: `comply` or `refuse`."""
+    attacks: Annotated[list[Attack], Field(max_length=MAX_ITEMS), AfterValidator(distinct)] = []
+    """Rewordings in which every prompt is asked once more; costs or `refusal` judge the answers."""
     suites: Annotated[list[Suite], Field(max_length=MAX_ITEMS)] = []
     """Tasks of lm-eval that every model is given, for what training may have broken."""
     dialogues: Annotated[list[DataRef], Field(max_length=MAX_ITEMS)] = []
@@ -189,6 +202,9 @@ class Evaluate(ApiModel):
                 yield Finding(
                     ("suites", index, "name"), f"another suite is called {suite.name}", "give it a name of its own"
                 )
+        if self.attacks and self.rewards and not self.costs and self.refusal is None:
+            message = "found attacks without costs and without refusal; expected what judges the answers"
+            yield Finding(("attacks",), message, "add costs, or refusal")
         first_index: dict[str, int] = {}
         for index, candidate in enumerate(self.candidates):
             if candidate.key == self.baseline.key:

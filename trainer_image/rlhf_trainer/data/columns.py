@@ -11,9 +11,11 @@ import orjson
 
 from rlhf_api.bounded import MAX_DEPTH, is_deeper
 from rlhf_trainer.data.readers import Cell, describe
-from rlhf_trainer.data.rows import Messages
+from rlhf_trainer.data.rows import Expected, Messages
 
 Columns = Mapping[str, Any]
+EXPECTED: dict[str, Expected] = {"comply": "comply", "refuse": "refuse", "safe": "comply", "unsafe": "refuse"}
+"""By what a row says; XSTest's labels say of the prompt what the others say of its answer."""
 
 
 class Watched(Mapping[str, Any]):
@@ -168,6 +170,17 @@ def response_type_of(row: Columns) -> str | None:
 def canonical_type(text: str) -> str:
     """A response type as policies write it."""
     return re.sub(r"[\s-]+", "_", text.strip().lower())
+
+
+def expectation_of(row: Columns) -> Expected | None:
+    """Whether a prompt should be answered or refused, where the row says it."""
+    value = row.get("expect")
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    expected = EXPECTED.get(value.strip().lower()) if isinstance(value, str) else None
+    if expected is None:
+        raise Malformed("expect", describe(value), "comply or refuse (or safe or unsafe, as XSTest labels its prompts)")
+    return expected
 
 
 def propositions_of(row: Columns) -> dict[str, bool] | None:

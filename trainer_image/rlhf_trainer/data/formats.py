@@ -13,6 +13,7 @@ from rlhf_api.stages.common import Rows
 from rlhf_trainer.data.columns import (
     Columns,
     Malformed,
+    expectation_of,
 )
 from rlhf_trainer.data.demonstrations import (
     COMPLETIONS,
@@ -82,11 +83,13 @@ class Format:
             "dialogues": self.dialogue,
         }
         make = makers[use]
-        return make and (lambda row, where: _with_tools(make(row, where), row))
+        return make and (lambda row, where: _completed(make(row, where), row))
 
 
-def _with_tools(example: Example, row: Columns) -> Example:
-    """An example with the tools of its row."""
+def _completed(example: Example, row: Columns) -> Example:
+    """An example with what rows of every format may have: tools, and of a prompt what is expected of its answer."""
+    if isinstance(example, Prompt):
+        example = replace(example, expect=expectation_of(row))
     tools = tools_of(row)
     if not tools:
         return example

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 
 class Message(TypedDict):
@@ -34,6 +34,8 @@ class Message(TypedDict):
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 CALLS = ("tool_calls", "function_call")
 Messages = tuple[Message, ...]
+Expected = Literal["comply", "refuse"]
+"""What a good answer to a prompt does."""
 Tool = dict[str, Any]
 """A tool that the assistant may call, described as chat templates take it."""
 
@@ -80,6 +82,8 @@ class Prompt:
     """What rule-based rewards expect of an answer (`comply`, `hard_refuse`, ...), where the row says."""
     tools: tuple[Tool, ...] = ()
     """What the assistant may call."""
+    expect: Expected | None = None
+    """Whether the prompt should be answered or refused, where the row says."""
 
 
 @dataclass(frozen=True)

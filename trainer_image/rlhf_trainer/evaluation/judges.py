@@ -14,6 +14,7 @@ import torch
 from rlhf_api.capability import read_traits
 from rlhf_api.fields import CostScorer, Scorer
 from rlhf_api.product import first_model
+from rlhf_api.stages.evaluate import Evaluate
 from rlhf_api.template import Template
 from rlhf_trainer import functions
 from rlhf_trainer.context import StageContext
@@ -35,7 +36,7 @@ from rlhf_trainer.models.files import load_tokenizer
 from rlhf_trainer.models.lengths import row_length
 from rlhf_trainer.models.scorer import load_scorer
 
-Kind = Literal["reward", "cost"]
+Kind = Literal["reward", "cost", "refusal"]
 FORWARD_TOKENS = 8192
 """Most tokens (padding included) of a forward."""
 
@@ -54,8 +55,14 @@ class Named:
 
     @property
     def metric(self) -> str:
-        """`reward.NAME` or `cost.NAME`: unique among all."""
+        """`reward.NAME`, `cost.NAME` or `refusal.NAME`: unique among all."""
         return f"{self.kind}.{self.name}"
+
+
+def judges_of(spec: Evaluate) -> list[Named]:
+    """The judges of an evaluation: rewards, costs, then that of refusals."""
+    named = [Named(judge, "reward") for judge in spec.rewards] + [Named(judge, "cost") for judge in spec.costs]
+    return named if spec.refusal is None else [*named, Named(spec.refusal, "refusal")]
 
 
 class AnswerJudge(Protocol):
@@ -91,7 +98,7 @@ class ModelJudge:
     def __init__(
         self,
         path: str,
-        kind: Kind,
+        kind: Literal["reward", "cost"],
         dtype: str,
         device: torch.device,
         cache: Path,
@@ -163,7 +170,10 @@ def load(judge: Named, context: StageContext, dtype: str) -> AnswerJudge:
         return FunctionJudge(judge.scorer.function, Path(context.file.directories.job))
     entry = context.input(judge.scorer)
     labels = judge.scorer.labels if isinstance(judge.scorer, CostScorer) else ()
-    return ModelJudge(entry.path, judge.kind, dtype, context.device, context.storage / "inputs", entry.template, labels)
+    kind: Literal["reward", "cost"] = (
+        "reward" if judge.kind == "reward" else "cost"
+    )  # a refusal's sign is read as a cost's
+    return ModelJudge(entry.path, kind, dtype, context.device, context.storage / "inputs", entry.template, labels)
 
 
 def _finite(score: float) -> float | None:

@@ -20,7 +20,7 @@ from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.evaluation import table
 from rlhf_trainer.evaluation.answers import Answering, divergence
 from rlhf_trainer.evaluation.classes import Classes
-from rlhf_trainer.evaluation.judges import Named, load
+from rlhf_trainer.evaluation.judges import Named, judges_of, load
 from rlhf_trainer.evaluation.parts import Part
 from rlhf_trainer.evaluation.sets import Sets
 from rlhf_trainer.evaluation.shards import SIZE, Rows, Shards
@@ -50,8 +50,7 @@ class Evaluation:
         self.context = context
         self.spec = spec
         self.prompts = prompts
-        self.judges = [Named(judge, "reward") for judge in spec.rewards]
-        self.judges += [Named(judge, "cost") for judge in spec.costs]
+        self.judges = judges_of(spec)
         self.names = model_names([spec.baseline, *spec.candidates])
         self.baseline, self.candidates = self.names[0], self.names[1:]
         self.notes: list[str] = []
@@ -236,6 +235,7 @@ class Evaluation:
             ended=self._grid([row["finished"] for row in rows]),
             rewards={judge.name: scores[judge.metric] for judge in self.judges if judge.kind == "reward"},
             costs={judge.name: scores[judge.metric] for judge in self.judges if judge.kind == "cost"},
+            refusals={judge.name: scores[judge.metric] for judge in self.judges if judge.kind == "refusal"},
             kl=None if kl is None else self._grid([k1 for k1, _ in kl]),
             kl_k3=None if kl is None else self._grid([k3 for _, k3 in kl]),
             classes=self._classes(name),
@@ -269,7 +269,7 @@ class Evaluation:
 def shard_key(context: StageContext, spec: Evaluate) -> str:
     """Digest of all that answers and scores depend on: not of gates, intervals and how many answers are shown, which can
     be changed without sampling again."""
-    named = [judge.function for judge in (*spec.rewards, *spec.costs) if judge.function is not None]
+    named = [judge.scorer.function for judge in judges_of(spec) if judge.scorer.function is not None]
     folder = Path(context.file.directories.job)
     return digest_of(
         {

@@ -46,6 +46,8 @@ class Judged:
     """By judge."""
     costs: dict[str, Floats]
     """By judge; above 0: harmful."""
+    refusals: dict[str, Floats] = field(default_factory=dict)
+    """By judge; above 0: refused."""
     kl: Floats | None = None
     """Sum over the answer's tokens of log pi - log pi_baseline, nats; None for the baseline or where not measured."""
     kl_k3: Floats | None = None
@@ -155,7 +157,7 @@ def missing_scores(models: Sequence[Judged]) -> list[str]:
     """A sentence for each judge of a model that gave no score (NaN) to some answers, and for empty answers."""
     notes = []
     for model in models:
-        for judge, scores in (model.rewards | model.costs).items():
+        for judge, scores in [*model.rewards.items(), *model.costs.items(), *model.refusals.items()]:
             missing = int(np.isnan(scores).sum())
             if missing:
                 notes.append(

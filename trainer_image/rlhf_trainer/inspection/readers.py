@@ -31,7 +31,7 @@ def readers(spec: Any, field: str) -> Iterator[Reader]:
             yield Reader(spec.policy)
         case Evaluate():
             yield from (Reader(model) for model in (spec.baseline, *spec.candidates))
-            judges = (*spec.rewards, *spec.costs)
+            judges = (*spec.rewards, *spec.costs, *([spec.refusal] if spec.refusal is not None else []))
             yield from (Reader(judge, "judge") for judge in judges if judge.function is None)
         case Simulate() if spec.chat != "plain" and spec.red_team is None:
             yield Reader(spec.model)

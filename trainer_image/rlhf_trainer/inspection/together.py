@@ -10,16 +10,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlhf_api.effective import effective
 from rlhf_api.fields import DataRef, FileRef, Reference, RulesRef
 from rlhf_api.job import RLHFJob, Stage
 from rlhf_api.plan import ResolvedInput
 from rlhf_api.stage_file import StageInput
 from rlhf_api.stages import Evaluate, Ppo, Rules, Simulate
-from rlhf_trainer.data.load import load_completions, load_dialogues, load_prompts
+from rlhf_trainer.data.load import load_completions, load_prompts
 from rlhf_trainer.data.rows import Completion, Counts, Prompt
-from rlhf_trainer.evaluation import gates
+from rlhf_trainer.evaluation import gates, refusals
 from rlhf_trainer.evaluation.classes import measured
-from rlhf_trainer.evaluation.late_harm import metric_names
+from rlhf_trainer.evaluation.load_parts import metrics_of_spec
 from rlhf_trainer.evaluation.suites import load_suites, metrics_of
 from rlhf_trainer.evaluation.tasks import LoadedTask
 from rlhf_trainer.exits import InputError
@@ -41,7 +42,7 @@ def misfits(job: RLHFJob, inputs: Mapping[str, ResolvedInput]) -> list[str]:
         inputs: all of its inputs, each of which can be read for itself.
     """
     problems: list[str] = []
-    readable = _Inputs(job, inputs)
+    readable, written = _Inputs(job, inputs), {stage.name: stage for stage in job.spec.stages}
     for stage in job.spec.stages:
         if isinstance(stage.spec, Rules):
             _of_rules(readable, stage.spec, _Problems(stage, problems))
@@ -50,8 +51,8 @@ def misfits(job: RLHFJob, inputs: Mapping[str, ResolvedInput]) -> list[str]:
         elif isinstance(stage.spec, Ppo) and stage.spec.rule_based is not None:
             policy = readable.policy_of(stage.spec.rule_based)
             _of_types(readable, policy, stage.spec.prompts, _Problems(stage, problems))
-        elif isinstance(stage.spec, Evaluate):
-            _of_evaluate(readable, stage.spec, _Problems(stage, problems))
+        elif isinstance(judged := effective(stage, written), Evaluate):
+            _of_evaluate(readable, judged, _Problems(stage, problems))
     return [*problems, *label_problems(job, readable)]
 
 
@@ -168,17 +169,15 @@ def _of_evaluate(inputs: _Inputs, spec: Evaluate, problems: _Problems) -> None:
     with problems.at("suites"):
         suites = load_suites(inputs, spec)
     if suites is not None and (policy is not None or spec.rule_based is None):
+        prompts = inputs.prompts(spec.prompts) if _whole(spec.prompts) else None
         with problems.at("gates"):
-            names = [*metrics_of(suites), *_dialogue_metrics(inputs, spec)]
+            names = metrics_of(suites) | metrics_of_spec(inputs, spec, prompts)
             gates.check_names(spec, [] if policy is None else measured(policy), names)
+    if spec.refusal is not None and _whole(spec.prompts):
+        with problems.at("prompts"):
+            refusals.check_prompts(inputs.prompts(spec.prompts))
     if policy is not None:
         _of_types(inputs, policy, spec.prompts, problems)
-
-
-def _dialogue_metrics(inputs: _Inputs, spec: Evaluate) -> list[str]:
-    """Names of what is measured of dialogues; no stage makes such rows."""
-    dialogues = load_dialogues(inputs, spec.dialogues)[0] if spec.dialogues else []
-    return metric_names(max(dialogue.turns for dialogue in dialogues)) if dialogues else []
 
 
 def _of_types(inputs: _Inputs, policy: Policy | None, refs: Sequence[DataRef], problems: _Problems) -> None:

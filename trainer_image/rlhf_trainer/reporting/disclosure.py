@@ -50,7 +50,9 @@ def limits(collected: Collected, evaluations: Sequence[Json]) -> list[str]:
     ]
     if evaluations:
         refused = any(
-            "not_overrefuse" in model["metrics"] for evaluation in evaluations for model in evaluation["models"]
+            {"not_overrefuse", "refusal.over"} & set(model["metrics"])
+            for evaluation in evaluations
+            for model in evaluation["models"]
         )
         able = any(evaluation.get("suites") for evaluation in evaluations)
         missing = [] if refused else ["answers to harmless questions that were refused (over-refusal)"]

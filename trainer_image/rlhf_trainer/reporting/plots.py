@@ -93,7 +93,7 @@ def _interval(entry: Interval, across: Scale, y: float) -> Markup:
         ends = {"x1": across(entry.low), "x2": across(entry.high), "y1": y, "y2": y}
         parts.append(tag("line", {"class": f"whisker {entry.kind}", **ends}))
         title += f" ({number(entry.low * 100)} to {number(entry.high * 100)})"
-    parts.append(_mark(across(entry.value), y, entry.kind))
+    parts.append(mark(across(entry.value), y, entry.kind))
     return tag("g", {}, Markup("").join([tag("title", {}, escape(title)), *parts]))
 
 
@@ -212,7 +212,8 @@ def _told(label: str, binned: Binned) -> str:
     return f"{label} from {number(measured[0])} to {number(measured[-1])}" if measured else f"{label} not measured"
 
 
-def _mark(x: float, y: float, kind: str) -> Markup:
+def mark(x: float, y: float, kind: str) -> Markup:
+    """A model's dot: a circle for the baseline, another shape for each candidate."""
     if kind == "before":
         return tag("circle", {"class": "mark before", "cx": x, "cy": y, "r": 5})
     if kind == "after1":

@@ -12,7 +12,19 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from rlhf_api.stages import STAGE_TYPES
-from rlhf_trainer.reporting import axes, dialogues, fits, graph, panels, plots, scores, suites, tables, verdict
+from rlhf_trainer.reporting import (
+    axes,
+    dialogues,
+    fits,
+    graph,
+    panels,
+    plots,
+    refusals,
+    scores,
+    suites,
+    tables,
+    verdict,
+)
 from rlhf_trainer.reporting.files import Json
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -46,6 +58,7 @@ def render(report: Json) -> str:
         tables=tables,
         suites=suites,
         dialogues=dialogues,
+        refusals=refusals,
         scores=scores,
         fitted=fits,
         primary=verdict.primary,

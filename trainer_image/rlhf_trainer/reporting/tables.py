@@ -27,6 +27,8 @@ SHARES = (
     "error_rate",
     "suite_share",
     "dialogue",
+    "refusal",
+    "attack",
 )
 NAMES = {
     "harmful_rate": ("Harmful answers", "share of answers with any cost above 0"),
@@ -123,7 +125,8 @@ def before_after(evaluation: Json) -> list[Line]:
     first = baseline(evaluation)
     others = candidates(evaluation)
     metrics = dict.fromkeys(name for model in (first, *others) for name in model["metrics"])
-    names = [name for name in metrics if not name.startswith((SUITE, DIALOGUE))]  # in tables of their own
+    apart = (SUITE, DIALOGUE, "refusal.", "attack.")  # in tables of their own
+    names = [name for name in metrics if not name.startswith(apart)]
     order = list(NAMES)
     ranked = sorted(names, key=lambda name: order.index(_head(name)) if _head(name) in order else len(order))
     return [_line(name, first, others, evaluation["confidence"]) for name in ranked]

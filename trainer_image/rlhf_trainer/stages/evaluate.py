@@ -15,7 +15,7 @@ from rlhf_trainer import distributed
 from rlhf_trainer.context import Facts, StageContext
 from rlhf_trainer.data.load import load_prompts
 from rlhf_trainer.data.rows import Prompt
-from rlhf_trainer.evaluation import gates, table
+from rlhf_trainer.evaluation import attacked, gates, refusals, table
 from rlhf_trainer.evaluation.classes import measured as measured_by
 from rlhf_trainer.evaluation.classes import spread
 from rlhf_trainer.evaluation.dialogues import Dialogues
@@ -45,11 +45,12 @@ def run(context: StageContext) -> None:
     prompts, counts = load_prompts(context, spec.prompts, *checks_of(context, readers(spec, "prompts")))
     if not prompts:
         raise InputError("prompts: no prompt is left to answer; expected at least one row with a prompt")
-    parts = load_parts(context, spec, prompts, lambda field: checks_of(context, readers(spec, field)))
+    parts = load_parts(context, spec, prompts, context.seed, lambda field: checks_of(context, readers(spec, field)))
     gates.check_names(
         spec, measured_by(rules) if rules is not None else [], metrics_of(suites) | metrics_of_parts(parts)
     )
     evaluation = Evaluation(context, spec, prompts, suites, parts)
+    evaluation.notes += refusals.notes(spec, prompts)
     evaluation.run()
     distributed.barrier()  # every rank's shards are in place
     failure: str | None = None
@@ -76,6 +77,12 @@ def run(context: StageContext) -> None:
                 b"".join(
                     orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
                     for row in dialogues.transcripts(evaluation.sets)
+                )
+            )
+        if spec.attacks:
+            (folder / "attacked.jsonl").write_bytes(
+                b"".join(
+                    orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in attacked.rows(parts, evaluation.sets)
                 )
             )
         answers = [row for name in evaluation.names for row in evaluation.shards.all(f"answers/{name}")]
@@ -171,6 +178,7 @@ def sample_rows(prompts: Sequence[Prompt], samples: int, judged: Sequence[table.
                 cell = (index, sample)
                 scores = {f"reward.{name}": _number(grid[cell]) for name, grid in model.rewards.items()}
                 scores |= {f"cost.{name}": _number(grid[cell]) for name, grid in model.costs.items()}
+                scores |= {f"refusal.{name}": _number(grid[cell]) for name, grid in model.refusals.items()}
                 rows.append(
                     {
                         "prompt": index,
@@ -179,6 +187,7 @@ def sample_rows(prompts: Sequence[Prompt], samples: int, judged: Sequence[table.
                         "category": prompt.category,
                         "messages": list(prompt.messages),
                         **({"tools": list(prompt.tools)} if prompt.tools else {}),
+                        **({"expect": prompt.expect} if prompt.expect is not None else {}),
                         "answer": model.texts[index][sample],
                         "tokens": int(model.lengths[cell]),
                         "ended": bool(model.ended[cell]),
