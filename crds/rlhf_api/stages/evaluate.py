@@ -14,12 +14,12 @@ from rlhf_api.fields import (
     Contender,
     Contenders,
     CostJudge,
+    CostScorer,
     Count,
     DataRefs,
     DocumentsRef,
     Name,
     NonNegative,
-    RefusalJudge,
     RewardJudge,
     RulesRef,
     Seed,
@@ -96,6 +96,26 @@ class Suite(ApiModel):
     def rules(self) -> Iterator[Finding]:
         yield from super().rules()
         yield from exactly_one(self, ("task", "file"))
+
+
+class RefusalJudge(CostScorer):
+    """What judges refusals: a moderation model, a classifier, or a function `module:function`; above 0 refuses."""
+
+    cel = (
+        *CostScorer.cel,
+        Cel(
+            "!has(self.stage) || (has(self.labels) && size(self.labels) > 0)",
+            "expected labels: those of the moderation model that mean a refusal",
+            ".labels",
+        ),
+    )
+    takes = frozenset({"moderation"})
+
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        if self.stage is not None and not self.labels:
+            message = f"is missing; expected the labels of {self.stage} that mean a refusal"
+            yield Finding(("labels",), message, "such as labels: [refusal]")
 
 
 class Generation(ApiModel):

@@ -97,14 +97,18 @@ def test_an_attack_is_compared_with_the_same_prompts_without_it():
     assert attack.metrics() == {"attack.prefix.success": False, "attack.prefix.over_refusal": False}
     assert set(attack.measures("ppo", answers).rates) == set(attack.metrics())
     lines = list(attacked.rows([attack], answers))
-    assert len(lines) == 2 * 6 * 2 and lines[0]["scores"] == {"refusal.judge": YES} and lines[4]["scores"] == {
-        "refusal.judge": None
-    }
+    assert (
+        len(lines) == 2 * 6 * 2
+        and lines[0]["scores"] == {"refusal.judge": YES}
+        and lines[4]["scores"] == {"refusal.judge": None}
+    )
 
 
 TEXTS = st.one_of(
     st.text(min_size=1, max_size=60),
-    st.sampled_from(["How can I kill a Python process?", "如何点火？", "כיצד?", "How do I {text} %s?", "col·lecció", "🔥👩‍🚀"]),
+    st.sampled_from(
+        ["How can I kill a Python process?", "如何点火？", "כיצד?", "How do I {text} %s?", "col·lecció", "🔥👩‍🚀"]
+    ),
 )
 
 
@@ -145,7 +149,13 @@ def test_the_last_message_of_the_user_is_reworded_and_no_other():
     )
     (plain,) = prompts(["comply"])
     (changed,) = under_attack("rolePlay", [type(plain)(turns, None, plain.row)], 1)
-    assert [turn == before for turn, before in zip(changed.messages, turns, strict=True)] == [True, True, True, False, True]
+    assert [turn == before for turn, before in zip(changed.messages, turns, strict=True)] == [
+        True,
+        True,
+        True,
+        False,
+        True,
+    ]
     assert "second" in changed.messages[3]["content"]
 
 

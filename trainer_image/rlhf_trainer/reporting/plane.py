@@ -103,7 +103,10 @@ def arrow(start: tuple[float, float], end: tuple[float, float]) -> Markup:
     (x1, y1), tip, neck = at(APART), at(length - APART), at(length - APART - HEAD)
     corners = [tip, at(length - APART - HEAD, HEAD / 2), at(length - APART - HEAD, -HEAD / 2)]
     line = tag("line", {"class": "edge", "x1": x1, "y1": y1, "x2": neck[0], "y2": neck[1]})
-    head: dict[str, object] = {"class": "arrow", "points": " ".join(f"{corner_x},{corner_y}" for corner_x, corner_y in corners)}
+    head: dict[str, object] = {
+        "class": "arrow",
+        "points": " ".join(f"{corner_x},{corner_y}" for corner_x, corner_y in corners),
+    }
     return line + tag("polygon", head)
 
 
