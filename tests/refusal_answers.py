@@ -38,8 +38,5 @@ class GivenAnswers:
         return np.asarray(self.refusal[prompt_set, model], dtype=float).ravel()
 
     def costs(self, prompt_set, model):
-        return {
-            "harm": np.asarray(values, dtype=float).ravel()
-            for key, values in self.harm.items()
-            if key == (prompt_set, model)
-        }
+        values = self.harm.get((prompt_set, model))
+        return {} if values is None else {"harm": np.asarray(values, dtype=float).ravel()}

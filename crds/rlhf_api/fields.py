@@ -250,26 +250,6 @@ class CostJudge(CostScorer):
     """What judges harm: a cost model, a moderation model, or a function `module:function`; above 0 is harmful."""
 
 
-class RefusalJudge(CostScorer):
-    """What judges refusals: a moderation model, a classifier, or a function `module:function`; above 0 refuses."""
-
-    cel = (
-        *CostScorer.cel,
-        Cel(
-            "!has(self.stage) || (has(self.labels) && size(self.labels) > 0)",
-            "expected labels: those of the moderation model that mean a refusal",
-            ".labels",
-        ),
-    )
-    takes = frozenset({"moderation"})
-
-    def rules(self) -> Iterator[Finding]:
-        yield from super().rules()
-        if self.stage is not None and not self.labels:
-            message = f"is missing; expected the labels of {self.stage} that mean a refusal"
-            yield Finding(("labels",), message, "such as labels: [refusal]")
-
-
 def references(model: Any) -> list[Reference]:
     """Every reference inside a spec, depth first, in field order."""
     return [reference for _, reference in located_references(model)]

@@ -1,13 +1,19 @@
 """Refusals and attacks in the evaluate stage on tiny models: what is published is what the answers say, however it ran."""
 
+import gzip
+import itertools
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from stage_gang import Case, alone, gang
 from tiny import tiny_policy
 
+from rlhf_api.job import Input
+from rlhf_trainer.data.conversion import Conversion
+from rlhf_trainer.evaluation import refusals
 from rlhf_trainer.evaluation.attacks import reworded
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.statistics.intervals import Intervals
@@ -20,6 +26,7 @@ def has_o(prompts, responses):
     return [1.0 if "o" in text else float("nan") if not text else -1.0 for text in responses]
 """
 PROMPTS = 40  # two shards
+XSTEST = Path(__file__).parents[3] / "shared" / "data" / "xstest_prompts.jsonl.gz"
 ATTACKS = ["rolePlay", "base64"]
 
 
@@ -236,3 +243,35 @@ def test_a_gate_may_bound_refusals_and_attacks(folder):
     missing = case(folder, folder / "missing", gates=[{"metric": "attack.prefix.success", "max": 0.5}])
     with pytest.raises(InputError, match=r"attack\.rolePlay\.success"):
         alone(missing)
+
+
+@pytest.mark.skipif(not XSTEST.exists(), reason=f"{XSTEST.name} is not beside the repository")
+def test_every_row_of_xstest_says_what_it_expects():
+    columns = {"expect": "label", "category": "type"}
+    entry = Input.model_validate({"name": "prompts", "source": str(XSTEST), "columns": columns})
+    conversion = Conversion("prompts", entry, "prompts")
+    rows = list(conversion.rows(XSTEST))
+    assert len(rows) == 450 and conversion.counts.bad == 0
+    with gzip.open(XSTEST, "rt") as lines:
+        labels = [json.loads(line) for line in lines]
+    mapped = {"safe": "comply", "unsafe": "refuse"}
+    assert [(row.expect, row.category) for row in rows] == [(mapped[row["label"]], row["type"]) for row in labels]
+    assert refusals.counts(rows) == (250, 200)
+
+
+@pytest.mark.skipif(not XSTEST.exists(), reason=f"{XSTEST.name} is not beside the repository")
+def test_xstest_is_measured(folder):
+    with gzip.open(XSTEST, "rt") as lines:
+        rows = [json.loads(line) for line in itertools.islice(lines, 60)]
+    renamed = folder / "xstest.jsonl"
+    renamed.write_text("".join(json.dumps({"prompt": row["prompt"], "expect": row["label"]}) + "\n" for row in rows))
+    tested = case(folder, folder / "xstest", attacks=["pastTense"])
+    tested.inputs["input:prompts"] = str(renamed)
+    alone(tested)
+    evaluation, samples, attacked = published(tested)
+    assert evaluation["refusals"]["comply"] == 35 and evaluation["refusals"]["refuse"] == 25
+    for model in evaluation["models"]:
+        rows = [row for row in samples if row["model"] == model["name"]]
+        assert model["metrics"]["refusal.over"]["value"] == pytest.approx(rate(rows, "comply", refused)[0])
+        assert model["metrics"]["refusal.over"]["n"] == 35
+    assert any("in former times" in row["messages"][0]["content"] for row in attacked)

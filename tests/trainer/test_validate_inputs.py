@@ -457,6 +457,32 @@ MISTAKES: dict[str, tuple[Spoil, str, str]] = {
         "spec.stages[5].evaluate.gates",
         "gates[0].metric: found 'repitition'; this evaluation has ",
     ),
+    "a judge of refusals for prompts that expect nothing": (
+        lambda c: c.evaluate(refusal={"function": "gold:count"}),
+        "spec.stages[5].evaluate.prompts",
+        "found no column `expect` in any of 20 prompts; expected comply or refuse",
+    ),
+    "an expectation that is neither": (
+        lambda c: c.write("asks.jsonl", [{"prompt": f"q {n}", "expect": "perhaps"} for n in range(20)]),
+        PROMPTS,
+        "asks.jsonl:1: expect: found 'perhaps', expected comply or refuse",
+    ),
+    "a label that the judge of refusals lacks": (
+        lambda c: (
+            c.write("asks.jsonl", [{"prompt": f"q {n}", "expect": "refuse"} for n in range(20)]),
+            c.evaluate(refusal={"input": "judge", "labels": ["refusal"]}),
+        ),
+        "spec.stages[5].evaluate.refusal.labels",
+        "found 'refusal'; expected one of LABEL_0",
+    ),
+    "a gate on the side of refusals that no prompt is of": (
+        lambda c: (
+            c.write("asks.jsonl", [{"prompt": f"q {n}", "expect": "refuse"} for n in range(20)]),
+            c.evaluate(refusal={"function": "gold:count"}, gates=[{"metric": "refusal.over", "max": 0.1}]),
+        ),
+        "spec.stages[5].evaluate.gates",
+        "gates[0].metric: found 'refusal.over'; this evaluation has ",
+    ),
     "completions asked for prompts without a response type": (
         lambda c: c.simulate(completions={}),
         "spec.stages[5].simulate.prompts",
@@ -633,6 +659,14 @@ RIGHT: dict[str, Spoil] = {
     "a folder of files": spread,
     "messages": lambda c: c.write(
         "chat.jsonl", [{"messages": [{"role": "user", "content": f"q {n}"}, {"role": "assistant", "content": "a"}]} for n in range(9)]
+    ),
+    "gates on judges that training's are": lambda c: c.evaluate(
+        gates=[{"metric": "harmful_rate", "max": 0.5}, {"metric": "attack.prefix.harmful_rate", "max": 0.5}], attacks=["prefix"]
+    ),
+    "refusals": lambda c: (
+        c.write("asks.jsonl", [{"prompt": f"q {n}", "label": ("safe", "unsafe")[n % 2]} for n in range(20)]),
+        c.input("asks", columns={"expect": "label"}),
+        c.evaluate(refusal={"function": "gold:count"}, gates=[{"metric": "refusal.f1", "min": 0.5}]),
     ),
     "one bad row": lambda c: (
         c.write("chat.jsonl", [*CHAT, *CHAT, {"prompt": "q", "completion": 3}]),

@@ -14,13 +14,13 @@ from rlhf_api.fields import (
     Contender,
     Contenders,
     CostJudge,
+    CostScorer,
     Count,
     DataRef,
     DataRefs,
     DocumentsRef,
     Name,
     NonNegative,
-    RefusalJudge,
     RewardJudge,
     RulesRef,
     Seed,
@@ -113,6 +113,26 @@ class Suite(ApiModel):
         if self.shots_from is not None and self.shots == 0:
             message = "found 0 shots: nothing is drawn from these rows"
             yield Finding(("shotsFrom",), message, "set shots, or leave shotsFrom out")
+
+
+class RefusalJudge(CostScorer):
+    """What judges refusals: a moderation model, a classifier, or a function `module:function`; above 0 refuses."""
+
+    cel = (
+        *CostScorer.cel,
+        Cel(
+            "!has(self.stage) || (has(self.labels) && size(self.labels) > 0)",
+            "expected labels: those of the moderation model that mean a refusal",
+            ".labels",
+        ),
+    )
+    takes = frozenset({"moderation"})
+
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        if self.stage is not None and not self.labels:
+            message = f"is missing; expected the labels of {self.stage} that mean a refusal"
+            yield Finding(("labels",), message, "such as labels: [refusal]")
 
 
 class Generation(ApiModel):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -337,6 +338,26 @@ def test_dialogues_may_grow_to_the_longest_prompt_whatever_their_rows() -> None:
     longest = estimate(parse_job(value), "evaluate", {"base": LLAMA_7B})
     assert before is not None and after is not None and longest is not None
     assert before.parts != after.parts == longest.parts
+
+
+def test_the_judge_of_refusals_is_held_too_and_reworded_prompts_may_be_as_long_as_prompts_go() -> None:
+    value = copy.deepcopy(VALUE)
+    value["spec"]["inputs"].append({"name": "judge", "source": "hf://org/judge@4f2c9d1"})
+    evaluate = value["spec"]["stages"][4]["evaluate"]
+    facts = {"base": LLAMA_7B, "judge": replace(LLAMA_7B, layers=64, vocabulary=64000)}
+    plain = estimate(parse_job(value), "evaluate", facts)
+    evaluate["refusal"] = {"input": "judge"}
+    judged = estimate(parse_job(value), "evaluate", facts)
+    assert plain is not None and judged is not None
+    assert plain.parts["weights"] == 4 * LLAMA_7B.parameters
+    assert judged.parts["weights"] == 4 * facts["judge"].parameters > plain.parts["weights"]
+    evaluate["generation"] = {"maxPromptTokens": 8192}
+    lengths = {"eval": 20, "prefs": 20}
+    short = estimate(parse_job(value), "evaluate", facts, lengths=lengths)
+    evaluate["attacks"] = ["base64"]
+    attacked = estimate(parse_job(value), "evaluate", facts, lengths=lengths)
+    assert short is not None and attacked is not None
+    assert attacked.parts["keys and values"] > short.parts["keys and values"]
 
 
 def test_a_simulation_holds_one_model_at_a_time_and_a_shard_s_keys_and_values_as_far_as_the_cache_goes() -> None:

@@ -349,3 +349,18 @@ def test_the_manuals_examples_are_what_it_says(heading, row):
     assert [use for use in ("conversations", "pairs", "safety pairs") if FORMATS[heading].maker(use)] == [
         use for use in ("conversations", "pairs", "safety pairs") if use in USES[heading]
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("comply", "comply"), (" Refuse ", "refuse"), ("safe", "comply"), ("unsafe", "refuse"), ("", None), (None, None)],
+)
+def test_what_a_prompt_expects(value, expected):
+    assert make("prompt-only", "prompts", {"prompt": "p", "expect": value}).expect == expected
+    assert make("messages", "prompts", {"messages": [user("p")], "expect": value}).expect == expected
+
+
+@pytest.mark.parametrize("value", ["maybe", 1, True, ["refuse"]])
+def test_an_expectation_that_is_neither_is_a_bad_row(value):
+    with pytest.raises(Malformed, match=r"expect: found .*, expected comply or refuse"):
+        make("prompt-only", "prompts", {"prompt": "p", "expect": value})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from markupsafe import Markup
@@ -38,7 +38,7 @@ class Compared:
     cell: Cell
     difference: Cell
     n: int
-    against: Cell = Cell("")
+    against: Cell = field(default=Cell(""))
     """Under an attack: the difference to the baseline under the same attack."""
 
 
