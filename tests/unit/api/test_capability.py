@@ -243,15 +243,6 @@ def test_layers_that_lie_elsewhere_are_not_cut_and_stacked_experts_are_no_target
     assert words(parsed, finding).startswith("stage sft, sft.trainableLayers: found 1; base is a opt model")
 
 
-def test_a_classifier_of_several_labels_judges_refusals_by_those_that_are_named(tmp_path: Path) -> None:
-    judge = {"input": "judge"}
-    heads = {"score.weight": [3, 8]}
-    for refusal, refused in ((judge, True), ({**judge, "labels": ["refusal"]}, False)):
-        stage = evaluate(candidates=[{"stage": "ppo"}], refusal=refusal)
-        text = problem_text(tmp_path / str(refused), [ppo(), stage], LLAMA, REWARD, heads)
-        assert ("evaluate.refusal: judge is a classifier of 3 labels" in text) is refused
-
-
 @pytest.mark.parametrize("labels", [2, 3])
 def test_a_classifier_of_several_labels_is_no_reward(tmp_path: Path, labels: int) -> None:
     text = problem_text(tmp_path, [ppo(rewards=[{"input": "judge"}])], LLAMA, REWARD, {"score.weight": [labels, 8]})
