@@ -7,18 +7,20 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rlhf_api.stages.evaluate import Generation
 from rlhf_trainer.data.rows import Counts, Dialogue, Prompt
-from rlhf_trainer.evaluation.answers import Answering
 from rlhf_trainer.evaluation.late_harm import DialogueHarm, by_history, metric_names
 from rlhf_trainer.evaluation.parts import Answers, Measures, PlainSet, PromptSet
 from rlhf_trainer.evaluation.shards import Rows, Shards
 from rlhf_trainer.evaluation.table import harmful
 from rlhf_trainer.statistics.intervals import Estimate, Floats, Intervals, decide, inconclusive
+
+if TYPE_CHECKING:  # `prepare` asks what parts measure, and imports no torch
+    from rlhf_trainer.evaluation.answers import Answering
 
 TURNS, LAST_ALONE = "dialogues", "dialogues-last-turn"
 """Names of the two sets of prompts."""

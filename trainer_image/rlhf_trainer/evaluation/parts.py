@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rlhf_api.stages.evaluate import Generation
 from rlhf_trainer.data.rows import Prompt
-from rlhf_trainer.evaluation.answers import Answering
 from rlhf_trainer.evaluation.shards import Rows, Shards
 from rlhf_trainer.statistics.intervals import Estimate, Floats, Intervals
+
+if TYPE_CHECKING:  # `prepare` checks gates, and imports no torch
+    from rlhf_trainer.evaluation.answers import Answering
 
 OWN = "prompts"
 """The set of the evaluation's own prompts."""
