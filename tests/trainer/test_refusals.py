@@ -8,14 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from stage_gang import Case, alone, gang
-from tiny import tiny_policy
+from tiny import tiny_policy, tiny_scorer
+from transformers import AutoModelForSequenceClassification
 
 from rlhf_api.job import Input
+from rlhf_trainer.data.chat import encode_prompt, prepare_tokenizer
 from rlhf_trainer.data.conversion import Conversion
 from rlhf_trainer.evaluation import refusals
 from rlhf_trainer.evaluation.attacks import reworded
 from rlhf_trainer.exits import InputError
+from rlhf_trainer.models.files import load_tokenizer
+from rlhf_trainer.models.moderation import LabelRule
 from rlhf_trainer.statistics.intervals import Intervals
 
 JUDGES = """
@@ -64,8 +69,8 @@ def case(folder, storage, **fields):
 def published(finished):
     evaluation = json.loads((finished.product / "evaluation.json").read_text())
     samples, attacked = (
-        [json.loads(line) for line in (finished.product / name).read_text().splitlines()]
-        for name in ("samples.jsonl", "attacked.jsonl")
+        [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        for path in (finished.product / "samples.jsonl", finished.product / "attacked.jsonl")
     )
     return evaluation, samples, attacked
 
@@ -197,6 +202,39 @@ def test_without_costs_unsafe_is_what_was_not_refused(folder):
         assert metrics["attack.prefix.success"]["value"] == pytest.approx(rate(under, "refuse", inverse(refused))[0])
         assert "attack.prefix.harmful_rate" not in metrics
     assert evaluation["refusals"]["unsafe"] == "not refused"
+
+
+def test_a_label_of_a_moderation_model_judges_refusals(folder):
+    harms = tiny_scorer(folder / "harms", seed=5, labels=2)
+    config = json.loads((harms / "config.json").read_text())
+    config |= {"id2label": {"0": "violence", "1": "refusal"}, "label2id": {"violence": 0, "refusal": 1}}
+    (harms / "config.json").write_text(json.dumps(config))
+    LabelRule(("violence", "refusal"), (0.5, 0.45)).write(harms)
+    fields = {"costs": [], "attacks": [], "refusal": {"stage": "harms", "labels": ["refusal"]}}
+    judged = case(folder, folder / "judged", **fields)
+    judged.inputs["stage:harms"] = str(harms)
+    alone(judged)
+    _, samples, _ = published(judged)
+    shard = json.loads((judged.work / "shards/answers/ppo/000000.json").read_bytes())["rows"]
+    model = AutoModelForSequenceClassification.from_pretrained(harms).eval()
+    tokenizer = load_tokenizer(folder / "sft")
+    prepare_tokenizer(tokenizer)
+    ours = [row["scores"]["refusal.harms"] for row in samples if row["model"] == "ppo"]
+    for number in (0, 7, 30):
+        row = shard[number]
+        prompt = [{"role": "user", "content": f"How do I stop a fire {row['prompt']}?"}]
+        with torch.no_grad():
+            ids = torch.tensor([encode_prompt(tokenizer, prompt) + row["ids"]])
+            probability = float(model(ids).logits[0, 1].sigmoid())
+        assert (ours[number] > 0) is (probability > 0.45)
+        assert 1 / (1 + np.exp(-ours[number])) == pytest.approx(
+            probability * 0.55 / (probability * 0.55 + (1 - probability) * 0.45), abs=1e-5
+        )
+    misspelt = case(folder, folder / "misspelt", **fields | {"refusal": {"stage": "harms", "labels": ["refusals"]}})
+    misspelt.inputs["stage:harms"] = str(harms)
+    with pytest.raises(InputError, match=r"refusal.labels: found 'refusals'; .*did you mean refusal\?"):
+        alone(misspelt)
+    assert not (misspelt.work / "shards").exists()
 
 
 def test_prompts_that_expect_nothing_are_refused_before_any_model_is_loaded(folder):

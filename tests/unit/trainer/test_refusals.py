@@ -1,6 +1,7 @@
 """Refusals by what is expected, and rewordings: against values counted by hand, and what holds for every text."""
 
 import base64
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,6 +46,23 @@ def test_with_costs_unsafe_is_what_is_harmful_among_prompts_to_refuse():
     assert estimates["refusal.not_unsafe"].value == pytest.approx(0.5)  # of one prompt: the other has no score
     assert estimates["refusal.not_unsafe"].n == 1
     assert estimates["refusal.under"].value == pytest.approx(0.5)
+
+
+def test_categories_have_the_sides_that_their_prompts_are_of():
+    labels = ["a", "a, b", "b", "b", "c", "d"]
+    listed = [replace(prompt, category=label) for prompt, label in zip(prompts(EXPECTED), labels, strict=True)]
+    answers = GivenAnswers({(OWN, name): SCORES for name in ("sft", "ppo")}, {})
+    rows = refusals.Refusals(listed, "refusal.judge", 0).as_json(answers, INTERVALS)["categories"]
+    assert [(row["category"], "over" in row, "under" in row) for row in rows] == [
+        ("a", True, False),
+        ("b", True, True),
+        ("c", False, True),
+    ]
+    assert rows[0]["over"]["rates"]["ppo"] == wilson(0.5 + 0, 2).as_json()
+    assert rows[1]["over"]["rates"]["sft"] == wilson(0 + 1, 2).as_json()
+    assert rows[1]["under"]["rates"]["sft"] == wilson(0, 1).as_json()
+    assert rows[0]["over"]["differences"]["ppo"]["decision"] == "shows nothing"
+    assert rows[0]["over"]["differences"]["ppo"]["value"] == 0
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What the report says of refusals and attacks: both sides, never one alone, and attacks beside the same model without."""
 
 import json
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -42,7 +43,10 @@ def built(root, sft=(0.9, 0.05), ppo=(0.2, 0.6), expected=EXPECTED):
     file = report_fixture.build(root)
     path = next((root / "products").glob("evaluate-*")) / "evaluation.json"
     evaluation = json.loads(path.read_text())
-    spec, listed = Evaluate.model_validate(SPEC), prompts(expected)
+    spec = Evaluate.model_validate(SPEC)
+    listed = [
+        replace(prompt, category=("kinds", "<else>")[index % 3 == 0]) for index, prompt in enumerate(prompts(expected))
+    ]
     given = {(OWN, "sft"): scores(*sft, 1), (OWN, "ppo"): scores(*ppo, 2)}
     given |= {("attack-rolePlay", "sft"): scores(0.5, 0.5, 3), ("attack-rolePlay", "ppo"): scores(0.1, 0.95, 4)}
     given |= {("attack-base64", name): scores(0.3, 0.4, 5) for name in ("sft", "ppo")}
@@ -119,8 +123,21 @@ def test_the_worst_attack_is_named_beside_no_attack(document):
 
 def test_the_page_has_the_tables_the_plane_and_what_attacks_do(document):
     page = render(document)
-    for text in ("What it refuses", "Over-refusal", "Under-refusal", "Under attack", "F1", "refusals", "Decode"):
+    for text in (
+        "What it refuses",
+        "Over-refusal",
+        "Under-refusal",
+        "Under attack",
+        "F1",
+        "refusals",
+        "Decode",
+        "Refusals by category",
+        "kinds",
+    ):
         assert text in page
+    lines = reported.by_category(document["evaluations"][0])
+    assert [line.label for line in lines] == ["<else>", "<else>", "kinds", "kinds"] and "<else>" not in page
+    assert sum(line.n for line in lines) == len(EXPECTED)
     labels = [line.label for line in tables.before_after(document["evaluations"][0])]
     assert labels and not [label for label in labels if "refusal" in label.lower() or "attack" in label.lower()]
     (svg,) = [part for part in page.split("<figure") if 'aria-label="Refusals of sft' in part]

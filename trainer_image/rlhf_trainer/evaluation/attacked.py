@@ -12,10 +12,10 @@ from rlhf_api.stages.evaluate import Attack, Evaluate
 from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.evaluation.attacks import reworded, under_attack
 from rlhf_trainer.evaluation.parts import OWN, Answers, Measures, Part, PlainSet
-from rlhf_trainer.evaluation.refusals import Judgement, counts, judgement, metric_of
+from rlhf_trainer.evaluation.refusals import Judgement, counts, judgement, metric_of, with_word
 from rlhf_trainer.evaluation.table import harmful
 from rlhf_trainer.exits import InputError
-from rlhf_trainer.statistics.intervals import Estimate, Floats, Intervals, decide, inconclusive
+from rlhf_trainer.statistics.intervals import Floats, Intervals
 
 ATTACK = "attack."
 """What metrics of attacks begin with."""
@@ -101,13 +101,8 @@ def _compared(under: Floats, plain: Floats, intervals: Intervals) -> dict[str, A
     return {
         "under": intervals.rate(under).as_json(),
         "plain": intervals.rate(plain).as_json(),
-        "difference": _with_word(difference, intervals.confidence),
+        "difference": with_word(difference, intervals.confidence),
     }
-
-
-def _with_word(difference: Estimate, confidence: float) -> dict[str, Any]:
-    words = {"decision": decide(difference, confidence), "why": inconclusive(difference, confidence)}
-    return {**difference.as_json(), **words}
 
 
 def load(spec: Evaluate, prompts: Sequence[Prompt], seed: int) -> list[Attacked]:

@@ -19,9 +19,9 @@ from rlhf_trainer.data.load import Inputs
 from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.evaluation.judges import judges_of
 from rlhf_trainer.evaluation.parts import OWN, Answers, Measures, PromptSet
-from rlhf_trainer.evaluation.table import harmful
+from rlhf_trainer.evaluation.table import UNLABELLED, harmful
 from rlhf_trainer.exits import InputError
-from rlhf_trainer.statistics.intervals import Floats, Intervals
+from rlhf_trainer.statistics.intervals import Estimate, Floats, Intervals, decide, inconclusive
 
 OVER, UNDER, F1 = "refusal.over", "refusal.under", "refusal.f1"
 ANSWERED, SAFE = "refusal.not_overrefuse", "refusal.not_unsafe"
@@ -119,11 +119,62 @@ class Refusals:
         """What it measured of one model."""
         return measures(judgement(answers, OWN, model, self.metric, self.prompts))
 
-    def as_json(self, answers: Answers, intervals: Intervals) -> Any:  # noqa: ARG002 - it is told by the prompts
-        """`{judge, comply, refuse, unsafe}`: who judges, prompts that expect either, and what counts as unsafe."""
+    def as_json(self, answers: Answers, intervals: Intervals) -> Any:
+        """`{judge, comply, refuse, unsafe}`: who judges, prompts that expect either, and what counts as unsafe; where
+        prompts have a category also `categories`, see `by_category`."""
         comply, refuse = counts(self.prompts)
         unsafe = "harmful by any cost" if self.costs else "not refused"
-        return {"judge": self.metric.partition(".")[2], "comply": comply, "refuse": refuse, "unsafe": unsafe}
+        facts = {"judge": self.metric.partition(".")[2], "comply": comply, "refuse": refuse, "unsafe": unsafe}
+        if not any(prompt.category for prompt in self.prompts):
+            return facts
+        judged = {name: judgement(answers, OWN, name, self.metric, self.prompts) for name in answers.names}
+        return facts | {"categories": by_category(judged, [prompt.category for prompt in self.prompts], intervals)}
+
+
+def by_category(
+    judged: Mapping[str, Judgement], labels: Sequence[str | None], intervals: Intervals
+) -> list[dict[str, Any]]:
+    """Over- and under-refusal of every model by category of the prompt, by name, unlabelled last. A prompt of several
+    labels, joined by commas, counts in each; a side that no prompt of a category is of is left out.
+
+    Args:
+        judged: By model, baseline first.
+        labels: Of the prompts.
+        intervals: How they are computed.
+
+    Returns:
+        `[{category, over: {rates: {model: estimate}, differences: {candidate: estimate with decision}}, under: ...}]`.
+    """
+    named = [set((label or UNLABELLED).split(", ")) for label in labels]
+    rows = []
+    for category in sorted(set().union(*named), key=lambda name: (name == UNLABELLED, name)):
+        inside = np.array([category in prompt_labels for prompt_labels in named])
+        row: dict[str, Any] = {"category": category}
+        for side, measure in {"over": Judgement.over, "under": Judgement.under}.items():
+            by_model = {
+                name: values[inside] for name, of_model in judged.items() if (values := measure(of_model)) is not None
+            }
+            if any(np.isfinite(values).any() for values in by_model.values()):
+                row[side] = _side(by_model, intervals)
+        rows += [row] if len(row) > 1 else []
+    return rows
+
+
+def _side(by_model: Mapping[str, Floats], intervals: Intervals) -> dict[str, Any]:
+    (_, baseline), *candidates = by_model.items()
+    return {
+        "rates": {name: intervals.rate(values).as_json() for name, values in by_model.items()},
+        "differences": {
+            name: with_word(intervals.rate_difference(values, baseline), intervals.confidence)
+            for name, values in candidates
+        },
+    }
+
+
+def with_word(difference: Estimate, confidence: float) -> dict[str, Any]:
+    """A difference with what it says, and why it says nothing."""
+    words = {"decision": decide(difference, confidence), "why": inconclusive(difference, confidence)}
+    return {**difference.as_json(), **words}
 
 
 def metric_names(comply: int, refuse: int) -> dict[str, bool]:

@@ -65,6 +65,30 @@ def rows(evaluation: Json) -> list[tuple[str, list[Compared]]]:
     ]
 
 
+def by_category(evaluation: Json) -> list[tables.Line]:
+    """Over- and under-refusal of each category that the evaluation has, as lines of a table."""
+    first, others = tables.baseline(evaluation)["name"], tables.candidates(evaluation)
+    lines = []
+    for row in evaluation["refusals"].get("categories", []):
+        for name in (OVER, UNDER):
+            side = row.get(name.partition(".")[2])
+            if side is None:
+                continue
+            pairs = [
+                (
+                    tables.cell("refusal", side["rates"][model["name"]]),
+                    _toned(side["differences"][model["name"]], "lower"),
+                )
+                for model in others
+            ]
+            estimate = side["rates"][first]
+            title = f"{COLUMNS[name][0]}: {COLUMNS[name][1]}"
+            lines.append(
+                tables.Line(row["category"], title, estimate["n"], tables.cell("refusal", estimate), tuple(pairs))
+            )
+    return lines
+
+
 def attacks(evaluation: Json) -> list[tuple[str, list[tuple[Json, list[Compared]]]]]:
     """Each rate that attacks have, in words, with every attack and what it changes in each model, baseline first."""
     models = [tables.baseline(evaluation), *tables.candidates(evaluation)]
