@@ -131,13 +131,13 @@ def tfidf(train: Sequence[dict[str, Any]], test: Sequence[dict[str, Any]]) -> An
     from sklearn.linear_model import LogisticRegression
 
     vectors = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
-    known, unknown = (
+    learned, asked_of = (
         rows([row["completion"] for row in part])
         for rows, part in ((vectors.fit_transform, train), (vectors.transform, test))
     )
     truth = flags(train, "final_label")
-    models = [LogisticRegression(class_weight="balanced", max_iter=2000).fit(known, truth[name]) for name in LABELS]
-    return np.stack([model.predict_proba(unknown)[:, 1] for model in models], axis=1)
+    models = [LogisticRegression(class_weight="balanced", max_iter=2000).fit(learned, truth[name]) for name in LABELS]
+    return np.stack([model.predict_proba(asked_of)[:, 1] for model in models], axis=1)
 
 
 def measure(probabilities: Any, test: Sequence[dict[str, Any]]) -> dict[str, Any]:
