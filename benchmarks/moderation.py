@@ -177,8 +177,8 @@ def table(document: dict[str, Any]) -> str:
     lines = [
         "# Refusals in the answers of a model that was not learned from",
         "`python benchmarks/moderation.py` on the answers of XSTest, labelled by two people each. A `moderation` model",
-        f"(SmolLM2-135M-Instruct, the upper {document['layers']} of 30 layers trained, {document['epochs']:g} epochs, the first "
-        f"{document['max_length']} tokens of prompt and answer)",
+        f"(SmolLM2-135M-Instruct, the upper {document['layers']} of 30 layers trained, {document['epochs']:g} epochs, rows of "
+        f"{document['max_length']} tokens: longer ones lose the prompt's start, then the answer's end)",
         "learns from the other models' answers to half of the prompts and labels the answers of the model left out to the other",
         "half; TF-IDF with logistic regression learns from the same answers, whole texts. `refuses`: in full or in part. Labels are true from",
         "a probability of 0.5; intervals, 95 %, are over prompts. One training each, one seed.",
