@@ -13,7 +13,7 @@ def products_of(job: str, *, part: bool = False) -> dict[str, Path]:
     """The product folder of every stage of the job's last run; `part`: of every finished one, where it is not done."""
     command = [sys.executable, "-m", "rlhf_sdk.cli", "status", job, "--output", "json"]
     status = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    if status["phase"] != "done" and not part:
+    if status["phase"] != "Complete" and not part:
         raise SystemExit(f"{job}: the run is {status['phase']}, not done: rlhf run {job} goes on")
     products = Path(status["storage"]) / "products"
     return {name: products / stage["product"] for name, stage in status["stages"].items() if stage["product"]}

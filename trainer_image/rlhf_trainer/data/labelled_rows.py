@@ -70,7 +70,7 @@ def encode_labelled(
     """
     encodings = Encodings(lambda row: encode_row(tokenizer, row.prompt, row.answer, spec.max_length, row.tools))
     rows, read = load_labelled(context, spec.data, encodings)
-    names = label_names(spec, rows)
+    names = label_names(spec.labels, rows)
     telling = [row for row in rows if any(math.isfinite(value) for value in _values(row, names))]
     train, heldout = split_by_prompt(telling, spec.holdout, seed)
     ordered = [*train, *heldout]

@@ -25,7 +25,7 @@ def label_problems(job: RLHFJob, inputs: Inputs) -> Iterator[str]:
     for stage in job.spec.stages:
         if isinstance(stage.spec, Moderation) and all(ref.input is not None for ref in stage.spec.data):
             try:
-                learned[stage.name] = label_names(stage.spec, load_labelled(inputs, stage.spec.data)[0])
+                learned[stage.name] = label_names(stage.spec.labels, load_labelled(inputs, stage.spec.data)[0])
             except InputError as error:
                 yield f"stage {stage.name}, moderation.{error}"
         for where, reference in of_stage(stage):
