@@ -1,4 +1,4 @@
-"""Gates: bounds that every candidate of an evaluation must keep."""
+"""Gates: bounds that every candidate of an evaluation must keep; groups in place of their members."""
 
 from __future__ import annotations
 

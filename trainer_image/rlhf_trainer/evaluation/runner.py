@@ -267,13 +267,15 @@ class Evaluation:
 
 
 def shard_key(context: StageContext, spec: Evaluate) -> str:
-    """Digest of all that answers and scores depend on: not of gates, intervals and how many answers are shown, which can
+    """Digest of all that answers and scores depend on: not of gates, groups, intervals and how many answers are shown, which can
     be changed without sampling again."""
     named = [judge.function for judge in (*spec.rewards, *spec.costs) if judge.function is not None]
     folder = Path(context.file.directories.job)
     return digest_of(
         {
-            "spec": spec.model_dump(mode="json", exclude={"gates", "confidence", "resamples", "show", "seed"}),
+            "spec": spec.model_dump(
+                mode="json", exclude={"gates", "groups", "confidence", "resamples", "show", "seed"}
+            ),
             "seed": context.seed,
             "inputs": {key: entry.digest for key, entry in context.file.inputs.items()},
             "functions": {name: functions.source_digest(name, folder) for name in named},

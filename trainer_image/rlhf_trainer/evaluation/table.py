@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rlhf_api.stages.evaluate import SUITE
 from rlhf_trainer.evaluation import text
 from rlhf_trainer.evaluation.classes import BOTH, Classes
-from rlhf_trainer.evaluation.parts import Measures
+from rlhf_trainer.evaluation.parts import Measures, merged
 from rlhf_trainer.statistics.intervals import (
     NOTHING,
     Estimate,
@@ -27,7 +27,7 @@ from rlhf_trainer.statistics.intervals import (
 
 VERSION = "1"
 UNLABELLED = "not labelled"
-WITHIN = {"length": (0.0, math.inf), "repetition": (0.0, 1.0)}
+WITHIN = {"length": (0.0, math.inf), "repetition": (0.0, 1.0), "kl_k3": (0.0, math.inf)}
 """What means that are no score can be."""
 
 
@@ -84,7 +84,7 @@ def measure(model: Judged, baseline: Judged, intervals: Intervals, weights: dict
     metrics = _own(model, intervals)
     if model is baseline:
         return Measured(model.name, metrics)
-    metrics |= _win_rates(model, baseline, intervals, weights)
+    metrics |= {name: intervals.share(values) for name, values in win_shares(model, baseline, weights).items()}
     metrics |= _kl(model, intervals)
     return Measured(model.name, metrics, _differences(model, baseline, intervals))
 
@@ -120,7 +120,7 @@ def _rates_of(
     return {
         "harmful_rate": {name: intervals.rate(rate[inside]).as_json() for name, rate in rates.items()},
         "differences": {
-            name: _with_word(intervals.rate_difference(rate[inside], rates[baseline][inside]), intervals)
+            name: with_word(intervals.rate_difference(rate[inside], rates[baseline][inside]), intervals)
             for name, rate in rates.items()
             if name != baseline
         },
@@ -137,7 +137,7 @@ def as_json(measured: Measured, intervals: Intervals) -> dict[str, Any]:
     return {
         "name": measured.name,
         "metrics": {name: estimate.as_json() for name, estimate in measured.metrics.items()},
-        "differences": {name: _with_word(estimate, intervals) for name, estimate in measured.differences.items()},
+        "differences": {name: with_word(estimate, intervals) for name, estimate in measured.differences.items()},
     }
 
 
@@ -176,6 +176,16 @@ def _own(model: Judged, intervals: Intervals) -> dict[str, Estimate]:
     metrics["distinct_2"] = point(text.distinct(flat, 2), count)
     metrics["self_bleu"] = point(text.self_bleu(flat), count)
     return metrics
+
+
+def answered(model: Judged) -> Measures:
+    """What has an interval over prompts or documents, by metric, row by row."""
+    suites, kl = suite_values(model), {"kl": model.kl, "kl_k3": model.kl_k3}
+    shares = {name: values for name, values in suites.items() if _are_shares(values)}
+    means = {name: values for name, values in (suites | kl).items() if values is not None and name not in shares}
+    both = model.classes.both() if model.classes is not None else None
+    rates, means = {**_harmful_rates(model), **_rates(model), **shares}, {**_scored(model), **_means(model), **means}
+    return merged([Measures(rates, means, {BOTH: both} if both is not None else {}), *model.measures])
 
 
 def suite_values(model: Judged) -> dict[str, Floats]:
@@ -230,16 +240,17 @@ def _harm(model: Judged) -> Floats:
     return rates
 
 
-def _win_rates(model: Judged, baseline: Judged, intervals: Intervals, weights: dict[str, float]) -> dict[str, Estimate]:
+def win_shares(model: Judged, baseline: Judged, weights: dict[str, float]) -> dict[str, Floats]:
+    """[P] share of pairs of answers that a model wins, by the weighted sum of the rewards and by each of several."""
     if not model.rewards:
         return {}
     total = sum(weights[name] * scores for name, scores in model.rewards.items())
     against = sum(weights[name] * scores for name, scores in baseline.rewards.items())
-    rates = {"win_rate": intervals.share(wins(np.asarray(total), np.asarray(against)))}
+    shares = {"win_rate": wins(np.asarray(total), np.asarray(against))}
     if len(model.rewards) > 1:
         for name, scores in model.rewards.items():
-            rates[f"win_rate.{name}"] = intervals.share(wins(scores, baseline.rewards[name]))
-    return rates
+            shares[f"win_rate.{name}"] = wins(scores, baseline.rewards[name])
+    return shares
 
 
 def _kl(model: Judged, intervals: Intervals) -> dict[str, Estimate]:
@@ -248,7 +259,7 @@ def _kl(model: Judged, intervals: Intervals) -> dict[str, Estimate]:
     return {
         "kl": intervals.mean(model.kl),
         "kl_token": intervals.ratio(model.kl, model.lengths),
-        "kl_k3": intervals.mean(model.kl_k3, within=(0.0, math.inf)),
+        "kl_k3": intervals.mean(model.kl_k3, within=WITHIN["kl_k3"]),
     }
 
 
@@ -273,7 +284,8 @@ def _scored(model: Judged) -> dict[str, Floats]:
     }
 
 
-def _with_word(difference: Estimate, intervals: Intervals) -> dict[str, Any]:
+def with_word(difference: Estimate, intervals: Intervals) -> dict[str, Any]:
+    """A difference with the decision's word, and why it is inconclusive where it is."""
     confidence = intervals.confidence
     return {
         **difference.as_json(),

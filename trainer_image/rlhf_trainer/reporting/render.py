@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from rlhf_api.stages import STAGE_TYPES
-from rlhf_trainer.reporting import axes, fits, graph, panels, plots, suites, tables, verdict
+from rlhf_trainer.reporting import axes, fits, graph, groups, panels, plots, suites, tables, verdict
 from rlhf_trainer.reporting.files import Json
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -42,7 +42,7 @@ def render(report: Json) -> str:
         kind=_kind,
         setting=_setting,
     )
-    environment.globals.update(tables=tables, suites=suites, fitted=fits, primary=verdict.primary)
+    environment.globals.update(tables=tables, suites=suites, groups=groups, fitted=fits, primary=verdict.primary)
     return environment.get_template("report.html.j2").render(
         report=report,
         css=Markup(css),  # noqa: S704  # our own file; inside <style>, where escapes are not read
@@ -63,10 +63,10 @@ def render(report: Json) -> str:
 
 
 def key_figures(evaluation: Json) -> list[tuple[str, list[dict[str, Any]]]]:
-    """The few large numbers at the top: for each candidate its name, and harm, cost, reward, KL."""
+    """The few large numbers at the top: for each candidate or group its name, and harm, cost, reward, KL."""
     first = tables.baseline(evaluation)
-    groups = []
-    for model in tables.candidates(evaluation):
+    rows = []
+    for model in groups.contestants(evaluation):
         figures: list[dict[str, Any]] = []
         cost, reward = (verdict.primary(evaluation, kind) for kind in ("cost", "reward"))
         if cost is not None:
@@ -78,8 +78,8 @@ def key_figures(evaluation: Json) -> list[tuple[str, list[dict[str, Any]]]]:
         if reward is not None:
             figures.append(_figure("Mean reward", reward["name"], f"reward.{reward['name']}", first, model))
         figures.append(_figure("KL to the baseline", "nats an answer; 0 is no change", "kl", first, model))
-        groups.append((model["name"], figures))
-    return groups
+        rows.append((model["name"], figures))
+    return rows
 
 
 def _figure(title: str, about: str, metric: str, first: Json, model: Json) -> dict[str, Any]:

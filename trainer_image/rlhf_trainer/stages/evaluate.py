@@ -15,7 +15,7 @@ from rlhf_trainer import distributed
 from rlhf_trainer.context import Facts, StageContext
 from rlhf_trainer.data.load import load_prompts
 from rlhf_trainer.data.rows import Prompt
-from rlhf_trainer.evaluation import gates, table
+from rlhf_trainer.evaluation import gates, groups, table
 from rlhf_trainer.evaluation.classes import measured as measured_by
 from rlhf_trainer.evaluation.classes import spread
 from rlhf_trainer.evaluation.load_parts import load_parts, metrics_of_parts
@@ -99,7 +99,9 @@ def tabulate(evaluation: Evaluation, judged: Sequence[table.Judged]) -> tuple[di
     weights = reward_weights(judged)
     measured = [table.measure(model, judged[0], intervals, weights) for model in judged]
     higher = metrics_of(evaluation.suites) | metrics_of_parts(evaluation.parts)
-    verdicts = gates.check(spec.gates, measured[1:], higher)
+    members = groups.members_of(spec, evaluation.candidates)
+    grouped = groups.measure(members, judged, measured, intervals, weights)
+    verdicts = gates.check(spec.gates, groups.held(members, measured[1:], grouped), higher)
     references = dict(zip(evaluation.names, [spec.baseline, *spec.candidates], strict=True))
     content = {
         "version": table.VERSION,
@@ -120,6 +122,7 @@ def tabulate(evaluation: Evaluation, judged: Sequence[table.Judged]) -> tuple[di
             for model in measured
         ],
         "win_rate_weights": weights,
+        **groups.as_json(grouped, intervals),
         "categories": table.categories(judged, judged[0], [p.category for p in evaluation.prompts], intervals),
         **({"suites": [suite.as_json() for suite in evaluation.suites]} if evaluation.suites else {}),
         **{part.key: part.as_json(evaluation.sets, intervals) for part in evaluation.parts},
