@@ -13,7 +13,7 @@ from rlhf_api.product import Manifest
 from rlhf_api.stage_file import Directories, Outcome, StageFile, StageInput
 from rlhf_api.stages.evaluate import Gate
 from rlhf_api.store import write_resolved
-from rlhf_trainer.evaluation import gates, table
+from rlhf_trainer.evaluation import gates, groups, table
 from rlhf_trainer.statistics.intervals import Intervals
 
 INPUTS = {"base": "a", "chat": "b", "prefs": "c", "heldout": "d"}
@@ -293,7 +293,7 @@ def _timings(kind, steps):
     }
 
 
-def evaluate(hostile="", prompts=64, seed=5, models=(("sft", 0.18), ("ppo", 0.62))):
+def evaluate(hostile="", prompts=64, seed=5, models=(("sft", 0.18), ("ppo", 0.62)), members=None):
     """An evaluation as the stage writes it, computed by the project's own table."""
     random_ = np.random.default_rng(seed)
     labels = [["money", "health", "home"][i % 3] for i in range(prompts)]
@@ -331,6 +331,7 @@ def evaluate(hostile="", prompts=64, seed=5, models=(("sft", 0.18), ("ppo", 0.62
         "categories": table.categories(models, before, labels, intervals),
         "gates": [verdict.as_json() for verdict in verdicts],
         "notes": table.missing_scores(models), "shown": [3, 17, 40],
+        **groups.as_json(groups.measure(members or {}, models, measured, intervals, weights), intervals),
     }  # fmt: skip
     samples = [
         {"prompt": i, "sample": 0, "model": model.name, "category": labels[i], "messages": [{"role": "user", "content": hostile + questions[i]}],

@@ -125,7 +125,7 @@ def test_the_report_tells_of_the_group_and_shows_each_run(finished):
 def test_a_gate_that_the_group_does_not_keep_fails_the_job_and_names_the_group(folder, finished):
     done, state = run(folder, job(gates=[{"metric": "length", "max": 0}]))
     assert done.returncode != 0
-    assert state["stages"]["evaluate"]["state"] == "Failed"
-    assert [state["stages"][f"sft-s{seed}"]["state"] for seed in SEEDS] == ["Reused"] * len(SEEDS)
+    assert state["stages"]["evaluate"]["phase"] == "Failed"
+    assert [state["stages"][f"sft-s{seed}"]["phase"] for seed in SEEDS] == ["Reused"] * len(SEEDS)
     assert "sft: length is" in done.stdout + done.stderr
     assert "sft-s3: length" not in done.stdout + done.stderr
