@@ -1,7 +1,7 @@
 """A job with its repeated stages written out, one stage a seed. Pure.
 
 Jobs are expanded when they are loaded (`rlhf_api.load`), so that plan, executors, status and trainer only ever see
-stages that run, and a trainer of before `repeat` runs them as well. The file, and the object on the API server, stay
+stages that run, and a trainer of before `repeat` runs them as well (groups of an evaluation it does not know). The file, and the object on the API server, stay
 as they were written.
 """
 

@@ -377,9 +377,9 @@ def test_a_group_is_told_of_in_place_of_its_members_and_each_is_in_its_table(tmp
     document = content(collect(file))
     page = Page(render(document))
     group = document["evaluations"][0]["groups"][0]
-    said = [sentence["text"] for sentence in document["verdict"] if "gate" not in sentence["text"]]
-    assert any(text.startswith("Harmful answers") and "with ppo (mean of 2 runs)" in text for text in said)
-    assert not any("ppo-s0" in text or "ppo-s1" in text for text in said)
+    sentences = [sentence["text"] for sentence in document["verdict"] if "gate" not in sentence["text"]]
+    assert any(text.startswith("Harmful answers") and "with ppo (mean of 2 runs)" in text for text in sentences)
+    assert not any("ppo-s0" in text or "ppo-s1" in text for text in sentences)
     assert page.by_tag["h3"].count("Harmful answers") == 2
     assert "ppo: ppo-s0, ppo-s1" in page.words
     assert "same less ppo" in page.words
