@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_trainer.statistics.intervals import Estimate, Intervals, decide, fewest
+from rlhf_trainer.statistics.groups import OverMembers, averages, difference, over_members
+from rlhf_trainer.statistics.intervals import NOTHING, Estimate, Intervals, decide, fewest
 
 Floats = NDArray[np.float64]
 Random = np.random.Generator
@@ -59,6 +60,49 @@ class PairedRates:
         return Intervals().rate_difference((cell < 2).astype(float), np.isin(cell, (0, 2)).astype(float))
 
 
+@dataclass(frozen=True)
+class Members:
+    """Runs of several seeds on the same prompts: a score is a seed's effect (normal, of a spread), a prompt's (spread 1) and
+    one of both together (spread 1); a share is 0.3 on average, with a seed's effect and a prompt's."""
+
+    name: str
+    members: int
+    spread: float
+    """Standard deviation of a seed's effect."""
+    shares: bool = False
+    groups: int = 1
+    """2: the difference of two groups."""
+
+    @property
+    def truth(self) -> float:
+        """Mean over all seeds and prompts."""
+        return 0.3 if self.shares and self.groups == 1 else 0.0
+
+    def estimate(self, random: Random, count: int, trial: int) -> Estimate:
+        """The estimate of one sample."""
+        intervals, prompts = Intervals(resamples=RESAMPLES, seed=trial), random.normal(0, 1, count)
+        runs = [self._runs(random, prompts) for _ in range(self.groups)]
+        average = [averages(list(values)) for values in runs]
+        over_prompts = intervals.rate if self.shares else intervals.mean
+        if self.groups == 1:
+            return self._over(runs[0], over_prompts(average[0])).estimate
+        each = [self._over(values, NOTHING) for values in runs]
+        between = intervals.rate_difference if self.shares else intervals.difference
+        return difference(each[0], each[1], between(average[0], average[1]), intervals.confidence).estimate
+
+    def _runs(self, random: Random, prompts: Floats) -> Floats:
+        """[members, prompts]"""
+        seeds = random.normal(0, self.spread, self.members)[:, None]
+        if self.shares:
+            return (random.random((self.members, len(prompts))) < 0.3 + seeds + 0.1 * np.sign(prompts)).astype(
+                np.float64
+            )
+        return seeds + prompts + random.normal(0, 1, (self.members, len(prompts)))
+
+    def _over(self, values: Floats, average: Estimate) -> OverMembers:
+        return over_members([float(run.mean()) for run in values], average, 0.95)
+
+
 def _values(values: tuple[float, ...], shares: tuple[float, ...]) -> Callable[[Random, int], Floats]:
     return lambda random, count: random.choice(values, size=count, p=shares)
 
@@ -90,17 +134,31 @@ PAIRED = [
     PairedRates("0.1 and 0.3, 75 % alike", (0.075, 0.025, 0.225, 0.675)),
     PairedRates("0.85 and 0.35, 50 % alike", (0.35, 0.5, 0.0, 0.15)),
 ]
+GROUPS = [
+    *(Members(f"{count} members, spread {spread}", count, spread) for count in (2, 3, 5) for spread in (0.0, 0.2, 1.0)),
+    *(
+        Members(f"share 0.3, {count} members, spread {spread}", count, spread, shares=True)
+        for count in (2, 3, 5)
+        for spread in (0.0, 0.05)
+    ),
+    *(Members(f"difference of two groups of {count}, spread 0.2", count, 0.2, groups=2) for count in (2, 3, 5)),
+    Members("difference of two shares, 3 members, spread 0.05", 3, 0.05, shares=True, groups=2),
+]
+MEMBERS = (
+    "Over members and prompts: a seed's effect is normal, of the spread given, beside a spread of 1 over prompts and of 1 of both "
+    "together. Shares are covered more often than need be: Wilson's interval takes the members' average for one answer."
+)
 NULL = [case for case in SCORES if not case.name.endswith("lopsided")]
 
 
-def estimates(case: Case | PairedRates, count: int, trials: int) -> Iterator[Estimate]:
+def estimates(case: Case | PairedRates | Members, count: int, trials: int) -> Iterator[Estimate]:
     """Estimates of `trials` samples of `count` prompts."""
     random = np.random.default_rng([7, count])
     for trial in range(trials):
         yield case.estimate(random, count, trial)
 
 
-def coverage(case: Case | PairedRates, count: int, trials: int) -> float:
+def coverage(case: Case | PairedRates | Members, count: int, trials: int) -> float:
     """Share of intervals that hold the truth."""
     slack = 1e-9
     inside = 0
@@ -134,16 +192,18 @@ def main() -> None:
         f"0.95; the error of a cell is about {math.sqrt(0.05 * 0.95 / trials):.3f}. How intervals are made: "
         "[docs/report.md](../../docs/report.md#intervals).",
     ]
-    groups: list[tuple[str, list[Case] | list[PairedRates], tuple[int, ...]]] = [
+    groups: list[tuple[str, list[Case] | list[PairedRates] | list[Members], tuple[int, ...]]] = [
         ("mean of scores, paired differences", SCORES, (6, 12, 24, 48, 200)),
         ("shares and win rates", SHARES, (6, 12, 24, 48, 200)),
         ("difference of two rates, paired", PAIRED, (10, 24, 48, 200)),
+        ("over members and prompts", GROUPS, (24, 100)),
     ]
     for title, cases, counts in groups:
         rows = []
         for case in cases:
             print(case.name, file=sys.stderr)
             rows.append((case.name, [coverage(case, count, trials) for count in counts]))
+        parts += [MEMBERS] if cases is GROUPS else []
         parts.append(table(title, rows, counts, trials))
     counts = (6, 10, fewest(0.95), 24)
     claims = [(case.name, [false_claims(case, count, trials) for count in counts]) for case in NULL]

@@ -13,8 +13,9 @@ from rlhf_api.product import Manifest
 from rlhf_api.stage_file import Directories, Outcome, StageFile, StageInput
 from rlhf_api.stages.evaluate import Gate
 from rlhf_api.store import write_resolved
-from rlhf_trainer.evaluation import gates, table
+from rlhf_trainer.evaluation import gates, groups, table
 from rlhf_trainer.evaluation.distributions import distributions
+from rlhf_trainer.evaluation.judged import Judged
 from rlhf_trainer.statistics.intervals import Intervals
 
 INPUTS = {"base": "a", "chat": "b", "prefs": "c", "heldout": "d"}
@@ -294,7 +295,7 @@ def _timings(kind, steps):
     }
 
 
-def evaluate(hostile="", prompts=64, seed=5, models=(("sft", 0.18), ("ppo", 0.62))):
+def evaluate(hostile="", prompts=64, seed=5, models=(("sft", 0.18), ("ppo", 0.62)), members=None):
     """An evaluation as the stage writes it, computed by the project's own table."""
     random_ = np.random.default_rng(seed)
     labels = [["money", "health", "home"][i % 3] for i in range(prompts)]
@@ -309,7 +310,7 @@ def evaluate(hostile="", prompts=64, seed=5, models=(("sft", 0.18), ("ppo", 0.62
         if hostile:
             texts = [[hostile + entry[0]] for entry in texts]
         cost = np.where(cared, -1.0, 1.0)
-        models.append(table.Judged(
+        models.append(Judged(
             name=name, texts=texts, lengths=random_.integers(12, 29, (prompts, 1)).astype(float), ended=(random_.random((prompts, 1)) < 0.4).astype(float),
             rewards={"reward": random_.normal(0.4 + care, 0.7, (prompts, 1)), "distinct_words": random_.normal(14 + 2 * care, 2, (prompts, 1)).round()},
             costs={"cost": cost * 0.7 + random_.normal(0, 0.5, (prompts, 1)), "no_care": cost},
@@ -333,6 +334,7 @@ def evaluate(hostile="", prompts=64, seed=5, models=(("sft", 0.18), ("ppo", 0.62
         "categories": table.categories(models, before, labels, intervals),
         "gates": [verdict.as_json() for verdict in verdicts],
         "notes": table.missing_scores(models), "shown": [3, 17, 40],
+        **groups.as_json(groups.measure(members or {}, models, measured, intervals, weights), intervals),
     }  # fmt: skip
     samples = [
         {"prompt": i, "sample": 0, "model": model.name, "category": labels[i], "messages": [{"role": "user", "content": hostile + questions[i]}],

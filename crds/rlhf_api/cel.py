@@ -111,6 +111,8 @@ def _names() -> Iterator[Cel]:
         f"a stage may not be named {PREPARE}, and only a report may be named {REPORT}",
         ".stages",
     )
+    sizes = "self.stages.map(s, has(s.repeat) ? s.repeat.seeds.size() : 1)"
+    yield Cel(f"{sizes}.sum() <= {MAX_ITEMS}", f"at most {MAX_ITEMS} stages, repeats counted", ".stages")
     yield Cel(f"self.stages.filter(s, has(s.{REPORT})).size() <= 1", "a job has one report", ".stages")
 
 

@@ -25,6 +25,7 @@ from rlhf_api.fields import (
     shaped,
 )
 from rlhf_api.pods import Pod, Resources, label_findings
+from rlhf_api.repeat import Repeat, repeat_cel, repeat_findings
 from rlhf_api.run_policy import RunPolicy
 from rlhf_api.sources import parse_source, source_findings, source_rules
 from rlhf_api.stages import STAGE_TYPES, Evaluate, Moderation, Ppo, Report, Rules, Sft, Simulate
@@ -124,6 +125,8 @@ class Stage(Placement):
 
     name: Name
     """How later stages refer to it."""
+    repeat: Repeat | None = None
+    """One stage a seed, in place of this one: several runs, to see what chance does."""
     execution: Execution = Execution()
     """How it computes."""
     sft: Sft | None = None
@@ -147,7 +150,10 @@ class Stage(Placement):
 
     def rules(self) -> Iterator[Finding]:
         yield from super().rules()
-        yield from exactly_one(self, tuple(_FIELDS))
+        findings = list(exactly_one(self, tuple(_FIELDS)))
+        yield from findings
+        if self.repeat is not None and not findings:
+            yield from repeat_findings(self.name, self.type, self.spec, self.repeat)
 
     @property
     def type(self) -> str:
@@ -161,7 +167,7 @@ class Stage(Placement):
         return spec
 
 
-Stage.cel = (one_of(*STAGE_TYPES),)
+Stage.cel = (one_of(*STAGE_TYPES), *repeat_cel())
 _FIELDS = {name: field.alias for name, field in Stage.model_fields.items() if field.alias in STAGE_TYPES}
 
 

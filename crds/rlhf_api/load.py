@@ -1,8 +1,9 @@
-"""From a job file to an RLHFJob, with every problem found at once and where it stands."""
+"""From a job file to an RLHFJob with its repeats written out, with every problem found at once and where it stands."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 
 from rlhf_api.error_messages import describe, findings_of, hint_for_nothing
 from rlhf_api.errors import Finding, Loc, SpecError, SpecProblem, format_path
+from rlhf_api.expansion import expand, written_at
 from rlhf_api.job import RLHFJob
 from rlhf_api.references import check, check_partial
 from rlhf_api.yaml import MAX_BYTES, Document, dump_yaml, load_yaml
@@ -48,7 +50,7 @@ def check_document(document: Document) -> RLHFJob:
     problems = {problem.path: problem for problem in reversed(document.problems)}
     job, findings = _check(document.value)
     for finding in findings:
-        problem = located(document, finding)
+        problem = _located(document, finding)
         problems.setdefault(problem.path, problem)
     if job is None or problems:
         ordered = sorted(problems.values(), key=lambda problem: (problem.line or 0, problem.column or 0, problem.path))
@@ -57,7 +59,11 @@ def check_document(document: Document) -> RLHFJob:
 
 
 def located(document: Document, finding: Finding) -> SpecProblem:
-    """A finding with the line and column of its place in a document."""
+    """A finding about a job that was loaded, with the line and column of its place in the document as it was written."""
+    return _located(document, replace(finding, at=written_at(document.value, finding.at)))
+
+
+def _located(document: Document, finding: Finding) -> SpecProblem:
     line, column = document.position(finding.at, on_key=finding.on_key)
     return SpecProblem(format_path(finding.at), finding.message, finding.hint, line, column)
 
@@ -125,7 +131,13 @@ def _check(value: Any) -> tuple[RLHFJob | None, list[Finding]]:
         findings = nulls + findings_of(error, RLHFJob)
     else:
         crossing = [finding.below(("spec",)) for finding in check(job.spec)]
-        return (None if crossing else job), nulls + crossing
+        if crossing:
+            return None, nulls + crossing
+        expanded = expand(job)
+        if expanded is not job:  # what its members are told apart by: gates on their judges, audits of them
+            below = [finding.below(("spec",)) for finding in check(expanded.spec)]
+            crossing = [replace(finding, at=written_at(clean, finding.at)) for finding in below]
+        return (None if crossing else expanded), nulls + crossing
     if isinstance(clean.get("spec"), dict):
         findings += [finding.below(("spec",)) for finding in check_partial(clean["spec"])]
     return None, [finding for finding in findings if not any(_inside(null.at, finding.at) for null in nulls)]

@@ -110,7 +110,10 @@ def plan(job: RLHFJob, resolved: Resolved | None = None) -> Plan:
 
     Raises:
         KeyError: `resolved` lacks an input or a function of the job.
+        ValueError: a stage is repeated; `rlhf_api.load` writes repeats out.
     """
+    if any(stage.repeat is not None for stage in job.spec.stages):
+        raise ValueError("found a repeated stage; expected a job as rlhf_api.load gives it")
     written = {stage.name: stage for stage in job.spec.stages}
     digests: dict[str, str] = {}
     if resolved is not None:

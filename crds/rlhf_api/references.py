@@ -12,6 +12,7 @@ from typing import Any
 from rlhf_api.effective import effective
 from rlhf_api.error_messages import nearest
 from rlhf_api.errors import Finding, Loc
+from rlhf_api.expansion import check_repeats
 from rlhf_api.fields import MAX_ITEMS, CostScorer, DataRef, ModelRef, Reference, Scorer, located_references, same_labels
 from rlhf_api.job import JobSpec, Stage
 from rlhf_api.job_view import JobView, StageView, partial_view_of, view_of
@@ -49,13 +50,16 @@ def _check(view: JobView) -> Iterator[Finding]:
     yield from _unique("inputs", [entry.name for entry in view.inputs])
     yield from _unique("stages", [stage.name for stage in view.stages])
     yield from _reserved(view)
+    yield from check_repeats(view)
+    repeated = any(stage.model is not None and stage.model.repeat is not None for stage in view.stages)
     for stage in view.stages:
         if stage.model is None:
             continue
         for at, reference in located_references(stage.model):
             yield from _reference(view, stage, at, reference)
-        yield from _gates(view, stage.model, ("stages", stage.index))
-        yield from _audits(view, stage.model, ("stages", stage.index))
+        if not repeated:  # they are about members: checked on the job with its repeats written out
+            yield from _gates(view, stage.model, ("stages", stage.index))
+            yield from _audits(view, stage.model, ("stages", stage.index))
         yield from _lengths(stage.model, ("stages", stage.index))
         yield from _mounts(view.pod, stage.model.pod, ("stages", stage.index, "pod"))
     yield from _mounts(view.pod, view.pod, ("pod",))

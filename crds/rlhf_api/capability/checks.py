@@ -73,7 +73,7 @@ def check_local(job: RLHFJob, document: Document, folder: Path) -> None:
     """
     findings = problems(job, local_traits(job, folder))
     if findings:
-        raise SpecError([located(document, finding) for finding in findings], document.source)
+        raise SpecError(list(dict.fromkeys(located(document, finding) for finding in findings)), document.source)
 
 
 def words(job: RLHFJob, finding: Finding) -> str:

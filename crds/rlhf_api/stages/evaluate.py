@@ -29,6 +29,8 @@ from rlhf_api.fields import (
 )
 from rlhf_api.stages.common import Dtype
 
+MAX_GROUPS = 16
+"""The most groups of an evaluation: 32 candidates are no more."""
 SUITE = "suite."
 """What metrics of suites begin with."""
 DIALOGUE = "dialogue."
@@ -135,6 +137,22 @@ class RefusalJudge(CostScorer):
             yield Finding(("labels",), message, "such as labels: [refusal]")
 
 
+class Group(ApiModel):
+    """Candidates that are runs of the same thing, judged together: with other seeds, say."""
+
+    name: Name
+    """Name in tables; a repeated stage among the candidates is a group of its name by itself."""
+    members: Annotated[list[Contender], Field(min_length=2, max_length=8)]
+    """Two candidates at least."""
+
+    def rules(self) -> Iterator[Finding]:
+        yield from super().rules()
+        keys = [member.key for member in self.members]
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                yield Finding(("members", index), f"is members[{keys.index(key)}] again", "leave one out")
+
+
 class Generation(ApiModel):
     """How answers are sampled."""
 
@@ -173,12 +191,20 @@ class Evaluate(ApiModel):
             "attacks need costs or refusal, which judge the answers",
             ".attacks",
         ),
+        Cel(
+            "!has(self.groups) || self.groups.all(g, g.members.all(m, self.candidates.exists(c,"
+            " has(c.stage) == has(m.stage) && (has(m.stage) ? c.stage == m.stage : c.input == m.input))))",
+            "members of groups are candidates",
+            ".groups",
+        ),
     )
 
     candidates: Contenders
     """The models to judge."""
     baseline: Contender
     """The model they are compared with."""
+    groups: Annotated[list[Group], Field(max_length=MAX_GROUPS)] = []
+    """Candidates that are runs of the same thing: means over them, with what chance does."""
     prompts: DataRefs
     """Held-out prompts; a column `category` breaks the harmful rate down, `expect` says what should be refused."""
     rewards: Annotated[list[RewardJudge], Field(max_length=MAX_ITEMS)] = []
@@ -203,7 +229,7 @@ class Evaluate(ApiModel):
     resamples: Annotated[int, Field(ge=100, le=100000)] = 2000
     """Bootstrap resamples."""
     gates: Annotated[list[Gate], Field(max_length=MAX_ITEMS)] = []
-    """Bounds that every candidate must keep."""
+    """Bounds that every candidate must keep; of a group, its mean in place of its members."""
     show: Annotated[int, Field(ge=0, le=64)] = 12
     """Sample answers kept for the report."""
     dtype: Dtype = "float32"
@@ -225,6 +251,7 @@ class Evaluate(ApiModel):
         if self.attacks and self.rewards and not self.costs and self.refusal is None:
             message = "found attacks without costs and without refusal; expected what judges the answers"
             yield Finding(("attacks",), message, "add costs, or refusal")
+        yield from self._groups()
         first_index: dict[str, int] = {}
         for index, candidate in enumerate(self.candidates):
             if candidate.key == self.baseline.key:
@@ -232,3 +259,15 @@ class Evaluate(ApiModel):
             first = first_index.setdefault(candidate.key, index)
             if first != index:
                 yield Finding(("candidates", index), f"is candidates[{first}] again", "leave one out")
+
+    def _groups(self) -> Iterator[Finding]:
+        candidates = [candidate.key for candidate in self.candidates]
+        models = [contender.label for contender in (self.baseline, *self.candidates)]
+        for index, group in enumerate(self.groups):
+            if group.name in [*models, *(earlier.name for earlier in self.groups[:index])]:
+                message = f"a model or another group is called {group.name}"
+                yield Finding(("groups", index, "name"), message, "give it a name of its own")
+            for position, member in enumerate(group.members):
+                if member.key not in candidates:
+                    at = ("groups", index, "members", position)
+                    yield Finding(at, f"{member.label} is no candidate", "name it under candidates, too")

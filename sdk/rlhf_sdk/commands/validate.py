@@ -129,7 +129,7 @@ def _read(path: Path, inputs: Sequence[str], *, opening: bool) -> tuple[RLHFJob,
     opened = open_inputs(job, folder) if opening else Opened([], [])
     findings += [located_words(job, text) for text in opened.problems]
     if findings:
-        raise SpecError([located(document, finding) for finding in findings], document.source)
+        raise SpecError(list(dict.fromkeys(located(document, finding) for finding in findings)), document.source)
     return job, opened
 
 

@@ -26,6 +26,11 @@ def test_paired_differences_of_rates_are_covered(case: simulation.PairedRates, c
     assert simulation.coverage(case, count, TRIALS) >= 0.91
 
 
+@pytest.mark.parametrize("case", simulation.GROUPS, ids=lambda case: case.name)
+def test_means_over_members_are_covered(case: simulation.Members) -> None:
+    assert simulation.coverage(case, 24, TRIALS) >= 0.93
+
+
 @pytest.mark.parametrize("case", simulation.NULL, ids=lambda case: case.name)
 def test_a_direction_is_seldom_claimed_where_there_is_none(case: simulation.Case) -> None:
     assert simulation.false_claims(case, 10, 20) == 0
@@ -34,5 +39,5 @@ def test_a_direction_is_seldom_claimed_where_there_is_none(case: simulation.Case
 
 def test_the_committed_table_has_every_case() -> None:
     text = (BENCHMARKS / "results" / "coverage.md").read_text()
-    for case in (*simulation.SCORES, *simulation.SHARES, *simulation.PAIRED):
+    for case in (*simulation.SCORES, *simulation.SHARES, *simulation.PAIRED, *simulation.GROUPS):
         assert f"| {case.name} |" in text

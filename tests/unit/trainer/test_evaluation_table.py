@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from rlhf_trainer.evaluation.table import Judged, as_json, categories, harmful, measure, missing_scores
+from rlhf_trainer.evaluation.judged import Judged
+from rlhf_trainer.evaluation.table import as_json, categories, harmful, measure, missing_scores
 from rlhf_trainer.statistics.intervals import Intervals
 
 QUICK = Intervals(resamples=200)

@@ -4,7 +4,7 @@ import pytest
 
 from rlhf_api.stages.evaluate import Gate
 from rlhf_trainer.evaluation.gates import check, unknown
-from rlhf_trainer.evaluation.table import Measured
+from rlhf_trainer.evaluation.judged import Measured
 from rlhf_trainer.statistics.intervals import NOTHING, Estimate
 
 CANDIDATE = Measured(

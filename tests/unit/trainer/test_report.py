@@ -367,6 +367,30 @@ def test_several_candidates_each_have_their_figures_and_words(tmp_path):
     assert page.by_tag["h3"].count("Harmful answers") == 2
 
 
+def test_a_group_is_told_of_in_place_of_its_members_and_each_is_in_its_table(tmp_path):
+    file = report_fixture.build(tmp_path)
+    product = next((tmp_path / "products").glob("evaluate-*"))
+    models = (("sft", 0.18), ("ppo-s0", 0.62), ("ppo-s1", 0.66), ("plain", 0.15), ("plain-again", 0.2))
+    members = {"ppo": ["ppo-s0", "ppo-s1"], "same": ["plain", "plain-again"]}
+    evaluation, _ = report_fixture.evaluate(models=models, members=members)
+    (product / "evaluation.json").write_text(json.dumps(evaluation))
+    document = content(collect(file))
+    page = Page(render(document))
+    group = document["evaluations"][0]["groups"][0]
+    sentences = [sentence["text"] for sentence in document["verdict"] if "gate" not in sentence["text"]]
+    assert any(text.startswith("Harmful answers") and "with ppo (mean of 2 runs)" in text for text in sentences)
+    assert not any("ppo-s0" in text or "ppo-s1" in text for text in sentences)
+    assert page.by_tag["h3"].count("Harmful answers") == 2
+    assert "ppo: ppo-s0, ppo-s1" in page.words
+    assert "same less ppo" in page.words
+    rate, difference = group["metrics"]["harmful_rate.no_care"], group["differences"]["harmful_rate.no_care"]
+    shown = [f"{value:.0%}" for value in rate["values"]]
+    assert ", ".join(shown) in page.words
+    assert f"{rate['value']:.0%}" in page.words and f"{rate['low']:.0%} to {rate['high']:.0%}" in page.words
+    assert difference["decision"] in ("lower", "shows nothing")
+    assert "Outside groups, a stage ran with one seed" in " ".join(document["limits"])
+
+
 def test_an_evaluation_without_judges_says_so(tmp_path):
     file = report_fixture.build(tmp_path)
     path = next((tmp_path / "products").glob("evaluate-*")) / "evaluation.json"

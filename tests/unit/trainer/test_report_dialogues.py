@@ -8,6 +8,7 @@ import pytest
 
 import report_fixture
 from rlhf_trainer.evaluation import table
+from rlhf_trainer.evaluation.judged import Measured
 from rlhf_trainer.evaluation.late_harm import DialogueHarm
 from rlhf_trainer.evaluation.parts import Measures
 from rlhf_trainer.reporting import dialogues
@@ -41,7 +42,7 @@ def with_dialogues(root, ppo, sft, hostile="", facts=None):
         model["metrics"] |= {name: value.as_json() for name, value in of_model.estimates(INTERVALS).items()}
         if model["name"] != evaluation["baseline"]:
             differences = of_model.differences(measures[0], INTERVALS)
-            model["differences"] |= table.as_json(table.Measured("", {}, differences), INTERVALS)["differences"]
+            model["differences"] |= table.as_json(Measured("", {}, differences), INTERVALS)["differences"]
         contrasts = {}
         for name, pair in harm_of_model.contrasts().items():
             estimate = INTERVALS.rate_difference(*pair)

@@ -11,6 +11,7 @@ import report_fixture
 from refusal_answers import GivenAnswers, prompts
 from rlhf_api.stages.evaluate import Evaluate
 from rlhf_trainer.evaluation import attacked, refusals, table
+from rlhf_trainer.evaluation.judged import Measured
 from rlhf_trainer.evaluation.parts import OWN
 from rlhf_trainer.reporting import plane, tables
 from rlhf_trainer.reporting import refusals as reported
@@ -60,7 +61,7 @@ def built(root, sft=(0.9, 0.05), ppo=(0.2, 0.6), expected=EXPECTED):
             model["metrics"] |= {name: value.as_json() for name, value in ours.estimates(INTERVALS).items()}
             if model["name"] == "ppo":
                 differences = ours.differences(measured["sft"], INTERVALS)
-                worded = table.as_json(table.Measured("ppo", {}, differences), INTERVALS)
+                worded = table.as_json(Measured("ppo", {}, differences), INTERVALS)
                 model["differences"] |= worded["differences"]
     evaluation["judges"].append({"name": "judge", "kind": "refusal", "source": "function:gold:judge"})
     path.write_text(json.dumps(evaluation))

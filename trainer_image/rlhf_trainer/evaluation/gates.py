@@ -1,4 +1,4 @@
-"""Gates: bounds that every candidate of an evaluation must keep."""
+"""Gates: bounds that every candidate of an evaluation must keep; groups in place of their members."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rlhf_api.stages.evaluate import Evaluate, Gate
-from rlhf_trainer.evaluation.table import Measured
+from rlhf_trainer.evaluation.judged import Measured
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.statistics.intervals import Estimate
 

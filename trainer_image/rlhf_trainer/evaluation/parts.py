@@ -59,6 +59,15 @@ class Measures:
         }
 
 
+def merged(measures: Sequence[Measures]) -> Measures:
+    """What several parts measured of the same model; their names differ."""
+    return Measures(
+        {name: values for part in measures for name, values in part.rates.items()},
+        {name: values for part in measures for name, values in part.means.items()},
+        {name: both for part in measures for name, both in part.harmonics.items()},
+    )
+
+
 class PromptSet(Protocol):
     """Prompts that every model answers, or dialogues that it goes through."""
 

@@ -17,9 +17,9 @@ from rlhf_trainer import functions
 from rlhf_trainer.context import StageContext
 from rlhf_trainer.data.chat import prepare_tokenizer, same_tokenizer
 from rlhf_trainer.data.rows import Prompt
-from rlhf_trainer.evaluation import table
 from rlhf_trainer.evaluation.answers import Answering, divergence
 from rlhf_trainer.evaluation.classes import Classes
+from rlhf_trainer.evaluation.judged import Judged
 from rlhf_trainer.evaluation.judges import Named, judges_of, load
 from rlhf_trainer.evaluation.parts import Part
 from rlhf_trainer.evaluation.sets import Sets
@@ -219,16 +219,16 @@ class Evaluation:
         flat = class_names(policy, [kind for kind in kinds for _ in range(samples)], grades)
         return Classes(policy, kinds, [flat[at : at + samples] for at in range(0, len(flat), samples)])
 
-    def judged(self) -> list[table.Judged]:
+    def judged(self) -> list[Judged]:
         """Everything measured, baseline first. Reads the shards of all ranks."""
         return [self._judged(name) for name in self.names]
 
-    def _judged(self, name: str) -> table.Judged:
+    def _judged(self, name: str) -> Judged:
         rows = list(self.shards.all(f"answers/{name}"))
         scores = {judge.metric: self._scores(judge, name) for judge in self.judges}
         kl = self._kl(name)
         samples = self.spec.generation.samples
-        return table.Judged(
+        return Judged(
             name=name,
             texts=[[row["text"] for row in rows[at : at + samples]] for at in range(0, len(rows), samples)],
             lengths=self._grid([len(row["ids"]) for row in rows]),
@@ -267,13 +267,15 @@ class Evaluation:
 
 
 def shard_key(context: StageContext, spec: Evaluate) -> str:
-    """Digest of all that answers and scores depend on: not of gates, intervals and how many answers are shown, which can
+    """Digest of all that answers and scores depend on: not of gates, groups, intervals and how many answers are shown, which can
     be changed without sampling again."""
     named = [judge.scorer.function for judge in judges_of(spec) if judge.scorer.function is not None]
     folder = Path(context.file.directories.job)
     return digest_of(
         {
-            "spec": spec.model_dump(mode="json", exclude={"gates", "confidence", "resamples", "show", "seed"}),
+            "spec": spec.model_dump(
+                mode="json", exclude={"gates", "groups", "confidence", "resamples", "show", "seed"}
+            ),
             "seed": context.seed,
             "inputs": {key: entry.digest for key, entry in context.file.inputs.items()},
             "functions": {name: functions.source_digest(name, folder) for name in named},

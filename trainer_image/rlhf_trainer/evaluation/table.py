@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,10 @@ from numpy.typing import NDArray
 
 from rlhf_api.stages.evaluate import SUITE
 from rlhf_trainer.evaluation import text
-from rlhf_trainer.evaluation.classes import BOTH, Classes
-from rlhf_trainer.evaluation.parts import Measures
+from rlhf_trainer.evaluation.classes import BOTH
+from rlhf_trainer.evaluation.judged import Judged, Measured
+from rlhf_trainer.evaluation.parts import Measures, merged
+from rlhf_trainer.evaluation.wins import AT_EQUAL_LENGTH, longer_by, win_shares
 from rlhf_trainer.statistics.intervals import (
     NOTHING,
     Estimate,
@@ -22,51 +23,13 @@ from rlhf_trainer.statistics.intervals import (
     decide,
     inconclusive,
     point,
-    wins,
 )
-from rlhf_trainer.statistics.length_control import gaps, length_controlled
+from rlhf_trainer.statistics.length_control import length_controlled
 
 VERSION = "1"
 UNLABELLED = "not labelled"
-WITHIN = {"length": (0.0, math.inf), "repetition": (0.0, 1.0)}
+WITHIN = {"length": (0.0, math.inf), "repetition": (0.0, 1.0), "kl_k3": (0.0, math.inf)}
 """What means that are no score can be."""
-
-
-@dataclass(frozen=True)
-class Judged:
-    """One model's answers to all P prompts, S each, and what the judges said. Arrays are [P, S]; NaN: no score."""
-
-    name: str
-    texts: Sequence[Sequence[str]]
-    lengths: Floats
-    """Tokens an answer has, EOS included."""
-    ended: Floats
-    """1 where the answer ended with EOS, 0 where it was cut."""
-    rewards: dict[str, Floats]
-    """By judge."""
-    costs: dict[str, Floats]
-    """By judge; above 0: harmful."""
-    refusals: dict[str, Floats] = field(default_factory=dict)
-    """By judge; above 0: refused."""
-    kl: Floats | None = None
-    """Sum over the answer's tokens of log pi - log pi_baseline, nats; None for the baseline or where not measured."""
-    kl_k3: Floats | None = None
-    """The same with Schulman's k3, e^-k - 1 + k a token."""
-    classes: Classes | None = None
-    """What rules say of the answers."""
-    suites: dict[str, dict[str, Floats]] = field(default_factory=dict)
-    """By suite, then by metric, the one that stands for it first: [D] documents."""
-    measures: Sequence[Measures] = ()
-    """What the parts of the evaluation measured."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A model's metrics, and for a candidate the differences to the baseline."""
-
-    name: str
-    metrics: dict[str, Estimate]
-    differences: dict[str, Estimate] = field(default_factory=dict)
 
 
 def harmful(costs: dict[str, Floats]) -> Floats | None:
@@ -87,7 +50,10 @@ def measure(model: Judged, baseline: Judged, intervals: Intervals, weights: dict
     metrics = _own(model, intervals)
     if model is baseline:
         return Measured(model.name, metrics)
-    metrics |= _win_rates(model, baseline, intervals, weights)
+    won = win_shares(model, baseline, weights)
+    metrics |= {name: intervals.share(values) for name, values in won.items()}
+    if won:
+        metrics[AT_EQUAL_LENGTH] = length_controlled(won["win_rate"], longer_by(model, baseline), intervals)
     metrics |= _kl(model, intervals)
     return Measured(model.name, metrics, _differences(model, baseline, intervals))
 
@@ -123,7 +89,7 @@ def _rates_of(
     return {
         "harmful_rate": {name: intervals.rate(rate[inside]).as_json() for name, rate in rates.items()},
         "differences": {
-            name: _with_word(intervals.rate_difference(rate[inside], rates[baseline][inside]), intervals)
+            name: with_word(intervals.rate_difference(rate[inside], rates[baseline][inside]), intervals)
             for name, rate in rates.items()
             if name != baseline
         },
@@ -140,7 +106,7 @@ def as_json(measured: Measured, intervals: Intervals) -> dict[str, Any]:
     return {
         "name": measured.name,
         "metrics": {name: estimate.as_json() for name, estimate in measured.metrics.items()},
-        "differences": {name: _with_word(estimate, intervals) for name, estimate in measured.differences.items()},
+        "differences": {name: with_word(estimate, intervals) for name, estimate in measured.differences.items()},
     }
 
 
@@ -188,6 +154,16 @@ def _own(model: Judged, intervals: Intervals) -> dict[str, Estimate]:
     metrics["distinct_2"] = point(text.distinct(flat, 2), count)
     metrics["self_bleu"] = point(text.self_bleu(flat), count)
     return metrics
+
+
+def answered(model: Judged) -> Measures:
+    """What has an interval over prompts or documents, by metric, row by row."""
+    suites, kl = suite_values(model), {"kl": model.kl, "kl_k3": model.kl_k3}
+    shares = {name: values for name, values in suites.items() if _are_shares(values)}
+    means = {name: values for name, values in (suites | kl).items() if values is not None and name not in shares}
+    both = model.classes.both() if model.classes is not None else None
+    rates, means = {**_harmful_rates(model), **_rates(model), **shares}, {**_scored(model), **_means(model), **means}
+    return merged([Measures(rates, means, {BOTH: both} if both is not None else {}), *model.measures])
 
 
 def suite_values(model: Judged) -> dict[str, Floats]:
@@ -242,32 +218,13 @@ def _harm(model: Judged) -> Floats:
     return rates
 
 
-def _win_rates(model: Judged, baseline: Judged, intervals: Intervals, weights: dict[str, float]) -> dict[str, Estimate]:
-    if not model.rewards:
-        return {}
-    total = sum(weights[name] * scores for name, scores in model.rewards.items())
-    against = sum(weights[name] * scores for name, scores in baseline.rewards.items())
-    won = wins(np.asarray(total), np.asarray(against))
-    longer = gaps(*(characters(side) for side in (model, baseline)))
-    rates = {"win_rate": intervals.share(won), "win_rate_lc": length_controlled(won, longer, intervals)}
-    if len(model.rewards) > 1:
-        for name, scores in model.rewards.items():
-            rates[f"win_rate.{name}"] = intervals.share(wins(scores, baseline.rewards[name]))
-    return rates
-
-
-def characters(model: Judged) -> Floats:
-    """[P, S] characters of answers: what models of different tokenizers have in common."""
-    return np.array([[len(answer) for answer in answers] for answers in model.texts], dtype=np.float64)
-
-
 def _kl(model: Judged, intervals: Intervals) -> dict[str, Estimate]:
     if model.kl is None or model.kl_k3 is None:
         return {"kl": NOTHING, "kl_token": NOTHING, "kl_k3": NOTHING}
     return {
         "kl": intervals.mean(model.kl),
         "kl_token": intervals.ratio(model.kl, model.lengths),
-        "kl_k3": intervals.mean(model.kl_k3, within=(0.0, math.inf)),
+        "kl_k3": intervals.mean(model.kl_k3, within=WITHIN["kl_k3"]),
     }
 
 
@@ -292,7 +249,8 @@ def _scored(model: Judged) -> dict[str, Floats]:
     }
 
 
-def _with_word(difference: Estimate, intervals: Intervals) -> dict[str, Any]:
+def with_word(difference: Estimate, intervals: Intervals) -> dict[str, Any]:
+    """A difference with the decision's word, and why it is inconclusive where it is."""
     confidence = intervals.confidence
     return {
         **difference.as_json(),

@@ -45,8 +45,10 @@ def _licence(name: str, collected: Collected) -> str | None:
 
 def limits(collected: Collected, evaluations: Sequence[Json]) -> list[str]:
     """What this report cannot show: blind spots, in sentences."""
+    grouped = any(evaluation.get("groups") for evaluation in evaluations)
     sentences = [
-        "Every stage ran with one seed: intervals are over prompts, not over training runs. Another seed may end elsewhere."
+        ("Outside groups, a stage" if grouped else "Every stage")
+        + " ran with one seed: intervals are over prompts, not over training runs. Another seed may end elsewhere."
     ]
     if evaluations:
         refused = any(

@@ -17,6 +17,7 @@ from rlhf_trainer.reporting import (
     dialogues,
     fits,
     graph,
+    groups,
     panels,
     plots,
     refusals,
@@ -59,6 +60,7 @@ def render(report: Json) -> str:
         suites=suites,
         dialogues=dialogues,
         refusals=refusals,
+        groups=groups,
         scores=scores,
         fitted=fits,
         primary=verdict.primary,
@@ -84,10 +86,10 @@ def render(report: Json) -> str:
 
 
 def key_figures(evaluation: Json) -> list[tuple[str, list[dict[str, Any]]]]:
-    """The few large numbers at the top: for each candidate its name, and harm, cost, reward, KL."""
+    """The few large numbers at the top: for each candidate or group its name, and harm, cost, reward, KL."""
     first = tables.baseline(evaluation)
-    groups = []
-    for model in tables.candidates(evaluation):
+    rows = []
+    for model in groups.contestants(evaluation):
         figures: list[dict[str, Any]] = []
         cost, reward = (verdict.primary(evaluation, kind) for kind in ("cost", "reward"))
         if cost is not None:
@@ -99,8 +101,8 @@ def key_figures(evaluation: Json) -> list[tuple[str, list[dict[str, Any]]]]:
         if reward is not None:
             figures.append(_figure("Mean reward", reward["name"], f"reward.{reward['name']}", first, model))
         figures.append(_figure("KL to the baseline", "nats an answer; 0 is no change", "kl", first, model))
-        groups.append((model["name"], figures))
-    return groups
+        rows.append((model["name"], figures))
+    return rows
 
 
 def _figure(title: str, about: str, metric: str, first: Json, model: Json) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -127,9 +127,13 @@ def before_after(evaluation: Json) -> list[Line]:
     metrics = dict.fromkeys(name for model in (first, *others) for name in model["metrics"])
     apart = (SUITE, DIALOGUE, "refusal.", "attack.")  # in tables of their own
     names = [name for name in metrics if not name.startswith(apart)]
+    return [_line(name, first, others, evaluation["confidence"]) for name in ranked(names)]
+
+
+def ranked(names: Iterable[str]) -> list[str]:
+    """Metrics in reading order: harm and reward first."""
     order = list(NAMES)
-    ranked = sorted(names, key=lambda name: order.index(_head(name)) if _head(name) in order else len(order))
-    return [_line(name, first, others, evaluation["confidence"]) for name in ranked]
+    return sorted(names, key=lambda name: order.index(_head(name)) if _head(name) in order else len(order))
 
 
 def cell(name: str, estimate: Mapping[str, Any] | None, digits: int = 3) -> Cell:
@@ -188,8 +192,8 @@ def leaves(metrics: Mapping[str, Any], path: str = "") -> list[tuple[str, Cell, 
     """Manifest metrics as rows: name, cell, n. Lists (such as calibration bins) are left to tables of their own."""
     rows = []
     order = list(TRUST)
-    ranked = sorted(metrics.items(), key=lambda entry: order.index(entry[0]) if entry[0] in order else len(order))
-    for name, value in ranked:
+    entries = sorted(metrics.items(), key=lambda entry: order.index(entry[0]) if entry[0] in order else len(order))
+    for name, value in entries:
         full = f"{path}{name}"
         if isinstance(value, list):
             if value and all(isinstance(entry, (int, float)) for entry in value):

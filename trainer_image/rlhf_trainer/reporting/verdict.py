@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlhf_api.stages import STAGE_TYPES
-from rlhf_trainer.reporting import dialogues, refusals, suites
+from rlhf_trainer.reporting import dialogues, groups, refusals, suites
 from rlhf_trainer.reporting.axes import number, percent, points
 
 Json = Mapping[str, Any]
@@ -26,12 +26,11 @@ def harm_metric(model: Json, judge: Json) -> str:
 
 
 def sentences(evaluation: Json) -> list[dict[str, str]]:
-    """What the evaluation says of each candidate: `{"text", "tone"}`, tone good, bad or none."""
+    """What the evaluation says of each candidate, or of its group: `{"text", "tone"}`, tone good, bad or none."""
     headlines = []
     baseline = next(model for model in evaluation["models"] if model["name"] == evaluation["baseline"])
-    for model in evaluation["models"]:
-        if model is baseline:
-            continue
+    candidates = groups.contestants(evaluation)
+    for model in candidates:
         cost, reward = primary(evaluation, "cost"), primary(evaluation, "reward")
         if cost is not None:
             headlines.append(_harm(evaluation, baseline, model, cost))
@@ -46,10 +45,9 @@ def sentences(evaluation: Json) -> list[dict[str, str]]:
         headlines.append(
             {"text": "The evaluation had no judges: it cannot say whether the model is better or safer.", "tone": ""}
         )
-    others = [model for model in evaluation["models"] if model is not baseline]
     judged = " or ".join(judged_by(judge) for judge in evaluation["judges"] if judge["kind"] == "cost")
-    late = [dialogues.sentences(evaluation, baseline, model, judged) for model in others]
-    able = [suites.sentences(evaluation, baseline, model) for model in others]
+    late = [dialogues.sentences(evaluation, baseline, model, judged) for model in candidates]
+    able = [suites.sentences(evaluation, baseline, model) for model in candidates]
     return headlines + [sentence for of_model in (*late, *able) for sentence in of_model]
 
 

@@ -15,11 +15,12 @@ from rlhf_trainer import distributed
 from rlhf_trainer.context import Facts, StageContext
 from rlhf_trainer.data.load import load_prompts
 from rlhf_trainer.data.rows import Prompt
-from rlhf_trainer.evaluation import attacked, gates, refusals, table
+from rlhf_trainer.evaluation import attacked, gates, groups, refusals, table
 from rlhf_trainer.evaluation.classes import measured as measured_by
 from rlhf_trainer.evaluation.classes import spread
 from rlhf_trainer.evaluation.dialogues import Dialogues
 from rlhf_trainer.evaluation.distributions import distributions
+from rlhf_trainer.evaluation.judged import Judged, Measured
 from rlhf_trainer.evaluation.judges import describe
 from rlhf_trainer.evaluation.load_parts import load_parts, metrics_of_parts
 from rlhf_trainer.evaluation.runner import Evaluation
@@ -111,14 +112,16 @@ def run(context: StageContext) -> None:
         raise GuardTripped(failure, reason=GATE_FAILED)
 
 
-def tabulate(evaluation: Evaluation, judged: Sequence[table.Judged]) -> tuple[dict[str, Any], list[table.Measured]]:
+def tabulate(evaluation: Evaluation, judged: Sequence[Judged]) -> tuple[dict[str, Any], list[Measured]]:
     """`evaluation.json` and the measurements it is made of."""
     spec, context = evaluation.spec, evaluation.context
     intervals = Intervals(spec.confidence, spec.resamples, context.seed)
     weights = reward_weights(judged)
     measured = [table.measure(model, judged[0], intervals, weights) for model in judged]
     higher = metrics_of(evaluation.suites) | metrics_of_parts(evaluation.parts)
-    verdicts = gates.check(spec.gates, measured[1:], higher)
+    members = groups.members_of(spec, evaluation.candidates)
+    grouped = groups.measure(members, judged, measured, intervals, weights)
+    verdicts = gates.check(spec.gates, groups.held(members, measured[1:], grouped), higher)
     references = dict(zip(evaluation.names, [spec.baseline, *spec.candidates], strict=True))
     content = {
         "version": table.VERSION,
@@ -140,6 +143,7 @@ def tabulate(evaluation: Evaluation, judged: Sequence[table.Judged]) -> tuple[di
         ],
         "win_rate_weights": weights,
         "distributions": distributions(table.scores(judged), evaluation.baseline),
+        **groups.as_json(grouped, intervals),
         "categories": table.categories(judged, judged[0], [p.category for p in evaluation.prompts], intervals),
         **({"suites": [suite.as_json() for suite in evaluation.suites]} if evaluation.suites else {}),
         **{part.key: part.as_json(evaluation.sets, intervals) for part in evaluation.parts},
@@ -151,7 +155,7 @@ def tabulate(evaluation: Evaluation, judged: Sequence[table.Judged]) -> tuple[di
     return content, measured
 
 
-def reward_weights(judged: Sequence[table.Judged]) -> dict[str, float]:
+def reward_weights(judged: Sequence[Judged]) -> dict[str, float]:
     """1 over each reward's spread over all answers, so that in their sum none counts for its scale; 1 for a reward
     alone or one that does not vary."""
     weights = {}
@@ -168,7 +172,7 @@ def shown(prompts: int, count: int, seed: int) -> list[int]:
     return sorted(int(index) for index in drawn)
 
 
-def sample_rows(prompts: Sequence[Prompt], samples: int, judged: Sequence[table.Judged]) -> Rows:
+def sample_rows(prompts: Sequence[Prompt], samples: int, judged: Sequence[Judged]) -> Rows:
     """`samples.jsonl`: every answer with its scores, prompt by prompt, baseline first."""
     rows = []
     for index, prompt in enumerate(prompts):
@@ -200,7 +204,7 @@ def sample_rows(prompts: Sequence[Prompt], samples: int, judged: Sequence[table.
     return rows
 
 
-def document_rows(judged: Sequence[table.Judged]) -> Rows:
+def document_rows(judged: Sequence[Judged]) -> Rows:
     """`documents.jsonl`: what every model made of every document of a suite."""
     return [
         {"suite": suite, "document": number, "model": model.name}

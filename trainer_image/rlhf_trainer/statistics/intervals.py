@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-Method = Literal["bootstrap", "wilson", "newcombe", "constant", "none"]
+Method = Literal["bootstrap", "wilson", "newcombe", "constant", "members", "none"]
 Decision = Literal["higher", "lower", "shows nothing"]
 Statistic = Callable[[Floats], tuple[Floats, Floats]]
 """Of column means [R, K]: the values [R], and their gradients [R, K]."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rlhf_api.errors import Finding, format_path
+from rlhf_api.expansion import written_at
 from rlhf_api.stage_file import STAGE_FILE_VERSION
 from rlhf_operator.reconcile import claims, pinning, profiles, reasons
 from rlhf_operator.reconcile.admission import tenancy
@@ -24,9 +25,9 @@ def refused(run: ReconcileContext) -> tuple[str, str] | None:
         return None if supported else (reasons.UNKNOWN_PLAN, f"{words}: upgrade the operator, or make a new job")
     forbidden = list(tenancy.forbidden(run.job, run.settings))
     if forbidden:
-        return reasons.FORBIDDEN, _words(forbidden)
+        return reasons.FORBIDDEN, _words(run, forbidden)
     findings = [*claims.findings(run.job), *profiles.missing(run.job, run.settings)] or list(_too_large(run))
-    return (reasons.INVALID_SPEC, _words(findings)) if findings else None
+    return (reasons.INVALID_SPEC, _words(run, findings)) if findings else None
 
 
 def _too_large(run: ReconcileContext) -> Iterator[Finding]:
@@ -52,10 +53,11 @@ def accept(run: ReconcileContext) -> None:
     run.status = run.status.model_copy(update=pinned)
 
 
-def _words(findings: list[Finding]) -> str:
-    def render(finding: Finding) -> Iterator[str]:
-        yield f"{format_path(('spec', *finding.at))}: {finding.message}"
-        if finding.hint:
-            yield f" ({finding.hint})"
+def _words(run: ReconcileContext, findings: list[Finding]) -> str:
+    """Each once, at its place in the spec as it was written: what is wrong with a repeated stage is, with each member."""
 
-    return "; ".join("".join(render(finding)) for finding in findings)
+    def words(finding: Finding) -> str:
+        hint = f" ({finding.hint})" if finding.hint else ""
+        return f"{format_path(written_at(run.raw, ('spec', *finding.at)))}: {finding.message}{hint}"
+
+    return "; ".join(dict.fromkeys(words(finding) for finding in findings))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rlhf_api.errors import Finding, Loc, format_path
+from rlhf_api.expansion import written_at
 from rlhf_api.job import RLHFJob
 from rlhf_api.plan import PlannedStage
 from rlhf_api.status import StageStatus
@@ -29,7 +30,7 @@ def blocks(run: ReconcileContext, planned: PlannedStage) -> bool:
     if finding is None:
         return False
     hint = f" ({finding.hint})" if finding.hint else ""
-    message = naming.cut(f"{format_path(('spec', *finding.at))}: {finding.message}{hint}", 4096)
+    message = naming.cut(f"{format_path(written_at(run.raw, ('spec', *finding.at)))}: {finding.message}{hint}", 4096)
     run.change(planned.name, reason=reason, message=message)
     run.stalled = run.stalled or (reason, message)
     return True

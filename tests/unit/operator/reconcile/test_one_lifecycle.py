@@ -243,13 +243,17 @@ MODEL = {"model": {"input": "base"}, "data": [{"input": "rows"}]}
 
 @st.composite
 def jobs(draw: st.DrawFn) -> list[Raw]:
-    """Chains and forks of up to five stages."""
+    """Chains and forks of up to five stages, some of them repeated with two seeds."""
     stages: list[Raw] = []
     for index in range(draw(st.integers(1, 5))):
-        policies = [stage["name"] for stage in stages if "sft" in stage]
+        policies = [stage["name"] for stage in stages if "sft" in stage and "repeat" not in stage]
         source = draw(st.sampled_from([{"input": "base"}, *({"stage": name} for name in policies)]))
         kind = draw(st.sampled_from(["sft", "rewardModel", "costModel"]))
-        stages.append({"name": f"s{index}", kind: {**MODEL, "model": source, "seed": index}})  # no two make one product
+        spec = {**MODEL, "model": source}
+        if draw(st.booleans()):
+            stages.append({"name": f"s{index}", "repeat": {"seeds": [2 * index + 10, 2 * index + 11]}, kind: spec})
+        else:
+            stages.append({"name": f"s{index}", kind: {**spec, "seed": index}})  # no two make one product
     return stages
 
 
