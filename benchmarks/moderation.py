@@ -199,7 +199,8 @@ def table(document: dict[str, Any]) -> str:
         f"{run['left_out']}: {run['train_rows']} rows, {run['training']['steps']} steps, {run['cpu_s']:.0f} s of processor time"
         for run in document["runs"]
     )
-    return "\n".join([*lines, "", f"Learned from: {used}.", ""])
+    caution = "An AUROC whose interval includes 0.5 shows nothing; a kappa whose interval includes 0 shows no more than chance."
+    return "\n".join([*lines, "", f"Learned from: {used}.", caution, ""])
 
 
 def main() -> None:

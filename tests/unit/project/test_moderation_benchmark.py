@@ -1,7 +1,8 @@
-"""The parts of benchmarks/moderation.py that need no model."""
+"""The parts of benchmarks/moderation.py that need no model, and the table that it wrote."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -32,3 +33,9 @@ def test_no_prompt_and_no_model_is_learned_from_and_tested() -> None:
     assert {row["model"] for row in train} == {"a", "c"}
     assert {row["model"] for row in test} == {"b"}
     assert not {row["prompt"] for row in train} & {row["prompt"] for row in test}
+
+
+def test_the_committed_table_is_that_of_the_committed_numbers() -> None:
+    document = json.loads((BENCHMARKS / "results" / "moderation.json").read_text())
+    assert (BENCHMARKS / "results" / "moderation.md").read_text() == benchmark.table(document)
+    assert document["runs"]
