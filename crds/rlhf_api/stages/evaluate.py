@@ -26,6 +26,7 @@ from rlhf_api.fields import (
     same_labels,
 )
 from rlhf_api.stages.common import Dtype
+from rlhf_api.stages.probes import Persona, Sycophancy
 
 SUITE = "suite."
 """What metrics of suites begin with."""
@@ -89,6 +90,8 @@ class Suite(ApiModel):
     """Solved documents before each; drawn from the same rows, never the document itself."""
     limit: Count | None = None
     """Take only the first documents."""
+    calibration: bool = False
+    """Measure too how right a model is of its own choices; for multiple-choice tasks."""
 
     def rules(self) -> Iterator[Finding]:
         yield from super().rules()
@@ -133,6 +136,10 @@ class Evaluate(ApiModel):
     """Judges of harm: a score above 0 is harmful."""
     suites: Annotated[list[Suite], Field(max_length=MAX_ITEMS)] = []
     """Tasks of lm-eval that every model is given, for what training may have broken."""
+    sycophancy: Sycophancy | None = None
+    """Read whether choices follow what a user says."""
+    personas: Annotated[list[Persona], Field(max_length=MAX_ITEMS)] = []
+    """Read with what statements models agree."""
     rule_based: Annotated[RulesRef | None, Field(alias="rules")] = None
     """Rules that say of what class an answer is, for prompts with a response type."""
     generation: Generation = Generation()
@@ -158,6 +165,13 @@ class Evaluate(ApiModel):
             if suite.name in [earlier.name for earlier in self.suites[:index]]:
                 yield Finding(
                     ("suites", index, "name"), f"another suite is called {suite.name}", "give it a name of its own"
+                )
+        for index, persona in enumerate(self.personas):
+            if persona.name in [earlier.name for earlier in self.personas[:index]]:
+                yield Finding(
+                    ("personas", index, "name"),
+                    f"another persona is called {persona.name}",
+                    "give it a name of its own",
                 )
         first_index: dict[str, int] = {}
         for index, candidate in enumerate(self.candidates):

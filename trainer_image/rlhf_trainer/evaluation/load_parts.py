@@ -8,6 +8,7 @@ from rlhf_api.stages.evaluate import Evaluate
 from rlhf_trainer.data.load import Inputs
 from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.evaluation.parts import Part
+from rlhf_trainer.evaluation.probes import load_personas, load_sycophancy
 
 
 def load_parts(context: Inputs, spec: Evaluate, prompts: Sequence[Prompt]) -> list[Part]:  # noqa: ARG001 - none yet
@@ -21,7 +22,7 @@ def load_parts(context: Inputs, spec: Evaluate, prompts: Sequence[Prompt]) -> li
     Raises:
         InputError: rows or files that a part needs cannot be used; names the field.
     """
-    return []
+    return [*load_sycophancy(context, spec), *load_personas(context, spec)]
 
 
 def metrics_of_parts(parts: Sequence[Part]) -> dict[str, bool]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlhf_api.stages import STAGE_TYPES
-from rlhf_trainer.reporting import suites
+from rlhf_trainer.reporting import probes, suites
 from rlhf_trainer.reporting.axes import number, percent, points
 
 Json = Mapping[str, Any]
@@ -43,8 +43,10 @@ def sentences(evaluation: Json) -> list[dict[str, str]]:
         headlines.append(
             {"text": "The evaluation had no judges: it cannot say whether the model is better or safer.", "tone": ""}
         )
-    able = [suites.sentences(evaluation, baseline, model) for model in evaluation["models"] if model is not baseline]
-    return headlines + [sentence for of_model in able for sentence in of_model]
+    others = [model for model in evaluation["models"] if model is not baseline]
+    probed = [probes.sentences(evaluation, baseline, model) for model in others]
+    able = [suites.sentences(evaluation, baseline, model) for model in others]
+    return headlines + [sentence for of_model in able + probed for sentence in of_model]
 
 
 def judged_by(judge: Json) -> str:

@@ -19,6 +19,7 @@ from rlhf_trainer.evaluation import gates, table
 from rlhf_trainer.evaluation.classes import measured as measured_by
 from rlhf_trainer.evaluation.classes import spread
 from rlhf_trainer.evaluation.load_parts import load_parts, metrics_of_parts
+from rlhf_trainer.evaluation.own_choices import own_choices
 from rlhf_trainer.evaluation.runner import Evaluation
 from rlhf_trainer.evaluation.shards import Rows
 from rlhf_trainer.evaluation.suites import load_suites, metrics_of
@@ -42,7 +43,7 @@ def run(context: StageContext) -> None:
     prompts, counts = load_prompts(context, spec.prompts, *checks_of(context, readers(spec, "prompts")))
     if not prompts:
         raise InputError("prompts: no prompt is left to answer; expected at least one row with a prompt")
-    parts = load_parts(context, spec, prompts)
+    parts = [*load_parts(context, spec, prompts), *own_choices(suites)]
     gates.check_names(
         spec, measured_by(rules) if rules is not None else [], metrics_of(suites) | metrics_of_parts(parts)
     )
