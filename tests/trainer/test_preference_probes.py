@@ -1,6 +1,7 @@
 """Sycophancy and personas in an evaluation: probabilities as plain forwards give them, however the stage ran."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,11 +9,14 @@ import torch
 from stage_gang import Case, alone, gang
 from tiny import tiny_policy
 
+from rlhf_api.load import parse_job
+from rlhf_api.plan import ResolvedInput
 from rlhf_api.stages.evaluate import Evaluate
 from rlhf_trainer.evaluation.probe_rows import OWN_PAIRS
 from rlhf_trainer.evaluation.probes import load_personas, load_sycophancy
 from rlhf_trainer.evaluation.two_answers import Preference
 from rlhf_trainer.exits import InputError
+from rlhf_trainer.inspection.together import misfits
 from rlhf_trainer.models.load import load_policy
 
 PERSONAS = {"calm": 9, "bold": 30}  # two shards, one of both
@@ -192,6 +196,43 @@ def test_rows_that_are_no_pairs_are_refused_by_name(tmp_path, row, words):
     path = write(tmp_path / "rows.jsonl", [] if row is None else [row])
     with pytest.raises(InputError, match=words):
         load_sycophancy(Files(path), spec_of(sycophancy={"data": {"input": "x"}}))
+
+
+@pytest.mark.parametrize(
+    ("rows", "gate", "words"),
+    [
+        ([{"question": "q"}], "sycophancy.follow", "stage judge, evaluate.sycophancy: sycophancy.data: row 1: answers"),
+        (
+            [{"question": "q", "answers": ["a", "b"]}],
+            "persona.bold.matched",
+            r"gates\[0\]\.metric: found 'persona.bold",
+        ),
+        ([{"question": "q", "answers": ["a", "b"]}], "persona.bold.matching", None),
+    ],
+)
+def test_prepare_refuses_rows_and_gates_before_any_model_is_loaded(folder, tmp_path, rows, gate, words):
+    paths = {"base": folder / "sft", "prompts": folder / "prompts.jsonl", "bold": folder / "bold.jsonl"}
+    paths["pairs"] = write(tmp_path / "pairs.jsonl", rows)
+    evaluate = {
+        "candidates": [{"stage": "sft"}],
+        "baseline": {"input": "base"},
+        "prompts": [{"input": "prompts"}],
+        "sycophancy": {"data": {"input": "pairs"}},
+        "personas": [{"name": "bold", "data": {"input": "bold"}}],
+        "gates": [{"metric": gate, "max": 1}],
+    }
+    stages = [
+        {"name": "sft", "sft": {"model": {"input": "base"}, "data": [{"input": "prompts"}]}},
+        {"name": "judge", "evaluate": evaluate},
+    ]
+    spec = {"inputs": [{"name": name, "source": name} for name in paths], "stages": stages}
+    job = parse_job({"apiVersion": "rlhf.dev/v1alpha1", "kind": "RLHFJob", "metadata": {"name": "a"}, "spec": spec})
+    problems = misfits(job, {name: ResolvedInput("0" * 40, str(path)) for name, path in paths.items()})
+    if words is None:
+        assert problems == []
+    else:
+        (problem,) = problems
+        assert re.search(words, problem)
 
 
 def test_rows_may_bring_what_users_say(tmp_path):

@@ -265,7 +265,8 @@ KINDS = {
 def test_tasks_of_every_kind_give_what_lm_evals_own_loop_gives(folder, tmp_path, task):
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    suite = Suite.model_validate({"name": "kind", "task": task, "shots": 2, "data": {"input": "x"}})
+    fields = {"name": "kind", "task": task, "shots": 2, "data": {"input": "x"}, "calibration": task != "gsm8k"}
+    suite = Suite.model_validate(fields)
     loaded = load_task(suite, "suites[0]", write(tmp_path / "rows.jsonl", KINDS[task]))
     config = load_yaml(registered_tasks()[task])
     config |= {"dataset_path": None, "dataset_name": None, "dataset_kwargs": None}
@@ -281,6 +282,10 @@ def test_tasks_of_every_kind_give_what_lm_evals_own_loop_gives(folder, tmp_path,
     rows = Examinee(*load_policy(str(folder / "sft"), "float32")).rows(loaded, range(6))
     for metric in loaded.metrics:
         assert [row[metric] for row in rows] == [row[metric] for row in expected if row["filter"] == strict]
+    for row, plain in zip(rows, expected, strict=False) if suite.calibration else ():
+        shares = np.exp([score for score, _ in plain["filtered_resps"]])
+        assert row["confidence"] == pytest.approx(shares.max() / shares.sum(), rel=1e-4)
+        assert row["right"] == plain["acc"]
 
 
 @pytest.mark.parametrize("task", KINDS)
