@@ -154,13 +154,18 @@ def _references() -> Iterator[Cel]:
 
 
 def _suites() -> Iterator[Cel]:
-    """References of suites stand one list deeper than those of every other field, and are inputs alone."""
+    """References of suites and personas stand one list deeper than those of other fields, and are inputs alone."""
     inputs = "(has(self.inputs) && self.inputs.exists(i, i.name == {0}.input))"
     in_job = [f"(!has({at}) || !has({at}.input) || {inputs.format(at)})" for at in ("u.data", "u.file", "u.shotsFrom")]
     yield Cel(
         "self.stages.all(s, !has(s.evaluate) || !has(s.evaluate.suites) || s.evaluate.suites.all(u,"
         f" {' && '.join(in_job)}))",
         "evaluate.suites: data, file or shotsFrom names no input of this job",
+        ".stages",
+    )
+    yield Cel(
+        f"self.stages.all(s, !has(s.evaluate) || !has(s.evaluate.personas) || s.evaluate.personas.all(u, {in_job[0]}))",
+        "evaluate.personas: data names no input of this job",
         ".stages",
     )
 

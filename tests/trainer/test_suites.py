@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from stage_gang import Case, alone, gang
 from tiny import tiny_policy
 
@@ -59,7 +60,7 @@ def folder(tmp_path_factory):
 
 SUITES = [
     {"name": "lambada", "task": "lambada_openai", "data": {"input": "lambada"}, "shots": 2},
-    {"name": "choice", "file": {"input": "choice"}, "data": {"input": "choices"}},
+    {"name": "choice", "file": {"input": "choice"}, "data": {"input": "choices"}, "calibration": True},
 ]
 
 
@@ -151,6 +152,46 @@ def test_accuracies_are_those_of_lm_evals_own_command(done, folder, tmp_path):
         assert metrics[f"suite.choice.{metric}"]["value"] == results[f"{metric},none"]
 
 
+@pytest.mark.parametrize("name", ["sft", "ppo"])
+def test_own_confidence_is_that_of_plain_forwards(done, folder, name):
+    evaluation, documents = published(done)
+    model, tokenizer = load_policy(str(folder / name), "float32")
+    rows = [json.loads(line) for line in (folder / "choices.jsonl").read_text().splitlines()]
+    expected = []
+    for row in rows:
+        scores = []
+        for choice in row["choices"]:
+            start = tokenizer(row["start"], add_special_tokens=False).input_ids
+            ids = tokenizer(f"{row['start']} {choice}", add_special_tokens=False).input_ids
+            with torch.no_grad():
+                logs = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+            scores.append(sum(logs[at - 1, ids[at]].item() for at in range(len(start), len(ids))))
+        expected.append(max(np.exp(scores) / np.exp(scores).sum()))
+    (entry,) = evaluation["calibration"]
+    measured = entry["models"][name]
+    assert measured["confidence"]["value"] == pytest.approx(np.mean(expected), abs=1e-5)
+    ours = [row for row in documents if (row["suite"], row["model"]) == ("choice", name)]
+    assert measured["right"]["value"] == np.mean([row["acc"] for row in ours])
+    bins = np.minimum((np.array(expected) * 10).astype(int), 9)
+    gaps = np.array([row["acc"] for row in ours]) - expected
+    error = sum(abs(gaps[bins == number].sum()) for number in range(10)) / DOCUMENTS
+    (of_model,) = [model for model in evaluation["models"] if model["name"] == name]
+    assert of_model["metrics"]["suite.choice.ece"]["value"] == pytest.approx(error, abs=1e-5)
+    assert sum(entry["n"] for entry in measured["bins"]) == DOCUMENTS
+
+
+def test_nothing_else_changes_where_calibration_is_measured(done, folder):
+    plain = case(folder, folder / "plain", suites=[SUITES[0], {**SUITES[1], "calibration": False}])
+    alone(plain)
+    evaluation, documents = published(plain)
+    measured, measured_documents = published(done)
+    assert documents == measured_documents and "calibration" not in evaluation
+    for model, with_calibration in zip(evaluation["models"], measured["models"], strict=True):
+        names = set(with_calibration["metrics"]) - set(model["metrics"])
+        assert names == {"suite.choice.confidence", "suite.choice.ece"}
+        assert model["metrics"] == {name: with_calibration["metrics"][name] for name in model["metrics"]}
+
+
 def test_differences_are_paired_by_document(done):
     evaluation, documents = published(done)
     values = {
@@ -226,7 +267,8 @@ KINDS = {
 def test_tasks_of_every_kind_give_what_lm_evals_own_loop_gives(folder, tmp_path, task):
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    suite = Suite.model_validate({"name": "kind", "task": task, "shots": 2, "data": {"input": "x"}})
+    fields = {"name": "kind", "task": task, "shots": 2, "data": {"input": "x"}, "calibration": task != "gsm8k"}
+    suite = Suite.model_validate(fields)
     loaded = load_task(suite, "suites[0]", Documents(write(tmp_path / "rows.jsonl", KINDS[task])))
     config = load_yaml(registered_tasks()[task])
     config |= {"dataset_path": None, "dataset_name": None, "dataset_kwargs": None}
@@ -242,6 +284,10 @@ def test_tasks_of_every_kind_give_what_lm_evals_own_loop_gives(folder, tmp_path,
     rows = Examinee(*load_policy(str(folder / "sft"), "float32")).rows(loaded, range(6))
     for metric in loaded.metrics:
         assert [row[metric] for row in rows] == [row[metric] for row in expected if row["filter"] == strict]
+    for row, plain in zip(rows, expected, strict=False) if suite.calibration else ():
+        shares = np.exp([score for score, _ in plain["filtered_resps"]])
+        assert row["confidence"] == pytest.approx(shares.max() / shares.sum(), rel=1e-4)
+        assert row["right"] == plain["acc"]
 
 
 @pytest.mark.parametrize("name", ["sft", "ppo"])
@@ -293,6 +339,7 @@ def test_a_document_is_never_its_own_shot(tmp_path, task):
         ({"task": "mmlu"}, "expected one of lm-eval's"),
         ({"task": "hellaswag"}, "found the columns text; expected those of the task's own data set"),
         ({"shots": 40}, r"shots: found 40; expected at most 39, which the rows give"),
+        ({"calibration": True}, "expected one of type multiple_choice with acc"),
     ],
 )
 def test_what_a_suite_cannot_do_is_told_before_any_model_is_loaded(folder, change, words):

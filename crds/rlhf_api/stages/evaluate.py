@@ -28,6 +28,7 @@ from rlhf_api.fields import (
     same_labels,
 )
 from rlhf_api.stages.common import Dtype
+from rlhf_api.stages.probes import Persona, Sycophancy
 
 MAX_GROUPS = 16
 """The most groups of an evaluation: 32 candidates are no more."""
@@ -108,6 +109,8 @@ class Suite(ApiModel):
     """Ask through each model's chat template, the shots as turns; as lm-eval's `--apply_chat_template`."""
     limit: Count | None = None
     """Take only the first documents."""
+    calibration: bool = False
+    """Measure too how right a model is of its own choices; for multiple-choice tasks."""
 
     def rules(self) -> Iterator[Finding]:
         yield from super().rules()
@@ -220,6 +223,10 @@ class Evaluate(ApiModel):
     dialogues: Annotated[list[DataRef], Field(max_length=MAX_ITEMS)] = []
     """Dialogues whose users' turns every model answers one after the other, in the history of its own answers; costs
     score every answer, for harm in later turns."""
+    sycophancy: Sycophancy | None = None
+    """Read whether choices follow what a user says."""
+    personas: Annotated[list[Persona], Field(max_length=MAX_ITEMS)] = []
+    """Read with what statements models agree."""
     rule_based: Annotated[RulesRef | None, Field(alias="rules")] = None
     """Rules that say of what class an answer is, for prompts with a response type."""
     generation: Generation = Generation()
@@ -252,6 +259,13 @@ class Evaluate(ApiModel):
             message = "found attacks without costs and without refusal; expected what judges the answers"
             yield Finding(("attacks",), message, "add costs, or refusal")
         yield from self._groups()
+        for index, persona in enumerate(self.personas):
+            if persona.name in [earlier.name for earlier in self.personas[:index]]:
+                yield Finding(
+                    ("personas", index, "name"),
+                    f"another persona is called {persona.name}",
+                    "give it a name of its own",
+                )
         first_index: dict[str, int] = {}
         for index, candidate in enumerate(self.candidates):
             if candidate.key == self.baseline.key:

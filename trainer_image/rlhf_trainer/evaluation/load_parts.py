@@ -12,6 +12,7 @@ from rlhf_trainer.evaluation import attacked, refusals
 from rlhf_trainer.evaluation.dialogues import Dialogues
 from rlhf_trainer.evaluation.late_harm import metric_names
 from rlhf_trainer.evaluation.parts import Part
+from rlhf_trainer.evaluation.probes import load_personas, load_sycophancy
 
 
 def load_parts(
@@ -37,7 +38,7 @@ def load_parts(
     if spec.dialogues:
         dialogues, counts = load_dialogues(context, spec.dialogues, *checks("dialogues"))
         parts.append(Dialogues(dialogues, spec.generation.samples, counts))
-    return parts
+    return [*parts, *load_sycophancy(context, spec), *load_personas(context, spec)]
 
 
 def metrics_of_parts(parts: Sequence[Part]) -> dict[str, bool]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from rlhf_api.stages.evaluate import Generation
 from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.evaluation.shards import Rows, Shards
 from rlhf_trainer.statistics.intervals import Estimate, Floats, Intervals
+from rlhf_trainer.statistics.own_confidence import calibration, calibration_difference
 
 if TYPE_CHECKING:  # `prepare` checks gates, and imports no torch
     from rlhf_trainer.evaluation.answers import Answering
@@ -33,12 +34,15 @@ class Measures:
     """Means over rows of any number."""
     harmonics: Mapping[str, tuple[Floats, Floats]] = field(default_factory=dict)
     """Harmonic means of two shares."""
+    calibrations: Mapping[str, tuple[Floats, Floats]] = field(default_factory=dict)
+    """Expected calibration errors: a choice's probability, and whether it was right."""
 
     def estimates(self, intervals: Intervals) -> dict[str, Estimate]:
         """Each metric with its interval."""
         estimates = {name: intervals.rate(values) for name, values in self.rates.items()}
         estimates |= {name: intervals.mean(values) for name, values in self.means.items()}
-        return estimates | {name: intervals.harmonic(*both) for name, both in self.harmonics.items()}
+        estimates |= {name: intervals.harmonic(*both) for name, both in self.harmonics.items()}
+        return estimates | {name: calibration(*both, intervals) for name, both in self.calibrations.items()}
 
     def differences(self, theirs: Measures, intervals: Intervals) -> dict[str, Estimate]:
         """Each metric's difference to that of another model, of those that both have."""
@@ -52,10 +56,15 @@ class Measures:
             for name, values in self.means.items()
             if name in theirs.means
         }
-        return differences | {
+        differences |= {
             name: intervals.harmonic_difference(both, theirs.harmonics[name])
             for name, both in self.harmonics.items()
             if name in theirs.harmonics
+        }
+        return differences | {
+            name: calibration_difference(both, theirs.calibrations[name], intervals)
+            for name, both in self.calibrations.items()
+            if name in theirs.calibrations
         }
 
 
@@ -123,6 +132,9 @@ class Answers(Protocol):
     def costs(self, prompt_set: str, model: str) -> dict[str, Floats]:
         """[rows] of every cost, by its name."""
 
+    def asked(self, name: str, model: str, items: int) -> Rows:
+        """What a model was asked beside prompts: rows under `name` (`suites/NAME`, `probes/NAME`) of so many items."""
+
 
 class Part(Protocol):
     """One part of an evaluation."""
@@ -144,3 +156,26 @@ class Part(Protocol):
 
     def as_json(self, answers: Answers, intervals: Intervals) -> Any:
         """Its section of `evaluation.json`: what a reader of the numbers needs to know of how they were made."""
+
+
+@runtime_checkable
+class Probe(Protocol):
+    """What a part does beside answers: it reads probabilities of each model while that is loaded."""
+
+    @property
+    def probed(self) -> str:
+        """In the names of shards: `probes/NAME`."""
+
+    @property
+    def items(self) -> int:
+        """What shards are cut of."""
+
+    def check(self, tokenizer: Any, model: str) -> None:
+        """Refuse a model that cannot be probed, by its tokenizer, before anything is sampled.
+
+        Raises:
+            InputError: names the model and why.
+        """
+
+    def probe(self, model: Answering, span: range) -> Rows:
+        """A row an item of a span."""

@@ -22,7 +22,7 @@ from rlhf_trainer.evaluation.classes import Classes
 from rlhf_trainer.evaluation.judged import Judged
 from rlhf_trainer.evaluation.judges import Named, judges_of, load
 from rlhf_trainer.evaluation.parts import Part
-from rlhf_trainer.evaluation.sets import Sets
+from rlhf_trainer.evaluation.sets import Sets, items_of
 from rlhf_trainer.evaluation.shards import SIZE, Rows, Shards
 from rlhf_trainer.evaluation.suites import Examinee
 from rlhf_trainer.evaluation.tasks import LoadedTask
@@ -64,12 +64,9 @@ class Evaluation:
         self.suites = suites
         self.parts = parts
         documents = [suite.documents for suite in self.suites for _ in self.names]
-        listed = [prompt_set for part in parts for prompt_set in part.sets]
-        documents += [
-            prompt_set.items for prompt_set in listed for _ in self.names for _ in range(1 + len(self.judges))
-        ]
+        documents += items_of(parts, len(self.names), len(self.judges))
         self.shards = Shards(context, shard_key(context, spec), len(prompts), steps, documents=documents)
-        self.sets = Sets(self.shards, listed, self.judges, self.names)
+        self.sets = Sets(self.shards, parts, self.judges, self.names)
         self.generation = self._fitting(spec.generation)
 
     def run(self) -> None:
@@ -79,6 +76,7 @@ class Evaluation:
             Stopped: asked to stop.
             InputError: a model or function cannot be used.
         """
+        self.sets.check(self._tokenizer)
         for name, reference in zip(self.candidates, self.spec.candidates, strict=True):
             self._answer(name, reference, weigh=[name])
         self._answer(self.baseline, self.spec.baseline, weigh=self.candidates)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from rlhf_api.stages.evaluate import Generation
 from rlhf_trainer.evaluation.answers import Answering
 from rlhf_trainer.evaluation.judges import AnswerJudge, Named
-from rlhf_trainer.evaluation.parts import OWN, PromptSet
+from rlhf_trainer.evaluation.parts import OWN, Part, Probe, PromptSet
 from rlhf_trainer.evaluation.shards import Rows, Shards
 from rlhf_trainer.statistics.intervals import Floats
+
+
+def items_of(parts: Sequence[Part], models: int, judges: int) -> list[int]:
+    """Items of each run of shards that `Sets` makes."""
+    sets = [prompt_set.items for part in parts for prompt_set in part.sets for _ in range(models * (1 + judges))]
+    return sets + [part.items for part in parts if isinstance(part, Probe) for _ in range(models)]
 
 
 class Sets:
@@ -19,21 +26,33 @@ class Sets:
 
     Args:
         shards: Of the evaluation.
-        listed: The sets of all parts; their names differ.
+        parts: Of the evaluation; the names of their sets differ.
         judges: Of the evaluation.
         names: Of its models, baseline first.
     """
 
-    def __init__(
-        self, shards: Shards, listed: Sequence[PromptSet], judges: Sequence[Named], names: Sequence[str]
-    ) -> None:
+    def __init__(self, shards: Shards, parts: Sequence[Part], judges: Sequence[Named], names: Sequence[str]) -> None:
         self._shards = shards
-        self._listed = listed
+        self._listed = [prompt_set for part in parts for prompt_set in part.sets]
+        self._probes = [part for part in parts if isinstance(part, Probe)]
         self._judges = judges
         self.names = names
 
+    def check(self, tokenizer: Callable[[str], Any]) -> None:
+        """Refuse models that cannot be probed, before anything is sampled.
+
+        Args:
+            tokenizer: Gives a model's by its name.
+
+        Raises:
+            InputError: as `Probe.check`.
+        """
+        for name in self.names if self._probes else ():
+            for probe in self._probes:
+                probe.check(tokenizer(name), name)
+
     def answer(self, name: str, model: Answering, how: Generation) -> None:
-        """Sample a model's answers to every set. A collective."""
+        """Sample a model's answers to every set, and read what probes ask it. A collective."""
         for prompt_set in self._listed:
 
             def sampled(shard: int, prompt_set: PromptSet = prompt_set) -> Rows:
@@ -41,6 +60,13 @@ class Sets:
                 return prompt_set.answers(model, span, how, self._shards.context.seed, self._shards)
 
             self._shards.run(_answers(prompt_set.name, name), "generate", sampled, items=prompt_set.items)
+
+        for probe in self._probes:
+
+            def read(shard: int, probe: Probe = probe) -> Rows:
+                return probe.probe(model, self._shards.span(shard, probe.items))
+
+            self._shards.run(f"{probe.probed}/{name}", "score", read, items=probe.items)
 
     def score(self, judge: Named, ready: AnswerJudge, name: str, *, as_text: bool) -> None:
         """Score a model's answers to every set. A collective."""
@@ -72,6 +98,10 @@ class Sets:
         return {
             judge.name: self.scores(prompt_set, judge.metric, model) for judge in self._judges if judge.kind == "cost"
         }
+
+    def asked(self, name: str, model: str, items: int) -> Rows:
+        """What a model was asked beside prompts, of all shards."""
+        return list(self._shards.all(f"{name}/{model}", items))
 
     def _items(self, name: str) -> int:
         return next(prompt_set.items for prompt_set in self._listed if prompt_set.name == name)

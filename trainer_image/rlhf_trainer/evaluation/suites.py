@@ -10,6 +10,7 @@ from typing import Any
 from rlhf_api.fields import DocumentsRef
 from rlhf_api.stages.evaluate import Evaluate
 from rlhf_trainer.data.load import Inputs
+from rlhf_trainer.evaluation.own_choices import own_choice
 from rlhf_trainer.evaluation.shards import Rows
 from rlhf_trainer.evaluation.tasks import Documents, LoadedTask, build_requests, load_task
 from rlhf_trainer.exits import InputError
@@ -53,7 +54,8 @@ class Examinee:
         """Requests through the model's chat template, by suite."""
 
     def rows(self, loaded: LoadedTask, documents: range) -> Rows:
-        """`{document, METRIC: value}` for each document: what lm-eval's metrics say of the model's responses."""
+        """`{document, METRIC: value}` for each document: what lm-eval's metrics say of the model's responses; with
+        `calibration` also what `own_choice` says."""
         task = loaded.task
         built = task.instances
         if loaded.suite.chat:
@@ -101,12 +103,17 @@ def _measured(loaded: LoadedTask, requests: Sequence[Any], documents: range) -> 
     for number in documents:
         answers = sorted(by_document[number], key=lambda request: request.idx)
         name = next(iter(answers[0].filtered_resps))  # the first filter is the task's strict one
-        metrics = loaded.task.process_results(answers[0].doc, [answer.filtered_resps[name] for answer in answers])
+        responses = [answer.filtered_resps[name] for answer in answers]
+        metrics = loaded.task.process_results(answers[0].doc, responses)
         for metric in loaded.metrics:
             if metric not in metrics:
                 raise InputError(
                     f"suite {loaded.suite.name}: {loaded.task.config.task} gives document {number} no {metric}, which it "
                     f"lists; found {', '.join(metrics)} (take another task)"
                 )
-        rows.append({"document": number} | {metric: float(metrics[metric]) for metric in loaded.metrics})
+        row = {"document": number} | {metric: float(metrics[metric]) for metric in loaded.metrics}
+        if loaded.suite.calibration:  # beyond the options lm-eval may ask for their probabilities without the question
+            options = len(loaded.task.doc_to_choice(answers[0].doc))
+            row |= own_choice([score for score, _ in responses[:options]], metrics["acc"])
+        rows.append(row)
     return rows

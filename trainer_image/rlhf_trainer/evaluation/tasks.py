@@ -54,6 +54,8 @@ FIELDS = frozenset(
     }
 )
 """What a task file may say: nothing that brings in code or other files. Data set and splits are replaced."""
+CHOICES = "multiple_choice"
+"""lm-eval's type of tasks whose answer is one of several options."""
 LISTED = 12
 MOST_REPEATS = 64
 """Times that a document is asked, as `generation.samples` of an evaluation."""
@@ -77,10 +79,12 @@ class LoadedTask:
 
     @property
     def higher(self) -> dict[str, bool]:
-        """Names of its metrics in tables, and whether higher is better: `suite.NAME`, of several `suite.NAME.METRIC`."""
+        """Names of its metrics in tables, and whether higher is better: `suite.NAME`, of several `suite.NAME.METRIC`;
+        and what `calibration` measures, of which less is no harm."""
         name = f"{SUITE}{self.suite.name}"
         several = self.metrics if len(self.metrics) > 1 else {}
-        return {name: self.metrics[self.primary]} | {f"{name}.{metric}": up for metric, up in several.items()}
+        own = {f"{name}.confidence": False, f"{name}.ece": False} if self.suite.calibration else {}
+        return {name: self.metrics[self.primary]} | {f"{name}.{metric}": up for metric, up in several.items()} | own
 
     def as_json(self) -> dict[str, Any]:
         """What a reader needs to ask the same again."""
@@ -141,6 +145,11 @@ def load_task(
     if not metrics:
         raise InputError(
             f"{where}: {config['task']} has no metric that is a mean over documents; found {', '.join(task.aggregation())}"
+        )
+    if suite.calibration and (task.OUTPUT_TYPE != CHOICES or "acc" not in metrics):
+        raise InputError(
+            f"{where}.calibration: found {config['task']}, a task of type {task.OUTPUT_TYPE} with {', '.join(metrics)}; "
+            f"expected one of type {CHOICES} with acc: its options have probabilities (leave calibration out)"
         )
     return LoadedTask(suite, task, len(task.eval_docs), metrics)
 

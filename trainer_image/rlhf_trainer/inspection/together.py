@@ -20,7 +20,9 @@ from rlhf_trainer.data.load import load_completions, load_prompts
 from rlhf_trainer.data.rows import Completion, Counts, Prompt
 from rlhf_trainer.evaluation import gates, refusals
 from rlhf_trainer.evaluation.classes import measured
-from rlhf_trainer.evaluation.load_parts import metrics_of_spec
+from rlhf_trainer.evaluation.load_parts import metrics_of_parts, metrics_of_spec
+from rlhf_trainer.evaluation.parts import Part
+from rlhf_trainer.evaluation.probes import load_personas, load_sycophancy
 from rlhf_trainer.evaluation.suites import load_suites, metrics_of
 from rlhf_trainer.evaluation.tasks import LoadedTask
 from rlhf_trainer.exits import InputError
@@ -168,10 +170,16 @@ def _of_evaluate(inputs: _Inputs, spec: Evaluate, problems: _Problems) -> None:
     suites: list[LoadedTask] | None = None
     with problems.at("suites"):
         suites = load_suites(inputs, spec)
-    if suites is not None and (policy is not None or spec.rule_based is None):
+    parts: list[Part] = []
+    before = len(problems.all)
+    with problems.at("sycophancy"):
+        parts += load_sycophancy(inputs, spec)
+    with problems.at("personas"):
+        parts += load_personas(inputs, spec)
+    if suites is not None and len(problems.all) == before and (policy is not None or spec.rule_based is None):
         prompts = inputs.prompts(spec.prompts) if _whole(spec.prompts) else None
         with problems.at("gates"):
-            names = metrics_of(suites) | metrics_of_spec(inputs, spec, prompts)
+            names = metrics_of(suites) | metrics_of_spec(inputs, spec, prompts) | metrics_of_parts(parts)
             gates.check_names(spec, [] if policy is None else measured(policy), names)
     if spec.refusal is not None and _whole(spec.prompts):
         with problems.at("prompts"):

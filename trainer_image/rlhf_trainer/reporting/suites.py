@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlhf_api.stages.evaluate import SUITE
-from rlhf_trainer.reporting import tables
+from rlhf_trainer.reporting import own_choices, tables
 from rlhf_trainer.reporting.files import Json
 from rlhf_trainer.reporting.tables import Cell, Line
 
@@ -26,7 +26,8 @@ def lines(evaluation: Json) -> list[tuple[Json, list[Line]]]:
             [
                 _line(metric, direction == "higher", _name(suite, metric), first, others)
                 for metric, direction in suite["metrics"].items()
-            ],
+            ]
+            + own_choices.lines(evaluation, suite["name"]),
         )
         for suite in evaluation.get("suites", [])
     ]
@@ -34,7 +35,8 @@ def lines(evaluation: Json) -> list[tuple[Json, list[Line]]]:
 
 def sentences(evaluation: Facts, first: Facts, candidate: Facts) -> list[dict[str, str]]:
     """A sentence a suite, of a candidate beside the baseline: `{"text", "tone"}`."""
-    return [_sentence(suite, first, candidate) for suite in evaluation.get("suites", [])]
+    able = [_sentence(suite, first, candidate) for suite in evaluation.get("suites", [])]
+    return able + own_choices.sentences(evaluation, first, candidate)
 
 
 def _name(suite: Facts, metric: str) -> str:

@@ -29,6 +29,8 @@ SHARES = (
     "dialogue",
     "refusal",
     "attack",
+    "sycophancy",
+    "persona",
 )
 NAMES = {
     "harmful_rate": ("Harmful answers", "share of answers with any cost above 0"),
@@ -50,6 +52,12 @@ NAMES = {
     "repetition": ("Repetition", "share of 4-grams an answer already said"),
     "eos_rate": ("Ended by itself", "share of answers with EOS, not cut"),
     "empty_rate": ("Empty answers", "share"),
+    "sycophancy": (
+        "Sycophancy",
+        "follow: pairs in which the choice is what the user says, both times; shift: rise of an answer's probability "
+        "where the user says it",
+    ),
+    "persona": ("Persona", "matching: questions where that answer is preferred; probability: its mean, of the two"),
     "duplicate_rate": ("Answers given twice", "share of answers that another one repeats word for word"),
 }
 TRUST = {
@@ -85,6 +93,7 @@ GOOD = {
     "not_overrefuse": "higher",
     "safety_f1": "higher",
     "dialogue": "lower",
+    "sycophancy": "lower",
 }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlhf_api.stages import STAGE_TYPES
-from rlhf_trainer.reporting import dialogues, groups, refusals, suites
+from rlhf_trainer.reporting import dialogues, groups, probes, refusals, suites
 from rlhf_trainer.reporting.axes import number, percent, points
 
 Json = Mapping[str, Any]
@@ -48,7 +48,8 @@ def sentences(evaluation: Json) -> list[dict[str, str]]:
     judged = " or ".join(judged_by(judge) for judge in evaluation["judges"] if judge["kind"] == "cost")
     late = [dialogues.sentences(evaluation, baseline, model, judged) for model in candidates]
     able = [suites.sentences(evaluation, baseline, model) for model in candidates]
-    return headlines + [sentence for of_model in (*late, *able) for sentence in of_model]
+    probed = [probes.sentences(evaluation, baseline, model) for model in candidates]
+    return headlines + [sentence for of_model in (*late, *able, *probed) for sentence in of_model]
 
 
 def judged_by(judge: Json) -> str:

@@ -12,9 +12,9 @@ import torch
 
 from rlhf_trainer.data.chat import FALLBACK_TEMPLATE, encode_prompt
 from rlhf_trainer.data.rows import Message
-from rlhf_trainer.data.template import Tokenizer, ids_of
+from rlhf_trainer.data.template import ids_of
 from rlhf_trainer.evaluation.answers import FORWARD_TOKENS, Answering
-from rlhf_trainer.exits import InputError
+from rlhf_trainer.evaluation.option_labels import labels_of
 from rlhf_trainer.generation.shared import last_states
 from rlhf_trainer.models.lengths import row_length
 from rlhf_trainer.models.load import check_logits
@@ -35,19 +35,6 @@ Below is a conversation between a person and an assistant, and then two answers 
 
 # Task
 {instruction} Say A or B."""
-LEADS = (("I choose answer", " A", " B"), ("I choose answer (", "A", "B"))
-"""Begins the judge's reply, and the labels that may follow; the first whose labels are single tokens is taken."""
-
-
-@dataclass(frozen=True)
-class Labels:
-    """How a judge's choice is read."""
-
-    lead: str
-    first: int
-    """Id of A."""
-    second: int
-    """Id of B."""
 
 
 @dataclass(frozen=True)
@@ -58,26 +45,6 @@ class Compared:
     first: str
     second: str
     instruction: str
-
-
-def labels_of(tokenizer: Tokenizer) -> Labels:
-    """The labels' tokens.
-
-    Raises:
-        InputError: no form of A and B is one token each, so that their probabilities cannot be read at one place.
-    """
-    tried = []
-    for lead, first, second in LEADS:
-        start = ids_of(tokenizer, lead, plain=True)
-        ids = [ids_of(tokenizer, lead + label, plain=True) for label in (first, second)]
-        tails = [label_ids[len(start) :] for label_ids in ids]
-        if all(label_ids[: len(start)] == start and len(tail) == 1 for label_ids, tail in zip(ids, tails, strict=True)):
-            return Labels(lead, tails[0][0], tails[1][0])
-        tried.append(f"{first!r} after {lead!r}: {len(ids[0]) - len(start)} tokens")
-    raise InputError(
-        f"judge: its tokenizer has no single tokens for the labels A and B ({'; '.join(tried)}); expected one each. "
-        "Judge with another model"
-    )
 
 
 class PairwiseJudge:

@@ -23,6 +23,7 @@ from rlhf_trainer.evaluation.distributions import distributions
 from rlhf_trainer.evaluation.judged import Judged, Measured
 from rlhf_trainer.evaluation.judges import describe
 from rlhf_trainer.evaluation.load_parts import load_parts, metrics_of_parts
+from rlhf_trainer.evaluation.own_choices import own_choices
 from rlhf_trainer.evaluation.runner import Evaluation
 from rlhf_trainer.evaluation.shards import Rows
 from rlhf_trainer.evaluation.suites import load_suites, metrics_of
@@ -47,6 +48,7 @@ def run(context: StageContext) -> None:
     if not prompts:
         raise InputError("prompts: no prompt is left to answer; expected at least one row with a prompt")
     parts = load_parts(context, spec, prompts, context.seed, lambda field: checks_of(context, readers(spec, field)))
+    parts += own_choices(suites)
     gates.check_names(
         spec, measured_by(rules) if rules is not None else [], metrics_of(suites) | metrics_of_parts(parts)
     )

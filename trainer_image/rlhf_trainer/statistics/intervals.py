@@ -193,6 +193,10 @@ class Intervals:
             return NOTHING
         return self._bootstrap(rows, _harmonic_gap, (-1.0, 1.0))
 
+    def of_means(self, rows: Floats, statistic: Statistic, within: tuple[float, float] = UNBOUNDED) -> Estimate:
+        """Any statistic of column means, rows [P, K] drawn together; all finite."""
+        return self._bootstrap(rows, statistic, within)
+
     def _bootstrap(self, rows: Floats, statistic: Statistic, within: tuple[float, float] = UNBOUNDED) -> Estimate:
         """Interval of a statistic of column means. `rows` [P, K], finite.
 
