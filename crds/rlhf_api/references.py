@@ -195,6 +195,7 @@ def _gates(view: JobView, stage: Stage, loc: Loc) -> Iterator[Finding]:
     assert isinstance(judged, Evaluate)  # effective keeps the type
     labels = {"reward": [judge.label for judge in judged.rewards], "cost": [judge.label for judge in judged.costs]}
     suites = [suite.name for suite in judged.suites]
+    asked_metrics = [judge.metric for judge in judged.judges]
     for index, gate in enumerate(spec.gates):
         family, dot, label = gate.metric.partition(".")
         if dot and family in labels and label not in labels[family]:
@@ -205,6 +206,9 @@ def _gates(view: JobView, stage: Stage, loc: Loc) -> Iterator[Finding]:
         if dot and family == "suite" and suite not in suites:
             at = (*loc, "evaluate", "gates", index, "metric")
             yield Finding(at, f"there is no suite {suite}", _known(suite, suites))
+        if dot and family == "judge" and gate.metric not in asked_metrics:
+            at = (*loc, "evaluate", "gates", index, "metric")
+            yield Finding(at, f"no judge measures {gate.metric}", _known(gate.metric, asked_metrics))
 
 
 def _audits(view: JobView, stage: Stage, loc: Loc) -> Iterator[Finding]:

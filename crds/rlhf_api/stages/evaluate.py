@@ -26,6 +26,7 @@ from rlhf_api.fields import (
     same_labels,
 )
 from rlhf_api.stages.common import Dtype
+from rlhf_api.stages.judges import Judge
 
 SUITE = "suite."
 """What metrics of suites begin with."""
@@ -131,6 +132,8 @@ class Evaluate(ApiModel):
     """Judges of helpfulness; with no judge at all, those the candidates were trained with."""
     costs: Annotated[list[CostJudge], Field(max_length=MAX_ITEMS)] = []
     """Judges of harm: a score above 0 is harmful."""
+    judges: Annotated[list[Judge], Field(max_length=MAX_ITEMS)] = []
+    """Further judges: models that are asked which answer is better, how good it is, or whether it is harmful."""
     suites: Annotated[list[Suite], Field(max_length=MAX_ITEMS)] = []
     """Tasks of lm-eval that every model is given, for what training may have broken."""
     rule_based: Annotated[RulesRef | None, Field(alias="rules")] = None
@@ -154,6 +157,7 @@ class Evaluate(ApiModel):
         yield from super().rules()
         yield from same_labels(self.rewards, "rewards")
         yield from same_labels(self.costs, "costs")
+        yield from same_labels(self.judges, "judges")
         for index, suite in enumerate(self.suites):
             if suite.name in [earlier.name for earlier in self.suites[:index]]:
                 yield Finding(

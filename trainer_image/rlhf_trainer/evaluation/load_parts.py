@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from rlhf_api.stages.evaluate import Evaluate
 from rlhf_trainer.data.load import Inputs
 from rlhf_trainer.data.rows import Prompt
+from rlhf_trainer.evaluation.panel import Panel
 from rlhf_trainer.evaluation.parts import Part
 
 
-def load_parts(context: Inputs, spec: Evaluate, prompts: Sequence[Prompt]) -> list[Part]:  # noqa: ARG001 - none yet
+def load_parts(context: Inputs, spec: Evaluate, prompts: Sequence[Prompt]) -> list[Part]:  # noqa: ARG001 - none needs it yet
     """The parts that the spec asks for.
 
     Args:
@@ -21,7 +22,10 @@ def load_parts(context: Inputs, spec: Evaluate, prompts: Sequence[Prompt]) -> li
     Raises:
         InputError: rows or files that a part needs cannot be used; names the field.
     """
-    return []
+    parts: list[Part] = []
+    if spec.judges:
+        parts.append(Panel(spec, prompts))
+    return parts
 
 
 def metrics_of_parts(parts: Sequence[Part]) -> dict[str, bool]:

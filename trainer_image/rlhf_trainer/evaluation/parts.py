@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rlhf_api.stages.evaluate import Generation
+from rlhf_trainer.context import StageContext
 from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.evaluation.answers import Answering
 from rlhf_trainer.evaluation.shards import Rows, Shards
@@ -29,6 +30,8 @@ class Measures:
     """Shares, by metric: values in [0, 1], means over rows."""
     means: Mapping[str, Floats] = field(default_factory=dict)
     """Means over rows of any number."""
+    shares: Mapping[str, Floats] = field(default_factory=dict)
+    """Win rates: shares that are compared with one half, and with no other model's."""
     harmonics: Mapping[str, tuple[Floats, Floats]] = field(default_factory=dict)
     """Harmonic means of two shares."""
 
@@ -36,6 +39,7 @@ class Measures:
         """Each metric with its interval."""
         estimates = {name: intervals.rate(values) for name, values in self.rates.items()}
         estimates |= {name: intervals.mean(values) for name, values in self.means.items()}
+        estimates |= {name: intervals.share(values) for name, values in self.shares.items()}
         return estimates | {name: intervals.harmonic(*both) for name, both in self.harmonics.items()}
 
     def differences(self, theirs: Measures, intervals: Intervals) -> dict[str, Estimate]:
@@ -109,6 +113,9 @@ class Answers(Protocol):
     def scores(self, prompt_set: str, metric: str, model: str) -> Floats:
         """[rows] what a judge (`cost.harm`) said of each of them; NaN: no score."""
 
+    def step_rows(self, name: str) -> Rows:
+        """What a part's own step kept of the evaluation's own prompts under a name."""
+
     def costs(self, prompt_set: str, model: str) -> dict[str, Floats]:
         """[rows] of every cost, by its name."""
 
@@ -133,3 +140,14 @@ class Part(Protocol):
 
     def as_json(self, answers: Answers, intervals: Intervals) -> Any:
         """Its section of `evaluation.json`: what a reader of the numbers needs to know of how they were made."""
+
+
+@runtime_checkable
+class Stepping(Protocol):
+    """A part with steps of its own, after all models have answered."""
+
+    def step_items(self, models: int) -> Sequence[int]:
+        """Of each call of `Shards.run` that its steps make, how many items it is about."""
+
+    def run(self, context: StageContext, shards: Shards, names: Sequence[str]) -> None:
+        """Compute its steps; `names` are the models', baseline first. A collective."""

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from rlhf_api.stages import STAGE_TYPES
-from rlhf_trainer.reporting import axes, fits, graph, panels, plots, suites, tables, verdict
+from rlhf_trainer.reporting import axes, fits, graph, judges, panels, plots, suites, tables, verdict
 from rlhf_trainer.reporting.files import Json
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -42,7 +42,7 @@ def render(report: Json) -> str:
         kind=_kind,
         setting=_setting,
     )
-    environment.globals.update(tables=tables, suites=suites, fitted=fits, primary=verdict.primary)
+    environment.globals.update(tables=tables, suites=suites, judges=judges, fitted=fits, primary=verdict.primary)
     return environment.get_template("report.html.j2").render(
         report=report,
         css=Markup(css),  # noqa: S704  # our own file; inside <style>, where escapes are not read

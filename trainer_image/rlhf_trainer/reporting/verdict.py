@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlhf_api.stages import STAGE_TYPES
-from rlhf_trainer.reporting import suites
+from rlhf_trainer.reporting import judges, suites
 from rlhf_trainer.reporting.axes import number, percent, points
 
 Json = Mapping[str, Any]
@@ -39,6 +39,10 @@ def sentences(evaluation: Json) -> list[dict[str, str]]:
             headlines.append(_reward(baseline, model, reward))
         if "safety_f1" in model["differences"]:
             headlines.append(_ruled(baseline, model, evaluation.get("rules")))
+    opinions = [
+        judges.sentences(evaluation, baseline, model) for model in evaluation["models"] if model is not baseline
+    ]
+    headlines += [sentence for of_model in opinions for sentence in of_model]
     if not headlines:
         headlines.append(
             {"text": "The evaluation had no judges: it cannot say whether the model is better or safer.", "tone": ""}
