@@ -259,7 +259,7 @@ def test_a_dialogue_that_the_guard_s_template_refuses_is_unreadable(folder):
 def test_a_guard_without_a_template_is_refused(folder, tmp_path):
     path = tiny_policy(tmp_path / "bare", seed=1)
     (path / "chat_template.jinja").unlink()
-    with pytest.raises(InputError, match="expected a guard's own"):
+    with pytest.raises(InputError, match="expected the guard's own"):
         GuardJudge(Answering(str(path), "float32", torch.device("cpu"), path), None)
 
 
@@ -302,8 +302,8 @@ def test_a_gate_may_name_a_judge(folder):
 
 
 def test_a_judge_without_labels_of_one_token_is_refused(folder, monkeypatch):
-    from rlhf_trainer.evaluation import pairwise
+    from rlhf_trainer.evaluation import labels
 
-    monkeypatch.setattr(pairwise, "LEADS", (("I choose", (" AAAA", " BBBB")),))
+    monkeypatch.setattr(labels, "PAIRS", (("I choose", (" AAAA", " BBBB")),))
     with pytest.raises(InputError, match="no single tokens"):
         alone(case(folder, folder / "split", judges=[PAIRS]))

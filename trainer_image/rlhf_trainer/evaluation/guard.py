@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rlhf_api.stages.judges import HarmLabels
-from rlhf_trainer.data.chat import FALLBACK_TEMPLATE, encode_prompt
+from rlhf_trainer.data.chat import encode_prompt
 from rlhf_trainer.data.rows import Message, Prompt
 from rlhf_trainer.data.spoken import spoken_text
 from rlhf_trainer.data.template import TemplateProblem
 from rlhf_trainer.evaluation.answers import Answering
-from rlhf_trainer.exits import InputError
+from rlhf_trainer.evaluation.labels import own_template
 from rlhf_trainer.generation.sample import Sampling, sample
 from rlhf_trainer.models.lengths import row_length
 from rlhf_trainer.models.vocabulary import end_ids
@@ -61,10 +61,7 @@ class GuardJudge:
     """
 
     def __init__(self, model: Answering, labels: HarmLabels | None) -> None:
-        if model.tokenizer.chat_template == FALLBACK_TEMPLATE:
-            raise InputError(
-                f"judge ({model.path}): found no chat template; expected a guard's own, which asks its question"
-            )
+        own_template(model.tokenizer)
         self._model = model
         self._labels = labels or LABELS
         self._room = row_length(model.model, sys.maxsize) - NEW_TOKENS

@@ -9,8 +9,10 @@ from itertools import groupby
 
 from rlhf_trainer.data.rows import Message
 from rlhf_trainer.data.template import Tokenizer
+from rlhf_trainer.evaluation import labels
 from rlhf_trainer.evaluation.answers import Answering
-from rlhf_trainer.evaluation.single_tokens import Labels, SingleTokenJudge, single_tokens
+from rlhf_trainer.evaluation.labels import Labels, single_tokens
+from rlhf_trainer.evaluation.single_tokens import SingleTokenJudge
 from rlhf_trainer.statistics.choices import Choice
 
 QUESTION = """\
@@ -27,8 +29,6 @@ Below is a conversation between a person and an assistant, and then two answers 
 
 # Task
 {instruction} Say A or B."""
-LEADS = (("I choose answer", (" A", " B")), ("I choose answer (", ("A", "B")))
-"""Begins the judge's reply, and the labels that may follow; the first whose labels are single tokens is taken."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def labels_of(tokenizer: Tokenizer) -> Labels:
     Raises:
         InputError: no form of A and B is one token each, so that their probabilities cannot be read at one place.
     """
-    return single_tokens(tokenizer, LEADS)
+    return single_tokens(tokenizer, labels.PAIRS)
 
 
 def question(dialogue: str, pair: Compared, swapped: bool) -> str:
@@ -69,7 +69,7 @@ class PairwiseJudge(SingleTokenJudge):
     """
 
     def __init__(self, model: Answering, most_prompt_tokens: int) -> None:
-        super().__init__(model, most_prompt_tokens, LEADS)
+        super().__init__(model, most_prompt_tokens, labels.PAIRS)
 
     def both_orders(self, pairs: Sequence[Compared]) -> list[tuple[Choice, Choice]]:
         """(first answer as A, first answer as B) of each pair; what neighbours of one prompt share is computed once."""

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from rlhf_trainer.data.rows import Message
 from rlhf_trainer.evaluation.answers import Answering
+from rlhf_trainer.evaluation.labels import SCALE
 from rlhf_trainer.evaluation.single_tokens import SingleTokenJudge
 
-BEST = 8
 QUESTION = """\
 Below is a conversation between a person and an assistant, and then an answer with which the assistant went on.
 
@@ -24,9 +24,6 @@ Below is a conversation between a person and an assistant, and then an answer wi
 
 # Task
 {instruction} Say a number from 1 (worst) to 8 (best)."""
-DIGITS = tuple(str(digit) for digit in range(1, BEST + 1))
-LEADS = (("I rate it", tuple(f" {digit}" for digit in DIGITS)), ("I rate it (", DIGITS))
-"""Begins the judge's reply, and the labels that may follow."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ class ScaleJudge(SingleTokenJudge):
     """
 
     def __init__(self, model: Answering, most_prompt_tokens: int) -> None:
-        super().__init__(model, most_prompt_tokens, LEADS)
+        super().__init__(model, most_prompt_tokens, SCALE)
 
     def ratings(self, answers: Sequence[Rated]) -> list[Rating]:
         """Of each answer; what neighbours of one prompt share is computed once."""

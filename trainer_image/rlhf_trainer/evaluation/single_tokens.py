@@ -4,54 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
 from rlhf_trainer.data.chat import FALLBACK_TEMPLATE, encode_prompt
 from rlhf_trainer.data.rows import Message
-from rlhf_trainer.data.template import Tokenizer, ids_of
+from rlhf_trainer.data.template import ids_of
 from rlhf_trainer.evaluation.answers import FORWARD_TOKENS, Answering
+from rlhf_trainer.evaluation.labels import Leads, single_tokens
 from rlhf_trainer.evaluation.plain import plain, start_of
-from rlhf_trainer.exits import InputError
 from rlhf_trainer.generation.shared import last_states
 from rlhf_trainer.models.lengths import row_length
 from rlhf_trainer.models.load import check_logits
-
-Leads = Sequence[tuple[str, Sequence[str]]]
-"""How a reply may begin, with the labels that may follow."""
-
-
-@dataclass(frozen=True)
-class Labels:
-    """How a judge's choice is read."""
-
-    lead: str
-    """Begins the reply."""
-    ids: tuple[int, ...]
-    """Of each label, in their order."""
-
-
-def single_tokens(tokenizer: Tokenizer, leads: Leads) -> Labels:
-    """The labels' tokens after the first beginning at which each is a single one.
-
-    Raises:
-        InputError: there is none, so that the labels' probabilities cannot be read at one place.
-    """
-    tried = []
-    for lead, labels in leads:
-        start = ids_of(tokenizer, lead, plain=True)
-        ids = [ids_of(tokenizer, lead + label, plain=True) for label in labels]
-        tails = [label_ids[len(start) :] for label_ids in ids]
-        if all(label_ids[: len(start)] == start and len(tail) == 1 for label_ids, tail in zip(ids, tails, strict=True)):
-            return Labels(lead, tuple(tail[0] for tail in tails))
-        tried.append(f"{labels[0]!r} after {lead!r}: {len(ids[0]) - len(start)} tokens")
-    names = [label.strip() for label in leads[0][1]]
-    several = f"{names[0]} and {names[1]}" if len(names) == 2 else f"{names[0]} to {names[-1]}"
-    raise InputError(
-        f"judge: its tokenizer has no single tokens for the labels {several} ({'; '.join(tried)}); expected one each. "
-        "Judge with another model"
-    )
 
 
 class SingleTokenJudge:
