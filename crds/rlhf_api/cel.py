@@ -157,7 +157,7 @@ def _judges() -> Iterator[Cel]:
     yield Cel(
         f"[{_LISTS['a']}].all(a, [self.stages.filter(t, {makers}).map(t, t.name)].all(n,"
         " self.stages.all(s, !has(s.evaluate) || !has(s.evaluate.judges) || s.evaluate.judges.all(u,"
-        " has(u.model.stage) ? u.model.stage in n : !has(u.model.input) || u.model.input in a))))",
+        " !has(u.model) || (has(u.model.stage) ? u.model.stage in n : !has(u.model.input) || u.model.input in a)))))",
         "evaluate.judges: model names no input of this job, and no stage that makes a model",
         ".stages",
     )

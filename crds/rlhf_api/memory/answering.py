@@ -25,8 +25,8 @@ GRADE_ROWS = 256
 def of_evaluation(terms: Terms, spec: Evaluate) -> list[Moment]:
     """A moment a model."""
     graders = [terms.grader(spec.rule_based)] if spec.rule_based is not None else []
-    guards = [judge.model for judge in spec.judges if judge.asks == "guard"]
-    judges = [judge.model for judge in spec.judges if judge.asks != "guard"]
+    guards = [judge.model for judge in spec.judges if judge.model is not None and judge.asks == "guard"]
+    judges = [judge.model for judge in spec.judges if judge.model is not None and judge.asks != "guard"]
     answering = [spec.baseline, *spec.candidates, *spec.rewards, *spec.costs, *guards, *graders]
     return _asked(terms, spec, answering, 0) + [_judging(terms, spec, judge) for judge in judges]
 

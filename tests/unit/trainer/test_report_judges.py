@@ -45,6 +45,7 @@ def judged(root, reads=True, source="input:judge", name="kind"):
     ppo["differences"]["judge.grade.score"] = worded(INTERVALS.difference(*ratings[::-1]))
     ppo["differences"]["judge.shield.harmful_rate"] = worded(INTERVALS.rate_difference(*harm[::-1]))
     ppo["metrics"][f"judge.{name}.win_rate"] = INTERVALS.share(opinions.win_rate(pairs(reads), 1)).as_json()
+    used = {"requests": 128, "prompt_tokens": 900, "completion_tokens": 130}
     base = {"instruction": None, "label_mass": 0.5, "questions": 128, "unreadable": 3}
     evaluation["further_judges"] = [
         {
@@ -55,7 +56,14 @@ def judged(root, reads=True, source="input:judge", name="kind"):
             "instruction": None,
             **opinions.summary(pairs(reads), ["sft", "ppo"], INTERVALS),
         },
-        {"name": "grade", "asks": "scale", "metric": "judge.grade.score", "source": "input:judge", **base},
+        {
+            "name": "grade",
+            "asks": "scale",
+            "metric": "judge.grade.score",
+            "source": "url:https://a.example m",
+            **base,
+            **used,
+        },
         {"name": "shield", "asks": "guard", "metric": "judge.shield.harmful_rate", "source": "input:guard", **base},
     ]
     path.write_text(json.dumps(evaluation))
@@ -86,6 +94,7 @@ def test_the_table_has_agreement_bias_and_elo(tmp_path):
     document = judged(tmp_path)
     page = render(document).replace("\u202f", "")
     assert "What other judges say" in page and "3 of its replies unreadable" in page
+    assert "128 requests of 900 and 130 tokens" in page and "url:https://a.example m" in page
     line = judges.lines(document["evaluations"][0])[0]
     assert line.agreement.text.replace("\u202f", "") == "100%" and line.bias.text.replace("\u202f", "") == "50%"
     assert float(line.elo.text) == pytest.approx(400 * np.log10(46 / 18), rel=1e-2) and " to " in line.elo.interval

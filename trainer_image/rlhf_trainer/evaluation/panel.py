@@ -17,6 +17,8 @@ from rlhf_trainer.evaluation.parts import Answers, Measures, PromptSet
 from rlhf_trainer.evaluation.shards import Rows, Shards
 from rlhf_trainer.statistics.intervals import Intervals
 
+USAGE = ("requests", "prompt_tokens", "completion_tokens")
+
 
 class Panel:
     """A part of the evaluation (`rlhf_trainer.evaluation.parts.Part`) with steps of its own.
@@ -38,10 +40,15 @@ class Panel:
         """Names of what judges measure, and whether higher is better."""
         return {judge.metric: judge.asks != "guard" for judge in self._spec.judges}
 
-    def step_items(self, models: int) -> list[int]:
-        """Of each call of `Shards.run`, how many items it is about."""
+    def step_items(self, models: int, world: int) -> list[int]:
+        """Of each call of `Shards.run`, how many items it is about; where one of `world` ranks computes all of them, as
+        many times more."""
         names = [str(number) for number in range(models)]
-        return [len(self._prompts) for judge in self._spec.judges for _ in _questions(judge, names)]
+        return [
+            len(self._prompts) * (1 if judge.url is None else world)
+            for judge in self._spec.judges
+            for _ in _questions(judge, names)
+        ]
 
     def run(self, context: StageContext, shards: Shards, names: Sequence[str]) -> None:
         """Ask every judge. A collective.
@@ -52,9 +59,10 @@ class Panel:
         """
         for judge in self._spec.judges:
             with context.metrics.phase("load"):
-                asked = load(judge, context, self._spec)
+                asked = load(judge, context, self._spec, shards.report)
             for models in _questions(judge, names):
-                shards.run(_shard_name(judge, models), "score", partial(self._ask, asked, shards, models))
+                ask = partial(self._ask, asked, shards, models)
+                shards.run(_shard_name(judge, models), "score", ask, alone=judge.url is not None)
 
     def measures(self, model: str, answers: Answers) -> Measures:
         """Of pairs the win rate over the baseline, else what a judge says of the model's own answers."""
@@ -87,10 +95,17 @@ class Panel:
             "name": judge.name,
             "asks": judge.asks,
             "metric": judge.metric,
-            "source": judge.model.key,
+            "source": judge.source,
             "instruction": judge.instruction,
             **worth,
+            **(self._usage(judge, answers) if judge.url is not None else {}),
         }
+
+    def _usage(self, judge: Judge, answers: Answers) -> dict[str, int]:
+        """Requests and tokens, as the server counts them."""
+        tasks = _questions(judge, list(answers.names))
+        used = [row["usage"] for models in tasks for row in answers.step_rows(_shard_name(judge, models))]
+        return {name: sum(usage[name] for usage in used if usage) for name in USAGE}
 
     def _ask(self, asked: Asked, shards: Shards, models: Sequence[str], shard: int) -> Rows:
         answers = [shards.rows(f"answers/{name}", shard) for name in models]

@@ -146,7 +146,7 @@ class Part(Protocol):
 class Stepping(Protocol):
     """A part with steps of its own, after all models have answered."""
 
-    def step_items(self, models: int) -> Sequence[int]:
+    def step_items(self, models: int, world: int) -> Sequence[int]:
         """Of each call of `Shards.run` that its steps make, how many items it is about."""
 
     def run(self, context: StageContext, shards: Shards, names: Sequence[str]) -> None:

@@ -71,7 +71,7 @@ class Evaluation:
             prompt_set.items for prompt_set in listed for _ in self.names for _ in range(1 + len(self.judges))
         ]
         self.stepping = [part for part in parts if isinstance(part, Stepping)]
-        documents += [items for part in self.stepping for items in part.step_items(len(self.names))]
+        documents += [items for part in self.stepping for items in part.step_items(len(self.names), context.world)]
         self.shards = Shards(context, shard_key(context, spec), len(prompts), steps, documents=documents)
         self.sets = Sets(self.shards, listed, self.judges, self.names)
         self.generation = self._fitting(spec.generation)
