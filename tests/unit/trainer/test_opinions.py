@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from rlhf_api.stages.evaluate import Gate
 from rlhf_api.stages.judges import HarmLabels
-from rlhf_trainer.evaluation import opinions
+from rlhf_trainer.evaluation import gates, opinions
 from rlhf_trainer.evaluation.guard import LABELS, harmful
 from rlhf_trainer.evaluation.opinions import PairOpinions
 from rlhf_trainer.evaluation.scale import rating
@@ -83,3 +84,12 @@ def test_a_rating_is_the_expected_digit():
 )
 def test_labels_are_first_words(text, labels, expected):
     assert harmful(text, labels) is expected
+
+
+def test_a_win_rate_over_the_baseline_has_no_difference_to_it():
+    metrics = {"judge.kind.win_rate": True, "judge.grade.score": True}
+    fields = {"max": 1.0, "compare": "difference"}
+    wins_apart, score_apart = (Gate.model_validate({"metric": name, **fields}) for name in metrics)
+    wins_alone = Gate.model_validate({"metric": "judge.kind.win_rate", "min": 0.5})
+    refused = gates.unknown([wins_apart, score_apart, wins_alone], [], [], suites=metrics)
+    assert [(index, name) for index, name, _ in refused] == [(0, "judge.kind.win_rate")]
