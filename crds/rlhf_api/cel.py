@@ -63,7 +63,7 @@ def _literal(value: Any) -> str:
 
 def spec_rules(spec: type[BaseModel]) -> list[Rule]:
     """The rules of the whole spec: references, reserved names, what may change."""
-    fixed = (*_names(), *_references(), *_suites())
+    fixed = (*_names(), *_references(), *_suites(), *_judges())
     return [_written(cel) for cel in (*_immutable(spec), *_overrides())] + [_once(_written(cel)) for cel in fixed]
 
 
@@ -149,6 +149,18 @@ def _references() -> Iterator[Cel]:
         "self.stages.all(s, !has(s.ppo) || s.ppo.rewards.all(r, !has(r.stage) || (has(r.weight) && r.weight < 0.0)"
         " || !self.stages.exists(t, t.name == r.stage && has(t.costModel))))",
         "ppo.rewards: a cost model needs a negative weight there, or belongs under costs",
+        ".stages",
+    )
+
+
+def _judges() -> Iterator[Cel]:
+    """Models of judges stand one list deeper, too: inputs, or stages that make a model that writes."""
+    makers = " || ".join(f"has(t.{name})" for name, kind in STAGE_TYPES.items() if kind.product == "policy")
+    yield Cel(
+        f"[{_LISTS['a']}].all(a, [self.stages.filter(t, {makers}).map(t, t.name)].all(n,"
+        " self.stages.all(s, !has(s.evaluate) || !has(s.evaluate.judges) || s.evaluate.judges.all(u,"
+        " !has(u.model) || (has(u.model.stage) ? u.model.stage in n : !has(u.model.input) || u.model.input in a)))))",
+        "evaluate.judges: model names no input of this job, and no stage that makes a model",
         ".stages",
     )
 

@@ -172,7 +172,7 @@ _FIELDS = {name: field.alias for name, field in Stage.model_fields.items() if fi
 
 
 class Credentials(ApiModel):
-    """What `prepare`, and no other stage, may use to fetch inputs."""
+    """What `prepare` may use to fetch inputs; of other stages only one whose judge names a key gets that key."""
 
     secret_name: ObjectName
     """A Secret in the job's namespace; its keys become environment variables of `prepare`, such as HF_TOKEN."""
@@ -236,7 +236,7 @@ class JobSpec(Placement):
     seed: Seed = 0
     """Seed of every stage that has none of its own."""
     credentials: Credentials | None = None
-    """For `prepare` alone."""
+    """For `prepare`; and what judges behind a URL name."""
     storage: Storage | None = None
     """Where work, products and caches live; needed on a cluster."""
     suspend: bool = False

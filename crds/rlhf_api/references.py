@@ -208,6 +208,7 @@ def _gates(view: JobView, stage: Stage, loc: Loc) -> Iterator[Finding]:
     if spec.dialogues and not spec.rewards and not judged.costs:  # with rewards the stage has said so itself
         yield Finding((*loc, "evaluate", "dialogues"), NO_COST, COST_HINT)
     listed: dict[str, list[str]] = {"suite": [suite.name for suite in judged.suites], "attack": [*judged.attacks]}
+    asked_metrics = [judge.metric for judge in judged.judges]
     if spec.attacks and not spec.rewards and not judged.costs and judged.refusal is None:
         message = "neither the stage nor the training of its candidates has costs; expected what judges the answers"
         yield Finding((*loc, "evaluate", "attacks"), message, "add costs, or refusal")
@@ -221,6 +222,9 @@ def _gates(view: JobView, stage: Stage, loc: Loc) -> Iterator[Finding]:
         if dot and family in listed and entry not in listed[family]:
             at = (*loc, "evaluate", "gates", index, "metric")
             yield Finding(at, f"there is no {family} {entry}", _known(entry, listed[family]))
+        if dot and family == "judge" and gate.metric not in asked_metrics:
+            at = (*loc, "evaluate", "gates", index, "metric")
+            yield Finding(at, f"no judge measures {gate.metric}", _known(gate.metric, asked_metrics))
         if dot and family == "refusal" and judged.refusal is None:
             at = (*loc, "evaluate", "gates", index, "metric")
             yield Finding(at, "nothing judges refusals", "set refusal")

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification
 from rlhf_trainer.data.rows import Prompt, Where
 from rlhf_trainer.evaluation.answers import divergence
 from rlhf_trainer.evaluation.judges import ModelJudge
-from rlhf_trainer.evaluation.runner import model_names
+from rlhf_trainer.evaluation.names import model_names
 from rlhf_trainer.evaluation.shards import Shards
 from rlhf_trainer.exits import GuardTripped, InputError, Stopped
 from rlhf_trainer.models.scorer import Rule

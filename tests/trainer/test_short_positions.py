@@ -17,10 +17,10 @@ from rlhf_api.yaml import dump_yaml
 from rlhf_trainer.data.rows import Messages, Prompt, Where
 from rlhf_trainer.evaluation.answers import Answering
 from rlhf_trainer.evaluation.judges import ModelJudge
+from rlhf_trainer.evaluation.pairwise import Compared, PairwiseJudge
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.rules.grader import Asking, Grader, Question
 from rlhf_trainer.rules.parser import parse_policy
-from rlhf_trainer.simulation.judging import Compared, PairwiseJudge
 
 CPU = torch.device("cpu")
 POSITIONS = 40

@@ -12,12 +12,12 @@ from rlhf_api.stages.evaluate import Generation
 from rlhf_trainer.data.chat import FALLBACK_TEMPLATE, encode_prompt, prepare_tokenizer
 from rlhf_trainer.data.rows import Prompt, Where
 from rlhf_trainer.evaluation.answers import Answering
-from rlhf_trainer.evaluation.option_labels import labels_of
+from rlhf_trainer.evaluation.pairwise import QUESTION, Compared, PairwiseJudge, labels_of
+from rlhf_trainer.evaluation.plain import plain
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.generation.sample import Sampling, sample
 from rlhf_trainer.generation.shared import common, last_states
-from rlhf_trainer.simulation.judging import QUESTION, Compared, PairwiseJudge
-from rlhf_trainer.simulation.prompt_format import answer_text, ask, chat_of, plain, templated
+from rlhf_trainer.simulation.prompt_format import answer_text, ask, chat_of, templated
 
 DIALOGUE = (
     {"role": "system", "content": "Be brief."},

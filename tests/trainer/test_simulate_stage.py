@@ -16,9 +16,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Llam
 from rlhf_api.fields import DataRef
 from rlhf_trainer.data.load import load_completions
 from rlhf_trainer.evaluation.answers import Answering
+from rlhf_trainer.evaluation.pairwise import Compared, PairwiseJudge
+from rlhf_trainer.evaluation.plain import plain
 from rlhf_trainer.exits import InputError, Stopped
-from rlhf_trainer.simulation.judging import Compared, PairwiseJudge
-from rlhf_trainer.simulation.prompt_format import plain
 
 PROMPTS = 70  # two shards
 FEW = 6
@@ -151,10 +151,11 @@ def test_a_soft_label_is_what_the_judge_s_log_odds_say(done):
 @pytest.fixture
 def model_calls(monkeypatch):
     """Ids that models were given: `asked` for each answer and what they `said`, by number, and the judge's `questions`."""
-    from rlhf_trainer.simulation import judging, runner
+    from rlhf_trainer.evaluation import single_tokens
+    from rlhf_trainer.simulation import runner
 
     recorded = SimpleNamespace(asked={}, said={}, questions=[])
-    sample, last_states = runner.sample, judging.last_states
+    sample, last_states = runner.sample, single_tokens.last_states
 
     def answer(model, prompts, *how, rows, **more):
         answers = sample(model, prompts, *how, rows=rows, **more)
@@ -167,7 +168,7 @@ def model_calls(monkeypatch):
         return last_states(model, groups, *how)
 
     monkeypatch.setattr(runner, "sample", answer)
-    monkeypatch.setattr(judging, "last_states", read)
+    monkeypatch.setattr(single_tokens, "last_states", read)
     return recorded
 
 

@@ -192,12 +192,20 @@ def _no_classifier(used: _Used) -> tuple[str, str]:
 
 def _samples(stage: Stage, reference: Reference) -> bool:
     """Whether a stage samples from a model, or asks it with what was computed kept."""
-    return isinstance(stage.spec, Ppo | Evaluate | Simulate) and not isinstance(reference, TrunkRef | Scorer)
+    asks = isinstance(stage.spec, Ppo | Evaluate | Simulate) and not isinstance(reference, TrunkRef | Scorer)
+    return asks and not _reads_labels(stage, reference)
 
 
 def _weighs(stage: Stage, reference: Reference) -> bool:
     """Whether a stage computes a model's log-probabilities from its states and head; an evaluation may do without."""
-    return isinstance(stage.spec, Sft | Ppo | Rules) and not isinstance(reference, TrunkRef | Scorer)
+    asks = isinstance(stage.spec, Sft | Ppo | Rules) and not isinstance(reference, TrunkRef | Scorer)
+    return asks or _reads_labels(stage, reference)
+
+
+def _reads_labels(stage: Stage, reference: Reference) -> bool:
+    """Whether an evaluation reads a judge's choice from the probabilities of its labels, and samples nothing."""
+    judges = stage.spec.judges if isinstance(stage.spec, Evaluate) else []
+    return any(judge.model is reference and judge.asks != "guard" for judge in judges)
 
 
 def _of_training(spec: Any, used: _Used) -> Iterator[Finding]:

@@ -12,6 +12,10 @@ SHARD = 64
 """Prompts that `simulate` answers at once."""
 CACHE = 2 << 30
 """Keys and values that sampling keeps on a CPU at most."""
+JUDGE_TOKENS = 8192
+"""Tokens of a forward of a judge that is asked in words."""
+QUESTION = 128
+"""About the tokens of what it is asked, beside dialogue and answers."""
 GRADE_TOKENS: dict[Device, int] = {"cpu": 2048, "cuda": 16384}
 """Tokens of a forward of a grader."""
 GRADE_ROWS = 256
@@ -21,9 +25,26 @@ GRADE_ROWS = 256
 def of_evaluation(terms: Terms, spec: Evaluate) -> list[Moment]:
     """A moment a model."""
     graders = [terms.grader(spec.rule_based)] if spec.rule_based is not None else []
-    judges = [*spec.rewards, *spec.costs, *([spec.refusal] if spec.refusal is not None else [])]
+    guards = [judge.model for judge in spec.judges if judge.model is not None and judge.asks == "guard"]
+    judges = [judge.model for judge in spec.judges if judge.model is not None and judge.asks != "guard"]
+    scorers = [*spec.rewards, *spec.costs, *([spec.refusal] if spec.refusal is not None else [])]
+    answering = [spec.baseline, *spec.candidates, *scorers, *guards, *graders]
     longer = bool(spec.dialogues or spec.attacks)
-    return _asked(terms, spec, [spec.baseline, *spec.candidates, *judges, *graders], 0, longer=longer)
+    return _asked(terms, spec, answering, 0, longer=longer) + [_judging(terms, spec, judge) for judge in judges]
+
+
+def _judging(terms: Terms, spec: Evaluate, judge: Reference) -> Moment:
+    """A judge reads a dialogue and two answers, in one forward; its labels' logits are float64."""
+    (model, where), size = terms.model(judge), terms.size(spec.dtype)
+    prompt = terms.longest(spec.prompts, spec.generation.max_prompt_tokens)
+    row = prompt + 2 * spec.generation.max_new_tokens + QUESTION
+    tokens = max(JUDGE_TOKENS, row)
+    return {
+        "weights": size * where.copies * model.parameters,
+        "keys and values": 2 * size * tokens * model.layers * model.key,
+        "forward": terms.forward(model, tokens, size),
+        "logits": 2 * 8 * (tokens // row) * model.vocabulary,
+    }
 
 
 def of_simulation(terms: Terms, spec: Simulate) -> list[Moment]:

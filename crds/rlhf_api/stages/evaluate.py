@@ -28,6 +28,7 @@ from rlhf_api.fields import (
     same_labels,
 )
 from rlhf_api.stages.common import Dtype
+from rlhf_api.stages.judges import Judge
 from rlhf_api.stages.probes import Persona, Sycophancy
 
 MAX_GROUPS = 16
@@ -218,6 +219,8 @@ class Evaluate(ApiModel):
     """Judge of refusals, for prompts with a column `expect`: `comply` or `refuse`."""
     attacks: Annotated[list[Attack], Field(max_length=MAX_ITEMS), AfterValidator(distinct)] = []
     """Rewordings in which every prompt is asked once more; costs or `refusal` judge the answers."""
+    judges: Annotated[list[Judge], Field(max_length=MAX_ITEMS)] = []
+    """Further judges: models that are asked which answer is better, how good it is, or whether it is harmful."""
     suites: Annotated[list[Suite], Field(max_length=MAX_ITEMS)] = []
     """Tasks of lm-eval that every model is given, for what training may have broken."""
     dialogues: Annotated[list[DataRef], Field(max_length=MAX_ITEMS)] = []
@@ -250,6 +253,7 @@ class Evaluate(ApiModel):
         yield from same_labels(self.costs, "costs")
         if self.dialogues and self.rewards and not self.costs:
             yield Finding(("dialogues",), NO_COST, COST_HINT)
+        yield from same_labels(self.judges, "judges")
         for index, suite in enumerate(self.suites):
             if suite.name in [earlier.name for earlier in self.suites[:index]]:
                 yield Finding(

@@ -236,7 +236,7 @@ def test_every_reference_of_every_type_is_in_the_rule_of_references_and_in_its_m
     assert {"sft.data", "ppo.critics.model", "simulate.redTeam.costs", "evaluate.rules.grader"} <= references
     deeper = {path for path in references if "[]" in path}
     apart = {f"evaluate.suites[].{field}" for field in ("data", "file", "shotsFrom")}
-    apart |= {"evaluate.groups[].members", "evaluate.personas[].data"}
+    apart |= {"evaluate.groups[].members", "evaluate.personas[].data", "evaluate.judges[].model"}
     assert deeper == apart, "lists of lists have a rule of their own"
     references -= deeper
     for text in (rule["rule"], rule["messageExpression"]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gzip
 import json
 from dataclasses import replace
@@ -358,6 +359,19 @@ def test_the_judge_of_refusals_is_held_too_and_reworded_prompts_may_be_as_long_a
     attacked = estimate(parse_job(value), "evaluate", facts, lengths=lengths)
     assert short is not None and attacked is not None
     assert attacked.parts["keys and values"] > short.parts["keys and values"]
+
+
+def test_a_judge_of_an_evaluation_is_held_by_itself_and_one_behind_a_url_not_at_all() -> None:
+    value = copy.deepcopy(VALUE)
+    large = dataclasses.replace(LLAMA_7B, layers=64)
+    value["spec"]["inputs"].append({"name": "judge", "source": "hf://org/judge@1"})
+    url = {"name": "far", "asks": "pairs", "url": {"base": "https://judge.example.com/v1", "model": "m"}}
+    (spec,) = [stage["evaluate"] for stage in value["spec"]["stages"] if "evaluate" in stage]
+    for asks in ("pairs", "guard"):
+        spec["judges"] = [{"name": "kind", "asks": asks, "model": {"input": "judge"}}, url]
+        estimated = estimate(parse_job(value), "evaluate", {"base": LLAMA_7B, "judge": large})
+        assert estimated is not None
+        assert estimated.parts["weights"] == 4 * large.parameters
 
 
 def test_a_simulation_holds_one_model_at_a_time_and_a_shard_s_keys_and_values_as_far_as_the_cache_goes() -> None:

@@ -15,10 +15,10 @@ from rlhf_trainer.reporting.collect import collect
 from rlhf_trainer.reporting.content import content
 from rlhf_trainer.reporting.render import render
 from rlhf_trainer.simulation.attacks import Attack
-from rlhf_trainer.simulation.choices import Choice
 from rlhf_trainer.simulation.methods import Method
 from rlhf_trainer.simulation.report import of_answers, of_attacks
 from rlhf_trainer.simulation.rows import Answered
+from rlhf_trainer.statistics.choices import Choice
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=y>{{ 7 * 7 }}"
 PAIRS = {"model": {"input": "base"}, "prompts": [{"input": "prefs"}], "rlcdRescore": {}}

@@ -19,12 +19,12 @@ from rlhf_trainer.data.rows import Prompt, Where
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.simulation import phrases
 from rlhf_trainer.simulation.attacks import UNJUDGED, Attack, cleaned, opening_line, select
-from rlhf_trainer.simulation.choices import Choice, agree, centred, soft_label
 from rlhf_trainer.simulation.filters import EMPTY, IDENTICAL, LEAKED, REPEATED, Filter, leaks
 from rlhf_trainer.simulation.methods import Method, Request
 from rlhf_trainer.simulation.report import judging, of_answers, of_attacks
 from rlhf_trainer.simulation.rows import Answered, blind, completions, pair
 from rlhf_trainer.simulation.sampling import drawn
+from rlhf_trainer.statistics.choices import Choice, agree, centred, soft_label
 
 WORDS = (5, "2f2d0f2d")
 """Recipe of `simulate` and the lists' digest under it: other words are other results."""

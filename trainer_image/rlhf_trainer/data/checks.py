@@ -10,8 +10,8 @@ from rlhf_trainer.data.conversion import Check
 from rlhf_trainer.data.rows import Completion, Conversation, Dialogue, LabelledAnswer, Message, Pair, Prompt, SafetyPair
 from rlhf_trainer.data.template import Tokenizer
 
-Reading = Literal["row", "prompt", "grader", "judge"]
-"""What a model reads of a row: all of it, its prompt, or with a grader's question behind an answer. A judge of answers reads
+Reading = Literal["row", "prompt", "grader", "judge", "guard"]
+"""What a model reads of a row: all of it, its prompt, with a grader's question behind an answer, or with an answer. A judge of answers reads
 text only where its tokenizer is not that of a model which answers."""
 QUESTION: Message = {"role": "user", "content": "Is it so?"}
 Encoded = TypeVar("Encoded")
@@ -45,6 +45,8 @@ def check_of(tokenizer: Tokenizer, reading: Reading = "row") -> Check:
     def check(row: Any) -> None:
         if reading == "grader":
             _check_graded(tokenizer, row)
+        elif reading == "guard":
+            write_prompt(tokenizer, [*row.messages, {"role": "assistant", "content": "a"}], row.tools)
         elif isinstance(row, Conversation):
             write_turns(tokenizer, row.messages, row.prompt_turns, row.tools)
         elif isinstance(row, Prompt):

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rlhf_api.stages.evaluate import Evaluate, Gate
+from rlhf_api.stages.judges import JUDGE
 from rlhf_trainer.evaluation.judged import Measured
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.statistics.intervals import Estimate
@@ -66,13 +67,16 @@ def unknown(
 ) -> list[tuple[int, str, list[str]]]:
     """Gates on a metric that this evaluation cannot have: index, metric, and what there is. Known before any
     sampling, so that a misspelt gate costs nothing."""
+    suites = list(suites)
     comparable = ["length", "repetition", "eos_rate", "empty_rate", "duplicate_rate"]
     comparable += [f"reward.{name}" for name in rewards] + [f"cost.{name}" for name in costs]
-    comparable += ["harmful_rate"] * bool(costs) + [*rules, *suites]
+    won = [
+        name for name in suites if name.startswith(JUDGE) and name.endswith(".win_rate")
+    ]  # over the baseline already
+    comparable += ["harmful_rate"] * bool(costs) + [*rules, *(name for name in suites if name not in won)]
     comparable += [f"harmful_rate.{name}" for name in costs] if len(costs) > 1 else []
-    alone = ["distinct_1", "distinct_2", "self_bleu", "kl", "kl_token", "kl_k3"] + ["win_rate", "win_rate_lc"] * bool(
-        rewards
-    )
+    alone = ["distinct_1", "distinct_2", "self_bleu", "kl", "kl_token", "kl_k3", *won]
+    alone += ["win_rate", "win_rate_lc"] * bool(rewards)
     alone += [f"win_rate.{name}" for name in rewards] if len(rewards) > 1 else []
     unavailable = []
     for index, gate in enumerate(gates):

@@ -172,6 +172,7 @@ def _average(runs: Sequence[Measures]) -> Measures:
             for name in runs[0].harmonics
             if all(name in run.harmonics for run in runs)
         },
+        {name: averages([run.shares[name] for run in runs]) for name in runs[0].shares},
     )
 
 

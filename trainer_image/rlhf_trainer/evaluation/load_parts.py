@@ -11,6 +11,7 @@ from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.evaluation import attacked, refusals
 from rlhf_trainer.evaluation.dialogues import Dialogues
 from rlhf_trainer.evaluation.late_harm import metric_names
+from rlhf_trainer.evaluation.panel import Panel
 from rlhf_trainer.evaluation.parts import Part
 from rlhf_trainer.evaluation.probes import load_personas, load_sycophancy
 
@@ -38,6 +39,8 @@ def load_parts(
     if spec.dialogues:
         dialogues, counts = load_dialogues(context, spec.dialogues, *checks("dialogues"))
         parts.append(Dialogues(dialogues, spec.generation.samples, counts))
+    if spec.judges:
+        parts.append(Panel(spec, prompts))
     return [*parts, *load_sycophancy(context, spec), *load_personas(context, spec)]
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from rlhf_api.stages.evaluate import Generation
+from rlhf_trainer.context import StageContext
 from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.evaluation.shards import Rows, Shards
 from rlhf_trainer.statistics.intervals import Estimate, Floats, Intervals
@@ -34,6 +35,8 @@ class Measures:
     """Means over rows of any number."""
     harmonics: Mapping[str, tuple[Floats, Floats]] = field(default_factory=dict)
     """Harmonic means of two shares."""
+    shares: Mapping[str, Floats] = field(default_factory=dict)
+    """Win rates: shares that are compared with one half, and with no other model's."""
     calibrations: Mapping[str, tuple[Floats, Floats]] = field(default_factory=dict)
     """Expected calibration errors: a choice's probability, and whether it was right."""
 
@@ -41,6 +44,7 @@ class Measures:
         """Each metric with its interval."""
         estimates = {name: intervals.rate(values) for name, values in self.rates.items()}
         estimates |= {name: intervals.mean(values) for name, values in self.means.items()}
+        estimates |= {name: intervals.share(values) for name, values in self.shares.items()}
         estimates |= {name: intervals.harmonic(*both) for name, both in self.harmonics.items()}
         return estimates | {name: calibration(*both, intervals) for name, both in self.calibrations.items()}
 
@@ -74,6 +78,8 @@ def merged(measures: Sequence[Measures]) -> Measures:
         {name: values for part in measures for name, values in part.rates.items()},
         {name: values for part in measures for name, values in part.means.items()},
         {name: both for part in measures for name, both in part.harmonics.items()},
+        {name: values for part in measures for name, values in part.shares.items()},
+        {name: both for part in measures for name, both in part.calibrations.items()},
     )
 
 
@@ -129,6 +135,9 @@ class Answers(Protocol):
     def scores(self, prompt_set: str, metric: str, model: str) -> Floats:
         """[rows] what a judge (`cost.harm`) said of each of them; NaN: no score."""
 
+    def step_rows(self, name: str) -> Rows:
+        """What a part's own step kept of the evaluation's own prompts under a name."""
+
     def costs(self, prompt_set: str, model: str) -> dict[str, Floats]:
         """[rows] of every cost, by its name."""
 
@@ -179,3 +188,14 @@ class Probe(Protocol):
 
     def probe(self, model: Answering, span: range) -> Rows:
         """A row an item of a span."""
+
+
+@runtime_checkable
+class Stepping(Protocol):
+    """A part with steps of its own, after all models have answered."""
+
+    def step_items(self, models: int, world: int) -> Sequence[int]:
+        """Of each call of `Shards.run` that its steps make, how many items it is about."""
+
+    def run(self, context: StageContext, shards: Shards, names: Sequence[str]) -> None:
+        """Compute its steps; `names` are the models', baseline first. A collective."""

@@ -15,11 +15,11 @@ from rlhf_api.stages.evaluate import Evaluate
 from rlhf_trainer.data.load import Inputs
 from rlhf_trainer.data.template import Tokenizer
 from rlhf_trainer.evaluation.answers import Answering
-from rlhf_trainer.evaluation.option_labels import labels_of
+from rlhf_trainer.evaluation.labels import PAIRS, single_tokens
 from rlhf_trainer.evaluation.parts import Answers, Measures, PromptSet
 from rlhf_trainer.evaluation.probe_rows import persona_questions, sycophancy_pairs
 from rlhf_trainer.evaluation.shards import Rows
-from rlhf_trainer.evaluation.two_answers import TwoAnswers, TwoAnswersReader
+from rlhf_trainer.evaluation.two_answers import NO_PROBES, TwoAnswers, TwoAnswersReader
 from rlhf_trainer.statistics.intervals import Floats, Intervals
 
 
@@ -47,7 +47,7 @@ class _Preferences:
         Raises:
             InputError: A and B are no single tokens.
         """
-        labels_of(tokenizer, model)
+        single_tokens(tokenizer, PAIRS, model, NO_PROBES)
 
     def probe(self, model: Answering, span: range) -> Rows:
         """`{log_odds, probability, mass}` of an item, a value a question."""

@@ -21,7 +21,8 @@ from rlhf_trainer.evaluation.answers import Answering, divergence
 from rlhf_trainer.evaluation.classes import Classes
 from rlhf_trainer.evaluation.judged import Judged
 from rlhf_trainer.evaluation.judges import Named, judges_of, load
-from rlhf_trainer.evaluation.parts import Part
+from rlhf_trainer.evaluation.names import model_names
+from rlhf_trainer.evaluation.parts import Part, Stepping
 from rlhf_trainer.evaluation.sets import Sets, items_of
 from rlhf_trainer.evaluation.shards import SIZE, Rows, Shards
 from rlhf_trainer.evaluation.suites import Examinee
@@ -65,6 +66,8 @@ class Evaluation:
         self.parts = parts
         documents = [suite.documents for suite in self.suites for _ in self.names]
         documents += items_of(parts, len(self.names), len(self.judges))
+        self.stepping = [part for part in parts if isinstance(part, Stepping)]
+        documents += [items for part in self.stepping for items in part.step_items(len(self.names), context.world)]
         self.shards = Shards(context, shard_key(context, spec), len(prompts), steps, documents=documents)
         self.sets = Sets(self.shards, parts, self.judges, self.names)
         self.generation = self._fitting(spec.generation)
@@ -82,6 +85,8 @@ class Evaluation:
         self._answer(self.baseline, self.spec.baseline, weigh=self.candidates)
         for judge in self.judges:
             self._judge(judge)
+        for part in self.stepping:
+            part.run(self.context, self.shards, self.names)
         for name, (_, path) in self.snapshots.items():
             self._sample(name, str(path))
         if self.spec.rule_based is not None:
@@ -281,15 +286,6 @@ def shard_key(context: StageContext, spec: Evaluate) -> str:
             "size": SIZE,
         }
     )
-
-
-def model_names(references: Sequence[ModelRef]) -> list[str]:
-    """What models go by: the stage's or input's name; `input-NAME` where an input is called as a stage is."""
-    plain = [str(reference.input or reference.stage) for reference in references]
-    return [
-        f"{reference.key.replace(':', '-')}" if plain.count(name) > 1 else name
-        for name, reference in zip(plain, references, strict=True)
-    ]
 
 
 def _nothing(_shard: int) -> Rows:

@@ -93,6 +93,10 @@ class Sets:
             rows = self._shards.all(_scores(prompt_set, metric, model), self._items(prompt_set))
         return np.array([np.nan if row["score"] is None else row["score"] for row in rows], dtype=np.float64)
 
+    def step_rows(self, name: str) -> Rows:
+        """What a part's own step kept of the evaluation's own prompts under a name."""
+        return list(self._shards.all(name))
+
     def costs(self, prompt_set: str, model: str) -> dict[str, Floats]:
         """[rows] of every cost, by its name."""
         return {

@@ -76,6 +76,8 @@ class Shards:
         compute: Callable[[int], Rows],
         measure: Callable[[Rows], Mapping[str, float]] | None = None,
         items: int | None = None,
+        *,
+        alone: bool = False,
     ) -> None:
         """Compute and keep `name` of every shard that is not there yet; this rank its share. A collective.
 
@@ -85,19 +87,21 @@ class Shards:
             compute: a shard's rows; what they have under `ids` counts as tokens.
             measure: metrics of a shard's rows, whether they were computed now or kept.
             items: how many items there are, where they are no prompts.
+            alone: rank 0 computes all, and the others wait.
 
         Raises:
             Stopped: asked to stop; the shards done are kept.
         """
-        for turn in range(self.rounds(items)):
+        world, rank = (1, self.context.rank) if alone else (self.context.world, self.context.rank)
+        for turn in range(self.count(items) if alone else self.rounds(items)):
             if self.context.stop_requested():
                 done = f"{self._done} of {self._rounds} rounds"
                 raise Stopped(f"stopped on request after {done}; what was sampled is kept")
-            shard = turn * self.context.world + self.context.rank
+            shard = turn * world + (0 if alone else rank)
             metrics: Mapping[str, float] = {}
             with self.context.metrics.phase(phase) as timed:
                 self._timed = timed
-                if shard < self.count(items):
+                if shard < self.count(items) and not (alone and rank):
                     rows = self._read(name, shard)
                     if rows is None:
                         rows = compute(shard)

@@ -12,7 +12,7 @@ import torch
 from rlhf_trainer.data.chat import encode_prompt
 from rlhf_trainer.data.template import ids_of
 from rlhf_trainer.evaluation.answers import FORWARD_TOKENS, Answering
-from rlhf_trainer.evaluation.option_labels import labels_of
+from rlhf_trainer.evaluation.labels import PAIRS, single_tokens
 from rlhf_trainer.generation.shared import last_states
 from rlhf_trainer.models.lengths import row_length
 from rlhf_trainer.models.load import check_logits
@@ -24,6 +24,8 @@ QUESTION = """\
 (B) {second}
 
 Choose A or B."""
+NO_PROBES = "Leave out sycophancy and personas"
+"""What to do where a model's choices cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class TwoAnswersReader:
     def __init__(self, model: Answering) -> None:
         self._model = model
         check_logits(model.model, f"probabilities of A and B ({model.path})")
-        self._labels = labels_of(model.tokenizer, str(model.path))
+        self._labels = single_tokens(model.tokenizer, PAIRS, str(model.path), NO_PROBES)
         self._longest = row_length(model.model, sys.maxsize)
 
     def encode(self, asked: TwoAnswers, *, swapped: bool) -> list[int]:
@@ -88,7 +90,7 @@ class TwoAnswersReader:
     def _of_group(self, states: torch.Tensor) -> list[Preference]:
         """From [2 Q, H]: both orders of a question beside each other."""
         logs = self._model.model.get_output_embeddings()(states).double().log_softmax(-1)
-        labels = logs[:, [self._labels.first, self._labels.second]].tolist()
+        labels = logs[:, list(self._labels.ids)].tolist()
         preferences = []
         for (a, b), (swapped_a, swapped_b) in zip(labels[::2], labels[1::2], strict=True):
             mass = (math.exp(a) + math.exp(b) + math.exp(swapped_a) + math.exp(swapped_b)) / 2

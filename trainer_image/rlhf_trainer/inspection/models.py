@@ -16,6 +16,7 @@ from rlhf_api.template import Template
 from rlhf_trainer.data.chat import encode_prompt, prepare_tokenizer
 from rlhf_trainer.data.readers import describe
 from rlhf_trainer.data.rows import Message
+from rlhf_trainer.evaluation.labels import check_labels
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.uses import ModelUse
 from rlhf_trainer.models.explained import explained
@@ -170,6 +171,12 @@ def _check_tokenizer(
         encode_prompt(tokenizer, [ASKED])
     except Exception as error:  # templates raise what they like
         raise InputError(f"the chat template or tokenizer cannot be used: {error}") from error
+    for use in uses:
+        if use.labels is not None:
+            try:
+                check_labels(tokenizer, use.labels)
+            except InputError as error:
+                raise InputError(f"{use.where}: {error}") from error
     graders = [use.where for use in uses if use.where.endswith("rules.grader")]
     for what, messages in CONVERSATIONS.items():
         try:

@@ -33,6 +33,8 @@ def readers(spec: Any, field: str) -> Iterator[Reader]:
             yield from (Reader(model) for model in (spec.baseline, *spec.candidates))
             judges = (*spec.rewards, *spec.costs, *([spec.refusal] if spec.refusal is not None else []))
             yield from (Reader(judge, "judge") for judge in judges if judge.function is None)
+            guards = (judge.model for judge in spec.judges if judge.asks == "guard")
+            yield from (Reader(model, "guard") for model in guards if model is not None)
         case Simulate() if spec.chat != "plain" and spec.red_team is None:
             yield Reader(spec.model)
         case Rules() if spec.reward.function is None and field == "completions":

@@ -50,6 +50,8 @@ class ModelUse:
     input: str
     where: str
     kind: Model
+    labels: str | None = None
+    """What a judge is asked, whose replies are read by their labels."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,8 @@ def _use(stage: Stage, where: str, reference: Reference, stages: dict[str, Any])
         reading = ((root(reader.reference, stages), reader.reading) for reader in readers(stage.spec, field))
         names = tuple(dict.fromkeys((name, what) for name, what in reading if name is not None))
         return DataUse(reference.input, where, needed(stage.type, field), reference, holdout, names)
-    return ModelUse(reference.input, where, "trunk" if isinstance(reference, TrunkRef) else "causal")
+    asks = next((judge.asks for judge in getattr(stage.spec, "judges", []) if judge.model is reference), None)
+    return ModelUse(reference.input, where, "trunk" if isinstance(reference, TrunkRef) else "causal", asks)
 
 
 def _references(value: Any, path: str) -> Iterator[tuple[str, Reference]]:

@@ -11,7 +11,8 @@ from rlhf_api.fields import RulesRef
 from rlhf_api.stages import PREPARE, REPORT, STAGE_TYPES
 from rlhf_api.stages.ppo import Ppo
 from rlhf_api.stages.report import Report
-from rlhf_trainer.reporting import verdict
+from rlhf_api.stages.simulate import Simulate
+from rlhf_trainer.reporting import judges, verdict
 from rlhf_trainer.reporting.collect import Collected, StageFolder
 from rlhf_trainer.reporting.disclosure import disclosure, limits
 from rlhf_trainer.reporting.files import Json
@@ -158,6 +159,8 @@ def _evaluation(stage: StageFolder, collected: Collected) -> Json:
     evaluation["stage"] = stage.planned.name
     evaluation.setdefault("snapshots", {})  # evaluations of before have none
     evaluation["judges"] = [{**judge, "optimised": judge["source"] in pushed} for judge in evaluation["judges"]]
+    if "further_judges" in evaluation:
+        evaluation["further_judges"] = judges.trained_on(evaluation["further_judges"], pushed)
     rules = stage.planned.spec.get("rules")
     key = RulesRef.model_validate(rules).key if rules is not None else None
     evaluation["rules"] = {"source": key, "optimised": key in pushed} if key is not None else None
@@ -166,7 +169,8 @@ def _evaluation(stage: StageFolder, collected: Collected) -> Json:
 
 
 def _optimised(evaluation: StageFolder, collected: Collected) -> set[str]:
-    """Keys of rewards, costs and rules that the training of this evaluation's models pushed on, through all rounds."""
+    """Keys of rewards, costs, rules and judges of simulated pairs that the training of this evaluation's models pushed on,
+    through all rounds."""
     by_name = {stage.planned.name: stage.planned for stage in collected.stages}
     waiting, visited, pushed = list(evaluation.planned.needs), set[str](), set[str]()
     while waiting:
@@ -176,12 +180,21 @@ def _optimised(evaluation: StageFolder, collected: Collected) -> set[str]:
         visited.add(name)
         planned = by_name[name]
         waiting += planned.needs
+        if planned.type == "simulate":
+            pushed |= _labelled(planned.spec)
         if planned.type == "ppo":
             ppo = _ppo(planned.spec)
             pushed |= {scorer.key for scorer in (*ppo.rewards, *ppo.costs)}
             if ppo.rule_based is not None:
                 pushed.add(ppo.rule_based.key)
     return pushed
+
+
+def _labelled(spec: Json) -> set[str]:
+    """The model whose choices became preferences, by its key."""
+    simulate = Simulate.model_validate_json(orjson.dumps(spec))
+    method = simulate.rlaif or simulate.rlcd_rescore
+    return {(method.judge or simulate.model).key} if method is not None else set()
 
 
 def _by_prompt(samples: Sequence[Json], cost: Mapping[str, Any] | None) -> list[Json]:

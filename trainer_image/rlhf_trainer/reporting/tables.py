@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from rlhf_api.stages.evaluate import DIALOGUE, SUITE
+from rlhf_api.stages.judges import JUDGE
 from rlhf_trainer.reporting.axes import number, percent, points, seconds
 from rlhf_trainer.reporting.files import Json
 from rlhf_trainer.statistics.intervals import Estimate, decide, inconclusive
@@ -134,7 +135,7 @@ def before_after(evaluation: Json) -> list[Line]:
     first = baseline(evaluation)
     others = candidates(evaluation)
     metrics = dict.fromkeys(name for model in (first, *others) for name in model["metrics"])
-    apart = (SUITE, DIALOGUE, "refusal.", "attack.")  # in tables of their own
+    apart = (SUITE, DIALOGUE, JUDGE, "refusal.", "attack.")  # in tables of their own
     names = [name for name in metrics if not name.startswith(apart)]
     return [_line(name, first, others, evaluation["confidence"]) for name in ranked(names)]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlhf_api.stages import STAGE_TYPES
-from rlhf_trainer.reporting import dialogues, groups, probes, refusals, suites
+from rlhf_trainer.reporting import dialogues, groups, judges, probes, refusals, suites
 from rlhf_trainer.reporting.axes import number, percent, points
 
 Json = Mapping[str, Any]
@@ -41,6 +41,10 @@ def sentences(evaluation: Json) -> list[dict[str, str]]:
         refusing = primary(evaluation, "refusal")
         judge = "" if refusing is None else judged_by(refusing)
         headlines += refusals.sentences(evaluation, baseline, model, judge)
+    opinions = [
+        judges.sentences(evaluation, baseline, model) for model in evaluation["models"] if model is not baseline
+    ]
+    headlines += [sentence for of_model in opinions for sentence in of_model]
     if not headlines:
         headlines.append(
             {"text": "The evaluation had no judges: it cannot say whether the model is better or safer.", "tone": ""}

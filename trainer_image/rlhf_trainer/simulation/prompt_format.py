@@ -15,6 +15,7 @@ from typing import Literal
 from rlhf_trainer.data.chat import FALLBACK_TEMPLATE
 from rlhf_trainer.data.rows import Message
 from rlhf_trainer.data.template import Guarded, Tokenizer, ids_of, render
+from rlhf_trainer.evaluation.plain import bracketed, plain, start_of
 from rlhf_trainer.exits import InputError
 
 Chat = Literal["template", "plain"]
@@ -22,8 +23,6 @@ ROLE = re.compile(r"assistant|model|bot\b|\bai\b", re.IGNORECASE)
 """What templates call the one who answers."""
 TAG = r"<[^<>\s]+>"
 """A role's markup that is no token of its own: Zephyr's `<|assistant|>`."""
-NAMES = {"user": "Human", "assistant": "Assistant", "system": "System"}
-"""Of plain dialogues, HH-RLHF's."""
 NEXT_TURN = re.compile(r"\n[^\S\n]*(Human|Assistant|System)\b[^\n:]*:")
 """Where a model goes on with a turn that is not its own to write. A line is looked at once: models write endless blanks."""
 
@@ -68,16 +67,6 @@ def ask(
     return Prompted(guarded.ids(tokenizer, text), unmarked)
 
 
-def plain(messages: Sequence[Message], last: str | None = None, earlier: str | None = None) -> str:
-    """`\\n\\nHuman: ...\\n\\nAssistant (earlier): ...\\n\\nHuman: ...\\n\\nAssistant (last):`."""
-    turns = [
-        f"\n\n{NAMES.get(message['role'], message['role'].capitalize())}"
-        f"{_bracketed(earlier if message['role'] == 'assistant' else None)}: {message['content'].strip()}"
-        for message in messages
-    ]
-    return "".join(turns) + f"\n\nAssistant{_bracketed(last)}:"
-
-
 def templated(
     tokenizer: Tokenizer, messages: Sequence[Message], last: str | None = None, earlier: str | None = None
 ) -> tuple[str, int]:
@@ -96,7 +85,7 @@ def templated(
             continue
         position = _place(tokenizer, messages, index, text)
         if position is not None:
-            places.append((position, _bracketed(phrase)))
+            places.append((position, bracketed(phrase)))
         elif index == len(messages):
             header = text[-40:]
             raise InputError(
@@ -133,19 +122,9 @@ def _behind(tokenizer: Tokenizer, text: str, name: re.Match[str]) -> int:
     return next(ends, name.end())
 
 
-def start_of(tokenizer: Tokenizer) -> list[int]:
-    """What a plain text begins with: BOS where the tokenizer puts it before every text."""
-    ids = tokenizer("a")["input_ids"]
-    return ids[:1] if ids and ids[0] == tokenizer.bos_token_id else []
-
-
 def answer_text(text: str, chat: Chat) -> tuple[str, bool]:
     """What was answered, blanks around it removed, and whether it ended because the model wrote a further turn."""
     if chat == "template":
         return text.strip(), False
     next_turn = NEXT_TURN.search(text)
     return (text if next_turn is None else text[: next_turn.start()]).strip(), next_turn is not None
-
-
-def _bracketed(phrase: str | None) -> str:
-    return "" if phrase is None else f" ({phrase})"

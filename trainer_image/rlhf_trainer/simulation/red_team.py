@@ -12,9 +12,10 @@ from rlhf_trainer.data.rows import Prompt, Where
 from rlhf_trainer.data.template import Tokenizer, ids_of
 from rlhf_trainer.evaluation.answers import Answering
 from rlhf_trainer.evaluation.judges import Named, load
+from rlhf_trainer.evaluation.plain import start_of
 from rlhf_trainer.evaluation.shards import Rows, Shards
 from rlhf_trainer.simulation.attacks import Attack, cleaned, opening_line
-from rlhf_trainer.simulation.prompt_format import Chat, ask, start_of
+from rlhf_trainer.simulation.prompt_format import Chat, ask
 from rlhf_trainer.simulation.runner import SIZE, Writer, lengths, shard_key
 from rlhf_trainer.simulation.sampling import SHOWN, drawn
 

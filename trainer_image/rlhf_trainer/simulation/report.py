@@ -13,11 +13,11 @@ from rlhf_api.stages.simulate import Simulate
 from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.data.splits import canonical
 from rlhf_trainer.simulation.attacks import Attack, row_of, select
-from rlhf_trainer.simulation.choices import agree, centred
 from rlhf_trainer.simulation.filters import Filter
 from rlhf_trainer.simulation.methods import Method
 from rlhf_trainer.simulation.rows import Answered, Json, blind, completions, conversation, pair
 from rlhf_trainer.simulation.sampling import ORDER, drawn
+from rlhf_trainer.statistics.choices import agree, centred
 from rlhf_trainer.statistics.intervals import Floats, clustered, wilson
 
 VERSION = "1"

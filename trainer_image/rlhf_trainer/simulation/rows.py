@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf_trainer.data.rows import Message, Prompt
-from rlhf_trainer.simulation.choices import Choice, soft_label
 from rlhf_trainer.simulation.methods import Request
 from rlhf_trainer.simulation.phrases import SET
+from rlhf_trainer.statistics.choices import Choice, soft_label
 
 Json = dict[str, Any]
 RANKS = {grade: rank for rank, grade in enumerate(dict.fromkeys(SET))}

@@ -15,15 +15,15 @@ from rlhf_trainer.context import StageContext
 from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.data.spoken import spoken_text
 from rlhf_trainer.evaluation.answers import Answering
+from rlhf_trainer.evaluation.pairwise import Compared, PairwiseJudge
 from rlhf_trainer.evaluation.shards import Rows, Shards
 from rlhf_trainer.generation.sample import Sampling, sample
 from rlhf_trainer.models.lengths import prompt_room
 from rlhf_trainer.models.vocabulary import end_ids
-from rlhf_trainer.simulation.choices import Choice, agree
-from rlhf_trainer.simulation.judging import Compared, PairwiseJudge
 from rlhf_trainer.simulation.methods import Method
 from rlhf_trainer.simulation.prompt_format import Chat, answer_text, ask, chat_of
 from rlhf_trainer.simulation.rows import Answered
+from rlhf_trainer.statistics.choices import Choice, agree
 
 SIZE = 64
 """Prompts a shard."""

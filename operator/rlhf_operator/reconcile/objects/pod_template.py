@@ -11,6 +11,7 @@ from rlhf_api.job import RLHFJob
 from rlhf_api.kubernetes import written
 from rlhf_api.sources import parse_source
 from rlhf_api.stage_file import StageFile
+from rlhf_api.stages.judges import token_keys
 from rlhf_operator.reconcile import claims, naming
 from rlhf_operator.reconcile.observed.pods import CONTAINER, METRICS
 from rlhf_operator.reconcile.profiles import Shape
@@ -95,10 +96,17 @@ def _container(attempt: AttemptSpec) -> dict[str, Any]:
     credentials = attempt.job.spec.credentials
     if attempt.prepare and credentials is not None:
         container["envFrom"] = [{"secretRef": {"name": credentials.secret_name}}]
+    elif credentials is not None:
+        container["env"] += [
+            {"name": key, "valueFrom": {"secretKeyRef": {"name": credentials.secret_name, "key": key}}}
+            for stage in attempt.job.spec.stages
+            if stage.name == attempt.file.stage
+            for key in token_keys(stage.spec)
+        ]
     return container
 
 
-def _env(attempt: AttemptSpec) -> list[dict[str, str]]:
+def _env(attempt: AttemptSpec) -> list[dict[str, Any]]:
     env = {
         "HOME": "/tmp",  # noqa: S108 - the pod's own emptyDir: the root file system is read-only
         "PYTHONUNBUFFERED": "1",

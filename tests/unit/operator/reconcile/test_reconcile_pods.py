@@ -59,6 +59,33 @@ def test_credentials_and_claims_of_inputs_reach_prepare_alone() -> None:
         assert ("RLHF_CLAIMS" in environment) == (stage == "prepare")
 
 
+def test_a_judge_s_token_reaches_its_own_stage_alone() -> None:
+    url = {"base": "https://judge.example.com/v1", "model": "judge", "tokenKey": "JUDGE_API_KEY"}
+    judge = {"name": "far", "asks": "pairs", "url": url}
+    stages = [
+        {"name": "sft", "sft": {"model": {"input": "base"}, "data": [{"input": "rows"}]}},
+        {
+            "name": "evaluate",
+            "evaluate": {
+                "candidates": [{"stage": "sft"}],
+                "baseline": {"input": "base"},
+                "prompts": [{"input": "rows"}],
+                "judges": [judge],
+            },
+        },
+    ]
+    inputs = [{"name": name, "source": f"pvc://data/{name}"} for name in ("base", "rows")]
+    jobs = finished_jobs(credentials={"secretName": "tokens"}, inputs=inputs, stages=stages, runPolicy={})
+    variable = {
+        "name": "JUDGE_API_KEY",
+        "valueFrom": {"secretKeyRef": {"name": "tokens", "key": "JUDGE_API_KEY"}},
+    }
+    for stage in ("sft", "evaluate"):
+        (container,) = pod(jobs[stage])["containers"]
+        assert (variable in container["env"]) == (stage == "evaluate") and "envFrom" not in container
+        assert ("tokens" in json.dumps(container)) == (stage == "evaluate")
+
+
 def test_a_stage_that_is_done_frees_its_checkpoints_unless_all_is_kept() -> None:
     for keep, expected in (("products", "1"), ("finished", "1"), ("everything", None)):
         (container,) = pod(finished_jobs(runPolicy={"keep": keep})["sft"])["containers"]
