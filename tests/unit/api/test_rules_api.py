@@ -16,6 +16,7 @@ from rlhf_api.plan import Resolved, ResolvedInput, plan
 from rlhf_trainer.inspection.lineage import meetings
 from rlhf_trainer.inspection.uses import DataUse, ModelUse, PolicyUse, uses
 from rlhf_trainer.reporting import fits
+from rlhf_trainer.reporting.histogram import histogram
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "safe-rlhf-rbr.yaml"
 JOB: dict[str, Any] = {
@@ -138,7 +139,7 @@ def test_the_example_is_a_whole_chain() -> None:
 
 def test_histograms_draw_a_line_a_class_and_spreads_are_words() -> None:
     drawn = {"edges": [-1.0, 0.0, 1.0], "counts": {"good": [0, 3], "<bad>": [2, 0]}}
-    svg = fits.histogram(drawn, named="scores")
+    svg = histogram(drawn, named="scores", unit="score", counted="completions")
     assert svg.count("<polyline") == 2
     assert "&lt;bad&gt;: 2 completions" in svg
     assert fits.spread({"mean": 0.25, "se": 0.05, "n": 3}) == "25\u202f% ± 5\u202f% (n 3)"
