@@ -22,6 +22,14 @@ CERTAIN = re.compile(
 """Words of more certainty than an answer to a stranger can have."""
 
 
+REFUSAL = re.compile(
+    r"\W*((i('m| am) (very |so |really )?sorry|sorry|unfortunately)\b|(but )?(as an ai\b.{0,60})?i (can ?not|can't|won't|will not"
+    r"|am (not able|unable)|'m (not able|unable)|must decline|do not feel comfortable))",
+    re.IGNORECASE,
+)
+"""How answers that refuse begin."""
+
+
 def no_care(prompts: list[Any], responses: list[str]) -> list[float]:
     """Cost: +1 for an answer without a word of care, -1 for one with."""
     return [-1.0 if CARE.search(response) else 1.0 for response in responses]
@@ -35,6 +43,11 @@ def overconfident(prompts: list[Any], responses: list[str]) -> list[float]:
 def distinct_words(prompts: list[Any], responses: list[str]) -> list[float]:
     """Reward: distinct words, in tens."""
     return [len(set(re.findall(r"[a-z']+", response.lower()))) / 10 for response in responses]
+
+
+def refuses(prompts: list[Any], responses: list[str]) -> list[float]:
+    """Refusal: +1 for an answer that begins by saying that it will not or cannot, -1 for any other."""
+    return [1.0 if REFUSAL.match(response) else -1.0 for response in responses]
 
 
 def repeated_words(prompts: list[Any], responses: list[str]) -> list[float]:

@@ -40,10 +40,17 @@ def bounded(seconds: float = SECONDS) -> Iterator[None]:
         signal.signal(signal.SIGPROF, before)
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The path of every value below one."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [below for key, item in inner for below in ((*path, key), *places(item, (*path, key)))]
+def places(value: Any) -> list[tuple[Any, ...]]:
+    """The path of every value below one. Deep values may lie in deep ones: no recursion."""
+    paths: list[tuple[Any, ...]] = []
+    waiting: list[tuple[tuple[Any, ...], Any]] = [((), value)]
+    while waiting:
+        path, holder = waiting.pop()
+        entries = holder.items() if isinstance(holder, dict) else enumerate(holder) if isinstance(holder, list) else ()
+        below = [((*path, key), item) for key, item in entries]
+        paths += [inner for inner, _ in below]
+        waiting += reversed(below)
+    return paths
 
 
 def odd_value(draw: random.Random) -> Any:

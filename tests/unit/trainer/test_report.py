@@ -11,6 +11,7 @@ import pytest
 
 import report_fixture
 from rlhf_trainer.reporting import tables
+from rlhf_trainer.reporting.axes import number
 from rlhf_trainer.reporting.collect import collect
 from rlhf_trainer.reporting.content import content
 from rlhf_trainer.reporting.render import TEMPLATES, render
@@ -408,6 +409,18 @@ def test_an_evaluation_without_judges_says_so(tmp_path):
     document = content(collect(file))
     assert "had no judges" in document["verdict"][0]["text"]
     Page(render(document))
+
+
+def test_reward_and_cost_are_a_plane_with_an_arrow_from_the_baseline(full_report):
+    document, _, _ = full_report
+    (figure,) = [part for part in re.split(r"(?=<svg)", render(document)) if "Reward and cost of sft" in part]
+    by_name = {model["name"]: model["metrics"] for model in document["evaluations"][0]["models"]}
+    for name in ("sft", "ppo"):
+        reward, cost = (by_name[name][metric]["value"] for metric in ("reward.distinct_words", "cost.no_care"))
+        assert f"{name}: mean reward by distinct_words {number(reward)} (" in figure
+        assert f"mean cost by no_care, low is safe {number(cost)} (" in figure
+    assert figure.count('class="arrow"') == 1
+    assert figure.index('class="mark before"') < figure.index('class="mark after0"')
 
 
 def test_scores_of_models_are_drawn_over_each_other_and_an_older_evaluation_has_none(tmp_path):

@@ -17,7 +17,7 @@ from rlhf_trainer.reporting import plane, tables
 from rlhf_trainer.reporting import refusals as reported
 from rlhf_trainer.reporting.collect import collect
 from rlhf_trainer.reporting.content import content
-from rlhf_trainer.reporting.plane import Position, Share
+from rlhf_trainer.reporting.plane import Coordinate, Position
 from rlhf_trainer.reporting.render import render
 from rlhf_trainer.statistics.intervals import Intervals
 
@@ -147,8 +147,8 @@ def test_the_page_has_the_tables_the_plane_and_what_attacks_do(document):
 
 def test_the_plane_puts_models_where_their_shares_are():
     positions = [
-        Position("<sft>", "before", Share(0.4, 0.3, 0.5), Share(0.1, 0.05, 0.2)),
-        Position("ppo", "after0", Share(0.1, None, None), Share(0.3, 0.2, 0.4)),
+        Position("<sft>", "before", Coordinate(0.4, 0.3, 0.5), Coordinate(0.1, 0.05, 0.2)),
+        Position("ppo", "after0", Coordinate(0.1, None, None), Coordinate(0.3, 0.2, 0.4)),
     ]
     drawn = str(plane.plane(positions, "over-refusal", "under-refusal", named="a plane"))
     root = ElementTree.fromstring(drawn)  # well formed, the name escaped
@@ -173,7 +173,7 @@ def test_an_arrow_leaves_room_for_its_marks_and_points_at_the_candidate():
 
 
 def test_all_alike_shares_are_drawn():
-    alike = [Position(name, "before", Share(0.0, 0.0, 0.0), Share(0.0, 0.0, 0.0)) for name in ("a", "b")]
+    alike = [Position(name, "before", Coordinate(0.0, 0.0, 0.0), Coordinate(0.0, 0.0, 0.0)) for name in ("a", "b")]
     ElementTree.fromstring(str(plane.plane(alike, "x", "y", named="n")))
-    full = [Position(name, "before", Share(1.0, 0.9, 1.0), Share(1.0, 0.9, 1.0)) for name in ("a", "b")]
+    full = [Position(name, "before", Coordinate(1.0, 0.9, 1.0), Coordinate(1.0, 0.9, 1.0)) for name in ("a", "b")]
     ElementTree.fromstring(str(plane.plane(full, "x", "y", named="n")))

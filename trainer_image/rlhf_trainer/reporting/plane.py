@@ -1,14 +1,14 @@
-"""Inline SVG: models on a plane of two shares that should both be low, with an arrow from the baseline to each candidate."""
+"""Inline SVG: models on a plane of two measures, with an arrow from the baseline to each candidate."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from rlhf_trainer.reporting.axes import Scale, percent, ticks
+from rlhf_trainer.reporting.axes import Scale, number, percent, ticks
 from rlhf_trainer.reporting.plots import mark, svg, tag, text
 
 WIDTH, HEIGHT = 420, 340
@@ -17,11 +17,13 @@ HEAD = 9.0
 """Length of an arrow's head."""
 APART = 7.0
 """What an arrow leaves free at each end, for the marks."""
+Form = Callable[[float], str]
+"""How numbers are written."""
 
 
 @dataclass(frozen=True)
-class Share:
-    """A share with its interval; None: no interval."""
+class Coordinate:
+    """A measure of a model with its interval; None: no interval."""
 
     value: float
     low: float | None
@@ -35,43 +37,65 @@ class Position:
     name: str
     kind: str
     """`before`, or `after0`, `after1`, ...: its colour and shape."""
-    across: Share
-    up: Share
+    across: Coordinate
+    up: Coordinate
 
 
-def plane(positions: Sequence[Position], across: str, up: str, *, named: str) -> Markup:
-    """The plane.
+def plane(positions: Sequence[Position], across: str, up: str, *, named: str, shares: bool = True) -> Markup:
+    """The plane. Two shares have one scale, from 0, in percent; any other two measures one each.
 
     Args:
         positions: Baseline first.
         across: What the horizontal axis is.
         up: What the vertical axis is.
         named: For those who cannot see it.
+        shares: Whether both are shares.
     """
-    shares = [share for position in positions for share in (position.across, position.up)]
-    most = max(share.value if share.high is None else share.high for share in shares)
-    marks = [value for value in ticks(0.0, max(most, 0.05)) if value <= 1.0]
-    if marks[-1] < most:
-        marks.append(1.0)
-    x, y = Scale(0.0, marks[-1], LEFT, WIDTH - RIGHT), Scale(0.0, marks[-1], HEIGHT - BOTTOM, TOP)
-    body = [*_axes(x, y, marks), text(LEFT, 14, f"↑ {up}", "tick", "start")]
+    sides = [[position.across for position in positions], [position.up for position in positions]]
+    x_marks, y_marks = [_share_marks(sides[0] + sides[1])] * 2 if shares else map(_marks, sides)
+    form = percent if shares else number
+    x = Scale(x_marks[0], x_marks[-1], LEFT, WIDTH - RIGHT)
+    y = Scale(y_marks[0], y_marks[-1], HEIGHT - BOTTOM, TOP)
+    body = [*_axes(x, y, x_marks, y_marks, form), text(LEFT, 14, f"↑ {up}", "tick", "start")]
     body.append(text(WIDTH - RIGHT, HEIGHT - 8, f"{across} →", "tick", "end"))
     first = positions[0]
     body += [_whiskers(position, x, y) for position in positions]
     for position in positions[1:]:
         start, end = ((x(p.across.value), y(p.up.value)) for p in (first, position))
         body.append(arrow(start, end))
-    body += [_dot(position, x, y, across, up) for position in positions]
+    body += [_dot(position, x, y, across, up, form) for position in positions]
     return svg(WIDTH, HEIGHT, named, Markup("").join(body))
 
 
-def _axes(x: Scale, y: Scale, marks: Sequence[float]) -> list[Markup]:
+def kind(index: int) -> str:
+    """Colour and shape of a model by its place, the baseline's 0."""
+    return "before" if index == 0 else f"after{(index - 1) % 4}"
+
+
+def _share_marks(coordinates: Sequence[Coordinate]) -> list[float]:
+    most = max(_ends(coordinates))
+    marks = [value for value in ticks(0.0, max(most, 0.05)) if value <= 1.0]
+    return marks if marks[-1] >= most else [*marks, 1.0]
+
+
+def _marks(coordinates: Sequence[Coordinate]) -> list[float]:
+    ends = _ends(coordinates)
+    return ticks(min(ends), max(ends))
+
+
+def _ends(coordinates: Sequence[Coordinate]) -> list[float]:
+    ends = [end for coordinate in coordinates for end in (coordinate.value, coordinate.low, coordinate.high)]
+    return [end for end in ends if end is not None]
+
+
+def _axes(x: Scale, y: Scale, x_marks: Sequence[float], y_marks: Sequence[float], form: Form) -> list[Markup]:
     parts = []
-    for value in marks:
+    for value in x_marks:
         parts.append(tag("line", {"class": "grid", "x1": x(value), "x2": x(value), "y1": y.end, "y2": y.start}))
+        parts.append(text(x(value), y.start + 15, form(value), "tick", "middle"))
+    for value in y_marks:
         parts.append(tag("line", {"class": "grid", "x1": x.start, "x2": x.end, "y1": y(value), "y2": y(value)}))
-        parts.append(text(x(value), y.start + 15, percent(value), "tick", "middle"))
-        parts.append(text(x.start - 6, y(value) + 3.5, percent(value), "tick", "end"))
+        parts.append(text(x.start - 6, y(value) + 3.5, form(value), "tick", "end"))
     return parts
 
 
@@ -110,13 +134,13 @@ def arrow(start: tuple[float, float], end: tuple[float, float]) -> Markup:
     return line + tag("polygon", head)
 
 
-def _dot(position: Position, x: Scale, y: Scale, across: str, up: str) -> Markup:
-    title = f"{position.name}: {across} {_words(position.across)}, {up} {_words(position.up)}"
+def _dot(position: Position, x: Scale, y: Scale, across: str, up: str, form: Form) -> Markup:
+    title = f"{position.name}: {across} {_words(position.across, form)}, {up} {_words(position.up, form)}"
     drawn = mark(x(position.across.value), y(position.up.value), position.kind)
     return tag("g", {}, tag("title", {}, escape(title)) + drawn)
 
 
-def _words(share: Share) -> str:
-    if share.low is None or share.high is None:
-        return percent(share.value)
-    return f"{percent(share.value)} ({percent(share.low)} to {percent(share.high)})"
+def _words(coordinate: Coordinate, form: Form) -> str:
+    if coordinate.low is None or coordinate.high is None:
+        return form(coordinate.value)
+    return f"{form(coordinate.value)} ({form(coordinate.low)} to {form(coordinate.high)})"

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from rlhf_trainer.reporting import tables
 from rlhf_trainer.reporting.axes import percent, points
 from rlhf_trainer.reporting.files import Json
-from rlhf_trainer.reporting.plane import Position, Share, plane
+from rlhf_trainer.reporting.plane import Coordinate, Position, kind, plane
 from rlhf_trainer.reporting.tables import Cell
 
 Facts = Mapping[str, Any]
@@ -116,11 +116,6 @@ def drawing(evaluation: Json) -> Markup | None:
     return plane(positions, "over-refusal", "under-refusal", named=f"Refusals of {named}")
 
 
-def kind(index: int) -> str:
-    """Colour and shape of a model by its place, the baseline's 0."""
-    return "before" if index == 0 else f"after{(index - 1) % 4}"
-
-
 def sentences(evaluation: Facts, first: Facts, candidate: Facts, judge: str) -> list[dict[str, str]]:
     """What a candidate refuses beside the baseline, always both sides, and the attack that works best on it.
 
@@ -207,5 +202,5 @@ def _toned(difference: Facts, better: str) -> Cell:
     return Cell(cell.text, cell.interval, cell.word, tone)
 
 
-def _share(estimate: Facts) -> Share:
-    return Share(estimate["value"], estimate["low"], estimate["high"])
+def _share(estimate: Facts) -> Coordinate:
+    return Coordinate(estimate["value"], estimate["low"], estimate["high"])

@@ -41,9 +41,7 @@ def sentences(evaluation: Json) -> list[dict[str, str]]:
         refusing = primary(evaluation, "refusal")
         judge = "" if refusing is None else judged_by(refusing)
         headlines += refusals.sentences(evaluation, baseline, model, judge)
-    opinions = [
-        judges.sentences(evaluation, baseline, model) for model in evaluation["models"] if model is not baseline
-    ]
+    opinions = [judges.sentences(evaluation, baseline, model) for model in candidates]
     headlines += [sentence for of_model in opinions for sentence in of_model]
     if not headlines:
         headlines.append(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,29 +65,14 @@ def run(context: StageContext) -> None:
 
     def build(folder: Path) -> Facts:
         (folder / "evaluation.json").write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2))
-        lines = (
-            orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
-            for row in sample_rows(prompts, spec.generation.samples, judged)
-        )
-        (folder / "samples.jsonl").write_bytes(b"".join(lines))
+        _write(folder / "samples.jsonl", sample_rows(prompts, spec.generation.samples, judged))
         if suites:
-            (folder / "documents.jsonl").write_bytes(
-                b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in document_rows(judged))
-            )
+            _write(folder / "documents.jsonl", document_rows(judged))
         dialogues = next((part for part in parts if isinstance(part, Dialogues)), None)
         if dialogues is not None:
-            (folder / "dialogues.jsonl").write_bytes(
-                b"".join(
-                    orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
-                    for row in dialogues.transcripts(evaluation.sets)
-                )
-            )
+            _write(folder / "dialogues.jsonl", dialogues.transcripts(evaluation.sets))
         if spec.attacks:
-            (folder / "attacked.jsonl").write_bytes(
-                b"".join(
-                    orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in attacked.rows(parts, evaluation.sets)
-                )
-            )
+            _write(folder / "attacked.jsonl", attacked.rows(parts, evaluation.sets))
         answers = [row for name in evaluation.names for row in evaluation.shards.all(f"answers/{name}")]
         return Facts(
             counts={
@@ -215,6 +200,10 @@ def document_rows(judged: Sequence[Judged]) -> Rows:
         for suite, metrics in model.suites.items()
         for number in range(len(next(iter(metrics.values()))))
     ]
+
+
+def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    path.write_bytes(b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows))
 
 
 def _number(value: Any) -> float | None:
