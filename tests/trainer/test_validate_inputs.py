@@ -473,7 +473,7 @@ MISTAKES: dict[str, tuple[Spoil, str, str]] = {
             c.evaluate(refusal={"input": "judge", "labels": ["refusal"]}),
         ),
         "spec.stages[5].evaluate.refusal.labels",
-        "found 'refusal'; expected one of LABEL_0",
+        "found labels for judge, which has none; only moderation models have labels",
     ),
     "a gate on the side of refusals that no prompt is of": (
         lambda c: (

@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 
 from rlhf_api.capability import read_traits
-from rlhf_api.fields import CostScorer, Scorer
+from rlhf_api.fields import CostScorer
 from rlhf_api.product import first_model
-from rlhf_api.stages.evaluate import Evaluate
 from rlhf_api.template import Template
 from rlhf_trainer import functions
 from rlhf_trainer.context import StageContext
@@ -31,38 +29,14 @@ from rlhf_trainer.data.chat import (
 from rlhf_trainer.data.collate import pad
 from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.data.template import TemplateProblem
+from rlhf_trainer.evaluation.named_judges import Named
 from rlhf_trainer.evaluation.shards import Rows
 from rlhf_trainer.models.files import load_tokenizer
 from rlhf_trainer.models.lengths import row_length
 from rlhf_trainer.models.scorer import load_scorer
 
-Kind = Literal["reward", "cost", "refusal"]
 FORWARD_TOKENS = 8192
 """Most tokens (padding included) of a forward."""
-
-
-@dataclass(frozen=True)
-class Named:
-    """A judge of the spec."""
-
-    scorer: Scorer
-    kind: Kind
-
-    @property
-    def name(self) -> str:
-        """Its label: unique among judges of its kind."""
-        return self.scorer.label
-
-    @property
-    def metric(self) -> str:
-        """`reward.NAME`, `cost.NAME` or `refusal.NAME`: unique among all."""
-        return f"{self.kind}.{self.name}"
-
-
-def judges_of(spec: Evaluate) -> list[Named]:
-    """The judges of an evaluation: rewards, costs, then that of refusals."""
-    named = [Named(judge, "reward") for judge in spec.rewards] + [Named(judge, "cost") for judge in spec.costs]
-    return named if spec.refusal is None else [*named, Named(spec.refusal, "refusal")]
 
 
 class AnswerJudge(Protocol):

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf_api.stages.evaluate import Evaluate
 from rlhf_api.stages.judges import Judge
 from rlhf_trainer.context import StageContext
 from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.evaluation import opinions
-from rlhf_trainer.evaluation.asked import Asked, load
 from rlhf_trainer.evaluation.parts import Answers, Measures, PromptSet
 from rlhf_trainer.evaluation.shards import Rows, Shards
 from rlhf_trainer.statistics.intervals import Intervals
+
+if TYPE_CHECKING:  # `prepare` asks for names of metrics, and imports no torch
+    from rlhf_trainer.evaluation.asked import Asked
 
 USAGE = ("requests", "prompt_tokens", "completion_tokens")
 
@@ -57,6 +59,8 @@ class Panel:
             InputError: a judge cannot be used.
             Stopped: asked to stop.
         """
+        from rlhf_trainer.evaluation.asked import load
+
         for judge in self._spec.judges:
             with context.metrics.phase("load"):
                 asked = load(judge, context, self._spec, shards.report)

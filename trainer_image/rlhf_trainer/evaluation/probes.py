@@ -7,20 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rlhf_api.stages.evaluate import Evaluate
 from rlhf_trainer.data.load import Inputs
 from rlhf_trainer.data.template import Tokenizer
-from rlhf_trainer.evaluation.answers import Answering
 from rlhf_trainer.evaluation.labels import PAIRS, single_tokens
 from rlhf_trainer.evaluation.parts import Answers, Measures, PromptSet
-from rlhf_trainer.evaluation.probe_rows import persona_questions, sycophancy_pairs
+from rlhf_trainer.evaluation.probe_rows import NO_PROBES, TwoAnswers, persona_questions, sycophancy_pairs
 from rlhf_trainer.evaluation.shards import Rows
-from rlhf_trainer.evaluation.two_answers import NO_PROBES, TwoAnswers, TwoAnswersReader
 from rlhf_trainer.statistics.intervals import Floats, Intervals
+
+if TYPE_CHECKING:  # `prepare` reads the rows, and imports no torch
+    from rlhf_trainer.evaluation.answers import Answering
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class _Preferences:
 
     def probe(self, model: Answering, span: range) -> Rows:
         """`{log_odds, probability, mass}` of an item, a value a question."""
+        from rlhf_trainer.evaluation.two_answers import TwoAnswersReader
+
         read = TwoAnswersReader(model).preferences(self.questions[span.start : span.stop])
         return [
             {

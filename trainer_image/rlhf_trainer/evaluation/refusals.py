@@ -17,7 +17,7 @@ from rlhf_api.error_messages import nearest
 from rlhf_api.stages.evaluate import Evaluate
 from rlhf_trainer.data.load import Inputs
 from rlhf_trainer.data.rows import Prompt
-from rlhf_trainer.evaluation.judges import judges_of
+from rlhf_trainer.evaluation.named_judges import judges_of
 from rlhf_trainer.evaluation.parts import OWN, Answers, Measures, PromptSet
 from rlhf_trainer.evaluation.table import UNLABELLED, harmful
 from rlhf_trainer.exits import InputError

@@ -20,7 +20,8 @@ from rlhf_trainer.data.rows import Prompt
 from rlhf_trainer.evaluation.answers import Answering, divergence
 from rlhf_trainer.evaluation.classes import Classes
 from rlhf_trainer.evaluation.judged import Judged
-from rlhf_trainer.evaluation.judges import Named, judges_of, load
+from rlhf_trainer.evaluation.judges import load
+from rlhf_trainer.evaluation.named_judges import Named, judges_of
 from rlhf_trainer.evaluation.names import model_names
 from rlhf_trainer.evaluation.parts import Part, Stepping
 from rlhf_trainer.evaluation.sets import Sets, items_of

@@ -9,7 +9,8 @@ import numpy as np
 
 from rlhf_api.stages.evaluate import Generation
 from rlhf_trainer.evaluation.answers import Answering
-from rlhf_trainer.evaluation.judges import AnswerJudge, Named
+from rlhf_trainer.evaluation.judges import AnswerJudge
+from rlhf_trainer.evaluation.named_judges import Named
 from rlhf_trainer.evaluation.parts import OWN, Part, Probe, PromptSet
 from rlhf_trainer.evaluation.shards import Rows, Shards
 from rlhf_trainer.statistics.intervals import Floats

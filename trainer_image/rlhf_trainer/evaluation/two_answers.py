@@ -13,6 +13,7 @@ from rlhf_trainer.data.chat import encode_prompt
 from rlhf_trainer.data.template import ids_of
 from rlhf_trainer.evaluation.answers import FORWARD_TOKENS, Answering
 from rlhf_trainer.evaluation.labels import PAIRS, single_tokens
+from rlhf_trainer.evaluation.probe_rows import NO_PROBES, TwoAnswers
 from rlhf_trainer.generation.shared import last_states
 from rlhf_trainer.models.lengths import row_length
 from rlhf_trainer.models.load import check_logits
@@ -24,17 +25,6 @@ QUESTION = """\
 (B) {second}
 
 Choose A or B."""
-NO_PROBES = "Leave out sycophancy and personas"
-"""What to do where a model's choices cannot be read."""
-
-
-@dataclass(frozen=True)
-class TwoAnswers:
-    """A question and the two answers to it."""
-
-    question: str
-    first: str
-    second: str
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from rlhf_trainer.data.columns import user_says
 from rlhf_trainer.data.rows import Prompt, Where
 from rlhf_trainer.data.template import Tokenizer, ids_of
 from rlhf_trainer.evaluation.answers import Answering
-from rlhf_trainer.evaluation.judges import Named, load
+from rlhf_trainer.evaluation.judges import load
+from rlhf_trainer.evaluation.named_judges import Named
 from rlhf_trainer.evaluation.plain import start_of
 from rlhf_trainer.evaluation.shards import Rows, Shards
 from rlhf_trainer.simulation.attacks import Attack, cleaned, opening_line

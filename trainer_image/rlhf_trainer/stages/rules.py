@@ -17,7 +17,8 @@ from rlhf_trainer.context import Facts, StageContext
 from rlhf_trainer.data.load import load_completions
 from rlhf_trainer.data.rows import Completion, Counts, Prompt
 from rlhf_trainer.data.splits import opening
-from rlhf_trainer.evaluation.judges import Named, load
+from rlhf_trainer.evaluation.judges import load
+from rlhf_trainer.evaluation.named_judges import Named
 from rlhf_trainer.evaluation.shards import SIZE, Rows, Shards
 from rlhf_trainer.exits import InputError
 from rlhf_trainer.inspection.readers import readers
