@@ -105,9 +105,12 @@ def test_what_the_former_crd_stored_is_whole_and_taken_under_the_present_one(
             for name, text in texts.items():
                 value = load_yaml(text.encode()).value
                 try:
-                    await api.create(RLHFJOBS, namespace, {**value, "metadata": {"name": f"job-{name}"}})
+                    created = await api.create(RLHFJOBS, namespace, {**value, "metadata": {"name": f"job-{name}"}})
                 except Invalid:
                     continue  # of a rule that is younger
+                if created["spec"] != value["spec"]:  # of a field that is younger, and was dropped: no job of before
+                    await api.delete(RLHFJOBS, namespace, f"job-{name}")
+                    continue
                 await api.patch_status(RLHFJOBS, namespace, f"job-{name}", {"status": value.get("status", {})})
 
     async def touch(namespace: str, name: str) -> None:
