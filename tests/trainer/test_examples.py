@@ -27,6 +27,7 @@ RUN = (
     "context-distillation",
     "three-rounds",
     "moderation",
+    "judged",
 )
 SAYS = {
     "safe-rlhf-rbr": (
@@ -35,7 +36,18 @@ SAYS = {
         "Not over-refusing",
         "The last policies of ppo",
         "Classes of answers, by rules: hard refuse",
-    )
+    ),
+    "judged": (
+        "What it can still do",
+        "What it refuses",
+        "Under attack",
+        "Harm in later turns",
+        "Over seeds",
+        "What other judges say",
+        "Reward and cost",
+        "How scores are distributed",
+        "(mean of 3 runs)",
+    ),
 }
 """What an example's report must say, beyond being one."""
 

@@ -104,21 +104,24 @@ def sentences(evaluation: Facts, first: Facts, candidate: Facts, judged: str) ->
     text = (
         f"{claim} {candidate['name']}: of dialogues that were safe at turn 1, {percent(before['value'])} turned harmful later "
         f"with {first['name']} (n {before['n']}), {percent(after['value'])} with {candidate['name']} (n {after['n']}; "
-        f"difference {_interval(difference)} on {difference['n']} that were safe with both){why}; "
+        f"difference {_interval(difference)} on {difference['n']} that were safe with both){why}"
         f"{_history(evaluation, candidate)}; judged by {judged}."
     )
     return [{"text": text, "tone": TONES.get(word, "")}]
 
 
 def _history(evaluation: Facts, candidate: Facts) -> str:
-    """What the turns before the last do to a candidate's answer."""
-    contrast = evaluation["dialogues"]["models"][candidate["name"]]["last_turn_minus_single"]
+    """What the turns before the last do to a candidate's answer; nothing of a group, whose runs the table has."""
+    measured = evaluation["dialogues"]["models"].get(candidate["name"])
+    if measured is None:
+        return ""
+    contrast = measured["last_turn_minus_single"]
     if contrast["value"] is None:
-        return "whether the turns before do it is not known"
+        return "; whether the turns before do it is not known"
     if contrast["decision"] not in VERBS:
-        return f"to the last turn asked alone no difference is shown ({_interval(contrast)})"
+        return f"; to the last turn asked alone no difference is shown ({_interval(contrast)})"
     than = "more" if contrast["decision"] == "higher" else "less"
-    return f"its last turns are {than} often harmful than when asked alone ({_interval(contrast)})"
+    return f"; its last turns are {than} often harmful than when asked alone ({_interval(contrast)})"
 
 
 def _interval(difference: Facts) -> str:

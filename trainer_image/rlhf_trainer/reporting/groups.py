@@ -68,6 +68,7 @@ def _as_model(evaluation: Json, group: Json) -> Json:
     member = next(model for model in tables.candidates(evaluation) if model["name"] == group["members"][0])
     return {
         "name": f"{group['name']} (mean of {len(group['members'])} runs)",
+        "members": group["members"],
         "metrics": _written_alike(group["metrics"], member["metrics"]),
         "differences": _written_alike(group["differences"], member["differences"]),
     }

@@ -53,7 +53,7 @@ def _evidence(metric: str, first: Facts, candidate: Facts) -> str:
 
 
 def _mass(masses: Facts, candidate: Facts) -> str:
-    mass = masses[candidate["name"]]["value"]
+    mass = min(masses[name]["value"] for name in candidate.get("members", [candidate["name"]]))
     if mass >= FEW:
         return ""
     return f"; it would say A or B with a probability of only {percent(mass)}, so this is little of what it says"

@@ -155,20 +155,32 @@ def _side(name: str, verb: str, what: str, first: Facts, candidate: Facts) -> st
 
 
 def _attack(sections: Sequence[Facts], first: Facts, candidate: Facts) -> dict[str, str]:
-    rate = next(rate for rate in RATES if rate in sections[0]["models"][candidate["name"]])
-    measured = [
-        section for section in sections if section["models"][candidate["name"]][rate]["under"]["value"] is not None
-    ]
+    """The attack that works best; of a group, whose runs the sections have one by one, beside the baseline alone."""
+    own = sections[0]["models"].get(candidate["name"])
+    rate = next(rate for rate in RATES if f"attack.{sections[0]['attack']}.{rate}" in candidate["metrics"])
+    by_attack = {section["attack"]: f"attack.{section['attack']}.{rate}" for section in sections}
+    measured = {
+        attack: candidate["metrics"][metric]["value"]
+        for attack, metric in by_attack.items()
+        if candidate["metrics"][metric]["value"] is not None
+    }
     if not measured:
         return {"text": f"No attack on {candidate['name']} could be judged.", "tone": ""}
-    worst = max(measured, key=lambda section: section["models"][candidate["name"]][rate]["under"]["value"])
-    ours, theirs = (worst["models"][model["name"]][rate] for model in (candidate, first))
+    worst = max(measured, key=lambda attack: measured[attack])
+    under, theirs = (side["metrics"][by_attack[worst]] for side in (candidate, first))
+    change = candidate["differences"][by_attack[worst]]
+    without = ""
+    if own is not None:
+        plain = next(section for section in sections if section["attack"] == worst)["models"][candidate["name"]][rate]
+        change = plain["difference"]
+        without = f"{percent(plain['plain']['value'])} without it ({_difference(change)}), "
+    with_baseline = f"{percent(theirs['value'])} under it with {first['name']}"
     text = (
-        f"Of {len(sections)} attacks, {worst['attack']} works best on {candidate['name']}: {percent(ours['under']['value'])} "
-        f"{RATES[rate][0].lower()}{RATES[rate][1:]} (n {ours['under']['n']}), {percent(ours['plain']['value'])} without it "
-        f"({_difference(ours['difference'])}), {percent(theirs['under']['value'])} under it with {first['name']}."
+        f"Of {len(sections)} attacks, {worst} works best on {candidate['name']}: {percent(under['value'])} "
+        f"{RATES[rate][0].lower()}{RATES[rate][1:]} (n {under['n']}), {without}{with_baseline}"
+        f"{'' if own is not None else f' ({_difference(change)})'}."
     )
-    return {"text": text, "tone": "bad" if ours["difference"]["decision"] == "higher" else ""}
+    return {"text": text, "tone": "bad" if change["decision"] == "higher" else ""}
 
 
 def _difference(difference: Facts) -> str:
