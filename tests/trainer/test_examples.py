@@ -78,3 +78,4 @@ def test_an_example_runs_to_its_report(name: str, model: Path, tmp_path: Path) -
     report = Path(json.loads(done.stdout)["report"]).read_text()
     assert report.startswith("<!doctype html>")
     assert all(phrase in report for phrase in SAYS.get(name, ()))
+    assert ",," not in report.partition("</header>")[0].partition("<body>")[2]

@@ -10,6 +10,9 @@ MINUS = "\u2212"
 NARROW = "\u202f"
 """A narrow space that no line breaks at: between thousands, and before %."""
 
+ROUNDING = 1e-15
+"""What is nearer to 0 is the error of a sum."""
+
 Point = tuple[float, float | None]
 """Step and value; None: not measured, or not a number."""
 
@@ -82,9 +85,9 @@ def number(value: float | None, digits: int = 3) -> str:
     """A number for people: `digits` significant ones, thousands apart, a true minus, no needless zeros."""
     if value is None or not math.isfinite(value):
         return "–"
-    if value == 0:
-        return "0"
     size = abs(value)
+    if size < ROUNDING:
+        return "0"
     if size >= 1e7 or size < 1e-3:
         mantissa, power = f"{size:.{max(0, digits - 2)}e}".split("e")
         text = f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(power)}"

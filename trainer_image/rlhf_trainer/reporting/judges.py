@@ -123,7 +123,7 @@ def _of_pairs(judge: Facts, first: Facts, candidate: Facts, confidence: float) -
         f"ties half (both orders agree on {agreement} of the pairs)"
     )
     shown = f"; this {word.word}" if word.word.startswith(UNTOLD) else ""
-    return {"text": f"By {who}, {evidence}{shown}.", "tone": word.tone}
+    return {"text": f"By {_pause(who)} {evidence}{shown}.", "tone": word.tone}
 
 
 def _of_answers(judge: Facts, first: Facts, candidate: Facts, confidence: float) -> dict[str, str]:
@@ -141,9 +141,9 @@ def _of_answers(judge: Facts, first: Facts, candidate: Facts, confidence: float)
     )
     word = difference["decision"]
     if word == UNTOLD:
-        return {"text": f"By {who}, no change in {what} is shown ({difference['why']}): {evidence}.", "tone": ""}
+        return {"text": f"By {_pause(who)} no change in {what} is shown ({difference['why']}): {evidence}.", "tone": ""}
     verb = "rose" if word == "higher" else "fell"
-    return {"text": f"By {who}, {what} {verb}: {evidence}.", "tone": _tone(judge, word)}
+    return {"text": f"By {_pause(who)} {what} {verb}: {evidence}.", "tone": _tone(judge, word)}
 
 
 def _tone(judge: Facts, word: str) -> str:
@@ -156,6 +156,11 @@ def _tone(judge: Facts, word: str) -> str:
 def _trained(judge: Facts) -> str:
     optimised = judge.get("optimised")
     return f", which training {'optimised' if optimised else 'never optimised'}," if optimised is not None else ""
+
+
+def _pause(who: str) -> str:
+    """A judge with one comma after it."""
+    return who if who.endswith(",") else f"{who},"
 
 
 def _share(estimate: Facts) -> str:
