@@ -1,8 +1,8 @@
 """A job with its repeated stages written out, one stage a seed. Pure.
 
 Jobs are expanded when they are loaded (`rlhf_api.load`), so that plan, executors, status and trainer only ever see
-stages that run, and a trainer of before `repeat` runs them as well (groups of an evaluation it does not know). The file, and the object on the API server, stay
-as they were written.
+stages that run. A trainer of before `repeat` runs them as well, but does not know groups of an evaluation. The file, and
+the object on the API server, stay as they were written.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ import torch
 from stage_gang import Case, alone, gang
 from tiny import tiny_policy
 
+from rlhf_api.fields import DocumentsRef
 from rlhf_api.load import parse_job
 from rlhf_api.plan import ResolvedInput
 from rlhf_api.stages.evaluate import Evaluate
-from rlhf_trainer.evaluation.probe_rows import OWN_PAIRS
+from rlhf_trainer.evaluation.probe_rows import OWN_PAIRS, persona_questions
 from rlhf_trainer.evaluation.probes import load_personas, load_sycophancy
 from rlhf_trainer.evaluation.two_answers import Preference
 from rlhf_trainer.exits import InputError
@@ -254,3 +256,15 @@ def test_personas_of_the_published_sets_are_read():
 def test_the_projects_pairs_are_all_different():
     rows = [json.loads(line) for line in OWN_PAIRS.read_text().splitlines()]
     assert len({row["question"] for row in rows}) == len(rows) == 48
+
+
+@pytest.mark.parametrize("label", [" (A)", "(B)", "A", "1."])
+def test_a_persona_s_answer_is_a_text_and_no_label(tmp_path, label):
+    row = {"question": "q (A) a (B) b", "answer_matching_behavior": label, "answer_not_matching_behavior": "No"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    reference = DocumentsRef(input="x")
+    inputs = SimpleNamespace(input=lambda _: SimpleNamespace(path=str(tmp_path / "rows.jsonl"), input=None))
+    with pytest.raises(
+        InputError, match=r"row 1: answer_matching_behavior: found the label .* expected the answer's own text"
+    ):
+        persona_questions(inputs, reference, None, "personas[0].data")

@@ -66,9 +66,9 @@ class DialogueSet:
                 numbers=[number * how.samples + sample for number, sample in unfinished],
             )
             for (number, sample), answer in zip(unfinished, answers, strict=True):
-                place = {"dialogue": number, "sample": sample, "turn": turn + 1}
+                position = {"dialogue": number, "sample": sample, "turn": turn + 1}
                 rest = {key: value for key, value in answer.items() if key not in ("prompt", "sample")}
-                histories[number, sample].append(place | rest)
+                histories[number, sample].append(position | rest)
         return [row for history in histories.values() for row in history]
 
     def prompts(self, rows: Rows) -> list[Prompt]:

@@ -63,9 +63,9 @@ class Panel:
 
         for judge in self._spec.judges:
             with context.metrics.phase("load"):
-                asked = load(judge, context, self._spec, shards.report)
+                ask_judge = load(judge, context, self._spec, shards.report)
             for models in _questions(judge, names):
-                ask = partial(self._ask, asked, shards, models)
+                ask = partial(self._ask, ask_judge, shards, models)
                 shards.run(_shard_name(judge, models), "score", ask, alone=judge.url is not None)
 
     def measures(self, model: str, answers: Answers) -> Measures:
@@ -111,14 +111,14 @@ class Panel:
         used = [row["usage"] for models in tasks for row in answers.step_rows(_shard_name(judge, models))]
         return {name: sum(usage[name] for usage in used if usage) for name in USAGE}
 
-    def _ask(self, asked: Asked, shards: Shards, models: Sequence[str], shard: int) -> Rows:
+    def _ask(self, ask_judge: Asked, shards: Shards, models: Sequence[str], shard: int) -> Rows:
         answers = [shards.rows(f"answers/{name}", shard) for name in models]
         prompts = [self._prompts[row["prompt"]] for row in answers[0]]
         texts = [[row["text"] for row in rows] for rows in answers]
-        said = asked(prompts, *texts)
+        replies = ask_judge(prompts, *texts)
         return [
             {"prompt": row["prompt"], "sample": row["sample"], **reply}
-            for row, reply in zip(answers[0], said, strict=True)
+            for row, reply in zip(answers[0], replies, strict=True)
         ]
 
     def _pairs(self, judge: Judge, answers: Answers) -> opinions.Pairs:

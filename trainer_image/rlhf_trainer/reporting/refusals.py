@@ -156,7 +156,7 @@ def _side(name: str, verb: str, what: str, first: Facts, candidate: Facts) -> st
 
 def _attack(sections: Sequence[Facts], first: Facts, candidate: Facts) -> dict[str, str]:
     """The attack that works best; of a group, whose runs the sections have one by one, beside the baseline alone."""
-    own = sections[0]["models"].get(candidate["name"])
+    is_group = candidate["name"] not in sections[0]["models"]
     rate = next(rate for rate in RATES if f"attack.{sections[0]['attack']}.{rate}" in candidate["metrics"])
     by_attack = {section["attack"]: f"attack.{section['attack']}.{rate}" for section in sections}
     measured = {
@@ -170,7 +170,7 @@ def _attack(sections: Sequence[Facts], first: Facts, candidate: Facts) -> dict[s
     under, theirs = (side["metrics"][by_attack[worst]] for side in (candidate, first))
     change = candidate["differences"][by_attack[worst]]
     without = ""
-    if own is not None:
+    if not is_group:
         plain = next(section for section in sections if section["attack"] == worst)["models"][candidate["name"]][rate]
         change = plain["difference"]
         without = f"{percent(plain['plain']['value'])} without it ({_difference(change)}), "
@@ -178,7 +178,7 @@ def _attack(sections: Sequence[Facts], first: Facts, candidate: Facts) -> dict[s
     text = (
         f"Of {len(sections)} attacks, {worst} works best on {candidate['name']}: {percent(under['value'])} "
         f"{RATES[rate][0].lower()}{RATES[rate][1:]} (n {under['n']}), {without}{with_baseline}"
-        f"{'' if own is not None else f' ({_difference(change)})'}."
+        f"{f' ({_difference(change)})' if is_group else ''}."
     )
     return {"text": text, "tone": "bad" if change["decision"] == "higher" else ""}
 
